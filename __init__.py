@@ -1,0 +1,3 @@
+"""fourmill: image-text shards to aligned multimodal tokens, and 4M trained on them."""
+
+__version__ = "0.1.0"
