@@ -1,0 +1,68 @@
+"""What a specialist is: options, resources, `setup`, and a call on a batch. It knows nothing of Ray, shards or files.
+
+A specialist is a pydantic model whose fields are its options, so that a recipe's mistakes are found before any work
+starts, and so that its fingerprint (class, version, options) says exactly what a label depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from ..reject import Reject
+
+
+@dataclass
+class Item:
+    """What a specialist sees of one sample.
+
+    image: uint8 (H, W, 3) RGB, upright, at the source's resolution; None if the sample has none or it was rejected.
+    caption: the text that came with the image, or None.
+    info: the sample's JSON sidecar ({} without one): original_width, watermark scores, whatever the download wrote.
+    labels: the labels made so far, by name; a label that was rejected is absent.
+    """
+
+    key: str
+    image: np.ndarray | None
+    caption: str | None
+    info: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, Any] = field(default_factory=dict)
+
+
+class Specialist(BaseModel):
+    """Base of all specialists. Subclasses set the class variables, declare options as fields and define `__call__`.
+
+    label: the label it makes, a key of `modalities.LABELS`.
+    version: raise it when the same options give other labels than before.
+    needs: labels that must be made first; optional ones may be missing from an item.
+    needs_image: items without an image are rejected before the call.
+    cpus, gpus: what one instance takes of a Ray actor; memory_gb is its resident size beyond the images.
+    batch_size: items it likes at a time.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    label: ClassVar[str]
+    version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ()
+    needs_image: ClassVar[bool] = True
+    cpus: ClassVar[float] = 1.0
+    gpus: ClassVar[float] = 0.0
+    memory_gb: ClassVar[float] = 0.1
+    batch_size: ClassVar[int] = 16
+
+    def setup(self, device: str) -> None:
+        """Load what it needs onto `device` ("cpu", "cuda:0"). Called once for each actor."""
+
+    def __call__(self, items: Sequence[Item]) -> list[Any | Reject]:
+        """One label (or a Reject with its reason) for each item, in order. It must not depend on its neighbours."""
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        """What a label depends on: class, version and options; the engine hashes it into the fingerprint."""
+        name = f"{type(self).__module__.removeprefix('fourmill.')}:{type(self).__qualname__}"
+        return {"specialist": name, "version": self.version, "options": self.model_dump(mode="json")}
