@@ -1,0 +1,208 @@
+"""Files anywhere fsspec reaches, with one promise: a name either holds a whole file or nothing.
+
+Local files are written under a temporary name in the same folder, synced and renamed. Object stores take one PUT,
+which is atomic by itself; nothing is ever renamed there. Everything above this module speaks of URLs only
+("out/x.json", "s3://bucket/x.json") and credentials stay in the environment (AWS_*, HF_TOKEN, ...).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import secrets
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fsspec.core import url_to_fs
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Size in bytes and a version that changes when the content does: the ETag in object stores, else the mtime."""
+
+    size: int
+    version: str
+
+
+def is_local(url: str) -> bool:
+    return "://" not in url or url.startswith("file://")
+
+
+def local_path(url: str) -> Path:
+    """The path of a local URL. ValueError for others."""
+    if not is_local(url):
+        raise ValueError(f"{url} is no local path")
+    return Path(url.removeprefix("file://"))
+
+
+def join(url: str, *parts: str) -> str:
+    """`url` with path parts added: join("s3://b/x", "y", "z.json") -> "s3://b/x/y/z.json"."""
+    return posixpath.join(url, *parts)
+
+
+def absolute(url: str) -> str:
+    """The same place for a process with another working directory (a Ray worker on this machine)."""
+    return str(local_path(url).expanduser().resolve()) if is_local(url) else url
+
+
+@lru_cache(maxsize=64)
+def _filesystem(protocol_and_host: str, pid: int) -> Any:
+    return url_to_fs(protocol_and_host)[0]
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """(fsspec filesystem, path in it). One filesystem for each protocol and process: s3fs does not survive a fork."""
+    protocol, _, rest = url.partition("://")
+    head = f"{protocol}://{rest.split('/', 1)[0]}"
+    fs = _filesystem(head, os.getpid())
+    return fs, fs._strip_protocol(url)
+
+
+def read_bytes(url: str) -> bytes:
+    """The whole file. FileNotFoundError naming the URL if there is none."""
+    if is_local(url):
+        return local_path(url).read_bytes()
+    fs, path = filesystem(url)
+    try:
+        return fs.cat_file(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no file at {url}") from None
+
+
+def open_binary(url: str) -> BinaryIO:
+    """The file opened for reading, with range reads on object stores."""
+    if is_local(url):
+        return open(local_path(url), "rb")
+    fs, path = filesystem(url)
+    return fs.open(path, "rb")
+
+
+def stat(url: str) -> Stat | None:
+    """Size and version, or None if nothing is there."""
+    if is_local(url):
+        try:
+            info = local_path(url).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Stat(info.st_size, str(info.st_mtime_ns))
+    fs, path = filesystem(url)
+    fs.invalidate_cache(fs._parent(path))
+    try:
+        info = fs.info(path)
+    except FileNotFoundError:
+        return None
+    version = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("created") or ""
+    return Stat(int(info["size"] or 0), str(version).strip('"'))
+
+
+def exists(url: str) -> bool:
+    return stat(url) is not None
+
+
+def list_names(url: str) -> list[str]:
+    """Names directly below a folder, sorted, without temporary files; [] if the folder is not there."""
+    if is_local(url):
+        folder = local_path(url)
+        names = os.listdir(folder) if folder.is_dir() else []
+    else:
+        fs, path = filesystem(url)
+        try:
+            names = [posixpath.basename(p.rstrip("/")) for p in fs.ls(path, detail=False, refresh=True)]
+        except FileNotFoundError:
+            names = []
+        except TypeError:  # filesystems without `refresh`
+            names = [posixpath.basename(p.rstrip("/")) for p in fs.ls(path, detail=False)]
+    return sorted(name for name in names if name and not name.startswith(TEMPORARY_PREFIX))
+
+
+def put(url: str, data: bytes, *, if_absent: bool = False) -> bool:
+    """Make `url` hold exactly `data`, in one step that cannot be seen half done.
+
+    Args:
+        if_absent: write only if nothing is there yet (If-None-Match on S3, link(2) locally).
+
+    Returns:
+        Whether it was written; False only with `if_absent`, when somebody else was first.
+    """
+    if is_local(url):
+        return _put_local(local_path(url), data, if_absent)
+    fs, path = filesystem(url)
+    if not if_absent:
+        fs.pipe_file(path, data)
+        return True
+    try:
+        fs.pipe_file(path, data, mode="create")
+    except FileExistsError:
+        return False
+    return True
+
+
+def _put_local(path: Path, data: bytes, if_absent: bool) -> bool:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if not if_absent:
+            os.replace(temporary, path)
+            return True
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def delete(url: str) -> None:
+    """Remove a file; nothing happens if it is not there."""
+    if is_local(url):
+        local_path(url).unlink(missing_ok=True)
+        return
+    fs, path = filesystem(url)
+    try:
+        fs.rm_file(path)
+    except FileNotFoundError:
+        pass
+
+
+def sha256(url: str) -> str:
+    """SHA-256 of the file's bytes, read in pieces."""
+    digest = hashlib.sha256()
+    with open_binary(url) as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_writable(root: str) -> None:
+    """Raise ValueError with a sentence if nothing can be written below `root`."""
+    probe = join(root, f"{TEMPORARY_PREFIX}probe-{secrets.token_hex(4)}")
+    try:
+        put(probe, b"")
+        delete(probe)
+    except Exception as error:  # whatever the filesystem raises, the user needs the same sentence
+        raise ValueError(f"root: cannot write below {root}: {error}") from error
+
+
+@contextmanager
+def local_folder(url: str, names: Iterable[str]) -> Iterator[Path]:
+    """A folder on this machine that holds the named files of `url`: itself if it is local, else a temporary copy."""
+    if is_local(url):
+        yield local_path(url)
+        return
+    with tempfile.TemporaryDirectory(prefix="fourmill-") as folder:
+        for name in names:
+            Path(folder, name).write_bytes(read_bytes(join(url, name)))
+        yield Path(folder)

@@ -1,0 +1,127 @@
+"""The configuration of a 4M transformer: sizes, modalities, variants; plain values that JSON can carry both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from ..modalities import Kind, ModalitySpec
+
+# (dim, encoder depth, decoder depth, heads): Ti and S as in apple/ml-4m, B, L and XL as in 4M-21, section 3.
+SIZES: dict[str, tuple[int, int, int, int]] = {
+    "Ti": (384, 6, 6, 6),
+    "S": (512, 8, 8, 8),
+    "B": (768, 12, 12, 12),
+    "L": (1024, 24, 24, 16),
+    "XL": (2048, 24, 24, 32),
+}
+
+
+@dataclass(frozen=True)
+class FourMConfig:
+    """Everything that fixes the parameters of a `FourM` and how they are used.
+
+    The defaults are those of the published 4M models (4M section 3, 4M-21 table 6): SwiGLU without biases, tied
+    token embeddings and heads, decoder attention within a modality only.
+
+    Attributes:
+        modalities: what the model knows; `PackedBatch` counts modalities by their place in this list.
+        inputs: names the encoder reads; all modalities if empty.
+        outputs: names the decoder predicts; all target modalities if empty.
+        mlp_ratio: hidden width over `dim`; a gated MLP has two thirds of it, which keeps the parameter count.
+        tied_heads: decoder token embeddings and output heads are one table (training); False reads published
+            checkpoints, which keep two.
+        decoder_causal: a query sees only itself and earlier queries, whatever the modality.
+        decoder_separate: a query sees only its own modality.
+
+    Raises:
+        ValueError: at construction, for sizes or names that do not fit together.
+    """
+
+    modalities: tuple[ModalitySpec, ...]
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    dim: int = 768
+    encoder_depth: int = 12
+    decoder_depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    activation: Literal["silu", "gelu"] = "silu"
+    gated_mlp: bool = True
+    qk_norm: bool = False
+    qkv_bias: bool = False
+    proj_bias: bool = False
+    mlp_bias: bool = False
+    norm_bias: bool = False
+    share_modality_embeddings: bool = True
+    num_register_tokens: int = 0
+    tied_heads: bool = True
+    decoder_causal: bool = False
+    decoder_separate: bool = True
+
+    def __post_init__(self) -> None:
+        names = [spec.name for spec in self.modalities]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"modalities: got {names}, expected at least one and no name twice")
+        if not self.inputs:
+            object.__setattr__(self, "inputs", tuple(names))
+        if not self.outputs:
+            object.__setattr__(self, "outputs", tuple(spec.name for spec in self.modalities if spec.is_target))
+        for role, chosen in (("inputs", self.inputs), ("outputs", self.outputs)):
+            unknown = sorted(set(chosen) - set(names))
+            if unknown:
+                raise ValueError(f"{role}: unknown modalities {unknown}, expected some of {names}")
+        wrong = [name for name in self.outputs if not self.spec(name).is_target]
+        if wrong or not self.outputs:
+            raise ValueError(f"outputs: {wrong} are input only, expected at least one grid or sequence modality")
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim {self.dim} does not divide into {self.num_heads} heads")
+        if self.dim % 4:
+            raise ValueError(f"dim {self.dim} is no multiple of 4, which the 2-D position table needs")
+        if self.activation not in ("silu", "gelu"):
+            raise ValueError(f"activation: got {self.activation!r}, expected 'silu' or 'gelu'")
+
+    @classmethod
+    def preset(cls, size: str, modalities: Sequence[ModalitySpec], **overrides: Any) -> FourMConfig:
+        """A published size ('Ti', 'S', 'B', 'L' or 'XL') over `modalities`; `overrides` are fields of the config."""
+        if size not in SIZES:
+            raise ValueError(f"size: got {size!r}, expected one of {', '.join(SIZES)}")
+        dim, encoder_depth, decoder_depth, num_heads = SIZES[size]
+        sizes = {"dim": dim, "encoder_depth": encoder_depth, "decoder_depth": decoder_depth, "num_heads": num_heads}
+        return cls(tuple(modalities), **(sizes | overrides))
+
+    @property
+    def mlp_hidden(self) -> int:
+        hidden = self.dim * self.mlp_ratio
+        return int(2 * hidden / 3) if self.gated_mlp else int(hidden)
+
+    def spec(self, name: str) -> ModalitySpec:
+        return self.modalities[self.index(name)]
+
+    def index(self, name: str) -> int:
+        """The number of a modality in packed batches; ValueError if the model does not know it."""
+        for i, spec in enumerate(self.modalities):
+            if spec.name == name:
+                return i
+        raise ValueError(f"the model knows no modality {name!r}; it has {', '.join(s.name for s in self.modalities)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` is the inverse."""
+        return asdict(self) | {
+            "modalities": [asdict(spec) | {"kind": spec.kind.value} for spec in self.modalities],
+            "inputs": list(self.inputs),
+            "outputs": list(self.outputs),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FourMConfig:
+        known = {f.name for f in fields(cls)}
+        if "modalities" not in values or not set(values) <= known:
+            raise ValueError(
+                f"no configuration of a fourmill model: unknown keys {sorted(set(values) - known)}, expected "
+                "'modalities' and sizes; checkpoints of apple/ml-4m are read by fourmill.model.ml4m.load"
+            )
+        specs = tuple(ModalitySpec(**(spec | {"kind": Kind(spec["kind"])})) for spec in values["modalities"])
+        names = {"inputs": tuple(values.get("inputs", ())), "outputs": tuple(values.get("outputs", ()))}
+        return cls(**(dict(values) | names | {"modalities": specs}))

@@ -1,0 +1,131 @@
+"""Token and position tables of all modalities of one side (encoder or decoder), concatenated.
+
+One gather serves every modality: the row of a token is its modality's offset plus its id. A gather past a modality's
+own rows would silently read its neighbour's, so `FourM` checks host batches before they reach the device.
+
+Legend: B samples, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..modalities import Kind, ModalitySpec
+from .config import FourMConfig
+from .positions import position_rows, position_table
+
+# ImageNet statistics: 4M normalises the RGB pixels of its input so (apple/ml-4m, RGBTransform).
+RGB_MEAN = (0.485, 0.456, 0.406)
+RGB_STD = (0.229, 0.224, 0.225)
+
+
+class Embeddings(nn.Module):
+    """The tables of the modalities `names`; the others of the config have no rows here.
+
+    Parameters: `tokens` (sum of vocabularies, D), `learned_positions` (rows, D) of modalities that learn them.
+    Buffers: `positions` (1 + rows, D), the fixed tables after a row of zeros that stands for "no position".
+    """
+
+    positions: Tensor
+    token_offset: Tensor
+    position_offset: Tensor
+
+    def __init__(self, config: FourMConfig, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.token_rows: dict[str, slice] = {}
+        self.fixed_rows: dict[str, slice] = {}
+        self.learned_rows: dict[str, slice] = {}
+        specs = [config.spec(name) for name in names]
+        vocabulary = _fill(self.token_rows, {s.name: s.vocab_size for s in specs if s.vocab_size}, start=0)
+        fixed = {s.name: position_rows(s) for s in specs if not s.learned_positions}
+        num_fixed = _fill(self.fixed_rows, fixed, start=1)
+        learned = {s.name: position_rows(s) for s in specs if s.learned_positions}
+        num_learned = _fill(self.learned_rows, learned, start=0)
+
+        self.tokens = nn.Parameter(torch.empty(vocabulary, config.dim))
+        self.learned_positions = nn.Parameter(torch.empty(num_learned, config.dim)) if num_learned else None
+        tables = [position_table(s, config.dim) for s in specs if not s.learned_positions]
+        self.register_buffer("positions", torch.cat([torch.zeros(1, config.dim), *tables]))
+        token_offset = [self.token_rows.get(s.name, slice(0, 0)).start for s in config.modalities]
+        position_offset = [self._position_offset(s, num_fixed) for s in config.modalities]
+        self.register_buffer("token_offset", torch.tensor(token_offset), persistent=False)
+        self.register_buffer("position_offset", torch.tensor(position_offset), persistent=False)
+
+    def _position_offset(self, spec: ModalitySpec, num_fixed: int) -> int:
+        if spec.name in self.learned_rows:
+            return num_fixed + self.learned_rows[spec.name].start
+        return self.fixed_rows.get(spec.name, slice(0, 0)).start
+
+    def token_table(self, name: str) -> Tensor:
+        """The rows of one modality, (vocabulary, D), a view."""
+        return self.tokens[self.token_rows[name]]
+
+    def position_rows_of(self, name: str) -> Tensor:
+        """The positions of one modality, (rows, D), a view of the parameter or buffer."""
+        if name in self.learned_rows:
+            assert self.learned_positions is not None
+            return self.learned_positions[self.learned_rows[name]]
+        return self.positions[self.fixed_rows[name]]
+
+    def read(self, ids: Tensor, mod: Tensor, has_id: Tensor) -> Tensor:
+        """Token embeddings (B, N, D) of integer ids (B, N); an arbitrary row where `has_id` is False."""
+        rows = torch.where(has_id, self.token_offset[mod] + ids, 0)
+        return nn.functional.embedding(rows, self.tokens)
+
+    def place(self, pos: Tensor, mod: Tensor, valid: Tensor, modality_table: Tensor) -> Tensor:
+        """Position plus modality embeddings (B, N, D); zero where not valid, no position where pos is -1."""
+        table = self.positions
+        if self.learned_positions is not None:
+            table = torch.cat([table, self.learned_positions.to(table.dtype)])
+        rows = torch.where(valid & (pos >= 0), self.position_offset[mod] + pos, 0)
+        emb = nn.functional.embedding(rows, table) + nn.functional.embedding(mod, modality_table)
+        return emb * valid.unsqueeze(-1)
+
+
+class Projections(nn.Module):
+    """Linear projections of the modalities that have values instead of ids: pixels (no bias) and embeddings."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, config: FourMConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict()
+        self.kinds: dict[str, tuple[int, Kind]] = {}
+        for i, spec in enumerate(config.modalities):
+            if spec.name in config.inputs and not spec.is_target:
+                self.layers[spec.name] = nn.Linear(spec.input_dim, config.dim, bias=spec.kind is Kind.EMBEDDING)
+                self.kinds[spec.name] = (i, spec.kind)
+        self.register_buffer("pixel_mean", torch.tensor(RGB_MEAN), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(RGB_STD), persistent=False)
+
+    def write(self, x: Tensor, ids: Tensor, mod: Tensor, values: dict[str, Tensor]) -> Tensor:
+        """x (B, N, D) with the tokens of these modalities replaced by row `ids` of their projected values."""
+        for name, (index, kind) in self.kinds.items():
+            if name not in values:
+                continue
+            raw = values[name]
+            flat = self.normalize_pixels(raw) if kind is Kind.PIXELS else raw.to(x.dtype)
+            projected = self.layers[name](flat).to(x.dtype)
+            rows = ids.clamp(0, raw.shape[1] - 1).unsqueeze(-1).expand(-1, -1, x.shape[-1])
+            x = torch.where((mod == index).unsqueeze(-1), projected.gather(1, rows), x)
+        return x
+
+    def normalize_pixels(self, patches: Tensor) -> Tensor:
+        """uint8 patches (B, L, 3 p^2), flattened as (ph pw c), to float32 with ImageNet statistics.
+
+        Floats are taken as normalised already.
+        """
+        if patches.dtype != torch.uint8:
+            return patches
+        pixels = patches.unflatten(-1, (-1, 3)).float() / 255
+        return ((pixels - self.pixel_mean) / self.pixel_std).flatten(-2)
+
+
+def _fill(rows: dict[str, slice], sizes: dict[str, int], start: int) -> int:
+    """Lay blocks of `sizes` one after another from `start`; returns where the last one ends."""
+    for name, size in sizes.items():
+        rows[name] = slice(start, start + size)
+        start += size
+    return start

@@ -1,0 +1,236 @@
+"""4M: the encoder-decoder transformer over packed tokens of many modalities (4M section 3, 4M-21 section 3).
+
+Decisions:
+- Token tables of all modalities are one parameter on each side: one gather, and no unused parameters under DDP.
+- Attention masks are built once for each batch, boolean, and shared by all blocks.
+- Heads run on slices of the targets, sorted by modality on the host; nothing in a step waits for the device.
+- Logits are made one modality at a time; the loss never holds those of all.
+
+Legend: B samples, N input budget (after the encoder: plus registers), M target budget, D width, V valid targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .batch import PackedBatch
+from .blocks import DecoderBlock, EncoderBlock, layer_norm
+from .config import FourMConfig
+from .embeddings import Embeddings, Projections
+from .initialize import initialize
+from .prepare import TargetGroups, check_batch, group_targets
+
+Weighting = Literal["modality", "token", "ml4m_token"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the decoder reads: `tokens` (B, N, D) and `mask` (B, 1, 1, N), True = valid."""
+
+    tokens: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class FourMOutput:
+    """Losses of a batch, and its logits on demand.
+
+    loss: scalar, weighted over modalities as asked.
+    losses: modality name -> scalar mean cross-entropy of its targets; 0 where the batch has none.
+    counts: modality name -> number of valid targets.
+    """
+
+    loss: Tensor
+    losses: dict[str, Tensor]
+    counts: dict[str, int]
+    _logits: Callable[[str], Tensor]
+
+    def logits(self, modality: str) -> Tensor:
+        """(targets of the modality, vocabulary), in batch-major order."""
+        return self._logits(modality)
+
+
+class FourM(nn.Module):
+    """The 4M transformer. Parameters are initialised as MAE's (see initialize.py)."""
+
+    def __init__(self, config: FourMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.activation_checkpointing = False
+        dim = config.dim
+        self.encoder_embeddings = Embeddings(config, config.inputs)
+        self.projections = Projections(config)
+        self.decoder_embeddings = Embeddings(config, config.outputs)
+        self.modality_table = nn.Parameter(torch.empty(len(config.modalities), dim))
+        shared = config.share_modality_embeddings
+        self.decoder_modality_table = None if shared else nn.Parameter(torch.empty(len(config.modalities), dim))
+        self.mask_token = nn.Parameter(torch.empty(1, dim))
+        registers = config.num_register_tokens
+        self.register_tokens = nn.Parameter(torch.empty(registers, dim)) if registers else None
+        self.encoder = nn.ModuleList(EncoderBlock(config) for _ in range(config.encoder_depth))
+        self.encoder_norm = layer_norm(dim, config)
+        self.decoder_proj_context = nn.Linear(dim, dim)
+        self.decoder = nn.ModuleList(DecoderBlock(config) for _ in range(config.decoder_depth))
+        self.decoder_norm = layer_norm(dim, config)
+        rows = self.decoder_embeddings.tokens.shape
+        self.heads = None if config.tied_heads else nn.Parameter(torch.empty(rows))
+        input_has_id = torch.tensor([spec.is_target for spec in config.modalities])
+        self.register_buffer("input_has_id", input_has_id, persistent=False)
+        initialize(self)
+
+    input_has_id: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.mask_token.device
+
+    def forward(
+        self, batch: PackedBatch, weighting: Weighting = "modality", groups: TargetGroups | None = None
+    ) -> FourMOutput:
+        """Losses of a packed batch.
+
+        Args:
+            batch: NumPy arrays, which are checked, grouped and moved here; or tensors on the model's device.
+            weighting: "modality" is the mean over the model's output modalities of each one's mean, absent ones
+                counting as 0 (the training loss of 4M; apple/ml-4m 'mod'); "token" is the mean over all targets;
+                "ml4m_token" is apple/ml-4m's 'token', which weights modalities by targets times vocabulary size.
+            groups: of `group_targets`; without it a batch of tensors costs one wait for the device.
+
+        Raises:
+            ValueError: a NumPy batch holds an id, position or modality that the model does not have.
+        """
+        if isinstance(batch.target_mod, np.ndarray):
+            check_batch(self.config, batch)
+        if groups is None:
+            groups = group_targets(batch, len(self.config.modalities))
+        batch, groups = batch.to(self.device), groups.to(self.device)
+        context = self.encode(batch.input_ids, batch.input_mod, batch.input_pos, batch.input_valid, batch.values)
+        queries = self.embed_queries(batch.query_ids, batch.target_mod, batch.target_pos, batch.target_valid)
+        mask = decoder_mask(self.config, batch.target_mod, batch.target_end, batch.target_valid)
+        return self._output(self.decode(queries, context, mask), batch.target_ids, groups, weighting)
+
+    def embed_inputs(
+        self, ids: Tensor, mod: Tensor, pos: Tensor, valid: Tensor, values: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Encoder inputs (B, N, D), and their position plus modality embeddings alone; registers come first."""
+        emb = self.encoder_embeddings.place(pos, mod, valid, self.modality_table)
+        x = self.encoder_embeddings.read(ids, mod, valid & self.input_has_id[mod])
+        x = self.projections.write(x, ids, mod, values) * valid.unsqueeze(-1) + emb
+        if self.register_tokens is not None:
+            registers = self.register_tokens.expand(x.shape[0], -1, -1)
+            x = torch.cat([registers.to(x.dtype), x], dim=1)
+            emb = F.pad(emb, (0, 0, registers.shape[1], 0))
+        return x, emb
+
+    def encode(
+        self, ids: Tensor, mod: Tensor, pos: Tensor, valid: Tensor, values: dict[str, Tensor]
+    ) -> Context:
+        """Inputs, each (B, N) as in `PackedBatch`, to what the decoder reads. Valid ones need not come first."""
+        x, emb = self.embed_inputs(ids, mod, pos, valid, values)
+        mask = F.pad(valid, (x.shape[1] - valid.shape[1], 0), value=True)[:, None, None, :]
+        x = self.encode_embedded(x, mask)
+        return Context(self.decoder_proj_context(x) + emb, mask)
+
+    def encode_embedded(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Encoder blocks and norm on embedded inputs x (B, N, D), mask (B, 1, 1, N): the features of transfers."""
+        for block in self.encoder:
+            x = self._run(block, x, mask)
+        return self.encoder_norm(x)
+
+    def embed_queries(self, ids: Tensor, mod: Tensor, pos: Tensor, valid: Tensor) -> Tensor:
+        """Decoder inputs (B, M, D); id -1 is the mask token."""
+        table = self.modality_table if self.decoder_modality_table is None else self.decoder_modality_table
+        emb = self.decoder_embeddings.place(pos, mod, valid, table)
+        x = self.decoder_embeddings.read(ids, mod, valid & (ids >= 0))
+        x = torch.where((ids >= 0).unsqueeze(-1), x, self.mask_token.to(x.dtype))
+        return x * valid.unsqueeze(-1) + emb
+
+    def decode(self, queries: Tensor, context: Context, mask: Tensor | None) -> Tensor:
+        """Normalised decoder outputs (B, M, D); mask (B, 1, M, M) or None if every query sees all."""
+        for block in self.decoder:
+            queries = self._run(block, queries, context.tokens, mask, context.mask)
+        return self.decoder_norm(queries)
+
+    def head(self, modality: str) -> Tensor:
+        """The output weights of a modality, (vocabulary, D), a view."""
+        table = self.decoder_embeddings.tokens if self.heads is None else self.heads
+        return table[self.decoder_embeddings.token_rows[modality]]
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups for an optimiser: matrices and tables decay, norms and biases do not (apple/ml-4m)."""
+        no_decay = self.no_decay_names()
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        return [
+            {"params": [p for name, p in named if name not in no_decay], "weight_decay": weight_decay},
+            {"params": [p for name, p in named if name in no_decay], "weight_decay": 0.0},
+        ]
+
+    def no_decay_names(self) -> set[str]:
+        """Names of the parameters without weight decay: weights and biases of norms, biases of layers."""
+        return {name for name, p in self.named_parameters() if p.ndim < 2}
+
+    def compile_blocks(self, **options: Any) -> None:
+        """torch.compile each block in place; blocks of a side share one graph, and names of weights stay."""
+        for block in (*self.encoder, *self.decoder):
+            block.compile(**options)
+
+    def _run(self, block: nn.Module, *args: Tensor | None) -> Tensor:
+        if self.activation_checkpointing and self.training:
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)
+
+    def _output(self, y: Tensor, target_ids: Tensor, groups: TargetGroups, weighting: Weighting) -> FourMOutput:
+        """Losses of decoder outputs y (B, M, D)."""
+        outputs = self.config.outputs
+        hidden = y.flatten(0, 1).index_select(0, groups.index).split(groups.counts)
+        targets = target_ids.flatten().long().index_select(0, groups.index).split(groups.counts)
+        place = {name: self.config.index(name) for name in outputs}
+        counts = {name: groups.counts[i] for name, i in place.items()}
+
+        def logits(modality: str) -> Tensor:
+            return F.linear(hidden[place[modality]], self.head(modality))
+
+        losses = {}
+        for name, i in place.items():
+            # No targets: a zero that still hangs on the graph, so that backward always works.
+            losses[name] = F.cross_entropy(logits(name).float(), targets[i]) if counts[name] else y.sum() * 0.0
+        loss = weigh(losses, counts, {name: self.config.spec(name).vocab_size for name in outputs}, weighting)
+        return FourMOutput(loss, losses, counts, logits)
+
+
+def weigh(
+    losses: dict[str, Tensor], counts: dict[str, int], vocabulary: dict[str, int], weighting: Weighting
+) -> Tensor:
+    """One scalar of the modalities' mean losses; see `FourM.forward` for the weightings."""
+    if weighting == "modality":
+        weights = dict.fromkeys(losses, 1.0)
+    elif weighting == "token":
+        weights = {name: float(counts[name]) for name in losses}
+    elif weighting == "ml4m_token":
+        weights = {name: float(counts[name] * vocabulary[name]) for name in losses}
+    else:
+        raise ValueError(f"weighting: got {weighting!r}, expected 'modality', 'token' or 'ml4m_token'")
+    total = sum(weights.values()) or 1.0
+    return torch.stack([losses[name] * (weights[name] / total) for name in losses]).sum()
+
+
+def decoder_mask(config: FourMConfig, mod: Tensor, end: Tensor, valid: Tensor) -> Tensor:
+    """Which query may see which: bool (B, 1, M, M) of target_mod, target_end, target_valid, each (B, M).
+
+    A query sees the keys before its `target_end` (with `decoder_causal`: up to itself), and with
+    `decoder_separate` only its own modality's. Every query sees itself, so that no row is empty.
+    """
+    place = torch.arange(mod.shape[1], device=mod.device)
+    own = place[:, None] == place[None, :]
+    mask = (place[:, None] >= place[None, :])[None] if config.decoder_causal else place < end[:, :, None]
+    if config.decoder_separate:
+        mask = mask & (mod[:, :, None] == mod[:, None, :])
+    return ((mask & valid[:, None, :]) | own)[:, None]

@@ -1,0 +1,307 @@
+"""Checkpoints and inputs of apple/ml-4m: read what is published, write what it reads.
+
+A published model is `model.safetensors` and `config.json`; the configuration may also sit in the safetensors header,
+as strings. Vocabularies, patch sizes and embedding widths are taken from the tensors.
+
+Published names carry the resolution (`tok_rgb@224`), ours do not: `name@224` loses its suffix, other resolutions
+(super-resolution models) keep it, and saving puts it back.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..modalities import MODALITIES, Kind, ModalitySpec
+from .config import FourMConfig
+from .embeddings import Embeddings
+from .fourm import FourM
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+_NORM_BIAS = re.compile(r"(^|[._])norm\d?\.bias$")
+_ACTIVATIONS = {"SiLU": "silu", "GELU": "gelu"}
+# Fields of the same name and meaning, with the default of apple/ml-4m's constructor.
+_SAME: dict[str, Any] = {
+    "dim": 768,
+    "encoder_depth": 12,
+    "decoder_depth": 12,
+    "num_heads": 12,
+    "mlp_ratio": 4.0,
+    "qkv_bias": True,
+    "proj_bias": True,
+    "mlp_bias": True,
+    "norm_bias": True,
+    "gated_mlp": False,
+    "qk_norm": False,
+    "share_modality_embeddings": True,
+    "num_register_tokens": 0,
+}
+
+
+def local_name(published: str) -> str:
+    """The name a modality has here: `tok_rgb@224` is `tok_rgb`; other resolutions keep their suffix."""
+    return published.removesuffix("@224")
+
+
+def published_name(spec: ModalitySpec) -> str:
+    """The name a modality has in apple/ml-4m; the inverse of `local_name`."""
+    modality = MODALITIES.get(spec.name)
+    if modality is None or not modality.hub_suffix:
+        return spec.name
+    return modality.published_name(_image_size(spec))
+
+
+def load(source: str | Path) -> FourM:
+    """Read a model in the format of apple/ml-4m.
+
+    Args:
+        source: a folder with model.safetensors (and config.json, if not in its header), or a Hugging Face Hub id.
+
+    Returns:
+        The model on the CPU, in evaluation mode, float32. Saving it again writes the same tensors.
+
+    Raises:
+        ValueError: no such model, or tensors that do not fit the configuration; says which.
+    """
+    tensors, config = _read(Path(source) if Path(source).is_dir() else _download(str(source)))
+    model = FourM(_to_config(config, tensors))
+    for key, target in _names(model).items():
+        _take(key, target, tensors)
+    for spec in model.config.modalities:
+        for side, embeddings in _sides(model, spec.name):
+            stored = _need(tensors, f"{side}.{published_name(spec)}.pos_emb")[0]
+            table = embeddings.position_rows_of(spec.name)
+            rows = min(len(stored), len(table))  # sequences here have at least 512 rows, as the published ones
+            table.data[:rows] = stored[:rows]
+    _take_modality_embeddings(model, tensors)
+    left = [key for key in tensors if not (_NORM_BIAS.search(key) and not tensors[key].any())]
+    if left:
+        raise ValueError(f"tensors that the configuration has no place for: {sorted(left)[:8]} ({len(left)} in all)")
+    return model.eval()
+
+
+def save(model: FourM, folder: str | Path) -> None:
+    """Write a model so that apple/ml-4m reads it: model.safetensors (with the configuration in its header), config.json.
+
+    Names and shapes are those of the published checkpoints; tied tables are written twice, as they are there.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = _from_config(model.config)
+    header = {key: str(value) for key, value in config.items()}
+    tensors = {key: value.detach().cpu().clone().contiguous() for key, value in state_dict(model).items()}
+    save_file(tensors, folder / WEIGHTS, metadata=header)
+    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+
+
+def state_dict(model: FourM) -> dict[str, Tensor]:
+    """The model's tensors under the names and shapes of apple/ml-4m; views of the parameters where possible."""
+    tensors = dict(_names(model))
+    config = model.config
+    for i, spec in enumerate(config.modalities):
+        name = published_name(spec)
+        for side, embeddings in _sides(model, spec.name):
+            table = model.modality_table
+            if side == "decoder_embeddings" and model.decoder_modality_table is not None:
+                table = model.decoder_modality_table
+            tensors[f"{side}.{name}.pos_emb"] = embeddings.position_rows_of(spec.name)[None]
+            tensors[f"{side}.{name}.mod_emb"] = table[i][None, None]
+    if not config.norm_bias:  # apple/ml-4m keeps buffers of zeros in their place
+        biases = {key.removesuffix("weight") + "bias": value for key, value in tensors.items() if value.ndim == 1}
+        tensors |= {key: torch.zeros_like(value) for key, value in biases.items() if _NORM_BIAS.search(key)}
+    return tensors
+
+
+def _names(model: FourM) -> dict[str, Tensor]:
+    """apple/ml-4m's name and shape of every tensor but positions and modality embeddings; views."""
+    tensors: dict[str, Tensor] = {"mask_token": model.mask_token[None]}
+    if model.register_tokens is not None:
+        tensors["register_tokens"] = model.register_tokens[None]
+    own = ("encoder_embeddings.", "decoder_embeddings.", "projections.", "mask_token", "register_tokens", "heads")
+    for key, parameter in model.named_parameters():
+        if not key.startswith((*own, "modality_table", "decoder_modality_table")):
+            tensors[key] = parameter
+    for spec in model.config.modalities:
+        name = published_name(spec)
+        if spec.name in model.config.inputs:
+            if spec.is_target:
+                tensors[f"encoder_embeddings.{name}.token_emb.weight"] = model.encoder_embeddings.token_table(spec.name)
+            else:
+                layer = model.projections.layers[spec.name]
+                part = "proj" if spec.kind is Kind.PIXELS else "emb_proj"
+                for suffix, parameter in layer.named_parameters():
+                    tensors[f"encoder_embeddings.{name}.{part}.{suffix}"] = parameter
+        if spec.name in model.config.outputs:
+            tensors[f"decoder_embeddings.{name}.token_emb.weight"] = model.decoder_embeddings.token_table(spec.name)
+            tensors[f"decoder_embeddings.{name}.to_logits.weight"] = model.head(spec.name)
+    return tensors
+
+
+def _sides(model: FourM, name: str) -> list[tuple[str, Embeddings]]:
+    sides = []
+    if name in model.config.inputs:
+        sides.append(("encoder_embeddings", model.encoder_embeddings))
+    if name in model.config.outputs:
+        sides.append(("decoder_embeddings", model.decoder_embeddings))
+    return sides
+
+
+def _take(key: str, target: Tensor, tensors: dict[str, Tensor]) -> None:
+    if key.endswith(".to_logits.weight") and key not in tensors:
+        return  # tied, and written once: the token embeddings are in its place already
+    stored = _need(tensors, key)
+    if stored.shape != target.shape:
+        raise ValueError(f"{key}: got shape {tuple(stored.shape)}, expected {tuple(target.shape)}")
+    target.data.copy_(stored)
+
+
+def _need(tensors: dict[str, Tensor], key: str) -> Tensor:
+    if key not in tensors:
+        raise ValueError(f"the checkpoint lacks {key}; is its configuration that of another model?")
+    return tensors.pop(key)
+
+
+def _take_modality_embeddings(model: FourM, tensors: dict[str, Tensor]) -> None:
+    """One table or two; where two are one, either or both may be stored."""
+    for i, spec in enumerate(model.config.modalities):
+        stored = {}
+        for side, _ in _sides(model, spec.name):
+            key = f"{side}.{published_name(spec)}.mod_emb"
+            if key in tensors:
+                stored[side] = tensors.pop(key)[0, 0]
+        if model.decoder_modality_table is not None:
+            for side, _ in _sides(model, spec.name):
+                table = model.modality_table if side == "encoder_embeddings" else model.decoder_modality_table
+                table.data[i] = stored[side]
+            continue
+        values = list(stored.values())
+        if not values or (len(values) == 2 and not torch.equal(*values)):
+            raise ValueError(
+                f"modality embedding of {spec.name}: got {'two different ones' if values else 'none'}, expected one "
+                "shared by encoder and decoder; set share_modality_embeddings to false in config.json if they differ"
+            )
+        model.modality_table.data[i] = values[0]
+
+
+def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from safetensors import safe_open
+
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no {WEIGHTS}; expected a folder in the format of apple/ml-4m, or a Hub id")
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key).float() for key in file.keys()}
+        header = file.metadata() or {}
+    if (folder / CONFIG).is_file():
+        return tensors, json.loads((folder / CONFIG).read_text())
+    if "domains_in" not in header:
+        raise ValueError(f"{path}: no {CONFIG} beside it and no configuration in its header")
+    return tensors, {key: _literal(value) for key, value in header.items()}
+
+
+def _literal(text: str) -> Any:
+    """A value from the header, where everything is the string of a Python literal or a plain word."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _download(hub_id: str) -> Path:
+    if hub_id.count("/") != 1 or hub_id.startswith((".", "/")):
+        raise ValueError(f"{hub_id}: no such folder, and no Hugging Face Hub id (OWNER/NAME)")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ValueError(f"{hub_id} must be downloaded: pip install huggingface-hub, or give a local folder") from error
+    return Path(snapshot_download(hub_id, allow_patterns=[WEIGHTS, CONFIG]))
+
+
+def _to_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FourMConfig:
+    missing = [key for key in ("domains_in", "domains_out", "act_layer") if key not in config]
+    if missing:
+        raise ValueError(f"configuration lacks {missing}; expected that of an apple/ml-4m model")
+    if config["act_layer"] not in _ACTIVATIONS:
+        raise ValueError(f"act_layer: got {config['act_layer']!r}, expected one of {', '.join(_ACTIVATIONS)}")
+    inputs, outputs = list(config["domains_in"]), list(config["domains_out"])
+    tied = all(
+        logits is None or torch.equal(logits, tensors[f"decoder_embeddings.{name}.token_emb.weight"])
+        for name in outputs
+        for logits in [tensors.get(f"decoder_embeddings.{name}.to_logits.weight")]
+    )
+    return FourMConfig(
+        modalities=tuple(_to_spec(name, tensors) for name in dict.fromkeys(inputs + outputs)),
+        inputs=tuple(local_name(name) for name in inputs),
+        outputs=tuple(local_name(name) for name in outputs),
+        activation=_ACTIVATIONS[config["act_layer"]],  # type: ignore[arg-type]
+        tied_heads=tied,
+        decoder_causal=config.get("decoder_causal_mask", False),
+        decoder_separate=config.get("decoder_sep_mask", True),
+        **{key: config.get(key, default) for key, default in _SAME.items()},
+    )
+
+
+def _from_config(config: FourMConfig) -> dict[str, Any]:
+    published = {spec.name: published_name(spec) for spec in config.modalities}
+    pixels = [spec for spec in config.modalities if spec.kind is Kind.PIXELS]
+    values = {
+        "domains_in": [published[name] for name in config.inputs],
+        "domains_out": [published[name] for name in config.outputs],
+        "image_size": _image_size(pixels[0]) if pixels else 224,
+        "patch_size": _patch_size(pixels[0]) if pixels else 16,
+        "act_layer": {ours: theirs for theirs, ours in _ACTIVATIONS.items()}[config.activation],
+        **{key: getattr(config, key) for key in _SAME},
+    }
+    if config.decoder_causal or not config.decoder_separate:
+        values |= {"decoder_causal_mask": config.decoder_causal, "decoder_sep_mask": config.decoder_separate}
+    return values
+
+
+def _to_spec(published: str, tensors: Mapping[str, Tensor]) -> ModalitySpec:
+    """Sizes of a modality, from its tensors; its kind from the tensors too where the registry does not know it."""
+
+    def find(part: str) -> Tensor | None:
+        sides = ("encoder_embeddings", "decoder_embeddings")
+        return next((tensors[k] for k in (f"{side}.{published}.{part}" for side in sides) if k in tensors), None)
+
+    modality = MODALITIES.get(published.split("@")[0])
+    positions, table = find("pos_emb"), find("token_emb.weight")
+    pixels, embedding = find("proj.weight"), find("emb_proj.weight")
+    if positions is None or (table is None and pixels is None and embedding is None):
+        raise ValueError(f"the checkpoint holds no embedding of {published}, which its configuration names")
+    rows = positions.shape[1]
+    if pixels is not None:
+        return ModalitySpec(local_name(published), Kind.PIXELS, 0, rows, pixels.shape[1])
+    length = modality.max_tokens if modality else rows
+    if embedding is not None:
+        return ModalitySpec(local_name(published), Kind.EMBEDDING, 0, length, embedding.shape[1])
+    assert table is not None
+    square = round(rows**0.5) ** 2 == rows
+    kind = modality.kind if modality else Kind.GRID if square else Kind.SEQUENCE
+    return ModalitySpec(
+        local_name(published),
+        kind,
+        table.shape[0],
+        rows if kind is Kind.GRID else length,
+        chunked=modality.chunked if modality else False,
+        learned_positions=published.endswith("_global"),
+    )
+
+
+def _patch_size(spec: ModalitySpec) -> int:
+    if spec.kind is Kind.PIXELS:
+        return round((spec.input_dim / 3) ** 0.5)
+    return MODALITIES[spec.name].patch_size
+
+
+def _image_size(spec: ModalitySpec) -> int:
+    return spec.side * _patch_size(spec)

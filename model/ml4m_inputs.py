@@ -1,0 +1,123 @@
+"""Masked dictionaries of apple/ml-4m to packed batches: the bridge that parity is tested over.
+
+Legend: B samples, n tokens of a modality, N and M the budgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..modalities import Kind, ModalitySpec
+from .batch import PackedBatch
+from .config import FourMConfig
+from .ml4m import local_name
+
+Array = np.ndarray | torch.Tensor
+_FIELDS = ("ids", "queries", "mod", "pos", "valid", "attention")
+
+
+@dataclass
+class _Columns:
+    """Candidates of one side, each (B, n)."""
+
+    ids: np.ndarray
+    queries: np.ndarray
+    mod: np.ndarray
+    pos: np.ndarray
+    valid: np.ndarray
+    attention: np.ndarray
+
+
+def pack(
+    config: FourMConfig,
+    mod_dict: Mapping[str, Mapping[str, Array]],
+    num_encoder_tokens: int,
+    num_decoder_tokens: int,
+    decoder_order: Sequence[str] | None = None,
+) -> PackedBatch:
+    """Gather what the masks choose, as apple/ml-4m's `forward_mask_encoder` and `forward_mask_decoder` do.
+
+    Args:
+        config: of the model that will read the batch.
+        mod_dict: published modality name -> `tensor` (B, n) ids, or (B, 3, H, W) normalised pixels, or (B, n, D)
+            embeddings; `input_mask` and `target_mask`, bool (B, n), True = ignore; `decoder_attention_mask`, int
+            (B, n), compressed (see the source). Modalities are concatenated in its order.
+        num_encoder_tokens, num_decoder_tokens: budgets; the first ones are kept.
+        decoder_order: order of the decoder's modalities, published names; apple/ml-4m shuffles them, which changes
+            which ones survive the budget. The order of `mod_dict` if None.
+
+    Returns:
+        A NumPy batch, (B, num_encoder_tokens) and (B, num_decoder_tokens) or fewer columns if there are fewer.
+    """
+    arrays = {name: {k: np.asarray(v) for k, v in d.items()} for name, d in mod_dict.items()}
+    values: dict[str, np.ndarray | torch.Tensor] = {}
+    inputs, targets = [], []
+    for name, d in arrays.items():
+        if local_name(name) in config.inputs:
+            spec = config.spec(local_name(name))
+            inputs.append(_input_columns(config, spec, d))
+            if spec.kind is Kind.PIXELS:
+                values[spec.name] = patchify(d["tensor"], round((spec.input_dim / 3) ** 0.5))
+            elif spec.kind is Kind.EMBEDDING:
+                values[spec.name] = d["tensor"]
+    for name in decoder_order or list(arrays):
+        if local_name(name) in config.outputs:
+            targets.append(_target_columns(config, config.spec(local_name(name)), arrays[name]))
+    source, target = _keep(inputs, num_encoder_tokens), _keep(targets, num_decoder_tokens)
+    return PackedBatch(
+        input_ids=source.ids,
+        input_mod=source.mod,
+        input_pos=source.pos,
+        input_valid=source.valid,
+        target_ids=target.ids,
+        query_ids=target.queries,
+        target_mod=target.mod,
+        target_pos=target.pos,
+        target_end=np.cumsum(target.attention, axis=1).astype(np.int32),
+        target_valid=target.valid,
+        values=values,
+    )
+
+
+def patchify(images: np.ndarray, patch: int) -> np.ndarray:
+    """Images (B, 3, H, W) to patches (B, (H / patch) (W / patch), patch * patch * 3), flattened as (ph pw c)."""
+    b, c, h, w = images.shape
+    grid = images.reshape(b, c, h // patch, patch, w // patch, patch).transpose(0, 2, 4, 3, 5, 1)
+    return np.ascontiguousarray(grid.reshape(b, (h // patch) * (w // patch), patch * patch * c))
+
+
+def _input_columns(config: FourMConfig, spec: ModalitySpec, d: Mapping[str, np.ndarray]) -> _Columns:
+    valid = ~d["input_mask"]
+    index = np.broadcast_to(np.arange(valid.shape[1]), valid.shape)
+    grid = spec.kind in (Kind.GRID, Kind.PIXELS)
+    pos = index if grid else np.where(valid, np.cumsum(valid, axis=1) - 1, -1)
+    ids = d["tensor"] if spec.is_target else index
+    mod = np.full(valid.shape, config.index(spec.name))
+    return _Columns(ids, ids, mod, pos, valid, np.zeros(valid.shape, int))
+
+
+def _target_columns(config: FourMConfig, spec: ModalitySpec, d: Mapping[str, np.ndarray]) -> _Columns:
+    masked, ids, attention = d["target_mask"], d["tensor"], d["decoder_attention_mask"]
+    mod = np.full(masked.shape, config.index(spec.name))
+    if spec.kind is Kind.GRID:
+        pos = np.broadcast_to(np.arange(masked.shape[1]), masked.shape)
+        return _Columns(ids, np.full(masked.shape, -1), mod, pos, ~masked, attention)
+    rank = np.cumsum(~masked, axis=1) - 1
+    pos = np.where(masked, -1, np.where(rank >= spec.max_tokens, 0, rank))
+    return _Columns(
+        ids[:, 1:], ids[:, :-1], mod[:, 1:], pos[:, :-1], ~(masked[:, 1:] | masked[:, :-1]), attention[:, :-1]
+    )
+
+
+def _keep(parts: Sequence[_Columns], budget: int) -> _Columns:
+    """Concatenate, put the valid ones first in order, cut to the budget, blank the rest."""
+    joined = {name: np.concatenate([getattr(part, name) for part in parts], axis=1) for name in _FIELDS}
+    order = np.argsort(~joined["valid"], axis=1, kind="stable")[:, :budget]
+    kept = {name: np.take_along_axis(x, order, axis=1) for name, x in joined.items()}
+    valid = kept["valid"]
+    blank = {name: np.where(valid, kept[name], 0).astype(np.int32) for name in ("ids", "queries", "mod", "pos")}
+    return _Columns(**blank, valid=valid, attention=kept["attention"])

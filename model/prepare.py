@@ -1,0 +1,101 @@
+"""What happens to a packed batch on the host, so that a step on the device never waits for it.
+
+The heads run on slices of the targets, sorted by modality; the sizes of those slices must be known to the host. They
+are counted here, in NumPy, before the batch is moved.
+
+Legend: B samples, N input budget, M target budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .batch import PackedBatch
+from .config import FourMConfig
+from .positions import position_rows
+
+
+@dataclass(frozen=True)
+class TargetGroups:
+    """The valid targets of a batch, grouped by modality.
+
+    index: int64 (valid,), flat positions in (B, M), sorted by modality, in batch-major order within each.
+    counts: how many belong to each modality of the config.
+    """
+
+    index: torch.Tensor
+    counts: tuple[int, ...]
+
+    def to(self, device: torch.device | str) -> TargetGroups:
+        return TargetGroups(self.index.to(device, non_blocking=True), self.counts)
+
+
+def group_targets(batch: PackedBatch, num_modalities: int) -> TargetGroups:
+    """Group the valid targets; free for NumPy batches, one wait for the device for batches that are there already."""
+    valid = np.flatnonzero(_host(batch.target_valid).reshape(-1))
+    mod = _host(batch.target_mod).reshape(-1)[valid]
+    counts = np.bincount(mod, minlength=num_modalities)
+    index = valid[np.argsort(mod, kind="stable")]
+    return TargetGroups(torch.from_numpy(index.astype(np.int64)), tuple(int(n) for n in counts))
+
+
+def check_batch(config: FourMConfig, batch: PackedBatch) -> None:
+    """Refuse a NumPy batch that would read past a modality's own rows.
+
+    The tables of all modalities are one, so that a wrong id reads its neighbour's row and raises nothing.
+
+    Raises:
+        ValueError: naming side, modality, sample and the number that is out of range.
+    """
+    specs = config.modalities
+    vocabulary = np.array([s.vocab_size for s in specs])
+    rows = np.array([batch.values[s.name].shape[1] if s.name in batch.values else 0 for s in specs])
+    positions = np.array([position_rows(s) for s in specs])
+    inputs = (batch.input_ids, batch.input_mod, batch.input_pos, batch.input_valid)
+    targets = (batch.target_ids, batch.target_mod, batch.target_pos, batch.target_valid)
+    queries = (batch.query_ids, batch.target_mod, batch.target_pos, batch.target_valid)
+    sides = (
+        ("input", config.inputs, np.where(vocabulary > 0, vocabulary, rows), 0, inputs),
+        ("target", config.outputs, vocabulary, 0, targets),
+        ("query", config.outputs, vocabulary, -1, queries),
+    )
+    for side, names, sizes, lowest, (ids, mod, pos, valid) in sides:
+        known = np.array([s.name in names for s in specs])
+        ids, mod, pos, valid = (_host(x) for x in (ids, mod, pos, valid))
+        _refuse(side, "modality", mod, valid & ~((mod >= 0) & (mod < len(specs))), mod, config, batch)
+        checks = (
+            ("modality", mod, ~known[mod], "one of " + ", ".join(names)),
+            ("id", ids, (ids < lowest) | (ids >= sizes[mod]), "an id below the vocabulary size (or the values given)"),
+            ("position", pos, (pos < -1) | (pos >= positions[mod]), "a row of the position table, or -1"),
+        )
+        for what, numbers, bad, expected in checks:
+            _refuse(side, what, numbers, valid & bad, mod, config, batch, expected)
+
+
+def _refuse(
+    side: str,
+    what: str,
+    numbers: np.ndarray,
+    bad: np.ndarray,
+    mod: np.ndarray,
+    config: FourMConfig,
+    batch: PackedBatch,
+    expected: str = "a modality of the model",
+) -> None:
+    if not bad.any():
+        return
+    b, i = (int(x) for x in np.argwhere(bad)[0])
+    m = int(mod[b, i])
+    name = config.modalities[m].name if 0 <= m < len(config.modalities) else m
+    sample = batch.keys[b] if b < len(batch.keys) else b
+    raise ValueError(
+        f"{side} token {i} of sample {sample!r}: {what} {int(numbers[b, i])} of modality {name!r}, expected {expected}; "
+        "check that tokenizers, recipe and model have the same sizes"
+    )
+
+
+def _host(x: np.ndarray | torch.Tensor) -> np.ndarray:
+    return x if isinstance(x, np.ndarray) else x.cpu().numpy()

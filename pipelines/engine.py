@@ -1,0 +1,196 @@
+"""The engine: Ray actors that each hold one `Mill` and work through shards.
+
+The driver deals shards, two to an actor while there are plenty, so that one is decoded while the other is computed.
+If an actor dies, its shards are dealt again to a new one; a shard that takes its actor down `attempts` times is given
+up, with the reason. Nothing here changes a result: outputs are pure functions of the shard and the job.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..infra import ledger
+from ..infra.cluster import cluster
+from ..infra.progress import Progress
+from .mill import Job, Mill, RejectRun
+from .plan import ShardTask
+
+POLL_SECONDS = 0.5
+
+
+@dataclass
+class Outcome:
+    """What came of the tasks: records of what was committed, and shards that could not be done with the reason."""
+
+    records: list[ledger.Record] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    samples: int = 0
+    seconds: float = 0.0
+
+
+class _Worker:
+    """A `Mill` in an actor. `run` and `tally` have threads of their own, so that progress can be asked for at any time."""
+
+    def __init__(self, job: Job, threads: int) -> None:
+        import cv2
+
+        # One core an actor: OpenCV and torch must not each start a thread for every core of the machine. It also makes
+        # sums come out in the same order everywhere, so that tokens are equal bit for bit.
+        cv2.setNumThreads(1)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        device = "cpu"
+        if any(output.spec is not None and output.tokenizer for output in job.outputs.values()) or job.engine.gpus:
+            import torch
+
+            torch.set_num_threads(threads)
+            device = "cuda" if torch.cuda.is_available() and job.engine.gpus else "cpu"
+        self.mill = Mill(job)
+        self.mill.setup(device)
+
+    def run(self, task: ShardTask) -> list[ledger.Record]:
+        return self.mill.run(task)
+
+    def tally(self) -> tuple[int, dict[str, int]]:
+        return self.mill.tally.samples, dict(self.mill.tally.rejects)
+
+
+@dataclass
+class _Pool:
+    """The driver's view: which actor has which task, and what is still to be dealt."""
+
+    job: Job
+    pending: deque[ShardTask]
+    size: int
+    worker: Any
+    actors: list[Any] = field(default_factory=list)
+    in_flight: dict[Any, tuple[Any, ShardTask]] = field(default_factory=dict)
+    attempts: Counter[str] = field(default_factory=Counter)
+
+    def deal(self) -> None:
+        """Start actors that are wanted, and give each a task, or two while there are enough for all."""
+        while len(self.actors) < min(self.size, len(self.pending) + len(self.actors)) and self.pending:
+            self.actors.append(self.worker.remote(self.job, max(1, int(self.job.engine.cpus))))
+        for depth in (1, 2):
+            for actor in self.actors:
+                load = sum(owner is actor for owner, _ in self.in_flight.values())
+                if self.pending and load < depth and (depth == 1 or len(self.pending) >= len(self.actors)):
+                    task = self.pending.popleft()
+                    self.in_flight[actor.run.remote(task)] = (actor, task)
+
+    def bury(self, actor: Any, reason: str, outcome: Outcome) -> None:
+        """An actor died: its tasks are dealt again, unless one has taken too many actors with it."""
+        if actor in self.actors:
+            self.actors.remove(actor)
+        for ref, (owner, task) in list(self.in_flight.items()):
+            if owner is not actor:
+                continue
+            del self.in_flight[ref]
+            self.attempts[task.shard] += 1
+            if self.attempts[task.shard] >= self.job.engine.attempts:
+                outcome.failures[task.shard] = f"its worker died {self.job.engine.attempts} times: {reason}"
+            else:
+                self.pending.append(task)
+
+
+def run(job: Job, tasks: list[ShardTask], stage: str) -> Outcome:
+    """Do all tasks on the cluster.
+
+    Args:
+        stage: the verb, for the progress line.
+
+    Raises:
+        RejectRun: a run of rejects stopped the job; what was committed before stays.
+    """
+    outcome, start = Outcome(), time.monotonic()
+    if not tasks:
+        return outcome
+    with cluster(job.engine.address) as ray, Progress(stage, len(tasks), "shards") as progress:
+        pool = _start(ray, job, tasks)
+        tallies: dict[Any, tuple[int, dict[str, int]]] = {}
+        try:
+            while pool.pending or pool.in_flight:
+                pool.deal()
+                ready, _ = ray.wait(list(pool.in_flight), num_returns=1, timeout=POLL_SECONDS)
+                for ref in ready:
+                    _settle(ray, pool, ref, outcome, progress)
+                outcome.samples = _show(ray, pool, tallies, progress, start)
+        finally:
+            for actor in pool.actors:
+                ray.kill(actor)
+    outcome.seconds = time.monotonic() - start
+    return outcome
+
+
+def _start(ray: Any, job: Job, tasks: list[ShardTask]) -> _Pool:
+    engine = job.engine
+    available = ray.cluster_resources()
+    fits = int(available.get("CPU", 1) // engine.cpus)
+    if engine.gpus:
+        fits = min(fits, int(available.get("GPU", 0) // engine.gpus))
+    if fits < 1:
+        have = f"{available.get('CPU', 0):g} CPUs and {available.get('GPU', 0):g} GPUs"
+        raise ValueError(
+            f"engine: an actor asks for {engine.cpus:g} CPUs and {engine.gpus:g} GPUs, the cluster has {have}; "
+            "lower engine.cpus or engine.gpus"
+        )
+    worker = ray.remote(
+        num_cpus=engine.cpus, num_gpus=engine.gpus, max_restarts=0, concurrency_groups={"work": 2, "status": 1}
+    )(_grouped(ray))
+    return _Pool(job, deque(tasks), min(engine.actors or fits, len(tasks)), worker)
+
+
+def _grouped(ray: Any) -> type[_Worker]:
+    """The worker with its methods in their groups of threads (the decorator needs Ray, which is imported late)."""
+
+    class Worker(_Worker):
+        @ray.method(concurrency_group="work")
+        def run(self, task: ShardTask) -> list[ledger.Record]:
+            return super().run(task)
+
+        @ray.method(concurrency_group="status")
+        def tally(self) -> tuple[int, dict[str, int]]:
+            return super().tally()
+
+    return Worker
+
+
+def _settle(ray: Any, pool: _Pool, ref: Any, outcome: Outcome, progress: Progress) -> None:
+    """Take one finished task's result, whatever it is."""
+    if ref not in pool.in_flight:
+        return  # buried with its actor in this round
+    actor, task = pool.in_flight[ref]
+    try:
+        outcome.records += ray.get(ref)
+        del pool.in_flight[ref]
+        progress.update(1)
+    except ray.exceptions.RayActorError as error:
+        pool.bury(actor, str(error).strip().splitlines()[-1], outcome)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, Exception) else error
+        if isinstance(cause, RejectRun):
+            raise RejectRun(str(cause)) from None
+        del pool.in_flight[ref]
+        outcome.failures[task.shard] = str(cause) if isinstance(cause, OSError | ValueError) else repr(cause)
+        progress.update(1, failures={f"shard {task.shard}": 1})
+
+
+def _show(ray: Any, pool: _Pool, tallies: dict[Any, Any], progress: Progress, start: float) -> int:
+    """Ask the actors how far they are and show it. Actors that do not answer at once are shown as they last were."""
+    refs = {actor.tally.remote(): actor for actor in pool.actors}
+    ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0.1) if refs else ([], [])
+    for ref in ready:
+        try:
+            tallies[refs[ref]] = ray.get(ref)
+        except ray.exceptions.RayError:
+            continue  # it died; `_settle` sees that
+    samples = sum(tally[0] for tally in tallies.values())
+    rejects: Counter[str] = Counter()
+    for _, counts in tallies.values():
+        rejects.update(counts)
+    progress.failures = rejects
+    progress.update(notes=f"{samples:,} samples, {samples / (time.monotonic() - start):,.0f} samples/s")
+    return samples

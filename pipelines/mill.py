@@ -1,0 +1,317 @@
+"""The mill: one shard in, its labels and columns out. What an actor does, without Ray.
+
+A shard is read once. Decoding runs ahead in threads, specialists and tokenizers see batches, rows are collected in
+the shard's order, and at the end every output is committed. A sample that fails anywhere becomes a null row with its
+reason; only a shard that cannot be read at all raises.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..infra import ledger, storage
+from ..infra.ledger import SAMPLES
+from ..modalities import LABELS, Storage
+from ..recipe import Engine, Images
+from ..tokenize import codecs, labels as label_files, store
+from ..tokenize.crops import Crop, crops
+from . import images, source
+from .plan import Output, ShardTask
+from .reject import Reject
+from .specialists.base import Item, Specialist
+
+
+class RejectRun(RuntimeError):
+    """So many rejects in a row that something is wrong with the data or the specialist, not with samples."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything an actor needs to know; small enough to be sent to each."""
+
+    root: str
+    scratch: str
+    images: Images
+    options: codecs.Options
+    engine: Engine
+    specialists: dict[str, Specialist]
+    outputs: dict[str, Output]
+
+
+@dataclass
+class Sample:
+    """A sample on its way: the item that specialists see, its crops, and why its image or a label is missing."""
+
+    item: Item
+    crops: list[Crop] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)  # label -> reason
+
+
+@dataclass
+class Rows:
+    """The rows of one output so far."""
+
+    values: list[Any] = field(default_factory=list)
+    rejects: list[dict[str, str]] = field(default_factory=list)
+    run: int = 0  # rejects in a row
+
+
+@dataclass
+class Tally:
+    """Counts that a driver may look at while a shard is being worked on."""
+
+    samples: int = 0
+    rejects: Counter[str] = field(default_factory=Counter)
+
+
+class Mill:
+    """Specialists and tokenizers, loaded once, and the work on a shard. Thread-safe: two shards may overlap, so that
+    one decodes and writes while the other computes; computing is one shard at a time."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.tally = Tally()
+        self.codecs: dict[str, codecs.Codec] = {}
+        self._computing = threading.Lock()
+
+    def setup(self, device: str) -> None:
+        """Load every specialist and tokenizer that the job's outputs need."""
+        for specialist in self.job.specialists.values():
+            specialist.setup(device)
+        for output in self.job.outputs.values():
+            if output.spec is not None:
+                self.codecs[output.name] = codecs.load(output.spec, self.job.options, self.job.root, device)
+
+    def run(self, task: ShardTask) -> list[ledger.Record]:
+        """Make and commit the outputs that the task's shard lacks.
+
+        Raises:
+            OSError, ValueError: the shard cannot be read at all; the text is the reason.
+            RejectRun: too many rejects in a row.
+        """
+        start = time.monotonic()
+        outputs = {name: self.job.outputs[name] for name in task.outputs}
+        rows = {name: Rows() for name in outputs}
+        keys: list[str] = []
+        with source.open_shard(task.url, self.job.scratch) as shard:
+            batches = self.labelled(shard, task, {output.label for output in outputs.values() if output.label})
+            for batch in batches:
+                for name, output in outputs.items():
+                    if name != SAMPLES:
+                        self._collect(output, batch, rows[name], task.shard)
+                keys += [sample.item.key for sample in batch]
+                self.tally.samples += len(batch)
+            origin = ledger.Source(shard.size, task.version, shard.sha256)
+            if SAMPLES in rows:
+                rows[SAMPLES].values = list(keys)
+                rows[SAMPLES].rejects = [{"key": key, "reason": reason} for key, reason in shard.rejects]
+                self.tally.rejects.update(codecs.gist(reason) for _, reason in shard.rejects)
+        seconds = time.monotonic() - start
+        return [self._commit(task, outputs[name], origin, keys, rows[name], seconds) for name in outputs]
+
+    def labelled(self, shard: source.Shard, task: ShardTask, labels: set[str]) -> Iterator[list[Sample]]:
+        """The shard's samples in batches, in order, with these labels (read where the task says they are stored)."""
+        needed = self._needed(labels, task)
+        stored = {label: self._stored(task, label) for label in task.stored if label in needed}
+        batches = self._decoded(shard, wants_image=bool(labels - {"caption"}))
+        batch = next(batches, [])  # decode ahead before taking the turn
+        with self._computing:
+            while batch:
+                self._label(batch, needed, stored)
+                yield batch
+                batch = next(batches, [])
+
+    def _needed(self, labels: set[str], task: ShardTask) -> set[str]:
+        """These labels with what they need, less what stored labels spare."""
+        needed: set[str] = set()
+        stack = list(labels)
+        while stack:
+            label = stack.pop()
+            if label not in needed:
+                needed.add(label)
+                if label not in task.stored and label in self.job.specialists:
+                    stack += self.job.specialists[label].needs
+        return needed
+
+    def _stored(self, task: ShardTask, label: str) -> dict[str, Any]:
+        url = ledger.output_url(self.job.root, f"labels/{label}", task.shard)
+        return dict(zip(*label_files.read_labels(storage.read_bytes(url)), strict=True))
+
+    def _decoded(self, shard: source.Shard, wants_image: bool) -> Iterator[list[Sample]]:
+        """Batches of samples, decoded ahead by threads, in the shard's order."""
+        size = self.job.engine.batch_size
+        pending: deque[Future[Sample]] = deque()
+        with ThreadPoolExecutor(self.job.engine.decode_threads) as pool:
+            batch: list[Sample] = []
+            for entry in shard.samples:
+                pending.append(pool.submit(self._decode, shard, entry, wants_image))
+                if len(pending) >= 2 * size:
+                    batch.append(pending.popleft().result())
+                if len(batch) == size:
+                    yield batch
+                    batch = []
+            for future in pending:
+                batch.append(future.result())
+                if len(batch) == size:
+                    yield batch
+                    batch = []
+            if batch:
+                yield batch
+
+    def _decode(self, shard: source.Shard, entry: source.Sample, wants_image: bool) -> Sample:
+        sample = Sample(Item(entry.key, None, None))
+        sample.item.info = shard.info(entry)
+        try:
+            sample.item.caption = shard.caption(entry)
+        except Reject as reject:
+            sample.reasons["caption"] = reject.reason
+        if not wants_image:
+            return sample
+        try:
+            if not entry.image:
+                raise Reject("image: there is none")
+            image = images.decode(shard.read(entry, entry.image), self.job.images.max_pixels)
+        except Reject as reject:
+            sample.reasons["rgb"] = reject.reason
+            return sample
+        settings = self.job.images
+        height, width = image.shape[:2]
+        sample.item.image = image
+        sample.crops = crops(
+            self.job.options.seed, entry.key, width, height, settings.crops, scale=(settings.crop_scale, 1.0), hflip=settings.hflip
+        )
+        return sample
+
+    def _label(self, batch: list[Sample], needed: set[str], stored: dict[str, dict[str, Any]]) -> None:
+        """Make every needed label of a batch, in dependency order."""
+        for sample in batch:
+            if sample.item.image is not None:
+                sample.item.labels["rgb"] = sample.item.image
+        for label, specialist in self.job.specialists.items():
+            if label not in needed:
+                continue
+            if label in stored:
+                for sample in batch:
+                    value = stored[label].get(sample.item.key)
+                    if value is not None:
+                        sample.item.labels[label] = value
+                    else:
+                        sample.reasons.setdefault(label, f"{label}: rejected when it was labelled; see its ledger")
+                continue
+            ready = [s for s in batch if label not in s.reasons and not self._lacks_image(s, label, specialist)]
+            for sample, value in zip(ready, _call(specialist, [s.item for s in ready]), strict=True):
+                value = value if isinstance(value, Reject) else _checked(label, value)
+                if isinstance(value, Reject):
+                    sample.reasons[label] = value.reason
+                else:
+                    sample.item.labels[label] = value
+
+    def _lacks_image(self, sample: Sample, label: str, specialist: Specialist) -> bool:
+        if specialist.needs_image and sample.item.image is None:
+            sample.reasons[label] = sample.reasons.get("rgb", "image: there is none")
+            return True
+        return False
+
+    def _collect(self, output: Output, batch: list[Sample], rows: Rows, shard: str) -> None:
+        """Append one row for each sample of the batch: the label or its tokens, or null with a reason."""
+        ready = [s for s in batch if output.label in s.item.labels]
+        if output.spec is None:
+            made: list[Any] = [s.item.labels[output.label] for s in ready]
+        else:
+            codec = self.codecs[output.name]
+            made = codec.encode(
+                [codecs.Labelled(s.item.key, s.item.labels[output.label], s.crops, _size(s)) for s in ready]
+            )
+        values = {id(sample): value for sample, value in zip(ready, made, strict=True)}
+        for sample in batch:
+            value = values.get(id(sample))
+            if value is None or isinstance(value, Exception):
+                reason = str(value) if value is not None else sample.reasons.get(output.label, f"{output.label}: none")
+                rows.rejects.append({"key": sample.item.key, "reason": reason})
+                self.tally.rejects[codecs.gist(reason)] += 1
+                rows.run += 1
+                value = None
+            else:
+                rows.run = 0
+            rows.values.append(value)
+            if rows.run >= self.job.engine.max_reject_run:
+                raise RejectRun(
+                    f"{output.name}: {rows.run} rejects in a row, the last at shard {shard}, key {sample.item.key}: "
+                    f"{rows.rejects[-1]['reason']}. If the data is really so, raise engine.max_reject_run"
+                )
+
+    def _commit(
+        self, task: ShardTask, output: Output, origin: ledger.Source, keys: list[str], rows: Rows, seconds: float
+    ) -> ledger.Record:
+        data = None
+        if output.spec is not None:
+            codec = self.codecs[output.name]
+            data = store.encode_column(codec.column_spec(output.tokenizer_fingerprint), keys, rows.values)
+        elif output.name != SAMPLES:
+            data = label_files.encode_labels(output.label, LABELS[output.label].storage, keys, rows.values)
+        record = ledger.Record(
+            output=output.name,
+            shard=task.shard,
+            fingerprint=output.fingerprint,
+            source=origin,
+            rows=len(keys),
+            nulls=sum(value is None for value in rows.values),
+            rejects=rows.rejects,
+            bytes=0,
+            sha256="",
+            seconds=round(seconds, 3),
+            identity=output.identity,
+        )
+        return ledger.commit(self.job.root, record, data)
+
+
+def _size(sample: Sample) -> tuple[int, int]:
+    image = sample.item.image
+    return (0, 0) if image is None else (image.shape[1], image.shape[0])
+
+
+def _call(specialist: Specialist, items: list[Item]) -> list[Any]:
+    """Labels of a batch. If the specialist raises, the items are tried one by one, so that only the culprit suffers."""
+    made: list[Any] = []
+    for start in range(0, len(items), specialist.batch_size):
+        part = items[start : start + specialist.batch_size]
+        try:
+            made += specialist(part)
+        except Exception:
+            made += [_call_one(specialist, item) for item in part]
+    return made
+
+
+def _call_one(specialist: Specialist, item: Item) -> Any:
+    try:
+        return specialist([item])[0]
+    except Exception as error:
+        return Reject(f"{specialist.label}: {type(error).__name__}: {error}")
+
+
+def _checked(label: str, value: Any) -> Any:
+    """The label, or a Reject if it is empty, not finite, or not what its storage holds."""
+    if value is None:
+        return Reject(f"{label}: the specialist returned nothing")
+    kind = LABELS[label].storage
+    if kind is Storage.JSON:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (ValueError, TypeError) as error:
+            return Reject(f"{label}: not JSON: {error}")
+        return value
+    if not isinstance(value, np.ndarray) or value.size == 0:
+        return Reject(f"{label}: empty label")
+    if kind is Storage.ARRAY and not math.isfinite(float(np.sum(value, dtype=np.float64))):
+        return Reject(f"{label}: NaN or infinite values")
+    return value

@@ -1,0 +1,329 @@
+"""Source shards: from what a recipe names to open tars whose samples can be read in any order, by many threads.
+
+Decisions:
+- A shard's name, under which all its outputs are filed, is its file's stem; a later shard with a taken stem gets its
+  folder's name before it.
+- Local shards are read in place. Remote ones are streamed once, front to back, into an unnamed temporary file, so that a
+  killed process leaves nothing behind.
+- Nothing in a tar is trusted: no member is written anywhere, links are not followed, text and JSON have size limits.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import hashlib
+import io
+import json
+import os
+import posixpath
+import re
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from ..infra import storage
+from . import tar
+from .reject import Reject
+from .tar import Sample
+
+VERSION = 1  # raise it when the same shard gives other keys, captions or sidecars than before; outputs are made again
+CAPTION_FIELDS = ("caption", "text")
+
+_MAX_CAPTION_BYTES = 1 << 20
+_MAX_JSON_BYTES = 1 << 24
+_COPY_BYTES = 1 << 24
+_TAR_SUFFIX = re.compile(r"\.(tar|tar\.gz|tgz)$", re.IGNORECASE)
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def expand(spec: str | Sequence[str]) -> list[str]:
+    """The URLs of the shards that `spec` names, in order.
+
+    Each of one or several strings is a file, a folder (its *.tar, sorted), a glob (sorted) or a brace pattern
+    (`{00000..00009}`, `{a,b}`, several of them; the left one varies slowest), on any file system that fsspec knows.
+    Local ones come back as absolute paths, since workers have other working folders. Names that are spelled out, or
+    come from braces, are not tested for existence: a missing shard is an error of that shard, not of the run.
+
+    Raises:
+        ValueError: a string finds nothing, or there is none.
+    """
+    specs = [spec] if isinstance(spec, str) else list(spec)
+    urls = [url for one in specs for pattern in _expand_braces(one) for url in _find(pattern)]
+    if not urls:
+        raise ValueError("shards: got an empty list, expected at least one file, folder, glob or brace pattern")
+    return urls
+
+
+def _expand_braces(pattern: str) -> list[str]:
+    for match in _BRACES.finditer(pattern):
+        if alternatives := _alternatives(match[1]):
+            head, tail = pattern[: match.start()], _expand_braces(pattern[match.end() :])
+            return [head + middle + end for middle in alternatives for end in tail]
+    return [pattern]
+
+
+def _alternatives(body: str) -> list[str]:
+    """What may stand in place of {body}; none if it is no pattern (`{}`, `{a}`), as in a shell."""
+    if bounds := _RANGE.fullmatch(body):
+        first, last = bounds.groups()
+        padded = any(len(bound) > 1 and bound.startswith("0") for bound in (first, last))
+        width = max(len(first), len(last)) if padded else 0
+        step = 1 if int(first) <= int(last) else -1
+        return [f"{number:0{width}d}" for number in range(int(first), int(last) + step, step)]
+    return body.split(",") if "," in body else []
+
+
+def _find(pattern: str) -> list[str]:
+    found, what = _find_local(pattern) if storage.is_local(pattern) else _find_remote(pattern)
+    if not found:
+        raise ValueError(f"shards: nothing found at {pattern!r}: {what}")
+    return found
+
+
+def _find_local(pattern: str) -> tuple[list[str], str]:
+    # not resolved: a link's own name names the shard, not that of the blob it points to
+    path = os.path.abspath(os.path.expanduser(storage.local_path(pattern)))
+    if os.path.isdir(path):
+        names = [name for name in storage.list_names(path) if name.endswith(".tar")]
+        return [os.path.join(path, name) for name in names], "there is no *.tar in this folder"
+    if os.path.exists(path):
+        return [path], ""
+    if glob.has_magic(path):
+        return sorted(glob.glob(path, recursive=True)), f"no file matches {path}"
+    return [path] if _TAR_SUFFIX.search(path) else [], f"{path} is neither a folder nor a file"
+
+
+def _find_remote(pattern: str) -> tuple[list[str], str]:
+    bare = _without_query(pattern)
+    if any(character in bare for character in "*?["):
+        fs, path = storage.filesystem(pattern)
+        return [fs.unstrip_protocol(name) for name in sorted(fs.glob(path))], "no file matches it"
+    if _TAR_SUFFIX.search(bare):
+        return [pattern], ""
+    names = [name for name in storage.list_names(pattern) if name.endswith(".tar")]
+    if names:
+        return [storage.join(pattern, name) for name in names], ""
+    return [pattern] if storage.exists(
+        pattern
+    ) else [], "there is no file of this name, and no folder with a *.tar in it"
+
+
+def _without_query(url: str) -> str:
+    return url.split("?")[0] if url.startswith(("http:", "https:")) else url
+
+
+def shard_names(urls: Sequence[str]) -> dict[str, str]:
+    """Name each shard: its file's stem, or FOLDER-STEM if an earlier shard has that name.
+
+    Returns: name -> URL, in order. Raises ValueError, naming both URLs, if that is taken as well, and for an empty stem.
+    """
+    names: dict[str, str] = {}
+    for url in urls:
+        folder, base = posixpath.split(_without_query(url))
+        name = stem = _TAR_SUFFIX.sub("", base)
+        if not stem:
+            raise ValueError(f"shards: {url!r} has no file name to call the shard by")
+        if name in names:
+            name = f"{posixpath.basename(folder)}-{stem}"
+        if name in names:
+            raise ValueError(f"shards: {url!r} and {names[name]!r} would both be called {name!r}; rename one of them")
+        names[name] = url
+    return names
+
+
+class Shard:
+    """An open shard. Reads are positional, so that any number of threads may read at once.
+
+    Attributes:
+        url: where it came from.
+        size: bytes of the file as stored (compressed, if it is).
+        samples: in order of first appearance; keys are unique.
+        ignored: entries without a known extension, counted by suffix.
+    """
+
+    def __init__(self, url: str, stored: BinaryIO, archive: BinaryIO, sha256: str = "", problem: str = "") -> None:
+        self.url = url
+        self.size = os.fstat(stored.fileno()).st_size
+        self._stored, self._archive = stored, archive
+        self._digest = sha256
+        index = tar.index(archive, os.fstat(archive.fileno()).st_size)
+        self.samples: list[Sample] = index.samples
+        self.ignored: Counter[str] = index.ignored
+        self._rejects = index.rejects + ([("", problem)] if problem else [])
+        self._broken_json: dict[str, str] = {}
+
+    @property
+    def rejects(self) -> list[tuple[str, str]]:
+        """(key, reason) of what cannot be used; key "" for the shard as a whole.
+
+        They concern entries of the tar, not whole samples: a duplicate, a link, a cut member. Broken JSON is found when
+        `info` or `caption` reads it; it is listed after the others, in the order of the samples, whoever read first.
+        """
+        broken = dict(self._broken_json)
+        return self._rejects + [(s.key, broken[s.key]) for s in self.samples if s.key in broken]
+
+    @property
+    def sha256(self) -> str:
+        """Of the file as stored. Local files are read once more for it, on first use."""
+        if not self._digest:
+            self._stored.seek(0)
+            self._digest = hashlib.file_digest(cast("io.BufferedRandom", self._stored), "sha256").hexdigest()
+        return self._digest
+
+    def read(self, sample: Sample, extension: str) -> bytes:
+        """One member's bytes; KeyError if the sample has none of that extension (`sample.members`, `sample.image`)."""
+        member = sample.members[extension]
+        data = os.pread(self._archive.fileno(), member.size, member.offset)
+        if len(data) != member.size:
+            raise OSError(f"{self.url}: {member.name}: read {len(data)} of {member.size} bytes; has the file changed?")
+        return data
+
+    def image(self, sample: Sample) -> bytes:
+        """The encoded image; Reject if the sample has none."""
+        if not sample.image:
+            raise Reject("image: there is none")
+        return self.read(sample, sample.image)
+
+    def caption(self, sample: Sample, fields: Sequence[str] = CAPTION_FIELDS) -> str | None:
+        """The text of the sample: its .txt, else the first of `fields` in its JSON that holds any; None without one.
+
+        White space around it is kept, text that is nothing else is missing. A byte order mark is dropped (UTF-8, UTF-16).
+
+        Raises:
+            Reject: not UTF-8, or above 1 MiB. The sample's image is not touched by that.
+        """
+        if "txt" in sample.members:
+            size = sample.members["txt"].size
+            if size > _MAX_CAPTION_BYTES:
+                raise Reject(f"caption: {size} bytes, expected at most {_MAX_CAPTION_BYTES}")
+            text = _decode(self.read(sample, "txt"))
+            if text.strip():
+                return text
+        info = self.info(sample)
+        for field in fields:
+            value = info.get(field)
+            if isinstance(value, str) and value.strip():
+                return _storable(value)
+        return None
+
+    def info(self, sample: Sample) -> dict[str, Any]:
+        """The sample's JSON sidecar; {} if there is none, or if it cannot be read as an object (see `rejects`)."""
+        if "json" not in sample.members:
+            return {}
+        info: dict[str, Any]
+        size = sample.members["json"].size
+        if size > _MAX_JSON_BYTES:
+            info, problem = {}, f"json: {size} bytes, expected at most {_MAX_JSON_BYTES}"
+        else:
+            info, problem = _parse_object(self.read(sample, "json"))
+        if problem:
+            self._broken_json[sample.key] = problem
+        return info
+
+
+def _parse_object(data: bytes) -> tuple[dict[str, Any], str]:
+    """The object that the JSON holds, or {} and what is wrong with it."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}, "json: not valid JSON"
+    if not isinstance(value, dict):
+        return {}, f"json: got {type(value).__name__}, expected an object"
+    return value, ""
+
+
+def _decode(data: bytes) -> str:
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise Reject("caption: not UTF-8") from error
+
+
+def _storable(text: str) -> str:
+    """JSON can spell half a surrogate pair, which no UTF-8 column can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Reject("caption: half a surrogate pair in its JSON") from error
+    return text
+
+
+@contextmanager
+def open_shard(url: str, scratch: str | Path) -> Iterator[Shard]:
+    """Open a shard: a local file in place, a remote one through an unnamed temporary file in the folder `scratch`.
+
+    A gzip'd tar, told by its content, is unpacked into such a file as well. An empty tar has no samples; of a truncated
+    or damaged one, what can be read is kept and the rest is in `rejects`.
+
+    Raises:
+        FileNotFoundError: there is no such shard.
+        ValueError: it is no tar, or a file of zero bytes (an upload that failed; an empty tar has at least one block).
+    """
+    with ExitStack() as stack:
+        stored, digest = _fetch(url, scratch)
+        stack.enter_context(stored)
+        archive, problem = stored, ""
+        if stored.read(2) == b"\x1f\x8b":
+            stored.seek(0)
+            archive, problem = _gunzip(stored, scratch)
+            stack.enter_context(archive)
+        try:
+            shard = Shard(url, stored, archive, digest, problem)
+        except ValueError as error:
+            raise ValueError(f"shard {url}: {error}; expected a WebDataset tar, plain or gzip'd") from error
+        yield shard
+
+
+def _fetch(url: str, scratch: str | Path) -> tuple[BinaryIO, str]:
+    """The file as stored, at its start, and its sha256 where that costs nothing ("" for local files)."""
+    try:
+        if storage.is_local(url):
+            return open(storage.local_path(url), "rb"), ""
+        with storage.open_binary(url) as remote:
+            return _spool(remote, scratch)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"shard {url}: there is no such file") from error
+    except IsADirectoryError as error:
+        raise ValueError(f"shard {url}: got a folder, expected a tar file") from error
+
+
+def _spool(remote: BinaryIO, scratch: str | Path) -> tuple[BinaryIO, str]:
+    digest = hashlib.sha256()
+    file = _temporary(scratch)
+    try:
+        while chunk := remote.read(_COPY_BYTES):
+            digest.update(chunk)
+            file.write(chunk)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file, digest.hexdigest()
+
+
+def _gunzip(stored: BinaryIO, scratch: str | Path) -> tuple[BinaryIO, str]:
+    """The unpacked file, and what is wrong with it: a stream that breaks off is kept up to there."""
+    file, problem = _temporary(scratch), ""
+    try:
+        with gzip.GzipFile(fileobj=stored) as stream:
+            while chunk := stream.read1(1 << 20):  # read() would lose what it holds when the stream breaks off
+                file.write(chunk)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        problem = f"gzip: {error}"
+    except BaseException:
+        file.close()
+        raise
+    file.seek(0)
+    return file, problem
+
+
+def _temporary(scratch: str | Path) -> BinaryIO:
+    os.makedirs(scratch, exist_ok=True)
+    return cast("BinaryIO", tempfile.TemporaryFile(dir=scratch, prefix="fourmill-shard-"))

@@ -1,0 +1,420 @@
+"""The recipe: one YAML file that describes a whole run, typed, with errors a person can act on.
+
+Every verb loads it with `load`; everything wrong is found here (or when the specialists read their own options), all
+at once and before any process starts. Values that change a result are part of the fingerprints that the plan
+computes; values below `engine` never are.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from . import modalities as registry
+from .modalities import LABELS, MODALITIES, Kind, ModalitySpec
+
+
+class RecipeError(ValueError):
+    """The recipe cannot be used; the text says where, what was got, and what would do."""
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+UrlList = Annotated[list[str], BeforeValidator(_as_list)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+PerModality = float | dict[str, float]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Samples(Section):
+    """Where the source shards are. Each field takes a URL, a brace pattern, a glob, a folder, or a list of these."""
+
+    train: UrlList
+    val: UrlList = []
+
+
+class Images(Section):
+    """How images are read and cropped. `size` is the side of a crop in pixels, 4M's 224 unless you know better."""
+
+    size: Positive = 224
+    patch_size: Positive = 16
+    crops: Positive = 1  # crop 0 is the centre crop; the others are random
+    crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.8  # least share of the largest square that a random crop covers
+    hflip: Share = 0.5
+    max_pixels: Positive = 100_000_000  # larger images are refused before they are decoded
+    pixel_format: Literal["jpeg", "png"] = "jpeg"  # of the `rgb` column
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
+
+
+class Labels(Section):
+    """Which labels are kept raw in labels/, and the options of each specialist (`specialist: module:Class` swaps it)."""
+
+    keep: list[str] = []
+    specialists: dict[str, dict[str, Any]] = {}
+
+
+class TextTokenizer(Section):
+    """WordPiece for all text modalities, fitted on the captions; 4M's vocabulary has 30,000 entries.
+
+    A small corpus may fill fewer. `captions` is how many are looked at, evenly from the training shards.
+    """
+
+    vocab_size: Annotated[int, Field(gt=0, le=65_536)] = 30_000
+    captions: Positive = 1_000_000
+
+
+class GridTokenizer(Section):
+    """A VQ-VAE with ViT encoder and decoder, and how it is fitted (4M-21, appendix; the defaults are ViT-B's).
+
+    `base_lr` is for a batch of 256 and scaled linearly, as in the paper. `samples` are the crops that are fitted on,
+    taken evenly from the training shards and cached on local disk. `gradient_weight` adds the error of image
+    gradients, for decoders without diffusion.
+    """
+
+    codebook_size: Positive | None = None  # the registry's unless given
+    patch_size: Positive | None = None  # the images' unless given
+    latent_dim: Positive = 32
+    dim: Positive = 768
+    encoder_depth: Positive = 12
+    decoder_depth: Positive = 12
+    heads: Positive = 12
+    out_conv: bool = True
+    loss: Literal["mse", "l1", "smooth_l1"] = "mse"
+    gradient_weight: Annotated[float, Field(ge=0)] = 0.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    dead_code_coefficient: Annotated[float, Field(ge=0)] = 32.0
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.99  # EMA of the weights that are kept in the end
+    steps: Positive = 100_000
+    batch_size: Positive = 256  # over all workers
+    base_lr: Annotated[float, Field(gt=0)] = 1e-4
+    warmup_steps: Annotated[int, Field(ge=0)] = 2_000
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    hflip: Share = 0.5
+    crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.8
+    samples: Positive = 100_000
+    validation_samples: Positive = 512
+    checkpoint_every: Positive = 1_000
+
+
+class Tokenizers(Section):
+    """`text` is shared by all sequences; `grid` holds the defaults of all fitted grids and `grids` what differs in one."""
+
+    text: TextTokenizer = TextTokenizer()
+    min_box_score: Share = 0.6  # detections below it are not written into `det` (4M: 0.6)
+    grid: dict[str, Any] = {}
+    grids: dict[str, dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _grids_are_typed(self) -> Tokenizers:
+        for place, settings in [("grid", self.grid), *((f"grids.{name}", g) for name, g in self.grids.items())]:
+            try:
+                GridTokenizer.model_validate(settings)
+            except ValidationError as error:
+                raise ValueError(explain(error, place, list(GridTokenizer.model_fields))) from None
+        return self
+
+    def of(self, modality: str) -> GridTokenizer:
+        """The settings of one grid modality: `grid`, overridden by `grids[modality]`."""
+        return GridTokenizer.model_validate({**self.grid, **self.grids.get(modality, {})})
+
+
+class Engine(Section):
+    """How work is spread. None of it changes a result."""
+
+    address: str | None = None  # of a running Ray cluster ("auto"); a local one is started otherwise
+    actors: Positive | None = None  # as many as the cluster's CPUs (or GPUs) allow unless given
+    cpus: Annotated[float, Field(gt=0)] = 1.0  # for each actor
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    decode_threads: Positive = 2
+    batch_size: Positive = 32
+    attempts: Positive = 3  # a shard whose actor dies this often is given up
+    max_reject_run: Positive = 1_000  # so many rejects of one output in a row stop the job
+
+
+class Mixture(Section):
+    """One Dirichlet mixture of 4M's masking: concentrations for each modality (a number serves all)."""
+
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    input_alpha: PerModality = 1.0
+    target_alpha: PerModality = 1.0
+    keep: Literal["random", "all", "binary"] | dict[str, Literal["random", "all", "binary"]] = "random"
+
+
+class Model(Section):
+    """Sizes of the 4M transformer; the defaults are 4M-B (12 + 12 layers, 768 wide, SwiGLU without biases)."""
+
+    dim: Positive = 768
+    encoder_depth: Positive = 12
+    decoder_depth: Positive = 12
+    heads: Positive = 12
+    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    qk_norm: bool = False
+
+
+class Fit(Section):
+    """Workers that fit the tokenizers, one tokenizer after the other."""
+
+    workers: Positive = 1
+    cpus: Annotated[float, Field(gt=0)] | None = None  # for each worker; all of the cluster's unless given
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Train(Section):
+    """Training of 4M (4M-21, table 6). `base_lr` is for a batch of 256 and scaled linearly, as in the paper."""
+
+    name: str = "4m"
+    model: Model = Model()
+    input_tokens: Positive | tuple[Positive, Positive] = 128
+    target_tokens: Positive | tuple[Positive, Positive] = 128
+    mixtures: list[Mixture] = [Mixture()]
+    redistribute: bool = True  # give the unused budget of short modalities to the others
+    batch_size: Positive = 256
+    repeat: Positive = 1  # each sample that is read trains so many times, under other masks (4M: 4)
+    steps: Positive = 100_000
+    warmup_steps: Annotated[int, Field(ge=0)] = 2_000
+    base_lr: Annotated[float, Field(gt=0)] = 1e-4
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    workers: Positive = 1
+    cpus: Annotated[float, Field(gt=0)] | None = None  # for each worker; all of the cluster's unless given
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    log_every: Positive = 10
+    validate_every: Positive = 1_000
+    validation_samples: Positive = 1_024
+    checkpoint_every: Positive = 1_000
+    keep_checkpoints: Positive = 2
+
+
+class Step(Section):
+    """One generated modality of a chain, and how (4M, section on generation). A bare name takes the defaults."""
+
+    target: str
+    scheme: Literal["maskgit", "roar", "autoregressive"] | None = None  # by kind: maskgit for grids, else autoregressive
+    steps: Positive = 8
+    schedule: Literal["cosine", "linear"] = "cosine"
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    temperature_schedule: str = "constant"
+    top_k: Positive | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    guidance: Annotated[float, Field(ge=0)] = 1.0
+    max_tokens: Positive | None = None
+
+
+def _as_step(value: Any) -> Any:
+    return {"target": value} if isinstance(value, str) else value
+
+
+class Chain(Section):
+    """From some modalities to others, one after the other; each result is an input of the next."""
+
+    inputs: UrlList
+    to: list[Annotated[Step, BeforeValidator(_as_step)]]
+
+
+class Generate(Section):
+    """Any-to-any generation on the first validation samples (training ones if there are none)."""
+
+    samples: Positive = 8
+    chains: list[Chain] = []
+    seed: int = 0
+
+
+class Recipe(Section):
+    """A whole run. See docs/recipe.md for every field."""
+
+    root: str
+    samples: Annotated[
+        Samples, BeforeValidator(lambda v: {"train": v} if isinstance(v, str | list) else v)
+    ]
+    seed: int = 0
+    images: Images = Images()
+    modalities: list[str] = ["rgb", "tok_rgb", "tok_canny_edge", "color_palette", "metadata", "caption", "det"]
+    labels: Labels = Labels()
+    tokenizers: Tokenizers = Tokenizers()
+    engine: Engine = Engine()
+    fit: Fit = Fit()
+    train: Train = Train()
+    generate: Generate = Generate()
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Recipe:
+        for name in self.modalities:
+            _known("modalities", name, MODALITIES)
+        if len(set(self.modalities)) < len(self.modalities):
+            raise ValueError("modalities: a name stands twice")
+        for name in [*self.labels.keep, *self.labels.specialists]:
+            _known("labels", name, LABELS)
+        for name in self.tokenizers.grids:
+            _known("tokenizers.grids", name, self.grids)
+        for chain in self.generate.chains:
+            for name in [*chain.inputs, *(step.target for step in chain.to)]:
+                _known("generate.chains", name, self.modalities)
+            for step in chain.to:
+                if not MODALITIES[step.target].is_target:
+                    raise ValueError(f"generate.chains: {step.target} is input only and cannot be generated")
+        for mixture in self.train.mixtures:
+            for side in (mixture.input_alpha, mixture.target_alpha, mixture.keep):
+                for name in side if isinstance(side, dict) else ():
+                    _known("train.mixtures", name, self.modalities)
+        for name in self.modalities:
+            registry.spec(name, image_size=self.images.size, patch_size=self.patch_size(name))
+        return self
+
+    @property
+    def grids(self) -> list[str]:
+        """The recipe's grid modalities, each with a fitted tokenizer."""
+        return [name for name in self.modalities if MODALITIES[name].kind is Kind.GRID]
+
+    @property
+    def has_text(self) -> bool:
+        return any(MODALITIES[name].kind is Kind.SEQUENCE for name in self.modalities)
+
+    def patch_size(self, modality: str) -> int:
+        """Pixels that one token of a grid (or one RGB patch) covers along a side."""
+        if MODALITIES[modality].kind is Kind.GRID:
+            settings = {**self.tokenizers.grid, **self.tokenizers.grids.get(modality, {})}
+            return int(settings.get("patch_size") or self.images.patch_size)
+        return self.images.patch_size
+
+    def specs(self) -> list[ModalitySpec]:
+        """Every modality at this run's sizes, in the recipe's order."""
+        sizes = {name: self.tokenizers.of(name).codebook_size for name in self.grids}
+        return [
+            registry.spec(
+                name,
+                image_size=self.images.size,
+                patch_size=self.patch_size(name),
+                vocab_size=(sizes[name] or 0) if name in sizes else self.tokenizers.text.vocab_size,
+            )
+            for name in self.modalities
+        ]
+
+
+def _known(where: str, name: str, names: Any) -> None:
+    if name not in names:
+        raise ValueError(f"{where}: there is no {name!r}{_nearest(name, names)}")
+
+
+def _nearest(name: str, names: Any) -> str:
+    options = sorted(map(str, names))
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(options)}"
+
+
+def _fields_at(path: tuple[Any, ...]) -> list[str]:
+    """Names of the fields beside a wrong one, for the nearest right one."""
+    model: Any = Recipe
+    for part in path:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        if field is None:
+            break
+        model = _model_in(field.annotation) or model
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        if found := _model_in(inner):
+            return found
+    return None
+
+
+def explain(error: ValidationError, where: str, fields: list[str] | None = None) -> str:
+    """A pydantic error as sentences: one line for each mistake, with the nearest right field for unknown ones.
+
+    Args:
+        fields: the names that would be right, for models other than Recipe.
+    """
+    lines = []
+    for one in error.errors():
+        path = one["loc"]
+        place = ".".join(str(part) for part in path)
+        if one["type"] == "extra_forbidden":
+            text = f"{place}: no such field{_nearest(str(path[-1]), fields or _fields_at(path[:-1]))}"
+        elif one["type"] == "missing":
+            text = f"{place}: this field is needed"
+        elif one["type"] == "value_error":
+            text = f"{place}: {one['ctx']['error']}" if place else str(one["ctx"]["error"])
+        else:
+            text = f"{place}: {one['msg']}, got {one['input']!r}"
+        lines.append(text)
+    return "\n".join(f"{where}: {line}" for line in lines)
+
+
+def parse(data: Any, where: str = "recipe") -> Recipe:
+    """A recipe from a plain mapping. RecipeError with one line for each mistake."""
+    if not isinstance(data, dict):
+        raise RecipeError(f"{where}: a recipe is a mapping with `root` and `samples`, got {type(data).__name__}")
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(explain(error, where)) from None
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe and apply overrides of the form "train.steps=100" (the value is YAML).
+
+    RecipeError if the file is missing, is no YAML, or says something that is wrong.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(
+            f"there is no recipe at {path}; `fourmill init --samples URL --root DIR > {path}` writes one"
+        ) from None
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise RecipeError(f"{path}: a recipe is a YAML text file: {error}") from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: this is no YAML: {error}") from None
+    for override in overrides or []:
+        _override(data, override)
+    return parse(data, str(path))
+
+
+def _override(data: Any, override: str) -> None:
+    name, equals, value = override.partition("=")
+    if not equals or not name:
+        raise RecipeError(f"--set {override}: expected a.b=value, for example --set train.steps=100")
+    *path, last = name.split(".")
+    here = data
+    for part in path:
+        if isinstance(here, list) and part.isdigit() and int(part) < len(here):
+            here = here[int(part)]
+        elif isinstance(here, dict):
+            here = here.setdefault(part, {})
+        if not isinstance(here, dict | list):
+            raise RecipeError(f"--set {override}: {part} is a single value and has no field {last}")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: the value is no YAML: {error}") from None
+    if isinstance(here, list):
+        if not last.isdigit() or int(last) >= len(here):
+            raise RecipeError(f"--set {override}: {'.'.join(path)} is a list of {len(here)}; use its index")
+        here[int(last)] = parsed
+    else:
+        here[last] = parsed
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, every field with its value."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

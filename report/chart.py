@@ -1,0 +1,167 @@
+"""Charts as inline SVG: loss curves and codebook use. Colours come from the page's style sheet, so they follow dark mode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+
+WIDTH, HEIGHT = 320, 190
+LEFT, RIGHT, TOP, BOTTOM = 40, 8, 8, 24  # margins around the plot
+MAX_POINTS = 240  # more are averaged: a line needs no more points than it has pixels
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line: `steps` and `values`, both (n,); values that are not finite are gaps."""
+
+    name: str
+    steps: Sequence[float] | np.ndarray
+    values: Sequence[float] | np.ndarray
+
+    @property
+    def last(self) -> float | None:
+        """The last finite value, or None."""
+        finite = np.asarray(self.values, np.float64)
+        finite = finite[np.isfinite(finite)]
+        return float(finite[-1]) if finite.size else None
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """About `count` round numbers (1, 2 or 5 times a power of ten apart) within [low, high]."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def tick_label(value: float) -> str:
+    """A tick in few characters: 2500 -> "2.5k"."""
+    for factor, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g}{suffix}"
+    return f"{value:.3g}" if abs(value) > 1e-12 else "0"
+
+
+def thin(steps: np.ndarray, values: np.ndarray, points: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """Means over equal runs of points, (n,) -> (<= points,) each; a run with a gap in it is a gap."""
+    if steps.size <= points:
+        return steps, values
+    edges = np.linspace(0, steps.size, points + 1).astype(int)[:-1]
+    sizes = np.diff(np.append(edges, steps.size))
+    return np.add.reduceat(steps, edges) / sizes, np.add.reduceat(values, edges) / sizes
+
+
+def line_chart(series: Sequence[Series], *, label: str, chance: float | None = None) -> Markup:
+    """Lines over steps; `chance` is a dashed level (the loss of a uniform guess). `label` is read to those who cannot see.
+
+    The classes line-0, line-1, ... colour the series; a series of one point is a dot. Axes span all finite points. An
+    empty chart says so.
+    """
+    lines = []
+    for one in series:
+        steps, values = np.asarray(one.steps, np.float64), np.asarray(one.values, np.float64)
+        if steps.shape != values.shape or steps.ndim != 1:
+            raise ValueError(f"{one.name}: steps and values are (n,) each, got {steps.shape} and {values.shape}")
+        lines.append(thin(steps, values))
+    finite = [(s[np.isfinite(v)], v[np.isfinite(v)]) for s, v in lines]
+    steps, values = (np.concatenate(part) if finite else np.zeros(0) for part in zip(*finite)) if finite else (np.zeros(0),) * 2
+    if not values.size:
+        return _svg([Markup('<text x="{}" y="{}" class="middle">no finite points</text>').format(WIDTH // 2, HEIGHT // 2)], label)
+    levels = values if chance is None else np.append(values, chance)
+    margin = max(float(np.ptp(levels)) * 0.05, 1e-3)
+    axes = _Axes(float(steps.min()), float(steps.max()), float(levels.min()) - margin, float(levels.max()) + margin)
+    parts = axes.draw()
+    if chance is not None:
+        y = axes.y(chance)
+        parts.append(Markup('<line class="chance" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(LEFT, WIDTH - RIGHT, y, y))
+    for i, (x, y) in enumerate(lines):
+        parts.extend(_line(axes, x, y, i))
+    return _svg(parts, label)
+
+
+@dataclass(frozen=True)
+class _Axes:
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+
+    def x(self, value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (value - self.x_low) / max(self.x_high - self.x_low, 1e-12)
+
+    def y(self, value: float) -> float:
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - self.y_low) / (self.y_high - self.y_low)
+
+    def draw(self) -> list[Markup]:
+        parts = []
+        for value in ticks(self.y_low, self.y_high):
+            y = self.y(value)
+            parts.append(Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(LEFT, WIDTH - RIGHT, y, y))
+            parts.append(Markup('<text class="end" x="{}" y="{:.1f}">{}</text>').format(LEFT - 5, y + 3.5, tick_label(value)))
+        for value in ticks(self.x_low, self.x_high, 3):
+            # A label at the very edge leans inwards, or it would be cut.
+            x = self.x(value)
+            anchor = "end" if x > WIDTH - RIGHT - 12 else "middle"
+            parts.append(Markup('<text class="{}" x="{:.1f}" y="{}">{}</text>').format(anchor, x, HEIGHT - 7, tick_label(value)))
+        return parts
+
+
+def _line(axes: _Axes, steps: np.ndarray, values: np.ndarray, index: int) -> list[Markup]:
+    parts = []
+    gaps = np.flatnonzero(~np.isfinite(values))
+    for run in np.split(np.arange(steps.size), gaps):
+        run = run[np.isfinite(values[run])]
+        if run.size == 1:
+            point = Markup('<circle class="dot-{}" cx="{:.1f}" cy="{:.1f}" r="2.5"/>')
+            parts.append(point.format(index, axes.x(steps[run[0]]), axes.y(values[run[0]])))
+        elif run.size:
+            points = " ".join(f"{axes.x(steps[i]):.1f},{axes.y(values[i]):.1f}" for i in run)
+            parts.append(Markup('<polyline class="line-{}" points="{}"/>').format(index, points))
+    return parts
+
+
+def perplexity(counts: np.ndarray) -> float:
+    """exp of the entropy of the codes in use: the number of codes that would, used equally, say as much. 0 without any."""
+    counts = np.asarray(counts, np.float64)
+    used = counts[counts > 0] / max(counts.sum(), 1.0)
+    return float(np.exp(-(used * np.log(used)).sum())) if used.size else 0.0
+
+
+def usage_chart(counts: np.ndarray, *, label: str) -> Markup:
+    """How often each code of a codebook is used: counts (vocabulary,), sorted, on a logarithmic scale.
+
+    Even use is a flat line at the dashed level; codes that are never used leave the right end empty.
+    """
+    ordered = np.sort(np.asarray(counts, np.float64))[::-1]
+    used = ordered[ordered > 0]
+    if not used.size:
+        return _svg([Markup('<text x="{}" y="{}" class="middle">no tokens</text>').format(WIDTH // 2, HEIGHT // 2)], label)
+    top = max(1.0, math.ceil(math.log10(used[0])))
+    axes = _Axes(0, ordered.size, 0.0, top)
+    parts = []
+    for power in range(int(top) + 1):
+        y = axes.y(power)
+        parts.append(Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(LEFT, WIDTH - RIGHT, y, y))
+        parts.append(Markup('<text class="end" x="{}" y="{:.1f}">{}</text>').format(LEFT - 5, y + 3.5, tick_label(10.0**power)))
+    ranks = np.unique(np.linspace(0, used.size - 1, min(used.size, MAX_POINTS)).astype(int))
+    outline = [f"{axes.x(0):.1f},{axes.y(0):.1f}", f"{axes.x(0):.1f},{axes.y(math.log10(used[0])):.1f}"]
+    outline += [f"{axes.x(rank + 1):.1f},{axes.y(math.log10(used[rank])):.1f}" for rank in ranks]
+    outline.append(f"{axes.x(used.size):.1f},{axes.y(0):.1f}")
+    parts.append(Markup('<polygon class="area" points="{}"/>').format(" ".join(outline)))
+    even = axes.y(max(0.0, math.log10(ordered.sum() / ordered.size)))
+    parts.append(Markup('<line class="chance" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(LEFT, WIDTH - RIGHT, even, even))
+    parts.append(Markup('<text class="end" x="{}" y="{}">{} codes</text>').format(WIDTH - RIGHT, HEIGHT - 7, f"{ordered.size:,}"))
+    parts.append(Markup('<text x="{}" y="{}">most used</text>').format(LEFT, HEIGHT - 7))
+    return _svg(parts, label)
+
+
+def _svg(parts: Sequence[Markup], label: str) -> Markup:
+    head = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, label)
+    return head + Markup("").join(parts) + Markup("</svg>")

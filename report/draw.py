@@ -1,0 +1,285 @@
+"""Pictures of labels: what a person would want to see of each modality, as small panels that a page can show.
+
+Decisions:
+- A label becomes one of four panels (`Picture`, `Text`, `Swatches`, `Table`); templates know these four and no modality.
+- `DRAWERS` is the one table from label names to drawing functions. A new label that is a picture needs no entry:
+  `draw_array` shows class maps, depth, normals and RGB by shape and dtype.
+- Panels hold plain text; escaping is the page's business (autoescape), so nothing here returns HTML.
+- Pictures are scaled before anything is drawn on them, so that lines and letters keep their size at any source size.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+_GOLDEN = (0.6180339887, 0.7548776662, 0.5698402910)  # low-discrepancy steps: neighbouring ids get far colours
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as a data URI; `pixelated` ones are enlarged without smoothing."""
+
+    uri: str
+    width: int
+    height: int
+    alt: str
+    pixelated: bool = False
+
+
+@dataclass(frozen=True)
+class Text:
+    """Words, shown as they are; `quiet` for remarks such as "nothing found"."""
+
+    text: str
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Swatches:
+    """Palettes, each a list of "#rrggbb", most frequent colour first."""
+
+    palettes: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of (name, value, remark)."""
+
+    rows: tuple[tuple[str, str, str], ...]
+
+
+Panel = Picture | Text | Swatches | Table
+
+
+@dataclass(frozen=True)
+class MetadataField:
+    """How a metadata type of 4M-21 is written for people; its bins are `tokenize`'s business."""
+
+    title: str
+    unit: str = ""
+    digits: int = 0
+
+
+METADATA_FIELDS: dict[str, MetadataField] = {
+    "original_width": MetadataField("Original width", "px"),
+    "original_height": MetadataField("Original height", "px"),
+    "caption_n_chars": MetadataField("Caption characters"),
+    "caption_n_words": MetadataField("Caption words"),
+    "caption_n_sentences": MetadataField("Caption sentences"),
+    "n_humans": MetadataField("People"),
+    "n_sam_instances": MetadataField("SAM instances"),
+    "n_coco_instances": MetadataField("COCO instances"),
+    "coco_instance_diversity": MetadataField("COCO classes seen"),
+    "colorfulness": MetadataField("Colourfulness", "", 1),
+    "brightness": MetadataField("Brightness", "of 255", 1),
+    "contrast": MetadataField("Contrast", "of 127", 1),
+    "saturation": MetadataField("Saturation", "of 255", 1),
+    "entropy": MetadataField("Entropy", "bits", 2),
+    "walkability": MetadataField("Walkability", "share", 3),
+    "objectness": MetadataField("Objectness", "share", 3),
+    "semantic_diversity": MetadataField("Semantic classes seen"),
+    "geometric_complexity": MetadataField("Geometric complexity", "", 3),
+    "occlusion_score": MetadataField("Occlusion", "share", 3),
+    "watermark_score": MetadataField("Watermark score", "", 3),
+    "aesthetic_score": MetadataField("Aesthetic score", "", 2),
+}
+
+
+def fit(image: np.ndarray, size: int) -> np.ndarray:
+    """A uint8 (H, W) or (H, W, 3) image scaled down (never up) so that its longer side is at most `size` pixels."""
+    height, width = image.shape[:2]
+    scale = size / max(height, width)
+    if scale >= 1:
+        return image
+    shape = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.LANCZOS))
+
+
+def picture(image: np.ndarray, alt: str, *, size: int = 320, lossless: bool = False, pixelated: bool = False) -> Picture:
+    """A uint8 (H, W) or (H, W, 3) image as a WebP data URI of at most `size` pixels along its longer side.
+
+    Drawings (edges, class maps) want `lossless`; token grids are also `pixelated`.
+    """
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or not image.size:
+        raise ValueError(f"a picture is uint8 (H, W) or (H, W, 3), got {image.dtype} {image.shape}")
+    small = np.ascontiguousarray(image if pixelated else fit(image, size))
+    buffer = io.BytesIO()
+    Image.fromarray(small).convert("RGB").save(buffer, "WEBP", quality=82, method=4, lossless=lossless)
+    uri = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Picture(uri, small.shape[1], small.shape[0], alt, pixelated)
+
+
+def id_colors(ids: np.ndarray) -> np.ndarray:
+    """A stable colour for each id, whatever else is in the picture: integers (...) -> uint8 (..., 3)."""
+    steps = np.asarray(ids, np.float64)[..., None] * np.array(_GOLDEN)
+    hue, saturation, value = np.moveaxis(steps % 1.0, -1, 0)
+    saturation, value = 0.25 + 0.4 * saturation, 0.45 + 0.5 * value
+    # HSV to RGB as f(n) = v - v s max(0, min(k, 4 - k, 1)), k = (n + h / 60 deg) mod 6, for n = 5, 3, 1.
+    k = (np.array([5.0, 3.0, 1.0]) + 6.0 * hue[..., None]) % 6.0
+    ramp = np.clip(np.minimum(k, 4.0 - k), 0.0, 1.0)
+    rgb = value[..., None] * (1.0 - saturation[..., None] * ramp)
+    return np.rint(rgb * 255).astype(np.uint8)
+
+
+def draw_tokens(tokens: np.ndarray) -> Picture:
+    """A grid of token ids, integers (length,) of a square grid or (rows, columns), one coloured pixel for each.
+
+    A length that is no square is drawn as one row. The same id has the same colour everywhere.
+    """
+    grid = np.asarray(tokens)
+    if grid.ndim == 1:
+        side = math.isqrt(grid.size)
+        grid = grid.reshape(side, side) if side * side == grid.size else grid[None]
+    alt = f"{grid.shape[0]} x {grid.shape[1]} tokens, {np.unique(grid).size} different ids"
+    return picture(id_colors(grid), alt, lossless=True, pixelated=True)
+
+
+def draw_rgb(image: np.ndarray, *, size: int = 320, alt: str = "image") -> Picture:
+    """An RGB image, uint8 (H, W, 3)."""
+    return picture(np.asarray(image), alt, size=size)
+
+
+def draw_edges(edges: np.ndarray, *, size: int = 320) -> Picture:
+    """An edge map, uint8 (H, W), white on black."""
+    edges = np.asarray(edges)
+    edges = edges[..., 0] if edges.ndim == 3 and edges.shape[2] == 1 else edges
+    share = float((edges > 127).mean()) if edges.size else 0.0
+    return picture(edges, f"edges, {share:.1%} of the pixels", size=size, lossless=True)
+
+
+def draw_boxes(boxes: Sequence[Mapping[str, Any]], image: np.ndarray | None, *, size: int = 320) -> Panel:
+    """Boxes with names and scores, on the image they are relative to (uint8 (H, W, 3)); as a table without one.
+
+    Each box is {"box": [xmin, ymin, xmax, ymax] in [0, 1], "label": str, "score": float (optional)}; parts outside of
+    the image are cut. Low scores are drawn first, so that what is surest stays legible.
+    """
+    if not boxes:
+        return Text("nothing found", quiet=True)
+    ordered = sorted(boxes, key=lambda box: float(box.get("score", 1.0)))
+    names = [_box_name(box) for box in ordered]
+    if image is None:
+        rows = [(name, " ".join(f"{float(x):.3f}" for x in box["box"]), "") for name, box in zip(names, ordered)]
+        return Table(tuple(reversed(rows)))
+    canvas = Image.fromarray(np.ascontiguousarray(fit(image, size))).convert("RGB")
+    for box, name in zip(ordered, names):
+        _draw_box(canvas, box, name)
+    found = "1 box" if len(boxes) == 1 else f"{len(boxes)} boxes"
+    return picture(np.asarray(canvas), f"{found}: " + ", ".join(reversed(names[-12:])), size=size)
+
+
+def _box_name(box: Mapping[str, Any]) -> str:
+    return f"{box['label']} {float(box['score']):.2f}" if "score" in box else str(box["label"])
+
+
+def _draw_box(canvas: Image.Image, box: Mapping[str, Any], name: str) -> None:
+    width, height = canvas.size
+    xmin, ymin, xmax, ymax = (min(max(float(x), 0.0), 1.0) for x in box["box"])
+    left, top = xmin * (width - 1), ymin * (height - 1)
+    right, bottom = max(left, xmax * (width - 1)), max(top, ymax * (height - 1))
+    # The colour hangs on the class alone: the same class looks the same in every picture.
+    class_id = sum((i + 1) * ord(letter) for i, letter in enumerate(str(box["label"])))
+    color = tuple(int(x) for x in id_colors(np.array(class_id)))
+    draw = ImageDraw.Draw(canvas)
+    draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=(0, 0, 0), width=1)
+    draw.rectangle((left, top, right, bottom), outline=color, width=2)
+    font = ImageFont.load_default(size=max(12, max(width, height) // 20))
+    text_width, text_height = draw.textbbox((0, 0), name, font=font)[2:]
+    x = max(0.0, min(left, width - text_width - 6))
+    y = top - text_height - 4 if top >= text_height + 4 else top
+    draw.rectangle((x, y, x + text_width + 6, y + text_height + 4), fill=color)
+    dark = 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2] < 128
+    draw.text((x + 3, y + 1), name, fill=(255, 255, 255) if dark else (0, 0, 0), font=font)
+
+
+def draw_palettes(palettes: Sequence[Any]) -> Panel:
+    """Palettes as swatches: a list of palettes, or one palette (a decoded sentence), each a list of [r, g, b] 0..255."""
+    if not len(palettes):
+        return Text("no colours", quiet=True)
+    if np.ndim(palettes[0]) == 1:
+        palettes = [palettes]
+    rows = [np.clip(np.asarray(palette, np.int64).reshape(-1, 3), 0, 255) for palette in palettes]
+    return Swatches(tuple(tuple(f"#{r:02x}{g:02x}{b:02x}" for r, g, b in row) for row in rows))
+
+
+def draw_metadata(values: Mapping[str, Any], bins: Mapping[str, int] | None = None) -> Panel:
+    """Metadata as a table of readable names, values with units and, where given, the bin each value falls into."""
+    if not values:
+        return Text("no metadata", quiet=True)
+    order = {name: i for i, name in enumerate(METADATA_FIELDS)}
+    rows = []
+    for name in sorted(values, key=lambda name: (order.get(name, len(order)), name)):
+        spec = METADATA_FIELDS.get(name, MetadataField(name.replace("_", " ").capitalize(), digits=3))
+        value = values[name]
+        number = f"{value:,.{spec.digits}f}" if isinstance(value, int | float | np.number) else str(value)
+        remark = f"bin {bins[name]}" if bins and name in bins else ""
+        rows.append((spec.title, f"{number} {spec.unit}".strip(), remark))
+    return Table(tuple(rows))
+
+
+def draw_array(array: np.ndarray, *, size: int = 320) -> Panel:
+    """An image-like array without a drawer of its own, by shape and dtype.
+
+    uint8 (H, W, 3) is RGB; other integers (H, W) are class ids; floats (H, W) are a map (near to far for depth) between
+    their 2nd and 98th percentile; floats (H, W, 3) are vectors in [-1, 1] (surface normals). A channel axis of one is
+    dropped. Anything else is named by its shape: feature maps want a projection fitted on many samples, not on one.
+    """
+    array = np.asarray(array)
+    array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    about = f"{array.dtype} {' x '.join(map(str, array.shape))}"
+    floating = np.issubdtype(array.dtype, np.floating)
+    if not array.size or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        return Text(f"array, {about}", quiet=True)
+    if array.ndim == 3:
+        rgb = (np.clip(np.nan_to_num(array), -1, 1) + 1) * 127.5 if floating else np.clip(array, 0, 255)
+        return picture(rgb.astype(np.uint8), about, size=size)
+    if not floating:
+        return picture(id_colors(array), f"{np.unique(array).size} classes", size=size, lossless=True)
+    from matplotlib import colormaps
+
+    values = array.astype(np.float32)
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, (2, 98)) if finite.size else (0.0, 1.0)
+    scaled = np.clip((np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-9), 0, 1)
+    colors = colormaps["viridis"](scaled)[..., :3]
+    return picture(np.rint(colors * 255).astype(np.uint8), f"map from {low:.3g} to {high:.3g}", size=size)
+
+
+# The one place that knows labels by name. A function gets the label, the image it belongs to (or None) and a size.
+DRAWERS: dict[str, Callable[[Any, np.ndarray | None, int], Panel]] = {
+    "rgb": lambda label, image, size: draw_rgb(label, size=size),
+    "caption": lambda label, image, size: Text(str(label)),
+    "canny_edge": lambda label, image, size: draw_edges(label, size=size),
+    "sam_edge": lambda label, image, size: draw_edges(label, size=size),
+    "color_palette": lambda label, image, size: draw_palettes(label),
+    "det": lambda label, image, size: draw_boxes(label, image, size=size),
+    "metadata": lambda label, image, size: draw_metadata(label),
+}
+
+
+def draw(name: str, label: Any, image: np.ndarray | None = None, *, size: int = 320) -> Panel:
+    """A panel for one label.
+
+    Args:
+        name: the label's name, a key of `modalities.LABELS`; others are drawn by what they are.
+        label: the label, in its form in memory; None means that there is none.
+        image: uint8 (H, W, 3), the frame the label is relative to; boxes are drawn on it.
+        size: pixels along the longer side of a picture.
+
+    A label that cannot be drawn becomes a `Text` that says why: a viewer is most needed where data are wrong.
+    """
+    if label is None:
+        return Text("none", quiet=True)
+    try:
+        if name in DRAWERS:
+            return DRAWERS[name](label, image, size)
+        return draw_array(label, size=size) if isinstance(label, np.ndarray) else Text(str(label))
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        return Text(f"cannot be drawn as {name}: {type(error).__name__}: {error}", quiet=True)

@@ -1,0 +1,299 @@
+"""From what a recipe names to samples that can be read."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from fourmill.pipelines import source
+from fourmill.pipelines.reject import Reject
+
+
+def make_tar(entries: list[tuple[str, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in entries:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    fs = fsspec.filesystem("memory")
+    yield "memory://bucket"
+    fs.rm("/bucket", recursive=True)
+
+
+def put(url: str, data: bytes) -> None:
+    with fsspec.open(url, "wb") as file:
+        file.write(data)
+
+
+# expand
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("s3://b/{0..2}.tar", ["s3://b/0.tar", "s3://b/1.tar", "s3://b/2.tar"]),
+        ("s3://b/{08..11}.tar", ["s3://b/08.tar", "s3://b/09.tar", "s3://b/10.tar", "s3://b/11.tar"]),
+        ("s3://b/{9..11}.tar", ["s3://b/9.tar", "s3://b/10.tar", "s3://b/11.tar"]),
+        ("s3://b/{2..0}.tar", ["s3://b/2.tar", "s3://b/1.tar", "s3://b/0.tar"]),
+        ("s3://b/{x,y}-{0,1}.tar", ["s3://b/x-0.tar", "s3://b/x-1.tar", "s3://b/y-0.tar", "s3://b/y-1.tar"]),
+        ("s3://b/{one}{a,}.tar", ["s3://b/{one}a.tar", "s3://b/{one}.tar"]),
+        ("https://h/a.tar?sig=b*", ["https://h/a.tar?sig=b*"]),
+    ],
+)
+def test_braces(pattern: str, expected: list[str]) -> None:
+    assert source.expand(pattern) == expected
+
+
+def test_local_names_become_absolute_and_need_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    expected = [str(tmp_path / "d/0.tar"), str(tmp_path / "d/1.tar")]
+    assert source.expand("d/{0..1}.tar") == expected
+    assert source.expand(["file://" + expected[0], "d/1.tar"]) == expected
+
+
+def test_folders_and_globs_are_sorted(tmp_path: Path) -> None:
+    for name in ("b.tar", "a.tar", "c.txt", "sub.tar.gz"):
+        (tmp_path / name).write_bytes(b"")
+    expected = [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]
+    assert source.expand(str(tmp_path)) == expected
+    assert source.expand(f"{tmp_path}/*.tar") == expected
+    assert source.expand(f"{tmp_path}/{{a,b}}*r") == expected
+    assert source.expand([f"{tmp_path}/?.txt", str(tmp_path / "a.tar")]) == [str(tmp_path / "c.txt"), expected[0]]
+
+
+def test_a_link_keeps_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(make_tar([]))
+    (tmp_path / "00000.tar").symlink_to(tmp_path / "blob")
+    assert source.shard_names(source.expand(str(tmp_path / "00000.tar"))) == {"00000": str(tmp_path / "00000.tar")}
+
+
+def test_remote_folders_and_globs(bucket: str) -> None:
+    for name in ("b.tar", "a.tar", "c.txt"):
+        put(f"{bucket}/{name}", b"x")
+    expected = [f"{bucket}/a.tar", f"{bucket}/b.tar"]
+    assert source.expand(bucket) == expected
+    assert [url.replace(":///", "://") for url in source.expand(f"{bucket}/*.tar")] == expected
+
+
+@pytest.mark.parametrize("spec", ["{}", "{}/nothing", "{}/*.tar"])
+def test_finding_nothing_is_an_error_that_says_what_was_looked_for(spec: str, tmp_path: Path) -> None:
+    pattern = spec.replace("{}", str(tmp_path))
+    with pytest.raises(ValueError, match="nothing found at") as error:
+        source.expand(pattern)
+    assert pattern in str(error.value)
+
+
+def test_an_empty_list_is_an_error() -> None:
+    with pytest.raises(ValueError, match="empty list"):
+        source.expand([])
+
+
+def test_a_missing_remote_folder_is_an_error(bucket: str) -> None:
+    put(f"{bucket}/keep", b"x")
+    with pytest.raises(ValueError, match="no folder with a"):
+        source.expand(f"{bucket}/missing")
+
+
+# names
+
+
+def test_shards_are_called_by_their_stem_then_by_folder_and_stem() -> None:
+    urls = ["s3://b/x/0.tar", "s3://b/x/1.tar.gz", "s3://b/y/0.tar", "/z/2.tgz", "https://h/3.tar?sig=a/b"]
+    assert source.shard_names(urls) == dict(zip(["0", "1", "y-0", "2", "3"], urls, strict=True))
+
+
+@pytest.mark.parametrize("urls", [["/a/x/0.tar", "/b/x/0.tar", "/c/x/0.tar"], ["/x/0.tar", "/x/0.tgz", "/x/0.tar.gz"]])
+def test_a_name_taken_twice_is_an_error_naming_both(urls: list[str]) -> None:
+    with pytest.raises(ValueError, match="would both be called") as error:
+        source.shard_names(urls)
+    assert urls[1] in str(error.value) and urls[2] in str(error.value)
+
+
+def test_a_shard_without_a_name_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no file name"):
+        source.shard_names(["s3://b/.tar"])
+
+
+# opening
+
+
+ENTRIES = [("a.jpg", b"image a"), ("a.txt", b"caption a"), ("b.png", b"image b")]
+
+
+def check(shard: source.Shard, stored: bytes) -> None:
+    assert [sample.key for sample in shard.samples] == ["a", "b"]
+    assert shard.rejects == []
+    a, b = shard.samples
+    assert (shard.image(a), shard.image(b)) == (b"image a", b"image b")
+    assert (shard.caption(a), shard.caption(b)) == ("caption a", None)
+    assert shard.size == len(stored)
+    assert shard.sha256 == hashlib.sha256(stored).hexdigest()
+    assert shard.read(a, "txt") == b"caption a"  # still, after the hash has moved the file's position
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_local_and_remote_plain_and_gzip(packed: bool, tmp_path: Path, bucket: str) -> None:
+    data = make_tar(ENTRIES)
+    stored = gzip.compress(data) if packed else data
+    scratch = tmp_path / "scratch"
+    (tmp_path / "s.tar").write_bytes(stored)
+    put(f"{bucket}/s.tar", stored)
+    for url in (str(tmp_path / "s.tar"), f"file://{tmp_path}/s.tar", f"{bucket}/s.tar"):
+        with source.open_shard(url, scratch) as shard:
+            check(shard, stored)
+            assert list(scratch.iterdir() if scratch.exists() else []) == [], "scratch files have no name"
+
+
+def test_many_threads_read_at_once(tmp_path: Path) -> None:
+    contents = {f"{i:03d}": os.urandom(1 + 997 * i) for i in range(60)}
+    (tmp_path / "s.tar").write_bytes(make_tar([(f"{key}.jpg", data) for key, data in contents.items()]))
+    with source.open_shard(str(tmp_path / "s.tar"), tmp_path) as shard, ThreadPoolExecutor(8) as pool:
+        for sample, data in zip(shard.samples, pool.map(shard.image, shard.samples), strict=True):
+            assert data == contents[sample.key]
+
+
+def test_a_truncated_gzip_keeps_what_is_whole(tmp_path: Path) -> None:
+    stored = gzip.compress(make_tar([(f"{i}.jpg", os.urandom(2000)) for i in range(10)]))
+    (tmp_path / "s.tar.gz").write_bytes(stored[: len(stored) // 2])
+    with source.open_shard(str(tmp_path / "s.tar.gz"), tmp_path) as shard:
+        assert [sample.key for sample in shard.samples] == ["0", "1", "2", "3"]
+        reasons = [reason for key, reason in shard.rejects if not key]
+    assert any("gzip" in reason for reason in reasons) and any("truncated" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("url", ["/nowhere/0.tar", "memory://nowhere/0.tar"])
+def test_a_missing_shard_is_named(url: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"shard {url}: there is no such file"), source.open_shard(url, tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>not here</html>", gzip.compress(b"no tar")])
+def test_what_is_no_tar_is_named(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"shard {path}: not a tar archive"), source.open_shard(str(path), tmp_path):
+        pass
+
+
+def test_a_folder_is_no_shard(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="got a folder"), source.open_shard(str(tmp_path), tmp_path):
+        pass
+
+
+def test_a_sample_without_an_image_is_a_reject(tmp_path: Path) -> None:
+    (tmp_path / "s.tar").write_bytes(make_tar([("a.txt", b"x")]))
+    with source.open_shard(str(tmp_path / "s.tar"), tmp_path) as shard, pytest.raises(Reject, match="there is none"):
+        shard.image(shard.samples[0])
+
+
+# captions and sidecars
+
+
+@pytest.fixture
+def one(tmp_path: Path):  # type: ignore[no-untyped-def]
+    """A function that opens a shard of the one sample `a` made of the given members."""
+
+    def make(**members: bytes) -> source.Shard:
+        path = tmp_path / "one.tar"
+        path.write_bytes(make_tar([(f"a.{extension}", data) for extension, data in members.items()]))
+        opened.append(source.open_shard(str(path), tmp_path))
+        return opened[-1].__enter__()
+
+    opened: list = []  # type: ignore[type-arg]
+    yield make
+    for context in opened:
+        context.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ({"txt": b"plain\n"}, "plain\n"),
+        ({"txt": b"\xef\xbb\xbfmark"}, "mark"),
+        ({"txt": "caf\u00e9 \U0001f600".encode("utf-16")}, "caf\u00e9 \U0001f600"),
+        ({"txt": b" \n\t", "json": b'{"caption": "from json"}'}, "from json"),
+        ({"txt": b"text", "json": b'{"caption": "from json"}'}, "text"),
+        ({"json": b'{"text": "second", "caption": ""}'}, "second"),
+        ({"json": b'\xef\xbb\xbf{"caption": "mark"}'}, "mark"),
+        ({"json": b'{"caption": 5}'}, None),
+        ({"json": b'{"caption": null}'}, None),
+        ({"txt": b""}, None),
+        ({"jpg": b"x"}, None),
+        ({"txt": b"x" * 100_000}, "x" * 100_000),
+    ],
+)
+def test_captions(one, members: dict[str, bytes], expected: str | None) -> None:  # type: ignore[no-untyped-def]
+    shard = one(**members)
+    assert shard.caption(shard.samples[0]) == expected
+    assert shard.rejects == []
+
+
+def test_caption_fields_are_an_argument(one) -> None:  # type: ignore[no-untyped-def]
+    shard = one(json=b'{"caption": "c", "alt": "a"}')
+    assert shard.caption(shard.samples[0], fields=("alt", "caption")) == "a"
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ({"txt": b"caf\xe9"}, "not UTF-8"),
+        ({"txt": b"\xff\xfea"}, "not UTF-8"),
+        ({"txt": b"x" * (2**20 + 1)}, "1048577 bytes"),
+        ({"json": b'{"caption": "\\ud800"}'}, "surrogate"),
+    ],
+)
+def test_captions_that_are_rejected(one, members: dict[str, bytes], reason: str) -> None:  # type: ignore[no-untyped-def]
+    shard = one(jpg=b"image", **members)
+    with pytest.raises(Reject, match=reason):
+        shard.caption(shard.samples[0])
+    assert shard.image(shard.samples[0]) == b"image"
+
+
+def test_info_is_the_sidecar(one) -> None:  # type: ignore[no-untyped-def]
+    info = {"original_width": 640, "nested": {"a": [1, None]}}
+    shard = one(json=json.dumps(info).encode())
+    assert shard.info(shard.samples[0]) == info
+    shard = one(jpg=b"x")
+    assert shard.info(shard.samples[0]) == {}
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"{", "json: not valid JSON"),
+        (b"", "json: not valid JSON"),
+        (b"\xff", "json: not valid JSON"),
+        (b"[" * 100_000, "json: not valid JSON"),
+        (b"[1]", "json: got list, expected an object"),
+        (b" " * (2**24 + 1), "json: 16777217 bytes, expected at most 16777216"),
+    ],
+)
+def test_broken_sidecars_are_recorded_once_and_not_fatal(one, data: bytes, reason: str) -> None:  # type: ignore[no-untyped-def]
+    shard = one(json=data)
+    assert shard.info(shard.samples[0]) == {}
+    assert shard.caption(shard.samples[0]) is None
+    assert shard.rejects == [("a", reason)]
+
+
+def test_broken_sidecars_are_listed_in_the_order_of_the_samples(tmp_path: Path) -> None:
+    (tmp_path / "s.tar").write_bytes(make_tar([(f"{i}.json", b"{") for i in range(5)]))
+    with source.open_shard(str(tmp_path / "s.tar"), tmp_path) as shard:
+        for sample in reversed(shard.samples):
+            shard.info(sample)
+        assert [key for key, _ in shard.rejects] == ["0", "1", "2", "3", "4"]

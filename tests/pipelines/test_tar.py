@@ -1,0 +1,200 @@
+"""Which bytes of a tar belong to which sample, and what is said of the rest."""
+
+from __future__ import annotations
+
+import io
+import random
+import tarfile
+
+import pytest
+
+from fourmill.pipelines import tar
+
+
+def make_tar(
+    entries: list[tuple[str, bytes]], *, extra: list[tarfile.TarInfo] | None = None, format: int = tarfile.PAX_FORMAT
+) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=format, encoding="utf-8", errors="surrogateescape") as archive:
+        for info in extra or []:
+            archive.addfile(info)
+        for name, data in entries:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def index(data: bytes) -> tar.Index:
+    return tar.index(io.BytesIO(data), len(data))
+
+
+def layout(data: bytes) -> dict[str, set[str]]:
+    return {sample.key: set(sample.members) for sample in index(data).samples}
+
+
+def content(data: bytes, sample: tar.Sample, extension: str) -> bytes:
+    member = sample.members[extension]
+    return data[member.offset : member.offset + member.size]
+
+
+def test_members_are_grouped_by_key_in_order_of_first_appearance() -> None:
+    data = make_tar([("b.txt", b"B"), ("a.jpg", b"A"), ("b.jpg", b"BB"), ("c.json", b"{}")])
+    found = index(data)
+    assert [sample.key for sample in found.samples] == ["b", "a", "c"]
+    assert [sample.image for sample in found.samples] == ["jpg", "jpg", ""]
+    assert content(data, found.samples[0], "txt") == b"B"
+    assert content(data, found.samples[0], "jpg") == b"BB"
+    assert found.rejects == []
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_and_foreign_names(format: int) -> None:
+    folder = "/".join(["f" * 60] * 3) if format != tarfile.USTAR_FORMAT else "f" * 60
+    assert layout(make_tar([(f"{folder}/caf\u00e9.jpg", b"x")], format=format)) == {f"{folder}/caf\u00e9": {"jpg"}}
+
+
+def test_folders_stay_in_the_key_but_not_a_leading_dot() -> None:
+    data = make_tar([("./x/a.JPG", b"1"), ("y/a.jpg", b"2"), ("./b.Png", b"3"), ("x.y/c.jpg", b"4")])
+    assert layout(data) == {"x/a": {"jpg"}, "y/a": {"jpg"}, "b": {"png"}, "x.y/c": {"jpg"}}
+
+
+def test_dots_belong_to_the_key_if_the_whole_group_has_them() -> None:
+    data = make_tar([("img.001.jpg", b"1"), ("img.001.TXT", b"t"), ("img.002.jpg", b"2"), ("a.b.c.png", b"3")])
+    assert layout(data) == {"img.001": {"jpg", "txt"}, "img.002": {"jpg"}, "a.b.c": {"png"}}
+
+
+def test_a_plain_entry_keeps_webdatasets_rule_for_its_group() -> None:
+    found = index(make_tar([("a.jpg", b"1"), ("a.left.jpg", b"2"), ("a.seg.png", b"3")]))
+    assert [(s.key, set(s.members)) for s in found.samples] == [("a", {"jpg"})]
+    assert found.ignored == {"jpg": 1, "png": 1}
+
+
+def test_an_unknown_last_suffix_keeps_webdatasets_rule_for_its_group() -> None:
+    found = index(make_tar([("a.1.jpg", b"1"), ("a.1.cls", b"7")]))
+    assert found.samples == []
+    assert found.ignored == {"jpg": 1, "cls": 1}
+
+
+def test_a_second_member_of_the_same_extension_is_rejected_and_the_first_kept() -> None:
+    data = make_tar([("a.jpg", b"first"), ("b.jpg", b"x"), ("a.JPG", b"second")])
+    found = index(data)
+    assert content(data, found.samples[0], "jpg") == b"first"
+    assert found.rejects == [("a", "duplicate key: a second .jpg is ignored")]
+
+
+def test_a_second_image_is_rejected_and_the_first_kept() -> None:
+    found = index(make_tar([("a.png", b"first"), ("a.jpg", b"second")]))
+    assert found.samples[0].image == "png"
+    assert found.rejects == [("a", "several images: .jpg is ignored, .png came first")]
+
+
+@pytest.mark.parametrize("name", ["a", ".jpg", "x/.hidden.jpg", "a.cls", "__meta__/a.json"])
+def test_what_names_no_sample_is_ignored_and_counted(name: str) -> None:
+    found = index(make_tar([(name, b"1")]))
+    assert found.samples == [] and found.rejects == []
+    assert found.ignored.total() == 1
+
+
+def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def test_links_and_devices_are_never_followed() -> None:
+    extra = [
+        special("a.jpg", tarfile.SYMTYPE, "/etc/passwd"),
+        special("b.jpg", tarfile.LNKTYPE, "good.jpg"),
+        special("c.jpg", tarfile.CHRTYPE),
+        special("d.jpg", tarfile.FIFOTYPE),
+        special("folder", tarfile.DIRTYPE),
+    ]
+    found = index(make_tar([("good.jpg", b"1")], extra=extra))
+    assert [sample.key for sample in found.samples] == ["good"]
+    assert found.rejects == [
+        ("a", "tar: a link, never followed"),
+        ("b", "tar: a link, never followed"),
+        ("c", "tar: neither a file nor a folder"),
+        ("d", "tar: neither a file nor a folder"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["/etc/a.jpg", "../a.jpg", "x/../../a.jpg"])
+def test_names_that_leave_the_archive_are_rejected(name: str) -> None:
+    found = index(make_tar([(name, b"1"), ("b.jpg", b"2")]))
+    assert [sample.key for sample in found.samples] == ["b"]
+    assert [reason for _, reason in found.rejects] == ["tar: a name that leaves the archive"]
+
+
+def test_a_name_that_is_not_utf8_is_rejected_under_a_name_that_is() -> None:
+    found = index(make_tar([("a\udcff.jpg", b"1")], format=tarfile.GNU_FORMAT))
+    assert found.samples == []
+    assert found.rejects == [("a\\udcff", "tar: a name that is not UTF-8")]
+
+
+def test_an_empty_tar_has_no_samples_and_no_rejects() -> None:
+    assert index(make_tar([])) == tar.Index()
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>404</html>", random.Random(0).randbytes(5000), b"x" * 512])
+def test_what_is_no_tar_is_an_error(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not a tar archive"):
+        index(data)
+
+
+def test_every_truncation_keeps_what_is_whole_and_says_so() -> None:
+    data = make_tar([(f"{i}.jpg", bytes([i]) * 700) for i in range(4)])
+    whole = index(data).samples
+    end = whole[-1].members["jpg"].offset + 1024
+    for cut in range(512, end + 1, 100):
+        found = index(data[:cut])
+        expected = [s for s in whole if s.members["jpg"].offset + 700 <= cut]
+        assert [s.key for s in found.samples] == [s.key for s in expected]
+        keys = [key for key, _ in found.rejects]
+        assert keys[-1] == "", "the shard itself is always named"
+        torn = [s.key for s in whole if s.members["jpg"].offset <= cut < s.members["jpg"].offset + 700]
+        assert keys[:-1] == torn
+
+
+def test_a_damaged_header_ends_the_shard_with_a_reason() -> None:
+    data = bytearray(make_tar([(f"{i}.jpg", b"x") for i in range(3)]))
+    data[1024 + 10] ^= 0xFF
+    found = index(bytes(data))
+    assert [s.key for s in found.samples] == ["0"]
+    assert found.rejects == [("", "tar: damaged header at byte 1024; what follows is lost")]
+
+
+def test_tars_put_one_after_another_are_noticed() -> None:
+    found = index(make_tar([("a.jpg", b"1")]) + make_tar([("b.jpg", b"2")]))
+    assert [s.key for s in found.samples] == ["a"]
+    assert [key for key, _ in found.rejects] == [""]
+    assert "data after the end" in found.rejects[0][1]
+
+
+def test_damaged_bytes_never_raise_anything_but_value_error() -> None:
+    rng = random.Random(1)
+    clean = make_tar([("x" * 120 + ".jpg", b"a" * 600), ("b.jpg", b"b")]) + bytes(512)
+    for _ in range(300):
+        data = bytearray(clean)
+        for _ in range(rng.randint(1, 8)):
+            data[rng.randrange(len(data) // 2)] = rng.choice([0, 0x80, 0xFF, ord("7"), rng.randrange(256)])
+        try:
+            found = index(bytes(data))
+        except ValueError:
+            continue
+        for sample in found.samples:
+            for member in sample.members.values():
+                assert 0 <= member.offset <= member.offset + member.size <= len(data)
+
+
+def test_a_negative_size_ends_the_scan() -> None:
+    info = tarfile.TarInfo("a.jpg")
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\xff" * 8 + (-1024).to_bytes(4, "big", signed=True)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    first = make_tar([("0.jpg", b"x")])[:1024]
+    found = index(first + bytes(header) + bytes(1024))
+    assert [s.key for s in found.samples] == ["0"]
+    assert found.rejects[-1][0] == ""

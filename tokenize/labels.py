@@ -1,0 +1,118 @@
+"""Raw labels on disk: one Parquet file holds what one specialist said of one shard's samples.
+
+Like a column (store.py): every key of the shard in its order, null for rejects, the schema's metadata says what it is.
+`Storage` decides the form: pictures as PNG, JSON as text, arrays as .npy (never pickled).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..modalities import Storage
+from .store import Source, encode_table, open_parquet, source_name
+
+FORMAT = "fourmill.label"
+VERSION = 1
+ROW_GROUP = 256  # pictures are large
+
+
+def encode_labels(label_name: str, storage: Storage, keys: Sequence[str], values: Sequence[Any]) -> bytes:
+    """The Parquet file of a label.
+
+    Args:
+        values: for each key None (reject), or by storage: IMAGE uint8 (H, W) or (H, W, 3) RGB; JSON anything that
+            JSON can say, without NaN; ARRAY any array of numbers.
+
+    Raises:
+        ValueError: a value has another form; names label and key.
+    """
+    if len(keys) != len(values):
+        raise ValueError(f"label {label_name}: {len(keys)} keys but {len(values)} values; give None for rejects")
+    cells = []
+    for key, value in zip(keys, values, strict=True):
+        try:
+            cells.append(None if value is None else _ENCODE[storage](value))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"label {label_name}, sample {key!r}: {error}") from error
+    cell_type = pa.string() if storage is Storage.JSON else pa.large_binary()
+    metadata = {"format": FORMAT, "version": str(VERSION), "label": label_name, "storage": str(storage)}
+    return encode_table({"key": pa.array(keys, pa.string()), "value": pa.array(cells, cell_type)}, metadata, ROW_GROUP)
+
+
+def read_labels(source: Source, row_groups: Sequence[int] | None = None) -> tuple[list[str], list[Any]]:
+    """Keys and values of a label file, or of some of its row groups (256 samples each); None where rejected.
+
+    Raises:
+        ValueError: the file is no label file of this version, or a cell cannot be decoded; names the file.
+    """
+    name = source_name(source)
+    with open_parquet(source) as file:
+        found = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
+        if found.get("format") != FORMAT or found.get("version") != str(VERSION):
+            raise ValueError(
+                f"{name}: expected labels ({FORMAT}, version {VERSION}), got {found.get('format', 'another Parquet file')}, "
+                f"version {found.get('version')}; label it again"
+            )
+        groups = range(file.num_row_groups) if row_groups is None else row_groups
+        table = file.read_row_groups(list(groups), columns=["key", "value"], use_threads=False)
+    decode = _DECODE[Storage(found["storage"])]
+    keys, values = table.column("key").to_pylist(), []
+    for key, cell in zip(keys, table.column("value"), strict=True):
+        try:
+            values.append(decode(cell.as_py()) if cell.is_valid else None)
+        except ValueError as error:
+            raise ValueError(f"{name}, sample {key!r}: {error}") from error
+    return keys, values
+
+
+def _encode_image(image: np.ndarray) -> bytes:
+    import cv2
+
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+        raise ValueError(f"got {image.dtype} {image.shape}, expected uint8 (H, W) or (H, W, 3)")
+    bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    done, png = cv2.imencode(".png", bgr)
+    if not done:
+        raise ValueError(f"an image of {image.shape} could not be written as PNG")
+    return bytes(png)
+
+
+def _decode_image(cell: bytes) -> np.ndarray:
+    import cv2
+
+    image = cv2.imdecode(np.frombuffer(cell, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise ValueError(f"{len(cell)} bytes are no PNG file")
+    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _encode_json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def _encode_array(array: np.ndarray) -> bytes:
+    sink = io.BytesIO()
+    np.save(sink, array, allow_pickle=False)
+    return sink.getvalue()
+
+
+def _decode_array(cell: bytes) -> np.ndarray:
+    return np.load(io.BytesIO(cell), allow_pickle=False)
+
+
+_ENCODE: dict[Storage, Callable[[Any], Any]] = {
+    Storage.IMAGE: _encode_image,
+    Storage.JSON: _encode_json,
+    Storage.ARRAY: _encode_array,
+}
+_DECODE: dict[Storage, Callable[[Any], Any]] = {
+    Storage.IMAGE: _decode_image,
+    Storage.JSON: json.loads,
+    Storage.ARRAY: _decode_array,
+}

@@ -1,0 +1,263 @@
+"""Fitting the tokenizers: the work of Ray Train workers, from cached crops to ROOT/tokenizers/NAME/ and its record.
+
+One job fits everything that is missing, one tokenizer after the other, so that workers start and read the shards only
+once. Batches are a pure function of (seed, step), checkpoints are complete or absent: a fit that was killed ends with
+the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..infra import ledger, storage
+from ..modalities import MODALITIES, ModalitySpec
+from ..recipe import GridTokenizer, TextTokenizer
+from ..tokenize.codecs import TEXT_TOKENIZER
+from . import checkpoint, workers
+from .metrics import Metrics
+
+OUTPUT = "tokenizers"
+LOG_EVERY = 10
+
+
+class Data(Protocol):
+    """What is fitted on; see pipelines/fit_data.py."""
+
+    def captions(self, count: int) -> Iterator[str]: ...
+
+    def crops(
+        self, labels: tuple[str, ...], count: int, size: int, scale: float, hflip: float, seed: int, device: str = "cpu"
+    ) -> Iterator[dict[str, np.ndarray]]: ...
+
+    def part(self, rank: int, world: int) -> Data: ...
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """What is to be fitted. `prints` are the fingerprints of the settings, by tokenizer; `val` may be None."""
+
+    root: str
+    seed: int
+    image_size: int
+    text: TextTokenizer | None
+    grids: dict[str, GridTokenizer]
+    specs: dict[str, ModalitySpec]
+    prints: dict[str, str]
+    train: Data
+    val: Data | None
+
+
+def run(job: FitJob, resources: workers.Resources, address: str | None) -> None:
+    """Fit everything in the job under Ray Train. RuntimeError with the cause if the workers fail for good."""
+    workers.run(work, {"job": job}, resources, address)
+
+
+def work(config: dict[str, Any]) -> None:
+    """One worker's part. Public for tests: without Ray Train it is rank 0 of 1."""
+    import torch
+    from ray import train
+
+    context = train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(config["threads"])
+    device = str(train.torch.get_device())
+    job, reporter = config["job"], config["reporter"]
+    if rank == 0 and job.text is not None:
+        fit_text(job, reporter)
+    if world > 1:
+        torch.distributed.barrier()
+    for group in _groups(job):
+        caches = _cache(job, group, rank, world, device, reporter)
+        for name in group:
+            fit_grid(job, name, caches, rank, world, device, reporter)
+
+
+def fit_text(job: FitJob, reporter: workers.Reporter) -> None:
+    """Fit the WordPiece vocabulary on the training captions and commit it."""
+    from ..tokenize.wordpiece import WordPiece
+
+    assert job.text is not None
+    start = time.monotonic()
+    captions = list(job.train.captions(job.text.captions))
+    reporter.post(stage="fit text", done=0, total=len(captions), unit="captions")
+    wordpiece = WordPiece.fit(captions, vocab_size=job.text.vocab_size)
+    with tempfile.TemporaryDirectory() as folder:
+        wordpiece.save(folder)
+        quality = {"vocabulary": float(wordpiece.vocab_size)}
+        _commit(job, TEXT_TOKENIZER, folder, wordpiece.fingerprint(), len(captions), start, quality)
+    reporter.post(stage="fit text", done=len(captions), total=len(captions), unit="captions")
+
+
+def _groups(job: FitJob) -> list[list[str]]:
+    """Grids whose crops are drawn alike share one pass over the shards and one cache."""
+    groups: dict[Any, list[str]] = {}
+    for name, s in job.grids.items():
+        groups.setdefault((s.samples, s.validation_samples, s.crop_scale, s.hflip), []).append(name)
+    return list(groups.values())
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Crops by label: uint8 (n, size, size) or (n, size, size, 3), memory-mapped from a file that is already deleted."""
+
+    train: dict[str, np.ndarray]
+    val: dict[str, np.ndarray]
+
+
+def _cache(job: FitJob, group: list[str], rank: int, world: int, device: str, reporter: workers.Reporter) -> Cache:
+    settings = job.grids[group[0]]
+    labels = tuple(dict.fromkeys(MODALITIES[name].label for name in group))
+
+    def fill(data: Data, count: int, seed: int, what: str) -> dict[str, np.ndarray]:
+        source = data.part(rank, world).crops(
+            labels, -(-count // world), job.image_size, settings.crop_scale, settings.hflip, seed, device
+        )
+        arrays: dict[str, np.ndarray] = {}
+        n = 0
+        for n, crops in enumerate(source, 1):
+            for label, crop in crops.items():
+                if label not in arrays:
+                    with tempfile.TemporaryFile() as file:
+                        # Twice the room: shares are rounded up in each shard. The file stays sparse.
+                        arrays[label] = np.memmap(file, np.uint8, "w+", shape=(2 * count + 4096, *crop.shape))
+                arrays[label][n - 1] = crop
+            if rank == 0 and n % 64 == 0:
+                reporter.post(stage="fit", done=n * world, total=max(count, n * world), unit=f"{what} crops")
+        return {label: array[:n] for label, array in arrays.items()}
+
+    train = fill(job.train, settings.samples, job.seed, "training")
+    if not train:
+        raise ValueError(f"fit: no training sample has all of the labels {', '.join(labels)}; see the rejects in the ledger")
+    val = fill(job.val, settings.validation_samples, job.seed + 1, "validation") if job.val is not None else {}
+    return Cache(train, val or {label: array[: settings.validation_samples] for label, array in train.items()})
+
+
+def batch_indices(seed: int, step: int, batch: int, count: int) -> np.ndarray:
+    """Which samples step `step` sees: epochs of fresh permutations, laid end to end. int64 (batch,)."""
+    positions = np.arange(step * batch, (step + 1) * batch)
+    indices = np.empty(batch, np.int64)
+    for epoch in np.unique(positions // count):
+        order = np.random.default_rng((seed, int(epoch))).permutation(count)
+        mine = positions // count == epoch
+        indices[mine] = order[positions[mine] % count]
+    return indices
+
+
+def fit_grid(
+    job: FitJob, name: str, cache: Cache, rank: int, world: int, device: str, reporter: workers.Reporter
+) -> None:
+    """Fit one VQ-VAE from its newest checkpoint on, measure it, and commit it."""
+    import torch
+
+    from ..tokenize import vqvae
+    from ..tokenize.pixels import preprocess
+    from .vq import VQTrainer
+
+    start = time.monotonic()
+    settings, label = job.grids[name], MODALITIES[name].label
+    train, val = cache.train[label], cache.val[label]
+    batch = max(1, settings.batch_size // world)
+    trainer = VQTrainer(_model(job, name).to(device), _fit_config(settings, batch))
+    folder = storage.join(job.root, "runs", f"fit-{name}", job.prints[name])
+    checkpoints = storage.join(folder, "checkpoints")
+    found = checkpoint.newest(checkpoints)
+    if found is not None:
+        trainer.load_state_dict(checkpoint.unpack(found.read("state.pt"), device))
+    metrics = Metrics(folder, trainer.steps_done) if rank == 0 else None
+    while trainer.steps_done < settings.steps:
+        indices = batch_indices(job.seed + rank, trainer.steps_done, batch, len(train))
+        values = trainer.step(preprocess(name, train[indices]).to(device))
+        step = trainer.steps_done
+        if metrics is None:
+            continue
+        if step % LOG_EVERY == 0 or step == settings.steps:
+            metrics.log(step, "train", values)
+            notes = f"loss {values['loss']:.4f}, {values['codes_in_batch']:.0f} codes in a batch"
+            reporter.post(stage=f"fit {name}", done=step, total=settings.steps, unit="steps", notes=notes)
+        if step % settings.checkpoint_every == 0 and step < settings.steps:
+            checkpoint.save(checkpoints, step, {"state.pt": checkpoint.pack(trainer.state_dict())}, keep=1)
+            metrics.flush()
+    if metrics is not None:
+        pieces = range(0, len(val), batch)
+        batches = (preprocess(name, val[i : i + batch]).to(device) for i in pieces)
+        quality = trainer.evaluate(batches, "picture" if label == "rgb" else "edges")
+        metrics.log(settings.steps, "val", quality)
+        metrics.close()
+        with tempfile.TemporaryDirectory() as scratch:
+            vqvae.save(trainer.result().cpu(), scratch, quality)
+            _commit(job, name, scratch, vqvae.fingerprint(scratch), len(train) * world, start, quality)
+    if world > 1:
+        torch.distributed.barrier()
+
+
+def _model(job: FitJob, name: str) -> Any:
+    from ..tokenize.vqvae import VQVAE, VQVAEConfig
+
+    settings, spec, modality = job.grids[name], job.specs[name], MODALITIES[name]
+    config = VQVAEConfig.small(
+        settings.dim,
+        settings.encoder_depth,
+        settings.heads,
+        settings.decoder_depth,
+        image_size=job.image_size,
+        n_channels=modality.channels,
+        patch_size=job.image_size // spec.side,
+        post_mlp=True,
+        out_conv=settings.out_conv,
+        codebook_size=spec.vocab_size,
+        latent_dim=settings.latent_dim,
+        ema_decay=settings.ema_decay,
+    )
+    return VQVAE(config, seed=job.seed)
+
+
+def _fit_config(settings: GridTokenizer, batch: int) -> Any:
+    from .vq import VQFitConfig
+
+    return VQFitConfig(
+        steps=settings.steps,
+        batch_size=batch,
+        lr=settings.base_lr * settings.batch_size / 256,
+        warmup=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        clip=settings.clip_norm,
+        loss=settings.loss,
+        gradient_weight=settings.gradient_weight,
+        dead_code_coefficient=settings.dead_code_coefficient,
+        average=settings.average,
+    )
+
+
+def _commit(
+    job: FitJob, name: str, folder: str, content: str, samples: int, start: float, quality: dict[str, float]
+) -> None:
+    """Put a tokenizer's files and then its record."""
+    storage.delete(ledger.record_url(job.root, OUTPUT, name))
+    size = 0
+    for path in sorted(Path(folder).iterdir()):
+        data = path.read_bytes()
+        size += len(data)
+        storage.put(storage.join(job.root, OUTPUT, name, path.name), data)
+    settings: TextTokenizer | GridTokenizer | None = job.text if name == TEXT_TOKENIZER else job.grids[name]
+    assert settings is not None
+    record = ledger.Record(
+        output=OUTPUT,
+        shard=name,
+        fingerprint=job.prints[name],
+        source=ledger.Source(0, "", ""),
+        rows=samples,
+        nulls=0,
+        rejects=[],
+        bytes=size,
+        sha256=content,
+        seconds=round(time.monotonic() - start, 3),
+        identity={"settings": settings.model_dump(mode="json"), "quality": quality},
+    )
+    storage.put(ledger.record_url(job.root, OUTPUT, name), record.dumps(), if_absent=True)

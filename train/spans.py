@@ -1,0 +1,165 @@
+"""T5-like span masking of many sequences at once (4M, section 2.2; ml-4m `sequence_mask`).
+
+Each masked run of a sequence becomes one sentinel in the input; the target lists the runs, each after its sentinel, and
+ends with one sentinel more:
+
+    ids     a b c d e f EOS     masked: b c, f
+    input   a [S_1] d e [S_2] EOS
+    target  [S_1] b c [S_2] f [S_3]
+
+Sequences lie end to end in flat arrays (ragged.py); nothing here loops over samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from . import ragged
+
+KEEP_DECAY = 0.9  # of the keep probability, each time an input is over its budget
+CHUNK_TOKENS = 2  # a chunk of metadata is a pair, "v1=type v0=value"
+
+
+class Keep(StrEnum):
+    """How the share of tokens that an input keeps is drawn."""
+
+    RANDOM = "random"  # uniform in 0..1
+    ALL = "all"  # 1: as much as the budget allows
+    BINARY = "binary"  # 0 or 1
+
+
+KEEPS = tuple(Keep)  # arrays hold the index
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Inputs and whole targets of R sequences.
+
+    input_ids, target_ids: int32, flat; input_lengths, target_lengths: int64 (R,).
+    runs: int64 (R,), masked runs of each sequence; a target holds one sentinel more.
+    sentinels: int64, flat (sum of runs,), where in its target the sentinel of each run stands.
+    """
+
+    input_ids: np.ndarray
+    input_lengths: np.ndarray
+    target_ids: np.ndarray
+    target_lengths: np.ndarray
+    runs: np.ndarray
+    sentinels: np.ndarray
+
+
+def draw_keep(
+    lengths: np.ndarray,
+    budgets: np.ndarray,
+    keeps: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    chunked: bool = False,
+) -> np.ndarray:
+    """Which tokens stay in the inputs.
+
+    A token (or chunk) is kept with its sequence's keep probability; while an input is over its budget the probability
+    is multiplied by 0.9 and the whole sequence drawn again.
+
+    Args:
+        lengths: int64 (R,), tokens of each sequence, >= 1.
+        budgets: int64 (R,), the most tokens of each input, sentinels included; 0 keeps nothing.
+        keeps: int64 (R,), indices into `KEEPS`.
+        chunked: whether pairs of tokens stay or go together.
+
+    Returns:
+        bool (sum of lengths,).
+    """
+    prob = np.where(keeps == KEEPS.index(Keep.BINARY), rng.integers(0, 2, len(keeps)), rng.random(len(keeps)))
+    prob[keeps == KEEPS.index(Keep.ALL)] = 1.0
+    starts = ragged.exclusive_cumsum(lengths)
+    kept = np.zeros(int(lengths.sum()), bool)
+    pending = np.flatnonzero(budgets > 0)
+    while pending.size:  # every sequence fits in the end: a wholly masked one is a single sentinel
+        length = lengths[pending]
+        draw = _draw_once(length, prob[pending], chunked, rng)
+        size = ragged.row_sums(draw | run_starts(~draw, length), length)  # what is kept, and a sentinel for each run
+        fits = size <= budgets[pending]
+        kept[ragged.indices(starts[pending[fits]], length[fits])] = draw[ragged.spread(fits, length)]
+        pending = pending[~fits]
+        prob[pending] *= KEEP_DECAY
+    return kept
+
+
+def _draw_once(lengths: np.ndarray, prob: np.ndarray, chunked: bool, rng: np.random.Generator) -> np.ndarray:
+    units = -(-lengths // CHUNK_TOKENS) if chunked else lengths  # an odd token at the end (EOS) is a chunk of its own
+    draw = rng.random(int(units.sum()), dtype=np.float32) < ragged.spread(prob.astype(np.float32), units)
+    if not chunked:
+        return draw
+    return draw[ragged.spread(ragged.exclusive_cumsum(units), lengths) + ragged.ranks(lengths) // CHUNK_TOKENS]
+
+
+def run_starts(masked: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """True at the first token of each run of masked tokens: bool, flat like `masked`."""
+    starts = masked.copy()
+    starts[1:] &= ~masked[:-1]
+    first = ragged.exclusive_cumsum(lengths)
+    starts[first] = masked[first]
+    return starts
+
+
+def split(ids: np.ndarray, kept: np.ndarray, lengths: np.ndarray, first_sentinel: int) -> Spans:
+    """Inputs and targets, given which tokens are kept.
+
+    Args:
+        ids: any integers, flat (sum of lengths,).
+        kept: bool, likewise.
+        lengths: int64 (R,), >= 1.
+        first_sentinel: id of [S_1]; [S_2] and so on follow it.
+    """
+    masked = ~kept
+    starts = run_starts(masked, lengths)
+    runs, hidden = ragged.row_sums(starts, lengths), ragged.row_sums(masked, lengths)
+    # Runs begun, and tokens masked, within its own sequence, up to and with each token.
+    run = np.cumsum(starts) - ragged.spread(ragged.exclusive_cumsum(runs), lengths)
+    rank = np.cumsum(masked) - ragged.spread(ragged.exclusive_cumsum(hidden), lengths)
+    sentinel = first_sentinel - 1 + run
+    shown = kept | starts
+    target_lengths = hidden + runs + 1
+    begin = ragged.exclusive_cumsum(target_lengths)
+    target = np.empty(int(target_lengths.sum()), np.int32)
+    place = ragged.spread(begin, lengths) + rank - 1 + run
+    target[place[masked]] = ids[masked]
+    target[place[starts] - 1] = sentinel[starts]
+    target[begin + target_lengths - 1] = first_sentinel + runs
+    return Spans(
+        input_ids=np.where(starts, sentinel, ids)[shown].astype(np.int32),
+        input_lengths=ragged.row_sums(shown, lengths),
+        target_ids=target,
+        target_lengths=target_lengths,
+        runs=runs,
+        sentinels=(rank - 2 + run)[starts],
+    )
+
+
+def cut_targets(spans: Spans, budgets: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The window of each target that its budget pays for.
+
+    A target over budget starts at a random sentinel, never the last. If less than the budget would be left from
+    there, it starts at the earliest sentinel whose rest fits (ml-4m).
+
+    Args:
+        budgets: int64 (R,), the most tokens of each target, its first sentinel included.
+
+    Returns:
+        First token of each window within its target, and its length: int64 (R,) each.
+    """
+    first = ragged.exclusive_cumsum(spans.runs)
+    over = (spans.target_lengths > budgets) & (spans.runs > 0)
+    chosen = rng.integers(0, np.maximum(spans.runs, 1))
+    start = np.zeros(len(budgets), np.int64)
+    start[over] = spans.sentinels[(first + chosen)[over]]
+    # The earliest sentinel whose rest fits is the one after those whose rest does not.
+    need = spans.target_lengths - budgets
+    too_early = ragged.row_sums(spans.sentinels < ragged.spread(need, spans.runs), spans.runs)
+    short = over & (start > need)
+    start[short] = spans.sentinels[(first + too_early)[short]]
+    return start, np.minimum(spans.target_lengths - start, budgets)
