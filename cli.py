@@ -1,1 +1,186 @@
-def main(): print("hi")
+"""The verbs of the command line. Each loads the recipe, calls one function, and prints what came of it.
+
+Only argparse is imported here, so that `fourmill --help` answers at once; a verb imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+RECIPE_STAGES = {
+    "label": "make the raw labels that the recipe keeps",
+    "fit": "fit the tokenizers that are missing",
+    "tokenize": "label and tokenize every shard into columns",
+    "train": "train 4M on the columns",
+    "generate": "generate modalities from others with the trained model",
+    "run": "all of the above, in order, and the report",
+}
+
+EPILOG = """examples:
+  fourmill demo                                     the whole line on real photos, about five minutes
+  fourmill init --samples 'data/{00000..00009}.tar' --root out > recipe.yaml
+  fourmill run recipe.yaml                          shards -> labels -> tokens -> a trained 4M -> a report
+  fourmill tokenize recipe.yaml --set engine.actors=4
+  fourmill status recipe.yaml                       what exists, what is missing, and why
+  fourmill inspect out/tokens/tok_rgb/00000.parquet
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, every verb with its help and examples."""
+    top = argparse.ArgumentParser(
+        prog="fourmill",
+        description="Mill image-text shards into aligned multimodal tokens, and train 4M on them.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="store_true", help="print the version and exit")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB")
+    demo = _verb(verbs, "demo", "the whole line on the photos that scikit-image, scikit-learn and matplotlib ship",
+                 ["fourmill demo", "fourmill demo --out /tmp/demo"])  # fmt: skip
+    demo.add_argument("--out", default="demo", metavar="DIR", help="where everything goes (default: demo)")
+    init = _verb(verbs, "init", "print a starter recipe, after a look into the first shard",
+                 ["fourmill init --samples 'data/{00000..00009}.tar' --root out > recipe.yaml",
+                  "fourmill init --samples s3://bucket/cc12m/ --val s3://bucket/val/ --root s3://bucket/out"])  # fmt: skip
+    init.add_argument("--samples", required=True, action="append", metavar="URL",
+                      help="training shards: URL, brace pattern, glob or folder; may be given several times")  # fmt: skip
+    init.add_argument("--val", action="append", default=[], metavar="URL", help="validation shards, likewise")
+    init.add_argument("--root", required=True, metavar="URL", help="where outputs go")
+    for name, text in RECIPE_STAGES.items():
+        _recipe(_verb(verbs, name, text, [f"fourmill {name} recipe.yaml",
+                                          f"fourmill {name} recipe.yaml --set engine.batch_size=16"]))  # fmt: skip
+    status = _verb(verbs, "status", "what the recipe asks for, what exists, what is missing",
+                   ["fourmill status recipe.yaml", "fourmill status recipe.yaml --json"])  # fmt: skip
+    _recipe(status)
+    status.add_argument("--json", action="store_true", help="print JSON")
+    inspect = _verb(verbs, "inspect", "show what a shard, column, label, ledger, tokenizer, checkpoint or root holds",
+                    ["fourmill inspect data/00000.tar", "fourmill inspect out/tokens/caption/00000.parquet --row 3",
+                     "fourmill inspect out --json"])  # fmt: skip
+    inspect.add_argument("path", metavar="PATH", help="a file or folder, local or any fsspec URL")
+    inspect.add_argument("--row", type=int, default=0, help="which sample to show (default: 0)")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    view = _verb(verbs, "view", "write a static HTML gallery of samples, labels, crops and decoded tokens",
+                 ["fourmill view recipe.yaml", "fourmill view recipe.yaml --samples 200 --out gallery.html"])  # fmt: skip
+    _recipe(view)
+    view.add_argument("--samples", type=int, default=60, help="how many samples, evenly from all shards (default: 60)")
+    view.add_argument("--out", default=None, metavar="FILE", help="the page (default: ROOT/gallery.html)")
+    report = _verb(verbs, "report", "write the HTML report of a run", ["fourmill report recipe.yaml"])
+    _recipe(report)
+    report.add_argument("--out", default=None, metavar="FILE", help="the page (default: ROOT/report.html)")
+    return top
+
+
+def _verb(verbs: argparse._SubParsersAction, name: str, text: str, examples: list[str]) -> argparse.ArgumentParser:  # type: ignore[type-arg]
+    return verbs.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog="examples:\n" + "".join(f"  {example}\n" for example in examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _recipe(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("recipe", metavar="RECIPE", help="a YAML file; `fourmill init` writes one")
+    verb.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="override a field, e.g. train.steps=100"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit status: 0 if all that was asked for exists, 1 if not, 2 for a mistake in asking."""
+    top = parser()
+    args = top.parse_args(argv)
+    if args.version:
+        from . import __version__
+
+        print(f"fourmill {__version__}")
+        return 0
+    if args.verb is None:
+        top.print_help()
+        return 2
+    try:
+        return _VERBS[args.verb](args)
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
+        # What users can mend is said in a sentence; anything else is our bug and keeps its traceback.
+        if type(error) in (ValueError, FileNotFoundError, ImportError, ModuleNotFoundError) or _is_ours(error):
+            print(f"fourmill {args.verb}: {error}", file=sys.stderr)
+            return 2
+        raise
+
+
+def _is_ours(error: Exception) -> bool:
+    return type(error).__module__.startswith("fourmill.")
+
+
+def _stage(args: argparse.Namespace) -> int:
+    from . import recipe, stages, summaries
+
+    loaded = recipe.load(args.recipe, args.set)
+    done = getattr(stages, args.verb)(loaded)
+    return summaries.show(done if isinstance(done, list) else [done])
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from . import demo, summaries
+
+    done = demo.run(args.out)
+    status = summaries.show(done)
+    if status == 0:
+        print(demo.closing_words(args.out))
+    return status
+
+
+def _init(args: argparse.Namespace) -> int:
+    from .pipelines import starter
+
+    print(starter.recipe_text(args.samples, args.val, args.root), end="")
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from . import recipe, stages, summaries
+
+    return summaries.show_status(stages.status(recipe.load(args.recipe, args.set)), as_json=args.json)
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from .report import inspect
+
+    return inspect.show(args.path, row=args.row, as_json=args.json)
+
+
+def _view(args: argparse.Namespace) -> int:
+    from . import pages, recipe
+
+    print(pages.write_gallery(recipe.load(args.recipe, args.set), args.samples, args.out))
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from . import pages, recipe
+
+    print(pages.write_report(recipe.load(args.recipe, args.set), args.out))
+    return 0
+
+
+_VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    **dict.fromkeys(RECIPE_STAGES, _stage),
+    "demo": _demo,
+    "init": _init,
+    "status": _status,
+    "inspect": _inspect,
+    "view": _view,
+    "report": _report,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

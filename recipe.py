@@ -289,15 +289,19 @@ class Recipe(Section):
             return int(settings.get("patch_size") or self.images.patch_size)
         return self.images.patch_size
 
-    def specs(self) -> list[ModalitySpec]:
-        """Every modality at this run's sizes, in the recipe's order."""
+    def specs(self, text_vocab_size: int = 0) -> list[ModalitySpec]:
+        """Every modality at this run's sizes, in the recipe's order.
+
+        Args:
+            text_vocab_size: of the fitted WordPiece vocabulary, which may be smaller than the recipe's limit.
+        """
         sizes = {name: self.tokenizers.of(name).codebook_size for name in self.grids}
         return [
             registry.spec(
                 name,
                 image_size=self.images.size,
                 patch_size=self.patch_size(name),
-                vocab_size=(sizes[name] or 0) if name in sizes else self.tokenizers.text.vocab_size,
+                vocab_size=(sizes[name] or 0) if name in sizes else (text_vocab_size or self.tokenizers.text.vocab_size),
             )
             for name in self.modalities
         ]

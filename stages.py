@@ -19,7 +19,7 @@ from .infra.fingerprint import fingerprint
 from .infra.ledger import SAMPLES
 from .modalities import MODALITIES
 from .pipelines import plan as plans
-from .pipelines.plan import Output
+from .pipelines.plan import Fitted, Output
 from .pipelines.specialists import registry
 from .pipelines.specialists.base import Specialist
 from .recipe import Recipe, RecipeError
@@ -145,19 +145,17 @@ def fit_fingerprints(recipe: Recipe, specialists: dict[str, Specialist]) -> dict
     return prints
 
 
-def fitted(recipe: Recipe, specialists: dict[str, Specialist]) -> dict[str, str]:
-    """Content fingerprints of the tokenizers that are fitted as the recipe asks, by name."""
+def fitted(recipe: Recipe, specialists: dict[str, Specialist]) -> dict[str, Fitted]:
+    """The tokenizers that are fitted as the recipe asks, by name."""
     good = {}
-    for name, record in _fit_records(recipe, specialists).items():
+    for name, print_ in fit_fingerprints(recipe, specialists).items():
+        record = ledger.read(recipe.root, "tokenizers", name)
+        if record is None or record.fingerprint != print_:
+            continue
         if storage.exists(storage.join(recipe.root, "tokenizers", name, "config.json")):
-            good[name] = record.sha256
+            identity = record.identity
+            good[name] = Fitted(record.sha256, identity["vocab_size"], identity["quality"])
     return good
-
-
-def _fit_records(recipe: Recipe, specialists: dict[str, Specialist]) -> dict[str, ledger.Record]:
-    prints = fit_fingerprints(recipe, specialists)
-    records = {name: ledger.read(recipe.root, "tokenizers", name) for name in prints}
-    return {n: record for n, record in records.items() if record is not None and record.fingerprint == prints[n]}
 
 
 def fit(recipe: Recipe) -> Summary:
@@ -184,9 +182,9 @@ def fit(recipe: Recipe) -> Summary:
             if name not in there:
                 summary.missing[f"tokenizers/{name}"] = summary.notes[-1] if summary.notes else "it was not fitted"
         summary.made = len(missing) - len(summary.missing)
-    for name, record in _fit_records(recipe, specialists).items():
-        quality = ", ".join(f"{k} {v:.4g}" for k, v in record.identity.get("quality", {}).items())
-        summary.notes.append(f"{name}: {quality}")
+    for name, tokenizer in there.items():
+        quality = ", ".join(f"{measure} {value:.4g}" for measure, value in tokenizer.quality.items())
+        summary.notes.append(f"{name}: {tokenizer.vocab_size} entries{', ' + quality if quality else ''}")
     summary.seconds = time.monotonic() - start
     return summary
 

@@ -38,7 +38,8 @@ class _Heads(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         y = F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), attn_mask=mask)
-        return self.proj(y.transpose(1, 2).flatten(2))
+        out: Tensor = self.proj(y.transpose(1, 2).flatten(2))
+        return out
 
 
 class SelfAttention(_Heads):
@@ -86,7 +87,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = F.gelu(self.fc1(x)) if self.gelu else F.silu(self.fc1(x))
-        return self.fc2(hidden if self.fc3 is None else hidden * self.fc3(x))
+        out: Tensor = self.fc2(hidden if self.fc3 is None else hidden * self.fc3(x))
+        return out
 
 
 class EncoderBlock(nn.Module):
@@ -100,7 +102,8 @@ class EncoderBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, N, D), mask (B, 1, 1, N) of the valid tokens."""
         x = x + self.attn(self.norm1(x), mask)
-        return x + self.mlp(self.norm2(x))
+        x = x + self.mlp(self.norm2(x))
+        return x
 
 
 class DecoderBlock(nn.Module):
@@ -131,4 +134,5 @@ class DecoderBlock(nn.Module):
 
     def _read(self, x: Tensor, context: KeysValues, cross_mask: Tensor) -> Tensor:
         x = x + self.cross_attn(self.query_norm(x), context, cross_mask)
-        return x + self.mlp(self.norm2(x))
+        x = x + self.mlp(self.norm2(x))
+        return x

@@ -54,8 +54,8 @@ class Embeddings(nn.Module):
 
     def _position_offset(self, spec: ModalitySpec, num_fixed: int) -> int:
         if spec.name in self.learned_rows:
-            return num_fixed + self.learned_rows[spec.name].start
-        return self.fixed_rows.get(spec.name, slice(0, 0)).start
+            return num_fixed + int(self.learned_rows[spec.name].start)
+        return int(self.fixed_rows.get(spec.name, slice(0, 0)).start)
 
     def token_table(self, name: str) -> Tensor:
         """The rows of one modality, (vocabulary, D), a view."""
@@ -119,7 +119,7 @@ class Projections(nn.Module):
         """
         if patches.dtype != torch.uint8:
             return patches
-        pixels = patches.unflatten(-1, (-1, 3)).float() / 255
+        pixels = patches.view(*patches.shape[:-1], -1, 3).float() / 255
         return ((pixels - self.pixel_mean) / self.pixel_std).flatten(-2)
 
 

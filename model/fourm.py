@@ -26,7 +26,7 @@ from .blocks import DecoderBlock, EncoderBlock, layer_norm
 from .config import FourMConfig
 from .embeddings import Embeddings, Projections
 from .initialize import initialize
-from .prepare import TargetGroups, check_batch, group_targets
+from .prepare import TargetGroups, check_batch, group_targets, to_tensors
 
 Weighting = Literal["modality", "token", "ml4m_token"]
 
@@ -111,11 +111,14 @@ class FourM(nn.Module):
             check_batch(self.config, batch)
         if groups is None:
             groups = group_targets(batch, len(self.config.modalities))
-        batch, groups = batch.to(self.device), groups.to(self.device)
-        context = self.encode(batch.input_ids, batch.input_mod, batch.input_pos, batch.input_valid, batch.values)
-        queries = self.embed_queries(batch.query_ids, batch.target_mod, batch.target_pos, batch.target_valid)
-        mask = decoder_mask(self.config, batch.target_mod, batch.target_end, batch.target_valid)
-        return self._output(self.decode(queries, context, mask), batch.target_ids, groups, weighting)
+        tensors, values = to_tensors(batch, self.device)
+        mod, pos, valid = (tensors[f"target_{part}"] for part in ("mod", "pos", "valid"))
+        ids, input_mod, input_pos, input_valid = (tensors[f"input_{part}"] for part in ("ids", "mod", "pos", "valid"))
+        context = self.encode(ids, input_mod, input_pos, input_valid, values)
+        queries = self.embed_queries(tensors["query_ids"], mod, pos, valid)
+        mask = decoder_mask(self.config, mod, tensors["target_end"], valid)
+        y = self.decode(queries, context, mask)
+        return self._output(y, tensors["target_ids"], groups.to(self.device), weighting)
 
     def embed_inputs(
         self, ids: Tensor, mod: Tensor, pos: Tensor, valid: Tensor, values: dict[str, Tensor]
@@ -130,9 +133,7 @@ class FourM(nn.Module):
             emb = F.pad(emb, (0, 0, registers.shape[1], 0))
         return x, emb
 
-    def encode(
-        self, ids: Tensor, mod: Tensor, pos: Tensor, valid: Tensor, values: dict[str, Tensor]
-    ) -> Context:
+    def encode(self, ids: Tensor, mod: Tensor, pos: Tensor, valid: Tensor, values: dict[str, Tensor]) -> Context:
         """Inputs, each (B, N) as in `PackedBatch`, to what the decoder reads. Valid ones need not come first."""
         x, emb = self.embed_inputs(ids, mod, pos, valid, values)
         mask = F.pad(valid, (x.shape[1] - valid.shape[1], 0), value=True)[:, None, None, :]
@@ -143,7 +144,8 @@ class FourM(nn.Module):
         """Encoder blocks and norm on embedded inputs x (B, N, D), mask (B, 1, 1, N): the features of transfers."""
         for block in self.encoder:
             x = self._run(block, x, mask)
-        return self.encoder_norm(x)
+        y: Tensor = self.encoder_norm(x)
+        return y
 
     def embed_queries(self, ids: Tensor, mod: Tensor, pos: Tensor, valid: Tensor) -> Tensor:
         """Decoder inputs (B, M, D); id -1 is the mask token."""
@@ -157,7 +159,8 @@ class FourM(nn.Module):
         """Normalised decoder outputs (B, M, D); mask (B, 1, M, M) or None if every query sees all."""
         for block in self.decoder:
             queries = self._run(block, queries, context.tokens, mask, context.mask)
-        return self.decoder_norm(queries)
+        y: Tensor = self.decoder_norm(queries)
+        return y
 
     def head(self, modality: str) -> Tensor:
         """The output weights of a modality, (vocabulary, D), a view."""
@@ -183,15 +186,19 @@ class FourM(nn.Module):
             block.compile(**options)
 
     def _run(self, block: nn.Module, *args: Tensor | None) -> Tensor:
+        y: Tensor
         if self.activation_checkpointing and self.training:
-            return checkpoint(block, *args, use_reentrant=False)
-        return block(*args)
+            y = checkpoint(block, *args, use_reentrant=False)
+        else:
+            y = block(*args)
+        return y
 
     def _output(self, y: Tensor, target_ids: Tensor, groups: TargetGroups, weighting: Weighting) -> FourMOutput:
         """Losses of decoder outputs y (B, M, D)."""
         outputs = self.config.outputs
-        hidden = y.flatten(0, 1).index_select(0, groups.index).split(groups.counts)
-        targets = target_ids.flatten().long().index_select(0, groups.index).split(groups.counts)
+        sizes = list(groups.counts)
+        hidden = torch.split(y.flatten(0, 1).index_select(0, groups.index), sizes)
+        targets = torch.split(target_ids.flatten().long().index_select(0, groups.index), sizes)
         place = {name: self.config.index(name) for name in outputs}
         counts = {name: groups.counts[i] for name, i in place.items()}
 

@@ -3,8 +3,7 @@
 A published model is `model.safetensors` and `config.json`; the configuration may also sit in the safetensors header,
 as strings. Vocabularies, patch sizes and embedding widths are taken from the tensors.
 
-Published names carry the resolution (`tok_rgb@224`), ours do not: `name@224` loses its suffix, other resolutions
-(super-resolution models) keep it, and saving puts it back.
+`pack` turns masked inputs of apple/ml-4m into packed batches (see ml4m_inputs.py).
 """
 
 from __future__ import annotations
@@ -23,6 +22,10 @@ from ..modalities import MODALITIES, Kind, ModalitySpec
 from .config import FourMConfig
 from .embeddings import Embeddings
 from .fourm import FourM
+from .ml4m_inputs import pack
+from .published import image_size, local_name, patch_size, published_name
+
+__all__ = ["load", "local_name", "pack", "published_name", "save", "state_dict"]
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _NORM_BIAS = re.compile(r"(^|[._])norm\d?\.bias$")
@@ -43,19 +46,6 @@ _SAME: dict[str, Any] = {
     "share_modality_embeddings": True,
     "num_register_tokens": 0,
 }
-
-
-def local_name(published: str) -> str:
-    """The name a modality has here: `tok_rgb@224` is `tok_rgb`; other resolutions keep their suffix."""
-    return published.removesuffix("@224")
-
-
-def published_name(spec: ModalitySpec) -> str:
-    """The name a modality has in apple/ml-4m; the inverse of `local_name`."""
-    modality = MODALITIES.get(spec.name)
-    if modality is None or not modality.hub_suffix:
-        return spec.name
-    return modality.published_name(_image_size(spec))
 
 
 def load(source: str | Path) -> FourM:
@@ -199,7 +189,8 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"{folder} holds no {WEIGHTS}; expected a folder in the format of apple/ml-4m, or a Hub id")
     with safe_open(path, framework="pt") as file:
-        tensors = {key: file.get_tensor(key).float() for key in file.keys()}
+        names = file.keys()
+        tensors = {key: file.get_tensor(key).float() for key in names}
         header = file.metadata() or {}
     if (folder / CONFIG).is_file():
         return tensors, json.loads((folder / CONFIG).read_text())
@@ -256,8 +247,8 @@ def _from_config(config: FourMConfig) -> dict[str, Any]:
     values = {
         "domains_in": [published[name] for name in config.inputs],
         "domains_out": [published[name] for name in config.outputs],
-        "image_size": _image_size(pixels[0]) if pixels else 224,
-        "patch_size": _patch_size(pixels[0]) if pixels else 16,
+        "image_size": image_size(pixels[0]) if pixels else 224,
+        "patch_size": patch_size(pixels[0]) if pixels else 16,
         "act_layer": {ours: theirs for theirs, ours in _ACTIVATIONS.items()}[config.activation],
         **{key: getattr(config, key) for key in _SAME},
     }
@@ -295,13 +286,3 @@ def _to_spec(published: str, tensors: Mapping[str, Tensor]) -> ModalitySpec:
         chunked=modality.chunked if modality else False,
         learned_positions=published.endswith("_global"),
     )
-
-
-def _patch_size(spec: ModalitySpec) -> int:
-    if spec.kind is Kind.PIXELS:
-        return round((spec.input_dim / 3) ** 0.5)
-    return MODALITIES[spec.name].patch_size
-
-
-def _image_size(spec: ModalitySpec) -> int:
-    return spec.side * _patch_size(spec)

@@ -14,7 +14,8 @@ import torch
 from ..modalities import Kind, ModalitySpec
 from .batch import PackedBatch
 from .config import FourMConfig
-from .ml4m import local_name
+from .fourm import FourM
+from .published import local_name, patch_size
 
 Array = np.ndarray | torch.Tensor
 _FIELDS = ("ids", "queries", "mod", "pos", "valid", "attention")
@@ -33,7 +34,7 @@ class _Columns:
 
 
 def pack(
-    config: FourMConfig,
+    model: FourM,
     mod_dict: Mapping[str, Mapping[str, Array]],
     num_encoder_tokens: int,
     num_decoder_tokens: int,
@@ -42,7 +43,7 @@ def pack(
     """Gather what the masks choose, as apple/ml-4m's `forward_mask_encoder` and `forward_mask_decoder` do.
 
     Args:
-        config: of the model that will read the batch.
+        model: that will read the batch.
         mod_dict: published modality name -> `tensor` (B, n) ids, or (B, 3, H, W) normalised pixels, or (B, n, D)
             embeddings; `input_mask` and `target_mask`, bool (B, n), True = ignore; `decoder_attention_mask`, int
             (B, n), compressed (see the source). Modalities are concatenated in its order.
@@ -53,6 +54,7 @@ def pack(
     Returns:
         A NumPy batch, (B, num_encoder_tokens) and (B, num_decoder_tokens) or fewer columns if there are fewer.
     """
+    config = model.config
     arrays = {name: {k: np.asarray(v) for k, v in d.items()} for name, d in mod_dict.items()}
     values: dict[str, np.ndarray | torch.Tensor] = {}
     inputs, targets = [], []
@@ -61,7 +63,7 @@ def pack(
             spec = config.spec(local_name(name))
             inputs.append(_input_columns(config, spec, d))
             if spec.kind is Kind.PIXELS:
-                values[spec.name] = patchify(d["tensor"], round((spec.input_dim / 3) ** 0.5))
+                values[spec.name] = patchify(d["tensor"], patch_size(spec))
             elif spec.kind is Kind.EMBEDDING:
                 values[spec.name] = d["tensor"]
     for name in decoder_order or list(arrays):

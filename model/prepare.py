@@ -8,7 +8,7 @@ Legend: B samples, N input budget, M target budget.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -40,6 +40,15 @@ def group_targets(batch: PackedBatch, num_modalities: int) -> TargetGroups:
     counts = np.bincount(mod, minlength=num_modalities)
     index = valid[np.argsort(mod, kind="stable")]
     return TargetGroups(torch.from_numpy(index.astype(np.int64)), tuple(int(n) for n in counts))
+
+
+def to_tensors(
+    batch: PackedBatch, device: torch.device | str
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The arrays of a batch as tensors on `device`, by field name, and its values by modality."""
+    moved = batch.to(device)
+    arrays = {f.name: getattr(moved, f.name) for f in fields(moved) if f.name not in ("values", "keys")}
+    return arrays, {name: torch.as_tensor(x) for name, x in moved.values.items()}
 
 
 def check_batch(config: FourMConfig, batch: PackedBatch) -> None:

@@ -95,23 +95,36 @@ def label_outputs(recipe: Recipe, specialists: dict[str, Specialist]) -> dict[st
     return outputs
 
 
-def token_outputs(recipe: Recipe, specialists: dict[str, Specialist], tokenizers: dict[str, str]) -> dict[str, Output]:
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted tokenizer: the fingerprint of its contents, its vocabulary, and how good it is."""
+
+    fingerprint: str
+    vocab_size: int
+    quality: dict[str, float] = field(default_factory=dict, hash=False)
+
+
+def token_outputs(
+    recipe: Recipe, specialists: dict[str, Specialist], tokenizers: dict[str, Fitted]
+) -> dict[str, Output]:
     """One column for each modality.
 
     Args:
-        tokenizers: name -> content fingerprint of the fitted tokenizers; RecipeError if one is missing.
+        tokenizers: those that are fitted, by name; RecipeError if one is missing.
     """
     prints = label_fingerprints(recipe, specialists)
     outputs = {}
-    for spec in recipe.specs():
+    text = tokenizers.get(TEXT_TOKENIZER)
+    for spec in recipe.specs(text.vocab_size if text else 0):
         modality = MODALITIES[spec.name]
         tokenizer = {Kind.GRID: spec.name, Kind.SEQUENCE: TEXT_TOKENIZER}.get(spec.kind, "")
         if tokenizer and tokenizer not in tokenizers:
             raise RecipeError(f"{spec.name}: its tokenizer is not fitted yet; run `fourmill fit` first")
+        content = tokenizers[tokenizer].fingerprint if tokenizer else ""
         identity: dict[str, Any] = {
             "codec": modality.codec,
             "version": CODEC_VERSION,
-            "tokenizer": tokenizers.get(tokenizer, ""),
+            "tokenizer": content,
             "max_tokens": spec.max_tokens,
             "seed": recipe.seed,
         }
@@ -123,7 +136,7 @@ def token_outputs(recipe: Recipe, specialists: dict[str, Specialist], tokenizers
             identity["pixels"] = recipe.images.model_dump(include={"pixel_format", "jpeg_quality"})
         name = f"tokens/{spec.name}"
         print_ = fingerprint("tokens", prints[modality.label], identity)
-        outputs[name] = Output(name, modality.label, print_, identity, spec, tokenizer, tokenizers.get(tokenizer, ""))
+        outputs[name] = Output(name, modality.label, print_, identity, spec, tokenizer, content)
     return outputs
 
 

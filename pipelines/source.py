@@ -3,9 +3,9 @@
 Decisions:
 - A shard's name, under which all its outputs are filed, is its file's stem; a later shard with a taken stem gets its
   folder's name before it.
-- Local shards are read in place. Remote ones are streamed once, front to back, into an unnamed temporary file, so that a
-  killed process leaves nothing behind.
-- Nothing in a tar is trusted: no member is written anywhere, links are not followed, text and JSON have size limits.
+- Local shards are read in place. Remote ones are streamed once, front to back, into an unnamed temporary file, so that
+  a killed process leaves nothing behind.
+- Nothing in a tar is trusted: no member is written anywhere, links are not followed, every kind has a size limit.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from .tar import Sample
 VERSION = 1  # raise it when the same shard gives other keys, captions or sidecars than before; outputs are made again
 CAPTION_FIELDS = ("caption", "text")
 
+_MAX_IMAGE_BYTES = 1 << 28
 _MAX_CAPTION_BYTES = 1 << 20
 _MAX_JSON_BYTES = 1 << 24
 _COPY_BYTES = 1 << 24
@@ -121,7 +122,10 @@ def _without_query(url: str) -> str:
 def shard_names(urls: Sequence[str]) -> dict[str, str]:
     """Name each shard: its file's stem, or FOLDER-STEM if an earlier shard has that name.
 
-    Returns: name -> URL, in order. Raises ValueError, naming both URLs, if that is taken as well, and for an empty stem.
+    Returns: name -> URL, in order.
+
+    Raises:
+        ValueError: that is taken as well (both URLs are named), or a stem is empty.
     """
     names: dict[str, str] = {}
     for url in urls:
@@ -185,15 +189,18 @@ class Shard:
         return data
 
     def image(self, sample: Sample) -> bytes:
-        """The encoded image; Reject if the sample has none."""
+        """The encoded image; Reject if the sample has none, or one above 256 MiB."""
         if not sample.image:
             raise Reject("image: there is none")
+        if (size := sample.members[sample.image].size) > _MAX_IMAGE_BYTES:
+            raise Reject(f"image: {size} bytes, expected at most {_MAX_IMAGE_BYTES}")
         return self.read(sample, sample.image)
 
     def caption(self, sample: Sample, fields: Sequence[str] = CAPTION_FIELDS) -> str | None:
         """The text of the sample: its .txt, else the first of `fields` in its JSON that holds any; None without one.
 
-        White space around it is kept, text that is nothing else is missing. A byte order mark is dropped (UTF-8, UTF-16).
+        White space around it is kept, text that is nothing else is missing. A byte order mark (UTF-8, UTF-16) is
+        dropped.
 
         Raises:
             Reject: not UTF-8, or above 1 MiB. The sample's image is not touched by that.

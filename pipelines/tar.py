@@ -1,9 +1,10 @@
-"""The index of a tar shard: which bytes belong to which sample. Headers are read, members are not; nothing is extracted.
+"""The index of a tar shard: which bytes belong to which sample. Only headers are read, and nothing is extracted.
 
-Keys follow WebDataset: the name up to the first dot of its last component, folders included (a leading "./" is not), and
-the rest, in lower case, is the extension. One refinement: when every entry of such a group carries a dotted rest that
-ends in a known extension (`img.001.jpg`, `img.001.txt`, `img.002.jpg`: WebDataset sees one sample `img`), the dots belong
-to the keys, and these names are split at their last dot. A group with one plain entry (`a.jpg`, `a.left.jpg`) stays whole.
+Keys follow WebDataset: the name up to the first dot of its last component, folders included (a leading "./" is not),
+and the rest, in lower case, is the extension. One refinement: when every entry of such a group carries a dotted rest
+that ends in a known extension (`img.001.jpg`, `img.001.txt`, `img.002.jpg`: WebDataset sees one sample `img`), the dots
+belong to the keys, and these names are split at their last dot. A group with one plain entry (`a.jpg`, `a.left.jpg`)
+stays whole.
 
 Shards come from the web and from jobs that died: whatever can be read is kept, the rest is said (`Index.rejects`).
 """
@@ -27,7 +28,7 @@ _WEBDATASET_META = re.compile(r"__[^/]*__($|/)")  # names that WebDataset reserv
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Bytes [offset, offset + size) of the (uncompressed) tar; `problem` says why they must not be used, "" if they may."""
+    """Bytes [offset, offset + size) of the uncompressed tar; `problem` says why not to use them, "" if all is well."""
 
     name: str
     offset: int
@@ -75,7 +76,7 @@ def index(file: BinaryIO, size: int) -> Index:
 def _scan(file: BinaryIO, size: int) -> tuple[list[Member], str]:
     """Every file-like entry, and what is wrong with the archive ("" if nothing).
 
-    tarfile takes any damage after the first header for the end of the archive, so the place where it stopped is looked at.
+    tarfile takes any damage after the first header for the end of the archive, hence the look at where it stopped.
     """
     file.seek(0)
     members: list[Member] = []
@@ -120,7 +121,7 @@ def _problem(info: tarfile.TarInfo, size: int) -> str:
 
 
 def _ending(file: BinaryIO, position: int, size: int) -> str:
-    """What is wrong with the bytes from `position`, where a block of zeros should end the archive, to the end of the file."""
+    """What is wrong from byte `position`, where a block of zeros should end the archive, to the end of the file."""
     if position >= size:
         return f"tar: truncated at byte {size}, the end-of-archive marker is missing"
     file.seek(position)
@@ -131,7 +132,7 @@ def _ending(file: BinaryIO, position: int, size: int) -> str:
         return f"tar: damaged header at byte {position}; what follows is lost"
     while chunk := file.read(1 << 20):
         if chunk.count(0) != len(chunk):
-            return f"tar: data after the end-of-archive marker at byte {position} is not read (tars put one after another?)"
+            return f"tar: data after the end-of-archive marker at byte {position} is not read (concatenated tars?)"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: loss curves and codebook use. Colours come from the page's style sheet, so they follow dark mode."""
+"""Charts as inline SVG: loss curves and codebook use. The page's style sheet colours them, so they follow dark mode."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def thin(steps: np.ndarray, values: np.ndarray, points: int = MAX_POINTS) -> tup
 
 
 def line_chart(series: Sequence[Series], *, label: str, chance: float | None = None) -> Markup:
-    """Lines over steps; `chance` is a dashed level (the loss of a uniform guess). `label` is read to those who cannot see.
+    """Lines over steps; `chance` is a dashed level (the loss of a uniform guess); `label` says it all in words.
 
     The classes line-0, line-1, ... colour the series; a series of one point is a dot. Axes span all finite points. An
     empty chart says so.
@@ -70,19 +70,19 @@ def line_chart(series: Sequence[Series], *, label: str, chance: float | None = N
         if steps.shape != values.shape or steps.ndim != 1:
             raise ValueError(f"{one.name}: steps and values are (n,) each, got {steps.shape} and {values.shape}")
         lines.append(thin(steps, values))
-    finite = [(s[np.isfinite(v)], v[np.isfinite(v)]) for s, v in lines]
-    steps, values = (np.concatenate(part) if finite else np.zeros(0) for part in zip(*finite)) if finite else (np.zeros(0),) * 2
-    if not values.size:
-        return _svg([Markup('<text x="{}" y="{}" class="middle">no finite points</text>').format(WIDTH // 2, HEIGHT // 2)], label)
-    levels = values if chance is None else np.append(values, chance)
+    all_steps = np.concatenate([steps[np.isfinite(values)] for steps, values in lines] or [np.zeros(0)])
+    levels = np.concatenate([values[np.isfinite(values)] for _, values in lines] or [np.zeros(0)])
+    if not levels.size:
+        return _svg([_text(WIDTH / 2, HEIGHT / 2, "no finite points", "middle")], label)
+    levels = levels if chance is None else np.append(levels, chance)
     margin = max(float(np.ptp(levels)) * 0.05, 1e-3)
-    axes = _Axes(float(steps.min()), float(steps.max()), float(levels.min()) - margin, float(levels.max()) + margin)
+    low, high = float(levels.min()) - margin, float(levels.max()) + margin
+    axes = _Axes(float(all_steps.min()), float(all_steps.max()), low, high)
     parts = axes.draw()
     if chance is not None:
-        y = axes.y(chance)
-        parts.append(Markup('<line class="chance" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(LEFT, WIDTH - RIGHT, y, y))
-    for i, (x, y) in enumerate(lines):
-        parts.extend(_line(axes, x, y, i))
+        parts.append(_level(axes.y(chance), "chance"))
+    for i, (steps, values) in enumerate(lines):
+        parts.extend(_line(axes, steps, values, i))
     return _svg(parts, label)
 
 
@@ -102,14 +102,11 @@ class _Axes:
     def draw(self) -> list[Markup]:
         parts = []
         for value in ticks(self.y_low, self.y_high):
-            y = self.y(value)
-            parts.append(Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(LEFT, WIDTH - RIGHT, y, y))
-            parts.append(Markup('<text class="end" x="{}" y="{:.1f}">{}</text>').format(LEFT - 5, y + 3.5, tick_label(value)))
+            parts += [_level(self.y(value), "grid"), _text(LEFT - 5, self.y(value) + 3.5, tick_label(value), "end")]
         for value in ticks(self.x_low, self.x_high, 3):
             # A label at the very edge leans inwards, or it would be cut.
             x = self.x(value)
-            anchor = "end" if x > WIDTH - RIGHT - 12 else "middle"
-            parts.append(Markup('<text class="{}" x="{:.1f}" y="{}">{}</text>').format(anchor, x, HEIGHT - 7, tick_label(value)))
+            parts.append(_text(x, HEIGHT - 7, tick_label(value), "end" if x > WIDTH - RIGHT - 12 else "middle"))
         return parts
 
 
@@ -128,7 +125,7 @@ def _line(axes: _Axes, steps: np.ndarray, values: np.ndarray, index: int) -> lis
 
 
 def perplexity(counts: np.ndarray) -> float:
-    """exp of the entropy of the codes in use: the number of codes that would, used equally, say as much. 0 without any."""
+    """exp(entropy) of the use of codes: the number of codes that, used equally, would say as much; 0 without any."""
     counts = np.asarray(counts, np.float64)
     used = counts[counts > 0] / max(counts.sum(), 1.0)
     return float(np.exp(-(used * np.log(used)).sum())) if used.size else 0.0
@@ -142,24 +139,29 @@ def usage_chart(counts: np.ndarray, *, label: str) -> Markup:
     ordered = np.sort(np.asarray(counts, np.float64))[::-1]
     used = ordered[ordered > 0]
     if not used.size:
-        return _svg([Markup('<text x="{}" y="{}" class="middle">no tokens</text>').format(WIDTH // 2, HEIGHT // 2)], label)
+        return _svg([_text(WIDTH / 2, HEIGHT / 2, "no tokens", "middle")], label)
     top = max(1.0, math.ceil(math.log10(used[0])))
     axes = _Axes(0, ordered.size, 0.0, top)
     parts = []
     for power in range(int(top) + 1):
-        y = axes.y(power)
-        parts.append(Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(LEFT, WIDTH - RIGHT, y, y))
-        parts.append(Markup('<text class="end" x="{}" y="{:.1f}">{}</text>').format(LEFT - 5, y + 3.5, tick_label(10.0**power)))
+        parts += [_level(axes.y(power), "grid"), _text(LEFT - 5, axes.y(power) + 3.5, tick_label(10.0**power), "end")]
     ranks = np.unique(np.linspace(0, used.size - 1, min(used.size, MAX_POINTS)).astype(int))
-    outline = [f"{axes.x(0):.1f},{axes.y(0):.1f}", f"{axes.x(0):.1f},{axes.y(math.log10(used[0])):.1f}"]
-    outline += [f"{axes.x(rank + 1):.1f},{axes.y(math.log10(used[rank])):.1f}" for rank in ranks]
-    outline.append(f"{axes.x(used.size):.1f},{axes.y(0):.1f}")
-    parts.append(Markup('<polygon class="area" points="{}"/>').format(" ".join(outline)))
-    even = axes.y(max(0.0, math.log10(ordered.sum() / ordered.size)))
-    parts.append(Markup('<line class="chance" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(LEFT, WIDTH - RIGHT, even, even))
-    parts.append(Markup('<text class="end" x="{}" y="{}">{} codes</text>').format(WIDTH - RIGHT, HEIGHT - 7, f"{ordered.size:,}"))
-    parts.append(Markup('<text x="{}" y="{}">most used</text>').format(LEFT, HEIGHT - 7))
+    outline = [(0, 0.0), (0, math.log10(used[0])), *((rank + 1, math.log10(used[rank])) for rank in ranks)]
+    outline.append((used.size, 0.0))
+    points = " ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in outline)
+    parts.append(Markup('<polygon class="area" points="{}"/>').format(points))
+    parts.append(_level(axes.y(max(0.0, math.log10(ordered.sum() / ordered.size))), "chance"))
+    parts.append(_text(LEFT, HEIGHT - 7, "most used", "start"))
+    parts.append(_text(WIDTH - RIGHT, HEIGHT - 7, f"{ordered.size:,} codes", "end"))
     return _svg(parts, label)
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> Markup:
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(anchor, x, y, text)
+
+
+def _level(y: float, style: str) -> Markup:
+    return Markup('<line class="{}" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(style, LEFT, WIDTH - RIGHT, y, y)
 
 
 def _svg(parts: Sequence[Markup], label: str) -> Markup:

@@ -48,8 +48,8 @@ class TokenView:
 class GallerySample:
     """One sample. `image` is uint8 (H, W, 3) or None (rejected); `labels` are in the frame of the image.
 
-    `bins` are the metadata bins by type, `rejects` the reasons by output ("labels/det", "tokens/tok_rgb", ...), `credit` the
-    author and licence where they are known.
+    `rejects` are the reasons by output ("labels/det", "tokens/tok_rgb", ...); `credit` is the author and licence, where
+    they are known.
     """
 
     key: str
@@ -59,14 +59,13 @@ class GallerySample:
     labels: Mapping[str, Any] = field(default_factory=dict)
     crops: Sequence[Crop] = ()
     tokens: Sequence[TokenView] = ()
-    bins: Mapping[str, int] = field(default_factory=dict)
     rejects: Mapping[str, str] = field(default_factory=dict)
     credit: str = ""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """A page: `facts` are short (name, value) pairs for its head; `total` is the size of the dataset it was chosen from."""
+    """A page: `facts` are short (name, value) pairs for its head; `total` is the size of the dataset, if larger."""
 
     title: str
     samples: Sequence[GallerySample]
@@ -77,12 +76,11 @@ class Gallery:
 
 @dataclass(frozen=True)
 class TitledPanel:
-    """A panel with its name and a line below it."""
+    """A panel with its name, and what the name means."""
 
     title: str
     panel: draw.Panel
     summary: str = ""
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,21 +137,21 @@ def render_gallery(gallery: Gallery) -> str:
 def draw_sample(sample: GallerySample) -> SampleCard:
     """Everything of one sample as panels."""
     caption = sample.caption or ""
-    height, width = sample.image.shape[:2] if sample.image is not None else (0, 0)
-    source = draw.draw("rgb", sample.image, size=480)
-    if isinstance(source, draw.Picture):
+    source: draw.Panel = draw.Text("no image", quiet=True)
+    height, width = 0, 0
+    if sample.image is not None:
+        height, width = sample.image.shape[:2]
         source = draw.draw_rgb(sample.image, size=480, alt=caption[:200] or f"sample {sample.key}")
     labels = []
     for name, label in sample.labels.items():
-        if name in ("rgb", "caption"):  # shown already, larger
-            continue
-        panel = draw.draw_metadata(label, sample.bins) if name == "metadata" else draw.draw(name, label, sample.image)
-        labels.append(TitledPanel(label_title(name), panel, LABELS[name].summary if name in LABELS else ""))
+        if name not in ("rgb", "caption"):  # those are shown already, larger
+            summary = LABELS[name].summary if name in LABELS else ""
+            labels.append(TitledPanel(label_title(name), draw.draw(name, label, sample.image), summary))
     return SampleCard(
         sample=sample,
-        source=source if sample.image is not None else draw.Text("no image", quiet=True),
+        source=source,
         size=f"{width} x {height}" if width else "",
-        crops=[_outline(crop, i, len(sample.crops), width, height) for i, crop in enumerate(sample.crops)] if width else [],
+        crops=[_outline(sample, i) for i in range(len(sample.crops))] if width else [],
         labels=labels,
         tokens=[draw_token_view(view, sample) for view in sample.tokens],
         folded=caption[:FOLD].rsplit(" ", 1)[0] if len(caption) > FOLD else "",
@@ -165,6 +163,7 @@ def draw_token_view(view: TokenView, sample: GallerySample | None = None) -> Tok
     modality = MODALITIES.get(view.modality)
     label = modality.label if modality else view.modality
     backdrop = crop_image(sample, view.crop) if sample is not None else None
+    many = sample is not None and len(sample.crops) > 1
     ids, grid, size = "", None, "rejected"
     if view.tokens is not None:
         tokens = np.asarray(view.tokens).reshape(-1)
@@ -181,12 +180,12 @@ def draw_token_view(view: TokenView, sample: GallerySample | None = None) -> Tok
         ids=ids,
         text=view.text,
         error="" if view.error is None else f"{view.error[0]} {view.error[1]:.4g}",
-        crop=f"crop {view.crop + 1}" if view.crop is not None and sample is not None and len(sample.crops) > 1 else "",
+        crop=f"crop {view.crop + 1}" if view.crop is not None and many else "",
     )
 
 
 def crop_image(sample: GallerySample, index: int | None) -> np.ndarray | None:
-    """The pixels of a sample's crop, uint8 (h, w, 3), at the source's resolution; the whole image for `index` None."""
+    """The pixels of a crop, uint8 (h, w, 3), at the source's resolution; the whole image for `index` None."""
     if sample.image is None or index is None or index >= len(sample.crops):
         return sample.image
     crop = sample.crops[index]
@@ -194,8 +193,11 @@ def crop_image(sample: GallerySample, index: int | None) -> np.ndarray | None:
     return window[:, ::-1] if crop.flip else window
 
 
-def _outline(crop: Crop, index: int, count: int, width: int, height: int) -> tuple[str, str]:
-    """Where a crop lies on the image, as CSS in per cent, and what it is called."""
-    left, top = 100 * crop.left / width, 100 * crop.top / height
-    style = f"left:{left:.2f}%;top:{top:.2f}%;width:{100 * crop.width / width:.2f}%;height:{100 * crop.height / height:.2f}%"
-    return style, ("crop" if count == 1 else f"{index + 1}") + (", flipped" if crop.flip else "")
+def _outline(sample: GallerySample, index: int) -> tuple[str, str]:
+    """Where a crop lies on its image, as CSS in per cent, and what it is called."""
+    assert sample.image is not None
+    crop, (height, width) = sample.crops[index], sample.image.shape[:2]
+    sides = (crop.left / width, crop.top / height, crop.width / width, crop.height / height)
+    style = "left:{:.2%};top:{:.2%};width:{:.2%};height:{:.2%}".format(*sides)
+    name = "crop" if len(sample.crops) == 1 else str(index + 1)
+    return style, f"{name}, flipped" if crop.flip else name

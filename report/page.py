@@ -26,7 +26,11 @@ TEMPLATES = Path(__file__).parent / "templates"
 @functools.cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.tests["picture"] = lambda panel: isinstance(panel, draw.Picture)
     environment.tests["swatches"] = lambda panel: isinstance(panel, draw.Swatches)
@@ -54,11 +58,15 @@ def render(template: str, *, styles: tuple[str, ...], script: str = "", **contex
             "form-action 'none'",
         )
     )
-    page = _environment().get_template(template).render(
-        policy=policy,
-        style=Markup("\n".join((TEMPLATES / style).read_text("utf-8") for style in styles)),
-        script=Markup(code),
-        **context,
+    page = (
+        _environment()
+        .get_template(template)
+        .render(
+            policy=policy,
+            style=Markup("\n".join((TEMPLATES / style).read_text("utf-8") for style in styles)),
+            script=Markup(code),
+            **context,
+        )
     )
     return page.encode("utf-8", "replace").decode("utf-8")
 

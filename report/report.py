@@ -2,8 +2,8 @@
 
 Decisions:
 - Sections without data are left out, and so are their links; nothing is shown that was not measured.
-- Losses are drawn beside the loss of a uniform guess, training and validation in one plot: a curve that falls only on the
-  training photos is then plain to see.
+- Losses are drawn beside the loss of a uniform guess, training and validation in one plot: learning the training
+  photos by heart is then plain to see.
 - Generated modalities stand beside the truth, chosen by position in the validation set and not by looks.
 """
 
@@ -67,7 +67,7 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class TokenizerResult:
-    """A tokenizer: its reconstructions of validation samples, and how often each code was used, counts (vocabulary,)."""
+    """A tokenizer: reconstructions of validation samples, and how often each code was used, counts (vocabulary,)."""
 
     modality: str
     facts: Sequence[Fact] = ()
@@ -78,7 +78,7 @@ class TokenizerResult:
 
 @dataclass(frozen=True)
 class Curve:
-    """The loss of one modality (or of all), in nats a token; `chance` is the loss of a uniform guess, log(vocabulary)."""
+    """The loss of one modality (or of all), nats a token; `chance` is the loss of a uniform guess, log(vocabulary)."""
 
     title: str
     train: Series
@@ -264,7 +264,9 @@ def _grid_card(grid: GenerationGrid) -> GridCard:
     rows = []
     for row in grid.rows:
         if len(row.cells) != len(grid.columns):
-            raise ValueError(f"{grid.title}, {row.key}: {len(row.cells)} cells for {len(grid.columns)} columns; use None for gaps")
-        panels = [draw.draw(c.label, cell, row.backdrop, size=224) for c, cell in zip(grid.columns, row.cells)]
+            got = f"{len(row.cells)} cells for {len(grid.columns)} columns"
+            raise ValueError(f"{grid.title}, {row.key}: got {got}; expected one for each, None where there is nothing")
+        cells = zip(grid.columns, row.cells, strict=True)
+        panels = [draw.draw(column.label, cell, row.backdrop, size=224) for column, cell in cells]
         rows.append((row.key, panels))
     return GridCard(grid, [label_title(column.label) for column in grid.columns], rows)

@@ -3,8 +3,8 @@
 Decisions:
 - An image is half-block characters, two pixels to a cell, in true colour (rich reduces it where a terminal has fewer
   colours); without colour it is shades of ASCII, so that logs and pipes stay legible.
-- Nothing from the data reaches the terminal raw: control characters, escape sequences and direction marks become U+FFFD,
-  and no text is read as markup.
+- Nothing from the data reaches the terminal raw: control characters (so escape sequences) and direction marks become
+  U+FFFD, and no text is read as markup.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BAR = "\u2588"
 
 
 def plain(text: object, limit: int | None = None) -> str:
-    """`text` without anything that could steer a terminal, and cut to `limit` characters with what was left out named."""
+    """`text` without anything that could steer a terminal, cut to `limit` characters with its true length beside it."""
     whole = str(text)
     shown = whole if limit is None else whole[:limit]
     shown = "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in shown)
@@ -62,7 +62,7 @@ def image_text(image: np.ndarray, *, width: int = 48, height: int = 40, color: b
     pixels = np.asarray(small).tolist()
     text = Text()
     for row in range(height):
-        for upper, lower in zip(pixels[2 * row], pixels[2 * row + 1]):
+        for upper, lower in zip(pixels[2 * row], pixels[2 * row + 1], strict=True):
             text.append(HALF_BLOCK, Style(color=Color.from_rgb(*upper), bgcolor=Color.from_rgb(*lower)))
         if row + 1 < height:
             text.append("\n")
@@ -104,7 +104,9 @@ def histogram(values: Sequence[float] | np.ndarray, *, bins: int = 10, width: in
     rows: list[tuple[str, float]] = []
     if finite.size:
         counts, edges = np.histogram(finite, bins=bins)
-        rows = [(f"{low:.4g} to {high:.4g}", float(n)) for n, low, high in zip(counts, edges[:-1], edges[1:])]
+        rows = [
+            (f"{low:.4g} to {high:.4g}", float(n)) for n, low, high in zip(counts, edges[:-1], edges[1:], strict=True)
+        ]
     if finite.size < numbers.size:
         rows.append(("not finite", float(numbers.size - finite.size)))
     return bars(rows, width=width)
@@ -128,7 +130,8 @@ def sample_view(sample: GallerySample, *, width: int = 48, color: bool = True) -
     if labels:
         parts.append(Padding(key_values(labels, title="Labels"), (1, 0, 0, 0)))
     if sample.tokens:
-        parts.append(Padding(key_values([(v.modality, _tokens(v)) for v in sample.tokens], title="Tokens"), (1, 0, 0, 0)))
+        tokens = [(view.modality, _tokens(view)) for view in sample.tokens]
+        parts.append(Padding(key_values(tokens, title="Tokens"), (1, 0, 0, 0)))
     if sample.rejects:
         rejects = [(output, Text(plain(reason), "red")) for output, reason in sample.rejects.items()]
         parts.append(Padding(key_values(rejects, title="Rejects"), (1, 0, 0, 0)))
@@ -152,13 +155,18 @@ def describe(name: str, label: Any, *, color: bool = True) -> Text:
     # As a picture boxes are drawn on the image; without one they are a table, which is what a terminal can show.
     panel = draw.draw(name, label)
     if isinstance(panel, draw.Swatches):
-        swatches = [[(BAR * 2, value) for value in palette] + [("  ", "")] if color else [] for palette in panel.palettes]
-        lines = [Text.assemble(*blocks, " ".join(names)) for blocks, names in zip(swatches, panel.palettes)]
-        return Text("\n").join(lines)
+        return Text("\n").join(_palette(palette, color) for palette in panel.palettes)
     if isinstance(panel, draw.Table):
         names = max(len(row[0]) for row in panel.rows)
         return Text("\n".join(plain(f"{row[0]:<{names}}  {row[1]}  {row[2]}".rstrip()) for row in panel.rows))
     return Text(plain(panel.text if isinstance(panel, draw.Text) else panel.alt, CAPTION_LIMIT))
+
+
+def _palette(palette: Sequence[str], color: bool) -> Text:
+    text = Text()
+    for value in palette if color else ():
+        text.append(BAR * 2, value)
+    return text.append("  " if color else "").append(" ".join(palette))
 
 
 def _tokens(view: TokenView) -> Text:
@@ -170,5 +178,6 @@ def _tokens(view: TokenView) -> Text:
     text = Text(f"{ids.size} tokens{grid}")
     if view.error:
         text.append(f", {view.error[0]} {view.error[1]:.4g}", "yellow")
-    body = plain(view.text, CAPTION_LIMIT) if view.text else " ".join(map(str, ids[:12])) + (" ..." if ids.size > 12 else "")
+    first = " ".join(map(str, ids[:12])) + (" ..." if ids.size > 12 else "")
+    body = plain(view.text, CAPTION_LIMIT) if view.text else first
     return text.append("\n" + body, "dim")

@@ -90,8 +90,8 @@ def fit_text(job: FitJob, reporter: workers.Reporter) -> None:
     wordpiece = WordPiece.fit(captions, vocab_size=job.text.vocab_size)
     with tempfile.TemporaryDirectory() as folder:
         wordpiece.save(folder)
-        quality = {"vocabulary": float(wordpiece.vocab_size)}
-        _commit(job, TEXT_TOKENIZER, folder, wordpiece.fingerprint(), len(captions), start, quality)
+        content = (wordpiece.fingerprint(), wordpiece.vocab_size)
+        _commit(job, TEXT_TOKENIZER, folder, content, len(captions), start, {})
     reporter.post(stage="fit text", done=len(captions), total=len(captions), unit="captions")
 
 
@@ -129,7 +129,7 @@ def _cache(job: FitJob, group: list[str], rank: int, world: int, device: str, re
                         arrays[label] = np.memmap(file, np.uint8, "w+", shape=(2 * count + 4096, *crop.shape))
                 arrays[label][n - 1] = crop
             if rank == 0 and n % 64 == 0:
-                reporter.post(stage="fit", done=n * world, total=max(count, n * world), unit=f"{what} crops")
+                reporter.post(stage=f"fit {what}", done=n * world, total=max(count, n * world), unit="crops")
         return {label: array[:n] for label, array in arrays.items()}
 
     train = fill(job.train, settings.samples, job.seed, "training")
@@ -171,6 +171,8 @@ def fit_grid(
     if found is not None:
         trainer.load_state_dict(checkpoint.unpack(found.read("state.pt"), device))
     metrics = Metrics(folder, trainer.steps_done) if rank == 0 else None
+    if metrics is not None:
+        reporter.post(stage=f"fit {name}", done=trainer.steps_done, total=settings.steps, unit="steps")
     while trainer.steps_done < settings.steps:
         indices = batch_indices(job.seed + rank, trainer.steps_done, batch, len(train))
         values = trainer.step(preprocess(name, train[indices]).to(device))
@@ -192,7 +194,8 @@ def fit_grid(
         metrics.close()
         with tempfile.TemporaryDirectory() as scratch:
             vqvae.save(trainer.result().cpu(), scratch, quality)
-            _commit(job, name, scratch, vqvae.fingerprint(scratch), len(train) * world, start, quality)
+            content = (vqvae.fingerprint(scratch), job.specs[name].vocab_size)
+            _commit(job, name, scratch, content, len(train) * world, start, quality)
     if world > 1:
         torch.distributed.barrier()
 
@@ -236,9 +239,9 @@ def _fit_config(settings: GridTokenizer, batch: int) -> Any:
 
 
 def _commit(
-    job: FitJob, name: str, folder: str, content: str, samples: int, start: float, quality: dict[str, float]
+    job: FitJob, name: str, folder: str, content: tuple[str, int], samples: int, start: float, quality: dict[str, float]
 ) -> None:
-    """Put a tokenizer's files and then its record."""
+    """Put a tokenizer's files and then its record. `content` is its fingerprint and the size of its vocabulary."""
     storage.delete(ledger.record_url(job.root, OUTPUT, name))
     size = 0
     for path in sorted(Path(folder).iterdir()):
@@ -256,8 +259,8 @@ def _commit(
         nulls=0,
         rejects=[],
         bytes=size,
-        sha256=content,
+        sha256=content[0],
         seconds=round(time.monotonic() - start, 3),
-        identity={"settings": settings.model_dump(mode="json"), "quality": quality},
+        identity={"settings": settings.model_dump(mode="json"), "vocab_size": content[1], "quality": quality},
     )
     storage.put(ledger.record_url(job.root, OUTPUT, name), record.dumps(), if_absent=True)

@@ -25,7 +25,10 @@ from ..modalities import Kind, ModalitySpec
 from ..model.batch import PackedBatch
 from . import ragged, spans
 from .budgets import draw_budgets, fill_up
+from .packing import Chosen, pack
 from .spans import KEEPS, Keep
+
+_TEXT_KINDS = (Kind.SEQUENCE, Kind.EMBEDDING)
 
 
 @dataclass(frozen=True)
@@ -101,16 +104,6 @@ class Tokens:
     ids: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """Tokens of one modality that were chosen for one side, sample by sample. `ids`, ... are flat (sum of counts,)."""
-
-    counts: np.ndarray
-    ids: np.ndarray
-    positions: np.ndarray
-    queries: np.ndarray | None = None
-
-
 def mask_batch(
     specs: Sequence[ModalitySpec], config: MaskingConfig, tokens: Mapping[str, Tokens], rng: np.random.Generator
 ) -> PackedBatch:
@@ -129,19 +122,15 @@ def mask_batch(
     """
     lengths = np.stack([tokens[spec.name].lengths for spec in specs], axis=1)
     draw = _draw(specs, config, lengths, rng)
-    texts = {
-        m: _mask_sequence(spec, config, tokens[spec.name], draw, m, rng)
-        for m, spec in enumerate(specs)
-        if spec.kind in (Kind.SEQUENCE, Kind.EMBEDDING)
-    }
+    texts = _mask_texts(specs, config, tokens, draw, rng)
     _settle(specs, config, lengths, draw, texts, rng)
-    inputs: list[_Chosen] = []
-    targets: list[_Chosen] = []
+    inputs: list[Chosen] = []
+    targets: list[Chosen] = []
     for m, spec in enumerate(specs):
         text = texts.get(m) or _mask_grid(spec, tokens[spec.name], draw.inputs[:, m], draw.targets[:, m], rng)
         inputs.append(text[0])
         targets.append(text[1])
-    return _pack(specs, inputs, targets, len(lengths), config.input_tokens[1], config.target_tokens[1])
+    return pack(specs, inputs, targets, config.input_tokens[1], config.target_tokens[1])
 
 
 @dataclass
@@ -171,7 +160,7 @@ def _draw(specs: Sequence[ModalitySpec], config: MaskingConfig, lengths: np.ndar
     missing = (lengths == 0) & config.redistribute
     no_target = np.array([not spec.is_target for spec in specs]) & config.redistribute
     limit = np.array([spec.max_tokens for spec in specs])
-    is_text = np.array([spec.kind in (Kind.SEQUENCE, Kind.EMBEDDING) for spec in specs])
+    is_text = np.array([spec.kind in _TEXT_KINDS for spec in specs])
     inputs = np.minimum(draw_budgets(input_alphas, input_total, missing, rng), limit)
     targets = draw_budgets(target_alphas, target_total, missing | no_target, rng)
     targets = np.minimum(targets, np.where(is_text, limit, limit - inputs))
@@ -183,7 +172,7 @@ def _settle(
     config: MaskingConfig,
     lengths: np.ndarray,
     draw: _Draw,
-    texts: Mapping[int, tuple[_Chosen, _Chosen]],
+    texts: Mapping[int, tuple[Chosen, Chosen]],
     rng: np.random.Generator,
 ) -> None:
     """Make `draw.inputs` and `draw.targets` what is really used, and give the rest to the grids if so configured."""
@@ -203,38 +192,72 @@ def _settle(
         draw.targets = fill_up(draw.targets, room, left, draw.target_alphas, rng)
 
 
-def _mask_sequence(
-    spec: ModalitySpec, config: MaskingConfig, tokens: Tokens, draw: _Draw, m: int, rng: np.random.Generator
-) -> tuple[_Chosen, _Chosen]:
-    """Inputs and targets of a sequence or embedding modality; positions are ranks within the chosen tokens."""
-    is_text = spec.kind is Kind.SEQUENCE
-    wanted = (draw.inputs[:, m] > 0) | (is_text & (draw.targets[:, m] > 0))
-    rows = np.flatnonzero(wanted & (tokens.lengths > 0))
-    lengths, budgets = tokens.lengths[rows], draw.inputs[rows, m]
-    counts = np.zeros((2, len(wanted)), np.int64)
-    kept = spans.draw_keep(lengths, budgets, draw.keeps[rows, m], rng, chunked=spec.chunked)
-    if not is_text:
-        # A masked run of vectors is one vector of zeros, the row after the last (ml-4m `sequence_emb_mask_span`).
-        starts = spans.run_starts(~kept, lengths)
-        counts[0, rows] = ragged.row_sums(kept | starts, lengths)
-        vectors = np.where(starts, spec.max_tokens, ragged.ranks(lengths))[kept | starts]
-        none = np.zeros(0, np.int32)
-        return _Chosen(counts[0], vectors, ragged.ranks(counts[0])), _Chosen(counts[1], none, none)
-    assert tokens.ids is not None
-    order = ragged.indices(ragged.exclusive_cumsum(tokens.lengths)[rows], lengths)
-    if spec.chunked:
-        order = _shuffle_chunks(order, lengths, rng)
-    split = spans.split(tokens.ids[order], kept, lengths, config.first_sentinel)
-    # Without an input budget the input is empty, and not the sentinel that stands for all of the text.
-    counts[0, rows] = np.where(budgets > 0, split.input_lengths, 0)
-    start, length = spans.cut_targets(split, draw.targets[rows, m], rng)
-    counts[1, rows] = np.maximum(length - 1, 0)
-    read = ragged.indices(ragged.exclusive_cumsum(split.target_lengths) + start, counts[1, rows])
-    shown = split.input_ids[ragged.spread(budgets > 0, split.input_lengths)]
-    return (
-        _Chosen(counts[0], shown, ragged.ranks(counts[0])),
-        _Chosen(counts[1], split.target_ids[read + 1], ragged.ranks(counts[1]), split.target_ids[read]),
+def _mask_texts(
+    specs: Sequence[ModalitySpec], config: MaskingConfig, tokens: Mapping[str, Tokens], draw: _Draw, rng: np.random.Generator
+) -> dict[int, tuple[Chosen, Chosen]]:
+    """Inputs and targets of sequences and embeddings, by the index of their modality.
+
+    All modalities are masked together, one after the other in the same flat arrays: most are short, and the cost of a
+    NumPy call is paid once for all. Positions are ranks within the chosen tokens.
+    """
+    texts = [_text(m, spec, tokens[spec.name], draw, rng) for m, spec in enumerate(specs) if spec.kind in _TEXT_KINDS]
+    if not texts:
+        return {}
+    ids, lengths, inputs, targets, keeps, chunks = (
+        np.concatenate([getattr(text, name) for text in texts])
+        for name in ("ids", "lengths", "inputs", "targets", "keeps", "chunks")
     )
+    split = spans.split(ids, spans.draw_keep(lengths, inputs, keeps, chunks, rng), lengths, config.first_sentinel)
+    # Without an input budget the input is empty, and not the sentinel that stands for all of the text.
+    shown = np.where(inputs > 0, split.input_lengths, 0)
+    input_ids = split.input_ids[ragged.spread(inputs > 0, split.input_lengths)]
+    start, length = spans.cut_targets(split, targets, rng)
+    predicted = np.maximum(length - 1, 0)
+    reads = ragged.indices(ragged.exclusive_cumsum(split.target_lengths) + start, predicted)
+    chosen, row, first_input, first_target = {}, 0, 0, 0
+    for text in texts:
+        here = slice(row, row := row + len(text.rows))
+        in_counts, out_counts = (np.zeros(len(draw.inputs), np.int64) for _ in range(2))
+        in_counts[text.rows], out_counts[text.rows] = shown[here], predicted[here]
+        seen = input_ids[first_input : (first_input := first_input + int(in_counts.sum()))]
+        if specs[text.modality].kind is Kind.EMBEDDING:
+            seen = np.where(seen < 0, ~seen, specs[text.modality].max_tokens)
+        read = reads[first_target : (first_target := first_target + int(out_counts.sum()))]
+        chosen[text.modality] = (
+            Chosen(in_counts, seen, ragged.ranks(in_counts)),
+            Chosen(out_counts, split.target_ids[read + 1], ragged.ranks(out_counts), split.target_ids[read]),
+        )
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Text:
+    """What was drawn for one sequence or embedding modality: R `rows` (samples) take part, `ids` is flat, the others
+    are int64 (R,). The ids of vectors are ~0, ~1, ..., which no sentinel is."""
+
+    modality: int
+    rows: np.ndarray
+    ids: np.ndarray
+    lengths: np.ndarray
+    inputs: np.ndarray
+    targets: np.ndarray
+    keeps: np.ndarray
+    chunks: np.ndarray
+
+
+def _text(m: int, spec: ModalitySpec, tokens: Tokens, draw: _Draw, rng: np.random.Generator) -> _Text:
+    targets = draw.targets[:, m] * spec.is_target  # parity: embeddings draw a target budget and lose it
+    rows = np.flatnonzero(((draw.inputs[:, m] > 0) | (targets > 0)) & (tokens.lengths > 0))
+    lengths = tokens.lengths[rows]
+    if tokens.ids is None:
+        ids = ~ragged.ranks(lengths)
+    else:
+        order = ragged.indices(ragged.exclusive_cumsum(tokens.lengths)[rows], lengths)
+        if spec.chunked:
+            order = _shuffle_chunks(order, lengths, rng)
+        ids = tokens.ids[order].astype(np.int64)
+    chunks = np.full(len(rows), spans.CHUNK_TOKENS if spec.chunked else 1)
+    return _Text(m, rows, ids, lengths, draw.inputs[rows, m], targets[rows], draw.keeps[rows, m], chunks)
 
 
 def _shuffle_chunks(order: np.ndarray, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -242,18 +265,16 @@ def _shuffle_chunks(order: np.ndarray, lengths: np.ndarray, rng: np.random.Gener
     pairs = lengths // spans.CHUNK_TOKENS
     keys = ragged.spread(np.arange(len(pairs)), pairs) + rng.random(int(pairs.sum()))
     ranks = np.argsort(keys) - ragged.spread(ragged.exclusive_cumsum(pairs), pairs)
-    begin = ragged.exclusive_cumsum(lengths)
+    begin = ragged.spread(ragged.exclusive_cumsum(lengths), pairs)
     shuffled = order.copy()
-    place = ragged.spread(begin, pairs) + spans.CHUNK_TOKENS * ragged.ranks(pairs)
-    source = ragged.spread(begin, pairs) + spans.CHUNK_TOKENS * ranks
     for i in range(spans.CHUNK_TOKENS):
-        shuffled[place + i] = order[source + i]
+        shuffled[begin + spans.CHUNK_TOKENS * ragged.ranks(pairs) + i] = order[begin + spans.CHUNK_TOKENS * ranks + i]
     return shuffled
 
 
 def _mask_grid(
     spec: ModalitySpec, tokens: Tokens, inputs: np.ndarray, targets: np.ndarray, rng: np.random.Generator
-) -> tuple[_Chosen, _Chosen]:
+) -> tuple[Chosen, Chosen]:
     """Disjoint random subsets of a grid; `inputs` and `targets` say how many tokens, (B,) each."""
     rows = np.flatnonzero((inputs + targets > 0) & (tokens.lengths > 0))
     shown, predicted = choose_disjoint(spec.max_tokens, inputs[rows], targets[rows], rng)
@@ -263,7 +284,7 @@ def _mask_grid(
         counts[rows] = wanted[rows]
         position = np.flatnonzero(chosen) - ragged.spread(np.arange(len(rows)) * spec.max_tokens, counts[rows])
         ids = position if tokens.ids is None else tokens.ids[ragged.spread(rows, counts[rows]), position]
-        sides.append(_Chosen(counts, ids, position))
+        sides.append(Chosen(counts, ids, position))
     return sides[0], sides[1]
 
 
@@ -281,59 +302,12 @@ def choose_disjoint(
     # One random key for each position, unique within its row because its low bits are the position: sorting gives
     # thresholds, and comparing with them gives the subsets in raster order without a second sort.
     bits = max(length - 1, 1).bit_length()
-    keys = rng.integers(0, 2 ** (32 - bits), (len(first), length), dtype=np.uint32)
-    keys = (keys << np.uint32(bits)) | np.arange(length, dtype=np.uint32)
+    keys = rng.integers(0, 2**32, (len(first), length), dtype=np.uint32)
+    keys <<= np.uint32(bits)
+    keys |= np.arange(length, dtype=np.uint32)
     ordered = np.sort(keys, axis=1)
     rows = np.arange(len(first))
     in_first, in_both = (
         (keys <= ordered[rows, np.maximum(size, 1) - 1][:, None]) & (size > 0)[:, None] for size in (first, first + second)
     )
     return in_first, in_both ^ in_first
-
-
-def _pack(
-    specs: Sequence[ModalitySpec], inputs: Sequence[_Chosen], targets: Sequence[_Chosen], count: int, n: int, m: int
-) -> PackedBatch:
-    shown, predicted = _pack_side(specs, inputs, count, n), _pack_side(specs, targets, count, m)
-    return PackedBatch(
-        input_ids=shown.ids,
-        input_mod=shown.mod,
-        input_pos=shown.position,
-        input_valid=shown.valid,
-        target_ids=predicted.ids,
-        query_ids=predicted.query,
-        target_mod=predicted.mod,
-        target_pos=predicted.position,
-        target_end=predicted.end,
-        target_valid=predicted.valid,
-    )
-
-
-@dataclass(frozen=True)
-class _Side:
-    """Inputs or targets, packed: int32 (count, width) each, `valid` bool."""
-
-    ids: np.ndarray
-    mod: np.ndarray
-    position: np.ndarray
-    query: np.ndarray
-    end: np.ndarray
-    valid: np.ndarray
-
-
-def _pack_side(specs: Sequence[ModalitySpec], chosen: Sequence[_Chosen], count: int, width: int) -> _Side:
-    """Put the chosen tokens side by side, modality after modality."""
-    ids, mod, position, query, end = (np.zeros((count, width), np.int32) for _ in range(5))
-    used = np.zeros(count, np.int64)
-    for m, (spec, piece) in enumerate(zip(specs, chosen, strict=True)):
-        slots = ragged.indices(np.arange(count) * width + used, piece.counts)
-        used += piece.counts
-        ids.reshape(-1)[slots] = piece.ids
-        mod.reshape(-1)[slots] = m
-        position.reshape(-1)[slots] = piece.positions
-        query.reshape(-1)[slots] = -1 if piece.queries is None else piece.queries
-        # A grid's targets all see each other; a text's see those before them and themselves.
-        causal = spec.kind is Kind.SEQUENCE
-        end.reshape(-1)[slots] = slots % width + 1 if causal else ragged.spread(used, piece.counts)
-    assert used.max(initial=0) <= width
-    return _Side(ids, mod, position, query, end, np.arange(width) < used[:, None])

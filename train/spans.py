@@ -52,12 +52,7 @@ class Spans:
 
 
 def draw_keep(
-    lengths: np.ndarray,
-    budgets: np.ndarray,
-    keeps: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    chunked: bool = False,
+    lengths: np.ndarray, budgets: np.ndarray, keeps: np.ndarray, chunks: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Which tokens stay in the inputs.
 
@@ -68,7 +63,7 @@ def draw_keep(
         lengths: int64 (R,), tokens of each sequence, >= 1.
         budgets: int64 (R,), the most tokens of each input, sentinels included; 0 keeps nothing.
         keeps: int64 (R,), indices into `KEEPS`.
-        chunked: whether pairs of tokens stay or go together.
+        chunks: int64 (R,), tokens that stay or go together; fewer at the end of a sequence (EOS) are a chunk, too.
 
     Returns:
         bool (sum of lengths,).
@@ -80,7 +75,7 @@ def draw_keep(
     pending = np.flatnonzero(budgets > 0)
     while pending.size:  # every sequence fits in the end: a wholly masked one is a single sentinel
         length = lengths[pending]
-        draw = _draw_once(length, prob[pending], chunked, rng)
+        draw = _draw_once(length, prob[pending], chunks[pending], rng)
         size = ragged.row_sums(draw | run_starts(~draw, length), length)  # what is kept, and a sentinel for each run
         fits = size <= budgets[pending]
         kept[ragged.indices(starts[pending[fits]], length[fits])] = draw[ragged.spread(fits, length)]
@@ -89,12 +84,13 @@ def draw_keep(
     return kept
 
 
-def _draw_once(lengths: np.ndarray, prob: np.ndarray, chunked: bool, rng: np.random.Generator) -> np.ndarray:
-    units = -(-lengths // CHUNK_TOKENS) if chunked else lengths  # an odd token at the end (EOS) is a chunk of its own
+def _draw_once(lengths: np.ndarray, prob: np.ndarray, chunks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    units = -(-lengths // chunks)
     draw = rng.random(int(units.sum()), dtype=np.float32) < ragged.spread(prob.astype(np.float32), units)
-    if not chunked:
+    if (chunks == 1).all():
         return draw
-    return draw[ragged.spread(ragged.exclusive_cumsum(units), lengths) + ragged.ranks(lengths) // CHUNK_TOKENS]
+    unit = ragged.ranks(lengths) // ragged.spread(chunks, lengths)
+    return draw[ragged.spread(ragged.exclusive_cumsum(units), lengths) + unit]
 
 
 def run_starts(masked: np.ndarray, lengths: np.ndarray) -> np.ndarray:

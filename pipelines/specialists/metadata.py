@@ -98,10 +98,10 @@ def caption_statistics(caption: str) -> dict[str, int | float]:
 
 
 def pixel_statistics(image: np.ndarray) -> dict[str, int | float]:
-    """Colourfulness, brightness, contrast (0..127.5), saturation (0..255) and entropy (bits, 0..8) of a uint8 RGB image."""
+    """Colourfulness, brightness, contrast (0..127.5), saturation (0..255), entropy (0..8 bits) of a uint8 RGB image."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     mean, deviation = cv2.meanStdDev(grey)
-    share = np.bincount(grey.ravel(), minlength=256) / grey.size
+    share = cv2.calcHist([grey], [0], None, [256], [0, 256])[:, 0].astype(np.float64) / grey.size
     share = share[share > 0]
     return {
         "colorfulness": colorfulness(image),

@@ -18,7 +18,7 @@ _SEED = 0
 
 
 class Palette(Specialist):
-    """k-means in RGB over a regular grid of pixels, for each number of colours by itself, as PyPalette does in the paper.
+    """k-means in RGB over a regular grid of pixels, for each number of colours by itself (the paper uses PyPalette).
 
     A grid rather than a shrunk image, which would mix colours that the image does not have. The seed is fixed for each
     image, so that a palette is a function of the pixels alone; OpenCV keeps its generator for each thread, so threads
@@ -27,7 +27,7 @@ class Palette(Specialist):
 
     label: ClassVar[str] = "color_palette"
 
-    side: int = Field(64, ge=8, le=512, description="Pixels that are looked at along the longer side.")
+    side: int = Field(48, ge=8, le=512, description="Pixels that are looked at along the longer side.")
     attempts: int = Field(2, ge=1, le=16, description="k-means runs from other starts, of which the best counts.")
 
     def __call__(self, items: Sequence[Item]) -> list[list[list[list[int]]] | Reject]:

@@ -1,7 +1,7 @@
 """Boxes of people by OpenCV's HOG detector (Dalal and Triggs, 2005): a `det` label that needs no download.
 
-It finds standing people of about 100 px and more, misses portraits and crowds, and knows one class. It is there so that a
-whole run works out of the box; a recipe that has a COCO detector should name it instead.
+It finds standing people of about 100 px and more, misses portraits and crowds, and knows one class. It is there so
+that a whole run works out of the box; a recipe that has a COCO detector should name it instead.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _shrunk(image: np.ndarray, longest: int) -> np.ndarray:
 
 
 def _tightened(windows: np.ndarray) -> np.ndarray:
-    """(n, 4) x, y, width, height to xmin, ymin, xmax, ymax, less the margin around people that the windows were trained with.
+    """(n, 4) x, y, width, height to xmin, ymin, xmax, ymax, less the margin that the windows have around people.
 
     The shares are those of OpenCV's peopledetect sample.
     """
@@ -123,6 +123,7 @@ def _intersection_over_union(boxes: np.ndarray) -> np.ndarray:
     """(n, n) of (n, 4) boxes that are not empty."""
     low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=2)
-    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    return shared / (area[:, None] + area[None, :] - shared)
+    shared: np.ndarray = np.prod(np.clip(high - low, 0, None), axis=2)
+    area: np.ndarray = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    ratio: np.ndarray = shared / (area[:, None] + area[None, :] - shared)
+    return ratio

@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model import ml4m
 from fourmill.model.batch import PackedBatch
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM, decoder_mask
-from fourmill.model.ml4m_inputs import pack
+from safetensors.torch import load_file, save_file
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MODELS = ["fm7_swiglu_nobias", "fm_gelu_bias_registers", "fm21_qknorm"]
@@ -47,11 +45,13 @@ def batch_of(name: str, model: FourM) -> PackedBatch:
     expected = facts(name)
     with np.load(GOLDEN / name / "inputs.npz") as file:
         mod_dict = {
-            mod: {key: file[f"{mod}/{key}"] for key in ("tensor", "input_mask", "target_mask", "decoder_attention_mask")}
+            mod: {
+                key: file[f"{mod}/{key}"] for key in ("tensor", "input_mask", "target_mask", "decoder_attention_mask")
+            }
             for mod in expected["mod_order"]
         }
     budgets = expected["num_encoder_tokens"], expected["num_decoder_tokens"]
-    return pack(model.config, mod_dict, *budgets, decoder_order=expected["decoder_order"])
+    return ml4m.pack(model, mod_dict, *budgets, decoder_order=expected["decoder_order"])
 
 
 def close(actual: torch.Tensor, expected: np.ndarray, atol: float = 1e-4) -> None:
@@ -253,7 +253,7 @@ def test_targets_past_the_table_fall_back_to_its_first_row() -> None:
             "decoder_attention_mask": np.ones((1, length), np.int32),
         }
     }
-    batch = pack(config, mod_dict, 4, 12)
+    batch = ml4m.pack(FourM(config), mod_dict, 4, 12)
     assert batch.target_pos.tolist() == [[0, 1, 2, 3, 4, 5, 0, 0, 0]]
     assert batch.query_ids.tolist() == [list(range(9))]
     assert batch.target_ids.tolist() == [list(range(1, 10))]

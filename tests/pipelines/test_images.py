@@ -38,7 +38,13 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, *chunks: 
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     middle = b"".join(chunk(*c) for c in chunks)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + middle + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + middle
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "WEBP", "GIF"])
@@ -79,10 +85,15 @@ def test_orientation_is_applied(format: str, orientation: int) -> None:
 def test_impossible_orientations_are_ignored(value: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = value
-    np.testing.assert_array_equal(decode(encode(photo(), "JPEG", exif=exif), LIMIT), decode(encode(photo(), "JPEG"), LIMIT))
+    np.testing.assert_array_equal(
+        decode(encode(photo(), "JPEG", exif=exif), LIMIT), decode(encode(photo(), "JPEG"), LIMIT)
+    )
 
 
-@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"]
+)
 def test_damaged_exif_is_ignored(exif: bytes) -> None:
     assert decode(encode(photo(), "JPEG", exif=exif), LIMIT).shape == (48, 64, 3)
 
@@ -166,7 +177,9 @@ def test_what_is_no_image_is_rejected(data: bytes, reason: str) -> None:
         decode(data, LIMIT)
 
 
-@pytest.mark.parametrize("options", [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("GIF", {})])
+@pytest.mark.parametrize(
+    "options", [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("GIF", {})]
+)
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
 def test_truncated_images_are_rejected(options: tuple[str, dict[str, Any]], share: float) -> None:
     data = encode(photo(256), options[0], **options[1])
@@ -196,10 +209,17 @@ def test_extreme_shapes(size: tuple[int, int]) -> None:
 
 
 def test_an_image_without_area_is_rejected() -> None:
-    gif = bytearray(encode(Image.new("RGB", (4, 4)), "GIF"))
-    gif[6:10] = bytes(4)
     with pytest.raises(Reject, match="image: "):
         decode(png(0, 5, 8, 2, b""), LIMIT)
+
+
+def test_a_gif_frame_larger_than_its_screen_counts() -> None:
+    gif = bytearray(encode(Image.new("RGB", (4, 4)), "GIF"))
+    frame = gif.index(b",", 13)
+    gif[frame + 5 : frame + 9] = struct.pack("<HH", 9000, 9000)
+    assert struct.unpack("<HH", gif[6:10]) == (4, 4)
+    with pytest.raises(Reject, match="9000 x 9000 px"):
+        decode(bytes(gif), LIMIT)
 
 
 def test_damaged_bytes_never_raise_anything_but_reject() -> None:

@@ -7,9 +7,12 @@ import hashlib
 import io
 import json
 import os
+import random
 import tarfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import fsspec
@@ -168,18 +171,28 @@ def test_many_threads_read_at_once(tmp_path: Path) -> None:
             assert data == contents[sample.key]
 
 
-def test_a_truncated_gzip_keeps_what_is_whole(tmp_path: Path) -> None:
-    stored = gzip.compress(make_tar([(f"{i}.jpg", os.urandom(2000)) for i in range(10)]))
-    (tmp_path / "s.tar.gz").write_bytes(stored[: len(stored) // 2])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.99])
+def test_a_truncated_gzip_keeps_what_is_whole(share: float, tmp_path: Path) -> None:
+    rng = random.Random(0)
+    data = make_tar([(f"{i}.jpg", rng.randbytes(2000)) for i in range(10)])
+    stored = gzip.compress(data)
+    stored = stored[: int(len(stored) * share)]
+    left = len(zlib.decompressobj(wbits=31).decompress(stored))
+    (tmp_path / "s.tar.gz").write_bytes(stored)
     with source.open_shard(str(tmp_path / "s.tar.gz"), tmp_path) as shard:
-        assert [sample.key for sample in shard.samples] == ["0", "1", "2", "3"]
+        member = 512 + 2048
+        assert [sample.key for sample in shard.samples] == [str(i) for i in range(10) if i * member + 2512 <= left]
         reasons = [reason for key, reason in shard.rejects if not key]
-    assert any("gzip" in reason for reason in reasons) and any("truncated" in reason for reason in reasons)
+        assert any("gzip" in reason for reason in reasons)
+        assert any("tar: truncated" in reason for reason in reasons) == (left < len(data))
 
 
 @pytest.mark.parametrize("url", ["/nowhere/0.tar", "memory://nowhere/0.tar"])
 def test_a_missing_shard_is_named(url: str, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=f"shard {url}: there is no such file"), source.open_shard(url, tmp_path):
+    with (
+        pytest.raises(FileNotFoundError, match=f"shard {url}: there is no such file"),
+        source.open_shard(url, tmp_path),
+    ):
         pass
 
 
@@ -202,23 +215,39 @@ def test_a_sample_without_an_image_is_a_reject(tmp_path: Path) -> None:
         shard.image(shard.samples[0])
 
 
+def test_images_of_absurd_size_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "s.tar").write_bytes(make_tar([("a.jpg", b"12345")]))
+    monkeypatch.setattr(source, "_MAX_IMAGE_BYTES", 4)
+    with source.open_shard(str(tmp_path / "s.tar"), tmp_path) as shard, pytest.raises(Reject, match="image: 5 bytes"):
+        shard.image(shard.samples[0])
+
+
+def test_a_file_cut_behind_our_back_is_an_error_and_no_short_read(tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    path.write_bytes(make_tar([("a.jpg", b"x" * 900)]))
+    with source.open_shard(str(path), tmp_path) as shard:
+        os.truncate(path, 1000)
+        with pytest.raises(OSError, match="read 488 of 900 bytes"):
+            shard.image(shard.samples[0])
+
+
 # captions and sidecars
 
 
+Opener = Callable[..., source.Shard]
+
+
 @pytest.fixture
-def one(tmp_path: Path):  # type: ignore[no-untyped-def]
-    """A function that opens a shard of the one sample `a` made of the given members."""
+def one(tmp_path: Path) -> Iterator[Opener]:
+    """A function that opens a shard of the one sample `a`, made of the given members (extension=bytes)."""
+    with ExitStack() as stack:
 
-    def make(**members: bytes) -> source.Shard:
-        path = tmp_path / "one.tar"
-        path.write_bytes(make_tar([(f"a.{extension}", data) for extension, data in members.items()]))
-        opened.append(source.open_shard(str(path), tmp_path))
-        return opened[-1].__enter__()
+        def make(**members: bytes) -> source.Shard:
+            path = tmp_path / f"{len(list(tmp_path.iterdir()))}.tar"
+            path.write_bytes(make_tar([(f"a.{extension}", data) for extension, data in members.items()]))
+            return stack.enter_context(source.open_shard(str(path), tmp_path))
 
-    opened: list = []  # type: ignore[type-arg]
-    yield make
-    for context in opened:
-        context.__exit__(None, None, None)
+        yield make
 
 
 @pytest.mark.parametrize(
@@ -238,13 +267,13 @@ def one(tmp_path: Path):  # type: ignore[no-untyped-def]
         ({"txt": b"x" * 100_000}, "x" * 100_000),
     ],
 )
-def test_captions(one, members: dict[str, bytes], expected: str | None) -> None:  # type: ignore[no-untyped-def]
+def test_captions(one: Opener, members: dict[str, bytes], expected: str | None) -> None:
     shard = one(**members)
     assert shard.caption(shard.samples[0]) == expected
     assert shard.rejects == []
 
 
-def test_caption_fields_are_an_argument(one) -> None:  # type: ignore[no-untyped-def]
+def test_caption_fields_are_an_argument(one: Opener) -> None:
     shard = one(json=b'{"caption": "c", "alt": "a"}')
     assert shard.caption(shard.samples[0], fields=("alt", "caption")) == "a"
 
@@ -258,14 +287,14 @@ def test_caption_fields_are_an_argument(one) -> None:  # type: ignore[no-untyped
         ({"json": b'{"caption": "\\ud800"}'}, "surrogate"),
     ],
 )
-def test_captions_that_are_rejected(one, members: dict[str, bytes], reason: str) -> None:  # type: ignore[no-untyped-def]
+def test_captions_that_are_rejected(one: Opener, members: dict[str, bytes], reason: str) -> None:
     shard = one(jpg=b"image", **members)
     with pytest.raises(Reject, match=reason):
         shard.caption(shard.samples[0])
     assert shard.image(shard.samples[0]) == b"image"
 
 
-def test_info_is_the_sidecar(one) -> None:  # type: ignore[no-untyped-def]
+def test_info_is_the_sidecar(one: Opener) -> None:
     info = {"original_width": 640, "nested": {"a": [1, None]}}
     shard = one(json=json.dumps(info).encode())
     assert shard.info(shard.samples[0]) == info
@@ -284,7 +313,7 @@ def test_info_is_the_sidecar(one) -> None:  # type: ignore[no-untyped-def]
         (b" " * (2**24 + 1), "json: 16777217 bytes, expected at most 16777216"),
     ],
 )
-def test_broken_sidecars_are_recorded_once_and_not_fatal(one, data: bytes, reason: str) -> None:  # type: ignore[no-untyped-def]
+def test_broken_sidecars_are_recorded_once_and_not_fatal(one: Opener, data: bytes, reason: str) -> None:
     shard = one(json=data)
     assert shard.info(shard.samples[0]) == {}
     assert shard.caption(shard.samples[0]) is None

@@ -198,3 +198,13 @@ def test_a_negative_size_ends_the_scan() -> None:
     found = index(first + bytes(header) + bytes(1024))
     assert [s.key for s in found.samples] == ["0"]
     assert found.rejects[-1][0] == ""
+
+
+def test_keys_are_those_of_webdataset() -> None:
+    tariterators = pytest.importorskip("webdataset.tariterators")
+    names = ["a.jpg", "x/b.JPG", "x.y/c.txt", "x/y/d.png", "x/b.txt", "a.json", "z/a.webp", "caf\u00e9.jpeg"]
+    expected: dict[str, set[str]] = {}
+    for name in names:
+        key, extension = tariterators.base_plus_ext(name)
+        expected.setdefault(key, set()).add(extension.lower())
+    assert layout(make_tar([(name, b"1") for name in names])) == expected

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fourmill.report.chart import Series
 from fourmill.report.gallery import Gallery, GallerySample, render_gallery
+from fourmill.report.report import Column, Curve, Fact, GenerationGrid, GenerationRow, Photo, ReportData, render_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
@@ -56,11 +60,16 @@ class Browser:
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         self.last += 1
-        message = {"id": self.last, "method": method, "params": params, **({"sessionId": self.session} if self.session else {})}
+        message = {
+            "id": self.last,
+            "method": method,
+            "params": params,
+            **({"sessionId": self.session} if self.session else {}),
+        }
         os.write(self.write, json.dumps(message).encode() + b"\0")
         return self.wait(lambda answer: answer.get("id") == self.last)["result"]
 
-    def wait(self, wanted: Any, seconds: float = 30.0) -> dict[str, Any]:
+    def wait(self, wanted: Callable[[dict[str, Any]], bool], seconds: float = 30.0) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             while b"\0" in self.buffer:
@@ -92,7 +101,8 @@ class Browser:
             self.wait(lambda message: message.get("method") == "Page.loadEventFired")
 
     def value(self, expression: str) -> Any:
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        return answer["result"].get("value")
 
     def close(self) -> None:
         self.process.terminate()
@@ -109,10 +119,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    image = np.full((8, 12, 3), 90, np.uint8)
+def gallery(tmp_path_factory: pytest.TempPathFactory, sample: GallerySample) -> Path:
+    """Ten samples in pages of four: 000 to 009, of which 002 and 007 have rejects and 002 is hostile."""
     samples = [
-        GallerySample(f"{i:03d}", "00000", image, f"photo number {i} {ATTACK if i == 2 else ''}", rejects={"labels/det": ATTACK} if i % 5 == 2 else {})
+        replace(
+            sample,
+            key=f"{i:03d}",
+            caption=f"photo number {i} {ATTACK if i == 2 else ''} {'w' * 200 if i == 1 else ''}",
+            rejects={"labels/det": ATTACK} if i % 5 == 2 else {},
+        )
         for i in range(10)
     ]
     path = tmp_path_factory.mktemp("gallery") / "gallery.html"
@@ -120,6 +135,27 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory, sample: GallerySample) -> Path:
+    image = sample.image
+    assert image is not None
+    columns = [Column("rgb", "given"), *(Column(label, "generated") for label in ("canny_edge", "det", "caption") * 3)]
+    cells = [image, *[sample.labels["canny_edge"], sample.labels["det"], ATTACK] * 3]
+    data = ReportData(
+        title="a run",
+        facts=[Fact("samples", "1,200")] * 7,
+        photos=[Photo("coffee", image, ATTACK, "CC0", "scikit-image " * 5, "train")],
+        samples=[sample],
+        curves=[Curve("RGB tokens", Series("train", range(50), np.linspace(7, 3, 50)), chance=6.9)],
+        generations=[GenerationGrid("all", columns, [GenerationRow("k", cells, image)])],
+    )
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_text(render_report(data), "utf-8")
+    return path
+
+
+# Pictures load when they are scrolled to; a test does not scroll.
+DECODES = "(image) => { image.loading = 'eager'; return image.decode().then(() => true, () => false); }"
 VISIBLE = "Array.from(document.querySelectorAll('.sample:not([hidden]) .key'), (key) => key.textContent).join(' ')"
 
 
@@ -162,9 +198,35 @@ def test_filter_and_pager(browser: Browser, gallery: Path) -> None:
     assert browser.value(VISIBLE) == "004 005 006 007"
 
 
-def test_nothing_overflows_on_a_telephone(browser: Browser, gallery: Path) -> None:
+def test_report_loads_quietly(browser: Browser, report: Path) -> None:
+    browser.problems.clear()
+    browser.requests.clear()
+    browser.open(report)
+    assert browser.value("document.title") == "a run"
+    assert browser.value(f"Promise.all(Array.from(document.images, {DECODES})).then((all) => all.every(Boolean))")
+    # The line of the chart is as wide as its plot: SVG and style sheet work together.
+    assert browser.value("document.querySelector('polyline').getBoundingClientRect().width") > 200
+    assert browser.problems == []
+    assert browser.requests == [report.as_uri()]
+
+
+@pytest.mark.parametrize("name", ["gallery", "report"])
+def test_nothing_overflows_on_a_telephone(browser: Browser, name: str, request: pytest.FixtureRequest) -> None:
     browser.call("Emulation.setDeviceMetricsOverride", width=400, height=800, deviceScaleFactor=1, mobile=True)
-    browser.open(gallery)
+    browser.open(request.getfixturevalue(name))
     width = browser.value("document.documentElement.scrollWidth")
     browser.call("Emulation.clearDeviceMetricsOverride")
-    assert width <= 400
+    assert width == 400
+
+
+@pytest.mark.parametrize("name", ["gallery", "report"])
+def test_dark_mode_follows_the_reader(browser: Browser, name: str, request: pytest.FixtureRequest) -> None:
+    brightness = []
+    for scheme in ("light", "dark"):
+        browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        browser.open(request.getfixturevalue(name))
+        color = browser.value("getComputedStyle(document.body).backgroundColor")
+        brightness.append(sum(int(part) for part in re.findall(r"\d+", color)[:3]))
+    browser.call("Emulation.setEmulatedMedia", features=[])
+    assert brightness[0] > 700
+    assert brightness[1] < 150

@@ -1,0 +1,271 @@
+"""Chained any-to-any generation: MaskGIT, random order and autoregressive steps (4M section 3.4, 4M-21 section 5).
+
+Decisions:
+- Conditional and unconditional passes of guidance are one batch with one order. (apple/ml-4m draws an order for each
+  and mixes logits of different positions, unless it is seeded.)
+- Each sample draws from its own generator, seeded by (seed, sample, step of the chain): neighbours in a batch, other
+  steps and the device change nothing.
+- Every finished target conditions the steps after it, and guidance then drops it with the other conditions.
+
+Legend: B samples, L tokens of a grid, Q queries of a step, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..modalities import Kind, ModalitySpec
+from .blocks import DecoderBlock, KeysValues
+from .fourm import Context, FourM
+from .known import PUBLISHED_IDS, Known, SpecialIds, Tokens
+from .sampling import guide, sample
+from .schedules import temperature_schedule, token_schedule
+
+Generated = dict[str, np.ndarray | list[list[int]]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One target of a chain and how it is decoded.
+
+    Attributes:
+        target: an output modality of the model.
+        scheme: "maskgit" fills the most confident positions first (Chang et al. 2022); "roar" fills positions in random
+            order; "autoregressive" writes a sequence from left to right.
+        steps: forward passes of a grid; a sequence takes one for each token.
+        temperature: 0 takes the likeliest token.
+        temperature_schedule: constant, linear, onex:MIN or onex:MIN:POWER; grids only.
+        schedule: tokens for each step of MaskGIT, cosine or linear. "roar" is always linear.
+        top_k: sample among the likeliest k tokens; 0 for all.
+        top_p: sample among the likeliest tokens of this mass; 1 for all.
+        guidance: scale of classifier-free guidance; 1 for none.
+        max_tokens: longest sequence, with its end; the modality's if 0.
+
+    Raises:
+        ValueError: at construction, for settings out of range.
+    """
+
+    target: str
+    scheme: Literal["maskgit", "roar", "autoregressive"]
+    steps: int = 1
+    temperature: float = 1.0
+    temperature_schedule: str = "constant"
+    schedule: Literal["cosine", "linear"] = "cosine"
+    top_k: int = 0
+    top_p: float = 1.0
+    guidance: float = 1.0
+    max_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if self.scheme not in ("maskgit", "roar", "autoregressive"):
+            raise ValueError(f"{self.target}: scheme {self.scheme!r}, expected maskgit, roar or autoregressive")
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.max_tokens < 0:
+            raise ValueError(
+                f"{self.target}: temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}, max_tokens "
+                f"{self.max_tokens}; expected none below 0, and top_p above 0 and at most 1"
+            )
+        temperature_schedule(self.temperature_schedule, self.temperature, token_schedule(self.schedule, self.steps, 1))
+
+    def counts(self, tokens: int) -> np.ndarray:
+        """How many of `tokens` each step fills, int64 (steps,)."""
+        return token_schedule("linear" if self.scheme == "roar" else self.schedule, self.steps, tokens)
+
+
+@torch.no_grad()
+def generate(
+    model: FourM,
+    conditions: Mapping[str, Any],
+    chain: Sequence[Step],
+    *,
+    seed: int,
+    sample_ids: Sequence[int] | None = None,
+    special: SpecialIds = PUBLISHED_IDS,
+) -> Generated:
+    """Generate the targets of `chain`, one after another, each conditioned on `conditions` and those before it.
+
+    Args:
+        model: on any device; wrap the call in `torch.autocast` for bfloat16.
+        conditions: modality -> one entry for each of B samples. Grids: integers (B, L), -1 where not known. Sequences:
+            lists of ids with end of sequence, no sentinels; None for a sample without. Pixels: uint8 patches (B, L, D),
+            in raster order, flattened as (ph pw c). Embeddings: B arrays (n, D), or None.
+        chain: what to generate, in order.
+        seed, sample_ids: what the samples' random numbers follow from; sample_ids are 0 .. B-1 if None. Without
+            conditions, sample_ids also says how many samples to make.
+        special: ids of the text vocabulary.
+
+    Returns:
+        target -> uint16 (B, L) for grids; for sequences B lists of ids, without end of sequence and sentinels.
+
+    Raises:
+        ValueError: conditions or chain do not fit the model.
+    """
+    sizes = [len(given) for given in conditions.values()] or [len(sample_ids or ())]
+    streams = list(range(sizes[0])) if sample_ids is None else list(sample_ids)
+    if not streams or len(streams) != sizes[0]:
+        raise ValueError(
+            f"got {sizes[0]} samples of conditions and {len(streams)} sample_ids, expected the same number, at least 1; "
+            "without conditions, sample_ids says how many"
+        )
+    _check_chain(model, conditions, chain)
+    known = Known.of(model.config, conditions, model.device, sizes[0])
+    results: Generated = {}
+    for number, step in enumerate(chain):
+        spec = model.config.spec(step.target)
+        random = [np.random.default_rng((seed, stream, number)) for stream in streams]
+        context = known.with_unconditional(special) if step.guidance != 1 else known
+        if spec.kind is Kind.GRID:
+            grid = _generate_grid(model, context, step, random).cpu().numpy().astype(np.uint16)
+            results[spec.name] = grid
+            if spec.name in model.config.inputs:
+                known.add_grid(spec, grid)
+        else:
+            raw = _generate_text(model, context, step, random, special).tolist()
+            texts = [_text_of(row, special) for row in raw]
+            results[spec.name] = texts
+            if spec.name in model.config.inputs:
+                known.add_sequences(spec, [[*text, special.eos] for text in texts])
+    return results
+
+
+def _check_chain(model: FourM, conditions: Mapping[str, Any], chain: Sequence[Step]) -> None:
+    done = set(conditions)
+    for step in chain:
+        spec = model.config.spec(step.target)
+        if step.target not in model.config.outputs:
+            raise ValueError(f"{step.target} is no output of the model; it predicts {', '.join(model.config.outputs)}")
+        if step.target in done:
+            raise ValueError(f"{step.target} is generated, but is already a condition or an earlier target")
+        if (spec.kind is Kind.SEQUENCE) != (step.scheme == "autoregressive"):
+            fitting = "autoregressive" if spec.kind is Kind.SEQUENCE else "maskgit or roar"
+            raise ValueError(f"{step.target}: scheme {step.scheme}, expected {fitting} for a {spec.kind.value}")
+        if step.max_tokens > spec.max_tokens:
+            raise ValueError(f"{step.target}: max_tokens {step.max_tokens}, expected at most {spec.max_tokens}")
+        done.add(step.target)
+
+
+def _generate_grid(model: FourM, known: Known, step: Step, random: Sequence[np.random.Generator]) -> Tensor:
+    """Ids of a grid, int64 (B, L), in `step.steps` passes; `known` holds 2 B samples if there is guidance."""
+    spec = model.config.spec(step.target)
+    order, uniforms = _grid_noise(step, spec, random, known.device)
+    counts = step.counts(spec.max_tokens)
+    temperatures = temperature_schedule(step.temperature_schedule, step.temperature, counts)
+    ids = torch.zeros_like(order)
+    done, left = order[:, :0], order
+    for i, (count, temperature) in enumerate(zip(counts.tolist(), temperatures.tolist(), strict=True)):
+        if count == 0:
+            continue
+        # MaskGIT asks for all that is missing and keeps the best; random order asks for what it will keep.
+        queries = left if step.scheme == "maskgit" else left[:, :count]
+        logits = _grid_logits(model, known, step, Tokens.everywhere(ids.gather(1, done), done), queries)
+        drawn, confidence = sample(logits, uniforms[:, i].gather(1, queries), temperature, step.top_k, step.top_p)
+        if step.scheme == "maskgit":
+            chosen = confidence.topk(count, dim=1).indices
+            queries, drawn = queries.gather(1, chosen), drawn.gather(1, chosen)
+            keep = torch.ones_like(left, dtype=torch.bool).scatter(1, chosen, False)
+            left = left[keep].view(len(left), -1)
+        else:
+            left = left[:, count:]
+        ids = ids.scatter(1, queries, drawn)
+        done = torch.cat([done, queries], dim=1)
+    return ids
+
+
+def _grid_noise(
+    step: Step, spec: ModalitySpec, random: Sequence[np.random.Generator], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The positions in the order they are asked for, int64 (B, L), and uniform numbers, float32 (B, steps, L)."""
+    length = spec.max_tokens
+    raster = step.scheme == "maskgit"
+    order = np.stack([np.arange(length) if raster else rng.permutation(length) for rng in random])
+    uniforms = np.stack([rng.random((step.steps, length), dtype=np.float32) for rng in random])
+    return torch.from_numpy(order).to(device), torch.from_numpy(uniforms).to(device)
+
+
+def _grid_logits(model: FourM, known: Known, step: Step, done: Tokens, queries: Tensor) -> Tensor:
+    """Logits (B, Q, V) at positions `queries` (B, Q), given what is known and the tokens already `done`."""
+    guided = step.guidance != 1
+    done, pos = (done.twice(), queries.repeat(2, 1)) if guided else (done, queries)
+    context = model.encode(*known.inputs(_own(model, step.target, done)))
+    asked = Tokens.everywhere(torch.full_like(pos, -1), pos)
+    x = model.embed_queries(asked.ids, torch.full_like(pos, model.config.index(step.target)), pos, asked.valid)
+    logits = model.decode(x, context, None) @ model.head(step.target).T
+    return _guided(logits, step) if guided else logits
+
+
+def _generate_text(
+    model: FourM, known: Known, step: Step, random: Sequence[np.random.Generator], special: SpecialIds
+) -> Tensor:
+    """Raw ids of a sequence, int64 (B, 1 + written): first sentinel, text, end; padding after a sample's end.
+
+    The model sees the whole sequence as one masked span: the first sentinel in the input, and in the target the first
+    sentinel, the text with its end, the second sentinel.
+    """
+    spec = model.config.spec(step.target)
+    length = step.max_tokens or spec.max_tokens
+    uniforms = torch.from_numpy(np.stack([rng.random(length, dtype=np.float32) for rng in random])).to(known.device)
+    start = torch.full((known.num_samples, 1), special.sentinel(1), device=known.device)
+    masked = Tokens.everywhere(start, torch.zeros_like(start))
+    writer = _Writer(model, step, model.encode(*known.inputs(_own(model, step.target, masked))))
+    raw = start[: len(random)]
+    ended = torch.zeros_like(raw, dtype=torch.bool)
+    for i in range(length):
+        logits = writer.next(raw[:, -1:])
+        drawn, _ = sample(logits, uniforms[:, i : i + 1], step.temperature, step.top_k, step.top_p)
+        drawn = torch.where(ended, special.pad, drawn)
+        raw = torch.cat([raw, drawn], dim=1)
+        ended = ended | (drawn == special.eos) | (drawn == special.sentinel(2))
+        if bool(ended.all()):
+            break
+    return raw
+
+
+class _Writer:
+    """The decoder on one causal sequence, with cached keys and values of its layers and of the context."""
+
+    def __init__(self, model: FourM, step: Step, context: Context) -> None:
+        self.model, self.step, self.cross_mask = model, step, context.mask
+        self.blocks = [block for block in model.decoder if isinstance(block, DecoderBlock)]
+        self.context = [block.context_keys_values(context.tokens) for block in self.blocks]
+        self.past: list[KeysValues | None] = [None] * len(self.blocks)
+        self.length = 0
+
+    def next(self, token: Tensor) -> Tensor:
+        """Logits (B, 1, V) after one more token (B, 1); with guidance both passes read the same token."""
+        guided = self.step.guidance != 1
+        ids = token.repeat(2, 1) if guided else token
+        mod = torch.full_like(ids, self.model.config.index(self.step.target))
+        pos = torch.full_like(ids, self.length)
+        x = self.model.embed_queries(ids, mod, pos, torch.ones_like(ids, dtype=torch.bool))
+        for i, block in enumerate(self.blocks):
+            x, self.past[i] = block.step(x, self.past[i], self.context[i], self.cross_mask)
+        self.length += 1
+        logits = self.model.decoder_norm(x) @ self.model.head(self.step.target).T
+        return _guided(logits, self.step) if guided else logits
+
+
+def _guided(logits: Tensor, step: Step) -> Tensor:
+    """One of the two halves of a guided batch."""
+    conditional, unconditional = logits.chunk(2)
+    return guide(conditional, unconditional, step.guidance)
+
+
+def _own(model: FourM, target: str, tokens: Tokens) -> dict[str, Tokens]:
+    """The target's own tokens as encoder inputs, if the model reads that modality."""
+    return {target: tokens} if target in model.config.inputs else {}
+
+
+def _text_of(raw: Sequence[int], special: SpecialIds) -> list[int]:
+    """The text in raw ids: up to its end, without markers."""
+    text = []
+    for token in raw[1:]:
+        if token in (special.eos, special.sentinel(2)):
+            break
+        if not special.is_marker(token):
+            text.append(token)
+    return text

@@ -1,0 +1,57 @@
+"""Drawing tokens from logits, reproducibly: the randomness comes in as uniform numbers.
+
+Legend: B samples, Q positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """Logits (..., V) with -inf for tokens outside the `top_k` likeliest (0 = all) or the nucleus of mass `top_p`.
+
+    The nucleus (Holtzman et al. 2020) holds the likeliest tokens up to and with the one that passes `top_p`.
+    """
+    if 0 < top_k < logits.shape[-1]:
+        smallest = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    if top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        probabilities = ordered.softmax(-1)
+        before = probabilities.cumsum(-1) - probabilities
+        outside = (before > top_p).scatter(-1, order, before > top_p)
+        logits = logits.masked_fill(outside, -torch.inf)
+    return logits
+
+
+def sample(
+    logits: Tensor, uniforms: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Draw one token for each position.
+
+    Args:
+        logits: float (B, Q, V).
+        uniforms: float32 (B, Q) in [0, 1): where in the cumulative distribution each token is read off.
+        temperature: 0 takes the likeliest token.
+        top_k, top_p: see `filter_logits`; applied before the temperature, as apple/ml-4m does.
+
+    Returns:
+        ids, int64 (B, Q), and the probability each had, float32 (B, Q): MaskGIT's confidence. At temperature 0 it is
+        that of temperature 1 (apple/ml-4m says 1 for all, which leaves MaskGIT no order).
+    """
+    logits = logits.float()
+    if temperature == 0:
+        probability, ids = logits.softmax(-1).max(-1)
+        return ids, probability
+    probabilities = (filter_logits(logits, top_k, top_p) / temperature).softmax(-1)
+    cumulative = probabilities.cumsum(-1)
+    reached = uniforms.unsqueeze(-1) * cumulative[..., -1:]
+    ids = torch.searchsorted(cumulative, reached, right=True).clamp(max=logits.shape[-1] - 1)
+    return ids.squeeze(-1), probabilities.gather(-1, ids).squeeze(-1)
+
+
+def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance (Ho and Salimans 2022): away from the unconditional logits for scales above 1."""
+    return unconditional + scale * (conditional - unconditional)

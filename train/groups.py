@@ -1,0 +1,131 @@
+"""Row groups of the token store, read ahead of the loader by a few threads and kept while they are needed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from threading import Lock
+
+import pyarrow as pa
+
+from ..infra import storage
+from ..modalities import Kind, ModalitySpec
+from ..tokenize.store import ROW_GROUP, Column, ColumnReader
+
+# Footers kept open: each takes one or two round trips to an object store, and a few kilobytes.
+_FOOTERS = 4096
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard and its number of samples, from the ledger."""
+
+    name: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """The same samples in all modalities: keys (samples,), and a column for each modality."""
+
+    shard: str
+    keys: pa.StringArray
+    columns: dict[str, Column]
+    crops: int
+
+
+class TokenStore:
+    """The row groups of some modalities of a dataset, numbered through its shards.
+
+    Args:
+        url: the folder of the columns: url/MODALITY/SHARD.parquet.
+        shards: in any order, as long as it is always the same.
+        specs: the modalities to read.
+    """
+
+    def __init__(self, url: str, shards: Sequence[Shard], specs: Sequence[ModalitySpec]) -> None:
+        self.url, self.specs = url, tuple(specs)
+        self._shards = [(shard, i) for shard in shards for i in range(-(-shard.rows // ROW_GROUP))]
+        self.group_rows = tuple(min(ROW_GROUP, shard.rows - i * ROW_GROUP) for shard, i in self._shards)
+        self._reader = lru_cache(maxsize=_FOOTERS)(self._open)
+
+    def read(self, group: int) -> RowGroup:
+        """One row group of every modality.
+
+        Raises:
+            ValueError: a column is missing, is of other sizes than the run or the ledger says, or has other keys than
+                its neighbours; names shard and modality.
+        """
+        shard, index = self._shards[group]
+        columns = {spec.name: self._reader(shard, spec).read([index]) for spec in self.specs}
+        first = next(iter(columns.values()))
+        for name, column in columns.items():
+            if not column.keys.equals(first.keys):
+                raise ValueError(
+                    f"shard {shard.name}: the keys of {name} differ from those of {first.spec.modality} in row group "
+                    f"{index}; all columns of a shard hold the same keys in the same order; tokenize {name} again"
+                )
+        crops = {column.spec.crops for column in columns.values()} - {1}
+        if len(crops) > 1:
+            found = {name: column.spec.crops for name, column in columns.items()}
+            raise ValueError(f"shard {shard.name}: columns have different numbers of crops, {found}; tokenize again")
+        return RowGroup(shard.name, first.keys, columns, max(crops, default=1))
+
+    def _open(self, shard: Shard, spec: ModalitySpec) -> ColumnReader:
+        url = storage.join(self.url, spec.name, f"{shard.name}.parquet")
+        try:
+            reader = ColumnReader(url)
+        except FileNotFoundError:
+            raise ValueError(f"shard {shard.name} has no {spec.name} tokens ({url}); tokenize them first") from None
+        _check_column(reader, shard, spec)
+        return reader
+
+
+def _check_column(reader: ColumnReader, shard: Shard, spec: ModalitySpec) -> None:
+    column, where = reader.spec, f"shard {shard.name}, {spec.name}"
+    if (column.modality, column.kind) != (spec.name, spec.kind):
+        raise ValueError(f"{where}: expected a {spec.kind} column, the file holds {column.kind} of {column.modality}")
+    if reader.num_rows != shard.rows:
+        raise ValueError(f"{where}: the file has {reader.num_rows} samples, the ledger says {shard.rows}; tokenize again")
+    if any(size != ROW_GROUP for size in reader.row_group_sizes()[:-1]):
+        raise ValueError(f"{where}: row groups must have {ROW_GROUP} samples, got {reader.row_group_sizes()[:9]}")
+    if column.vocab_size > spec.vocab_size:
+        raise ValueError(f"{where}: token ids go to {column.vocab_size}, the model's vocabulary has {spec.vocab_size}")
+    length = column.length
+    if spec.kind is Kind.PIXELS:
+        expected = spec.side * round((spec.input_dim / 3) ** 0.5)
+        if length != expected:
+            raise ValueError(f"{where}: crops have {length} px, the model expects {expected} px")
+    elif spec.kind is Kind.GRID and length != spec.max_tokens:
+        raise ValueError(f"{where}: the file has {length} tokens of each crop, the model expects {spec.max_tokens}")
+    elif spec.kind is Kind.EMBEDDING and column.dim != spec.input_dim:
+        raise ValueError(f"{where}: vectors have {column.dim} numbers, the model expects {spec.input_dim}")
+
+
+class GroupCache:
+    """The row groups in use. `want` starts reading, `get` waits for it; the least recently used ones are dropped."""
+
+    def __init__(self, store: TokenStore, pool: ThreadPoolExecutor, capacity: int) -> None:
+        self._store, self._pool, self._capacity = store, pool, capacity
+        self._lock = Lock()
+        self._futures: OrderedDict[int, Future[RowGroup]] = OrderedDict()
+
+    def want(self, groups: Iterable[int]) -> None:
+        for group in groups:
+            self._future(group)
+
+    def get(self, group: int) -> RowGroup:
+        """The row group; what its reading raised is raised here."""
+        return self._future(group).result()
+
+    def _future(self, group: int) -> Future[RowGroup]:
+        with self._lock:
+            if group not in self._futures:
+                self._futures[group] = self._pool.submit(self._store.read, group)
+            self._futures.move_to_end(group)
+            while len(self._futures) > self._capacity:
+                self._futures.popitem(last=False)
+            return self._futures[group]
