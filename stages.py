@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import recipe as recipes
 from .infra import ledger, storage
@@ -28,6 +28,8 @@ from .tokenize.codecs import CODEC_VERSION, TEXT_TOKENIZER, Options, gist
 if TYPE_CHECKING:
     from .pipelines.mill import Job
     from .train.fit import FitJob
+    from .train.generation import GenerateJob
+    from .train.pretrain import TrainJob
 
 
 @dataclass
@@ -215,3 +217,158 @@ def _fit_job(recipe: Recipe, specialists: dict[str, Specialist], missing: list[s
         train=train,
         val=data("val"),
     )
+
+
+def train(recipe: Recipe) -> Summary:
+    """Train 4M on the columns of the shards that are complete."""
+    recipe, specialists = prepare(recipe)
+    start = time.monotonic()
+    job = train_job(recipe, specialists)
+    summary = Summary("train")
+    output = f"runs/{recipe.train.name}"
+    record = ledger.read(recipe.root, output, job.fingerprint)
+    if record is None:
+        from .train import pretrain
+
+        _start(recipe)
+        try:
+            pretrain.run(job)
+        except RuntimeError as error:
+            summary.missing[output] = str(error)
+        record = ledger.read(recipe.root, output, job.fingerprint)
+        summary.made = 1
+    else:
+        summary.existed = 1
+    if record is not None:
+        metrics = record.identity["metrics"]
+        losses = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("loss", "val_loss") if name in metrics)
+        summary.notes.append(f"{record.identity['steps']} steps, {record.identity['parameters']:,} parameters: {losses}")
+        summary.notes.append(job.folder)
+    summary.seconds = time.monotonic() - start
+    return summary
+
+
+def train_job(recipe: Recipe, specialists: dict[str, Specialist]) -> TrainJob:
+    """The training run that the recipe asks for. RecipeError if no training shard has all of its columns."""
+    from .train.groups import Shard
+    from .train.pretrain import TrainJob
+
+    tokenizers = fitted(recipe, specialists)
+    outputs = plans.token_outputs(recipe, specialists, tokenizers)
+    plan = plans.make(recipe, outputs)
+
+    def complete(split: str) -> tuple[Shard, ...]:
+        names = [name for name in plan.splits[split] if name in plan.tasks and not plan.tasks[name].outputs]
+        rows = {name: plan.done[next(iter(outputs)), name].rows for name in names}
+        return tuple(Shard(name, rows[name]) for name in names if rows[name])
+
+    shards = complete("train")
+    if not shards:
+        raise RecipeError("train: no training shard has all of its columns; run `fourmill tokenize` first")
+    sources = {shard.name: plan.done[next(iter(outputs)), shard.name].source.sha256 for shard in shards}
+    columns = {name: output.fingerprint for name, output in outputs.items()}
+    parts = [recipe.train.model_dump(mode="json", exclude=TRAIN_OPERATIONS), columns, sources, recipe.seed]
+    specs = tuple(output.spec for output in outputs.values() if output.spec is not None)
+    sentinels = _sentinels(recipe) if recipe.has_text else (5, 200)
+    return TrainJob(recipe, fingerprint("train", *parts), specs, shards, complete("val"), *sentinels)
+
+
+# Settings of training that change how a run is watched and spread, and not what it learns.
+TRAIN_OPERATIONS = {
+    "name", "workers", "cpus", "gpus", "log_every", "validate_every", "validation_samples", "checkpoint_every",
+    "keep_checkpoints",
+}  # fmt: skip
+
+
+def _sentinels(recipe: Recipe) -> tuple[int, int]:
+    """(id of [S_1], how many sentinels there are) of the fitted text tokenizer."""
+    from .tokenize.codecs import load_text
+
+    ids = load_text(recipe.root).sentinel_ids
+    return int(ids[1]), len(ids)
+
+
+def generate(recipe: Recipe) -> Summary:
+    """Generate the recipe's chains with the trained model."""
+    recipe, specialists = prepare(recipe)
+    start = time.monotonic()
+    summary = Summary("generate")
+    if not recipe.generate.chains:
+        summary.notes.append("the recipe has no generate.chains")
+        return summary
+    run_job = train_job(recipe, specialists)
+    if ledger.read(recipe.root, f"runs/{recipe.train.name}", run_job.fingerprint) is None:
+        raise RecipeError("generate: the model of this recipe is not trained; run `fourmill train` first")
+    job = generate_job(recipe, run_job)
+    output = f"generated/{recipe.train.name}"
+    summary.existed = int(ledger.read(recipe.root, output, job.fingerprint) is not None)
+    if not summary.existed:
+        from .train import generation, pretrain
+
+        _start(recipe)
+        generation.run(job, pretrain.load_model)
+        summary.made = 1
+    summary.notes.append(job.folder)
+    summary.seconds = time.monotonic() - start
+    return summary
+
+
+def generate_job(recipe: Recipe, run: TrainJob) -> GenerateJob:
+    from .model.known import SpecialIds
+    from .train.generation import GenerateJob
+
+    # `SpecialIds` counts from [S_0], masking from [S_1].
+    text = SpecialIds(first_sentinel=run.first_sentinel - 1, num_sentinels=run.num_sentinels)
+    shards = run.val_shards or run.shards
+    parts = [run.fingerprint, recipe.generate.model_dump(mode="json"), [shard.name for shard in shards]]
+    return GenerateJob(
+        recipe, run.folder, fingerprint("generate", *parts), run.specs, shards, codec_options(recipe), text
+    )
+
+
+def run(recipe: Recipe) -> list[Summary]:
+    """Everything in order. A stage that misses some shards does not stop the next ones; one that misses all does."""
+    return [stage(recipe) for stage in (label, fit, tokenize, train, generate)]
+
+
+def status(recipe: Recipe) -> dict[str, Any]:
+    """What the recipe asks for and what of it exists: {"root", "shards", "outputs": [...], "missing": {what: why}}.
+
+    Looks only at the ledger; nothing is started and nothing is written.
+    """
+    recipe, specialists = prepare(recipe)
+    tokenizers = fitted(recipe, specialists)
+    prints = fit_fingerprints(recipe, specialists)
+    missing = {f"tokenizers/{name}": "not fitted as the recipe asks" for name in prints if name not in tokenizers}
+    outputs = plans.label_outputs(recipe, specialists)
+    if not missing:
+        outputs |= plans.token_outputs(recipe, specialists, tokenizers)
+    plan = plans.make(recipe, outputs)
+    rows: list[dict[str, Any]] = []
+    for name in outputs:
+        records = [record for (output, _), record in plan.done.items() if output == name]
+        sums = {part: sum(getattr(record, part) for record in records) for part in ("rows", "nulls", "bytes")}
+        rows.append({"output": name, "done": len(records), "asked": len(plan.shards), **sums})
+    if missing:
+        waiting = [f"tokens/{name}" for name in recipe.modalities]
+        rows += [{"output": n, "done": 0, "asked": len(plan.shards), "rows": 0, "nulls": 0, "bytes": 0} for n in waiting]
+    missing |= {f"shard {shard}": why for shard, why in plan.absent.items()}
+    for task in plan.missing:
+        missing[f"shard {task.shard}"] = f"lacks {', '.join(task.outputs)}"
+    if not missing or any(name.startswith("tokens/") for name in outputs):
+        missing |= _missing_runs(recipe, specialists)
+    return {"root": recipe.root, "shards": len(plan.shards), "outputs": rows, "missing": missing}
+
+
+def _missing_runs(recipe: Recipe, specialists: dict[str, Specialist]) -> dict[str, str]:
+    try:
+        job = train_job(recipe, specialists)
+    except RecipeError as error:
+        return {f"runs/{recipe.train.name}": str(error)}
+    if ledger.read(recipe.root, f"runs/{recipe.train.name}", job.fingerprint) is None:
+        return {f"runs/{recipe.train.name}": "not trained as the recipe asks"}
+    if recipe.generate.chains:
+        generation = generate_job(recipe, job)
+        if ledger.read(recipe.root, f"generated/{recipe.train.name}", generation.fingerprint) is None:
+            return {f"generated/{recipe.train.name}": "not generated as the recipe asks"}
+    return {}

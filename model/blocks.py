@@ -1,8 +1,11 @@
 """Transformer blocks of 4M: pre-norm attention and (gated) MLP, on scaled_dot_product_attention.
 
 Legend: B samples, N queries, K keys, D width, H heads, E = D / H. Masks are boolean, True = may attend, and broadcast
-to (B, H, N, K). A query that may attend to nothing reads zeros: PyTorch defines it so, and it makes an empty
-condition the same as no condition. Parameter names are those of apple/ml-4m.
+to (B, H, N, K). Parameter names are those of apple/ml-4m.
+
+Kernels differ in what a query gets that may attend to nothing (zeros or NaN). Self-attention never asks: its masks
+leave something to every query. Cross-attention gives zeros, so that a sample with no inputs among others is what it
+would be alone, with no keys at all.
 """
 
 from __future__ import annotations
@@ -36,8 +39,12 @@ class _Heads(nn.Module):
         batch, length, _ = x.shape
         return x.view(batch, length, parts, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        y = F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), attn_mask=mask)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, seen: Tensor | None = None) -> Tensor:
+        """Attention outputs (B, N, D), those of queries with `seen` False taken as zeros."""
+        # Under autocast QK-norm returns float32, which would send the attention to a slow kernel.
+        y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask)
+        if seen is not None:
+            y = y * seen
         out: Tensor = self.proj(y.transpose(1, 2).flatten(2))
         return out
 
@@ -49,7 +56,7 @@ class SelfAttention(_Heads):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = self.split(self.qkv(x), 3)
-        return self.attend(self.q_norm(q), self.k_norm(k), v.contiguous(), mask)
+        return self.attend(self.q_norm(q), self.k_norm(k), v, mask)
 
     def step(self, x: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
         """One more token x (B, 1, D) of a causal sequence; returns its output and the grown keys and values."""
@@ -70,9 +77,10 @@ class CrossAttention(_Heads):
         k, v = self.split(self.kv(context), 2)
         return self.k_norm(k), v
 
-    def forward(self, x: Tensor, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, keys_values: KeysValues, mask: Tensor) -> Tensor:
         (q,) = self.split(self.q(x), 1)
-        return self.attend(self.q_norm(q), *keys_values, mask)
+        seen = mask.any(dim=-1, keepdim=True)
+        return self.attend(self.q_norm(q), *keys_values, mask | ~seen, seen)
 
 
 class Mlp(nn.Module):

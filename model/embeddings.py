@@ -106,9 +106,9 @@ class Projections(nn.Module):
             if name not in values:
                 continue
             raw = values[name]
-            flat = self.normalize_pixels(raw) if kind is Kind.PIXELS else raw.to(x.dtype)
-            projected = self.layers[name](flat).to(x.dtype)
-            rows = ids.clamp(0, raw.shape[1] - 1).unsqueeze(-1).expand(-1, -1, x.shape[-1])
+            flat = self.normalize_pixels(raw) if kind is Kind.PIXELS else raw
+            projected = self.layers[name](flat.to(x.dtype)).to(x.dtype)
+            rows = ids.long().clamp(0, raw.shape[1] - 1).unsqueeze(-1).expand(-1, -1, x.shape[-1])
             x = torch.where((mod == index).unsqueeze(-1), projected.gather(1, rows), x)
         return x
 

@@ -142,6 +142,7 @@ class FourM(nn.Module):
 
     def encode_embedded(self, x: Tensor, mask: Tensor) -> Tensor:
         """Encoder blocks and norm on embedded inputs x (B, N, D), mask (B, 1, 1, N): the features of transfers."""
+        mask = mask | ~mask.any(dim=-1, keepdim=True)  # no row of attention is empty; the decoder reads no pads
         for block in self.encoder:
             x = self._run(block, x, mask)
         y: Tensor = self.encoder_norm(x)
@@ -164,8 +165,11 @@ class FourM(nn.Module):
 
     def head(self, modality: str) -> Tensor:
         """The output weights of a modality, (vocabulary, D), a view."""
-        table = self.decoder_embeddings.tokens if self.heads is None else self.heads
-        return table[self.decoder_embeddings.token_rows[modality]]
+        return self._head_table[self.decoder_embeddings.token_rows[modality]]
+
+    @property
+    def _head_table(self) -> Tensor:
+        return self.decoder_embeddings.tokens if self.heads is None else self.heads
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for an optimiser: matrices and tables decay, norms and biases do not (apple/ml-4m)."""
@@ -202,15 +206,18 @@ class FourM(nn.Module):
         place = {name: self.config.index(name) for name in outputs}
         counts = {name: groups.counts[i] for name, i in place.items()}
 
+        # One split: the gradient of each slice on its own would be as large as the whole table.
+        vocabulary = {name: self.config.spec(name).vocab_size for name in outputs}
+        heads = dict(zip(outputs, torch.split(self._head_table, list(vocabulary.values())), strict=True))
+
         def logits(modality: str) -> Tensor:
-            return F.linear(hidden[place[modality]], self.head(modality))
+            return F.linear(hidden[place[modality]], heads[modality])
 
         losses = {}
         for name, i in place.items():
             # No targets: a zero that still hangs on the graph, so that backward always works.
             losses[name] = F.cross_entropy(logits(name).float(), targets[i]) if counts[name] else y.sum() * 0.0
-        loss = weigh(losses, counts, {name: self.config.spec(name).vocab_size for name in outputs}, weighting)
-        return FourMOutput(loss, losses, counts, logits)
+        return FourMOutput(weigh(losses, counts, vocabulary, weighting), losses, counts, logits)
 
 
 def weigh(

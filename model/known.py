@@ -151,12 +151,10 @@ class Known:
 
     def inputs(self, extra: Mapping[str, Tokens]) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Arguments of `FourM.encode`: what is known and `extra`, side by side."""
-        shape = (self.num_samples, 1)  # one invalid column, so that nothing known is no special case
-        nothing = torch.zeros(shape, dtype=torch.int64, device=self.device)
-        parts = [(0, Tokens(nothing, nothing, nothing.bool()))]
-        parts += [(self.config.index(name), t) for name, t in (self.tokens | dict(extra)).items()]
-        if len(parts) > 1:
-            parts = parts[1:]
+        parts = [(self.config.index(name), t) for name, t in (self.tokens | dict(extra)).items() if t.ids.shape[1]]
+        if not parts:  # one invalid column, so that nothing known is no special case for attention
+            nothing = torch.zeros((self.num_samples, 1), dtype=torch.int64, device=self.device)
+            parts = [(0, Tokens(nothing, nothing, nothing.bool()))]
         mod = torch.cat([torch.full_like(t.ids, index) for index, t in parts], dim=1)
         ids, pos, valid = (torch.cat([getattr(t, x) for _, t in parts], dim=1) for x in ("ids", "pos", "valid"))
         return ids, mod, pos, valid, self.values

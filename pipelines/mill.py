@@ -178,9 +178,7 @@ class Mill:
         if not wants_image:
             return sample
         try:
-            if not entry.image:
-                raise Reject("image: there is none")
-            image = images.decode(shard.read(entry, entry.image), self.job.images.max_pixels)
+            image = images.decode(shard.image(entry), self.job.images.max_pixels)
         except Reject as reject:
             sample.reasons["rgb"] = reject.reason
             return sample

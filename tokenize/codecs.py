@@ -161,7 +161,7 @@ class Grid(Codec):
         return self.decode_many(np.asarray(tokens)[None])[0]
 
     def decode_many(self, tokens: np.ndarray) -> np.ndarray:
-        """Pictures of many crops: ids (n, length) -> uint8 (n, size, size, channels)."""
+        """Pictures of many crops: ids (n, length) -> uint8 (n, size, size, 3), or (n, size, size) for one channel."""
         import torch
 
         from .pixels import postprocess
@@ -169,7 +169,7 @@ class Grid(Codec):
         side = self.spec.side
         ids = torch.from_numpy(np.asarray(tokens, np.int64)).reshape(-1, side, side).to(self.device)
         with torch.inference_mode():
-            return postprocess(self.spec.name, self.model.decode(ids))
+            return postprocess(self.model.decode(ids))
 
 
 class Text(Codec):

@@ -103,7 +103,8 @@ def _encode_array(array: np.ndarray) -> bytes:
 
 
 def _decode_array(cell: bytes) -> np.ndarray:
-    return np.load(io.BytesIO(cell), allow_pickle=False)
+    array: np.ndarray = np.load(io.BytesIO(cell), allow_pickle=False)
+    return array
 
 
 _ENCODE: dict[Storage, Callable[[Any], Any]] = {

@@ -19,7 +19,7 @@ def preprocess(modality: str, crop: np.ndarray) -> torch.Tensor:
 
     Args:
         modality: a grid of pictures: tok_rgb, tok_canny_edge, tok_sam_edge (or rgb); ValueError for others.
-        crop: uint8 (..., H, W, 3) for RGB, (..., H, W) or (..., H, W, 1) for edges; any number of leading axes, or none.
+        crop: uint8 (..., H, W, 3) for RGB, (..., H, W) or (..., H, W, 1) for edges; any number of leading axes.
 
     Returns:
         float32 (..., C, H, W) in [-1, 1].

@@ -46,7 +46,7 @@ class Codebook(nn.Module):
         # The length of a latent does not change its argmax, so only the codes are normalised.
         codes_LK = F.normalize(self.embed, dim=1).t()
         rows = max(_MAX_SCORES // codes_LK.shape[1], 1)
-        return torch.cat([(chunk @ codes_LK).argmax(1) for chunk in latents_NL.split(rows)])
+        return torch.cat([(chunk @ codes_LK).argmax(1) for chunk in torch.split(latents_NL, rows)])
 
     @torch.no_grad()
     def update(self, latents_NL: torch.Tensor, ids_N: torch.Tensor) -> int:
@@ -129,7 +129,7 @@ class VectorQuantizer(nn.Module):
 
 
 def dead_code_threshold(tokens_in_batch: int, codebook_size: int, coefficient: float) -> float:
-    """4M's rule: a code is dead below 1 / coefficient of its uniform share of a batch (of all ranks); 0 switches off."""
+    """4M's rule: a code is dead below 1 / coefficient of its uniform share of a batch (all ranks); 0 switches off."""
     return tokens_in_batch / codebook_size / coefficient if coefficient else 0.0
 
 

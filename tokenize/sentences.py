@@ -55,7 +55,7 @@ def boxes_to_text(
         The sentence, "" if no box is left. ValueError for a label that is no COCO class and for coordinates that are
         not finite.
     """
-    rows: list[tuple[float, float, float, float, str]] = []
+    rows: list[tuple[tuple[float, float, float, float], str]] = []
     for box in boxes:
         if box["score"] < min_score:
             continue
@@ -63,20 +63,18 @@ def boxes_to_text(
             raise ValueError(f"det: got the class {box['label']!r}; expected one of the {len(_CLASSES)} COCO classes")
         window = _box_in_crop(box["box"], width, height, crop)
         if window is not None:
-            rows.append((*window, box["label"]))
-    rows.sort(key=lambda row: row[0] ** 2 + row[1] ** 2)  # stable: ties keep the detector's order
+            rows.append((window, box["label"]))
+    rows.sort(key=lambda row: row[0][0] ** 2 + row[0][1] ** 2)  # stable: ties keep the detector's order
     return " ".join(
-        " ".join(f"v{axis}={round(row[axis] * (COORDINATE_BINS - 1))}" for axis in range(4)) + f" {row[4]}"
-        for row in rows
+        " ".join(f"v{axis}={round(c * (COORDINATE_BINS - 1))}" for axis, c in enumerate(window)) + f" {label}"
+        for window, label in rows
     )
 
 
 _CLASSES = frozenset(COCO_CLASSES)
 
 
-def _box_in_crop(
-    box: Sequence[float], width: int, height: int, crop: Crop
-) -> tuple[float, float, float, float] | None:
+def _box_in_crop(box: Sequence[float], width: int, height: int, crop: Crop) -> tuple[float, float, float, float] | None:
     """The part of a box inside of the crop, relative to the crop; None if it has no area."""
     if not all(math.isfinite(c) for c in box):
         raise ValueError(f"det: got the box {list(box)}; expected four finite numbers, relative to the image")

@@ -71,11 +71,17 @@ class ColumnSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", Kind(self.kind))
         if self.crops < 1 or self.length < 1:
-            raise ValueError(f"column {self.modality}: crops and length must be at least 1, got {self.crops}, {self.length}")
+            raise ValueError(
+                f"column {self.modality}: crops and length must be at least 1, got {self.crops}, {self.length}"
+            )
         if self.kind in (Kind.GRID, Kind.SEQUENCE) and not 0 < self.vocab_size <= MAX_VOCAB:
-            raise ValueError(f"column {self.modality}: vocab_size must be 1..{MAX_VOCAB} (uint16), got {self.vocab_size}")
+            raise ValueError(
+                f"column {self.modality}: vocab_size must be 1..{MAX_VOCAB} (uint16), got {self.vocab_size}"
+            )
         if (self.kind is Kind.EMBEDDING) != (self.dim > 0):
-            raise ValueError(f"column {self.modality}: dim must be given for embeddings and only for them, got {self.dim}")
+            raise ValueError(
+                f"column {self.modality}: dim must be given for embeddings and only for them, got {self.dim}"
+            )
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -106,7 +112,7 @@ class Column:
     def __len__(self) -> int:
         return len(self.valid)
 
-    def sample(self, index: int) -> np.ndarray | list[Any] | None:
+    def sample(self, index: int) -> Any:
         """One sample as `encode_column` took it, or None: grid uint16 (crops, length); sequence: list of uint16 (n,);
         pixels: list of bytes; embedding: float16 (crops, n, dim)."""
         if not self.valid[index]:
@@ -173,7 +179,9 @@ class ColumnReader:
         """All samples, or those of some row groups, in the order given. One group, or a file of one, is not copied."""
         groups = list(range(self.num_row_groups)) if row_groups is None else list(row_groups)
         if bad := [g for g in groups if not 0 <= g < self.num_row_groups]:
-            raise ValueError(f"{source_name(self.source)}: row groups {bad} asked for, the file has 0..{self.num_row_groups - 1}")
+            raise ValueError(
+                f"{source_name(self.source)}: row groups {bad} asked for, the file has 0..{self.num_row_groups - 1}"
+            )
         with open_parquet(self.source, self._footer) as file:
             # Threads would only help wide tables; callers read many columns side by side instead.
             table = file.read_row_groups(groups, columns=["key", "tokens"], use_threads=False)
@@ -195,13 +203,19 @@ def encode_table(fields: dict[str, pa.Array], metadata: dict[str, str], row_grou
     table = pa.Table.from_arrays(list(fields.values()), schema=schema)
     sink = io.BytesIO()
     # Ids and image files do not repeat: dictionaries and statistics would be dead weight.
-    pq.write_table(table, sink, row_group_size=row_group, compression="zstd", use_dictionary=False, write_statistics=False)
+    pq.write_table(
+        table, sink, row_group_size=row_group, compression="zstd", use_dictionary=False, write_statistics=False
+    )
     return sink.getvalue()
 
 
 @contextmanager
 def open_parquet(source: Source, footer: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
-    """The Parquet file behind `source`; ValueError with the file's name if it is none."""
+    """The Parquet file behind `source`.
+
+    Raises, also for what is read from it within the context:
+        ValueError: it is no Parquet file. OSError: it is damaged. Both name the file.
+    """
     if isinstance(source, bytes):
         opened: Any = pa.BufferReader(source)
     elif isinstance(source, str | os.PathLike):
@@ -212,6 +226,10 @@ def open_parquet(source: Source, footer: pq.FileMetaData | None = None) -> Itera
         yield pq.ParquetFile(opened, metadata=footer, pre_buffer=True)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{source_name(source)}: not a readable Parquet file ({error}); write it again") from error
+    except OSError as error:
+        if type(error) is not OSError:  # a missing file or a denied permission says so itself
+            raise
+        raise OSError(f"{source_name(source)}: cannot be read ({error})") from error
     finally:
         if opened is not source:
             opened.close()
@@ -250,7 +268,9 @@ def _spec_of(schema: pa.Schema, name: str) -> ColumnSpec:
     if found.get("format") != FORMAT:
         raise ValueError(f"{name}: expected a token column ({FORMAT}), got Parquet with fields {schema.names}")
     if found.get("version") != str(VERSION):
-        raise ValueError(f"{name}: format version {found.get('version')}, this release reads {VERSION}; tokenize it again")
+        raise ValueError(
+            f"{name}: format version {found.get('version')}, this release reads {VERSION}; tokenize it again"
+        )
     return ColumnSpec(**json.loads(found["spec"]))
 
 
@@ -270,7 +290,9 @@ def _check_row(spec: ColumnSpec, row: Any) -> None:
             raise ValueError("expected one encoded JPEG or PNG (bytes) for each crop")
     elif spec.kind is Kind.EMBEDDING:
         if row.dtype != np.float16 or row.ndim != 3 or row.shape[2] != spec.dim or not 0 < row.shape[1] <= spec.length:
-            raise ValueError(f"got {row.dtype} {row.shape}, expected float16 ({spec.crops}, 1..{spec.length}, {spec.dim})")
+            raise ValueError(
+                f"got {row.dtype} {row.shape}, expected float16 ({spec.crops}, 1..{spec.length}, {spec.dim})"
+            )
     elif spec.kind is Kind.GRID:
         if row.dtype != np.uint16 or row.shape != (spec.crops, spec.length):
             raise ValueError(f"got {row.dtype} {row.shape}, expected uint16 ({spec.crops}, {spec.length})")

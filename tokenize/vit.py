@@ -1,6 +1,6 @@
 """ViT encoder and decoder of 4M's VQ-VAE tokenizers.
 
-Legend: B batch, C channels, H W pixels, h w token grid, N = h w, D width of a token, p pixels of a patch along one side.
+Legend: B batch, C channels, H W pixels, h w token grid, N = h w, D width of a token, p side of a patch in pixels.
 
 Names of parameters and buffers, initialisation and arithmetic are those of apple/ml-4m, so that its checkpoints load:
 pre-norm blocks without a LayerNorm at the end, fixed 2-D sine-cosine positions resized bicubically to other grids, an
@@ -64,7 +64,9 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, tokens, dim = x.shape
         q, k, v = self.qkv(x).view(batch, tokens, 3, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, dim))
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, dim)
+        out: torch.Tensor = self.proj(mixed)
+        return out
 
 
 class Mlp(nn.Module):
@@ -78,7 +80,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = self.fc1(x)
-        return self.fc2(hidden.tanh() if self.tanh else F.gelu(hidden))
+        out: torch.Tensor = self.fc2(hidden.tanh() if self.tanh else F.gelu(hidden))
+        return out
 
 
 class Block(nn.Module):
@@ -93,7 +96,8 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.mlp(self.norm2(x))
+        return x
 
 
 class ConvNeXtBlock(nn.Module):
@@ -110,7 +114,8 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
         hidden = self.gamma * self.pwconv2(F.gelu(self.pwconv1(hidden)))
-        return x + hidden.permute(0, 3, 1, 2)
+        x = x + hidden.permute(0, 3, 1, 2)
+        return x
 
 
 class _ViT(nn.Module):
@@ -131,13 +136,14 @@ class _ViT(nn.Module):
         positions = self.pos_emb
         if positions.shape[2:] != x_BDhw.shape[2:]:
             positions = F.interpolate(positions, size=x_BDhw.shape[2:], mode="bicubic", align_corners=False)
-        x = self.blocks((x_BDhw + positions).flatten(2).transpose(1, 2))
+        x: torch.Tensor = self.blocks((x_BDhw + positions).flatten(2).transpose(1, 2))
         if self.norm_mlp is None or self.post_mlp is None:
             return x
         # In float32 even under autocast: the tanh MLP decides between codes.
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
-            return x + self.post_mlp(self.norm_mlp(x))
+            x = x + self.post_mlp(self.norm_mlp(x))
+            return x
 
 
 class ViTEncoder(_ViT):
@@ -157,7 +163,7 @@ class ViTEncoder(_ViT):
         if height % p or width % p:
             raise ValueError(f"got an image of {height} x {width} px; expected multiples of the patch size, {p}")
         tokens = self._transform(self.proj(x))
-        return tokens.transpose(1, 2).unflatten(2, (height // p, width // p))
+        return tokens.transpose(1, 2).reshape(len(x), -1, height // p, width // p)
 
 
 class ViTDecoder(_ViT):
@@ -183,12 +189,14 @@ class ViTDecoder(_ViT):
         batch, _, height, width = x.shape
         c, p = self.channels, self.patch_size
         patches = self.out_proj(self._transform(x)).view(batch, height, width, c, p, p)
-        image = patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, c, height * p, width * p)
-        return image if self.out_conv is None else self.out_conv(image)
+        image: torch.Tensor = patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, c, height * p, width * p)
+        if self.out_conv is not None:
+            image = self.out_conv(image)
+        return image
 
 
 def initialise(model: nn.Module) -> None:
-    """MAE's initialisation, as in 4M: Xavier uniform with q, k, v as separate matrices, zero biases of linear layers."""
+    """MAE's initialisation, as in 4M: Xavier uniform, with q, k, v as separate matrices; biases of linear layers 0."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             rows = module.weight.shape[0] // (3 if name.endswith("qkv") else 1)

@@ -100,7 +100,7 @@ class VQVAEConfig(BaseModel):
 
     @classmethod
     def small(cls, dim: int, depth: int, heads: int, decoder_depth: int = 0, **settings: Any) -> VQVAEConfig:
-        """A free size, for fits on small data: one width, `depth` blocks to encode, `decoder_depth` (or as many) to decode."""
+        """A free size, for small data: one width, `depth` blocks to encode, `decoder_depth` (0: as many) to decode."""
         sizes = {
             f"vit_{dim}x{depth}_enc": ViTSize(dim, depth, heads),
             f"vit_{dim}x{decoder_depth or depth}_dec": ViTSize(dim, decoder_depth or depth, heads),
@@ -116,12 +116,12 @@ class VQVAE(nn.Module):
         super().__init__()
         self.config = config
         encoder, decoder = config.size("enc"), config.size("dec")
-        shared = {"patch_size": config.patch_size, "patch_proj": config.patch_proj, "post_mlp": config.post_mlp}
+        shared = (config.patch_proj, config.post_mlp)
         out_channels = config.n_labels or config.n_channels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.cls_emb = nn.Embedding(config.n_labels, config.n_channels) if config.n_labels else None
-            self.encoder = ViTEncoder(encoder, config.n_channels, grid=config.grid("enc"), **shared)
+            self.encoder = ViTEncoder(encoder, config.n_channels, config.patch_size, config.grid("enc"), *shared)
             self.quant_proj = nn.Conv2d(encoder.dim_tokens, config.latent_dim, 1)
             self.quantize = VectorQuantizer(
                 config.codebook_size, config.latent_dim, config.ema_decay, config.threshold_ema_dead_code,
@@ -129,14 +129,15 @@ class VQVAE(nn.Module):
             )  # fmt: skip
             self.post_quant_proj = nn.Conv2d(config.latent_dim, decoder.dim_tokens, 1)
             self.decoder = ViTDecoder(
-                decoder, out_channels, grid=config.grid("dec"), out_conv=config.out_conv, **shared
+                decoder, out_channels, config.patch_size, config.grid("dec"), *shared, config.out_conv
             )
 
     def latents(self, x: torch.Tensor) -> torch.Tensor:
         """What is quantized, (B, L, h, w); `x` as in `encode`."""
         if self.cls_emb is not None:
             x = self.cls_emb(x.long()).permute(0, 3, 1, 2)
-        return self.quant_proj(self.encoder(x))
+        z: torch.Tensor = self.quant_proj(self.encoder(x))
+        return z
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor) -> torch.Tensor:
@@ -159,7 +160,8 @@ class VQVAE(nn.Module):
         return self._reconstruct(quantized), commitment, ids
 
     def _reconstruct(self, quantized: torch.Tensor) -> torch.Tensor:
-        return self.decoder(self.post_quant_proj(quantized))
+        recon: torch.Tensor = self.decoder(self.post_quant_proj(quantized))
+        return recon
 
 
 def save(model: VQVAE, folder: str | Path, quality: dict[str, float]) -> None:

@@ -58,8 +58,8 @@ class WordPiece:
         by_number = {int(m[1]): i for token, i in vocab.items() if (m := _SENTINEL.fullmatch(token))}
         if missing or sorted(by_number) != list(range(len(by_number))) or len(by_number) < 2:
             raise ValueError(
-                f"text tokenizer: got {len(by_number)} sentinels and no {missing}; expected {PAD} {UNK} {SOS} {EOS} and "
-                "[S_0], [S_1], ... without gaps; use a tokenizer that 4M or `fourmill fit` made"
+                f"text tokenizer: got {len(by_number)} sentinels, missing {missing}; expected {PAD} {UNK} {SOS} {EOS} "
+                "and [S_0], [S_1], ... without gaps; use a tokenizer that 4M or `fourmill fit` made"
             )
         if max(vocab.values()) >= 2**16:
             raise ValueError(f"text tokenizer: got ids up to {max(vocab.values())}; tokens are stored as uint16")
@@ -106,7 +106,9 @@ class WordPiece:
         blank.train_from_iterator(corpus, trainer)
         learned = {i: word for word, i in blank.get_vocab(with_added_tokens=False).items() if i >= len(pieces)}
         words = pieces + [learned[i] for i in sorted(learned)]
-        model = models.WordPiece(dict(zip(words, range(len(words)))), unk_token=UNK, continuing_subword_prefix=_PREFIX)
+        model = models.WordPiece(
+            {word: i for i, word in enumerate(words)}, unk_token=UNK, continuing_subword_prefix=_PREFIX
+        )
         tokenizer = _configure(Tokenizer(model))
         tokenizer.add_special_tokens(_added_tokens(num_sentinels))
         return cls(tokenizer)
@@ -156,7 +158,7 @@ class WordPiece:
         for ids that the vocabulary lacks.
         """
         numbers = [int(i) for i in ids]
-        words = []
+        words: list[str] = []
         for number in numbers[: numbers.index(self.eos_id)] if self.eos_id in numbers else numbers:
             word = self._tokenizer.id_to_token(number)
             if word is None:

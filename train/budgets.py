@@ -31,11 +31,13 @@ def draw_budgets(alphas: np.ndarray, totals: np.ndarray, excluded: np.ndarray, r
     nobody = np.isneginf(top[:, 0])
     shares = np.exp(log_gamma - np.where(nobody[:, None], 0.0, top))
     shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1.0)  # the largest is 1 before this line
-    budgets = np.floor(shares * totals[:, None]).astype(np.int64)
+    budgets: np.ndarray = np.floor(shares * totals[:, None]).astype(np.int64)
     left = np.where(nobody, 0, totals - budgets.sum(axis=1))
     rows = np.repeat(np.arange(count), left)
     winners = _log_gamma(alphas[rows], excluded[rows], rng).argmax(axis=1)
-    return budgets + np.bincount(rows * modalities + winners, minlength=count * modalities).reshape(count, modalities)
+    extra = np.bincount(rows * modalities + winners, minlength=count * modalities)
+    budgets += extra.reshape(count, modalities)
+    return budgets
 
 
 def fill_up(
@@ -70,8 +72,8 @@ def _log_gamma(alphas: np.ndarray, excluded: np.ndarray, rng: np.random.Generato
 
     Gamma(a) = Gamma(a + 1) * U^(1/a): in logarithms this does not underflow for the alphas of 0.01 that 4M uses.
     """
-    alphas = np.maximum(alphas, MIN_ALPHA)
-    uniform = 1.0 - rng.random(alphas.shape)  # (0, 1]
-    draws = np.log(rng.standard_gamma(alphas + 1.0)) + np.log(uniform) / alphas
-    draws[excluded] = -np.inf
+    draws = np.full(alphas.shape, -np.inf)
+    taking = np.maximum(alphas[~excluded], MIN_ALPHA)
+    uniform = 1.0 - rng.random(taking.shape)  # (0, 1]
+    draws[~excluded] = np.log(rng.standard_gamma(taking + 1.0)) + np.log(uniform) / taking
     return draws

@@ -134,7 +134,9 @@ def _cache(job: FitJob, group: list[str], rank: int, world: int, device: str, re
 
     train = fill(job.train, settings.samples, job.seed, "training")
     if not train:
-        raise ValueError(f"fit: no training sample has all of the labels {', '.join(labels)}; see the rejects in the ledger")
+        raise ValueError(
+            f"fit: no training sample has all of the labels {', '.join(labels)}; see the rejects in the ledger"
+        )
     val = fill(job.val, settings.validation_samples, job.seed + 1, "validation") if job.val is not None else {}
     return Cache(train, val or {label: array[: settings.validation_samples] for label, array in train.items()})
 

@@ -89,7 +89,9 @@ def _check_column(reader: ColumnReader, shard: Shard, spec: ModalitySpec) -> Non
     if (column.modality, column.kind) != (spec.name, spec.kind):
         raise ValueError(f"{where}: expected a {spec.kind} column, the file holds {column.kind} of {column.modality}")
     if reader.num_rows != shard.rows:
-        raise ValueError(f"{where}: the file has {reader.num_rows} samples, the ledger says {shard.rows}; tokenize again")
+        raise ValueError(
+            f"{where}: the file has {reader.num_rows} samples, the ledger says {shard.rows}; tokenize again"
+        )
     if any(size != ROW_GROUP for size in reader.row_group_sizes()[:-1]):
         raise ValueError(f"{where}: row groups must have {ROW_GROUP} samples, got {reader.row_group_sizes()[:9]}")
     if column.vocab_size > spec.vocab_size:

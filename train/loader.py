@@ -142,11 +142,11 @@ class TokenLoader:
             mask_batch(self.specs, self.masking, part.tokens, mask_generator(self.seed, part.first)) for part in samples
         ]
         batch = concatenate(parts)
-        batch.keys = [str(key) for part in samples for key in part.keys()]
+        batch.keys = [str(key) for part in samples for key in part.names()]
         for m, spec in enumerate(self.specs):
             if spec.kind in (Kind.PIXELS, Kind.EMBEDDING):
-                used = ((batch.input_mod == m) & batch.input_valid).any(axis=1)
-                batch.values[spec.name] = _values(spec, samples, used, pool)
+                shown = np.asarray(batch.input_valid) & (np.asarray(batch.input_mod) == m)
+                batch.values[spec.name] = _values(spec, samples, shown.any(axis=1), pool)
         return batch
 
 
@@ -168,7 +168,7 @@ def _ahead(batches: Iterator[tuple[int, PackedBatch]], depth: int) -> Iterator[t
                 put(item)
                 if gone.is_set():
                     break
-        except BaseException as error:  # whatever it is, the consumer must not wait for ever
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the consumer must not wait for ever
             put(error)
         finally:
             batches.close()  # type: ignore[attr-defined]
@@ -196,7 +196,7 @@ class _Samples:
     crops: np.ndarray
     tokens: dict[str, Tokens]
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         return [group.keys[row].as_py() for group, row in zip(self.groups, self.rows.tolist(), strict=True)]
 
     def crop_of(self, i: int, modality: str) -> np.ndarray:
@@ -260,7 +260,9 @@ def _values(spec: ModalitySpec, samples: Sequence[_Samples], used: np.ndarray, p
         try:
             values[row] = decode_patches(part.crop_of(i, spec.name), spec)
         except ValueError as error:
-            raise ValueError(f"shard {part.groups[i].shard}, sample {part.keys()[i]!r}, {spec.name}: {error}") from None
+            raise ValueError(
+                f"shard {part.groups[i].shard}, sample {part.names()[i]!r}, {spec.name}: {error}"
+            ) from None
 
     list(pool.map(decode, np.flatnonzero(used).tolist()))
     return values

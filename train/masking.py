@@ -6,8 +6,9 @@ a `PackedBatch`; nothing here loops over samples, and all randomness comes from 
 
 Decisions:
 - `redistribute=False` is the reference (apple/ml-4m) in distribution. Its budgets are often not used: texts are shorter,
-  modalities missing. With `redistribute=True` missing modalities take no part in the draw, and what is not used goes to
-  the grids of the sample, in the proportions of the same Dirichlet.
+  modalities missing. With `redistribute=True` missing modalities take no part in the draw, components of the mixture
+  that a sample has no inputs or no targets for are not drawn for it, and what is not used goes to its grids, in the
+  proportions of the same Dirichlet. Modalities with alpha 0 get nothing.
 - A target sequence of n tokens makes n - 1 predictions: its first sentinel is only read (teacher forcing).
 - Chunks of metadata are put in a new random order at each draw, EOS last (4M-21).
 
@@ -81,7 +82,9 @@ class MaskingConfig:
             for what in ("input_alphas", "target_alphas", "keep"):
                 if unknown := sorted(set(getattr(mixture, what)) - set(known)):
                     raise ValueError(f"masking.mixtures[{i}].{what}: {unknown} are not among {sorted(known)}")
-            if bad := [a for a in (*mixture.input_alphas.values(), *mixture.target_alphas.values()) if not 0 <= a < 1e9]:
+            if bad := [
+                a for a in (*mixture.input_alphas.values(), *mixture.target_alphas.values()) if not 0 <= a < 1e9
+            ]:
                 raise ValueError(f"masking.mixtures[{i}]: alphas must be >= 0 and finite, got {bad}")
             for alphas, specs_of_side in (
                 (mixture.input_alphas, list(known)),
@@ -147,24 +150,39 @@ class _Draw:
 
 
 def _draw(specs: Sequence[ModalitySpec], config: MaskingConfig, lengths: np.ndarray, rng: np.random.Generator) -> _Draw:
-    count, names = len(lengths), [spec.name for spec in specs]
-    weights = np.array([mixture.weight for mixture in config.mixtures], np.float64)
-    component = rng.choice(len(weights), count, p=weights / weights.sum())
-    input_alphas, target_alphas = (
-        np.array([[float(getattr(m, side).get(n, 0.0)) for n in names] for m in config.mixtures])[component]
+    names, count = [spec.name for spec in specs], len(lengths)
+    in_alphas, out_alphas = (
+        np.array([[float(getattr(m, side).get(n, 0.0)) for n in names] for m in config.mixtures])
         for side in ("input_alphas", "target_alphas")
     )
-    keeps = np.array([[KEEPS.index(m.keep.get(n, Keep.RANDOM)) for n in names] for m in config.mixtures])[component]
-    input_total = rng.integers(config.input_tokens[0], config.input_tokens[1] + 1, count)
-    target_total = rng.integers(config.target_tokens[0], config.target_tokens[1] + 1, count)
-    missing = (lengths == 0) & config.redistribute
-    no_target = np.array([not spec.is_target for spec in specs]) & config.redistribute
+    keeps = np.array([[KEEPS.index(m.keep.get(n, Keep.RANDOM)) for n in names] for m in config.mixtures])
+    # The reference lets missing modalities and those without targets draw budgets, which are lost.
+    is_target = np.array([spec.is_target for spec in specs])
+    can_show = (lengths > 0) | (not config.redistribute)
+    can_predict = can_show & is_target | (not config.redistribute)
+    odds = np.tile([mixture.weight for mixture in config.mixtures], (count, 1))
+    feasible = (can_show @ (in_alphas > 0).T) & (can_predict @ (out_alphas > 0).T)
+    if config.redistribute:
+        odds = np.where(feasible.any(axis=1, keepdims=True), odds * feasible, odds)
+    component = _draw_component(odds, rng)
+    in_alphas, out_alphas = in_alphas[component], out_alphas[component]
+    if config.redistribute:
+        can_show, can_predict = can_show & (in_alphas > 0), can_predict & (out_alphas > 0)
+    in_total = rng.integers(config.input_tokens[0], config.input_tokens[1] + 1, count)
+    out_total = rng.integers(config.target_tokens[0], config.target_tokens[1] + 1, count)
     limit = np.array([spec.max_tokens for spec in specs])
+    inputs = np.minimum(draw_budgets(in_alphas, in_total, ~can_show, rng), limit)
     is_text = np.array([spec.kind in _TEXT_KINDS for spec in specs])
-    inputs = np.minimum(draw_budgets(input_alphas, input_total, missing, rng), limit)
-    targets = draw_budgets(target_alphas, target_total, missing | no_target, rng)
+    targets = draw_budgets(out_alphas, out_total, ~can_predict, rng)
     targets = np.minimum(targets, np.where(is_text, limit, limit - inputs))
-    return _Draw(input_total, target_total, input_alphas, target_alphas, keeps, inputs, targets)
+    return _Draw(in_total, out_total, in_alphas, out_alphas, keeps[component], inputs, targets)
+
+
+def _draw_component(odds: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An index for each row of `odds` (B, K), in their proportions; never one whose odds are 0."""
+    ends = np.cumsum(odds, axis=1)
+    component: np.ndarray = (ends > rng.random((len(odds), 1)) * ends[:, -1:]).argmax(axis=1)
+    return component
 
 
 def _settle(
@@ -193,7 +211,11 @@ def _settle(
 
 
 def _mask_texts(
-    specs: Sequence[ModalitySpec], config: MaskingConfig, tokens: Mapping[str, Tokens], draw: _Draw, rng: np.random.Generator
+    specs: Sequence[ModalitySpec],
+    config: MaskingConfig,
+    tokens: Mapping[str, Tokens],
+    draw: _Draw,
+    rng: np.random.Generator,
 ) -> dict[int, tuple[Chosen, Chosen]]:
     """Inputs and targets of sequences and embeddings, by the index of their modality.
 
@@ -308,6 +330,7 @@ def choose_disjoint(
     ordered = np.sort(keys, axis=1)
     rows = np.arange(len(first))
     in_first, in_both = (
-        (keys <= ordered[rows, np.maximum(size, 1) - 1][:, None]) & (size > 0)[:, None] for size in (first, first + second)
+        (keys <= ordered[rows, np.maximum(size, 1) - 1][:, None]) & (size > 0)[:, None]
+        for size in (first, first + second)
     )
     return in_first, in_both ^ in_first

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,11 @@ class Chosen:
 
 
 def pack(
-    specs: Sequence[ModalitySpec], inputs: Sequence[Chosen], targets: Sequence[Chosen], num_inputs: int, num_targets: int
+    specs: Sequence[ModalitySpec],
+    inputs: Sequence[Chosen],
+    targets: Sequence[Chosen],
+    num_inputs: int,
+    num_targets: int,
 ) -> PackedBatch:
     """A batch at static shapes (B, num_inputs) and (B, num_targets), without `values` and `keys`.
 
@@ -61,7 +66,7 @@ def pack(
 
 def concatenate(batches: Sequence[PackedBatch]) -> PackedBatch:
     """Batches of the same widths as one, sample after sample; `values` are left out."""
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.concatenate([getattr(batch, name) for batch in batches])
         for name in (f.name for f in fields(PackedBatch))
         if name not in ("values", "keys")

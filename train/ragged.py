@@ -7,8 +7,9 @@ import numpy as np
 
 def exclusive_cumsum(lengths: np.ndarray) -> np.ndarray:
     """Where each row begins: int64 (rows,)."""
-    ends = np.cumsum(lengths, dtype=np.int64)
-    return ends - lengths
+    ends: np.ndarray = np.cumsum(lengths, dtype=np.int64)
+    ends -= lengths
+    return ends
 
 
 def ranks(lengths: np.ndarray) -> np.ndarray:
@@ -30,4 +31,5 @@ def row_sums(flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Sums of a flat array's rows: int64 (rows,). Empty rows sum to 0."""
     ends = np.concatenate([[0], np.cumsum(flat, dtype=np.int64)])
     starts = exclusive_cumsum(lengths)
-    return ends[starts + lengths] - ends[starts]
+    sums: np.ndarray = ends[starts + lengths] - ends[starts]
+    return sums

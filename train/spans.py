@@ -86,11 +86,12 @@ def draw_keep(
 
 def _draw_once(lengths: np.ndarray, prob: np.ndarray, chunks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     units = -(-lengths // chunks)
-    draw = rng.random(int(units.sum()), dtype=np.float32) < ragged.spread(prob.astype(np.float32), units)
+    draw: np.ndarray = rng.random(int(units.sum()), dtype=np.float32) < ragged.spread(prob.astype(np.float32), units)
     if (chunks == 1).all():
         return draw
     unit = ragged.ranks(lengths) // ragged.spread(chunks, lengths)
-    return draw[ragged.spread(ragged.exclusive_cumsum(units), lengths) + unit]
+    draw = draw[ragged.spread(ragged.exclusive_cumsum(units), lengths) + unit]
+    return draw
 
 
 def run_starts(masked: np.ndarray, lengths: np.ndarray) -> np.ndarray:

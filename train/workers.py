@@ -52,7 +52,9 @@ class Reporter:
         self._board.post.remote({"stage": stage, "done": done, "total": total, "unit": unit, "notes": notes})
 
 
-def run(work: Callable[[dict[str, Any]], None], config: dict[str, Any], resources: Resources, address: str | None) -> None:
+def run(
+    work: Callable[[dict[str, Any]], None], config: dict[str, Any], resources: Resources, address: str | None
+) -> None:
     """Run `work(config)` on Ray Train workers and show their progress until they are done.
 
     `config` additionally gets "reporter" (a Reporter), and "threads", the CPU threads that each worker may use.

@@ -7,10 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model.batch import PackedBatch
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
+
+torch.set_num_threads(1)  # on tensors this small, threads only wait for each other
 
 SPECS = (
     ModalitySpec("rgb", Kind.PIXELS, 0, 9, 12),

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model import checkpoint
 from fourmill.model.batch import PackedBatch
@@ -36,9 +37,7 @@ def test_groups_are_sorted_by_modality_and_batch_major(random_batch: Batches, co
 
 
 @pytest.mark.parametrize("weighting", ["modality", "token", "ml4m_token"])
-def test_loss_is_the_weighted_mean_of_cross_entropies(
-    random_batch: Batches, model: FourM, weighting: str
-) -> None:
+def test_loss_is_the_weighted_mean_of_cross_entropies(random_batch: Batches, model: FourM, weighting: str) -> None:
     batch = random_batch(model.config, seed=2)
     output = model(batch, weighting)
     losses, weights = [], []
@@ -148,13 +147,38 @@ def test_activation_checkpointing_changes_no_gradient(random_batch: Batches, mod
         torch.testing.assert_close(a, b)
 
 
-def test_bfloat16_autocast_is_close(random_batch: Batches, model: FourM) -> None:
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_bfloat16_autocast_is_close(random_batch: Batches, config: FourMConfig, qk_norm: bool) -> None:
+    model = FourM(replace(config, qk_norm=qk_norm))
     batch = random_batch(model.config, seed=12)
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(batch).loss
     loss.backward()
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(model(batch).loss.item(), abs=0.05)
+
+
+def test_bfloat16_weights_run(random_batch: Batches, model: FourM) -> None:
+    batch = random_batch(model.config, seed=12)
+    expected = model(batch).loss.item()
+    assert model.bfloat16()(batch).loss.item() == pytest.approx(expected, abs=0.05)
+
+
+def test_compiled_blocks_share_two_graphs_over_steps(random_batch: Batches, config: FourMConfig) -> None:
+    """One graph for a side, whatever the depth; batches of the same shape compile nothing new."""
+    model = FourM(replace(config, encoder_depth=10, decoder_depth=10))
+    batches = [random_batch(config, seed=15 + i) for i in range(2)]
+    expected = [model(batch).loss.item() for batch in batches]
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    model.compile_blocks(backend=backend, fullgraph=True, dynamic=False)
+    assert [model(batch).loss.item() for batch in batches] == pytest.approx(expected, abs=1e-6)
+    assert len(graphs) == 2
 
 
 def test_pixels_are_normalised_with_imagenet_statistics(model: FourM) -> None:

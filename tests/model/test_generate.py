@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
 from fourmill.model import generate as generation
 from fourmill.model import ml4m
 from fourmill.model.fourm import FourM
@@ -64,3 +66,180 @@ def test_greedy_text_is_that_of_the_reference(
     for row, wanted in zip(raw, expected, strict=True):
         end = int(np.argmax(wanted == special.sentinel(2))) or len(wanted)
         assert row[:end].tolist() == wanted[:end].tolist()
+
+
+TEXT = Step("caption", "autoregressive", temperature=1.0, top_p=0.95)
+GRIDS = [
+    Step("tok_rgb", "maskgit", steps=3, temperature=2.0, temperature_schedule="onex:0.5", guidance=2.0),
+    Step("tok_rgb", "roar", steps=4, temperature=1.0, top_k=10),
+    Step("tok_rgb", "roar", steps=4, guidance=3.0),
+]
+
+
+def conditions(n: int) -> dict:
+    rng = np.random.default_rng(7)
+    return {
+        "rgb": rng.integers(0, 256, (n, 9, 12)).astype(np.uint8),
+        "t5_caption": [rng.standard_normal((1 + i % 4, 6)).astype(np.float32) for i in range(n)],
+        "tok_dinov2_global": rng.integers(0, 20, (n, 4)),
+    }
+
+
+def rows(given: dict, chosen: list[int]) -> dict:
+    return {name: [values[i] for i in chosen] for name, values in given.items()}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_sample_depends_on_seed_and_itself_alone(model: FourM, grid: Step) -> None:
+    chain = [replace(TEXT, guidance=grid.guidance), grid]
+    whole = generate(model, conditions(4), chain, seed=3, special=SPECIAL)
+    some = generate(model, rows(conditions(4), [2, 0]), chain, seed=3, sample_ids=[2, 0], special=SPECIAL)
+    assert some["caption"] == [whole["caption"][2], whole["caption"][0]]
+    assert np.array_equal(some["tok_rgb"], whole["tok_rgb"][[2, 0]])
+    other = generate(model, conditions(4), chain, seed=4, special=SPECIAL)
+    assert not np.array_equal(other["tok_rgb"], whole["tok_rgb"])
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_grids_are_filled_once_in_range(model: FourM, grid: Step) -> None:
+    """Every position is written, and by what the model says there: the tokens of a step are drawn, not left at 0."""
+    result = generate(model, conditions(3), [grid], seed=0, special=SPECIAL)["tok_rgb"]
+    assert result.shape == (3, 9) and result.dtype == np.uint16 and result.max() < 30
+    asked: list[torch.Tensor] = []
+    steps = list(grid.counts(9))
+    original = generation._grid_logits
+
+    def spy(model: FourM, known: Known, step: Step, done: Tokens, queries: torch.Tensor) -> torch.Tensor:
+        assert done.pos.shape[1] + queries.shape[1] <= 9
+        both = torch.cat([done.pos, queries], dim=1)
+        assert all(len(set(row)) == len(row) for row in both.tolist()), "a position is both done and asked for"
+        asked.append(queries)
+        return original(model, known, step, done, queries)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "_grid_logits", spy)
+        generate(model, conditions(3), [grid], seed=0, special=SPECIAL)
+    assert len(asked) == sum(n > 0 for n in steps)
+    if grid.scheme == "roar":
+        every = torch.cat(asked, dim=1).sort(dim=1).values
+        assert torch.equal(every, torch.arange(9).expand(3, -1))
+        assert len({tuple(torch.cat(asked, dim=1)[i].tolist()) for i in range(3)}) > 1, "samples share their order"
+
+
+def test_cached_text_is_the_text_of_full_passes(model: FourM) -> None:
+    """Greedy decoding with a cache against decoding all so far anew at each token, with the model's own masks."""
+    special = SpecialIds(eos=-1, first_sentinel=0, num_sentinels=0)
+    step = replace(TEXT, temperature=0, max_tokens=8)
+    known = Known.of(model.config, conditions(2), torch.device("cpu"), 2)
+    raw = generation._generate_text(model, known, step, [np.random.default_rng(0)] * 2, special)
+    index = model.config.index("caption")
+    start = Tokens.everywhere(torch.ones(2, 1, dtype=torch.int64), torch.zeros(2, 1, dtype=torch.int64))
+    context = model.encode(*known.inputs({"caption": start}))
+    for length in range(1, raw.shape[1]):
+        ids = raw[:, :length]
+        mod, pos = torch.full_like(ids, index), torch.arange(length).expand(2, -1)
+        x = model.embed_queries(ids, mod, pos, torch.ones_like(ids, dtype=torch.bool))
+        causal = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
+        logits = model.decode(x, context, causal)[:, -1] @ model.head("caption").T
+        going = ~(ids[:, 1:] == special.sentinel(2)).any(1)
+        assert torch.equal(logits.argmax(-1)[going], raw[going, length])
+    assert raw.shape[1] > 4
+
+
+def test_finished_targets_condition_the_next_step(model: FourM) -> None:
+    first = Step("tok_dinov2_global", "roar", steps=2)
+    second = Step("tok_rgb", "roar", temperature=0)
+    rgb = {"rgb": conditions(3)["rgb"]}
+    chained = generate(model, rgb, [first, second], seed=1)
+    given = generate(model, rgb | {"tok_dinov2_global": chained["tok_dinov2_global"]}, [second], seed=1)
+    assert np.array_equal(chained["tok_rgb"], given["tok_rgb"])
+    text = generate(model, rgb, [TEXT, second], seed=1, special=SPECIAL)
+    whole = [[*ids, SPECIAL.eos] for ids in text["caption"]]
+    given = generate(model, rgb | {"caption": whole}, [second], seed=1, special=SPECIAL)
+    assert np.array_equal(text["tok_rgb"], given["tok_rgb"])
+
+
+def test_unconditional_half_knows_nothing_of_the_conditions(model: FourM) -> None:
+    caption = {"caption": [[20, 21, 22, 3], [23, 3], None]}
+    halves = []
+    for given in (conditions(3) | caption, {name: v[::-1] for name, v in conditions(3).items()} | caption):
+        known = Known.of(model.config, given, torch.device("cpu"), 3).with_unconditional(SPECIAL)
+        ids, mod, pos, valid, values = known.inputs({})
+        context = model.encode(ids, mod, pos, valid, values)
+        assert valid[3:].sum(1).tolist() == [2, 2, 1], "the first sentinel, where there is text, and a zero vector"
+        sentinel = valid[3:] & (mod[3:] == model.config.index("caption"))
+        assert ids[3:][sentinel].tolist() == [SPECIAL.sentinel(1)] * 2
+        halves.append((context.tokens * valid.unsqueeze(-1)).sum(1))
+    torch.testing.assert_close(halves[0][3:], halves[1][3:], atol=1e-5, rtol=0)
+    assert not torch.allclose(halves[0][:3], halves[1][:3], atol=1e-3)
+
+
+def test_guidance_without_conditions_is_no_guidance(model: FourM) -> None:
+    plain, guided = (
+        generate(model, {}, [Step("tok_rgb", "roar", steps=3, guidance=g)], seed=0, sample_ids=range(2))
+        for g in (1.0, 4.0)
+    )
+    assert np.array_equal(plain["tok_rgb"], guided["tok_rgb"])
+
+
+def test_a_sample_without_a_condition_is_as_if_none_had_been_given(model: FourM) -> None:
+    chain = [Step("tok_rgb", "roar", steps=3)]
+    given = {"tok_dinov2_global": np.array([[1, 2, 3, 4], [-1] * 4]), "caption": [[20, 3], None]}
+    both = generate(model, given, chain, seed=0)
+    none = generate(model, {}, chain, seed=0, sample_ids=[1])
+    assert np.array_equal(both["tok_rgb"][1], none["tok_rgb"][0])
+
+
+def test_text_ends_and_holds_no_markers(model: FourM) -> None:
+    texts = generate(model, {}, [TEXT], seed=0, sample_ids=range(20), special=SPECIAL)["caption"]
+    assert all(len(text) <= 12 for text in texts)
+    assert len({len(text) for text in texts}) > 1
+    assert not any(SPECIAL.is_marker(token) for text in texts for token in text)
+    raw = [SPECIAL.sentinel(1), 20, SPECIAL.sentinel(5), 21, SPECIAL.eos, 22]
+    assert generation._text_of(raw, SPECIAL) == [20, 21]
+    assert generation._text_of([SPECIAL.sentinel(1), 20, SPECIAL.sentinel(2), 21], SPECIAL) == [20]
+
+
+def test_sampled_tokens_follow_the_model(model: FourM) -> None:
+    """First tokens of many captions against the model's own probabilities, at the starting point all share."""
+    n = 4000
+    step = replace(TEXT, top_p=1.0, max_tokens=1)
+    known = Known.of(model.config, {}, torch.device("cpu"), n)
+    random = [np.random.default_rng((0, i)) for i in range(n)]
+    drawn = generation._generate_text(model, known, step, random, SPECIAL)[:, 1].bincount(minlength=40) / n
+    start = torch.full((1, 1), SPECIAL.sentinel(1))
+    one = Known.of(model.config, {}, torch.device("cpu"), 1)
+    context = model.encode(*one.inputs({"caption": Tokens.everywhere(start, start * 0)}))
+    p = generation._Writer(model, step, context).next(start)[0, 0].softmax(-1)
+    assert ((drawn - p).abs() < 5 * (p * (1 - p) / n).sqrt()).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "chain", "message"),
+    [
+        ({"depth": [[1]]}, [TEXT], "knows no modality 'depth'"),
+        ({"tok_rgb": [[1, 2]]}, [TEXT], r"shape \(1, 2\), expected \(1, 9\)"),
+        ({"tok_rgb": [[30] * 9]}, [TEXT], "got ids 30 to 30, expected 0 to 29"),
+        ({"caption": [[1] * 600]}, [GRIDS[0]], "at most 512"),
+        ({"rgb": [np.zeros((9, 10))]}, [TEXT], "expected .at most 9, 12"),
+        ({"caption": [[1]], "rgb": [None, None]}, [GRIDS[0]], "rgb: got 2 samples, expected 1"),
+        ({"caption": [[1]]}, [TEXT], "caption is generated, but is already"),
+        ({"caption": [[1]]}, [GRIDS[0], GRIDS[1]], "tok_rgb is generated, but is already"),
+        ({"caption": [[1]]}, [Step("rgb", "roar")], "rgb is no output"),
+        ({"rgb": [None]}, [Step("caption", "roar")], "expected autoregressive for a sequence"),
+        ({"rgb": [None]}, [replace(TEXT, max_tokens=13)], "at most 12"),
+        ({}, [TEXT], "sample_ids says how many"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(model: FourM, given: dict, chain: list[Step], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        generate(model, given, chain, seed=0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"scheme": "diffusion"}, {"top_p": 0.0}, {"temperature": -1.0}, {"steps": 0}, {"temperature_schedule": "warm"}],
+)
+def test_settings_out_of_range_are_refused(change: dict) -> None:
+    with pytest.raises(ValueError):
+        replace(GRIDS[1], **change)

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model import ml4m
 from fourmill.model.batch import PackedBatch
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM, decoder_mask
-from safetensors.torch import load_file, save_file
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MODELS = ["fm7_swiglu_nobias", "fm_gelu_bias_registers", "fm21_qknorm"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model.positions import position_table, sincos_1d, sincos_2d
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fourmill.model.schedules import temperature_schedule, token_schedule
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fourmill.model.schedules import temperature_schedule, token_schedule
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fm_schedules_and_embeddings.npz"
 

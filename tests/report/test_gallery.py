@@ -48,7 +48,7 @@ def test_everything_of_a_sample_is_on_the_page(sample: GallerySample, attack: st
     assert page.open == []
     words = " ".join(page.text.split())
     for text in (
-        "1 samples of 1,234",
+        "1 sample of 1,234",
         "seed 7",
         "000000_coffee",
         "00003",

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourmill.tokenize.crops import Crop, Resample, apply, crops, hashed_uniforms
@@ -15,6 +15,7 @@ from fourmill.tokenize.crops import Crop, Resample, apply, crops, hashed_uniform
 SIZES = st.integers(1, 5000)
 
 
+@settings(deadline=None)
 @given(st.integers(), st.text(), SIZES, SIZES, st.integers(1, 6), st.floats(0.01, 1.0))
 def test_crops_are_square_and_inside(seed: int, key: str, width: int, height: int, count: int, low: float) -> None:
     windows = crops(seed, key, width, height, count, scale=(low, 1.0))

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -98,6 +99,22 @@ def test_sources(tmp_path: Path) -> None:
         assert_same(read(source).sample(2), rows[2])
 
 
+def test_object_store_urls() -> None:
+    keys, rows = make_rows(TEXT, [True, False, True])
+    fsspec.filesystem("memory").pipe_file("/test_store/caption.parquet", encode_column(TEXT, keys, rows))
+    assert_same(read("memory://test_store/caption.parquet", [0]).sample(2), rows[2])
+    with pytest.raises(FileNotFoundError):
+        read("memory://test_store/none.parquet")
+
+
+def test_damaged_pages_are_named(tmp_path: Path) -> None:
+    data = bytearray(encode_column(GRID, *make_rows(GRID, [True] * 1000)))
+    data[200:20_000] = bytes(19_800)
+    (tmp_path / "damaged.parquet").write_bytes(data)
+    with pytest.raises((OSError, ValueError), match=r"damaged\.parquet: "):
+        read(tmp_path / "damaged.parquet")
+
+
 def test_grid_is_not_copied() -> None:
     column = read(encode_column(GRID, *make_rows(GRID, [True] * 5)))
     assert column.values.shape == (5, 2, 9) and not column.values.flags.owndata and not column.values.flags.writeable
@@ -144,7 +161,9 @@ def test_wrong_keys_are_named() -> None:
         encode_column(GRID, ["a", "b", "a"], [None] * 3)
 
 
-@pytest.mark.parametrize("fields", [{"vocab_size": 0}, {"vocab_size": 2**16 + 1}, {"vocab_size": 9, "dim": 2}, {"crops": 0}])
+@pytest.mark.parametrize(
+    "fields", [{"vocab_size": 0}, {"vocab_size": 2**16 + 1}, {"vocab_size": 9, "dim": 2}, {"crops": 0}]
+)
 def test_wrong_specs(fields: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="column tok_rgb"):
         ColumnSpec(**{"modality": "tok_rgb", "kind": Kind.GRID, "crops": 1, "length": 9, "vocab_size": 5, **fields})

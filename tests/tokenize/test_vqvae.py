@@ -109,14 +109,12 @@ def test_folders_and_fingerprints(tmp_path: Path) -> None:
 def test_folders_of_other_kinds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"found no .*config\.json"):
         load(tmp_path)
-    for name, message in (("divae_unet", "unet_patched_tiny"), ("vq_mlp_memcodes_global", "memcodes")):
-        settings = json.loads((GOLDEN / "vqvae_rgb_vit/config.json").read_text())
-        settings |= {"dec_type": message} if name == "divae_unet" else {"quant_type": message}
-        shutil.copy(GOLDEN / "vqvae_rgb_vit/model.safetensors", tmp_path)
-        (tmp_path / "config.json").write_text(json.dumps(settings))
-        with pytest.raises(ValueError, match=message):
-            load(tmp_path, {"vit_t_enc": ViTSize(16, 2, 4)})
+    shutil.copy(GOLDEN / "vqvae_rgb_vit/model.safetensors", tmp_path)
     settings = json.loads((GOLDEN / "vqvae_rgb_vit/config.json").read_text())
+    for key, kind in (("dec_type", "unet_patched"), ("quant_type", "memcodes"), ("norm_codes", False)):
+        (tmp_path / "config.json").write_text(json.dumps(settings | {key: kind}))
+        with pytest.raises(ValueError, match=f"{key}.*{kind}".lower()):
+            load(tmp_path, {"vit_t_enc": ViTSize(16, 2, 4)})
     (tmp_path / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match="do not fit"):
         load(tmp_path, {f"vit_t_{part}": ViTSize(16, 3, 4) for part in ("enc", "dec")})
@@ -154,7 +152,7 @@ def test_pixels_come_back() -> None:
 
 
 def test_other_modalities_and_dtypes_are_refused() -> None:
-    with pytest.raises(ValueError, match="'tok_clip'.*tok_canny_edge"):
+    with pytest.raises(ValueError, match=r"'tok_clip'.*tok_canny_edge"):
         preprocess("tok_clip", np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match="float64"):
         preprocess("tok_rgb", np.zeros((8, 8, 3)))

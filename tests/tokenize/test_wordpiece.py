@@ -100,7 +100,7 @@ def test_text_comes_back(wordpiece: WordPiece, text: str) -> None:
     assert wordpiece.decode(wordpiece.encode(text, 256)) == text
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.text())
 def test_decoding_is_a_fixed_point(wordpiece: WordPiece, text: str) -> None:
     """Whatever was lost at first is not lost again."""
@@ -110,7 +110,7 @@ def test_decoding_is_a_fixed_point(wordpiece: WordPiece, text: str) -> None:
         assert wordpiece.decode(wordpiece.encode(text, 512)) == text
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 4283) | st.integers(4284, 4400)))
 def test_any_ids_have_a_text(wordpiece: WordPiece, ids: list[int]) -> None:
     assert isinstance(wordpiece.decode(ids), str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -29,7 +30,12 @@ TO_ALL = {"tok_rgb": 1.0, "tok_depth": 0.2, "caption": 1.0, "metadata": 1.0}
 MIXTURES = (
     Mixture(ALL, TO_ALL),
     Mixture({"rgb": 1000.0}, TO_ALL, 2.0),
-    Mixture({"caption": 5.0, "tok_depth": 0.05, "t5_caption": 5.0}, TO_ALL, 0.5, {"caption": Keep.ALL, "t5_caption": Keep.ALL}),
+    Mixture(
+        {"caption": 5.0, "tok_depth": 0.05, "t5_caption": 5.0},
+        TO_ALL,
+        0.5,
+        {"caption": Keep.ALL, "t5_caption": Keep.ALL},
+    ),
     Mixture(ALL, TO_ALL, 1.0, {"metadata": Keep.BINARY}),
 )
 CONFIG = MaskingConfig((4, 24), (6, 32), MIXTURES)
@@ -72,7 +78,7 @@ def check_text(spec: ModalitySpec, tokens: Tokens, b: PackedBatch, i: int, into:
     assert [t for t, s in zip(shown, is_sentinel, strict=True) if s] == list(
         range(FIRST_SENTINEL, FIRST_SENTINEL + sum(is_sentinel))
     )
-    assert not any(a and c for a, c in zip(is_sentinel, is_sentinel[1:], strict=False)), "runs are as long as they can be"
+    assert not any(a and c for a, c in pairwise(is_sentinel)), "runs are as long as they can be"
     kept = [t for t, s in zip(shown, is_sentinel, strict=True) if not s]
     predicted = [t for t in targets if not FIRST_SENTINEL <= t < 1000]
     if queries:
@@ -160,6 +166,16 @@ def test_missing_modalities_leave_their_budget_to_others() -> None:
     assert mask_batch(SPECS, off, tokens, np.random.default_rng(1)).input_valid.mean() < 0.01
 
 
+def test_components_that_a_sample_cannot_fill_are_not_drawn() -> None:
+    tokens = make_tokens(300, np.random.default_rng(0), missing=0.0)
+    tokens["rgb"] = Tokens(np.where(np.arange(300) % 2, 16, 0))
+    mixtures = (Mixture({"rgb": 1.0}, {"tok_rgb": 1.0}), Mixture({"caption": 1.0}, {"tok_depth": 1.0}))
+    b = mask_batch(SPECS, MaskingConfig((8, 8), (8, 8), mixtures), tokens, np.random.default_rng(1))
+    first = b.input_mod[:, 0]
+    assert (first[::2] == NAMES.index("caption")).all() and b.input_valid[:, 0].all() and b.target_valid.all()
+    assert 50 < (first[1::2] == NAMES.index("rgb")).sum() < 100
+
+
 def test_chunks_come_in_random_order() -> None:
     tokens = {n: t for n, t in make_tokens(300, np.random.default_rng(0), 0.0).items()}
     ids = np.tile(np.r_[1000:1008, EOS], 300).astype(np.uint16)
@@ -206,7 +222,10 @@ def test_wrong_configs(change: dict[str, object], message: str) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (replace(CONFIG, mixtures=(Mixture({"x": 1.0}, TO_ALL),)), r"mixtures\[0\].input_alphas: \['x'\] are not among"),
+        (
+            replace(CONFIG, mixtures=(Mixture({"x": 1.0}, TO_ALL),)),
+            r"mixtures\[0\].input_alphas: \['x'\] are not among",
+        ),
         (replace(CONFIG, mixtures=(Mixture(ALL, TO_ALL), Mixture(ALL, {"rgb": 1.0}))), r"mixtures\[1\]: no modality"),
         (replace(CONFIG, mixtures=(Mixture({"rgb": -1.0}, TO_ALL),)), r"alphas must be >= 0 and finite, got \[-1.0\]"),
         (replace(CONFIG, num_sentinels=11), "texts of 20 tokens need 12"),

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import io
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from fourmill.tokenize.crops import Resample, apply, crops
 from fourmill.tokenize.pixels import preprocess
 from fourmill.tokenize.vqvae import VQVAE, VQVAEConfig
 from fourmill.train.vq import VQFitConfig, VQTrainer, quality, reconstruction_loss
+from fourmill.train.vq_start import warm_start
 
-SMALL = VQVAEConfig.small(dim=32, depth=1, heads=2, image_size=32, patch_size=8, codebook_size=64, latent_dim=8)
-QUICK = VQFitConfig(steps=60, batch_size=8, lr=3e-3, warmup=5, dead_code_coefficient=8, average=0.9)
+SMALL = VQVAEConfig.small(
+    dim=32, depth=1, heads=2, image_size=32, patch_size=8, codebook_size=64, latent_dim=8,
+    ema_decay=0.95,
+)  # fmt: skip
+QUICK = VQFitConfig(
+    steps=60, batch_size=8, lr=3e-3, warmup=5, dead_code_coefficient=8, average=0.9, warm_start=True
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +69,7 @@ def test_loss_falls_and_quality_rises() -> None:
     after = trainer.evaluate([held_out])
     assert np.mean(losses[-5:]) < 0.1 * losses[0]
     assert after["psnr"] > before["psnr"] + 10
-    assert 12 / 64 <= after["codes_used"] and after["perplexity"] > 8
+    assert after["codes_used"] >= 12 / 64 and after["perplexity"] > 8
     assert after["tokens"] == 16 * 16
 
 
@@ -71,7 +80,7 @@ def test_codebook_is_used_on_photos() -> None:
     result = trainer.evaluate([data])
     assert result["codes_used"] > 0.8
     assert result["perplexity"] > 0.4 * 64
-    assert metrics[0]["codes_replaced"] == 64  # all start dead, and take latents of the first batch
+    assert metrics[0]["codes_replaced"] > 32  # most start dead, and take latents of the first batch
     assert metrics[-1]["codes_replaced"] < 8
 
 
@@ -128,7 +137,7 @@ def test_matrices_decay_and_vectors_do_not() -> None:
 
 def test_result_is_the_average_and_leaves_training_alone() -> None:
     data = toy(16)
-    trainer = VQTrainer(VQVAE(SMALL), QUICK)
+    trainer = VQTrainer(VQVAE(SMALL), QUICK.model_copy(update={"warm_start": False}))
     weight = trainer.model.encoder.proj.weight
     expected = weight.detach().clone()
     for step, x in enumerate(batches(range(4), data)):
@@ -141,13 +150,15 @@ def test_result_is_the_average_and_leaves_training_alone() -> None:
     assert weight.abs().sum() > 0
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_break() -> None:
-    trainer = VQTrainer(VQVAE(SMALL), QUICK)
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_loss_that_is_not_finite_stops_before_the_weights_break(warm: bool) -> None:
+    trainer = VQTrainer(VQVAE(SMALL), QUICK.model_copy(update={"warm_start": warm}))
     x = toy(8)
     x[0, 0, 0, 0] = math.nan
-    with pytest.raises(FloatingPointError, match="step 0"):
+    with pytest.raises(FloatingPointError, match="finite" if warm else "step 0"):
         trainer.step(x)
     assert all(p.isfinite().all() for p in trainer.model.parameters())
+    assert trainer.steps_done == 0
 
 
 def test_losses() -> None:
@@ -165,6 +176,71 @@ def test_losses() -> None:
     logits = F.one_hot(labels, 5).permute(0, 3, 1, 2) * 50.0
     assert reconstruction_loss(logits, labels, VQFitConfig(loss="cross_entropy")).item() < 1e-6
     assert reconstruction_loss(-recon, recon.detach(), VQFitConfig(loss="cosine")).item() == pytest.approx(2.0)
+
+
+def _rank(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    trainer = VQTrainer(VQVAE(SMALL), SHARED.model_copy(update={"batch_size": 4}))
+    for x in batches(range(3), toy(64)):
+        trainer.step(x[rank::2])
+    torch.save(trainer.result().state_dict(), f"{folder}/rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+# Cold, and without replaced codes: both take what rank 0 sees, on purpose.
+SHARED = QUICK.model_copy(update={"warm_start": False, "dead_code_coefficient": 0.0})
+
+
+def test_two_ranks_learn_what_one_learns_from_their_batches_together(tmp_path: Path) -> None:
+    mp.spawn(_rank, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    single = VQTrainer(VQVAE(SMALL), SHARED)
+    for x in batches(range(3), toy(64)):
+        single.step(x)
+    for name, value in single.result().state_dict().items():
+        assert torch.equal(first[name], second[name]), name
+        # Adam turns rounding in a gradient of about zero into a step of lr, so compare whole tensors.
+        assert (first[name] - value).norm() <= 1e-3 * value.norm() + 1e-6, name
+
+
+def test_a_warm_start_is_a_linear_tokenizer() -> None:
+    """Patches that a few components explain come back from unquantized latents, but for the length of a latent."""
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn(3, 3 * 8 * 8, generator=generator)
+    basis = torch.linalg.qr(basis.t()).Q.t()
+    weights = torch.randn(2 * 16, 3, generator=generator) * torch.tensor([3.0, 2.0, 1.0])
+    patches = (weights @ basis).view(2, 4, 4, 3, 8, 8)
+    x = patches.permute(0, 3, 1, 4, 2, 5).reshape(2, 3, 32, 32) + 0.1
+    model = VQVAE(SMALL)
+    warm_start(model, x)
+    # Positions are the one thing that the latents hold besides the components.
+    model.encoder.pos_emb.zero_()
+    model.decoder.pos_emb.zero_()
+    z = model.latents(x)
+    lengths = z.norm(dim=1, keepdim=True)
+    recon = model._reconstruct(z / lengths.mean())
+    torch.testing.assert_close(recon, x, atol=1e-4, rtol=0)
+    torch.testing.assert_close(z[:, -1], torch.ones(2, 4, 4))
+    first = z[:, 0].flatten()
+    assert first.std(correction=1).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_a_warm_start_beats_a_cold_one() -> None:
+    data = photos(edges=False)
+    results = []
+    for warm in (True, False):
+        trainer = VQTrainer(VQVAE(SMALL), QUICK.model_copy(update={"warm_start": warm}))
+        for x in batches(range(30), data):
+            trainer.step(x)
+        results.append(trainer.evaluate([data])["psnr"])
+    assert results[0] > results[1] + 1
+
+
+def test_a_warm_start_needs_room() -> None:
+    settings = SMALL.model_dump() | {"latent_dim": 64}
+    with pytest.raises(ValueError, match="got latent_dim 64, tokens of width 32"):
+        warm_start(VQVAE(VQVAEConfig.model_validate(settings)), toy(8))
 
 
 class Fixed(torch.nn.Module):
