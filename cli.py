@@ -73,13 +73,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _verb(verbs: argparse._SubParsersAction, name: str, text: str, examples: list[str]) -> argparse.ArgumentParser:  # type: ignore[type-arg]
-    return verbs.add_parser(
+    verb: argparse.ArgumentParser = verbs.add_parser(
         name,
         help=text,
         description=f"{text[0].upper()}{text[1:]}.",
         epilog="examples:\n" + "".join(f"  {example}\n" for example in examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    return verb
 
 
 def _recipe(verb: argparse.ArgumentParser) -> None:
@@ -124,8 +125,16 @@ def _stage(args: argparse.Namespace) -> int:
     from . import recipe, stages, summaries
 
     loaded = recipe.load(args.recipe, args.set)
-    done = getattr(stages, args.verb)(loaded)
-    return summaries.show(done if isinstance(done, list) else [done])
+    if args.verb != "run":
+        return summaries.show([getattr(stages, args.verb)(loaded)])
+    from . import pages
+
+    done = stages.run(loaded)
+    status = summaries.show(done)
+    report = pages.report_of(loaded, made=any(summary.made for summary in done)) if status == 0 else None
+    if report:
+        print(f"report: {report}")
+    return status
 
 
 def _demo(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ Decisions:
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -87,7 +88,8 @@ class Modality:
 
     def published_id(self, image_size: int = 224) -> int:
         """The integer id of the published checkpoints: sha256(name) mod 2^15."""
-        return int(hashlib.sha256(self.published_name(image_size).encode()).hexdigest(), 16) % 2**15
+        digest = hashlib.sha256(self.published_name(image_size).encode()).hexdigest()
+        return int(digest, 16) % 0x8000
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class ModalitySpec:
     @property
     def side(self) -> int:
         """Tokens along one side of a grid. 4M's position table is only right for square grids."""
-        side = round(self.max_tokens**0.5)
+        side = math.isqrt(self.max_tokens)
         if side * side != self.max_tokens:
             raise ValueError(f"{self.name}: {self.max_tokens} tokens are no square grid")
         return side
@@ -127,7 +129,10 @@ COCO_CLASSES: tuple[str, ...] = tuple(
     ).split(",")
 )
 
-_NOT_HERE = "no specialist of this release makes it; leave out the modality {modality}, or name a specialist of your own: labels: {{{label}: {{specialist: 'package.module:Class'}}}}"
+_NOT_HERE = (
+    "no specialist of this release makes it; leave out the modality {modality}, or name a specialist of your own: "
+    "labels: {{specialists: {{{label}: {{specialist: 'package.module:Class'}}}}}}"
+)
 
 LABELS: dict[str, Label] = {
     label.name: label
@@ -187,7 +192,9 @@ MODALITIES: dict[str, Modality] = {
         _text("color_palette", "palette", 23, "colour palette, as text", spatial=False),
         _text("human_poses", "poses", 263, "human poses and shapes, as text", spatial=True),
         _text("sam_instance", "instances", 290, "SAM instances, as text", spatial=True),
-        Modality("t5_caption", "t5_caption", Kind.EMBEDDING, "embedding", 0, 77, "T5-XXL caption embeddings", spatial=False),
+        Modality(
+            "t5_caption", "t5_caption", Kind.EMBEDDING, "embedding", 0, 77, "T5-XXL caption embeddings", spatial=False
+        ),
     )
 }
 

@@ -7,7 +7,6 @@ computes; values below `engine` never are.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +14,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from . import modalities as registry
+from .infra.explain import explain, nearest
 from .modalities import LABELS, MODALITIES, Kind, ModalitySpec
 
 
@@ -34,6 +34,12 @@ PerModality = float | dict[str, float]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_default(cls, value: Any) -> Any:
+        # YAML reads a section whose fields are all commented out as null.
+        return {} if value is None else value
 
 
 class Samples(Section):
@@ -57,7 +63,7 @@ class Images(Section):
 
 
 class Labels(Section):
-    """Which labels are kept raw in labels/, and the options of each specialist (`specialist: module:Class` swaps it)."""
+    """Which labels are kept raw in labels/, and each specialist's options (`specialist: module:Class` swaps it)."""
 
     keep: list[str] = []
     specialists: dict[str, dict[str, Any]] = {}
@@ -91,6 +97,8 @@ class GridTokenizer(Section):
     out_conv: bool = True
     loss: Literal["mse", "l1", "smooth_l1"] = "mse"
     gradient_weight: Annotated[float, Field(ge=0)] = 0.0
+    norm_latents: bool = False
+    warm_start: bool = False  # begin as principal components of patches; for fits of minutes
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     dead_code_coefficient: Annotated[float, Field(ge=0)] = 32.0
     average: Annotated[float, Field(ge=0, lt=1)] = 0.99  # EMA of the weights that are kept in the end
@@ -108,7 +116,7 @@ class GridTokenizer(Section):
 
 
 class Tokenizers(Section):
-    """`text` is shared by all sequences; `grid` holds the defaults of all fitted grids and `grids` what differs in one."""
+    """`text` serves all sequences; `grid` holds the settings of all fitted grids, and `grids` what differs in one."""
 
     text: TextTokenizer = TextTokenizer()
     min_box_score: Share = 0.6  # detections below it are not written into `det` (4M: 0.6)
@@ -121,7 +129,7 @@ class Tokenizers(Section):
             try:
                 GridTokenizer.model_validate(settings)
             except ValidationError as error:
-                raise ValueError(explain(error, place, list(GridTokenizer.model_fields))) from None
+                raise ValueError(explain(error, place, GridTokenizer)) from None
         return self
 
     def of(self, modality: str) -> GridTokenizer:
@@ -202,7 +210,7 @@ class Step(Section):
     """One generated modality of a chain, and how (4M, section on generation). A bare name takes the defaults."""
 
     target: str
-    scheme: Literal["maskgit", "roar", "autoregressive"] | None = None  # by kind: maskgit for grids, else autoregressive
+    scheme: Literal["maskgit", "roar", "autoregressive"] | None = None  # maskgit for grids, autoregressive for text
     steps: Positive = 8
     schedule: Literal["cosine", "linear"] = "cosine"
     temperature: Annotated[float, Field(ge=0)] = 1.0
@@ -295,13 +303,14 @@ class Recipe(Section):
         Args:
             text_vocab_size: of the fitted WordPiece vocabulary, which may be smaller than the recipe's limit.
         """
-        sizes = {name: self.tokenizers.of(name).codebook_size for name in self.grids}
+        sizes = {name: self.tokenizers.of(name).codebook_size or 0 for name in self.grids}
+        text = text_vocab_size or self.tokenizers.text.vocab_size
         return [
             registry.spec(
                 name,
                 image_size=self.images.size,
                 patch_size=self.patch_size(name),
-                vocab_size=(sizes[name] or 0) if name in sizes else (text_vocab_size or self.tokenizers.text.vocab_size),
+                vocab_size=sizes.get(name, text),
             )
             for name in self.modalities
         ]
@@ -309,57 +318,7 @@ class Recipe(Section):
 
 def _known(where: str, name: str, names: Any) -> None:
     if name not in names:
-        raise ValueError(f"{where}: there is no {name!r}{_nearest(name, names)}")
-
-
-def _nearest(name: str, names: Any) -> str:
-    options = sorted(map(str, names))
-    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(options)}"
-
-
-def _fields_at(path: tuple[Any, ...]) -> list[str]:
-    """Names of the fields beside a wrong one, for the nearest right one."""
-    model: Any = Recipe
-    for part in path:
-        if isinstance(part, int):
-            continue
-        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
-        if field is None:
-            break
-        model = _model_in(field.annotation) or model
-    return list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        if found := _model_in(inner):
-            return found
-    return None
-
-
-def explain(error: ValidationError, where: str, fields: list[str] | None = None) -> str:
-    """A pydantic error as sentences: one line for each mistake, with the nearest right field for unknown ones.
-
-    Args:
-        fields: the names that would be right, for models other than Recipe.
-    """
-    lines = []
-    for one in error.errors():
-        path = one["loc"]
-        place = ".".join(str(part) for part in path)
-        if one["type"] == "extra_forbidden":
-            text = f"{place}: no such field{_nearest(str(path[-1]), fields or _fields_at(path[:-1]))}"
-        elif one["type"] == "missing":
-            text = f"{place}: this field is needed"
-        elif one["type"] == "value_error":
-            text = f"{place}: {one['ctx']['error']}" if place else str(one["ctx"]["error"])
-        else:
-            text = f"{place}: {one['msg']}, got {one['input']!r}"
-        lines.append(text)
-    return "\n".join(f"{where}: {line}" for line in lines)
+        raise ValueError(f"{where}: there is no {name!r}{nearest(name, names)}")
 
 
 def parse(data: Any, where: str = "recipe") -> Recipe:
@@ -369,7 +328,7 @@ def parse(data: Any, where: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError(explain(error, where)) from None
+        raise RecipeError(explain(error, where, Recipe)) from None
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -390,21 +349,24 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: this is no YAML: {error}") from None
     for override in overrides or []:
-        _override(data, override)
+        if isinstance(data, dict):  # `parse` says what is wrong with anything else
+            _override(data, override)
     return parse(data, str(path))
 
 
-def _override(data: Any, override: str) -> None:
+def _override(data: dict[str, Any], override: str) -> None:
     name, equals, value = override.partition("=")
     if not equals or not name:
         raise RecipeError(f"--set {override}: expected a.b=value, for example --set train.steps=100")
     *path, last = name.split(".")
-    here = data
+    here: Any = data
     for part in path:
         if isinstance(here, list) and part.isdigit() and int(part) < len(here):
             here = here[int(part)]
         elif isinstance(here, dict):
-            here = here.setdefault(part, {})
+            if here.get(part) is None:
+                here[part] = {}
+            here = here[part]
         if not isinstance(here, dict | list):
             raise RecipeError(f"--set {override}: {part} is a single value and has no field {last}")
     try:

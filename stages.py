@@ -6,11 +6,11 @@ comes back in its `Summary`; nothing raises for one bad shard.
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import recipe as recipes
@@ -23,6 +23,7 @@ from .pipelines.plan import Fitted, Output
 from .pipelines.specialists import registry
 from .pipelines.specialists.base import Specialist
 from .recipe import Recipe, RecipeError
+from .summaries import Summary
 from .tokenize.codecs import CODEC_VERSION, TEXT_TOKENIZER, Options, gist
 
 if TYPE_CHECKING:
@@ -30,28 +31,6 @@ if TYPE_CHECKING:
     from .train.fit import FitJob
     from .train.generation import GenerateJob
     from .train.pretrain import TrainJob
-
-
-@dataclass
-class Summary:
-    """What came of a stage.
-
-    made, existed: counts of outputs. missing: what is asked for and not there, with the reason. rejects: reason
-    (without its numbers) -> how many, over all outputs of the stage that exist.
-    """
-
-    stage: str
-    made: int = 0
-    existed: int = 0
-    missing: dict[str, str] = field(default_factory=dict)
-    rejects: Counter[str] = field(default_factory=Counter)
-    samples: int = 0
-    seconds: float = 0.0
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def complete(self) -> bool:
-        return not self.missing
 
 
 def prepare(recipe: Recipe) -> tuple[Recipe, dict[str, Specialist]]:
@@ -96,14 +75,36 @@ def _mill(
         from .pipelines import engine
 
         _start(recipe)
-        outcome = engine.run(_job(recipe, specialists, outputs), plan.missing, stage)
+        outcome = engine.run(mill_job(recipe, specialists, outputs), plan.missing, stage)
         summary.made, summary.samples = len(outcome.records), outcome.samples
         summary.missing.update({f"shard {shard}": why for shard, why in outcome.failures.items()})
         records += outcome.records
+    if summary.made:
+        summary.notes += _shared_keys(recipe.root, records)
     for record in records:
         summary.rejects.update(f"{record.output}: {gist(reject['reason'])}" for reject in record.rejects)
-    summary.seconds = time.monotonic() - start
-    return summary
+    return _finish(recipe, summary, start, "samples")
+
+
+# Reading every key of a larger dataset after each stage would cost more than it tells.
+MAX_KEYS_COMPARED = 2_000_000
+
+
+def _shared_keys(root: str, records: Sequence[ledger.Record]) -> list[str]:
+    """A note for each of the first keys that several shards have."""
+    by_output: dict[str, list[ledger.Record]] = {}
+    for record in records:
+        if record.output != SAMPLES:
+            by_output.setdefault(record.output, []).append(record)
+    if not by_output:
+        return []
+    output, widest = max(by_output.items(), key=lambda item: len(item[1]))
+    if sum(record.rows for record in widest) > MAX_KEYS_COMPARED:
+        return []
+    from .pipelines.checks import shared_keys
+
+    found = shared_keys(root, output, [record.shard for record in widest])
+    return [f"duplicate key {key!r}: in the shards {', '.join(names)}" for key, names in found]
 
 
 def _start(recipe: Recipe) -> None:
@@ -112,11 +113,22 @@ def _start(recipe: Recipe) -> None:
     storage.put(storage.join(recipe.root, "recipe.yaml"), recipes.dump(recipe).encode())
 
 
-def _job(recipe: Recipe, specialists: dict[str, Specialist], outputs: dict[str, Output]) -> Job:
+def mill_job(recipe: Recipe, specialists: dict[str, Specialist], outputs: dict[str, Output]) -> Job:
+    """What an actor needs to know to make `outputs`."""
     from .pipelines.mill import Job
 
     scratch = os.path.join(tempfile.gettempdir(), f"fourmill-{os.getuid()}")
     return Job(recipe.root, scratch, recipe.images, codec_options(recipe), recipe.engine, specialists, outputs)
+
+
+def _finish(recipe: Recipe, summary: Summary, start: float, unit: str) -> Summary:
+    """Close a stage's summary. If it made something, its wall time is kept for the report."""
+    summary.seconds = time.monotonic() - start
+    if summary.made:
+        told = {"seconds": round(summary.seconds, 1), "made": summary.made, "samples": summary.samples, "unit": unit}
+        url = storage.join(recipe.root, "ledger", "stages", f"{summary.stage}.json")
+        storage.put(url, json.dumps(told).encode())
+    return summary
 
 
 def codec_options(recipe: Recipe) -> Options:
@@ -187,8 +199,7 @@ def fit(recipe: Recipe) -> Summary:
     for name, tokenizer in there.items():
         quality = ", ".join(f"{measure} {value:.4g}" for measure, value in tokenizer.quality.items())
         summary.notes.append(f"{name}: {tokenizer.vocab_size} entries{', ' + quality if quality else ''}")
-    summary.seconds = time.monotonic() - start
-    return summary
+    return _finish(recipe, summary, start, "tokenizers")
 
 
 def _fit_job(recipe: Recipe, specialists: dict[str, Specialist], missing: list[str], prints: dict[str, str]) -> FitJob:
@@ -196,7 +207,7 @@ def _fit_job(recipe: Recipe, specialists: dict[str, Specialist], missing: list[s
     from .train.fit import FitJob
 
     labels = plans.label_outputs(recipe, specialists)
-    job = _job(recipe, specialists, {})
+    job = mill_job(recipe, specialists, {})
     plan = plans.make(recipe, {}, {name: o for name, o in labels.items() if name != SAMPLES})
 
     def data(split: str) -> FitData | None:
@@ -242,10 +253,10 @@ def train(recipe: Recipe) -> Summary:
     if record is not None:
         metrics = record.identity["metrics"]
         losses = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("loss", "val_loss") if name in metrics)
-        summary.notes.append(f"{record.identity['steps']} steps, {record.identity['parameters']:,} parameters: {losses}")
+        told = record.identity
+        summary.notes.append(f"{told['steps']} steps, {told['parameters']:,} parameters: {losses}")
         summary.notes.append(job.folder)
-    summary.seconds = time.monotonic() - start
-    return summary
+    return _finish(recipe, summary, start, "run")
 
 
 def train_job(recipe: Recipe, specialists: dict[str, Specialist]) -> TrainJob:
@@ -309,8 +320,7 @@ def generate(recipe: Recipe) -> Summary:
         generation.run(job, pretrain.load_model)
         summary.made = 1
     summary.notes.append(job.folder)
-    summary.seconds = time.monotonic() - start
-    return summary
+    return _finish(recipe, summary, start, "chains")
 
 
 def generate_job(recipe: Recipe, run: TrainJob) -> GenerateJob:
@@ -350,8 +360,8 @@ def status(recipe: Recipe) -> dict[str, Any]:
         sums = {part: sum(getattr(record, part) for record in records) for part in ("rows", "nulls", "bytes")}
         rows.append({"output": name, "done": len(records), "asked": len(plan.shards), **sums})
     if missing:
-        waiting = [f"tokens/{name}" for name in recipe.modalities]
-        rows += [{"output": n, "done": 0, "asked": len(plan.shards), "rows": 0, "nulls": 0, "bytes": 0} for n in waiting]
+        nothing = {"done": 0, "asked": len(plan.shards), "rows": 0, "nulls": 0, "bytes": 0}
+        rows += [{"output": f"tokens/{name}", **nothing} for name in recipe.modalities]
     missing |= {f"shard {shard}": why for shard, why in plan.absent.items()}
     for task in plan.missing:
         missing[f"shard {task.shard}"] = f"lacks {', '.join(task.outputs)}"

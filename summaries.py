@@ -4,15 +4,36 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 from .infra.progress import duration
 
-if TYPE_CHECKING:
-    from .stages import Summary
-
 MAX_ROWS = 40
+
+
+@dataclass
+class Summary:
+    """What came of a stage.
+
+    made, existed: counts of outputs. missing: what is asked for and not there, with the reason. rejects: reason
+    (without its numbers) -> how many, over all outputs of the stage that exist.
+    """
+
+    stage: str
+    made: int = 0
+    existed: int = 0
+    missing: dict[str, str] = field(default_factory=dict)
+    rejects: Counter[str] = field(default_factory=Counter)
+    samples: int = 0
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return not self.missing
 
 
 def show(summaries: Sequence[Summary]) -> int:

@@ -2,9 +2,9 @@
 
     python benchmarks/masking.py [--batch 512] [--seconds 3]
 
-The settings are those of the recorded statistics (tests/golden/data/masking_stats.json). The reference figures, 588 samples/s
-(4M-7, 128/128) and 172 samples/s (4M-21, 256/256), were measured once with apple/ml-4m (commit cda590f) in one process on
-the machine of `HARDWARE`; they are not measured again here. CPU time is what counts: both are single-threaded.
+The settings are those of the recorded statistics (tests/golden/data/masking_stats.json). The reference figures, 588
+samples/s (4M-7, 128/128) and 172 samples/s (4M-21, 256/256), were measured once with apple/ml-4m (commit cda590f) in
+one process on `HARDWARE`; they are not measured again here. Ours are of CPU time; masking runs in one thread.
 """
 
 from __future__ import annotations

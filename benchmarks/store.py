@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def npy_tar(keys: list[str], tokens: np.ndarray) -> bytes:
 
 def read_npy_tar(path: Path) -> int:
     with tarfile.open(path) as tar:
-        return sum(len(np.load(io.BytesIO(tar.extractfile(member).read()))) for member in tar)  # type: ignore[union-attr]
+        files = (tar.extractfile(member) for member in tar)
+        return sum(len(np.load(io.BytesIO(file.read()))) for file in files if file)
 
 
 def list_parquet(keys: list[str], tokens: np.ndarray) -> bytes:
@@ -102,12 +104,12 @@ def main() -> None:
             data = write()
             path = Path(folder) / "column"
             path.write_bytes(data)
-            size, speed = len(data) / args.samples, args.samples / best_seconds(lambda: reader(path), args.repeats)  # noqa: B023
+            size = len(data) / args.samples
+            speed = args.samples / best_seconds(partial(reader, path), args.repeats)
             base = base or (size, speed)
             written = args.samples / best_seconds(write, 2)
-            print(
-                f"| {title} | {size:.0f} | {size / base[0]:.2f} | {written:,.0f} | {speed:,.0f} | {speed / base[1]:.0f} |"
-            )
+            ratios = size / base[0], speed / base[1]
+            print(f"| {title} | {size:.0f} | {ratios[0]:.2f} | {written:,.0f} | {speed:,.0f} | {ratios[1]:.0f} |")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,10 @@ def cluster(address: str | None = None) -> Iterator[Any]:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray starts workers with a niceness of 15; here they are the work, and anything else would starve them.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    # Threads of a worker that wait for each other must sleep, not spin, when cores are shared with other processes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import ray
 
     if ray.is_initialized():

@@ -12,14 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .. import __version__
 from . import storage
 
-
 SAMPLES = "samples"  # the output that says which samples a shard holds: a record without a file
+ATTEMPTS = 8  # at a commit that another job disturbs; each of its commits can disturb us once
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,10 @@ class Record:
     identity: dict[str, Any] = field(default_factory=dict)
     code: str = __version__
 
-    def dumps(self) -> bytes:
-        return (json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+
+def dumps(record: Record) -> bytes:
+    """A record as it is stored: JSON a person can read."""
+    return (json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
 
 
 def record_url(root: str, output: str, shard: str) -> str:
@@ -108,16 +110,26 @@ def read_many(root: str, outputs: list[str], shards: list[str]) -> dict[tuple[st
 def commit(root: str, record: Record, data: bytes | None) -> Record:
     """Make an output exist: its data first (None for outputs that are their record alone), then its record.
 
-    Returns the record as committed, with `bytes` and `sha256` of the data. Two jobs that commit the same output do
-    no harm: both hold the same bytes, and the record is claimed by a conditional PUT that one of them wins.
+    Returns the record as committed, with `bytes` and `sha256` of the data. Two jobs that commit the same output do no
+    harm: the record is claimed by a conditional PUT that one of them wins. If the other one holds the same bytes that
+    is all; if it works for another recipe, its record may stand over our data, so we commit again, and the last one
+    to commit counts. OSError if that does not end.
     """
     url = record_url(root, record.output, record.shard)
-    if storage.exists(url):
-        storage.delete(url)
     if data is not None:
-        storage.put(output_url(root, record.output, record.shard), data)
-        record = Record(
-            **{**record.__dict__, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
-        )
-    storage.put(url, record.dumps(), if_absent=True)
-    return record
+        record = replace(record, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    for _ in range(ATTEMPTS):
+        if storage.exists(url):
+            storage.delete(url)
+        if data is not None:
+            storage.put(output_url(root, record.output, record.shard), data)
+        if storage.put(url, dumps(record), if_absent=True):
+            return record
+        other = read(root, record.output, record.shard)
+        if other is not None and _content(other) == _content(record):
+            return record
+    raise OSError(f"{url}: other jobs keep committing other contents; do not run two recipes on one root at a time")
+
+
+def _content(record: Record) -> tuple[str, str, str]:
+    return record.fingerprint, record.source.sha256, record.sha256

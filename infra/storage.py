@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from fsspec.core import url_to_fs
 
@@ -72,7 +72,7 @@ def read_bytes(url: str) -> bytes:
         return local_path(url).read_bytes()
     fs, path = filesystem(url)
     try:
-        return fs.cat_file(path)
+        return bytes(fs.cat_file(path))
     except FileNotFoundError:
         raise FileNotFoundError(f"no file at {url}") from None
 
@@ -82,7 +82,7 @@ def open_binary(url: str) -> BinaryIO:
     if is_local(url):
         return open(local_path(url), "rb")
     fs, path = filesystem(url)
-    return fs.open(path, "rb")
+    return cast("BinaryIO", fs.open(path, "rb"))
 
 
 def stat(url: str) -> Stat | None:

@@ -30,10 +30,11 @@ class Outcome:
     failures: dict[str, str] = field(default_factory=dict)
     samples: int = 0
     seconds: float = 0.0
+    ready_seconds: float = 0.0  # of these, until the first actor was up
 
 
 class _Worker:
-    """A `Mill` in an actor. `run` and `tally` have threads of their own, so that progress can be asked for at any time."""
+    """A `Mill` in an actor. `run` and `tally` have threads of their own, so that progress can always be asked for."""
 
     def __init__(self, job: Job, threads: int) -> None:
         import cv2
@@ -72,14 +73,23 @@ class _Pool:
 
     def deal(self) -> None:
         """Start actors that are wanted, and give each a task, or two while there are enough for all."""
-        while len(self.actors) < min(self.size, len(self.pending) + len(self.actors)) and self.pending:
+        busy = len({id(actor) for actor, _ in self.in_flight.values()})
+        while len(self.actors) < min(self.size, len(self.pending) + busy):
             self.actors.append(self.worker.remote(self.job, max(1, int(self.job.engine.cpus))))
         for depth in (1, 2):
             for actor in self.actors:
-                load = sum(owner is actor for owner, _ in self.in_flight.values())
-                if self.pending and load < depth and (depth == 1 or len(self.pending) >= len(self.actors)):
-                    task = self.pending.popleft()
-                    self.in_flight[actor.run.remote(task)] = (actor, task)
+                held = [task for owner, task in self.in_flight.values() if owner is actor]
+                if not self.pending or len(held) >= depth or (depth == 2 and not self._may_share(held)):
+                    continue
+                task = self.pending.popleft()
+                self.in_flight[actor.run.remote(task)] = (actor, task)
+
+    def _may_share(self, held: list[ShardTask]) -> bool:
+        """Whether an actor that holds these tasks may take the next one as well. Tasks whose actor has died are done
+        alone from then on, so that the one that kills is told from its neighbours."""
+        if len(self.pending) < len(self.actors):
+            return False
+        return not any(self.attempts[task.shard] for task in [*held, self.pending[0]])
 
     def bury(self, actor: Any, reason: str, outcome: Outcome) -> None:
         """An actor died: its tasks are dealt again, unless one has taken too many actors with it."""
@@ -117,10 +127,13 @@ def run(job: Job, tasks: list[ShardTask], stage: str) -> Outcome:
                 ready, _ = ray.wait(list(pool.in_flight), num_returns=1, timeout=POLL_SECONDS)
                 for ref in ready:
                     _settle(ray, pool, ref, outcome, progress)
-                outcome.samples = _show(ray, pool, tallies, progress, start)
+                _show(ray, pool, tallies, progress, start)
+                if tallies and not outcome.ready_seconds:
+                    outcome.ready_seconds = time.monotonic() - start
         finally:
             for actor in pool.actors:
                 ray.kill(actor)
+    outcome.samples = sum({record.shard: record.rows for record in outcome.records}.values())
     outcome.seconds = time.monotonic() - start
     return outcome
 
@@ -147,11 +160,11 @@ def _grouped(ray: Any) -> type[_Worker]:
     """The worker with its methods in their groups of threads (the decorator needs Ray, which is imported late)."""
 
     class Worker(_Worker):
-        @ray.method(concurrency_group="work")
+        @ray.method(concurrency_group="work")  # type: ignore[untyped-decorator]
         def run(self, task: ShardTask) -> list[ledger.Record]:
             return super().run(task)
 
-        @ray.method(concurrency_group="status")
+        @ray.method(concurrency_group="status")  # type: ignore[untyped-decorator]
         def tally(self) -> tuple[int, dict[str, int]]:
             return super().tally()
 
@@ -167,8 +180,6 @@ def _settle(ray: Any, pool: _Pool, ref: Any, outcome: Outcome, progress: Progres
         outcome.records += ray.get(ref)
         del pool.in_flight[ref]
         progress.update(1)
-    except ray.exceptions.RayActorError as error:
-        pool.bury(actor, str(error).strip().splitlines()[-1], outcome)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause if isinstance(error.cause, Exception) else error
         if isinstance(cause, RejectRun):
@@ -176,9 +187,12 @@ def _settle(ray: Any, pool: _Pool, ref: Any, outcome: Outcome, progress: Progres
         del pool.in_flight[ref]
         outcome.failures[task.shard] = str(cause) if isinstance(cause, OSError | ValueError) else repr(cause)
         progress.update(1, failures={f"shard {task.shard}": 1})
+    except ray.exceptions.RayError as error:  # the actor died, or its node, or the answer was lost with it
+        ray.kill(actor)
+        pool.bury(actor, str(error).strip().splitlines()[-1], outcome)
 
 
-def _show(ray: Any, pool: _Pool, tallies: dict[Any, Any], progress: Progress, start: float) -> int:
+def _show(ray: Any, pool: _Pool, tallies: dict[Any, Any], progress: Progress, start: float) -> None:
     """Ask the actors how far they are and show it. Actors that do not answer at once are shown as they last were."""
     refs = {actor.tally.remote(): actor for actor in pool.actors}
     ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0.1) if refs else ([], [])
@@ -193,4 +207,3 @@ def _show(ray: Any, pool: _Pool, tallies: dict[Any, Any], progress: Progress, st
         rejects.update(counts)
     progress.failures = rejects
     progress.update(notes=f"{samples:,} samples, {samples / (time.monotonic() - start):,.0f} samples/s")
-    return samples

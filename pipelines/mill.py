@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,7 @@ from ..modalities import LABELS, Storage
 from ..recipe import Engine, Images
 from ..tokenize import codecs, labels as label_files, store
 from ..tokenize.crops import Crop, crops
-from . import images, source
+from . import images, source, tar
 from .plan import Output, ShardTask
 from .reject import Reject
 from .specialists.base import Item, Specialist
@@ -119,11 +119,18 @@ class Mill:
         seconds = time.monotonic() - start
         return [self._commit(task, outputs[name], origin, keys, rows[name], seconds) for name in outputs]
 
-    def labelled(self, shard: source.Shard, task: ShardTask, labels: set[str]) -> Iterator[list[Sample]]:
-        """The shard's samples in batches, in order, with these labels (read where the task says they are stored)."""
+    def labelled(
+        self, shard: source.Shard, task: ShardTask, labels: set[str], rows: Sequence[int] | None = None
+    ) -> Iterator[list[Sample]]:
+        """The shard's samples in batches, in order, with these labels (read where the task says they are stored).
+
+        Args:
+            rows: only these samples.
+        """
         needed = self._needed(labels, task)
         stored = {label: self._stored(task, label) for label in task.stored if label in needed}
-        batches = self._decoded(shard, wants_image=bool(labels - {"caption"}))
+        entries = shard.samples if rows is None else [shard.samples[row] for row in rows]
+        batches = self._decoded(shard, entries, wants_image=bool(labels - {"caption"}))
         batch = next(batches, [])  # decode ahead before taking the turn
         with self._computing:
             while batch:
@@ -147,13 +154,15 @@ class Mill:
         url = ledger.output_url(self.job.root, f"labels/{label}", task.shard)
         return dict(zip(*label_files.read_labels(storage.read_bytes(url)), strict=True))
 
-    def _decoded(self, shard: source.Shard, wants_image: bool) -> Iterator[list[Sample]]:
+    def _decoded(
+        self, shard: source.Shard, entries: Sequence[tar.Sample], wants_image: bool
+    ) -> Iterator[list[Sample]]:
         """Batches of samples, decoded ahead by threads, in the shard's order."""
         size = self.job.engine.batch_size
         pending: deque[Future[Sample]] = deque()
         with ThreadPoolExecutor(self.job.engine.decode_threads) as pool:
             batch: list[Sample] = []
-            for entry in shard.samples:
+            for entry in entries:
                 pending.append(pool.submit(self._decode, shard, entry, wants_image))
                 if len(pending) >= 2 * size:
                     batch.append(pending.popleft().result())
@@ -168,7 +177,7 @@ class Mill:
             if batch:
                 yield batch
 
-    def _decode(self, shard: source.Shard, entry: source.Sample, wants_image: bool) -> Sample:
+    def _decode(self, shard: source.Shard, entry: tar.Sample, wants_image: bool) -> Sample:
         sample = Sample(Item(entry.key, None, None))
         sample.item.info = shard.info(entry)
         try:
@@ -186,7 +195,13 @@ class Mill:
         height, width = image.shape[:2]
         sample.item.image = image
         sample.crops = crops(
-            self.job.options.seed, entry.key, width, height, settings.crops, scale=(settings.crop_scale, 1.0), hflip=settings.hflip
+            self.job.options.seed,
+            entry.key,
+            width,
+            height,
+            settings.crops,
+            scale=(settings.crop_scale, 1.0),
+            hflip=settings.hflip,
         )
         return sample
 

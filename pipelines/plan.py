@@ -22,6 +22,7 @@ from .specialists import registry
 from .specialists.base import Specialist
 
 SPLITS = ("train", "val")
+SEEDED = ("palette", "metadata")  # codecs without crops that draw at random
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Plan:
 def shards(recipe: Recipe) -> tuple[dict[str, str], dict[str, list[str]]]:
     """(name -> URL of every shard, split -> names). RecipeError if a pattern matches nothing or names collide."""
     try:
-        urls = {split: source.expand(getattr(recipe.samples, split)) for split in SPLITS if getattr(recipe.samples, split)}
+        asked = {split: getattr(recipe.samples, split) for split in SPLITS}
+        urls = {split: source.expand(spec) for split, spec in asked.items() if spec}
         twice = sorted(set(urls.get("train", [])) & set(urls.get("val", [])))
         if twice:
             raise ValueError(f"{twice[0]} is in the training and in the validation split")
@@ -126,8 +128,9 @@ def token_outputs(
             "version": CODEC_VERSION,
             "tokenizer": content,
             "max_tokens": spec.max_tokens,
-            "seed": recipe.seed,
         }
+        if modality.spatial or modality.codec in SEEDED:
+            identity["seed"] = recipe.seed
         if modality.spatial:
             identity["crops"] = recipe.images.model_dump(include={"size", "crops", "crop_scale", "hflip"})
         if modality.codec == "boxes":
@@ -142,10 +145,12 @@ def token_outputs(
 
 def label_fingerprints(recipe: Recipe, specialists: dict[str, Specialist]) -> dict[str, str]:
     """Fingerprint of each label: how images are read, its specialist, and the labels that it needs."""
-    base = fingerprint("source", source.VERSION, recipe.images.max_pixels)
-    prints = {"rgb": base}
+    image = fingerprint("source", source.VERSION, recipe.images.max_pixels)
+    text = fingerprint("source", source.VERSION)
+    prints = {"rgb": image}
     for label, specialist in specialists.items():
-        prints[label] = fingerprint(base, specialist.identity(), {n: prints[n] for n in specialist.needs if n in prints})
+        needs = {need: prints[need] for need in specialist.needs if need in prints}
+        prints[label] = fingerprint(image if specialist.sees_image else text, specialist.identity(), needs)
     return prints
 
 

@@ -1,4 +1,7 @@
-"""A reject: one sample that could not be used for one output, and why. Filtered is not failed; nothing is dropped in silence."""
+"""A reject: one sample that could not be used for one output, and why.
+
+Filtered is not failed, and nothing is dropped in silence.
+"""
 
 from __future__ import annotations
 

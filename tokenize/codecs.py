@@ -124,7 +124,10 @@ class Patches(Codec):
         import cv2
 
         data = np.frombuffer(tokens, np.uint8) if isinstance(tokens, bytes) else tokens
-        return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        if pixels is None:
+            raise ValueError(f"{self.spec.name}: {len(data)} bytes are no picture that can be decoded")
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 class Grid(Codec):
@@ -140,7 +143,8 @@ class Grid(Codec):
         self.model = vqvae.load(folder).to(device).eval()
         if self.model.config.codebook_size != spec.vocab_size:
             raise ValueError(
-                f"{spec.name}: the tokenizer in {folder} has {self.model.config.codebook_size} codes, the recipe {spec.vocab_size}"
+                f"{spec.name}: the tokenizer in {folder} has {self.model.config.codebook_size} codes, "
+                f"the recipe {spec.vocab_size}"
             )
 
     def encode(self, samples: Sequence[Labelled]) -> list[Any]:
@@ -158,7 +162,8 @@ class Grid(Codec):
         return list(rows)
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
-        return self.decode_many(np.asarray(tokens)[None])[0]
+        picture: np.ndarray = self.decode_many(np.asarray(tokens)[None])[0]
+        return picture
 
     def decode_many(self, tokens: np.ndarray) -> np.ndarray:
         """Pictures of many crops: ids (n, length) -> uint8 (n, size, size, 3), or (n, size, size) for one channel."""
@@ -247,10 +252,11 @@ def load(spec: ModalitySpec, options: Options, root: str, device: str = "cpu") -
             return Grid(spec, options, str(folder), device)
     if modality.codec in TEXT_CODECS:
         return TEXT_CODECS[modality.codec](spec, options, load_text(root))
-    raise ValueError(f"{spec.name}: no codec {modality.codec!r} in this release; leave it out of the recipe's modalities")
+    raise ValueError(f"{spec.name}: no codec {modality.codec!r} in this release; leave it out of `modalities`")
 
 
 def load_text(root: str) -> WordPiece:
     """The fitted WordPiece vocabulary of a root."""
-    with storage.local_folder(storage.join(root, "tokenizers", TEXT_TOKENIZER), TOKENIZER_FILES[Kind.SEQUENCE]) as folder:
+    url = storage.join(root, "tokenizers", TEXT_TOKENIZER)
+    with storage.local_folder(url, TOKENIZER_FILES[Kind.SEQUENCE]) as folder:
         return WordPiece.load(folder)

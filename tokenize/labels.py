@@ -55,10 +55,8 @@ def read_labels(source: Source, row_groups: Sequence[int] | None = None) -> tupl
     with open_parquet(source) as file:
         found = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
         if found.get("format") != FORMAT or found.get("version") != str(VERSION):
-            raise ValueError(
-                f"{name}: expected labels ({FORMAT}, version {VERSION}), got {found.get('format', 'another Parquet file')}, "
-                f"version {found.get('version')}; label it again"
-            )
+            got = f"{found.get('format', 'another Parquet file')}, version {found.get('version')}"
+            raise ValueError(f"{name}: expected labels ({FORMAT}, version {VERSION}), got {got}; label it again")
         groups = range(file.num_row_groups) if row_groups is None else row_groups
         table = file.read_row_groups(list(groups), columns=["key", "value"], use_threads=False)
     decode = _DECODE[Storage(found["storage"])]

@@ -15,7 +15,7 @@ Physical types of the `tokens` field, next to the string field `key`:
 | pixels | list<binary>, one JPEG or PNG file for each crop | uint8 (bytes,), not copied |
 | embedding | list<binary>, float16 little-endian (n, dim) for each crop | float16 (vectors, dim), not copied |
 
-Fixed-length bytes are read about four times as fast as list<uint16>, and take 20 % less room (benchmarks/store.py).
+Fixed-length bytes are read some three times as fast as list<uint16>, and take 20 % less room (benchmarks/store.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How many tokens of each modality a sample shows and predicts: a Dirichlet draw, as in 4M (section 2.2, Masking).
+"""How many tokens of each modality a sample shows and predicts: a Dirichlet draw, as in 4M.
 
 Legend: B samples, S modalities.
 """

@@ -79,4 +79,5 @@ def unpack(data: bytes, device: str = "cpu") -> dict[str, Any]:
     """The inverse of `pack`; refuses anything but tensors and plain values."""
     import torch
 
-    return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+    return state

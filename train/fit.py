@@ -105,7 +105,7 @@ def _groups(job: FitJob) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Cache:
-    """Crops by label: uint8 (n, size, size) or (n, size, size, 3), memory-mapped from a file that is already deleted."""
+    """Crops by label: uint8 (n, size, size) or (n, size, size, 3), memory-mapped from a file without a name."""
 
     train: dict[str, np.ndarray]
     val: dict[str, np.ndarray]
@@ -218,6 +218,7 @@ def _model(job: FitJob, name: str) -> Any:
         out_conv=settings.out_conv,
         codebook_size=spec.vocab_size,
         latent_dim=settings.latent_dim,
+        norm_latents=settings.norm_latents,
         ema_decay=settings.ema_decay,
     )
     return VQVAE(config, seed=job.seed)
@@ -237,6 +238,7 @@ def _fit_config(settings: GridTokenizer, batch: int) -> Any:
         gradient_weight=settings.gradient_weight,
         dead_code_coefficient=settings.dead_code_coefficient,
         average=settings.average,
+        warm_start=settings.warm_start,
     )
 
 
@@ -265,4 +267,4 @@ def _commit(
         seconds=round(time.monotonic() - start, 3),
         identity={"settings": settings.model_dump(mode="json"), "vocab_size": content[1], "quality": quality},
     )
-    storage.put(ledger.record_url(job.root, OUTPUT, name), record.dumps(), if_absent=True)
+    storage.put(ledger.record_url(job.root, OUTPUT, name), ledger.dumps(record), if_absent=True)

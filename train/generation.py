@@ -70,7 +70,7 @@ def run(job: GenerateJob, load_model: Callable[[str], FourM]) -> None:
         seconds=round(time.monotonic() - start, 3),
         identity={"run": job.run, "generate": job.recipe.generate.model_dump(mode="json")},
     )
-    storage.put(ledger.record_url(job.recipe.root, record.output, record.shard), record.dumps())
+    storage.put(ledger.record_url(job.recipe.root, record.output, record.shard), ledger.dumps(record))
 
 
 def model_step(step: StepRecipe, spec: ModalitySpec) -> Step:

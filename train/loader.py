@@ -99,8 +99,8 @@ class TokenLoader:
                 when the batch size has changed since the start of the run.
 
         Yields:
-            Step, and a batch of batch_size / world samples as NumPy arrays, `values` and `keys` included. Embeddings have
-            a row of zeros after the last (see `mask_batch`). A sample without any tokens has nothing valid.
+            Step, and a batch of batch_size / world samples as NumPy arrays, `values` and `keys` included. Embeddings
+            have a row of zeros after the last (see `mask_batch`). A sample without any tokens has nothing valid.
 
         Raises:
             ValueError: the store is not what the run expects, or an image cannot be decoded; names shard and modality.
@@ -168,7 +168,7 @@ def _ahead(batches: Iterator[tuple[int, PackedBatch]], depth: int) -> Iterator[t
                 put(item)
                 if gone.is_set():
                     break
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the consumer must not wait for ever
+        except BaseException as error:  # whatever it is, the consumer must not wait for ever
             put(error)
         finally:
             batches.close()  # type: ignore[attr-defined]

@@ -1,14 +1,14 @@
-"""Multimodal masked modelling: from a batch of whole samples to inputs and targets (4M, section 2.2; 4M-21, section 3.3).
+"""Multimodal masked modelling: from a batch of whole samples to inputs and targets, as in 4M and 4M-21.
 
 For each sample: numbers of tokens, a component of the mixture of Dirichlets, budgets for each modality (budgets.py),
 then which tokens: disjoint random subsets of grids, spans of sequences (spans.py). The chosen tokens are packed into
 a `PackedBatch`; nothing here loops over samples, and all randomness comes from the generator that the caller gives.
 
 Decisions:
-- `redistribute=False` is the reference (apple/ml-4m) in distribution. Its budgets are often not used: texts are shorter,
-  modalities missing. With `redistribute=True` missing modalities take no part in the draw, components of the mixture
-  that a sample has no inputs or no targets for are not drawn for it, and what is not used goes to its grids, in the
-  proportions of the same Dirichlet. Modalities with alpha 0 get nothing.
+- `redistribute=False` is the reference (apple/ml-4m) in distribution. Its budgets are often not used: texts are
+  shorter, modalities missing. With `redistribute=True` missing modalities take no part in the draw, components of the
+  mixture that a sample has no inputs or no targets for are not drawn for it, and what is not used goes to its grids,
+  in the proportions of the same Dirichlet. Modalities with alpha 0 get nothing.
 - A target sequence of n tokens makes n - 1 predictions: its first sentinel is only read (teacher forcing).
 - Chunks of metadata are put in a new random order at each draw, EOS last (4M-21).
 

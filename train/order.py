@@ -4,9 +4,9 @@ A pure function of (seed, position), with random access: resuming anywhere repla
 share the sequence does not change it. This format is called ORDER 1; changing it changes what a seed means.
 
 - An epoch is every row `repeat` times. Its row groups come in a random order, different in each epoch.
-- The epoch is cut into `lanes` of equal length; position p belongs to lane p % lanes. Dealt in turn to 1, 2, 4, ... ranks,
-  a rank's positions lie in its own lanes as long as the number of ranks divides the number of lanes, and it reads
-  only its share of the data.
+- The epoch is cut into `lanes` of equal length; position p belongs to lane p % lanes, and rank r of w takes the
+  positions with p % w == r. While the number of ranks divides the number of lanes, a rank's positions lie in lanes of
+  its own, and it reads only its share of the data.
 - Within a lane, blocks of `buffer_rows // lanes` neighbouring rows are shuffled: the shuffle buffer. A row appears all
   of its `repeat` times in one block, so that it is read once for all (4M repeats 4 times).
 """

@@ -32,9 +32,10 @@ from ..model.fourm import FourM, FourMOutput
 from . import checkpoint, workers
 from .groups import Shard
 from .loader import LoaderOptions, TokenLoader
-from .masking import Keep, MaskingConfig, Mixture
+from .masking import MaskingConfig, Mixture
 from .metrics import Metrics
 from .schedule import cosine_lr
+from .spans import Keep
 
 MODEL_FILES = (model_files.WEIGHTS, model_files.CONFIG)
 VALIDATION_SEED = 1_000_003  # masks of validation never depend on the run's seed
@@ -228,7 +229,7 @@ class Trainer:
         self.prepared.train()
         output: FourMOutput = self.prepared(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        output.loss.backward()
+        output.loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip_norm or math.inf)
         self.optimizer.step()
         self.step += 1
@@ -276,7 +277,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Mean cross-entropy of each modality, nats for each target, on the first validation samples with fixed masks."""
+        """Mean cross-entropy of each modality, nats a target, on the first validation samples with fixed masks."""
         settings = self.job.recipe.train
         self.model.eval()
         loader = self._loader(self.job.val_shards, VALIDATION_SEED, 1)
@@ -326,7 +327,7 @@ class Trainer:
             seconds=round(self.seconds, 3),
             identity={"metrics": last, "parameters": sum(p.numel() for p in self.parameters), "steps": self.step},
         )
-        storage.put(ledger.record_url(root, record.output, record.shard), record.dumps())
+        storage.put(ledger.record_url(root, record.output, record.shard), ledger.dumps(record))
 
 
 def load_model(folder: str, device: str = "cpu") -> FourM:

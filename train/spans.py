@@ -1,4 +1,4 @@
-"""T5-like span masking of many sequences at once (4M, section 2.2; ml-4m `sequence_mask`).
+"""T5-like span masking of many sequences at once (4M; `sequence_mask` of ml-4m).
 
 Each masked run of a sequence becomes one sentinel in the input; the target lists the runs, each after its sentinel, and
 ends with one sentinel more:

@@ -5,7 +5,7 @@ Pure of Ray and of files: a driver feeds batches, saves `state_dict()`, and writ
 Decisions:
 - Defaults are 4M's (AdamW betas (0.9, 0.99), weight decay 0.05, lr 1e-4 x batch / 256 with linear warm-up from 1e-6
   and cosine decay, clipping at 1, dead codes at 1/32 of their uniform share, weight averaging 0.99). Fits of minutes
-  want `warm_start`, a larger lr, and a codebook that follows faster (`ema_decay` 0.95).
+  want `warm_start`, a larger lr (2e-3), and a model with `norm_latents` and `ema_decay` 0.95.
 - `gradient_weight` adds the error of finite differences at three scales. A squared error alone is content with blur;
   differences make edges count. 0 is 4M, whose diffusion decoder has no such need.
 - Quality is in the label's own unit: decibels for pictures, F1 for edges, accuracy for classes, cosine for features.

@@ -39,6 +39,7 @@ class Specialist(BaseModel):
     label: the label it makes, a key of `modalities.LABELS`.
     version: raise it when the same options give other labels than before.
     needs: labels that must be made first; optional ones may be missing from an item.
+    sees_image: it looks at the image if there is one, so that its labels depend on how images are read.
     needs_image: items without an image are rejected before the call.
     cpus, gpus: what one instance takes of a Ray actor; memory_gb is its resident size beyond the images.
     batch_size: items it likes at a time.
@@ -49,6 +50,7 @@ class Specialist(BaseModel):
     label: ClassVar[str]
     version: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ()
+    sees_image: ClassVar[bool] = True
     needs_image: ClassVar[bool] = True
     cpus: ClassVar[float] = 1.0
     gpus: ClassVar[float] = 0.0

@@ -13,6 +13,7 @@ class Captions(Specialist):
     """Passes the caption through, unchanged. Its length is cut by the tokenizer, in tokens, not here."""
 
     label: ClassVar[str] = "caption"
+    sees_image: ClassVar[bool] = False
     needs_image: ClassVar[bool] = False
     memory_gb: ClassVar[float] = 0.0
 

@@ -1,4 +1,4 @@
-"""From the recipe to specialists: which labels are needed, which class makes each, with which options, in what order."""
+"""From the recipe to specialists: which labels are needed, what makes each, with which options, in what order."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ...infra.explain import explain
 from ...modalities import LABELS, MODALITIES
-from ...recipe import Recipe, RecipeError, explain
+from ...recipe import Recipe, RecipeError
 from .base import Specialist
 
 SOURCE = "source"  # the label is the image itself
@@ -16,17 +17,13 @@ SOURCE = "source"  # the label is the image itself
 
 def needed_labels(recipe: Recipe) -> list[str]:
     """Labels that the recipe's modalities and kept labels come from, their own needs before them."""
-    order: list[str] = []
+    labels = [*(MODALITIES[m].label for m in recipe.modalities), *recipe.labels.keep]
+    return list(dict.fromkeys(part for label in labels for part in with_needs(label)))
 
-    def add(label: str) -> None:
-        for need in LABELS[label].needs:
-            add(need)
-        if label not in order:
-            order.append(label)
 
-    for name in [*(MODALITIES[m].label for m in recipe.modalities), *recipe.labels.keep]:
-        add(name)
-    return order
+def with_needs(label: str) -> list[str]:
+    """A label after everything that it is computed from."""
+    return [*(part for need in LABELS[label].needs for part in with_needs(need)), label]
 
 
 def build(recipe: Recipe) -> dict[str, Specialist]:
@@ -41,10 +38,10 @@ def build(recipe: Recipe) -> dict[str, Specialist]:
         if name == SOURCE:
             continue
         if not name:
-            specialists_of = [m for m in recipe.modalities if MODALITIES[m].label == label]
+            askers = [m for m in recipe.modalities if label in with_needs(MODALITIES[m].label)] or [label]
             raise RecipeError(
-                f"{', '.join(specialists_of) or label}: the label {label} needs a model, and none is configured: "
-                + LABELS[label].configure.format(label=label, modality=(specialists_of or [label])[0])
+                f"{', '.join(askers)}: the label {label} needs a model, and none is configured: "
+                + LABELS[label].configure.format(label=label, modality=askers[0])
             )
         specialists[label] = _instantiate(label, name, options)
     return specialists
@@ -68,4 +65,4 @@ def _instantiate(label: str, name: Any, options: dict[str, Any]) -> Specialist:
     try:
         return cls.model_validate(options)
     except ValidationError as error:
-        raise RecipeError(explain(error, where, [*cls.model_fields, "specialist"])) from None
+        raise RecipeError(explain(error, where, cls, also=["specialist"])) from None

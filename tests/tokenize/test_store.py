@@ -172,7 +172,7 @@ def test_wrong_specs(fields: dict[str, int]) -> None:
 def test_wrong_files_are_named(tmp_path: Path) -> None:
     torn = tmp_path / "torn.parquet"
     torn.write_bytes(encode_column(GRID, *make_rows(GRID, [True]))[:-20])
-    with pytest.raises(ValueError, match="torn.parquet: not a readable Parquet file"):
+    with pytest.raises(ValueError, match=r"torn.parquet: not a readable Parquet file"):
         read(torn)
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"x": [1]}), other)

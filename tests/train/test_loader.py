@@ -243,7 +243,7 @@ def test_threads_end_with_the_iterator(root: Path) -> None:
 def test_wrong_arguments(root: Path) -> None:
     with pytest.raises(ValueError, match="batch size 9 cannot be dealt to 2 ranks"):
         loader(root).batches(0, 9, 0, 2)
-    with pytest.raises(ValueError, match="loader.threads: got 0"):
+    with pytest.raises(ValueError, match=r"loader.threads: got 0"):
         loader(root, options=replace(OPTIONS, threads=0))
     with pytest.raises(ValueError, match=r"\['x'\] are not among"):
         loader(root, replace(MASKING, mixtures=(Mixture({"x": 1.0}, ALPHAS),)))

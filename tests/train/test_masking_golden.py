@@ -120,10 +120,10 @@ def _setting(
 ) -> tuple[list[ModalitySpec], MaskingConfig, dict[str, Tokens]]:
     kinds = {"seq": Kind.SEQUENCE, "seq_emb": Kind.EMBEDDING}
     specs, tokens = [], {}
-    for name, given in recorded["modalities"].items():
-        kind = kinds.get(given["type"], Kind.PIXELS if name == "rgb@224" else Kind.GRID)
-        specs.append(ModalitySpec(name, kind, 30_000, given["max_tokens"], chunked=name == "metadata"))
-        length = recorded["sequence_token_lengths_incl_eos"].get(name, given["max_tokens"])
+    for name, entry in recorded["modalities"].items():
+        kind = kinds.get(entry["type"], Kind.PIXELS if name == "rgb@224" else Kind.GRID)
+        specs.append(ModalitySpec(name, kind, 30_000, entry["max_tokens"], chunked=name == "metadata"))
+        length = recorded["sequence_token_lengths_incl_eos"].get(name, entry["max_tokens"])
         if isinstance(length, dict):
             length = sum(length["chunks"]) + length["eos_chunk"]
         shape = {Kind.GRID: (count, length), Kind.SEQUENCE: (count * length,)}.get(kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_order_depends_on_seed_and_epoch_and_mixes() -> None:
     first, second = rows_at(order, np.arange(2000)), rows_at(order, np.arange(2000, 4000))
     other = rows_at(Order((100,) * 20, seed=1, buffer_rows=500, lanes=2), np.arange(2000))
     assert len({tuple(first), tuple(second), tuple(other)}) == 3
-    neighbours = sum(a[0] == b[0] and abs(a[1] - b[1]) == 1 for a, b in zip(first, first[1:], strict=False))
+    neighbours = sum(a[0] == b[0] and abs(a[1] - b[1]) == 1 for a, b in pairwise(first))
     assert neighbours < 40
 
 

@@ -200,8 +200,8 @@ def test_two_ranks_learn_what_one_learns_from_their_batches_together(tmp_path: P
         single.step(x)
     for name, value in single.result().state_dict().items():
         assert torch.equal(first[name], second[name]), name
-        # Adam turns rounding in a gradient of about zero into a step of lr, so compare whole tensors.
-        assert (first[name] - value).norm() <= 1e-3 * value.norm() + 1e-6, name
+        # Adam turns rounding in a gradient of about zero into a step of lr: allow that to a few.
+        assert ((first[name] - value).abs() > 2e-4).float().mean() < 0.01, name
 
 
 def test_a_warm_start_is_a_linear_tokenizer() -> None:

@@ -1,0 +1,153 @@
+"""`fourmill demo`: the whole line on the photos that Python packages ship, with a recipe like any other's.
+
+Nothing here does work of its own: photos become shards, the recipe below is written beside them and run, and the report
+gets the photos' attributions. `fourmill run OUT/demo.yaml` does the same again, which is nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import __version__, pages, recipe, stages
+from .summaries import Summary
+
+# 112 px crops with 8 px patches: 14 x 14 tokens, as 4M's 224 px crops with 16 px patches, at a quarter of the pixels.
+RECIPE = """\
+# The recipe of `fourmill demo`: 4M's line at a size that two CPU cores finish in minutes.
+root: {root}
+samples:
+  train: {root}/samples/train-*.tar   # training and validation photos are different ones
+  val: {root}/samples/val-*.tar
+seed: 0
+
+images: {{size: 112, patch_size: 8}}
+modalities: [rgb, tok_rgb, tok_canny_edge, color_palette, metadata, caption, det]
+labels:
+  keep: [canny_edge, color_palette, metadata, caption, det]
+
+tokenizers:
+  text: {{vocab_size: 6000}}
+  grid:
+    codebook_size: 1024
+    dim: 128
+    encoder_depth: 1
+    decoder_depth: 2
+    heads: 4
+    out_conv: false
+    norm_latents: true
+    warm_start: true
+    ema_decay: 0.95
+    dead_code_coefficient: 8
+    average: 0.9
+    steps: 450
+    batch_size: 8
+    base_lr: 9.6e-2         # 3e-3 at this batch size
+    warmup_steps: 20
+    samples: 3000
+    validation_samples: 128
+    checkpoint_every: 100
+
+train:
+  name: demo
+  model: {{dim: 192, encoder_depth: 4, decoder_depth: 4, heads: 6}}
+  input_tokens: 128
+  target_tokens: 128
+  mixtures:
+    - {{input_alpha: 0.5, target_alpha: 0.5}}
+  batch_size: 16
+  steps: 300
+  warmup_steps: 30
+  base_lr: 1.6e-2
+  clip_norm: 1.0
+  log_every: 5
+  validate_every: 50
+  validation_samples: 128
+  checkpoint_every: 100
+
+generate:
+  samples: 6
+  chains:
+    - inputs: [rgb]
+      to:
+        - {{target: tok_canny_edge, steps: 8, temperature: 0.7}}
+        - {{target: color_palette, temperature: 0.5}}
+        - {{target: metadata, temperature: 0.3}}
+        - {{target: caption, temperature: 0.5, max_tokens: 32}}
+        - {{target: det, temperature: 0.5, max_tokens: 32}}
+    - inputs: [tok_canny_edge, caption]
+      to: [{{target: tok_rgb, scheme: roar, steps: 16, temperature: 0.7, guidance: 1.5}}]
+    - inputs: [caption]
+      to:
+        - {{target: tok_canny_edge, steps: 8, temperature: 0.7, guidance: 2.0}}
+        - {{target: tok_rgb, scheme: roar, steps: 16, temperature: 0.7, guidance: 2.0}}
+"""
+
+
+def run(out: str) -> list[Summary]:
+    """Make the shards, run the recipe, write report and gallery below the local folder `out`."""
+    from .pipelines import photos
+
+    start = time.monotonic()
+    root = Path(out).expanduser().resolve()
+    made = photos.write_shards(root / "samples")
+    first = Summary("photos", made=len(made.written), existed=sum(map(len, made.shards.values())) - len(made.written))
+    first.notes.append(", ".join(f"{count} {split} samples" for split, count in made.samples.items()))
+    first.seconds = time.monotonic() - start
+    path = root / "demo.yaml"
+    path.write_text(RECIPE.format(root=root), encoding="utf-8")
+    loaded = recipe.load(path)
+    done = [first, *stages.run(loaded)]
+    if all(summary.complete for summary in done):
+        start = time.monotonic()
+        pages.write_report(loaded, extras=_extras(root))
+        pages.write_gallery(loaded, 40)
+        done.append(Summary("report", made=2, seconds=time.monotonic() - start, notes=[str(root / "report.html")]))
+    return done
+
+
+def _extras(root: Path) -> dict[str, Any]:
+    from .pipelines import photos
+    from .report.report import Command, Photo
+
+    splits = {"train": "train", "val": "validation"}
+    credits = [
+        Photo(p.name, np.asarray(photos.load(p).convert("RGB")), p.attribution, p.licence, p.source, splits[p.split])
+        for p in photos.PHOTOS
+    ]
+    return {
+        "title": "fourmill demo",
+        "subtitle": "From photos to shards, labels, tokens, a small 4M, and any modality from any other.",
+        "made": f"{date.today().isoformat()}, fourmill {__version__}, on this machine's CPU",
+        "photos": credits,
+        "corpus_note": "Samples are crops of these photos; validation photos are never trained on. Captions are ours.",
+        "caveats": [
+            "A few hundred crops of twenty photos teach a small model these photos and little else: training losses "
+            "fall, validation losses on unseen photos say how little of it carries over.",
+            "Boxes come from OpenCV's people detector, which finds few people in crops like these.",
+        ],
+        "commands": [Command(*line) for line in next_commands(root)],
+    }
+
+
+def next_commands(root: Path) -> list[tuple[str, str]]:
+    """What to try after the demo."""
+    recipe_path = root / "demo.yaml"
+    return [
+        (f"fourmill status {recipe_path}", "what exists, and what is missing"),
+        (f"fourmill inspect {root}/tokens/caption/val-00000.parquet", "a column of the token store"),
+        (f"fourmill generate {recipe_path} --set generate.seed=1", "other samples from the same model"),
+        (f"fourmill run {recipe_path} --set train.steps=2000", "train longer; only that and what follows is redone"),
+        ("fourmill init --samples 'data/{00000..00009}.tar' --root out > recipe.yaml", "start with your own shards"),
+    ]
+
+
+def closing_words(out: str) -> str:
+    """The last lines of the demo."""
+    root = Path(out).expanduser().resolve()
+    lines = [f"\nLook at  {root / 'report.html'}", f"and at   {root / 'gallery.html'}\n", "Try next:"]
+    return "\n".join([*lines, *(f"  {command}\n      {purpose}" for command, purpose in next_commands(root))])

@@ -1,0 +1,81 @@
+"""The pages people look at, written from what a root holds: the gallery (`view`) and the report of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from . import stages
+from .infra import storage
+from .infra.ledger import SAMPLES
+from .pipelines import plan as plans
+from .pipelines.plan import Plan
+from .recipe import Recipe, RecipeError
+from .report.samples import Collector, spread
+
+
+def write_gallery(recipe: Recipe, count: int = 60, out: str | None = None) -> str:
+    """Write the gallery of a recipe's dataset; returns where it is.
+
+    Args:
+        count: samples, evenly from all shards that are labelled.
+        out: a local file or any URL; ROOT/gallery.html unless given.
+    """
+    from .report.gallery import Gallery, render_gallery
+
+    if not 1 <= count <= 2000:
+        raise ValueError(f"view: {count} samples, expected 1 to 2,000; a page of 300 is about 40 MB")
+    recipe, collector, plan = gather(recipe)
+    rows = {shard: record.rows for (output, shard), record in plan.done.items() if output == SAMPLES}
+    if not rows:
+        raise RecipeError("view: no shard is labelled yet; run `fourmill label` or `fourmill run` first")
+    tasks = list(plan.tasks.values())
+    samples = collector.samples(tasks, spread(tasks, rows, count))
+    facts = [("root", recipe.root), ("shards", f"{len(rows):,}"), ("samples", f"{sum(rows.values()):,}")]
+    page = render_gallery(Gallery(f"fourmill: {Path(recipe.root).name}", samples, sum(rows.values()), facts))
+    return _write(page, out or storage.join(recipe.root, "gallery.html"))
+
+
+def gather(recipe: Recipe) -> tuple[Recipe, Collector, Plan]:
+    """What both pages need: the recipe as stages see it, a collector of samples, and the plan of all outputs."""
+    recipe, specialists = stages.prepare(recipe)
+    labels = plans.label_outputs(recipe, specialists)
+    tokenizers = stages.fitted(recipe, specialists)
+    columns = {}
+    if set(tokenizers) >= set(stages.fit_fingerprints(recipe, specialists)):
+        columns = plans.token_outputs(recipe, specialists, tokenizers)
+    stored = {name: output for name, output in labels.items() if name != SAMPLES}
+    plan = plans.make(recipe, {**labels, **columns}, stored)
+    return recipe, Collector(stages.mill_job(recipe, specialists, {}), columns, plan.done), plan
+
+
+def write_report(recipe: Recipe, out: str | None = None, extras: dict[str, Any] | None = None) -> str:
+    """Write the report of a run; returns where it is.
+
+    Args:
+        out: a local file or any URL; ROOT/report.html unless given.
+        extras: fields of `report.report.ReportData` that only the caller knows (title, photos, commands, ...).
+    """
+    from .report.report import render_report
+    from .report.results import collect
+
+    recipe, collector, plan = gather(recipe)
+    _, specialists = stages.prepare(recipe)
+    tokenizers = stages.fitted(recipe, specialists)
+    if not collector.columns:
+        raise RecipeError("report: the tokenizers are not fitted yet; run `fourmill run` first")
+    run = stages.train_job(recipe, specialists)
+    generation = stages.generate_job(recipe, run) if recipe.generate.chains else None
+    data = collect(recipe, collector, plan, tokenizers, run, generation, extras or {})
+    return _write(render_report(data), out or storage.join(recipe.root, "report.html"))
+
+
+def report_of(recipe: Recipe, made: bool) -> str:
+    """Where the report of a complete run is; written if something was made, or if there is none yet."""
+    url = storage.join(storage.absolute(recipe.root), "report.html")
+    return write_report(recipe) if made or not storage.exists(url) else url
+
+
+def _write(page: str, url: str) -> str:
+    storage.put(url, page.encode("utf-8", "replace"))
+    return url

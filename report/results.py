@@ -1,0 +1,262 @@
+"""From a finished root to `ReportData`: the numbers of ledger and metrics, samples, reconstructions, generations."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..infra import ledger, storage
+from ..infra.ledger import SAMPLES
+from ..modalities import MODALITIES, Kind
+from ..pipelines.plan import Fitted, Plan
+from ..recipe import Recipe
+from ..tokenize import codecs, store
+from ..tokenize.codecs import TEXT_TOKENIZER
+from ..train import metrics
+from ..train.generation import GenerateJob
+from ..train.pretrain import TrainJob
+from .chart import Series
+from .gallery import GallerySample, TokenView
+from .report import (
+    Column,
+    Curve,
+    Fact,
+    GenerationGrid,
+    GenerationRow,
+    Reconstruction,
+    RejectCount,
+    ReportData,
+    Stage,
+    TokenizerResult,
+)
+from .samples import Collector, column_counts, is_picture, spread
+
+MOSAIC, DRAWN, RECONSTRUCTED = 60, 4, 8
+TEXT_SHOWN = 400  # characters of a text in a generation grid
+
+
+def collect(
+    recipe: Recipe,
+    collector: Collector,
+    plan: Plan,
+    tokenizers: Mapping[str, Fitted],
+    run: TrainJob,
+    generation: GenerateJob | None,
+    extras: Mapping[str, Any],
+) -> ReportData:
+    """Everything that a report of this root shows.
+
+    Args:
+        extras: fields of `ReportData` that win over what is gathered here.
+    """
+    rows = {shard: record.rows for (output, shard), record in plan.done.items() if output == SAMPLES}
+    shown = plan.splits["val"] if any(rows.get(shard) for shard in plan.splits["val"]) else plan.splits["train"]
+    tasks = list(plan.tasks.values())
+    shown_tasks = [task for task in tasks if task.shard in set(shown)]
+    looked = collector.samples(shown_tasks, spread(shown_tasks, rows, RECONSTRUCTED))
+    mosaic = collector.pictures(tasks, spread(tasks, rows, MOSAIC))
+    record = ledger.read(recipe.root, f"runs/{recipe.train.name}", run.fingerprint)
+    log = metrics.read(run.folder)
+    fields: dict[str, Any] = {
+        "title": f"fourmill: {recipe.train.name}",
+        "facts": _facts(recipe, plan, rows, record),
+        "stages": _stages(recipe.root),
+        "mosaic": mosaic,
+        "labels_note": "Each label is made at the frame of the source image; crops are cut from it afterwards.",
+        "samples": looked[:DRAWN],
+        "tokenizers": _tokenizers(recipe, collector, plan, tokenizers, looked),
+        "training_facts": _training_facts(record, log),
+        "training_note": _training_note(recipe),
+        "curves": _curves(run, log),
+        "generations": _generations(collector, plan, generation) if generation is not None else (),
+        "generation_note": "The samples are the first of the validation shards, in their order; none was chosen.",
+        "rejects": _rejects(plan),
+    }
+    return ReportData(**{**fields, **extras})
+
+
+def _facts(
+    recipe: Recipe, plan: Plan, rows: Mapping[str, int], record: ledger.Record | None
+) -> list[Fact]:
+    samples = {split: sum(rows.get(shard, 0) for shard in plan.splits[split]) for split in ("train", "val")}
+    facts = [
+        Fact("samples", f"{sum(samples.values()):,}", f"{samples['train']:,} to train, {samples['val']:,} to validate"),
+        Fact("shards", f"{len(rows):,}"),
+        Fact("modalities", f"{len(recipe.modalities)}", ", ".join(recipe.modalities)),
+    ]
+    columns = [r for (output, _), r in plan.done.items() if output.startswith("tokens/")]
+    if columns:
+        total = sum(r.bytes for r in columns)
+        facts.append(Fact("token store", f"{total / 2**20:,.1f} MiB", f"{len(columns):,} columns, with the RGB crops"))
+    if record is not None:
+        told = record.identity
+        facts.append(Fact("parameters", f"{told['parameters'] / 1e6:,.1f} M", f"{told['steps']} steps"))
+    return facts
+
+
+def _stages(root: str) -> list[Stage]:
+    stages = []
+    for name in ("label", "fit", "tokenize", "train", "generate"):
+        try:
+            told = json.loads(storage.read_bytes(storage.join(root, "ledger", "stages", f"{name}.json")))
+        except FileNotFoundError:
+            continue
+        stages.append(Stage(name, told["seconds"], told["samples"] or told["made"], told["unit"]))
+    return stages
+
+
+def _tokenizers(
+    recipe: Recipe, collector: Collector, plan: Plan, tokenizers: Mapping[str, Fitted], looked: Sequence[GallerySample]
+) -> list[TokenizerResult]:
+    results = []
+    for name, output in collector.columns.items():
+        spec = output.spec
+        if spec is None or not is_picture(spec.name):
+            continue
+        shards = [shard for (column, shard) in plan.done if column == name]
+        pairs = []
+        for sample in looked:
+            view = _view(sample, spec.name)
+            if view is not None and view.decoded is not None:
+                pairs.append(Reconstruction(sample.key, view.truth, view.decoded, view.error))
+        fitted = tokenizers[spec.name]
+        facts = [Fact("grid", f"{spec.side} x {spec.side}", f"of a {recipe.images.size} px crop")]
+        facts += [Fact(_measure(n), f"{value:.3g}") for n, value in fitted.quality.items() if n in _MEASURES]
+        counts = column_counts(recipe.root, name, shards, spec.vocab_size)
+        note = "Measured on validation samples; the pictures are centre crops."
+        results.append(TokenizerResult(spec.name, facts, pairs, counts, note))
+    if TEXT_TOKENIZER in tokenizers:
+        size = tokenizers[TEXT_TOKENIZER].vocab_size
+        facts = [Fact("vocabulary", f"{size:,}", "WordPiece, with 4M's special words")]
+        results.append(TokenizerResult("caption", facts, note="One vocabulary serves all text modalities."))
+    return results
+
+
+_MEASURES = {"psnr": "PSNR, dB", "f1": "F1", "iou": "IoU", "precision": "precision", "recall": "recall"}
+
+
+def _measure(name: str) -> str:
+    return _MEASURES[name]
+
+
+def _view(sample: GallerySample, modality: str) -> TokenView | None:
+    """The first crop's tokens of a modality."""
+    return next((view for view in sample.tokens if view.modality == modality and view.crop in (None, 0)), None)
+
+
+def _training_facts(record: ledger.Record | None, log: Sequence[Mapping[str, Any]]) -> list[Fact]:
+    steps = [row for row in log if row["kind"] == "train"]
+    if record is None or not steps:
+        return []
+    rate = float(np.median([row["tokens_per_second"] for row in steps]))
+    wait = float(np.median([row["data_wait_share"] for row in steps]))
+    facts = [
+        Fact("steps", f"{record.identity['steps']:,}"),
+        Fact("tokens a second", f"{rate:,.0f}", "by budget, median"),
+        Fact("waiting for data", f"{wait:.1%}", "of a step, median"),
+    ]
+    values = record.identity["metrics"]
+    return facts + [Fact(text, f"{values[n]:.3f}") for n, text in _LOSSES.items() if n in values]
+
+
+_LOSSES = {"loss": "training loss", "val_loss": "validation loss"}
+
+
+def _training_note(recipe: Recipe) -> str:
+    t = recipe.train
+    return (
+        f"{t.model.encoder_depth} + {t.model.decoder_depth} layers, {t.model.dim} wide; batches of {t.batch_size}, "
+        f"{t.input_tokens} input and {t.target_tokens} target tokens a sample."
+    )
+
+
+def _curves(run: TrainJob, log: Sequence[Mapping[str, Any]]) -> list[Curve]:
+    def series(kind: str, metric: str, name: str) -> Series | None:
+        points = [(row["step"], row[metric]) for row in log if row["kind"] == kind and metric in row]
+        return Series(name, [float(x) for x, _ in points], [float(y) for _, y in points]) if points else None
+
+    vocabularies = {spec.name: spec.vocab_size for spec in run.specs if spec.is_target}
+    curves = []
+    for metric, title in [("loss", "all, mean over modalities"), *((f"loss/{name}", name) for name in vocabularies)]:
+        train = series("train", metric, "training")
+        if train is not None:
+            chance = math.log(vocabularies[title]) if title in vocabularies else None
+            curves.append(Curve(title, train, series("val", metric, "validation"), chance))
+    return curves
+
+
+def _rejects(plan: Plan) -> list[RejectCount]:
+    counts: Counter[tuple[str, str]] = Counter()
+    examples: dict[tuple[str, str], str] = {}
+    for (output, shard), record in plan.done.items():
+        for reject in record.rejects:
+            cause = (output, codecs.gist(reject["reason"]))
+            counts[cause] += 1
+            examples.setdefault(cause, f"{shard}: {reject['key']}")
+    return [RejectCount(*cause, n, examples[cause]) for cause, n in counts.most_common(50)]
+
+
+def _generations(collector: Collector, plan: Plan, job: GenerateJob) -> list[GenerationGrid]:
+    grids = []
+    for number, chain in enumerate(job.recipe.generate.chains):
+        folder = storage.join(job.folder, f"chain-{number}")
+        try:
+            told = json.loads(storage.read_bytes(storage.join(folder, "samples.json")))
+        except FileNotFoundError:
+            continue
+        samples = told["samples"]
+        rows: dict[str, list[int]] = {}
+        for sample in samples:
+            rows.setdefault(sample["shard"], []).append(sample["row"])
+        truths = {(s.shard, s.key): s for s in collector.samples(list(plan.tasks.values()), rows)}
+        columns = [Column(MODALITIES[name].label, "given") for name in chain.inputs]
+        for step in chain.to:
+            note = f"guidance {step.guidance:g}" if step.guidance != 1 else ""
+            columns += [Column(MODALITIES[step.target].label, "generated", note)]
+            columns += [Column(MODALITIES[step.target].label, "truth")]
+        made = {step.target: _decoded(collector, folder, step.target) for step in chain.to}
+        lines = []
+        for i, sample in enumerate(samples):
+            truth = truths[sample["shard"], sample["key"]]
+            cells: list[Any] = [_short(_truth(truth, name)) for name in chain.inputs]
+            for step in chain.to:
+                cells += [_short(made[step.target][i]), _short(_truth(truth, step.target))]
+            lines.append(GenerationRow(sample["key"], cells, _truth(truth, "rgb")))
+        title = f"from {' and '.join(chain.inputs)} to {', '.join(step.target for step in chain.to)}"
+        grids.append(GenerationGrid(title, columns, lines, _how(job, number)))
+    return grids
+
+
+def _decoded(collector: Collector, folder: str, modality: str) -> list[Any]:
+    """Generated tokens of one modality, decoded."""
+    column = store.read(storage.join(folder, f"{modality}.parquet"))
+    codec = collector.codec(collector.columns[f"tokens/{modality}"])
+    return [codec.decode(column.crop(i, 0)) for i in range(len(column))]
+
+
+def _truth(sample: GallerySample, modality: str) -> Any:
+    view = _view(sample, modality)
+    return view.truth if view is not None else None
+
+
+def _short(value: Any) -> Any:
+    return value[:TEXT_SHOWN] + "..." if isinstance(value, str) and len(value) > TEXT_SHOWN else value
+
+
+def _how(job: GenerateJob, number: int) -> str:
+    """The settings of a chain's steps in words."""
+    from ..train.generation import model_step
+
+    specs = {spec.name: spec for spec in job.specs}
+    words = []
+    for recipe_step in job.recipe.generate.chains[number].to:
+        spec = specs[recipe_step.target]
+        step = model_step(recipe_step, spec)
+        steps = f" in {step.steps} steps" if spec.kind is Kind.GRID else ""
+        words.append(f"{step.target}: {step.scheme}{steps}, temperature {step.temperature:g}")
+    return "; ".join(words)

@@ -1,0 +1,99 @@
+"""The table of modalities is complete: published ids, labels, codecs, and a sentence where something is not there yet."""
+
+from __future__ import annotations
+
+import pytest
+
+from fourmill import recipe as recipes
+from fourmill.modalities import LABELS, MODALITIES, Kind, spec
+from fourmill.pipelines.specialists import registry
+from fourmill.recipe import RecipeError
+from fourmill.tokenize import codecs
+
+# 4m-facts, "Names, ids and lengths in published checkpoints": name at 224 px -> (id, vocabulary, tokens).
+PUBLISHED = {
+    "rgb@224": (20716, 0, 196),
+    "caption": (32652, 30_000, 256),
+    "det": (30982, 30_000, 256),
+    "tok_rgb@224": (11606, 16_384, 196),
+    "tok_depth@224": (20063, 8_192, 196),
+    "tok_normal@224": (16656, 8_192, 196),
+    "tok_semseg@224": (12515, 4_096, 196),
+    "tok_clip@224": (11422, 8_192, 196),
+    "t5_caption": (28551, 0, 77),
+    "metadata": (1951, 30_000, 40),
+    "human_poses": (30584, 30_000, 263),
+    "color_palette": (12967, 30_000, 23),
+    "sam_instance": (1938, 30_000, 290),
+    "tok_canny_edge@224": (12520, 8_192, 196),
+    "tok_sam_edge@224": (7842, 8_192, 196),
+    "tok_dinov2@224": (26275, 8_192, 256),
+    "tok_imagebind@224": (6200, 8_192, 256),
+    "tok_dinov2_global": (29172, 8_192, 16),
+    "tok_imagebind_global": (12099, 8_192, 16),
+}
+# Of the models at 448 px.
+PUBLISHED_448 = {
+    "rgb": (27924, 784), "tok_rgb": (1057, 784), "tok_depth": (11499, 784), "tok_normal": (32321, 784),
+    "tok_semseg": (10291, 784), "tok_clip": (3585, 784),
+}  # fmt: skip
+BY_PUBLISHED_NAME = {modality.published_name(): modality for modality in MODALITIES.values()}
+WORKING = {"rgb", "tok_rgb", "tok_canny_edge", "color_palette", "metadata", "caption", "det"}
+
+
+def test_exactly_the_modalities_of_4m_21_are_declared() -> None:
+    assert set(BY_PUBLISHED_NAME) == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_ids_and_sizes_are_those_of_the_published_checkpoints(name: str) -> None:
+    modality = BY_PUBLISHED_NAME[name]
+    sizes = spec(modality.name, image_size=224)
+    assert (modality.published_id(), sizes.vocab_size, sizes.max_tokens) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED_448))
+def test_ids_and_sizes_at_448_pixels(name: str) -> None:
+    assert (MODALITIES[name].published_id(448), spec(name, image_size=448).max_tokens) == PUBLISHED_448[name]
+
+
+@pytest.mark.parametrize("name", sorted(MODALITIES))
+def test_every_modality_has_a_label_and_its_sizes(name: str) -> None:
+    modality = MODALITIES[name]
+    assert modality.label in LABELS
+    assert modality.is_target == (modality.kind in (Kind.GRID, Kind.SEQUENCE)) == (modality.vocab_size > 0)
+    assert modality.vocab_size <= 2**16  # tokens are stored as uint16
+    if modality.kind is Kind.GRID:
+        sizes = spec(name, image_size=224)
+        assert sizes.side**2 == sizes.max_tokens and modality.channels > 0
+
+
+@pytest.mark.parametrize("name", sorted(LABELS))
+def test_needs_are_labels_and_have_no_cycle(name: str) -> None:
+    def depth(label: str, seen: tuple[str, ...] = ()) -> int:
+        assert label not in seen, f"{label} needs itself"
+        return 1 + max((depth(need, (*seen, label)) for need in LABELS[label].needs), default=0)
+
+    assert depth(name) <= len(LABELS)
+
+
+@pytest.mark.parametrize("name", sorted(MODALITIES))
+def test_a_modality_either_works_or_says_what_to_configure(name: str) -> None:
+    recipe = recipes.parse({"root": "out", "samples": "a.tar", "modalities": [name]})
+    if name in WORKING:
+        specialists = registry.build(recipe)
+        assert MODALITIES[name].label in (*specialists, "rgb")
+        assert MODALITIES[name].codec in (*codecs.TEXT_CODECS, codecs.Grid.name, codecs.Patches.name)
+        return
+    with pytest.raises(RecipeError) as caught:
+        registry.build(recipe)
+    text = str(caught.value)
+    assert f"leave out the modality {name}" in text and ": {specialist: 'package.module:Class'}" in text
+
+
+def test_specialists_make_the_label_they_are_listed_under() -> None:
+    recipe = recipes.parse({"root": "out", "samples": "a.tar", "modalities": sorted(WORKING)})
+    for label, specialist in registry.build(recipe).items():
+        assert type(specialist).label == label
+        assert set(specialist.needs) <= set(LABELS[label].needs)
+        assert specialist.identity()["specialist"].startswith("pipelines.specialists.")

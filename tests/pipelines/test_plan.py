@@ -1,0 +1,178 @@
+"""Changing one option redoes exactly what depends on it; a shard counts as changed when its bytes are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fourmill_tests import data
+
+from fourmill import stages
+from fourmill.infra import ledger, storage
+from fourmill.pipelines import plan as plans
+from fourmill.pipelines.plan import Fitted
+from fourmill.recipe import RecipeError
+
+SPATIAL = {"tokens/rgb", "tokens/tok_rgb", "tokens/tok_canny_edge", "tokens/det"}
+LABELS = {f"labels/{name}" for name in data.TINY["labels"]["keep"]}
+GRIDS = {"fit/tok_rgb", "fit/tok_canny_edge"}
+TOKENS = {*SPATIAL, "tokens/caption", "tokens/metadata", "tokens/color_palette"}
+EVERYTHING = {"samples", *LABELS, *TOKENS, *GRIDS, "fit/text"}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return data.good_shards(tmp_path_factory.mktemp("shards"), 2, 2)
+
+
+def prints(shards: list[str], changes: dict[str, Any]) -> dict[str, str]:
+    """Fingerprint of every output of a recipe, as if its tokenizers were fitted (to the same contents)."""
+    recipe, specialists = stages.prepare(data.recipe("out", shards, **changes))
+    fits = stages.fit_fingerprints(recipe, specialists)
+    fitted = {name: Fitted("weights", 6000 if name == "text" else 64) for name in fits}
+    outputs = plans.label_outputs(recipe, specialists) | plans.token_outputs(recipe, specialists, fitted)
+    return {name: o.fingerprint for name, o in outputs.items()} | {f"fit/{n}": p for n, p in fits.items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, set()),
+        ({"labels__specialists": {"canny_edge": {"low": 50}}},
+         {"labels/canny_edge", "tokens/tok_canny_edge", "fit/tok_canny_edge"}),
+        ({"labels__specialists": {"canny_edge": {"specialist": "fourmill_tests.specialists:Slow"}}},
+         {"labels/canny_edge", "tokens/tok_canny_edge", "fit/tok_canny_edge"}),
+        ({"labels__specialists": {"color_palette": {"side": 32}}}, {"labels/color_palette", "tokens/color_palette"}),
+        ({"labels__specialists": {"metadata": {"min_score": 0.7}}}, {"labels/metadata", "tokens/metadata"}),
+        ({"labels__specialists": {"det": {"min_score": 0.7}}},  # metadata counts boxes
+         {"labels/det", "tokens/det", "labels/metadata", "tokens/metadata"}),
+        ({"images__size": 32}, SPATIAL | GRIDS),
+        ({"images__crops": 2}, SPATIAL),
+        ({"images__hflip": 0.0}, SPATIAL),
+        ({"images__crop_scale": 0.5}, SPATIAL),
+        ({"images__pixel_format": "png"}, {"tokens/rgb"}),
+        ({"images__jpeg_quality": 80}, {"tokens/rgb"}),
+        ({"images__max_pixels": 10_000}, EVERYTHING - {"samples", "fit/text", "labels/caption", "tokens/caption"}),
+        ({"seed": 1}, SPATIAL | GRIDS | {"tokens/metadata", "tokens/color_palette"}),
+        ({"tokenizers__min_box_score": 0.9}, {"tokens/det"}),
+        ({"tokenizers__text__vocab_size": 7000}, {"fit/text"}),
+        ({"tokenizers__grid__steps": 13}, GRIDS),
+        ({"tokenizers__grid__checkpoint_every": 5}, set()),
+        ({"tokenizers__grids": {"tok_rgb": {"steps": 13}}}, {"fit/tok_rgb"}),
+        ({"engine__batch_size": 7}, set()),
+        ({"engine__decode_threads": 1, "engine__actors": 1, "engine__attempts": 9}, set()),
+        ({"fit__workers": 2}, set()),
+        ({"train__steps": 99}, set()),
+        ({"generate__seed": 5}, set()),
+        ({"labels__keep": ["canny_edge"]}, LABELS - {"labels/canny_edge"}),  # not asked for any more
+    ],
+)  # fmt: skip
+def test_an_option_changes_exactly_what_depends_on_it(
+    shards: list[str], changes: dict[str, Any], expected: set[str]
+) -> None:
+    before, after = prints(shards, {}), prints(shards, changes)
+    assert set(before) == EVERYTHING
+    assert {name for name in before if before[name] != after.get(name)} == expected
+
+
+@pytest.mark.parametrize("name", ["text", "tok_rgb"])
+def test_other_weights_of_a_tokenizer_change_its_columns_and_nothing_else(shards: list[str], name: str) -> None:
+    recipe, specialists = stages.prepare(data.recipe("out", shards))
+    fits = stages.fit_fingerprints(recipe, specialists)
+
+    def columns(changed: str) -> dict[str, str]:
+        fitted = {n: Fitted("new" if n == changed else "old", 6000 if n == "text" else 64) for n in fits}
+        return {n: o.fingerprint for n, o in plans.token_outputs(recipe, specialists, fitted).items()}
+
+    before, after = columns(""), columns(name)
+    sequences = {"tokens/caption", "tokens/det", "tokens/metadata", "tokens/color_palette"}
+    expected = sequences if name == "text" else {"tokens/tok_rgb"}
+    assert {column for column in before if before[column] != after[column]} == expected
+
+
+def test_columns_need_fitted_tokenizers(shards: list[str]) -> None:
+    recipe, specialists = stages.prepare(data.recipe("out", shards))
+    with pytest.raises(RecipeError, match="run `fourmill fit` first"):
+        plans.token_outputs(recipe, specialists, {})
+
+
+# shards against the ledger
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> tuple[Any, dict[str, plans.Output]]:
+    """A recipe of two shards whose captions are labelled."""
+    paths = data.good_shards(tmp_path / "s", 2, 2)
+    recipe = data.recipe(tmp_path / "out", paths, modalities=["rgb"], labels__keep=["caption"], generate__chains=[])
+    asked = data.outputs(recipe, tokens=False)
+    data.mill(recipe, asked)
+    return recipe, asked
+
+
+def missing(recipe: Any, asked: dict[str, plans.Output]) -> dict[str, tuple[str, ...]]:
+    return {task.shard: task.outputs for task in plans.make(recipe, asked).missing}
+
+
+def test_what_exists_is_not_asked_for_again(labelled: tuple[Any, dict[str, plans.Output]]) -> None:
+    recipe, asked = labelled
+    plan = plans.make(recipe, asked)
+    assert not plan.missing and set(plan.done) == {(o, s) for o in asked for s in ("train-00000", "train-00001")}
+
+
+def test_a_touched_shard_counts_as_the_same_and_a_changed_one_does_not(
+    labelled: tuple[Any, dict[str, plans.Output]],
+) -> None:
+    recipe, asked = labelled
+    shard = Path(recipe.samples.train[0])
+    os.utime(shard, ns=(1, 1))
+    assert missing(recipe, asked) == {}
+    content = bytearray(shard.read_bytes())
+    content[600] ^= 1  # same size, other bytes
+    shard.write_bytes(content)
+    assert missing(recipe, asked) == {"train-00000": ("samples", "labels/caption")}
+    shard.write_bytes(bytes(content) + bytes(512))
+    assert missing(recipe, asked) == {"train-00000": ("samples", "labels/caption")}
+
+
+def test_a_deleted_file_or_record_is_made_again(labelled: tuple[Any, dict[str, plans.Output]]) -> None:
+    recipe, asked = labelled
+    storage.delete(ledger.output_url(recipe.root, "labels/caption", "train-00000"))
+    storage.delete(ledger.record_url(recipe.root, "samples", "train-00001"))
+    assert missing(recipe, asked) == {"train-00000": ("labels/caption",), "train-00001": ("samples",)}
+
+
+def test_an_absent_shard_is_told_and_the_others_go_on(labelled: tuple[Any, dict[str, plans.Output]]) -> None:
+    recipe, asked = labelled
+    Path(recipe.samples.train[1]).unlink()
+    plan = plans.make(recipe, asked)
+    assert list(plan.absent) == ["train-00001"] and "there is no shard at" in plan.absent["train-00001"]
+    assert list(plan.tasks) == ["train-00000"] and not plan.missing
+
+
+def test_a_new_shard_is_all_that_is_missing(labelled: tuple[Any, dict[str, plans.Output]], tmp_path: Path) -> None:
+    recipe, asked = labelled
+    new = data.good_shards(tmp_path / "more", 1, 1, name="new")
+    more = data.recipe(recipe.root, [*recipe.samples.train, *new], modalities=["rgb"], labels__keep=["caption"],
+                       generate__chains=[])  # fmt: skip
+    assert missing(more, asked) == {"new-00000": ("samples", "labels/caption")}
+
+
+def test_stored_labels_are_offered_where_they_exist(labelled: tuple[Any, dict[str, plans.Output]]) -> None:
+    recipe, asked = labelled
+    storage.delete(ledger.record_url(recipe.root, "labels/caption", "train-00001"))
+    plan = plans.make(recipe, {"samples": asked["samples"]}, {"labels/caption": asked["labels/caption"]})
+    assert {name: task.stored for name, task in plan.tasks.items()} == {"train-00000": ("caption",), "train-00001": ()}
+
+
+def test_splits_keep_the_order_and_must_not_overlap(tmp_path: Path) -> None:
+    train = data.good_shards(tmp_path / "a", 2, 1)
+    val = data.good_shards(tmp_path / "b", 1, 1)  # the same stem in another folder
+    names, splits = plans.shards(data.recipe("out", train[::-1], val))
+    assert splits == {"train": ["train-00001", "train-00000"], "val": ["b-train-00000"]}
+    assert list(names.values()) == [*train[::-1], *val]
+    with pytest.raises(RecipeError, match="in the training and in the validation split"):
+        plans.shards(data.recipe("out", train, train[:1]))
+    with pytest.raises(RecipeError, match="samples: .*nothing found"):
+        plans.shards(data.recipe("out", str(tmp_path / "none-*.tar")))

@@ -1,0 +1,231 @@
+"""Small datasets of real photos, good and bad, and the stages on them without Ray."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import skimage.data
+from PIL import Image
+
+from fourmill import recipe as recipes
+from fourmill import stages
+from fourmill.infra import ledger
+from fourmill.pipelines import plan as plans
+from fourmill.pipelines.mill import Mill
+from fourmill.recipe import Recipe
+
+PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")
+ATTACK = "<script>document.title='owned'</script> \x1b[2Jand more"
+
+# Every modality that works end to end, at sizes that take seconds on one core.
+TINY: dict[str, Any] = {
+    "images": {"size": 64, "patch_size": 16, "max_pixels": 1_000_000},
+    "labels": {"keep": ["canny_edge", "color_palette", "metadata", "det", "caption"]},
+    "tokenizers": {
+        "text": {"vocab_size": 6000},
+        "grid": {
+            "codebook_size": 64, "latent_dim": 8, "dim": 32, "encoder_depth": 1, "decoder_depth": 1, "heads": 2,
+            "steps": 12, "batch_size": 8, "base_lr": 0.02, "warmup_steps": 2, "samples": 48, "validation_samples": 8,
+            "checkpoint_every": 3,
+        },
+    },
+    "engine": {"batch_size": 4},
+    "train": {
+        "model": {"dim": 32, "encoder_depth": 1, "decoder_depth": 1, "heads": 2},
+        "input_tokens": 32, "target_tokens": 32, "batch_size": 8, "steps": 24, "warmup_steps": 4, "base_lr": 0.02,
+        "log_every": 2, "validate_every": 8, "validation_samples": 8, "checkpoint_every": 4,
+    },
+    "generate": {
+        "samples": 2,
+        "chains": [
+            {"inputs": ["rgb"], "to": [{"target": "tok_canny_edge", "steps": 2}, {"target": "caption", "max_tokens": 8}]},
+            {"inputs": ["caption"], "to": [{"target": "tok_rgb", "steps": 2, "guidance": 2.0}]},
+        ],
+    },
+}  # fmt: skip
+
+
+def tar(entries: Sequence[tuple[str, bytes]]) -> bytes:
+    """A tar of these members, in this order."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in entries:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+@cache
+def _photo(name: str) -> np.ndarray:
+    return np.ascontiguousarray(getattr(skimage.data, name)()[..., :3])
+
+
+def picture(index: int, width: int = 120, height: int = 96) -> np.ndarray:
+    """A part of a photo, uint8 (height, width, 3): another one for each index."""
+    photo = _photo(PHOTOS[index % len(PHOTOS)])
+    rng = np.random.default_rng(index)
+    side = int(rng.integers(150, min(photo.shape[:2])))
+    top, left = (int(rng.integers(0, size - side + 1)) for size in photo.shape[:2])
+    return cv2.resize(photo[top : top + side, left : left + side], (width, height), interpolation=cv2.INTER_AREA)
+
+
+def encode(image: np.ndarray | Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def good_entries(first: int, count: int) -> list[tuple[str, bytes]]:
+    """Members of `count` good samples of several sizes."""
+    entries = []
+    for i in range(first, first + count):
+        image = picture(i, 100 + 7 * (i % 5), 90 + 11 * (i % 3))
+        text = f"Part {i} of the photo {PHOTOS[i % len(PHOTOS)]}. It was cut out for a test."
+        entries += [(f"{i:06d}.jpg", encode(image, quality=90)), (f"{i:06d}.txt", text.encode())]
+    return entries
+
+
+def good_shards(folder: Path, shards: int, samples: int, first: int = 0, name: str = "train") -> list[str]:
+    """Write `shards` shards of good samples; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for s in range(shards):
+        path = folder / f"{name}-{s:05d}.tar"
+        path.write_bytes(tar(good_entries(first + s * samples, samples)))
+        paths.append(str(path))
+    return paths
+
+
+def bad_entries() -> list[tuple[str, bytes]]:
+    """One shard with every kind of input that goes wrong, or looks as if it would, between good samples."""
+    jpeg = encode(picture(40), quality=90)
+    frames = [Image.fromarray(picture(i, 64, 64)) for i in (50, 51, 52)]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgba = Image.fromarray(picture(46)).convert("RGBA")
+    rgba.putalpha(128)
+    grey16 = Image.fromarray(cv2.cvtColor(picture(47), cv2.COLOR_RGB2GRAY).astype(np.uint16) * 257)
+    words = b"A sentence about it."
+    return [
+        ("good.jpg", jpeg), ("good.txt", words),
+        ("truncated.jpg", jpeg[: len(jpeg) * 6 // 10]), ("truncated.txt", words),
+        ("zero.jpg", b""), ("zero.txt", words),
+        ("text.jpg", b"this is no image, whatever its name says"), ("text.txt", words),
+        ("apart.jpg", encode(picture(41))),
+        ("large.png", encode(np.zeros((1000, 1001, 3), np.uint8), "PNG")), ("large.txt", words),
+        ("animated.webp", encode(frames[0], "WEBP", save_all=True, append_images=frames[1:])), ("animated.txt", words),
+        ("silent.jpg", encode(picture(42))),
+        ("latin.jpg", encode(picture(43))), ("latin.txt", "caf\xe9".encode("latin-1")),
+        ("endless.jpg", encode(picture(44))), ("endless.txt", b"word " * 20_000),
+        ("attack.jpg", encode(picture(45))), ("attack.txt", ATTACK.encode()),
+        ("twice.jpg", encode(picture(46))), ("twice.txt", words), ("twice.jpg", jpeg),
+        ("folder/with.dots.jpeg", encode(picture(47))), ("folder/with.dots.txt", words),
+        ("sidecar.jpg", encode(picture(48))),
+        ("sidecar.json", json.dumps({"caption": "From the sidecar.", "original_width": 640, "original_height": 480,
+                                     "pwatermark": float("nan")}).encode()),
+        ("broken.jpg", encode(picture(49))), ("broken.json", b'{"caption": '), ("broken.txt", words),
+        ("grey.png", encode(Image.fromarray(picture(53)).convert("L"), "PNG")), ("grey.txt", words),
+        ("cmyk.jpg", encode(Image.fromarray(picture(54)).convert("CMYK"))), ("cmyk.txt", words),
+        ("indexed.png", encode(Image.fromarray(picture(55)).convert("P"), "PNG")), ("indexed.txt", words),
+        ("alpha.png", encode(rgba, "PNG")), ("alpha.txt", words),
+        ("deep.png", encode(grey16, "PNG")), ("deep.txt", words),
+        ("turned.jpg", encode(picture(56, 120, 80), exif=exif)), ("turned.txt", words),
+        ("dot.png", encode(np.full((1, 1, 3), 7, np.uint8), "PNG")), ("dot.txt", words),
+        ("black.png", encode(np.zeros((70, 90, 3), np.uint8), "PNG")), ("black.txt", words),
+        ("words.txt", b"No image came with these words."),
+        ("readme.md", b"ignored"),
+        ("apart.txt", b"The text of this one comes last."),
+    ]  # fmt: skip
+
+
+BAD_KEYS = [
+    "good", "truncated", "zero", "text", "apart", "large", "animated", "silent", "latin", "endless", "attack", "twice",
+    "folder/with.dots", "sidecar", "broken", "grey", "cmyk", "indexed", "alpha", "deep", "turned", "dot", "black", "words",
+]  # fmt: skip
+BAD_IMAGES = {
+    "truncated": "image: truncated or damaged",
+    "zero": "image: 0 bytes",
+    "text": "image: not a JPEG, PNG, WebP, GIF or BMP file",
+    "large": "image: 1001 x 1000 px, expected at most 1000000 pixels",
+    "words": "image: there is none",
+}
+BAD_CAPTIONS = {"silent": "caption: there is none", "latin": "caption: not UTF-8"}
+BAD_ENTRIES = {"twice": "duplicate key: a second .jpg is ignored", "broken": "json: not valid JSON"}
+
+
+def settings(root: Path | str, train: Any, val: Any = (), **changes: Any) -> dict[str, Any]:
+    """A tiny recipe as a mapping. `changes` are fields by dotted name, written with two underscores: images__size=32."""
+    data = {"root": str(root), "samples": {"train": train, "val": list(val)}, **copy.deepcopy(TINY)}
+    for name, value in changes.items():
+        *path, last = name.split("__")
+        here: Any = data
+        for part in path:
+            here = here.setdefault(part, {})
+        here[last] = value
+    return data
+
+
+def recipe(root: Path | str, train: Any, val: Any = (), **changes: Any) -> Recipe:
+    return recipes.parse(settings(root, train, val, **changes))
+
+
+class Silent:
+    """In place of the board of workers."""
+
+    def post(self, **message: Any) -> None:
+        pass
+
+
+def fit(recipe: Recipe) -> None:
+    """The fit stage in this process."""
+    from fourmill.train import fit as fitting
+
+    recipe, specialists = stages.prepare(recipe)
+    prints = stages.fit_fingerprints(recipe, specialists)
+    missing = [name for name in prints if name not in stages.fitted(recipe, specialists)]
+    if not missing:
+        return
+    job = stages._fit_job(recipe, specialists, missing, prints)
+    reporter: Any = Silent()
+    if job.text is not None:
+        fitting.fit_text(job, reporter)
+    for group in fitting._groups(job):
+        cache = fitting._cache(job, group, 0, 1, "cpu", reporter)
+        for name in group:
+            fitting.fit_grid(job, name, cache, 0, 1, "cpu", reporter)
+
+
+def mill(recipe: Recipe, outputs: dict[str, plans.Output], stored: Sequence[str] = ()) -> list[ledger.Record]:
+    """Make what is missing of these outputs in this process; labels named in `stored` may be read from storage."""
+    recipe, specialists = stages.prepare(recipe)
+    labels = plans.label_outputs(recipe, specialists)
+    plan = plans.make(recipe, outputs, {f"labels/{name}": labels[f"labels/{name}"] for name in stored})
+    worker = Mill(stages.mill_job(recipe, specialists, outputs))
+    worker.setup("cpu")
+    return [record for task in plan.missing for record in worker.run(task)]
+
+
+def outputs(recipe: Recipe, *, labels: bool = True, tokens: bool = True) -> dict[str, plans.Output]:
+    """What the recipe asks for; tokens need fitted tokenizers."""
+    recipe, specialists = stages.prepare(recipe)
+    asked = plans.label_outputs(recipe, specialists) if labels else {}
+    if tokens:
+        asked |= plans.token_outputs(recipe, specialists, stages.fitted(recipe, specialists))
+    return asked
+
+
+def columns(root: Path | str) -> dict[str, bytes]:
+    """Every label file and column below a root, by relative path."""
+    folder = Path(root)
+    files = [*folder.glob("tokens/**/*.parquet"), *folder.glob("labels/**/*.parquet")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}

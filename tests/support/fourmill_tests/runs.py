@@ -1,0 +1,129 @@
+"""Whole runs from the command line, and how they are killed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fourmill import cli
+
+from . import data
+
+# Edges take time, so that a stage has a middle in which it can be killed.
+SLOW_EDGES = {"specialist": "fourmill_tests.specialists:Slow", "seconds": 0.03}
+
+
+@dataclass
+class Run:
+    """A run: its folder, its recipe, and what the command said."""
+
+    folder: Path
+    recipe: Path
+    status: int = -1
+    said: str = ""
+    inspected: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "out"
+
+
+def command(*arguments: str) -> tuple[int, str, str]:
+    """A verb in this process: exit status, stdout, stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = cli.main(list(arguments))
+        except SystemExit as end:
+            status = int(end.code or 0)
+    return status, out.getvalue(), err.getvalue()
+
+
+def whole(folder: Path) -> Run:
+    """Shards, `init`, the starter recipe at tiny sizes, `run`."""
+    data.good_shards(folder / "s", 2, 8)
+    (folder / "s" / "train-00002.tar").write_bytes(data.tar(data.bad_entries()))
+    data.good_shards(folder / "s", 1, 8, first=100, name="val")
+    samples = [f"--samples={folder}/s/train-{{00000..00002}}.tar", f"--val={folder}/s/val-*.tar"]
+    status, text, said = command("init", *samples, f"--root={folder}/out")
+    assert status == 0, said
+    starter = yaml.safe_load(text)
+    tiny = {name: section for name, section in data.TINY.items() if name != "labels"}
+    starter.update(tiny)
+    starter["labels"]["specialists"]["canny_edge"] = SLOW_EDGES
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(starter))
+    status, out, err = command("run", str(recipe))
+    return Run(folder, recipe, status, out + err)
+
+
+def kill_when(pattern: str, root: Path, arguments: Sequence[str], address: str | None, timeout: float = 400) -> None:
+    """Start `fourmill ARGUMENTS` and kill -9 it as soon as a file matches the pattern below the root."""
+    environment = os.environ | ({"RAY_ADDRESS": address} if address else {})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fourmill.cli", *arguments],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    children: list[int] = []
+    end = time.monotonic() + timeout
+    try:
+        while not any(root.glob(pattern)):
+            assert process.poll() is None, f"it ended by itself: {process.communicate()[0]}"
+            assert time.monotonic() < end, f"nothing matched {pattern} within {timeout} s"
+            time.sleep(0.01)
+        children = descendants(process.pid)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        end_all(children)
+    assert process.returncode == -signal.SIGKILL
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below one, from /proc."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # "pid (name) state parent ...", and the name may hold anything.
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found[1:]
+
+
+def end_all(pids: Sequence[int]) -> None:
+    """What a killed driver leaves behind: its local Ray. By process, never by name."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def finish(arguments: Sequence[str], address: str) -> str:
+    """The same command, uninterrupted; returns what it said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fourmill.cli", *arguments],
+        env=os.environ | {"RAY_ADDRESS": address}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def losses(root: Path, run: str = "4m") -> list[dict[str, Any]]:
+    """The log of a run without what depends on the clock."""
+    (log,) = root.glob(f"runs/{run}/*/metrics.jsonl")
+    clock = ("tokens_per_second", "data_wait_share", "samples_per_second", "seconds")
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in clock} for row in rows]

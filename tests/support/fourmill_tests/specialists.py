@@ -1,0 +1,74 @@
+"""Specialists that misbehave in one way each. They make the same edges as Canny otherwise."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fourmill.pipelines.specialists.base import Item
+from fourmill.pipelines.specialists.canny import Canny
+from fourmill.pipelines.specialists.people import HogPeople
+
+
+class Slow(Canny):
+    """Takes its time, so that a stage can be killed in its middle."""
+
+    seconds: float = 0.05
+
+    def __call__(self, items: Sequence[Item]) -> list[Any]:
+        time.sleep(self.seconds * len(items))
+        return super().__call__(items)
+
+
+class Killer(Canny):
+    """Kills its own process at a key, as a native crash or the out-of-memory killer would.
+
+    marker: a file; if it is there nothing happens, and it is written before the kill if `once`.
+    """
+
+    key: str
+    marker: str
+    once: bool = True
+
+    def __call__(self, items: Sequence[Item]) -> list[Any]:
+        if any(item.key == self.key for item in items) and not Path(self.marker).exists():
+            if self.once:
+                Path(self.marker).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(items)
+
+
+class Failing(Canny):
+    """Rejects everything, as a wrong model would."""
+
+    def __call__(self, items: Sequence[Item]) -> list[Any]:
+        raise RuntimeError("the weights are broken")
+
+
+class Odd(HogPeople):
+    """Returns by key what no specialist should: nothing, NaN, an unknown class, something that is no JSON."""
+
+    def __call__(self, items: Sequence[Item]) -> list[Any]:
+        return [self._odd(item.key) for item in items]
+
+    def _odd(self, key: str) -> Any:
+        box = {"box": [0.1, 0.1, 0.9, 0.9], "label": "person", "score": 0.9}
+        match int(key) % 8:
+            case 0:
+                return None
+            case 1:
+                return [box | {"score": float("nan")}]
+            case 2:
+                return [box | {"label": "unicorn"}]
+            case 3:
+                return [{"box": object()}]
+            case 4:
+                raise RuntimeError("this image only")
+            case 5:
+                return []
+            case _:
+                return [box]

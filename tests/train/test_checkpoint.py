@@ -1,0 +1,113 @@
+"""A checkpoint is whole or is none."""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import torch
+
+from fourmill.infra import storage
+from fourmill.train import checkpoint
+
+FILES = {"model.safetensors": b"weights", "trainer.pt": b"moments"}
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "local":
+        yield str(tmp_path / "checkpoints")
+    else:
+        yield "memory://checkpoint-test/checkpoints"
+        fs = fsspec.filesystem("memory")
+        if fs.exists("/checkpoint-test"):
+            fs.rm("/checkpoint-test", recursive=True)
+
+
+def test_the_newest_counts_and_old_ones_go(folder: str) -> None:
+    assert checkpoint.newest(folder) is None and checkpoint.complete(folder) == []
+    for step in (5, 10, 100, 99_999_999):
+        saved = checkpoint.save(folder, step, {**FILES, "step": str(step).encode()}, keep=2)
+        assert checkpoint.newest(folder) == saved and saved.step == step
+    assert [c.step for c in checkpoint.complete(folder)] == [100, 99_999_999]
+    newest = checkpoint.newest(folder)
+    assert newest is not None and newest.read("step") == b"99999999" and newest.read("trainer.pt") == b"moments"
+    if storage.is_local(folder):
+        assert len(list(Path(folder).iterdir())) == 2  # no empty folders stay
+
+
+class Died(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("at", range(9))
+def test_killed_at_any_step_of_a_save(folder: str, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Before the marker the old checkpoint counts, with it the new one, and either is whole."""
+    checkpoint.save(folder, 1, FILES, keep=1)
+    left = [at]
+    with monkeypatch.context() as patch:
+        for name in ("put", "delete"):
+            call = getattr(storage, name)
+
+            def dying(*args: Any, _call: Any = call, **options: Any) -> Any:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Died
+                return _call(*args, **options)
+
+            patch.setattr(storage, name, dying)
+        try:
+            checkpoint.save(folder, 2, FILES, keep=1)
+        except Died:
+            pass
+    found = checkpoint.newest(folder)
+    assert found is not None and found.step == (1 if at < 3 else 2)
+    for one in checkpoint.complete(folder):
+        assert {name: one.read(name) for name in FILES} == FILES
+    again = checkpoint.save(folder, 2, FILES, keep=1)
+    assert checkpoint.newest(folder) == again
+
+
+def test_other_things_in_the_folder_are_left_alone(folder: str) -> None:
+    storage.put(storage.join(folder, "step-notes", checkpoint.MARKER), b"{}")
+    storage.put(storage.join(folder, "readme.txt"), b"")
+    checkpoint.save(folder, 3, FILES, keep=1)
+    checkpoint.save(folder, 4, FILES, keep=1)
+    assert [c.step for c in checkpoint.complete(folder)] == [4]
+    assert storage.exists(storage.join(folder, "readme.txt"))
+    assert storage.exists(storage.join(folder, "step-notes", checkpoint.MARKER))
+
+
+def test_states_survive_bit_for_bit() -> None:
+    state = {"w": torch.randn(3, 4).bfloat16(), "n": 7, "x": 0.1, "s": "text", "l": [1, {"t": torch.arange(3)}]}
+    back = checkpoint.unpack(checkpoint.pack(state))
+    assert torch.equal(back["w"], state["w"]) and back["w"].dtype == torch.bfloat16
+    assert torch.equal(back["l"][1]["t"], torch.arange(3))
+    assert (back["n"], back["x"], back["s"]) == (7, 0.1, "text")
+
+
+def test_a_real_optimizer_state_survives() -> None:
+    layer = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.randn(5, 3)).sum().backward()
+    optimizer.step()
+    back = checkpoint.unpack(checkpoint.pack({"optimizer": optimizer.state_dict()}))["optimizer"]
+    other = torch.optim.AdamW(layer.parameters())
+    other.load_state_dict(back)
+    for parameter in layer.parameters():
+        assert torch.equal(other.state[parameter]["exp_avg"], optimizer.state[parameter]["exp_avg"])
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return (OrderedDict, ([("owned", print)],))
+
+
+def test_code_in_a_checkpoint_is_refused() -> None:
+    with pytest.raises(pickle.UnpicklingError):
+        checkpoint.unpack(checkpoint.pack({"x": Evil()}))

@@ -1,0 +1,131 @@
+"""Fitting without Ray: which samples a step sees, and that a fit that was interrupted ends like one that was not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fourmill_tests import data
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fourmill import stages
+from fourmill.infra import ledger
+from fourmill.recipe import Recipe
+from fourmill.tokenize import codecs
+from fourmill.train import checkpoint
+from fourmill.train import fit as fitting
+from fourmill.train.vq import VQTrainer
+
+
+@given(st.integers(0, 5), st.integers(1, 40), st.integers(1, 50))
+@settings(max_examples=60, deadline=None)
+def test_every_epoch_sees_every_sample_once(seed: int, batch: int, count: int) -> None:
+    steps = -(-3 * count // batch)
+    sequence = np.concatenate([fitting.batch_indices(seed, step, batch, count) for step in range(steps)])
+    for epoch in range(3):
+        assert sorted(sequence[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+def test_batches_are_a_function_of_seed_and_step() -> None:
+    one = fitting.batch_indices(0, 7, 16, 1000)
+    assert one.dtype == np.int64 and (one == fitting.batch_indices(0, 7, 16, 1000)).all()
+    assert (one != fitting.batch_indices(1, 7, 16, 1000)).any()
+    assert (one != fitting.batch_indices(0, 8, 16, 1000)).any()
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return data.good_shards(tmp_path_factory.mktemp("fit"), 2, 6)
+
+
+def recipe(root: Path, shards: list[str], **changes: Any) -> Recipe:
+    options = {"modalities": ["tok_canny_edge", "caption"], "labels__keep": [], "generate__chains": []}
+    return data.recipe(root, shards[:1], shards[1:], **(options | changes))
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory, shards: list[str]) -> Recipe:
+    whole = recipe(tmp_path_factory.mktemp("whole"), shards)
+    data.fit(whole)
+    return whole
+
+
+def test_what_is_fitted_is_committed_with_its_quality(fitted: Recipe) -> None:
+    record = ledger.read(fitted.root, "tokenizers", "tok_canny_edge")
+    assert record is not None
+    assert record.identity["vocab_size"] == 64 and record.rows == 48
+    assert record.identity["quality"] and all(np.isfinite(list(record.identity["quality"].values())))
+    _, specialists = stages.prepare(fitted)
+    there = stages.fitted(fitted, specialists)
+    assert set(there) == {"text", "tok_canny_edge"} and there["tok_canny_edge"].fingerprint == record.sha256
+    vocabulary = codecs.load_text(fitted.root)
+    assert vocabulary.vocab_size == there["text"].vocab_size
+
+
+class Died(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("at", [2, 4, 7])
+def test_a_fit_that_was_killed_ends_with_the_same_weights(
+    fitted: Recipe, tmp_path: Path, shards: list[str], monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Checkpoints are every 3 steps; it dies in step `at` and is started again."""
+    killed = recipe(tmp_path / "out", shards)
+    step = VQTrainer.step
+
+    def dying(self: VQTrainer, pixels: Any) -> Any:
+        if self.steps_done == at:
+            raise Died
+        return step(self, pixels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VQTrainer, "step", dying)
+        with pytest.raises(Died):
+            data.fit(killed)
+    assert ledger.read(killed.root, "tokenizers", "tok_canny_edge") is None
+    (folder,) = Path(killed.root).glob("runs/fit-tok_canny_edge/*/")
+    found = checkpoint.newest(str(folder / "checkpoints"))
+    assert (found.step if found else 0) == at // 3 * 3
+    data.fit(killed)
+    for name in ("tokenizers/tok_canny_edge/model.safetensors", "tokenizers/text/tokenizer.json"):
+        assert Path(killed.root, name).read_bytes() == Path(fitted.root, name).read_bytes()
+    (mine,), (theirs,) = (list(Path(r.root).glob("runs/fit-*/*/metrics.jsonl")) for r in (killed, fitted))
+    assert [(r["step"], r["loss"]) for r in map(json.loads, mine.read_text().splitlines()) if r["kind"] == "train"] == [
+        (r["step"], r["loss"]) for r in map(json.loads, theirs.read_text().splitlines()) if r["kind"] == "train"
+    ]
+
+
+def test_nothing_is_fitted_twice_and_other_settings_are_fitted_again(
+    fitted: Recipe, tmp_path: Path, shards: list[str]
+) -> None:
+    shutil.copytree(fitted.root, tmp_path / "out")
+    _, specialists = stages.prepare(fitted)
+    same = recipe(tmp_path / "out", shards, engine__batch_size=1, tokenizers__grid__checkpoint_every=1)
+    assert set(stages.fitted(same, specialists)) == {"text", "tok_canny_edge"}
+    other = recipe(tmp_path / "out", shards, tokenizers__grid__steps=3)
+    assert set(stages.fitted(other, specialists)) == {"text"}
+    (tmp_path / "out" / "tokenizers" / "text" / "config.json").unlink()
+    assert set(stages.fitted(same, specialists)) == {"tok_canny_edge"}
+
+
+def test_shards_without_captions_still_give_a_vocabulary(tmp_path: Path) -> None:
+    entries = [entry for entry in data.good_entries(0, 3) if entry[0].endswith(".jpg")]
+    (tmp_path / "a.tar").write_bytes(data.tar(entries))
+    bare = data.recipe(tmp_path / "out", str(tmp_path / "a.tar"), modalities=["color_palette"], labels__keep=[],
+                       generate__chains=[])  # fmt: skip
+    data.fit(bare)
+    (record,) = (r for r in data.mill(bare, data.outputs(bare)) if r.output == "tokens/color_palette")
+    assert record.rows == 3 and record.nulls == 0
+
+
+def test_no_sample_with_all_labels_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(data.tar([("a.jpg", b"no image"), ("a.txt", b"text")]))
+    bare = recipe(tmp_path / "out", [str(tmp_path / "a.tar")])
+    with pytest.raises(ValueError, match="no training sample has all of the labels canny_edge"):
+        data.fit(bare)
