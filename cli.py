@@ -6,6 +6,7 @@ Only argparse is imported here, so that `fourmill --help` answers at once; a ver
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -92,6 +93,8 @@ def _recipe(verb: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit status: 0 if all that was asked for exists, 1 if not, 2 for a mistake in asking."""
+    # Threads of torch and OpenMP that wait must sleep, not spin: cores are shared with workers. Read at their import.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     top = parser()
     args = top.parse_args(argv)
     if args.version:

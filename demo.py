@@ -33,7 +33,7 @@ labels:
 tokenizers:
   text: {{vocab_size: 6000}}
   grid:
-    codebook_size: 1024
+    codebook_size: 2048
     dim: 128
     encoder_depth: 1
     decoder_depth: 2
@@ -48,6 +48,7 @@ tokenizers:
     batch_size: 8
     base_lr: 9.6e-2         # 3e-3 at this batch size
     warmup_steps: 20
+    color_jitter: 0.15      # sixteen photos do not hold every colour
     samples: 3000
     validation_samples: 128
     checkpoint_every: 100
@@ -57,8 +58,10 @@ train:
   model: {{dim: 192, encoder_depth: 4, decoder_depth: 4, heads: 6}}
   input_tokens: 128
   target_tokens: 128
-  mixtures:
+  mixtures:                 # RGB to all and all to all, as 4M-7, and from caption and edges
+    - {{input_alpha: {{rgb: 1}}, target_alpha: 0.5}}
     - {{input_alpha: 0.5, target_alpha: 0.5}}
+    - {{input_alpha: {{caption: 1, tok_canny_edge: 1}}, target_alpha: {{tok_rgb: 1, tok_canny_edge: 0.5}}, keep: all}}
   batch_size: 16
   steps: 300
   warmup_steps: 30
@@ -73,18 +76,20 @@ generate:
   samples: 6
   chains:
     - inputs: [rgb]
-      to:
-        - {{target: tok_canny_edge, steps: 8, temperature: 0.7}}
-        - {{target: color_palette, temperature: 0.5}}
+      to: &from_rgb
+        - {{target: tok_canny_edge, scheme: roar, steps: 12, temperature: 0.8}}
+        - {{target: caption, temperature: 0.4, max_tokens: 32}}
+        - {{target: color_palette, temperature: 0.4}}
+        - {{target: det, temperature: 0.4, max_tokens: 32}}
         - {{target: metadata, temperature: 0.3}}
-        - {{target: caption, temperature: 0.5, max_tokens: 32}}
-        - {{target: det, temperature: 0.5, max_tokens: 32}}
+    - {{inputs: [rgb], split: train, to: *from_rgb}}
     - inputs: [tok_canny_edge, caption]
-      to: [{{target: tok_rgb, scheme: roar, steps: 16, temperature: 0.7, guidance: 1.5}}]
+      to: [{{target: tok_rgb, scheme: roar, steps: 12, temperature: 0.6, guidance: 1.5}}]
     - inputs: [caption]
+      split: train
       to:
-        - {{target: tok_canny_edge, steps: 8, temperature: 0.7, guidance: 2.0}}
-        - {{target: tok_rgb, scheme: roar, steps: 16, temperature: 0.7, guidance: 2.0}}
+        - {{target: tok_canny_edge, scheme: roar, steps: 12, temperature: 0.8, guidance: 1.5}}
+        - {{target: tok_rgb, scheme: roar, steps: 12, temperature: 0.6, guidance: 1.5}}
 """
 
 

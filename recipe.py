@@ -69,6 +69,11 @@ class Labels(Section):
     specialists: dict[str, dict[str, Any]] = {}
 
 
+def _check_heads(dim: int, heads: int) -> None:
+    if dim % heads:
+        raise ValueError(f"dim: {dim} does not divide among {heads} heads")
+
+
 class TextTokenizer(Section):
     """WordPiece for all text modalities, fitted on the captions; 4M's vocabulary has 30,000 entries.
 
@@ -110,9 +115,15 @@ class GridTokenizer(Section):
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     hflip: Share = 0.5
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.8
+    color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0  # of RGB; for small corpora, which lack colours
     samples: Positive = 100_000
     validation_samples: Positive = 512
     checkpoint_every: Positive = 1_000
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> GridTokenizer:
+        _check_heads(self.dim, self.heads)
+        return self
 
 
 class Tokenizers(Section):
@@ -169,6 +180,11 @@ class Model(Section):
     mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
     qk_norm: bool = False
 
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Model:
+        _check_heads(self.dim, self.heads)
+        return self
+
 
 class Fit(Section):
     """Workers that fit the tokenizers, one tokenizer after the other."""
@@ -205,6 +221,15 @@ class Train(Section):
     checkpoint_every: Positive = 1_000
     keep_checkpoints: Positive = 2
 
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Train:
+        for name, span in (("input_tokens", self.input_tokens), ("target_tokens", self.target_tokens)):
+            if isinstance(span, tuple) and span[0] > span[1]:
+                raise ValueError(f"{name}: got {list(span)}, expected [least, most]")
+        if self.batch_size % self.workers:
+            raise ValueError(f"batch_size: {self.batch_size} does not divide among {self.workers} workers")
+        return self
+
 
 class Step(Section):
     """One generated modality of a chain, and how (4M, section on generation). A bare name takes the defaults."""
@@ -229,11 +254,12 @@ class Chain(Section):
     """From some modalities to others, one after the other; each result is an input of the next."""
 
     inputs: UrlList
+    split: Literal["val", "train"] = "val"  # whose samples; training ones if there is no validation
     to: list[Annotated[Step, BeforeValidator(_as_step)]]
 
 
 class Generate(Section):
-    """Any-to-any generation on the first validation samples (training ones if there are none)."""
+    """Any-to-any generation on the first samples of a split."""
 
     samples: Positive = 8
     chains: list[Chain] = []

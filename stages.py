@@ -312,13 +312,14 @@ def generate(recipe: Recipe) -> Summary:
         raise RecipeError("generate: the model of this recipe is not trained; run `fourmill train` first")
     job = generate_job(recipe, run_job)
     output = f"generated/{recipe.train.name}"
-    summary.existed = int(ledger.read(recipe.root, output, job.fingerprint) is not None)
-    if not summary.existed:
+    if ledger.read(recipe.root, output, job.fingerprint) is not None:
+        summary.existed = len(recipe.generate.chains)
+    else:
         from .train import generation, pretrain
 
         _start(recipe)
         generation.run(job, pretrain.load_model)
-        summary.made = 1
+        summary.made = len(recipe.generate.chains)
     summary.notes.append(job.folder)
     return _finish(recipe, summary, start, "chains")
 
@@ -329,16 +330,26 @@ def generate_job(recipe: Recipe, run: TrainJob) -> GenerateJob:
 
     # `SpecialIds` counts from [S_0], masking from [S_1].
     text = SpecialIds(first_sentinel=run.first_sentinel - 1, num_sentinels=run.num_sentinels)
-    shards = run.val_shards or run.shards
-    parts = [run.fingerprint, recipe.generate.model_dump(mode="json"), [shard.name for shard in shards]]
+    splits = {"train": run.shards, "val": run.val_shards}
+    parts = [run.fingerprint, recipe.generate.model_dump(mode="json"), [shard.name for shard in run.val_shards]]
     return GenerateJob(
-        recipe, run.folder, fingerprint("generate", *parts), run.specs, shards, codec_options(recipe), text
+        recipe, run.folder, fingerprint("generate", *parts), run.specs, splits, codec_options(recipe), text
     )
 
 
 def run(recipe: Recipe) -> list[Summary]:
     """Everything in order. A stage that misses some shards does not stop the next ones; one that misses all does."""
-    return [stage(recipe) for stage in (label, fit, tokenize, train, generate)]
+    done: list[Summary] = []
+    for stage in (label, fit, tokenize, train, generate):
+        try:
+            done.append(stage(recipe))
+        except RecipeError as error:
+            if all(summary.complete for summary in done):
+                raise
+            # It lacks what an earlier stage could not make: the closing table must tell both.
+            done.append(Summary(stage.__name__, missing={stage.__name__: str(error)}))
+            break
+    return done
 
 
 def status(recipe: Recipe) -> dict[str, Any]:

@@ -68,12 +68,12 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 def read_bytes(url: str) -> bytes:
     """The whole file. FileNotFoundError naming the URL if there is none."""
-    if is_local(url):
-        return local_path(url).read_bytes()
-    fs, path = filesystem(url)
     try:
+        if is_local(url):
+            return local_path(url).read_bytes()
+        fs, path = filesystem(url)
         return bytes(fs.cat_file(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"no file at {url}") from None
 
 

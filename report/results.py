@@ -21,6 +21,7 @@ from ..train import metrics
 from ..train.generation import GenerateJob
 from ..train.pretrain import TrainJob
 from .chart import Series
+from .draw import METADATA_FIELDS
 from .gallery import GallerySample, TokenView
 from .report import (
     Column,
@@ -36,7 +37,8 @@ from .report import (
 )
 from .samples import Collector, column_counts, is_picture, spread
 
-MOSAIC, DRAWN, RECONSTRUCTED = 60, 4, 8
+MOSAIC, RECONSTRUCTED = 64, 12
+CANDIDATES, DRAWN = 24, 4  # labels are drawn of the samples that have most kinds of them
 TEXT_SHOWN = 400  # characters of a text in a generation grid
 
 
@@ -59,6 +61,7 @@ def collect(
     tasks = list(plan.tasks.values())
     shown_tasks = [task for task in tasks if task.shard in set(shown)]
     looked = collector.samples(shown_tasks, spread(shown_tasks, rows, RECONSTRUCTED))
+    drawn = collector.samples(tasks, spread(tasks, rows, CANDIDATES))
     mosaic = collector.pictures(tasks, spread(tasks, rows, MOSAIC))
     record = ledger.read(recipe.root, f"runs/{recipe.train.name}", run.fingerprint)
     log = metrics.read(run.folder)
@@ -68,13 +71,14 @@ def collect(
         "stages": _stages(recipe.root),
         "mosaic": mosaic,
         "labels_note": "Each label is made at the frame of the source image; crops are cut from it afterwards.",
-        "samples": looked[:DRAWN],
+        "samples": sorted(drawn, key=lambda sample: -sum(bool(len(v)) for v in sample.labels.values()))[:DRAWN],
         "tokenizers": _tokenizers(recipe, collector, plan, tokenizers, looked),
         "training_facts": _training_facts(record, log),
         "training_note": _training_note(recipe),
         "curves": _curves(run, log),
         "generations": _generations(collector, plan, generation) if generation is not None else (),
-        "generation_note": "The samples are the first of the validation shards, in their order; none was chosen.",
+        "generation_note": "The samples are the first of the shards, in their order; none was chosen. "
+        "They are validation samples where nothing else is said.",
         "rejects": _rejects(plan),
     }
     return ReportData(**{**fields, **extras})
@@ -228,6 +232,7 @@ def _generations(collector: Collector, plan: Plan, job: GenerateJob) -> list[Gen
                 cells += [_short(made[step.target][i]), _short(_truth(truth, step.target))]
             lines.append(GenerationRow(sample["key"], cells, _truth(truth, "rgb")))
         title = f"from {' and '.join(chain.inputs)} to {', '.join(step.target for step in chain.to)}"
+        title += ", on training photos" if chain.split == "train" else ""
         grids.append(GenerationGrid(title, columns, lines, _how(job, number)))
     return grids
 
@@ -245,6 +250,8 @@ def _truth(sample: GallerySample, modality: str) -> Any:
 
 
 def _short(value: Any) -> Any:
+    if isinstance(value, Mapping):  # metadata: a table is too wide for a cell of a grid
+        return "; ".join(f"{METADATA_FIELDS[name].title.lower()} {number:.3g}" for name, number in value.items())
     return value[:TEXT_SHOWN] + "..." if isinstance(value, str) and len(value) > TEXT_SHOWN else value
 
 

@@ -22,6 +22,8 @@ TESTS = Path(__file__).parent
 SUPPORT = str(TESTS / "support")
 FOLDERS = {"laws": 0, "e2e": 3, "chaos": 4}  # fast ones first; the others are 1, or 2 if they need Ray
 
+# Models of tests are tiny: threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, SUPPORT)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH", "")]))
 
@@ -47,7 +49,7 @@ def s3() -> Iterator[S3]:
 
 @pytest.fixture(scope="session")
 def ray_cluster(s3: S3) -> Iterator[str]:
-    """One local Ray for all tests, whose workers know the S3 server: its address. Stages run in it as they are called."""
+    """The address of one local Ray for all tests, whose workers know the S3 server. Stages called here run in it."""
     from fourmill.infra.cluster import cluster
 
     with cluster() as ray:

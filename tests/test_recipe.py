@@ -24,7 +24,10 @@ LEAST = {"root": "out", "samples": "a.tar"}
         ({"images": {"sise": 224}}, "images.sise: no such field; did you mean 'size'"),
         ({"train": {"model": {"dimm": 3}}}, "train.model.dimm: no such field; did you mean 'dim'"),
         ({"train": {"mixtures": [{"input_alfa": 1}]}}, "input_alfa: no such field; did you mean 'input_alpha'"),
-        ({"tokenizers": {"grid": {"codebok_size": 3}}}, "grid: codebok_size: no such field; did you mean 'codebook_size'"),
+        (
+            {"tokenizers": {"grid": {"codebok_size": 3}}},
+            "grid: codebok_size: no such field; did you mean 'codebook_size'",
+        ),
         ({"tokenizers": {"grids": {"tok_rgb": {"step": 3}}}}, "did you mean 'steps'"),
         ({"tokenizers": {"grids": {"tok_rbg": {}}}}, "there is no 'tok_rbg'; did you mean 'tok_rgb'"),
         ({"generate": {"chains": [{"inputs": "rgb", "to": [{"target": "caption", "temprature": 1}]}]}}, "temprature"),
@@ -47,6 +50,10 @@ LEAST = {"root": "out", "samples": "a.tar"}
         ({"generate": {"chains": [{"inputs": ["depth"], "to": ["caption"]}]}}, "generate.chains: there is no 'depth'"),
         ({"train": {"mixtures": [{"input_alpha": {"captoin": 1}}]}}, "there is no 'captoin'; did you mean 'caption'"),
         ({"train": {"steps": 0}}, "train.steps"),
+        ({"train": {"input_tokens": [32, 16]}}, "input_tokens: got [32, 16], expected [least, most]"),
+        ({"train": {"batch_size": 10, "workers": 3}}, "batch_size: 10 does not divide among 3 workers"),
+        ({"train": {"model": {"dim": 64, "heads": 5}}}, "train.model: dim: 64 does not divide among 5 heads"),
+        ({"tokenizers": {"grid": {"dim": 64, "heads": 5}}}, "dim: 64 does not divide among 5 heads"),
         ({"tokenizers": {"text": {"vocab_size": 70_000}}}, "tokenizers.text.vocab_size"),
     ],
 )

@@ -21,6 +21,7 @@ from ..modalities import MODALITIES, ModalitySpec
 from ..recipe import GridTokenizer, TextTokenizer
 from ..tokenize.codecs import TEXT_TOKENIZER
 from . import checkpoint, workers
+from .augment import color_jitter
 from .metrics import Metrics
 
 OUTPUT = "tokenizers"
@@ -177,7 +178,10 @@ def fit_grid(
         reporter.post(stage=f"fit {name}", done=trainer.steps_done, total=settings.steps, unit="steps")
     while trainer.steps_done < settings.steps:
         indices = batch_indices(job.seed + rank, trainer.steps_done, batch, len(train))
-        values = trainer.step(preprocess(name, train[indices]).to(device))
+        x = preprocess(name, train[indices]).to(device)
+        if label == "rgb":
+            x = color_jitter(x, settings.color_jitter, job.seed + rank, trainer.steps_done)
+        values = trainer.step(x)
         step = trainer.steps_done
         if metrics is None:
             continue

@@ -28,14 +28,14 @@ from .loader import decode_patches
 
 @dataclass(frozen=True)
 class GenerateJob:
-    """Chains to generate with the model of one run, conditioned on samples of `shards` (in order, the first that have
-    every input of a chain)."""
+    """Chains to generate with the model of one run, conditioned on samples of a split (name -> shards): in order, the
+    first that have every input of a chain."""
 
     recipe: Recipe
     run: str
     fingerprint: str
     specs: tuple[ModalitySpec, ...]
-    shards: tuple[Shard, ...]
+    splits: dict[str, tuple[Shard, ...]]
     options: codecs.Options
     special: SpecialIds
 
@@ -90,7 +90,9 @@ def model_step(step: StepRecipe, spec: ModalitySpec) -> Step:
     )
 
 
-def conditions(job: GenerateJob, inputs: Sequence[str]) -> tuple[list[tuple[str, str, int]], dict[str, Any]]:
+def conditions(
+    job: GenerateJob, inputs: Sequence[str], split: str
+) -> tuple[list[tuple[str, str, int]], dict[str, Any]]:
     """The first samples that have all inputs: (shard, key, row) of each, and what `generate` takes for them.
 
     ValueError if there is none.
@@ -98,7 +100,7 @@ def conditions(job: GenerateJob, inputs: Sequence[str]) -> tuple[list[tuple[str,
     specs = {spec.name: spec for spec in job.specs}
     chosen: list[tuple[str, str, int]] = []
     given: dict[str, list[Any]] = {name: [] for name in inputs}
-    for shard in job.shards:
+    for shard in job.splits.get(split) or job.splits["train"]:
         urls = {name: storage.join(job.recipe.root, "tokens", name, f"{shard.name}.parquet") for name in inputs}
         columns = {name: store.read(url) for name, url in urls.items()}
         keys = next(iter(columns.values())).keys
@@ -127,7 +129,7 @@ def _condition(spec: ModalitySpec, tokens: np.ndarray) -> Any:
 def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, bytes]:
     """The files of one chain: samples.json, a column for each target, a picture for each generated grid."""
     specs = {spec.name: spec for spec in job.specs}
-    chosen, given = conditions(job, chain.inputs)
+    chosen, given = conditions(job, chain.inputs, chain.split)
     steps = [model_step(step, specs[step.target]) for step in chain.to]
     made = generate(model, given, steps, seed=job.recipe.generate.seed, special=job.special)
     samples: list[dict[str, Any]] = [{"shard": shard, "key": key, "row": row} for shard, key, row in chosen]
@@ -145,7 +147,7 @@ def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, b
             for sample, ids in zip(samples, rows, strict=True):
                 value = codec.decode(ids)
                 sample[name] = value
-            rows = [[np.array(ids, np.uint16)] for ids in rows]
+            rows = [[np.array([*ids, job.special.eos], np.uint16)] for ids in rows]
         column = store.ColumnSpec(name, spec.kind, 1, spec.max_tokens, spec.vocab_size)
         files[f"{name}.parquet"] = store.encode_column(column, [key for _, key, _ in chosen], rows)
     text = {"inputs": chain.inputs, "steps": [step.model_dump(mode="json") for step in chain.to], "samples": samples}

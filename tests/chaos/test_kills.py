@@ -8,7 +8,11 @@ import pytest
 from fourmill_tests import data, runs
 from fourmill_tests.runs import Run
 
-pytestmark = pytest.mark.timeout(1200)  # the first test waits for the whole run; Ray Train alone may take a minute to start
+from fourmill import stages
+
+pytestmark = pytest.mark.timeout(
+    1200
+)  # the first test waits for the whole run; Ray Train alone may take a minute to start
 # A file that appears in the middle of a stage.
 MOMENTS = {
     "label": "ledger/labels/*/*.json",
@@ -51,9 +55,7 @@ def test_tokenizers_have_the_same_weights(survived: Run, whole_run: Run) -> None
 @pytest.mark.parametrize("run", ["4m", "fit-tok_rgb"])
 def test_curves_go_on_as_if_nothing_had_happened(survived: Run, whole_run: Run, run: str) -> None:
     mine, theirs = runs.losses(survived.root, run), runs.losses(whole_run.root, run)
-    assert [(row["step"], row["kind"]) for row in mine] == [(row["step"], row["kind"]) for row in theirs]
-    for left, right in zip(mine, theirs, strict=True):
-        assert left == pytest.approx(right, rel=1e-6, abs=1e-6)
+    assert mine and mine == theirs  # to the six digits that are written
 
 
 def test_the_trained_weights_are_equal(survived: Run, whole_run: Run) -> None:
@@ -66,3 +68,20 @@ def test_the_trained_weights_are_equal(survived: Run, whole_run: Run) -> None:
 def test_nothing_half_written_is_taken_for_whole(survived: Run) -> None:
     status, out, err = runs.command("status", str(survived.recipe), "--set", f"root={survived.root}")
     assert status == 0, out + err
+
+
+def test_a_worker_that_is_killed_while_it_fits_is_replaced(ray_cluster: str, tmp_path: Path) -> None:
+    """Its specialist kills it once, in the middle of the shards; Ray Train starts another, which begins again."""
+    marker = tmp_path / "killed"
+    killer = {"specialist": "fourmill_tests.specialists:Killer", "key": "000003", "marker": str(marker)}
+    recipe = data.recipe(
+        tmp_path / "out",
+        data.good_shards(tmp_path / "s", 1, 6),
+        modalities=["tok_canny_edge"],
+        labels__keep=[],
+        labels__specialists={"canny_edge": killer},
+        generate__chains=[],
+    )
+    summary = stages.fit(recipe)
+    assert marker.exists()
+    assert summary.complete and summary.made == 1

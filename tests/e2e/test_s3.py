@@ -15,7 +15,9 @@ from fourmill import stages
 from fourmill.infra import storage
 from fourmill.recipe import Recipe
 
-pytestmark = pytest.mark.timeout(1200)  # the first test waits for the whole run; Ray Train alone may take a minute to start
+pytestmark = pytest.mark.timeout(
+    1200
+)  # the first test waits for the whole run; Ray Train alone may take a minute to start
 BUCKET = "fourmill"
 
 

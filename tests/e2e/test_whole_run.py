@@ -10,10 +10,13 @@ import pytest
 from fourmill_tests import data, runs
 from fourmill_tests.runs import Run
 
-from fourmill.infra import cluster as clusters
+from fourmill.pipelines import engine
 from fourmill.tokenize import store
+from fourmill.train import workers
 
-pytestmark = pytest.mark.timeout(1200)  # the first test waits for the whole run; Ray Train alone may take a minute to start
+pytestmark = pytest.mark.timeout(
+    1200
+)  # the first test waits for the whole run; Ray Train alone may take a minute to start
 SHARDS = {"train-00000": 8, "train-00001": 8, "train-00002": len(data.BAD_KEYS), "val-00000": 8}
 MODALITIES = ("rgb", "tok_rgb", "tok_canny_edge", "color_palette", "metadata", "caption", "det")
 KEPT = ("caption", "det", "color_palette", "metadata")
@@ -71,7 +74,8 @@ def test_a_second_run_does_nothing(whole_run: Run, monkeypatch: pytest.MonkeyPat
         raise AssertionError("Ray was started")
 
     # Neither Ray nor a write: everything is found in the ledger.
-    monkeypatch.setattr(clusters, "cluster", refuse)
+    for module in (engine, workers):
+        monkeypatch.setattr(module, "cluster", refuse)
     before = {path: path.stat().st_mtime_ns for path in whole_run.root.rglob("*") if path.is_file()}
     status, out, err = runs.command("run", str(whole_run.recipe))
     assert status == 0, out + err
@@ -134,7 +138,15 @@ def test_view_writes_a_page_in_which_captions_are_text(whole_run: Run, tmp_path:
 def test_a_missing_shard_is_told_in_a_table_and_the_rest_is_done(
     ray_cluster: str, whole_run: Run, tmp_path: Path
 ) -> None:
-    for folder in ("tokenizers", "ledger/tokenizers", "ledger/tokens", "ledger/labels", "ledger/samples", "tokens", "labels"):
+    for folder in (
+        "tokenizers",
+        "ledger/tokenizers",
+        "ledger/tokens",
+        "ledger/labels",
+        "ledger/samples",
+        "tokens",
+        "labels",
+    ):
         shutil.copytree(whole_run.root / folder, tmp_path / "out" / folder)
     train = f"samples.train={whole_run.folder}/s/train-{{00000..00003}}.tar"
     arguments = [str(whole_run.recipe), "--set", train, "--set", f"root={tmp_path}/out"]

@@ -9,7 +9,15 @@ from fourmill.infra.progress import Progress, duration
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (12.3, "12 s"), (59.6, "1:00"), (75, "1:15"), (3599, "59:59"), (3700, "1:01:40"), (90_000, "25:00:00")],
+    [
+        (0, "0 s"),
+        (12.3, "12 s"),
+        (59.6, "1:00"),
+        (75, "1:15"),
+        (3599, "59:59"),
+        (3700, "1:01:40"),
+        (90_000, "25:00:00"),
+    ],
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text

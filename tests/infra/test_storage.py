@@ -82,7 +82,7 @@ def test_names_are_sorted_and_without_temporary_files(folder: str) -> None:
 
 
 def test_reading_what_is_not_there_names_it(folder: str) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere.bin"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.bin"):
         storage.read_bytes(storage.join(folder, "nowhere.bin"))
 
 
@@ -152,9 +152,7 @@ def test_on_s3_another_error_than_a_lost_claim_is_no_lost_claim(s3: S3) -> None:
 # local alone
 
 
-@pytest.mark.parametrize(
-    ("step", "if_absent"), [("fsync", False), ("fsync", True), ("replace", False), ("link", True)]
-)
+@pytest.mark.parametrize(("step", "if_absent"), [("fsync", False), ("fsync", True), ("replace", False), ("link", True)])
 def test_a_failed_write_leaves_the_old_file_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, if_absent: bool
 ) -> None:
@@ -180,7 +178,7 @@ def test_what_a_killed_writer_left_is_no_file(tmp_path: Path) -> None:
 def test_an_unwritable_root_is_a_sentence(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"")
-    with pytest.raises(ValueError, match="cannot write below .*file/out"):
+    with pytest.raises(ValueError, match=r"cannot write below .*file/out"):
         storage.check_writable(str(file / "out"))
 
 

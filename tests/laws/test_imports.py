@@ -18,14 +18,14 @@ FOLDERS = ("infra", "tokenize", "pipelines", "model", "train", "report")
 ALLOWED: dict[str, set[str]] = {
     "infra": set(),
     "modalities": set(),
-    "recipe": {"modalities"},
+    "recipe": {"infra", "modalities"},
     "tokenize": {"infra", "modalities", "recipe"},
     "pipelines": {"infra", "modalities", "recipe", "tokenize"},
     "model": {"infra", "modalities"},
     "train": {"infra", "modalities", "recipe", "tokenize", "model"},
     "report": {"infra", "modalities", "recipe", "tokenize", "pipelines", "model", "train"},
-    "stages": {"infra", "modalities", "recipe", "tokenize", "pipelines", "model", "train"},
-    "summaries": {"infra", "report", "stages"},
+    "stages": {"infra", "modalities", "recipe", "tokenize", "pipelines", "model", "train", "summaries"},
+    "summaries": {"infra", "report"},
 }
 TOP = {"cli", "demo", "pages"}  # may import everything
 MAY_IMPORT_RAY = ("infra/cluster.py", "pipelines/engine.py", "train/")

@@ -16,7 +16,9 @@ NOT_PACKAGED = {"tests", "benchmarks", "docs", "build", "dist", "demo"}
 
 def package_files() -> set[str]:
     """Modules and templates of the tree, relative to the root."""
-    folders = [f for f in ROOT.iterdir() if f.is_dir() and f.name not in NOT_PACKAGED and not f.name.startswith((".", "_"))]
+    folders = [
+        f for f in ROOT.iterdir() if f.is_dir() and f.name not in NOT_PACKAGED and not f.name.startswith((".", "_"))
+    ]
     files = [*ROOT.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))]
     files += [path for path in (ROOT / "report" / "templates").iterdir() if path.is_file()]
     return {str(path.relative_to(ROOT)) for path in files if ".egg-info" not in str(path)}
@@ -50,5 +52,7 @@ def test_the_wheel_holds_every_module_and_template(tmp_path: Path) -> None:
         pytest.skip("uv cannot fetch setuptools here")
     assert done.returncode == 0, done.stderr
     (wheel,) = (tmp_path / "wheel").glob("*.whl")
-    held = {name.removeprefix("fourmill/") for name in zipfile.ZipFile(wheel).namelist() if name.startswith("fourmill/")}
+    held = {
+        name.removeprefix("fourmill/") for name in zipfile.ZipFile(wheel).namelist() if name.startswith("fourmill/")
+    }
     assert held == package_files()

@@ -1,4 +1,4 @@
-"""The table of modalities is complete: published ids, labels, codecs, and a sentence where something is not there yet."""
+"""The table of modalities is complete: published ids, labels, codecs, and a sentence where something is missing."""
 
 from __future__ import annotations
 

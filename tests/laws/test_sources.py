@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("infra", "tokenize", "pipelines", "model", "train", "report", "benchmarks", "tests")
 MAX_LINES = 400
-SLACK = 1.1  # "about" 400
+SLACK = 1.15  # "about" 400
 
 
 def sources(*folders: str) -> list[Path]:

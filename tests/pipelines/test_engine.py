@@ -86,7 +86,9 @@ def test_a_killer_is_given_up_and_its_neighbours_are_not() -> None:
 
 
 def recipe(root: Path, shards: list[str], specialist: str = "", **options: Any) -> Recipe:
-    specialists = {"canny_edge": {"specialist": f"fourmill_tests.specialists:{specialist}", **options}} if specialist else {}
+    specialists = (
+        {"canny_edge": {"specialist": f"fourmill_tests.specialists:{specialist}", **options}} if specialist else {}
+    )
     return data.recipe(
         root, shards, modalities=["rgb"], labels__keep=["canny_edge", "caption"], labels__specialists=specialists,
         generate__chains=[], engine__actors=1,
@@ -162,7 +164,7 @@ def test_a_run_of_rejects_stops_the_job_and_keeps_what_was_done(
 def test_more_than_the_cluster_has_is_a_sentence(ray_cluster: str, tmp_path: Path, shards: list[str]) -> None:
     greedy = recipe(tmp_path / "out", shards)
     greedy = greedy.model_copy(update={"engine": greedy.engine.model_copy(update={"cpus": 1e6})})
-    with pytest.raises(ValueError, match="lower engine.cpus"):
+    with pytest.raises(ValueError, match=r"lower engine.cpus"):
         stages.label(greedy)
 
 

@@ -224,12 +224,14 @@ def test_a_run_of_rejects_stops_the_job_and_names_shard_and_key(tmp_path: Path) 
     specialists = {"canny_edge": {"specialist": "fourmill_tests.specialists:Failing"}}
     changes = {"labels__keep": ["canny_edge"], "labels__specialists": specialists, "engine__max_reject_run": 3}
     recipe = odd(tmp_path, 6, **changes)
-    with pytest.raises(RejectRun, match="3 rejects in a row, .* shard train-00000, key 000002: .*weights are broken"):
+    with pytest.raises(RejectRun, match=r"3 rejects in a row, .* shard train-00000, key 000002: .*weights are broken"):
         data.mill(recipe, data.outputs(recipe, tokens=False))
     assert not list(Path(recipe.root).rglob("*.json"))
 
 
-@pytest.mark.parametrize(("content", "expected"), [(b"", "not a tar"), (b"x" * 2000, "not a tar"), (None, "no such file")])
+@pytest.mark.parametrize(
+    ("content", "expected"), [(b"", "not a tar"), (b"x" * 2000, "not a tar"), (None, "no such file")]
+)
 def test_a_shard_that_cannot_be_read_raises_and_leaves_nothing(
     tmp_path: Path, content: bytes | None, expected: str
 ) -> None:

@@ -174,5 +174,5 @@ def test_splits_keep_the_order_and_must_not_overlap(tmp_path: Path) -> None:
     assert list(names.values()) == [*train[::-1], *val]
     with pytest.raises(RecipeError, match="in the training and in the validation split"):
         plans.shards(data.recipe("out", train, train[:1]))
-    with pytest.raises(RecipeError, match="samples: .*nothing found"):
+    with pytest.raises(RecipeError, match=r"samples: .*nothing found"):
         plans.shards(data.recipe("out", str(tmp_path / "none-*.tar")))

@@ -71,7 +71,7 @@ class Died(BaseException):
     pass
 
 
-@pytest.mark.parametrize("at", [2, 4, 7])
+@pytest.mark.parametrize("at", [2, 7])
 def test_a_fit_that_was_killed_ends_with_the_same_weights(
     fitted: Recipe, tmp_path: Path, shards: list[str], monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
@@ -89,9 +89,8 @@ def test_a_fit_that_was_killed_ends_with_the_same_weights(
         with pytest.raises(Died):
             data.fit(killed)
     assert ledger.read(killed.root, "tokenizers", "tok_canny_edge") is None
-    (folder,) = Path(killed.root).glob("runs/fit-tok_canny_edge/*/")
-    found = checkpoint.newest(str(folder / "checkpoints"))
-    assert (found.step if found else 0) == at // 3 * 3
+    checkpoints = Path(killed.root).glob("runs/fit-tok_canny_edge/*/checkpoints")
+    assert [found.step for folder in checkpoints for found in checkpoint.complete(str(folder))] == [6] * (at > 6)
     data.fit(killed)
     for name in ("tokenizers/tok_canny_edge/model.safetensors", "tokenizers/text/tokenizer.json"):
         assert Path(killed.root, name).read_bytes() == Path(fitted.root, name).read_bytes()

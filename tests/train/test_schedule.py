@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourmill.train.schedule import cosine_lr
@@ -20,6 +20,7 @@ def test_the_schedule_of_the_reference() -> None:
 
 
 @given(st.integers(1, 300), st.integers(0, 400), st.floats(1e-6, 1.0), st.floats(0, 1))
+@settings(deadline=None)
 def test_it_rises_to_the_peak_and_falls_to_the_minimum(steps: int, warmup: int, peak: float, share: float) -> None:
     minimum = share * peak
     rates = [cosine_lr(step, peak=peak, minimum=minimum, warmup=warmup, steps=steps) for step in range(steps)]

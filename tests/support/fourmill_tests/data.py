@@ -19,6 +19,7 @@ from PIL import Image
 from fourmill import recipe as recipes
 from fourmill import stages
 from fourmill.infra import ledger
+from fourmill.infra.storage import TEMPORARY_PREFIX
 from fourmill.pipelines import plan as plans
 from fourmill.pipelines.mill import Mill
 from fourmill.recipe import Recipe
@@ -47,7 +48,10 @@ TINY: dict[str, Any] = {
     "generate": {
         "samples": 2,
         "chains": [
-            {"inputs": ["rgb"], "to": [{"target": "tok_canny_edge", "steps": 2}, {"target": "caption", "max_tokens": 8}]},
+            {
+                "inputs": ["rgb"],
+                "to": [{"target": "tok_canny_edge", "steps": 2}, {"target": "caption", "max_tokens": 8}],
+            },
             {"inputs": ["caption"], "to": [{"target": "tok_rgb", "steps": 2, "guidance": 2.0}]},
         ],
     },
@@ -150,7 +154,8 @@ def bad_entries() -> list[tuple[str, bytes]]:
 
 BAD_KEYS = [
     "good", "truncated", "zero", "text", "apart", "large", "animated", "silent", "latin", "endless", "attack", "twice",
-    "folder/with.dots", "sidecar", "broken", "grey", "cmyk", "indexed", "alpha", "deep", "turned", "dot", "black", "words",
+    "folder/with.dots", "sidecar", "broken", "grey", "cmyk", "indexed", "alpha", "deep", "turned", "dot", "black",
+    "words",
 ]  # fmt: skip
 BAD_IMAGES = {
     "truncated": "image: truncated or damaged",
@@ -164,7 +169,7 @@ BAD_ENTRIES = {"twice": "duplicate key: a second .jpg is ignored", "broken": "js
 
 
 def settings(root: Path | str, train: Any, val: Any = (), **changes: Any) -> dict[str, Any]:
-    """A tiny recipe as a mapping. `changes` are fields by dotted name, written with two underscores: images__size=32."""
+    """A tiny recipe as a mapping. `changes` are fields by their path: images__size=32 is images.size."""
     data = {"root": str(root), "samples": {"train": train, "val": list(val)}, **copy.deepcopy(TINY)}
     for name, value in changes.items():
         *path, last = name.split("__")
@@ -225,7 +230,8 @@ def outputs(recipe: Recipe, *, labels: bool = True, tokens: bool = True) -> dict
 
 
 def columns(root: Path | str) -> dict[str, bytes]:
-    """Every label file and column below a root, by relative path."""
+    """Every label file and column below a root, by relative path; what a killed writer left is none."""
     folder = Path(root)
     files = [*folder.glob("tokens/**/*.parquet"), *folder.glob("labels/**/*.parquet")]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
+    whole = sorted(path for path in files if not path.name.startswith(TEMPORARY_PREFIX))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in whole}

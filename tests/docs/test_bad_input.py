@@ -1,0 +1,117 @@
+"""docs/bad-input.md: every reason that bad input gives is in its tables, and every reason in them is given here."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fourmill_tests import data
+from PIL import Image
+
+from fourmill.pipelines import images, mill, source
+from fourmill.pipelines.reject import Reject
+from fourmill.tokenize.codecs import gist
+
+
+@pytest.fixture(scope="module")
+def reasons(guide: Callable[[str], Any]) -> set[str]:
+    """The reasons that the tables quote, but for those of commands and of missing shards."""
+    text = guide("bad-input").text.partition("## Recipes and commands")[0]
+    cells = [row.split(" | ")[1] for row in re.findall(r"^\| (.* \| .*) \|$", text, re.MULTILINE)]
+    quoted = [reason for cell in cells for reason in re.findall(r"`([^`]+)`", cell)]
+    found = {reason for reason in quoted if re.match(r"[\w ]+: ", reason)}
+    return {gist(r) for r in found if not r.startswith(("its worker", "shard URL", "there is no shard"))}
+
+
+def _link() -> bytes:
+    """A tar of a link, a pipe, names that lead outside or are not UTF-8, and an image of two kinds."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", encoding="utf-8", errors="surrogateescape") as archive:
+        for name, kind in (("link.jpg", tarfile.SYMTYPE), ("pipe.jpg", tarfile.FIFOTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            archive.addfile(info)
+        for name in ("../up.jpg", "\udcff.jpg", "two.jpg", "two.png"):
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+    return buffer.getvalue()
+
+
+def _tars(folder: Path) -> Iterator[str]:
+    good = data.tar(data.good_entries(0, 2))
+    damaged = bytearray(good)
+    damaged[tarfile.BLOCKSIZE * 2 :: 7] = b"\xff" * len(damaged[tarfile.BLOCKSIZE * 2 :: 7])
+    packed = gzip.compress(good)
+    contents = {
+        "link": _link(),
+        "damaged": bytes(damaged),
+        "joined": good + good,
+        "packed": packed[: len(packed) // 2],
+        "sidecars": data.tar([
+            ("half.json", b'{"caption": "\\ud800"}'), ("list.json", b"[1]"), ("large.json", b'{"a": "' + b"x" * 400 + b'"}'),
+            ("long.txt", b"x" * 300), ("wide.jpg", b"x" * 500),
+        ]),
+    }  # fmt: skip
+    for name, content in contents.items():
+        (folder / f"{name}.tar").write_bytes(content)
+        yield str(folder / f"{name}.tar")
+
+
+def _of_tars(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Reasons of tars, captions, sidecars and sizes, with limits that a test can reach."""
+    for limit, size in (("_MAX_IMAGE_BYTES", 400), ("_MAX_CAPTION_BYTES", 200), ("_MAX_JSON_BYTES", 300)):
+        monkeypatch.setattr(source, limit, size)
+    for url in _tars(folder):
+        with source.open_shard(url, folder) as shard:
+            for sample in shard.samples:
+                for read in (shard.caption, shard.image):
+                    try:
+                        read(sample)
+                    except Reject as reject:
+                        yield reject.reason
+            yield from (reason for _, reason in shard.rejects)
+
+
+def _of_images() -> Iterator[str]:
+    for image, limit in ((Image.new("1", (70_000, 1)), 10**9), (Image.new("1", (20_000, 18_000)), 10**9)):
+        with pytest.raises(Reject) as caught:
+            images.decode(data.encode(image, "PNG"), limit)
+        yield caught.value.reason
+
+
+def _of_labels(folder: Path) -> Iterator[str]:
+    """Reasons of a specialist that misbehaves, of its column, and of labels that no array may be."""
+    shards = data.good_shards(folder / "s", 1, 8)
+    odd = {"det": {"specialist": "fourmill_tests.specialists:Odd"}}
+    recipe = data.recipe(
+        folder / "out", shards, modalities=["det", "caption"], labels__keep=["det"], labels__specialists=odd,
+        generate__chains=[],
+    )  # fmt: skip
+    records = data.mill(recipe, data.outputs(recipe, tokens=False))
+    data.fit(recipe)
+    records += data.mill(recipe, data.outputs(recipe, labels=False), stored=["det"])
+    yield from (reject["reason"] for record in records for reject in record.rejects)
+    for label, value in (("canny_edge", np.zeros((0, 3), np.uint8)), ("depth", np.array([np.nan], np.float16))):
+        yield mill._checked(label, value).reason
+
+
+def test_every_recorded_reason_is_in_the_tables(milled: Any, reasons: set[str]) -> None:
+    recorded = {gist(reject["reason"]) for record in milled.records for reject in record.rejects}
+    assert len(recorded) >= 10
+    assert recorded - reasons == set()
+
+
+def test_every_reason_of_the_tables_is_given(
+    milled: Any, reasons: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {reject["reason"] for record in milled.records for reject in record.rejects}
+    given |= {*_of_tars(tmp_path, monkeypatch), *_of_images()}
+    monkeypatch.undo()
+    given |= set(_of_labels(tmp_path))
+    assert reasons - {gist(reason) for reason in given} == set()

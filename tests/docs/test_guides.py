@@ -1,0 +1,85 @@
+"""What the guides say can be typed: commands parse, recipes load, links lead somewhere, every verb has its page."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fourmill import cli, recipe
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted(path.stem for path in DOCS.glob("*.md"))
+GUIDES = {
+    "recipe", "init", "label", "fit", "tokenize", "train", "generate", "run", "inspect", "demo", "formats", "bad-input",
+    "storage-and-clusters", "add-a-specialist", "add-a-modality", "add-a-tokenizer",
+}  # fmt: skip
+
+
+def _verbs() -> set[str]:
+    (action,) = [a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    return set(action.choices)
+
+
+def _commands(text: str) -> list[str]:
+    """`fourmill ...` as a line of a shell block (continued lines joined) or in backticks."""
+    blocks = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
+    lines = [re.sub(r"^(\w+=\S+ |uv run |\$ )+", "", line.strip()) for line in blocks.splitlines()]
+    inline = re.findall(r"`(fourmill [^`]*)`", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
+    return [line for line in lines if line.startswith("fourmill ")] + inline
+
+
+def test_the_guides_are_all_there() -> None:
+    assert set(PAGES) == GUIDES
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_parses(guide: Callable[[str], Any], page: str) -> None:
+    for command in _commands(guide(page).text):
+        words = shlex.split(command, comments=True)[1:]
+        words = words[: words.index(">")] if ">" in words else words
+        if words[0] in _verbs() and len(words) == 1 and words[0] != "demo":
+            continue  # the verb by its name, as in "run `fourmill fit` first"
+        try:
+            cli.parser().parse_args(words)
+        except SystemExit as end:
+            pytest.fail(f"docs/{page}.md: {command!r} does not parse ({end.code})")
+
+
+def test_every_verb_is_shown_with_its_options(guide: Callable[[str], Any]) -> None:
+    commands = [shlex.split(c, comments=True) for page in PAGES for c in _commands(guide(page).text)]
+    shown = {words[1] for words in commands if len(words) > 2 or words[1:] == ["demo"]}
+    assert shown >= _verbs()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_recipe_or_part_of_one_loads(guide: Callable[[str], Any], page: str) -> None:
+    for block in guide(page).blocks("yaml"):
+        part = yaml.safe_load(block)
+        recipe.parse({"root": "out", "samples": "a.tar"} | part, f"docs/{page}.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_and_headings(guide: Callable[[str], Any], page: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", guide(page).text):
+        name, _, heading = target.partition("#")
+        if "://" in name:
+            continue
+        path = (DOCS / name) if name else DOCS / f"{page}.md"
+        assert path.is_file(), f"docs/{page}.md links to {target}"
+        headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+        assert not heading or heading in anchors, f"docs/{page}.md links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_are_plain_and_short(guide: Callable[[str], Any], page: str) -> None:
+    text = guide(page).text
+    assert text.isascii() and text.startswith("# ")
+    assert len(text.splitlines()) <= 220

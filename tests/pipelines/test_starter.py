@@ -1,0 +1,77 @@
+"""`init` looks into the first shard and writes a recipe that says what it found and can be run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from fourmill_tests import data, runs
+
+from fourmill import recipe as recipes
+from fourmill.pipelines import starter
+
+
+def test_the_starter_recipe_is_a_recipe_of_the_right_things(tmp_path: Path) -> None:
+    train = data.good_shards(tmp_path / "s", 3, 4)
+    text = starter.recipe_text([f"{tmp_path}/s/train-{{00000..00002}}.tar"], [train[0]], "out dir: #1")
+    recipe = recipes.parse(yaml.safe_load(text))
+    assert recipe.root == "out dir: #1"
+    assert recipe.samples.train == [f"{tmp_path}/s/train-{{00000..00002}}.tar"] and recipe.samples.val == [train[0]]
+    assert "caption" in recipe.modalities and "caption" in recipe.labels.keep
+    assert {step.target for chain in recipe.generate.chains for step in chain.to} >= {
+        "tok_rgb",
+        "caption",
+        "tok_canny_edge",
+    }
+    for finding in (
+        "3 training shards",
+        "4 samples",
+        "4 with .jpg, 4 with .txt; 4 with a caption",
+        "px along the shorter side",
+    ):
+        assert finding in text
+
+
+def test_without_captions_there_is_no_caption_modality(tmp_path: Path) -> None:
+    entries = [entry for entry in data.good_entries(0, 3) if entry[0].endswith(".jpg")]
+    (tmp_path / "a.tar").write_bytes(data.tar(entries))
+    recipe = recipes.parse(yaml.safe_load(starter.recipe_text([str(tmp_path / "a.tar")], [], "out")))
+    assert "caption" not in recipe.modalities + recipe.labels.keep and recipe.samples.val == []
+    assert all("caption" not in chain.inputs for chain in recipe.generate.chains)
+
+
+@pytest.mark.parametrize(
+    "content", [data.tar(data.bad_entries()), data.tar([]), data.tar(data.good_entries(0, 3))[:-9000]]
+)
+def test_bad_shards_still_give_a_recipe(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.tar").write_bytes(content)
+    text = starter.recipe_text([str(tmp_path / "a.tar")], [], "out")
+    assert recipes.parse(yaml.safe_load(text)).root == "out"
+
+
+def test_names_cannot_break_out_of_the_comment(tmp_path: Path) -> None:
+    """Keys and paths come from elsewhere; a line break in one must not become a field."""
+    folder = tmp_path / "a\nroot: owned"
+    folder.mkdir()
+    (folder / "a.tar").write_bytes(
+        data.tar([*data.good_entries(0, 1), ("k\nseed: 666.jpg", b""), ("k\nseed: 666.jpg", b"")])
+    )
+    recipe = recipes.parse(yaml.safe_load(starter.recipe_text([str(folder / "a.tar")], [], "out")))
+    assert (recipe.root, recipe.seed) == ("out", 0)
+
+
+def test_init_says_what_it_cannot_read(tmp_path: Path) -> None:
+    status, out, err = runs.command("init", "--samples", str(tmp_path / "none.tar"), "--root", "out")
+    assert status == 2 and "none.tar" in err and not out
+    (tmp_path / "x.tar").write_bytes(b"no tar")
+    status, out, err = runs.command("init", "--samples", str(tmp_path / "x.tar"), "--root", "out")
+    assert status == 2 and "not a tar archive" in err and not out
+
+
+def test_several_patterns_and_quotes(tmp_path: Path) -> None:
+    train = data.good_shards(tmp_path / 'it"s', 2, 1)
+    recipe = recipes.parse(yaml.safe_load(starter.recipe_text(train, [], 's3://b/"x"')))
+    assert recipe.samples.train == train and recipe.root == 's3://b/"x"'
+    assert json.dumps(train[0]) in starter.recipe_text(train, [], "out")

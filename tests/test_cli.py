@@ -1,0 +1,127 @@
+"""Exit status and sentences: 0 for all there, 1 for something missing, 2 for a mistake in asking."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+from fourmill_tests import data, runs
+
+from fourmill import cli, stages, summaries
+from fourmill.pipelines import engine
+from fourmill.stages import Summary
+from fourmill.train import workers
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("Ray was started")
+
+    for module in (engine, workers):
+        monkeypatch.setattr(module, "cluster", refuse)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    shards = data.good_shards(tmp_path / "s", 1, 1)
+    path.write_text(yaml.safe_dump(data.settings(tmp_path / "out", shards)))
+    return path
+
+
+VERBS = ("demo", "init", "label", "fit", "tokenize", "train", "generate", "run", "status", "inspect", "view", "report")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_examples(verb: str) -> None:
+    status, out, _ = runs.command(verb, "--help")
+    assert status == 0 and f"fourmill {verb}" in out.split("examples:")[1]
+
+
+def test_help_lists_every_verb() -> None:
+    status, out, _ = runs.command("--help")
+    assert status == 0 and all(verb in out for verb in VERBS)
+    assert set(VERBS) == set(cli._VERBS)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("train.stepz=5", "train.stepz: no such field; did you mean 'steps'"),
+        ("modalities=[tok_rbg]", "there is no 'tok_rbg'; did you mean 'tok_rgb'"),
+        ("images.size=big", "images.size"),
+        ("images.size", "expected a.b=value"),
+        ("modalities=[tok_depth]", "none is configured"),
+        ("samples.train=nowhere-*.tar", "nothing found"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["run", "label", "status"])
+def test_a_mistake_is_a_sentence_and_exit_2(recipe: Path, verb: str, change: str, expected: str) -> None:
+    changes = [change]
+    if change.startswith("modalities"):
+        changes.append("generate.chains=[]")
+    status, out, err = runs.command(verb, str(recipe), *(part for one in changes for part in ("--set", one)))
+    assert status == 2 and expected in err and err.startswith(f"fourmill {verb}: ")
+    assert "Traceback" not in err and not out
+
+
+def test_a_missing_recipe(tmp_path: Path) -> None:
+    status, _, err = runs.command("run", str(tmp_path / "no.yaml"))
+    assert status == 2 and "fourmill init" in err
+
+
+def test_an_unwritable_root(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    status, _, err = runs.command("label", str(recipe), "--set", f"root={tmp_path}/file/out")
+    assert status == 2 and "root: cannot write below" in err
+
+
+def test_status_tells_what_is_missing_and_exits_1(recipe: Path) -> None:
+    status, out, _ = runs.command("status", str(recipe))
+    assert status == 1 and "tokens/tok_rgb" in out and "not fitted as the recipe asks" in out
+
+
+@pytest.mark.parametrize("arguments", [["walk"], ["run"], ["run", "a", "b"], ["init", "--root", "x"], []])
+def test_wrong_usage_exits_2(arguments: list[str]) -> None:
+    assert runs.command(*arguments)[0] == 2
+
+
+def test_an_interrupt_says_how_to_go_on(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "label", interrupt)
+    status, _, err = runs.command("label", str(recipe))
+    assert status == 130 and "same command again" in err
+
+
+def test_our_own_bugs_keep_their_traceback(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(_: object) -> None:
+        raise TypeError("ours")
+
+    monkeypatch.setattr(stages, "label", bug)
+    with pytest.raises(TypeError, match="ours"):
+        runs.command("label", str(recipe))
+
+
+# closing tables
+
+
+def test_the_closing_table_says_what_is_missing_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    bad = Summary("label", made=3, missing={"shard 00007": "there is no shard at s/00007.tar"})
+    bad.rejects = Counter({"labels/det: image: N bytes": 2})
+    assert summaries.show([Summary("fit"), bad]) == 1
+    out = capsys.readouterr().out
+    for text in ("label: shard 00007", "there is no shard at s/00007.tar", "labels/det: image: N bytes"):
+        assert text in out
+    assert summaries.show([Summary("fit", made=1)]) == 0
+
+
+def test_text_from_the_data_cannot_move_the_cursor_or_be_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    bad = Summary("label", missing={"shard \x1b[2J": "[bold]not markup[/bold] \x1b]0;owned\x07"})
+    summaries.show([bad])
+    out = capsys.readouterr().out
+    assert "[bold]not markup[/bold]" in out and "\x1b[2J" not in out and "\x07" not in out

@@ -1,0 +1,216 @@
+"""Training and generation without Ray: resumes are exact, bad losses are named, chains give what was asked for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fourmill_tests import data, runs
+
+from fourmill import stages
+from fourmill.infra import ledger
+from fourmill.model.fourm import FourM
+from fourmill.recipe import Recipe, RecipeError
+from fourmill.tokenize import store
+from fourmill.train import pretrain
+from fourmill.train.masking import Keep
+from fourmill.train.pretrain import Trainer, TrainJob
+
+OPTIONS: dict[str, Any] = {
+    "modalities": ["rgb", "tok_canny_edge", "caption"],
+    "labels__keep": [],
+    "train__steps": 12,
+    "train__validate_every": 4,
+    "tokenizers__grid__steps": 2,
+    "generate__chains": [
+        {"inputs": ["rgb"], "to": [{"target": "tok_canny_edge", "steps": 3}, {"target": "caption", "max_tokens": 6}]},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def tokenized(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A root with fitted tokenizers and columns."""
+    folder = tmp_path_factory.mktemp("pretrain")
+    train = data.good_shards(folder / "s", 2, 8)
+    val = data.good_shards(folder / "s", 1, 8, first=50, name="val")
+    recipe = data.recipe(folder / "out", train, val, **OPTIONS)
+    data.fit(recipe)
+    data.mill(recipe, data.outputs(recipe))
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def trained(tokenized: Recipe) -> tuple[Recipe, TrainJob]:
+    job = job_of(tokenized)
+    train(job)
+    return tokenized, job
+
+
+def job_of(recipe: Recipe) -> TrainJob:
+    return stages.train_job(*stages.prepare(recipe))
+
+
+def train(job: TrainJob) -> Trainer:
+    torch.manual_seed(job.recipe.seed)
+    model = FourM(pretrain.model_config(job))
+    trainer = Trainer(job, model, model, 0, 1)
+    reporter: Any = data.Silent()
+    trainer.run(reporter)
+    return trainer
+
+
+def copied(recipe: Recipe, root: Path, **changes: Any) -> Recipe:
+    """The same columns in another root, with nothing trained."""
+    shutil.copytree(recipe.root, root, ignore=lambda _, names: {"runs", "generated"} & set(names))
+    return data.recipe(root, recipe.samples.train, recipe.samples.val, **(OPTIONS | changes))
+
+
+def test_a_run_is_committed_with_what_came_of_it(trained: tuple[Recipe, TrainJob]) -> None:
+    recipe, job = trained
+    record = ledger.read(recipe.root, "runs/4m", job.fingerprint)
+    assert record is not None and record.rows == 16 and record.identity["steps"] == 12
+    metrics = record.identity["metrics"]
+    assert {"loss", "loss/tok_canny_edge", "loss/caption", "val_loss", "lr", "gradient_norm"} <= set(metrics)
+    assert all(np.isfinite(value) for value in metrics.values())
+    summary = stages.train(recipe)  # finds the record, so that no Ray is started
+    assert summary.existed == 1 and summary.made == 0 and summary.complete
+
+
+def test_the_loss_falls(trained: tuple[Recipe, TrainJob]) -> None:
+    rows = [row for row in runs.losses(Path(trained[0].root)) if row["kind"] == "train"]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.1
+
+
+class Died(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("at", [3, 10])
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not(
+    trained: tuple[Recipe, TrainJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Checkpoints are every 4 steps: it starts again before the first one, and goes on from the newest later."""
+    recipe, whole = trained
+    job = job_of(copied(recipe, tmp_path / "out"))
+    assert job.fingerprint == whole.fingerprint
+    step = Trainer.train_step
+
+    def dying(self: Trainer, *args: Any) -> Any:
+        if self.step == at:
+            raise Died
+        return step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", dying)
+        with pytest.raises(Died):
+            train(job)
+    assert ledger.read(job.recipe.root, "runs/4m", job.fingerprint) is None
+    torch.manual_seed(99)  # whatever state the next process has
+    assert train(job).step == 12
+    assert runs.losses(Path(job.recipe.root)) == runs.losses(Path(recipe.root))
+    mine, theirs = (pretrain.load_model(j.folder).state_dict() for j in (job, whole))
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_a_loss_that_is_not_finite_is_named(trained: tuple[Recipe, TrainJob], tmp_path: Path) -> None:
+    job = job_of(copied(trained[0], tmp_path / "out", train__base_lr=1e8, train__warmup_steps=0))
+    with pytest.raises(FloatingPointError, match=r"at step \d+ \(modalities: .*; samples: 0000.*lower train.base_lr"):
+        train(job)
+
+
+def test_what_is_watched_does_not_make_another_run(tokenized: Recipe) -> None:
+    def changed(**changes: Any) -> str:
+        return job_of(data.recipe(tokenized.root, tokenized.samples.train, tokenized.samples.val,
+                                  **(OPTIONS | changes))).fingerprint  # fmt: skip
+
+    before = changed()
+    assert changed(train__log_every=5, train__checkpoint_every=3, train__validate_every=2, train__workers=2) == before
+    assert changed(engine__batch_size=1) == before
+    others = {
+        changed(train__steps=13),
+        changed(train__base_lr=0.1),
+        changed(train__model__dim=64),
+        changed(train__repeat=2),
+    }
+    assert len(others | {before}) == 5
+
+
+def test_shards_that_lack_a_column_are_left_out_and_none_is_a_sentence(tokenized: Recipe, tmp_path: Path) -> None:
+    recipe = copied(tokenized, tmp_path / "out")
+    (tmp_path / "out/ledger/tokens/caption/train-00000.json").unlink()
+    assert [shard.name for shard in job_of(recipe).shards] == ["train-00001"]
+    (tmp_path / "out/ledger/tokens/rgb/train-00001.json").unlink()
+    with pytest.raises(RecipeError, match="no training shard has all of its columns"):
+        job_of(recipe)
+    assert "no training shard" in stages.status(recipe)["missing"]["runs/4m"]
+
+
+def test_masking_and_model_follow_the_recipe(tokenized: Recipe) -> None:
+    mixtures = [{"input_alpha": {"rgb": 5.0}, "target_alpha": 0.5, "keep": {"caption": "all"}, "weight": 2.0}]
+    recipe = data.recipe(tokenized.root, tokenized.samples.train, tokenized.samples.val,
+                         **(OPTIONS | {"train__mixtures": mixtures, "train__input_tokens": [8, 16]}))  # fmt: skip
+    job = job_of(recipe)
+    masking = pretrain.masking_config(job)
+    assert masking.input_tokens == (8, 16) and masking.target_tokens == (32, 32)
+    (mixture,) = masking.mixtures
+    assert mixture.input_alphas == {"rgb": 5.0, "tok_canny_edge": 0.0, "caption": 0.0}
+    assert mixture.target_alphas == {"tok_canny_edge": 0.5, "caption": 0.5}
+    assert mixture.weight == 2.0 and mixture.keep == {"caption": Keep.ALL}
+    config = pretrain.model_config(job)
+    assert (config.dim, config.encoder_depth, config.outputs) == (32, 1, ("tok_canny_edge", "caption"))
+
+
+def test_a_batch_must_divide_among_the_workers(tokenized: Recipe) -> None:
+    job = job_of(tokenized)
+    model = FourM(pretrain.model_config(job))
+    with pytest.raises(ValueError, match="8 does not divide among 3 workers"):
+        Trainer(job, model, model, 0, 3)
+
+
+def test_no_checkpoint_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="run `fourmill train` first"):
+        pretrain.load_model(str(tmp_path))
+
+
+# generation
+
+
+def test_generation_gives_what_was_asked_for(trained: tuple[Recipe, TrainJob]) -> None:
+    recipe, job = trained
+    summary = stages.generate(recipe)
+    assert summary.made == 1 and summary.complete
+    (folder,) = Path(job.folder).glob("generated/*/chain-0")
+    told = json.loads((folder / "samples.json").read_text())
+    assert [(s["shard"], s["key"], s["row"]) for s in told["samples"]] == [
+        ("val-00000", "000050", 0),
+        ("val-00000", "000051", 1),
+    ]
+    edges, captions = (store.read(str(folder / f"{name}.parquet")) for name in ("tok_canny_edge", "caption"))
+    assert edges.keys.to_pylist() == captions.keys.to_pylist() == ["000050", "000051"]
+    assert edges.crop(0, 0).shape == (16,) and int(edges.crop(0, 0).max()) < 64
+    assert len(captions.crop(0, 0)) <= 6
+    assert len(list((folder / "tok_canny_edge").glob("*.png"))) == 2
+    again = stages.generate(recipe)
+    assert (again.made, again.existed) == (0, 1)
+
+
+def test_generation_needs_a_trained_model(tokenized: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="run `fourmill train` first"):
+        stages.generate(copied(tokenized, tmp_path / "out"))
+
+
+def test_generation_is_the_same_for_the_same_seed(trained: tuple[Recipe, TrainJob], tmp_path: Path) -> None:
+    from fourmill.train import generation
+
+    recipe, job = trained
+    one = stages.generate_job(recipe, job)
+    chain = recipe.generate.chains[0]
+    model = pretrain.load_model(job.folder)
+    first, second = (generation._generate_chain(one, model, chain) for _ in range(2))
+    assert first == second
