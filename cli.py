@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 RECIPE_STAGES = {
     "label": "make the raw labels that the recipe keeps",
@@ -39,31 +40,37 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="store_true", help="print the version and exit")
     verbs = top.add_subparsers(dest="verb", metavar="VERB")
-    demo = _verb(verbs, "demo", "the whole line on the photos that scikit-image, scikit-learn and matplotlib ship",
-                 ["fourmill demo", "fourmill demo --out /tmp/demo"])  # fmt: skip
+    text = "the whole line on the photos that scikit-image, scikit-learn and matplotlib ship"
+    demo = _verb(verbs, "demo", text, ["fourmill demo", "fourmill demo --out /tmp/demo"])
     demo.add_argument("--out", default="demo", metavar="DIR", help="where everything goes (default: demo)")
-    init = _verb(verbs, "init", "print a starter recipe, after a look into the first shard",
-                 ["fourmill init --samples 'data/{00000..00009}.tar' --root out > recipe.yaml",
-                  "fourmill init --samples s3://bucket/cc12m/ --val s3://bucket/val/ --root s3://bucket/out"])  # fmt: skip
-    init.add_argument("--samples", required=True, action="append", metavar="URL",
-                      help="training shards: URL, brace pattern, glob or folder; may be given several times")  # fmt: skip
+    examples = [
+        "fourmill init --samples 'data/{00000..00009}.tar' --root out > recipe.yaml",
+        "fourmill init --samples s3://bucket/cc12m/ --val s3://bucket/val/ --root s3://bucket/out",
+    ]
+    init = _verb(verbs, "init", "print a starter recipe, after a look into the first shard", examples)
+    text = "training shards: URL, brace pattern, glob or folder; may be given several times"
+    init.add_argument("--samples", required=True, action="append", metavar="URL", help=text)
     init.add_argument("--val", action="append", default=[], metavar="URL", help="validation shards, likewise")
     init.add_argument("--root", required=True, metavar="URL", help="where outputs go")
     for name, text in RECIPE_STAGES.items():
-        _recipe(_verb(verbs, name, text, [f"fourmill {name} recipe.yaml",
-                                          f"fourmill {name} recipe.yaml --set engine.batch_size=16"]))  # fmt: skip
-    status = _verb(verbs, "status", "what the recipe asks for, what exists, what is missing",
-                   ["fourmill status recipe.yaml", "fourmill status recipe.yaml --json"])  # fmt: skip
+        examples = [f"fourmill {name} recipe.yaml", f"fourmill {name} recipe.yaml --set engine.batch_size=16"]
+        _recipe(_verb(verbs, name, text, examples))
+    examples = ["fourmill status recipe.yaml", "fourmill status recipe.yaml --json"]
+    status = _verb(verbs, "status", "what the recipe asks for, what exists, what is missing", examples)
     _recipe(status)
     status.add_argument("--json", action="store_true", help="print JSON")
-    inspect = _verb(verbs, "inspect", "show what a shard, column, label, ledger, tokenizer, checkpoint or root holds",
-                    ["fourmill inspect data/00000.tar", "fourmill inspect out/tokens/caption/00000.parquet --row 3",
-                     "fourmill inspect out --json"])  # fmt: skip
+    examples = [
+        "fourmill inspect data/00000.tar",
+        "fourmill inspect out/tokens/caption/00000.parquet --row 3",
+        "fourmill inspect out --json",
+    ]
+    text = "show what a shard, column, label, ledger, tokenizer, checkpoint, run or root holds"
+    inspect = _verb(verbs, "inspect", text, examples)
     inspect.add_argument("path", metavar="PATH", help="a file or folder, local or any fsspec URL")
     inspect.add_argument("--row", type=int, default=0, help="which sample to show (default: 0)")
     inspect.add_argument("--json", action="store_true", help="print JSON")
-    view = _verb(verbs, "view", "write a static HTML gallery of samples, labels, crops and decoded tokens",
-                 ["fourmill view recipe.yaml", "fourmill view recipe.yaml --samples 200 --out gallery.html"])  # fmt: skip
+    examples = ["fourmill view recipe.yaml", "fourmill view recipe.yaml --samples 200 --out gallery.html"]
+    view = _verb(verbs, "view", "write a static HTML gallery of samples, labels, crops and decoded tokens", examples)
     _recipe(view)
     view.add_argument("--samples", type=int, default=60, help="how many samples, evenly from all shards (default: 60)")
     view.add_argument("--out", default=None, metavar="FILE", help="the page (default: ROOT/gallery.html)")
@@ -73,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _verb(verbs: argparse._SubParsersAction, name: str, text: str, examples: list[str]) -> argparse.ArgumentParser:  # type: ignore[type-arg]
+def _verb(verbs: Any, name: str, text: str, examples: list[str]) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = verbs.add_parser(
         name,
         help=text,

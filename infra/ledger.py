@@ -87,7 +87,7 @@ def read(root: str, output: str, shard: str) -> Record | None:
 
 
 def read_many(root: str, outputs: list[str], shards: list[str]) -> dict[tuple[str, str], Record]:
-    """The records of these outputs and shards, by (output, shard): two listings for each output, then reads in parallel.
+    """The records of these outputs and shards, by (output, shard): two listings an output, then reads in parallel.
 
     A record whose file somebody has deleted does not count.
     """

@@ -109,7 +109,7 @@ def generate(
     streams = list(range(sizes[0])) if sample_ids is None else list(sample_ids)
     if not streams or len(streams) != sizes[0]:
         raise ValueError(
-            f"got {sizes[0]} samples of conditions and {len(streams)} sample_ids, expected the same number, at least 1; "
+            f"got {sizes[0]} samples of conditions and {len(streams)} sample_ids, expected equally many, at least 1; "
             "without conditions, sample_ids says how many"
         )
     _check_chain(model, conditions, chain)

@@ -78,7 +78,7 @@ def load(source: str | Path) -> FourM:
 
 
 def save(model: FourM, folder: str | Path) -> None:
-    """Write a model so that apple/ml-4m reads it: model.safetensors (with the configuration in its header), config.json.
+    """Write a model for apple/ml-4m: model.safetensors (with the configuration in its header) and config.json.
 
     Names and shapes are those of the published checkpoints; tied tables are written twice, as they are there.
     """

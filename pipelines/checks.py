@@ -32,7 +32,7 @@ def shared_keys(root: str, output: str, shards: Sequence[str], most: int = 5) ->
         return []
     counts = pc.value_counts(pa.chunked_array(chunks))
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").slice(0, most)
-    found = []
-    for key in twice.to_pylist():
-        found.append((key, [s for s, array in zip(shards, arrays, strict=True) if pc.any(pc.equal(array, key)).as_py()]))
-    return found
+    holders = list(zip(shards, arrays, strict=True))
+    return [
+        (key, [shard for shard, array in holders if pc.any(pc.equal(array, key)).as_py()]) for key in twice.to_pylist()
+    ]

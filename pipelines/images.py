@@ -96,7 +96,7 @@ def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 (upright) to 8; 1 if there is none or the EXIF block is damaged."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # noqa: BLE001 - damaged EXIF raises as variously as damaged images; the pixels are fine
+    except Exception:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 

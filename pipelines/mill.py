@@ -23,7 +23,8 @@ from ..infra import ledger, storage
 from ..infra.ledger import SAMPLES
 from ..modalities import LABELS, Storage
 from ..recipe import Engine, Images
-from ..tokenize import codecs, labels as label_files, store
+from ..tokenize import codecs, store
+from ..tokenize import labels as label_files
 from ..tokenize.crops import Crop, crops
 from . import images, source, tar
 from .plan import Output, ShardTask
