@@ -99,7 +99,7 @@ def _recipe(verb: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb. Returns the exit status: 0 if all that was asked for exists, 1 if not, 2 for a mistake in asking."""
+    """Run one verb. The exit status is 0 if all that was asked for exists, 1 if not, 2 for a mistake in asking."""
     # Threads of torch and OpenMP that wait must sleep, not spin: cores are shared with workers. Read at their import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     top = parser()

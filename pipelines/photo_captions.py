@@ -106,8 +106,8 @@ def _motorcycle(side: str, split: str, boxes: tuple[RelativeBox, ...]) -> Photo:
             "A motorbike with a black seat and a chrome engine, with storage shelves behind it.",
             "an old motorcycle in a workshop full of boxes and tools",
         ),
-        tuple(Region(box, phrase) for box, phrase in zip(boxes, phrases, strict=True))
-        + (
+        (
+            *(Region(box, phrase) for box, phrase in zip(boxes, phrases, strict=True)),
             stuff(*boxes[5], "part of a red motorcycle", "a piece of a motorbike", part_of="a red motorcycle"),
             stuff(*boxes[4], "part of a red motorcycle", "a piece of a motorbike", part_of="a red motorcycle"),
             stuff(0.0, 0.84, 1.0, 1.0, "a concrete floor", "a grey floor"),

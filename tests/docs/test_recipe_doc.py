@@ -11,8 +11,13 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from fourmill import recipe as recipes
 from fourmill import stages
+from fourmill.modalities import MODALITIES, Kind
+from fourmill.pipelines import plan as plans
+from fourmill.pipelines.specialists import registry
 from fourmill.recipe import GridTokenizer, Recipe
+from fourmill.tokenize.codecs import TEXT_TOKENIZER
 
 # A row of a table: | `a.b` | default | meaning | changes |
 _ROW = re.compile(r"^\| `([\w.\[\]]+)` \| ([^|]*) \|.*\| ([^|]*) \|$", re.MULTILINE)
@@ -79,3 +84,67 @@ def test_the_last_column_says_what_is_made_again(rows: dict[str, tuple[str, str]
     operation |= {name for name in FIELDS if name.startswith(("engine.", "fit."))}
     operation |= {"tokenizers.grid.checkpoint_every"}
     assert {name for name, (_, changes) in rows.items() if changes == "nothing"} == operation
+
+
+# Other values than the default, where adding one to a number or its opposite will not do.
+CHANGED: dict[str, Any] = {
+    "images.size": 240, "images.patch_size": 8, "images.pixel_format": "png", "engine.address": "auto",
+    "tokenizers.grid.codebook_size": 64, "tokenizers.grid.patch_size": 8, "tokenizers.grid.loss": "l1",
+    "tokenizers.grid.heads": 6, "tokenizers.grid.dim": 384, "engine.actors": 2, "fit.cpus": 2,
+}  # fmt: skip
+COMPARED = [name for name in FIELDS if name.startswith(("seed", "images.", "tokenizers.", "engine.", "fit."))]
+
+
+def _prints(changes: dict[str, Any]) -> dict[str, str]:
+    """Fingerprints of all labels, tokenizers and columns of a recipe, as if every tokenizer were its settings."""
+    data: dict[str, Any] = {"root": "out", "samples": "a.tar"}
+    for name, value in changes.items():
+        *path, last = name.split(".")
+        here = data
+        for part in path:
+            here = here.setdefault(part, {})
+        here[last] = value
+    recipe = recipes.parse(data)
+    specialists = registry.build(recipe)
+    fits = stages.fit_fingerprints(recipe, specialists)
+    fitted = {name: plans.Fitted(print_, 5000) for name, print_ in fits.items()}
+    columns = plans.token_outputs(recipe, specialists, fitted)
+    labels = {f"labels/{k}": v for k, v in plans.label_fingerprints(recipe, specialists).items()}
+    return labels | {f"tokenizers/{k}": v for k, v in fits.items()} | {k: v.fingerprint for k, v in columns.items()}
+
+
+def _promised(cell: str) -> set[str]:
+    """What a cell of the last column says, with everything that depends on it."""
+    kinds = {name: MODALITIES[name] for name in Recipe(root="out", samples={"train": "a.tar"}).modalities}
+    grids = {name for name, modality in kinds.items() if modality.kind is Kind.GRID}
+    crops = {name for name, modality in kinds.items() if modality.spatial}
+    texts = {name for name, modality in kinds.items() if modality.kind is Kind.SEQUENCE}
+    promised: set[str] = set()
+    for part in cell.split(", "):
+        if part == "grid tokenizers":
+            promised |= {f"{folder}/{name}" for name in grids for folder in ("tokenizers", "tokens")}
+        elif part == "text tokenizer":
+            promised |= {f"tokenizers/{TEXT_TOKENIZER}"} | {f"tokens/{name}" for name in texts}
+        elif part == "every label that looks at the image":
+            promised |= {f"labels/{kinds[name].label}" for name in kinds if name != "caption"}
+            promised |= {f"tokens/{name}" for name in kinds if name != "caption"}
+            promised |= {f"tokenizers/{name}" for name in grids}
+        elif part in ("crop columns", "grid columns"):
+            promised |= {f"tokens/{name}" for name in (crops if part == "crop columns" else grids)}
+        else:
+            assert part == "nothing" or part.strip("`") in kinds, part
+            promised |= set() if part == "nothing" else {f"tokens/{part.strip('`')}"}
+    return promised
+
+
+@pytest.mark.parametrize("name", [name for name in COMPARED if name != "tokenizers.grids"])
+def test_a_change_makes_again_what_the_guide_says(rows: dict[str, tuple[str, str]], name: str) -> None:
+    default = FIELDS[name]
+    if name in CHANGED:
+        value = CHANGED[name]
+    elif isinstance(default, bool):
+        value = not default
+    else:
+        value = default + 1 if isinstance(default, int) else default / 2 or 0.25
+    before, after = _prints({}), _prints({name: value})
+    assert {output for output in before if before[output] != after[output]} == _promised(rows[name][1])

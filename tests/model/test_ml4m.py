@@ -1,4 +1,4 @@
-"""Parity with apple/ml-4m on recorded tiny models (tests/golden/fm*): activations, losses, gradients, training steps."""
+"""Parity with apple/ml-4m on recorded tiny models (tests/golden/fm*): activations, losses, gradients, steps."""
 
 from __future__ import annotations
 
@@ -239,7 +239,8 @@ def test_tied_heads_are_written_twice_and_read_as_one(tmp_path: Path, random_bat
 def test_super_resolution_names_keep_their_resolution() -> None:
     assert ml4m.local_name("tok_rgb@448") == "tok_rgb@448"
     specs = {name: ModalitySpec(ml4m.local_name(name), Kind.GRID, 4, n) for name, n in
-             (("tok_rgb@448", 784), ("tok_rgb@224", 196), ("tok_dinov2@224", 256), ("tok_dinov2_global", 16))}  # fmt: skip
+             (("tok_rgb@448", 784), ("tok_rgb@224", 196), ("tok_dinov2@224", 256), ("tok_dinov2_global", 16))
+        }  # fmt: skip
     assert [ml4m.published_name(spec) for spec in specs.values()] == list(specs)
 
 
