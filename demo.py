@@ -44,7 +44,7 @@ tokenizers:
     ema_decay: 0.95
     dead_code_coefficient: 8
     average: 0.9
-    steps: 450
+    steps: 400
     batch_size: 8
     base_lr: 9.6e-2         # 3e-3 at this batch size
     warmup_steps: 20
@@ -53,9 +53,11 @@ tokenizers:
     validation_samples: 128
     checkpoint_every: 100
 
+fit: {{workers: 2, cpus: 1}}  # each fits one of the two grids
+
 train:
   name: demo
-  model: {{dim: 192, encoder_depth: 4, decoder_depth: 4, heads: 6}}
+  model: {{dim: 192, encoder_depth: 4, decoder_depth: 3, heads: 6}}
   input_tokens: 128
   target_tokens: 128
   mixtures:                 # RGB to all and all to all, as 4M-7, and from caption and edges
@@ -63,12 +65,12 @@ train:
     - {{input_alpha: 0.5, target_alpha: 0.5}}
     - {{input_alpha: {{caption: 1, tok_canny_edge: 1}}, target_alpha: {{tok_rgb: 1, tok_canny_edge: 0.5}}, keep: all}}
   batch_size: 16
-  steps: 300
+  steps: 240
   warmup_steps: 30
   base_lr: 1.6e-2
   clip_norm: 1.0
   log_every: 5
-  validate_every: 50
+  validate_every: 60
   validation_samples: 128
   checkpoint_every: 100
 

@@ -18,6 +18,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 
 class Kind(StrEnum):
@@ -43,6 +44,9 @@ class Label:
 
     `specialist` is the default one as "module:Class" below pipelines/specialists, or "" if the label needs a model
     that must be configured first; `configure` then says what to write into the recipe.
+
+    `pixels` says how a picture is resampled and how its reconstruction is judged: colours are averaged, edges stay 0 or
+    255 and thin, class ids are never mixed.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Label:
     summary: str
     needs: tuple[str, ...] = ()  # labels this one is computed from, besides the image and the caption
     configure: str = ""
+    pixels: Literal["colors", "edges", "classes"] = "colors"  # of a label that is stored as a picture
 
 
 @dataclass(frozen=True)
@@ -140,20 +145,22 @@ LABELS: dict[str, Label] = {
     for label in (
         Label("rgb", Storage.IMAGE, "source", "the image itself, upright, 8-bit RGB"),
         Label("caption", Storage.JSON, "captions:Captions", "the caption that came with the image"),
-        Label("canny_edge", Storage.IMAGE, "canny:Canny", "Canny edges of the image"),
+        Label("canny_edge", Storage.IMAGE, "canny:Canny", "Canny edges of the image", pixels="edges"),
         Label("color_palette", Storage.JSON, "palette:Palette", "palettes of 1 to 7 colours"),
         Label("det", Storage.JSON, "people:HogPeople", "boxes with COCO class names and scores"),
         Label("metadata", Storage.JSON, "metadata:Metadata", "sizes, counts and statistics", needs=("det",)),
         Label("depth", Storage.ARRAY, "", "relative depth", configure=_NOT_HERE),
         Label("normal", Storage.ARRAY, "", "surface normals", configure=_NOT_HERE),
-        Label("semseg", Storage.IMAGE, "", "COCO panoptic classes (133 + 1)", configure=_NOT_HERE),
+        Label("semseg", Storage.IMAGE, "", "COCO panoptic classes (133 + 1)", (), _NOT_HERE, "classes"),
         Label("clip", Storage.ARRAY, "", "CLIP-B/16 dense features", configure=_NOT_HERE),
         Label("dinov2", Storage.ARRAY, "", "DINOv2-B/14 dense features", configure=_NOT_HERE),
         Label("dinov2_global", Storage.ARRAY, "", "DINOv2-B/14 class token", configure=_NOT_HERE),
         Label("imagebind", Storage.ARRAY, "", "ImageBind-H/14 dense features", configure=_NOT_HERE),
         Label("imagebind_global", Storage.ARRAY, "", "ImageBind-H/14 class token", configure=_NOT_HERE),
         Label("sam_instance", Storage.JSON, "", "SAM instance masks", configure=_NOT_HERE),
-        Label("sam_edge", Storage.IMAGE, "", "Canny edges of the SAM instance map", ("sam_instance",), _NOT_HERE),
+        Label(
+            "sam_edge", Storage.IMAGE, "", "Canny edges of the SAM instance map", ("sam_instance",), _NOT_HERE, "edges"
+        ),
         Label("human_poses", Storage.JSON, "", "3-D human poses and shapes", ("det",), _NOT_HERE),
         Label("t5_caption", Storage.ARRAY, "", "T5-XXL embeddings of the caption", configure=_NOT_HERE),
     )

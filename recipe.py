@@ -80,7 +80,7 @@ class TextTokenizer(Section):
     A small corpus may fill fewer. `captions` is how many are looked at, evenly from the training shards.
     """
 
-    vocab_size: Annotated[int, Field(gt=0, le=65_536)] = 30_000
+    vocab_size: Annotated[int, Field(ge=4_500, le=65_536)] = 30_000  # 4M's special words alone are nearly 4,300
     captions: Positive = 1_000_000
 
 
@@ -153,8 +153,8 @@ class Engine(Section):
 
     address: str | None = None  # of a running Ray cluster ("auto"); a local one is started otherwise
     actors: Positive | None = None  # as many as the cluster's CPUs (or GPUs) allow unless given
-    cpus: Annotated[float, Field(gt=0)] = 1.0  # for each actor
-    gpus: Annotated[float, Field(ge=0)] = 0.0
+    cpus: Annotated[float, Field(gt=0)] | None = None  # for each actor; what its specialists declare unless given
+    gpus: Annotated[float, Field(ge=0)] | None = None
     decode_threads: Positive = 2
     batch_size: Positive = 32
     attempts: Positive = 3  # a shard whose actor dies this often is given up
@@ -187,9 +187,14 @@ class Model(Section):
 
 
 class Fit(Section):
-    """Workers that fit the tokenizers, one tokenizer after the other."""
+    """Workers that fit the tokenizers.
+
+    `share` says what they share: "tokenizers" gives each worker whole tokenizers, which are then the same on any number
+    of workers; "batches" gives each worker a part of every batch of every tokenizer.
+    """
 
     workers: Positive = 1
+    share: Literal["tokenizers", "batches"] = "tokenizers"
     cpus: Annotated[float, Field(gt=0)] | None = None  # for each worker; all of the cluster's unless given
     gpus: Annotated[float, Field(ge=0)] = 0.0
 
@@ -239,7 +244,7 @@ class Step(Section):
     steps: Positive = 8
     schedule: Literal["cosine", "linear"] = "cosine"
     temperature: Annotated[float, Field(ge=0)] = 1.0
-    temperature_schedule: str = "constant"
+    temperature_schedule: Annotated[str, Field(pattern=r"^(constant|linear|onex:[0-9.]+(:[0-9.]+)?)$")] = "constant"
     top_k: Positive | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     guidance: Annotated[float, Field(ge=0)] = 1.0
@@ -295,14 +300,20 @@ class Recipe(Section):
             _known("tokenizers.grids", name, self.grids)
         for chain in self.generate.chains:
             for name in [*chain.inputs, *(step.target for step in chain.to)]:
-                _known("generate.chains", name, self.modalities)
+                _chosen("generate.chains", name, self.modalities)
             for step in chain.to:
                 if not MODALITIES[step.target].is_target:
                     raise ValueError(f"generate.chains: {step.target} is input only and cannot be generated")
+                text = MODALITIES[step.target].kind is Kind.SEQUENCE
+                if step.scheme and text != (step.scheme == "autoregressive"):
+                    raise ValueError(
+                        f"generate.chains: {step.target} with the scheme {step.scheme}; text is autoregressive, "
+                        "grids are maskgit or roar"
+                    )
         for mixture in self.train.mixtures:
             for side in (mixture.input_alpha, mixture.target_alpha, mixture.keep):
                 for name in side if isinstance(side, dict) else ():
-                    _known("train.mixtures", name, self.modalities)
+                    _chosen("train.mixtures", name, self.modalities)
         for name in self.modalities:
             registry.spec(name, image_size=self.images.size, patch_size=self.patch_size(name))
         return self
@@ -340,6 +351,13 @@ class Recipe(Section):
             )
             for name in self.modalities
         ]
+
+
+def _chosen(where: str, name: str, chosen: list[str]) -> None:
+    """A modality that is declared, and one of the recipe's."""
+    _known(where, name, MODALITIES)
+    if name not in chosen:
+        raise ValueError(f"{where}: {name} is not among the recipe's modalities, {', '.join(chosen)}")
 
 
 def _known(where: str, name: str, names: Any) -> None:

@@ -227,6 +227,7 @@ def _fit_job(recipe: Recipe, specialists: dict[str, Specialist], missing: list[s
         prints=prints,
         train=train,
         val=data("val"),
+        share=recipe.fit.share,
     )
 
 

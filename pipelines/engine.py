@@ -44,11 +44,12 @@ class _Worker:
         cv2.setNumThreads(1)
         os.environ["OMP_NUM_THREADS"] = str(threads)
         device = "cpu"
-        if any(output.spec is not None and output.tokenizer for output in job.outputs.values()) or job.engine.gpus:
+        gpus = needed(job)[1]
+        if any(output.tokenizer for output in job.outputs.values()) or gpus:
             import torch
 
             torch.set_num_threads(threads)
-            device = "cuda" if torch.cuda.is_available() and job.engine.gpus else "cpu"
+            device = "cuda" if torch.cuda.is_available() and gpus else "cpu"
         self.mill = Mill(job)
         self.mill.setup(device)
 
@@ -67,6 +68,7 @@ class _Pool:
     pending: deque[ShardTask]
     size: int
     worker: Any
+    threads: int = 1  # that each actor may use
     actors: list[Any] = field(default_factory=list)
     in_flight: dict[Any, tuple[Any, ShardTask]] = field(default_factory=dict)
     attempts: Counter[str] = field(default_factory=Counter)
@@ -75,7 +77,7 @@ class _Pool:
         """Start actors that are wanted, and give each a task, or two while there are enough for all."""
         busy = len({id(actor) for actor, _ in self.in_flight.values()})
         while len(self.actors) < min(self.size, len(self.pending) + busy):
-            self.actors.append(self.worker.remote(self.job, max(1, int(self.job.engine.cpus))))
+            self.actors.append(self.worker.remote(self.job, self.threads))
         for depth in (1, 2):
             for actor in self.actors:
                 held = [task for owner, task in self.in_flight.values() if owner is actor]
@@ -139,21 +141,32 @@ def run(job: Job, tasks: list[ShardTask], stage: str) -> Outcome:
 
 
 def _start(ray: Any, job: Job, tasks: list[ShardTask]) -> _Pool:
-    engine = job.engine
+    cpus, gpus, memory = needed(job)
     available = ray.cluster_resources()
-    fits = int(available.get("CPU", 1) // engine.cpus)
-    if engine.gpus:
-        fits = min(fits, int(available.get("GPU", 0) // engine.gpus))
+    fits = int(available.get("CPU", 1) // cpus)
+    if gpus:
+        fits = min(fits, int(available.get("GPU", 0) // gpus))
     if fits < 1:
         have = f"{available.get('CPU', 0):g} CPUs and {available.get('GPU', 0):g} GPUs"
         raise ValueError(
-            f"engine: an actor asks for {engine.cpus:g} CPUs and {engine.gpus:g} GPUs, the cluster has {have}; "
+            f"engine: an actor asks for {cpus:g} CPUs and {gpus:g} GPUs, the cluster has {have}; "
             "lower engine.cpus or engine.gpus"
         )
-    worker = ray.remote(
-        num_cpus=engine.cpus, num_gpus=engine.gpus, max_restarts=0, concurrency_groups={"work": 2, "status": 1}
-    )(_grouped(ray))
-    return _Pool(job, deque(tasks), min(engine.actors or fits, len(tasks)), worker)
+    options = {"num_cpus": cpus, "num_gpus": gpus, "memory": memory, "max_restarts": 0}
+    worker = ray.remote(**options, concurrency_groups={"work": 2, "status": 1})(_grouped(ray))
+    size = min(job.engine.actors or fits, len(tasks))
+    return _Pool(job, deque(tasks), size, worker, threads=max(1, int(cpus)))
+
+
+def needed(job: Job) -> tuple[float, float, int]:
+    """CPUs, GPUs and bytes of memory of one actor: the recipe's, or what its specialists declare.
+
+    They take turns on cores and on the GPU, so the most demanding one counts; their memory adds up.
+    """
+    specialists = list(job.specialists.values())
+    cpus = job.engine.cpus or max((s.cpus for s in specialists), default=1.0)
+    gpus = max((s.gpus for s in specialists), default=0.0) if job.engine.gpus is None else job.engine.gpus
+    return cpus, gpus, int(sum(s.memory_gb for s in specialists) * 2**30)
 
 
 def _grouped(ray: Any) -> type[_Worker]:

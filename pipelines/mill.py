@@ -152,8 +152,13 @@ class Mill:
         return needed
 
     def _stored(self, task: ShardTask, label: str) -> dict[str, Any]:
-        url = ledger.output_url(self.job.root, f"labels/{label}", task.shard)
-        return dict(zip(*label_files.read_labels(storage.read_bytes(url)), strict=True))
+        """A kept label of the shard by key; a Reject with the reason of the time where it has none."""
+        output = f"labels/{label}"
+        data = storage.read_bytes(ledger.output_url(self.job.root, output, task.shard))
+        found = dict(zip(*label_files.read_labels(data), strict=True))
+        record = ledger.read(self.job.root, output, task.shard)
+        rejects = record.rejects if record is not None else []
+        return found | {reject["key"]: Reject(reject["reason"]) for reject in rejects}
 
     def _decoded(
         self, shard: source.Shard, entries: Sequence[tar.Sample], wants_image: bool
@@ -216,19 +221,20 @@ class Mill:
                 continue
             if label in stored:
                 for sample in batch:
-                    value = stored[label].get(sample.item.key)
-                    if value is not None:
-                        sample.item.labels[label] = value
-                    else:
-                        sample.reasons.setdefault(label, f"{label}: rejected when it was labelled; see its ledger")
+                    self._take(sample, label, stored[label].get(sample.item.key))
                 continue
             ready = [s for s in batch if label not in s.reasons and not self._lacks_image(s, label, specialist)]
             for sample, value in zip(ready, _call(specialist, [s.item for s in ready]), strict=True):
-                value = value if isinstance(value, Reject) else _checked(label, value)
-                if isinstance(value, Reject):
-                    sample.reasons[label] = value.reason
-                else:
-                    sample.item.labels[label] = value
+                self._take(sample, label, value if isinstance(value, Reject) else _checked(label, value))
+
+    def _take(self, sample: Sample, label: str, value: Any) -> None:
+        """Keep a label, or why there is none."""
+        if value is None:
+            value = Reject(f"{label}: no value is stored")
+        if isinstance(value, Reject):
+            sample.reasons.setdefault(label, value.reason)
+        else:
+            sample.item.labels[label] = value
 
     def _lacks_image(self, sample: Sample, label: str, specialist: Specialist) -> bool:
         if specialist.needs_image and sample.item.image is None:

@@ -127,12 +127,14 @@ def token_outputs(
             "codec": modality.codec,
             "version": CODEC_VERSION,
             "tokenizer": content,
-            "max_tokens": spec.max_tokens,
+            "max_tokens": 0 if spec.kind is Kind.PIXELS else spec.max_tokens,  # patches are cut by the loader
         }
         if modality.spatial or modality.codec in SEEDED:
             identity["seed"] = recipe.seed
         if modality.spatial:
-            identity["crops"] = recipe.images.model_dump(include={"size", "crops", "crop_scale", "hflip"})
+            # The first crop is the centre one, whatever the others are like.
+            fields = {"size", "crops"} if recipe.images.crops == 1 else {"size", "crops", "crop_scale", "hflip"}
+            identity["crops"] = recipe.images.model_dump(include=fields)
         if modality.codec == "boxes":
             identity["min_box_score"] = recipe.tokenizers.min_box_score
         if spec.kind is Kind.PIXELS:

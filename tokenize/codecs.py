@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..infra import storage
-from ..modalities import MODALITIES, Kind, ModalitySpec
+from ..modalities import LABELS, MODALITIES, Kind, ModalitySpec
 from . import sentences
 from .crops import Crop, Resample, apply, hashed_uniforms
 from .store import ColumnSpec
@@ -24,8 +24,7 @@ CODEC_VERSION = 1  # raise it when the same labels and options give other tokens
 TEXT_TOKENIZER = "text"  # the name under which the WordPiece vocabulary is fitted and stored
 TOKENIZER_FILES = {Kind.SEQUENCE: ("tokenizer.json", "config.json"), Kind.GRID: ("model.safetensors", "config.json")}
 
-# How the pixels of a label are resampled into a crop, where averaging would be wrong.
-RESAMPLE = {"canny_edge": Resample.EDGES, "sam_edge": Resample.EDGES, "semseg": Resample.LABELS}
+RESAMPLE = {"colors": Resample.IMAGE, "edges": Resample.EDGES, "classes": Resample.LABELS}
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,13 @@ class Options:
 
 def gist(reason: str) -> str:
     """A reason without its numbers, so that equal causes can be counted."""
-    return re.sub(r"\d+(\.\d+)?", "N", reason)[:60]
+    text = re.sub(r"(?<![\w-])\d+(\.\d+)?", "N", reason)
+    return text if len(text) <= 100 else text[:100].rpartition(" ")[0] + " ..."
 
 
 def crop_label(label: str, value: np.ndarray, crop: Crop, size: int) -> np.ndarray:
     """The pixels of a crop of an image-like label at `size` x `size`, resampled as that label needs it."""
-    return apply(crop, value, size, RESAMPLE.get(label, Resample.IMAGE))
+    return apply(crop, value, size, RESAMPLE[LABELS[label].pixels])
 
 
 class Codec:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..modalities import MODALITIES
+from ..modalities import LABELS, MODALITIES, Storage
 
-_PICTURES = frozenset(("rgb", "canny_edge", "sam_edge"))
+# Class maps are pictures too, but their ids are not brightness.
+_PICTURES = frozenset(
+    name for name, label in LABELS.items() if label.storage is Storage.IMAGE and label.pixels != "classes"
+)
 
 
 def preprocess(modality: str, crop: np.ndarray) -> torch.Tensor:

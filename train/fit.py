@@ -1,8 +1,8 @@
 """Fitting the tokenizers: the work of Ray Train workers, from cached crops to ROOT/tokenizers/NAME/ and its record.
 
-One job fits everything that is missing, one tokenizer after the other, so that workers start and read the shards only
-once. Batches are a pure function of (seed, step), checkpoints are complete or absent: a fit that was killed ends with
-the same weights as one that was not.
+One job fits everything that is missing, so that workers start and read the shards only once. Batches are a pure
+function of (seed, step), checkpoints are complete or absent: a fit that was killed ends with the same weights as one
+that was not.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from ..infra import ledger, storage
-from ..modalities import MODALITIES, ModalitySpec
+from ..modalities import LABELS, MODALITIES, ModalitySpec
 from ..recipe import GridTokenizer, TextTokenizer
 from ..tokenize.codecs import TEXT_TOKENIZER
 from . import checkpoint, workers
@@ -26,6 +26,7 @@ from .metrics import Metrics
 
 OUTPUT = "tokenizers"
 LOG_EVERY = 10
+SPECIAL_WORDS = 4_300  # of the text vocabulary, rounded up
 
 
 class Data(Protocol):
@@ -53,6 +54,7 @@ class FitJob:
     prints: dict[str, str]
     train: Data
     val: Data | None
+    share: Literal["tokenizers", "batches"] = "tokenizers"
 
 
 def run(job: FitJob, resources: workers.Resources, address: str | None) -> None:
@@ -72,8 +74,12 @@ def work(config: dict[str, Any]) -> None:
     job, reporter = config["job"], config["reporter"]
     if rank == 0 and job.text is not None:
         fit_text(job, reporter)
-    if world > 1:
-        torch.distributed.barrier()
+    if job.share == "tokenizers":
+        # Each of this worker's tokenizers is a job of its own: nothing may be averaged with the other workers'.
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        names = list(job.grids)[rank::world]
+        job, rank, world = replace(job, grids={name: job.grids[name] for name in names}), 0, 1
     for group in _groups(job):
         caches = _cache(job, group, rank, world, device, reporter)
         for name in group:
@@ -88,7 +94,9 @@ def fit_text(job: FitJob, reporter: workers.Reporter) -> None:
     start = time.monotonic()
     captions = list(job.train.captions(job.text.captions))
     reporter.post(stage="fit text", done=0, total=len(captions), unit="captions")
-    wordpiece = WordPiece.fit(captions, vocab_size=job.text.vocab_size)
+    # A vocabulary with little room beyond the special words keeps fewer characters (each also as a continuation).
+    alphabet = min(1_000, (job.text.vocab_size - SPECIAL_WORDS) // 3)
+    wordpiece = WordPiece.fit(captions, vocab_size=job.text.vocab_size, max_alphabet=alphabet)
     with tempfile.TemporaryDirectory() as folder:
         wordpiece.save(folder)
         content = (wordpiece.fingerprint(), wordpiece.vocab_size)
@@ -195,7 +203,7 @@ def fit_grid(
     if metrics is not None:
         pieces = range(0, len(val), batch)
         batches = (preprocess(name, val[i : i + batch]).to(device) for i in pieces)
-        quality = trainer.evaluate(batches, "picture" if label == "rgb" else "edges")
+        quality = trainer.evaluate(batches, _measure(label))
         metrics.log(settings.steps, "val", quality)
         metrics.close()
         with tempfile.TemporaryDirectory() as scratch:
@@ -204,6 +212,12 @@ def fit_grid(
             _commit(job, name, scratch, content, len(train) * world, start, quality)
     if world > 1:
         torch.distributed.barrier()
+
+
+def _measure(label: str) -> Literal["picture", "edges", "labels"]:
+    """How a reconstruction of a label is judged, by what its pixels are."""
+    measures: dict[str, Literal["picture", "edges", "labels"]] = {"edges": "edges", "classes": "labels"}
+    return measures.get(LABELS[label].pixels, "picture")
 
 
 def _model(job: FitJob, name: str) -> Any:

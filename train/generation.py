@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..infra import ledger, storage
 from ..infra.progress import Progress
@@ -44,10 +45,11 @@ class GenerateJob:
         return storage.join(self.run, "generated", self.fingerprint)
 
 
-def run(job: GenerateJob, load_model: Callable[[str], FourM]) -> None:
+def run(job: GenerateJob, load_model: Callable[[str, str], FourM]) -> None:
     """Generate every chain of the recipe and commit the result."""
     start = time.monotonic()
-    model = load_model(job.run)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_model(job.run, device)
     steps = sum(len(chain.to) for chain in job.recipe.generate.chains)
     size = 0
     with Progress("generate", steps, "modalities") as progress:
@@ -136,7 +138,7 @@ def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, b
     files = {}
     for name, tokens in made.items():
         spec = specs[name]
-        codec = codecs.load(spec, job.options, job.recipe.root)
+        codec = codecs.load(spec, job.options, job.recipe.root, str(model.device))
         rows: list[Any] = list(tokens)
         if spec.kind is Kind.GRID:
             assert isinstance(codec, codecs.Grid)

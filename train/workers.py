@@ -29,15 +29,15 @@ class Resources:
 
 
 class _Board:
-    """An actor that holds the last message of the workers."""
+    """An actor that holds the last message of each worker."""
 
     def __init__(self) -> None:
-        self.last: dict[str, Any] = {}
+        self.last: dict[int, dict[str, Any]] = {}
 
-    def post(self, message: dict[str, Any]) -> None:
-        self.last = message
+    def post(self, rank: int, message: dict[str, Any]) -> None:
+        self.last[rank] = message
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> dict[int, dict[str, Any]]:
         return self.last
 
 
@@ -48,8 +48,11 @@ class Reporter:
         self._board = board
 
     def post(self, *, stage: str, done: float, total: float, unit: str, notes: str = "") -> None:
-        """Say how far the work is; only rank 0 should."""
-        self._board.post.remote({"stage": stage, "done": done, "total": total, "unit": unit, "notes": notes})
+        """Say how far this worker is."""
+        from ray import train
+
+        message = {"stage": stage, "done": done, "total": total, "unit": unit, "notes": notes}
+        self._board.post.remote(train.get_context().get_world_rank(), message)
 
 
 def run(
@@ -98,25 +101,28 @@ def _watch(ray: Any, trainer: Any, board: Any) -> None:
     progress: Progress | None = None
     while thread.is_alive():
         thread.join(POLL_SECONDS)
-        message = ray.get(board.read.remote())
-        if message:
-            progress = _show(progress, message)
-    message = ray.get(board.read.remote())
-    if message:
-        progress = _show(progress, message)
+        progress = _show(progress, ray.get(board.read.remote()))
+    progress = _show(progress, ray.get(board.read.remote()))
     if progress:
         progress.__exit__(None, None, None)
     if failure:
         raise RuntimeError(_cause(failure[0])) from failure[0]
 
 
-def _show(progress: Progress | None, message: dict[str, Any]) -> Progress:
+def _show(progress: Progress | None, messages: dict[int, dict[str, Any]]) -> Progress | None:
+    """Show the first worker that is not done; what others do at the same time goes into its notes."""
+    busy = {rank: m for rank, m in sorted(messages.items()) if m["done"] < m["total"]}
+    shown = busy or dict(sorted(messages.items())[-1:])
+    if not shown:
+        return progress
+    rank, message = next(iter(shown.items()))
     if progress is None or progress.stage != message["stage"]:
         if progress is not None:
             progress.__exit__(None, None, None)
         # What an earlier attempt had done must not count into this one's rate.
         progress = Progress(message["stage"], message["total"], message["unit"], start=message["done"])
-    progress.update(message["done"] - progress.done, notes=message["notes"])
+    others = [f"{m['stage']} {m['done']:,.0f}/{m['total']:,.0f}" for other, m in busy.items() if other != rank]
+    progress.update(message["done"] - progress.done, notes="; ".join([message["notes"], *others]).strip("; "))
     return progress
 
 
