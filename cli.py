@@ -141,9 +141,8 @@ def _stage(args: argparse.Namespace) -> int:
 
     done = stages.run(loaded)
     status = summaries.show(done)
-    report = pages.report_of(loaded, made=any(summary.made for summary in done)) if status == 0 else None
-    if report:
-        print(f"report: {report}")
+    if status == 0:
+        print(f"report: {pages.report_of(loaded)}")
     return status
 
 

@@ -6,6 +6,7 @@ gets the photos' attributions. `fourmill run OUT/demo.yaml` does the same again,
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import date
 from pathlib import Path
@@ -14,15 +15,16 @@ from typing import Any
 import numpy as np
 
 from . import __version__, pages, recipe, stages
+from .pipelines import photos
 from .summaries import Summary
 
 # 112 px crops with 8 px patches: 14 x 14 tokens, as 4M's 224 px crops with 16 px patches, at a quarter of the pixels.
 RECIPE = """\
 # The recipe of `fourmill demo`: 4M's line at a size that two CPU cores finish in minutes.
 root: {root}
-samples:
-  train: {root}/samples/train-*.tar   # training and validation photos are different ones
-  val: {root}/samples/val-*.tar
+samples:                              # training and validation photos are different ones
+  train: {train}
+  val: {val}
 seed: 0
 
 images: {{size: 112, patch_size: 8}}
@@ -97,8 +99,6 @@ generate:
 
 def run(out: str) -> list[Summary]:
     """Make the shards, run the recipe, write report and gallery below the local folder `out`."""
-    from .pipelines import photos
-
     start = time.monotonic()
     root = Path(out).expanduser().resolve()
     made = photos.write_shards(root / "samples")
@@ -106,7 +106,7 @@ def run(out: str) -> list[Summary]:
     first.notes.append(", ".join(f"{count} {split} samples" for split, count in made.samples.items()))
     first.seconds = time.monotonic() - start
     path = root / "demo.yaml"
-    path.write_text(RECIPE.format(root=root), encoding="utf-8")
+    path.write_text(recipe_text(root), encoding="utf-8")
     loaded = recipe.load(path)
     done = [first, *stages.run(loaded)]
     if all(summary.complete for summary in done):
@@ -117,8 +117,16 @@ def run(out: str) -> list[Summary]:
     return done
 
 
+def recipe_text(root: Path) -> str:
+    """The demo's recipe. ValueError for a folder whose name would be read as a pattern."""
+    if any(character in str(root) for character in "{}[]*?"):
+        raise ValueError(f"--out: {root} holds one of {{}}[]*?, of which patterns are made; choose another name")
+    samples = root / "samples"
+    places = {"root": root, "train": samples / "train-*.tar", "val": samples / "val-*.tar"}
+    return RECIPE.format(**{name: json.dumps(str(place)) for name, place in places.items()})
+
+
 def _extras(root: Path) -> dict[str, Any]:
-    from .pipelines import photos
     from .report.report import Command, Photo
 
     splits = {"train": "train", "val": "validation"}

@@ -136,8 +136,8 @@ COCO_CLASSES: tuple[str, ...] = tuple(
 )
 
 _NOT_HERE = (
-    "no specialist of this release makes it; leave out the modality {modality}, or name a specialist of your own: "
-    "labels: {{specialists: {{{label}: {{specialist: 'package.module:Class'}}}}}}"
+    "no specialist of this release makes it; leave out the modality {modality}, or let a specialist of your own make "
+    "the label: labels: {{keep: [{label}], specialists: {{{label}: {{specialist: 'package.module:Class'}}}}}}"
 )
 
 LABELS: dict[str, Label] = {

@@ -7,11 +7,14 @@ from typing import Any
 
 from . import stages
 from .infra import storage
+from .infra.fingerprint import fingerprint
 from .infra.ledger import SAMPLES
 from .pipelines import plan as plans
 from .pipelines.plan import Plan
 from .recipe import Recipe, RecipeError
 from .report.samples import Collector, spread
+
+REPORT_VERSION = 1
 
 
 def write_gallery(recipe: Recipe, count: int = 60, out: str | None = None) -> str:
@@ -70,10 +73,21 @@ def write_report(recipe: Recipe, out: str | None = None, extras: dict[str, Any] 
     return _write(render_report(data), out or storage.join(recipe.root, "report.html"))
 
 
-def report_of(recipe: Recipe, made: bool) -> str:
-    """Where the report of a complete run is; written if something was made, or if there is none yet."""
-    url = storage.join(storage.absolute(recipe.root), "report.html")
-    return write_report(recipe) if made or not storage.exists(url) else url
+def report_of(recipe: Recipe) -> str:
+    """Where the report of a complete run is.
+
+    It is written if there is none yet, or if the one there shows another state of the root: the fingerprint of all that
+    it shows is kept.
+    """
+    recipe, specialists = stages.prepare(recipe)
+    run = stages.train_job(recipe, specialists)
+    generation = stages.generate_job(recipe, run).fingerprint if recipe.generate.chains else ""
+    shows = fingerprint(REPORT_VERSION, run.fingerprint, generation).encode()
+    url, mark = storage.join(recipe.root, "report.html"), storage.join(recipe.root, "ledger", "report")
+    if not (storage.exists(url) and storage.exists(mark) and storage.read_bytes(mark) == shows):
+        write_report(recipe)
+        storage.put(mark, shows)
+    return url
 
 
 def _write(page: str, url: str) -> str:

@@ -14,8 +14,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from . import modalities as registry
-from .infra.explain import explain, nearest
-from .modalities import LABELS, MODALITIES, Kind, ModalitySpec
+from .infra.explain import explain
+from .modalities import MODALITIES, Kind, ModalitySpec
+from .recipe_checks import check
 
 
 class RecipeError(ValueError):
@@ -29,7 +30,8 @@ def _as_list(value: Any) -> Any:
 UrlList = Annotated[list[str], BeforeValidator(_as_list)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
-PerModality = float | dict[str, float]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Alpha = Annotated[float, Field(ge=0, lt=1e9)]
 
 
 class Section(BaseModel):
@@ -92,7 +94,7 @@ class GridTokenizer(Section):
     gradients, for decoders without diffusion.
     """
 
-    codebook_size: Positive | None = None  # the registry's unless given
+    codebook_size: Annotated[int, Field(gt=1, le=65_536)] | None = None  # the registry's unless given
     patch_size: Positive | None = None  # the images' unless given
     latent_dim: Positive = 32
     dim: Positive = 768
@@ -136,7 +138,8 @@ class Tokenizers(Section):
 
     @model_validator(mode="after")
     def _grids_are_typed(self) -> Tokenizers:
-        for place, settings in [("grid", self.grid), *((f"grids.{name}", g) for name, g in self.grids.items())]:
+        merged = {f"grids.{name}": {**self.grid, **settings} for name, settings in self.grids.items()}
+        for place, settings in {"grid": self.grid, **merged}.items():
             try:
                 GridTokenizer.model_validate(settings)
             except ValidationError as error:
@@ -165,8 +168,8 @@ class Mixture(Section):
     """One Dirichlet mixture of 4M's masking: concentrations for each modality (a number serves all)."""
 
     weight: Annotated[float, Field(gt=0)] = 1.0
-    input_alpha: PerModality = 1.0
-    target_alpha: PerModality = 1.0
+    input_alpha: Alpha | dict[str, Alpha] = 1.0
+    target_alpha: Alpha | dict[str, Alpha] = 1.0
     keep: Literal["random", "all", "binary"] | dict[str, Literal["random", "all", "binary"]] = "random"
 
 
@@ -202,11 +205,11 @@ class Fit(Section):
 class Train(Section):
     """Training of 4M (4M-21, table 6). `base_lr` is for a batch of 256 and scaled linearly, as in the paper."""
 
-    name: str = "4m"
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "4m"  # of the run's folder
     model: Model = Model()
     input_tokens: Positive | tuple[Positive, Positive] = 128
     target_tokens: Positive | tuple[Positive, Positive] = 128
-    mixtures: list[Mixture] = [Mixture()]
+    mixtures: Annotated[list[Mixture], Field(min_length=1)] = [Mixture()]
     redistribute: bool = True  # give the unused budget of short modalities to the others
     batch_size: Positive = 256
     repeat: Positive = 1  # each sample that is read trains so many times, under other masks (4M: 4)
@@ -215,7 +218,7 @@ class Train(Section):
     base_lr: Annotated[float, Field(gt=0)] = 1e-4
     min_lr: Annotated[float, Field(ge=0)] = 0.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     workers: Positive = 1
     cpus: Annotated[float, Field(gt=0)] | None = None  # for each worker; all of the cluster's unless given
@@ -258,9 +261,9 @@ def _as_step(value: Any) -> Any:
 class Chain(Section):
     """From some modalities to others, one after the other; each result is an input of the next."""
 
-    inputs: UrlList
+    inputs: Annotated[UrlList, Field(min_length=1)]
     split: Literal["val", "train"] = "val"  # whose samples; training ones if there is no validation
-    to: list[Annotated[Step, BeforeValidator(_as_step)]]
+    to: Annotated[list[Annotated[Step, BeforeValidator(_as_step)]], Field(min_length=1)]
 
 
 class Generate(Section):
@@ -289,33 +292,8 @@ class Recipe(Section):
     generate: Generate = Generate()
 
     @model_validator(mode="after")
-    def _names_exist(self) -> Recipe:
-        for name in self.modalities:
-            _known("modalities", name, MODALITIES)
-        if len(set(self.modalities)) < len(self.modalities):
-            raise ValueError("modalities: a name stands twice")
-        for name in [*self.labels.keep, *self.labels.specialists]:
-            _known("labels", name, LABELS)
-        for name in self.tokenizers.grids:
-            _known("tokenizers.grids", name, self.grids)
-        for chain in self.generate.chains:
-            for name in [*chain.inputs, *(step.target for step in chain.to)]:
-                _chosen("generate.chains", name, self.modalities)
-            for step in chain.to:
-                if not MODALITIES[step.target].is_target:
-                    raise ValueError(f"generate.chains: {step.target} is input only and cannot be generated")
-                text = MODALITIES[step.target].kind is Kind.SEQUENCE
-                if step.scheme and text != (step.scheme == "autoregressive"):
-                    raise ValueError(
-                        f"generate.chains: {step.target} with the scheme {step.scheme}; text is autoregressive, "
-                        "grids are maskgit or roar"
-                    )
-        for mixture in self.train.mixtures:
-            for side in (mixture.input_alpha, mixture.target_alpha, mixture.keep):
-                for name in side if isinstance(side, dict) else ():
-                    _chosen("train.mixtures", name, self.modalities)
-        for name in self.modalities:
-            registry.spec(name, image_size=self.images.size, patch_size=self.patch_size(name))
+    def _fits_together(self) -> Recipe:
+        check(self)
         return self
 
     @property
@@ -351,18 +329,6 @@ class Recipe(Section):
             )
             for name in self.modalities
         ]
-
-
-def _chosen(where: str, name: str, chosen: list[str]) -> None:
-    """A modality that is declared, and one of the recipe's."""
-    _known(where, name, MODALITIES)
-    if name not in chosen:
-        raise ValueError(f"{where}: {name} is not among the recipe's modalities, {', '.join(chosen)}")
-
-
-def _known(where: str, name: str, names: Any) -> None:
-    if name not in names:
-        raise ValueError(f"{where}: there is no {name!r}{nearest(name, names)}")
 
 
 def parse(data: Any, where: str = "recipe") -> Recipe:

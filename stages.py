@@ -24,7 +24,7 @@ from .pipelines.specialists import registry
 from .pipelines.specialists.base import Specialist
 from .recipe import Recipe, RecipeError
 from .summaries import Summary
-from .tokenize.codecs import CODEC_VERSION, TEXT_TOKENIZER, Options, gist
+from .tokenize.codecs import CODEC_VERSION, TEXT_TOKENIZER, Options, gist, unsupported
 
 if TYPE_CHECKING:
     from .pipelines.mill import Job
@@ -40,6 +40,9 @@ def prepare(recipe: Recipe) -> tuple[Recipe, dict[str, Specialist]]:
     """
     recipe = recipe.model_copy(update={"root": storage.absolute(recipe.root)})
     specialists = registry.build(recipe)
+    for modality in recipe.modalities:
+        if why := unsupported(modality):
+            raise RecipeError(why)
     plans.shards(recipe)
     return recipe, specialists
 
@@ -83,7 +86,7 @@ def _mill(
         summary.notes += _shared_keys(recipe.root, records)
     for record in records:
         summary.rejects.update(f"{record.output}: {gist(reject['reason'])}" for reject in record.rejects)
-    return _finish(recipe, summary, start, "samples")
+    return _finish(recipe, summary, start, "samples", sorted(output.fingerprint for output in outputs.values()))
 
 
 # Reading every key of a larger dataset after each stage would cost more than it tells.
@@ -121,12 +124,22 @@ def mill_job(recipe: Recipe, specialists: dict[str, Specialist], outputs: dict[s
     return Job(recipe.root, scratch, recipe.images, codec_options(recipe), recipe.engine, specialists, outputs)
 
 
-def _finish(recipe: Recipe, summary: Summary, start: float, unit: str) -> Summary:
-    """Close a stage's summary. If it made something, its wall time is kept for the report."""
+def _finish(recipe: Recipe, summary: Summary, start: float, unit: str, asked: Any) -> Summary:
+    """Close a stage's summary. If it made something, its wall time is kept for the report.
+
+    Args:
+        asked: what the stage's outputs depend on; the times of several runs that ask for the same are added up.
+    """
     summary.seconds = time.monotonic() - start
     if summary.made:
-        told = {"seconds": round(summary.seconds, 1), "made": summary.made, "samples": summary.samples, "unit": unit}
         url = storage.join(recipe.root, "ledger", "stages", f"{summary.stage}.json")
+        told: dict[str, Any] = {"seconds": 0.0, "made": 0, "samples": 0, "unit": unit, "asked": fingerprint(asked)}
+        before = json.loads(storage.read_bytes(url)) if storage.exists(url) else told
+        if before.get("asked") == told["asked"]:
+            told = before
+        told["seconds"] = round(told["seconds"] + summary.seconds, 1)
+        told["made"] += summary.made
+        told["samples"] += summary.samples
         storage.put(url, json.dumps(told).encode())
     return summary
 
@@ -199,7 +212,7 @@ def fit(recipe: Recipe) -> Summary:
     for name, tokenizer in there.items():
         quality = ", ".join(f"{measure} {value:.4g}" for measure, value in tokenizer.quality.items())
         summary.notes.append(f"{name}: {tokenizer.vocab_size} entries{', ' + quality if quality else ''}")
-    return _finish(recipe, summary, start, "tokenizers")
+    return _finish(recipe, summary, start, "tokenizers", prints)
 
 
 def _fit_job(recipe: Recipe, specialists: dict[str, Specialist], missing: list[str], prints: dict[str, str]) -> FitJob:
@@ -248,7 +261,9 @@ def train(recipe: Recipe) -> Summary:
         except RuntimeError as error:
             summary.missing[output] = str(error)
         record = ledger.read(recipe.root, output, job.fingerprint)
-        summary.made = 1
+        summary.made = int(record is not None)
+        if record is None:
+            summary.missing.setdefault(output, "the workers ended without a model")
     else:
         summary.existed = 1
     if record is not None:
@@ -257,7 +272,7 @@ def train(recipe: Recipe) -> Summary:
         told = record.identity
         summary.notes.append(f"{told['steps']} steps, {told['parameters']:,} parameters: {losses}")
         summary.notes.append(job.folder)
-    return _finish(recipe, summary, start, "run")
+    return _finish(recipe, summary, start, "run", job.fingerprint)
 
 
 def train_job(recipe: Recipe, specialists: dict[str, Specialist]) -> TrainJob:
@@ -265,6 +280,8 @@ def train_job(recipe: Recipe, specialists: dict[str, Specialist]) -> TrainJob:
     from .train.groups import Shard
     from .train.pretrain import TrainJob
 
+    if not any(MODALITIES[name].is_target for name in recipe.modalities):
+        raise RecipeError("train: none of the modalities can be predicted; add grids or text, for example tok_rgb")
     tokenizers = fitted(recipe, specialists)
     outputs = plans.token_outputs(recipe, specialists, tokenizers)
     plan = plans.make(recipe, outputs)
@@ -279,7 +296,9 @@ def train_job(recipe: Recipe, specialists: dict[str, Specialist]) -> TrainJob:
         raise RecipeError("train: no training shard has all of its columns; run `fourmill tokenize` first")
     sources = {shard.name: plan.done[next(iter(outputs)), shard.name].source.sha256 for shard in shards}
     columns = {name: output.fingerprint for name, output in outputs.items()}
-    parts = [recipe.train.model_dump(mode="json", exclude=TRAIN_OPERATIONS), columns, sources, recipe.seed]
+    settings = recipe.train.model_dump(mode="json", exclude=TRAIN_OPERATIONS)
+    # The order of modalities counts: it is the order of the rows in the model's tables.
+    parts = [settings, list(columns), columns, sources, recipe.seed]
     specs = tuple(output.spec for output in outputs.values() if output.spec is not None)
     sentinels = _sentinels(recipe) if recipe.has_text else (5, 200)
     return TrainJob(recipe, fingerprint("train", *parts), specs, shards, complete("val"), *sentinels)
@@ -322,7 +341,7 @@ def generate(recipe: Recipe) -> Summary:
         generation.run(job, pretrain.load_model)
         summary.made = len(recipe.generate.chains)
     summary.notes.append(job.folder)
-    return _finish(recipe, summary, start, "chains")
+    return _finish(recipe, summary, start, "chains", job.fingerprint)
 
 
 def generate_job(recipe: Recipe, run: TrainJob) -> GenerateJob:
@@ -332,24 +351,35 @@ def generate_job(recipe: Recipe, run: TrainJob) -> GenerateJob:
     # `SpecialIds` counts from [S_0], masking from [S_1].
     text = SpecialIds(first_sentinel=run.first_sentinel - 1, num_sentinels=run.num_sentinels)
     splits = {"train": run.shards, "val": run.val_shards}
-    parts = [run.fingerprint, recipe.generate.model_dump(mode="json"), [shard.name for shard in run.val_shards]]
+    column = f"tokens/{run.specs[0].name}"
+    records = [ledger.read(recipe.root, column, shard.name) for shard in run.val_shards]
+    sources = [(shard.name, r and r.source.sha256) for shard, r in zip(run.val_shards, records, strict=True)]
+    parts = [run.fingerprint, recipe.generate.model_dump(mode="json"), sources]
     return GenerateJob(
         recipe, run.folder, fingerprint("generate", *parts), run.specs, splits, codec_options(recipe), text
     )
 
 
 def run(recipe: Recipe) -> list[Summary]:
-    """Everything in order. A stage that misses some shards does not stop the next ones; one that misses all does."""
+    """Everything in order.
+
+    Tokenizers are fitted and columns made from the shards that can be read; training waits until all are there, since
+    a model of fewer shards would be another one, and a shard that could not be read today may be read tomorrow.
+    """
+    prepare(recipe)  # what is wrong with the recipe itself is told at once, not in the closing table
     done: list[Summary] = []
     for stage in (label, fit, tokenize, train, generate):
+        lacking = [summary.stage for summary in done if not summary.complete]
+        if lacking and stage in (train, generate):
+            why = f"waits for what is missing above; `fourmill {stage.__name__}` goes on with what is there"
+            done.append(Summary(stage.__name__, missing={stage.__name__: why}))
+            continue
         try:
             done.append(stage(recipe))
-        except RecipeError as error:
-            if all(summary.complete for summary in done):
-                raise
-            # It lacks what an earlier stage could not make: the closing table must tell both.
+        except (ValueError, OSError, RuntimeError) as error:  # the closing table must tell this and what came before
             done.append(Summary(stage.__name__, missing={stage.__name__: str(error)}))
-            break
+            if stage is not label:
+                break
     return done
 
 

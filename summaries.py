@@ -40,6 +40,7 @@ def show(summaries: Sequence[Summary]) -> int:
     """Print the closing tables. Returns the exit status: 0 only if everything that was asked for exists."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     table = Table(title="what was done", title_justify="left")
@@ -48,7 +49,7 @@ def show(summaries: Sequence[Summary]) -> int:
     table.add_column("notes")
     for s in summaries:
         counts = [str(s.made), str(s.existed), str(len(s.missing))]
-        table.add_row(s.stage, *counts, duration(s.seconds), "\n".join(s.notes))
+        table.add_row(s.stage, *counts, duration(s.seconds), Text("\n").join(_plain(note) for note in s.notes))
     console.print(table)
     _rejects(console, summaries)
     missing = {f"{s.stage}: {what}": why for s in summaries for what, why in s.missing.items()}
@@ -109,7 +110,7 @@ def show_status(status: dict[str, Any], as_json: bool) -> int:
         print(json.dumps(status, indent=1, ensure_ascii=False))
         return 1 if missing else 0
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    table = Table(title=f"{status['root']}: {status['shards']} shards", title_justify="left")
+    table = Table(title=_plain(f"{status['root']}: {status['shards']} shards"), title_justify="left")
     for column in ("output", "shards", "rows", "nulls", "bytes", "state"):
         table.add_column(column, justify="left" if column in ("output", "state") else "right")
     for row in status["outputs"]:

@@ -142,19 +142,19 @@ def run(job: Job, tasks: list[ShardTask], stage: str) -> Outcome:
 
 def _start(ray: Any, job: Job, tasks: list[ShardTask]) -> _Pool:
     cpus, gpus, memory = needed(job)
-    available = ray.cluster_resources()
-    fits = int(available.get("CPU", 1) // cpus)
-    if gpus:
-        fits = min(fits, int(available.get("GPU", 0) // gpus))
+    wanted = {"CPU": cpus, "GPU": gpus, "memory": float(memory)}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fits = sum(min(int(node.get(name, 0) // n) for name, n in wanted.items() if n) for node in nodes)
     if fits < 1:
-        have = f"{available.get('CPU', 0):g} CPUs and {available.get('GPU', 0):g} GPUs"
+        most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in wanted}
         raise ValueError(
-            f"engine: an actor asks for {cpus:g} CPUs and {gpus:g} GPUs, the cluster has {have}; "
+            f"engine: an actor asks for {cpus:g} CPUs, {gpus:g} GPUs and {memory / 2**30:.1f} GiB; no node of the "
+            f"cluster has more than {most['CPU']:g} CPUs, {most['GPU']:g} GPUs and {most['memory'] / 2**30:.1f} GiB; "
             "lower engine.cpus or engine.gpus"
         )
     options = {"num_cpus": cpus, "num_gpus": gpus, "memory": memory, "max_restarts": 0}
     worker = ray.remote(**options, concurrency_groups={"work": 2, "status": 1})(_grouped(ray))
-    size = min(job.engine.actors or fits, len(tasks))
+    size = min(job.engine.actors or fits, fits, len(tasks))  # an actor that cannot be placed would wait for ever
     return _Pool(job, deque(tasks), size, worker, threads=max(1, int(cpus)))
 
 
@@ -201,6 +201,9 @@ def _settle(ray: Any, pool: _Pool, ref: Any, outcome: Outcome, progress: Progres
         outcome.failures[task.shard] = str(cause) if isinstance(cause, OSError | ValueError) else repr(cause)
         progress.update(1, failures={f"shard {task.shard}": 1})
     except ray.exceptions.RayError as error:  # the actor died, or its node, or the answer was lost with it
+        if "creation task" in str(error):
+            # It could not load its specialists or tokenizers; the next one could not either.
+            raise ValueError(f"engine: a worker could not start: {str(error).strip().splitlines()[-1]}") from None
         ray.kill(actor)
         pool.bury(actor, str(error).strip().splitlines()[-1], outcome)
 

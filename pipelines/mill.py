@@ -64,7 +64,6 @@ class Rows:
 
     values: list[Any] = field(default_factory=list)
     rejects: list[dict[str, str]] = field(default_factory=list)
-    run: int = 0  # rejects in a row
 
 
 @dataclass
@@ -83,6 +82,7 @@ class Mill:
         self.job = job
         self.tally = Tally()
         self.codecs: dict[str, codecs.Codec] = {}
+        self._in_a_row: Counter[str] = Counter()  # rejects of each output, from shard to shard
         self._computing = threading.Lock()
 
     def setup(self, device: str) -> None:
@@ -91,7 +91,9 @@ class Mill:
             specialist.setup(device)
         for output in self.job.outputs.values():
             if output.spec is not None:
-                self.codecs[output.name] = codecs.load(output.spec, self.job.options, self.job.root, device)
+                self.codecs[output.name] = codecs.load(
+                    output.spec, self.job.options, self.job.root, device, output.tokenizer_fingerprint
+                )
 
     def run(self, task: ShardTask) -> list[ledger.Record]:
         """Make and commit the outputs that the task's shard lacks.
@@ -152,25 +154,26 @@ class Mill:
         return needed
 
     def _stored(self, task: ShardTask, label: str) -> dict[str, Any]:
-        """A kept label of the shard by key; a Reject with the reason of the time where it has none."""
+        """A kept label of the shard by key, still encoded; a Reject with the reason of the time where it has none."""
         output = f"labels/{label}"
         data = storage.read_bytes(ledger.output_url(self.job.root, output, task.shard))
-        found = dict(zip(*label_files.read_labels(data), strict=True))
+        _, keys, cells = label_files.read_cells(data)
         record = ledger.read(self.job.root, output, task.shard)
         rejects = record.rejects if record is not None else []
-        return found | {reject["key"]: Reject(reject["reason"]) for reject in rejects}
+        return dict(zip(keys, cells, strict=True)) | {reject["key"]: Reject(reject["reason"]) for reject in rejects}
 
     def _decoded(
         self, shard: source.Shard, entries: Sequence[tar.Sample], wants_image: bool
     ) -> Iterator[list[Sample]]:
         """Batches of samples, decoded ahead by threads, in the shard's order."""
         size = self.job.engine.batch_size
+        ahead = size + 2 * self.job.engine.decode_threads  # decoded images are large: no more than the next batch
         pending: deque[Future[Sample]] = deque()
         with ThreadPoolExecutor(self.job.engine.decode_threads) as pool:
             batch: list[Sample] = []
             for entry in entries:
                 pending.append(pool.submit(self._decode, shard, entry, wants_image))
-                if len(pending) >= 2 * size:
+                if len(pending) >= ahead:
                     batch.append(pending.popleft().result())
                 if len(batch) == size:
                     yield batch
@@ -220,12 +223,17 @@ class Mill:
             if label not in needed:
                 continue
             if label in stored:
+                kind = LABELS[label].storage
                 for sample in batch:
-                    self._take(sample, label, stored[label].get(sample.item.key))
+                    cell = stored[label].get(sample.item.key)
+                    value = label_files.decode_cell(kind, cell) if isinstance(cell, bytes | str) else cell
+                    self._take(sample, label, value)
                 continue
             ready = [s for s in batch if label not in s.reasons and not self._lacks_image(s, label, specialist)]
             for sample, value in zip(ready, _call(specialist, [s.item for s in ready]), strict=True):
-                self._take(sample, label, value if isinstance(value, Reject) else _checked(label, value))
+                if not isinstance(value, Reject):
+                    value = _checked(label, value, sample.item.image)
+                self._take(sample, label, value)
 
     def _take(self, sample: Sample, label: str, value: Any) -> None:
         """Keep a label, or why there is none."""
@@ -245,30 +253,38 @@ class Mill:
     def _collect(self, output: Output, batch: list[Sample], rows: Rows, shard: str) -> None:
         """Append one row for each sample of the batch: the label or its tokens, or null with a reason."""
         ready = [s for s in batch if output.label in s.item.labels]
-        if output.spec is None:
-            made: list[Any] = [s.item.labels[output.label] for s in ready]
-        else:
-            codec = self.codecs[output.name]
-            made = codec.encode(
-                [codecs.Labelled(s.item.key, s.item.labels[output.label], s.crops, _size(s)) for s in ready]
-            )
-        values = {id(sample): value for sample, value in zip(ready, made, strict=True)}
+        values = {id(sample): value for sample, value in zip(ready, self._rows(output, ready), strict=True)}
+        most = self.job.engine.max_reject_run
         for sample in batch:
             value = values.get(id(sample))
-            if value is None or isinstance(value, Exception):
-                reason = str(value) if value is not None else sample.reasons.get(output.label, f"{output.label}: none")
-                rows.rejects.append({"key": sample.item.key, "reason": reason})
-                self.tally.rejects[codecs.gist(reason)] += 1
-                rows.run += 1
-                value = None
-            else:
-                rows.run = 0
-            rows.values.append(value)
-            if rows.run >= self.job.engine.max_reject_run:
+            if value is not None and not isinstance(value, Exception):
+                self._in_a_row[output.name] = 0
+                rows.values.append(value)
+                continue
+            reason = str(value) if value is not None else sample.reasons.get(output.label, f"{output.label}: none")
+            rows.values.append(None)
+            rows.rejects.append({"key": sample.item.key, "reason": reason})
+            self.tally.rejects[codecs.gist(reason)] += 1
+            self._in_a_row[output.name] += 1
+            if self._in_a_row[output.name] >= most:
                 raise RejectRun(
-                    f"{output.name}: {rows.run} rejects in a row, the last at shard {shard}, key {sample.item.key}: "
-                    f"{rows.rejects[-1]['reason']}. If the data is really so, raise engine.max_reject_run"
+                    f"{output.name}: {most} rejects in a row, the last at shard {shard}, key {sample.item.key}: "
+                    f"{reason}. If the data is really so, raise engine.max_reject_run"
                 )
+
+    def _rows(self, output: Output, samples: list[Sample]) -> list[Any]:
+        """The rows of samples that have the output's label, as they will be stored, or why one cannot be."""
+        if output.spec is not None:
+            labelled = [codecs.Labelled(s.item.key, s.item.labels[output.label], s.crops, _size(s)) for s in samples]
+            return self.codecs[output.name].encode(labelled)
+        # Encoded at once: a shard of decoded pictures would not fit into memory.
+        rows: list[Any] = []
+        for sample in samples:
+            try:
+                rows.append(label_files.encode_cell(LABELS[output.label].storage, sample.item.labels[output.label]))
+            except ValueError as error:
+                rows.append(Reject(f"{output.label}: {error}"))
+        return rows
 
     def _commit(
         self, task: ShardTask, output: Output, origin: ledger.Source, keys: list[str], rows: Rows, seconds: float
@@ -278,7 +294,7 @@ class Mill:
             codec = self.codecs[output.name]
             data = store.encode_column(codec.column_spec(output.tokenizer_fingerprint), keys, rows.values)
         elif output.name != SAMPLES:
-            data = label_files.encode_labels(output.label, LABELS[output.label].storage, keys, rows.values)
+            data = label_files.encode_cells(output.label, LABELS[output.label].storage, keys, rows.values)
         record = ledger.Record(
             output=output.name,
             shard=task.shard,
@@ -319,8 +335,8 @@ def _call_one(specialist: Specialist, item: Item) -> Any:
         return Reject(f"{specialist.label}: {type(error).__name__}: {error}")
 
 
-def _checked(label: str, value: Any) -> Any:
-    """The label, or a Reject if it is empty, not finite, or not what its storage holds."""
+def _checked(label: str, value: Any, image: np.ndarray | None) -> Any:
+    """The label, or a Reject if it is empty, not finite, or not what its storage holds at the image's frame."""
     if value is None:
         return Reject(f"{label}: the specialist returned nothing")
     kind = LABELS[label].storage
@@ -332,6 +348,10 @@ def _checked(label: str, value: Any) -> Any:
         return value
     if not isinstance(value, np.ndarray) or value.size == 0:
         return Reject(f"{label}: empty label")
+    if kind is Storage.IMAGE and (value.dtype != np.uint8 or value.ndim not in (2, 3)):
+        return Reject(f"{label}: {value.dtype} {value.shape}, expected uint8 (H, W) or (H, W, 3)")
+    if kind is Storage.IMAGE and image is not None and value.shape[:2] != image.shape[:2]:
+        return Reject(f"{label}: {value.shape[:2]}, expected the image's frame, {image.shape[:2]}")
     if kind is Storage.ARRAY and not math.isfinite(float(np.sum(value, dtype=np.float64))):
         return Reject(f"{label}: NaN or infinite values")
     return value

@@ -80,6 +80,7 @@ def shards(recipe: Recipe) -> tuple[dict[str, str], dict[str, list[str]]]:
         if twice:
             raise ValueError(f"{twice[0]} is in the training and in the validation split")
         names = source.shard_names([url for split in urls.values() for url in split])
+        urls = {split: list(dict.fromkeys(found)) for split, found in urls.items()}
     except ValueError as error:
         raise RecipeError(f"samples: {error}") from None
     by_url = {url: name for name, url in names.items()}

@@ -120,23 +120,24 @@ def _without_query(url: str) -> str:
 
 
 def shard_names(urls: Sequence[str]) -> dict[str, str]:
-    """Name each shard: its file's stem, or FOLDER-STEM if an earlier shard has that name.
+    """Name each shard: its file's stem, with as many folders before it (FOLDER-STEM) as tell it from earlier shards.
 
-    Returns: name -> URL, in order.
+    Returns: name -> URL, in order, each URL once.
 
     Raises:
-        ValueError: that is taken as well (both URLs are named), or a stem is empty.
+        ValueError: the whole path is taken as well (both URLs are named), or a stem is empty.
     """
     names: dict[str, str] = {}
-    for url in urls:
+    for url in dict.fromkeys(urls):  # named twice, by a glob and by itself, it is still one shard
         folder, base = posixpath.split(_without_query(url))
-        name = stem = _TAR_SUFFIX.sub("", base)
-        if not stem:
+        name = _TAR_SUFFIX.sub("", base)
+        if not name:
             raise ValueError(f"shards: {url!r} has no file name to call the shard by")
-        if name in names:
-            name = f"{posixpath.basename(folder)}-{stem}"
-        if name in names:
-            raise ValueError(f"shards: {url!r} and {names[name]!r} would both be called {name!r}; rename one of them")
+        while name in names:
+            folder, parent = posixpath.split(folder)
+            if not parent or parent.endswith(":"):
+                raise ValueError(f"shards: {url!r} and {names[name]!r} would both be called {name!r}; rename one")
+            name = f"{parent}-{name}"
         names[name] = url
     return names
 

@@ -289,6 +289,8 @@ def draw(name: str, label: Any, image: np.ndarray | None = None, *, size: int = 
     """
     if label is None:
         return Text("none", quiet=True)
+    if isinstance(label, str):  # said in words by the caller, or words from the start
+        return Text(label)
     try:
         if name in DRAWERS:
             return DRAWERS[name](label, image, size)

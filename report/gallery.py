@@ -165,6 +165,8 @@ def draw_token_view(view: TokenView, sample: GallerySample | None = None) -> Tok
     backdrop = crop_image(sample, view.crop) if sample is not None else None
     many = sample is not None and len(sample.crops) > 1
     ids, grid, size = "", None, "rejected"
+    if modality is not None and modality.kind is Kind.PIXELS and view.decoded is not None:
+        size = "pixels"
     if view.tokens is not None:
         tokens = np.asarray(view.tokens).reshape(-1)
         ids, size = " ".join(map(str, tokens.tolist())), f"{tokens.size} tokens"

@@ -35,9 +35,10 @@ from .report import (
     Stage,
     TokenizerResult,
 )
-from .samples import Collector, column_counts, is_picture, spread
+from .samples import Collector, column_counts, credits, is_picture, spread
 
 MOSAIC, RECONSTRUCTED = 64, 12
+COUNTED_SHARDS = 32  # enough to see how a codebook is used
 CANDIDATES, DRAWN = 24, 4  # labels are drawn of the samples that have most kinds of them
 TEXT_SHOWN = 400  # characters of a text in a generation grid
 
@@ -62,14 +63,14 @@ def collect(
     shown_tasks = [task for task in tasks if task.shard in set(shown)]
     looked = collector.samples(shown_tasks, spread(shown_tasks, rows, RECONSTRUCTED))
     drawn = collector.samples(tasks, spread(tasks, rows, CANDIDATES))
-    mosaic = collector.pictures(tasks, spread(tasks, rows, MOSAIC))
+    pictures = collector.pictures(tasks, spread(tasks, rows, MOSAIC))
     record = ledger.read(recipe.root, f"runs/{recipe.train.name}", run.fingerprint)
     log = metrics.read(run.folder)
     fields: dict[str, Any] = {
         "title": f"fourmill: {recipe.train.name}",
         "facts": _facts(recipe, plan, rows, record),
         "stages": _stages(recipe.root),
-        "mosaic": mosaic,
+        "mosaic": [(sample.key, sample.image) for sample in pictures if sample.image is not None],
         "labels_note": "Each label is made at the frame of the source image; crops are cut from it afterwards.",
         "samples": sorted(drawn, key=lambda sample: -sum(bool(len(v)) for v in sample.labels.values()))[:DRAWN],
         "tokenizers": _tokenizers(recipe, collector, plan, tokenizers, looked),
@@ -80,7 +81,10 @@ def collect(
         "generation_note": "The samples are the first of the shards, in their order; none was chosen. "
         "They are validation samples where nothing else is said.",
         "rejects": _rejects(plan),
+        "photos": credits([*pictures, *looked, *drawn]),
     }
+    if not plan.splits["val"]:
+        fields["validation_note"] = "The recipe names no validation shards: nothing here says what is learned by heart."
     return ReportData(**{**fields, **extras})
 
 
@@ -123,6 +127,8 @@ def _tokenizers(
         if spec is None or not is_picture(spec.name):
             continue
         shards = [shard for (column, shard) in plan.done if column == name]
+        step = max(1, len(shards) // COUNTED_SHARDS)
+        counted = shards[::step][:COUNTED_SHARDS]
         pairs = []
         for sample in looked:
             view = _view(sample, spec.name)
@@ -131,8 +137,9 @@ def _tokenizers(
         fitted = tokenizers[spec.name]
         facts = [Fact("grid", f"{spec.side} x {spec.side}", f"of a {recipe.images.size} px crop")]
         facts += [Fact(_measure(n), f"{value:.3g}") for n, value in fitted.quality.items() if n in _MEASURES]
-        counts = column_counts(recipe.root, name, shards, spec.vocab_size)
-        note = "Measured on validation samples; the pictures are centre crops."
+        counts = column_counts(recipe.root, name, counted, spec.vocab_size)
+        unseen = any(plan.splits["val"])
+        note = f"Measured on {'validation' if unseen else 'training'} samples; the pictures are centre crops."
         results.append(TokenizerResult(spec.name, facts, pairs, counts, note))
     if TEXT_TOKENIZER in tokenizers:
         size = tokenizers[TEXT_TOKENIZER].vocab_size
@@ -232,7 +239,7 @@ def _generations(collector: Collector, plan: Plan, job: GenerateJob) -> list[Gen
                 cells += [_short(made[step.target][i]), _short(_truth(truth, step.target))]
             lines.append(GenerationRow(sample["key"], cells, _truth(truth, "rgb")))
         title = f"from {' and '.join(chain.inputs)} to {', '.join(step.target for step in chain.to)}"
-        title += ", on training photos" if chain.split == "train" else ""
+        title += "" if chain.split == "val" and job.splits["val"] else ", on training samples"
         grids.append(GenerationGrid(title, columns, lines, _how(job, number)))
     return grids
 

@@ -21,19 +21,37 @@ from ..pipelines.plan import Output, ShardTask
 from ..tokenize import codecs, store
 from ..tokenize.codecs import Codec, Labelled, crop_label
 from .gallery import GallerySample, TokenView
+from .report import Photo
 
 CROPS_SHOWN = 2
+SHARDS_LOOKED_AT = 16
 
 
 def spread(tasks: Sequence[ShardTask], rows: Mapping[str, int], count: int) -> dict[str, list[int]]:
-    """`count` rows, evenly from all shards and evenly within each: shard -> row numbers, ascending."""
+    """`count` rows, evenly from shards that are spread evenly over the list: shard -> row numbers, ascending.
+
+    At most `SHARDS_LOOKED_AT` shards: a remote one is downloaded whole.
+    """
+    shards = [task.shard for task in tasks if rows.get(task.shard)]
+    number = min(len(shards), SHARDS_LOOKED_AT, count)
     chosen: dict[str, list[int]] = {}
-    left, shards = count, [task.shard for task in tasks if rows.get(task.shard)]
-    for number, shard in enumerate(shards):
-        share = min(math.ceil(left / (len(shards) - number)), rows[shard])
-        chosen[shard] = [int(i * rows[shard] / share) for i in range(share)] if share else []
+    left = count
+    for i in range(number):
+        shard = shards[i * len(shards) // number]
+        share = min(math.ceil(left / (number - i)), rows[shard])
+        chosen[shard] = [int(k * rows[shard] / share) for k in range(share)]
         left -= share
     return chosen
+
+
+def credits(samples: Sequence[GallerySample]) -> list[Photo]:
+    """Whose pictures these are, as far as their sidecars say: one row for each author and licence."""
+    found: dict[str, Photo] = {}
+    for sample in samples:
+        if sample.credit and sample.image is not None and sample.credit not in found:
+            author, _, licence = sample.credit.rpartition(", ")
+            found[sample.credit] = Photo(sample.key, sample.image, author or licence, licence if author else "")
+    return list(found.values())
 
 
 @dataclass
@@ -75,15 +93,15 @@ class Collector:
                 found.append(_gallery_sample(task.shard, sample, tokens, rejects.get(sample.item.key, {})))
         return found
 
-    def pictures(self, tasks: Sequence[ShardTask], rows: Mapping[str, Sequence[int]]) -> list[tuple[str, np.ndarray]]:
-        """Only keys and images of the chosen rows; samples without an image are left out."""
+    def pictures(self, tasks: Sequence[ShardTask], rows: Mapping[str, Sequence[int]]) -> list[GallerySample]:
+        """The chosen rows with their images and captions alone."""
         mill, found = Mill(self.job), []
         for task in tasks:
             wanted = list(rows.get(task.shard, ()))
             if wanted:
                 with source.open_shard(task.url, self.job.scratch) as shard:
-                    for batch in mill.labelled(shard, task, {"rgb"}, wanted):
-                        found += [(s.item.key, s.item.image) for s in batch if s.item.image is not None]
+                    made = [s for batch in mill.labelled(shard, task, {"rgb"}, wanted) for s in batch]
+                found += [_gallery_sample(task.shard, sample, [], {}) for sample in made]
         return found
 
     def _rejects(self, shard: str) -> dict[str, dict[str, str]]:
@@ -144,6 +162,8 @@ def error_of(label: str, truth: Any, decoded: Any) -> tuple[str, float] | None:
     if label == "rgb":
         mse = float(np.mean((truth.astype(np.float64) - decoded) ** 2))
         return ("PSNR, dB", 10 * math.log10(255**2 / max(mse, 1e-10)))
+    if LABELS[label].pixels == "classes":
+        return ("accuracy", float(np.mean(truth == decoded)))
     found, true = decoded > 127, truth > 127
     return ("F1", 2 * int((found & true).sum()) / max(int(found.sum() + true.sum()), 1))
 

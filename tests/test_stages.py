@@ -108,7 +108,7 @@ def test_rejects_are_counted_by_reason_without_their_numbers(in_process: list[Sh
         "samples: duplicate key: a second .jpg is ignored": 1,
         "samples: json: not valid JSON": 1,
         "labels/caption: caption: there is none": 1,
-        "labels/caption: caption: not UTF-N": 1,
+        "labels/caption: caption: not UTF-8": 1,
     }
     again = stages.label(data.recipe(tmp_path / "out", str(tmp_path / "bad.tar"), **PLAIN))
     assert again.rejects == summary.rejects  # they still stand when nothing is done

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..infra import storage
-from ..modalities import LABELS, MODALITIES, Kind, ModalitySpec
+from ..modalities import LABELS, MODALITIES, Kind, ModalitySpec, Storage
 from . import sentences
 from .crops import Crop, Resample, apply, hashed_uniforms
 from .store import ColumnSpec
@@ -89,6 +89,8 @@ class Codec:
             return self.encode_one(sample)
         except ValueError as error:
             return error
+        except Exception as error:  # a label of a form that nobody checked: its sample suffers, not the shard
+            return ValueError(f"{self.spec.name}: {type(error).__name__}: {error}")
 
     def encode_one(self, sample: Labelled) -> Any:
         raise NotImplementedError
@@ -135,10 +137,12 @@ class Grid(Codec):
 
     name = "vq"
 
-    def __init__(self, spec: ModalitySpec, options: Options, folder: str, device: str) -> None:
+    def __init__(self, spec: ModalitySpec, options: Options, folder: str, device: str, expected: str = "") -> None:
         super().__init__(spec, options)
         from . import vqvae
 
+        if expected:
+            _check(spec.name, vqvae.fingerprint(folder), expected)
         self.device = device
         self.model = vqvae.load(folder).to(device).eval()
         if self.model.config.codebook_size != spec.vocab_size:
@@ -152,14 +156,22 @@ class Grid(Codec):
 
         from .pixels import preprocess
 
-        if not samples:
-            return []
+        # A row is first the crops' pixels, or the exception; then all pixels go through the encoder together.
+        rows = super().encode(samples)
+        good = [i for i, row in enumerate(rows) if not isinstance(row, Exception)]
+        if good:
+            pixels = np.concatenate([rows[i] for i in good])
+            with torch.inference_mode():
+                ids = self.model.encode(preprocess(self.spec.name, pixels).to(self.device))
+            tokens = ids.reshape(len(good), self.crops, -1).cpu().numpy().astype(np.uint16)
+            for i, row in zip(good, tokens, strict=True):
+                rows[i] = row
+        return rows
+
+    def encode_one(self, sample: Labelled) -> np.ndarray:
+        """Pixels of the crops, uint8 (crops, size, size[, channels]); what `encode` sends through the model."""
         label, size = self.modality.label, self.options.image_size
-        pixels = np.stack([crop_label(label, s.value, crop, size) for s in samples for crop in s.crops])
-        with torch.inference_mode():
-            ids = self.model.encode(preprocess(self.spec.name, pixels).to(self.device))
-        rows = ids.reshape(len(samples), self.crops, -1).cpu().numpy().astype(np.uint16)
-        return list(rows)
+        return np.stack([crop_label(label, sample.value, crop, size) for crop in sample.crops])
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         picture: np.ndarray = self.decode_many(np.asarray(tokens)[None])[0]
@@ -239,20 +251,46 @@ TEXT_CODECS: dict[str, Callable[[ModalitySpec, Options, WordPiece], Text]] = {
 }
 
 
-def load(spec: ModalitySpec, options: Options, root: str, device: str = "cpu") -> Codec:
+def unsupported(modality: str) -> str:
+    """Why no codec of this release makes a modality's tokens; "" if one does."""
+    entry = MODALITIES[modality]
+    pictures = LABELS[entry.label].storage is Storage.IMAGE and LABELS[entry.label].pixels != "classes"
+    if entry.codec in (Patches.name, *TEXT_CODECS) or (entry.codec == Grid.name and pictures):
+        return ""
+    return f"{modality}: no tokenizer of this release makes its tokens; leave it out of `modalities`"
+
+
+def load(spec: ModalitySpec, options: Options, root: str, device: str = "cpu", expected: str = "") -> Codec:
     """The codec of one modality, with its fitted tokenizer from ROOT/tokenizers/NAME/ (local or not).
 
-    ValueError if no codec of this release makes the modality's tokens; FileNotFoundError if it is not fitted.
+    Args:
+        expected: content fingerprint that the tokenizer must have, "" for any.
+
+    Raises:
+        ValueError: no codec of this release makes the modality's tokens, or the tokenizer is not the expected one.
+        FileNotFoundError: it is not fitted.
     """
+    if why := unsupported(spec.name):
+        raise ValueError(why)
     modality = MODALITIES[spec.name]
     if spec.kind is Kind.PIXELS:
         return Patches(spec, options)
     if modality.codec == Grid.name:
         with storage.local_folder(storage.join(root, "tokenizers", spec.name), TOKENIZER_FILES[Kind.GRID]) as folder:
-            return Grid(spec, options, str(folder), device)
-    if modality.codec in TEXT_CODECS:
-        return TEXT_CODECS[modality.codec](spec, options, load_text(root))
-    raise ValueError(f"{spec.name}: no codec {modality.codec!r} in this release; leave it out of `modalities`")
+            return Grid(spec, options, str(folder), device, expected)
+    wordpiece = load_text(root)
+    if expected:
+        _check(spec.name, wordpiece.fingerprint(), expected)
+    return TEXT_CODECS[modality.codec](spec, options, wordpiece)
+
+
+def _check(name: str, found: str, expected: str) -> None:
+    """Tokens must never be filed under a tokenizer that did not make them."""
+    if found != expected:
+        raise ValueError(
+            f"{name}: its tokenizer was fitted again while this job ran (contents {found}, expected {expected}); "
+            "run the same command again"
+        )
 
 
 def load_text(root: str) -> WordPiece:

@@ -37,9 +37,30 @@ def encode_labels(label_name: str, storage: Storage, keys: Sequence[str], values
     cells = []
     for key, value in zip(keys, values, strict=True):
         try:
-            cells.append(None if value is None else _ENCODE[storage](value))
-        except (ValueError, TypeError) as error:
+            cells.append(None if value is None else encode_cell(storage, value))
+        except ValueError as error:
             raise ValueError(f"label {label_name}, sample {key!r}: {error}") from error
+    return encode_cells(label_name, storage, keys, cells)
+
+
+def encode_cell(storage: Storage, value: Any) -> bytes | str:
+    """One value as it is stored, much smaller than the value itself. ValueError if it has another form."""
+    try:
+        cell: bytes | str = _ENCODE[storage](value)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from error
+    return cell
+
+
+def decode_cell(storage: Storage, cell: bytes | str) -> Any:
+    """The inverse of `encode_cell`."""
+    return _DECODE[storage](cell)
+
+
+def encode_cells(
+    label_name: str, storage: Storage, keys: Sequence[str], cells: Sequence[bytes | str | None]
+) -> bytes:
+    """`encode_labels` of cells that `encode_cell` has made already."""
     cell_type = pa.string() if storage is Storage.JSON else pa.large_binary()
     metadata = {"format": FORMAT, "version": str(VERSION), "label": label_name, "storage": str(storage)}
     return encode_table({"key": pa.array(keys, pa.string()), "value": pa.array(cells, cell_type)}, metadata, ROW_GROUP)
@@ -51,6 +72,20 @@ def read_labels(source: Source, row_groups: Sequence[int] | None = None) -> tupl
     Raises:
         ValueError: the file is no label file of this version, or a cell cannot be decoded; names the file.
     """
+    storage, keys, cells = read_cells(source, row_groups)
+    values = []
+    for key, cell in zip(keys, cells, strict=True):
+        try:
+            values.append(None if cell is None else decode_cell(storage, cell))
+        except ValueError as error:
+            raise ValueError(f"{source_name(source)}, sample {key!r}: {error}") from error
+    return keys, values
+
+
+def read_cells(
+    source: Source, row_groups: Sequence[int] | None = None
+) -> tuple[Storage, list[str], list[bytes | str | None]]:
+    """`read_labels` without decoding: the storage, keys, and a cell for `decode_cell` for each key."""
     name = source_name(source)
     with open_parquet(source) as file:
         found = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
@@ -59,14 +94,7 @@ def read_labels(source: Source, row_groups: Sequence[int] | None = None) -> tupl
             raise ValueError(f"{name}: expected labels ({FORMAT}, version {VERSION}), got {got}; label it again")
         groups = range(file.num_row_groups) if row_groups is None else row_groups
         table = file.read_row_groups(list(groups), columns=["key", "value"], use_threads=False)
-    decode = _DECODE[Storage(found["storage"])]
-    keys, values = table.column("key").to_pylist(), []
-    for key, cell in zip(keys, table.column("value"), strict=True):
-        try:
-            values.append(decode(cell.as_py()) if cell.is_valid else None)
-        except ValueError as error:
-            raise ValueError(f"{name}, sample {key!r}: {error}") from error
-    return keys, values
+    return Storage(found["storage"]), table.column("key").to_pylist(), table.column("value").to_pylist()
 
 
 def _encode_image(image: np.ndarray) -> bytes:

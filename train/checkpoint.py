@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,12 +59,14 @@ def newest(folder: str) -> Checkpoint | None:
 
 
 def _delete(checkpoint: Checkpoint) -> None:
-    names = storage.list_names(checkpoint.url)
     # The marker goes first: a half-deleted checkpoint must not look whole.
-    for name in sorted(names, key=lambda name: name != MARKER):
-        storage.delete(storage.join(checkpoint.url, name))
+    storage.delete(storage.join(checkpoint.url, MARKER))
     if storage.is_local(checkpoint.url):
-        storage.local_path(checkpoint.url).rmdir()
+        # With what a killed writer left. A file that cannot go (another job deletes it too, NFS) must not end a run.
+        shutil.rmtree(storage.local_path(checkpoint.url), ignore_errors=True)
+        return
+    for name in storage.list_names(checkpoint.url):
+        storage.delete(storage.join(checkpoint.url, name))
 
 
 def pack(state: dict[str, Any]) -> bytes:

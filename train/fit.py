@@ -7,9 +7,10 @@ that was not.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -30,7 +31,10 @@ SPECIAL_WORDS = 4_300  # of the text vocabulary, rounded up
 
 
 class Data(Protocol):
-    """What is fitted on; see pipelines/fit_data.py."""
+    """What is fitted on; see pipelines/fit_data.py. `tasks` are its shards; `crops` gives at most `count` crops."""
+
+    @property
+    def tasks(self) -> Sequence[Any]: ...
 
     def captions(self, count: int) -> Iterator[str]: ...
 
@@ -58,8 +62,19 @@ class FitJob:
 
 
 def run(job: FitJob, resources: workers.Resources, address: str | None) -> None:
-    """Fit everything in the job under Ray Train. RuntimeError with the cause if the workers fail for good."""
-    workers.run(work, {"job": job}, resources, address)
+    """Fit everything in the job under Ray Train.
+
+    Raises:
+        ValueError: more workers than shards are to share batches, or the workers do not fit on the cluster.
+        RuntimeError: the workers failed for good; the text is the cause.
+    """
+    shards = len(job.train.tasks)
+    if job.share == "batches" and resources.workers > shards:
+        raise ValueError(
+            f"fit.workers: {resources.workers} workers share batches, but there are only {shards} training shards, and "
+            "each reads its own; lower fit.workers or set fit.share: tokenizers"
+        )
+    workers.run(work, {"job": job}, resources, "fit", address)
 
 
 def work(config: dict[str, Any]) -> None:
@@ -100,7 +115,7 @@ def fit_text(job: FitJob, reporter: workers.Reporter) -> None:
     with tempfile.TemporaryDirectory() as folder:
         wordpiece.save(folder)
         content = (wordpiece.fingerprint(), wordpiece.vocab_size)
-        _commit(job, TEXT_TOKENIZER, folder, content, len(captions), start, {})
+        _commit(job, TEXT_TOKENIZER, folder, content, len(captions), start, {"quality": {}})
     reporter.post(stage="fit text", done=len(captions), total=len(captions), unit="captions")
 
 
@@ -114,40 +129,46 @@ def _groups(job: FitJob) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Cache:
-    """Crops by label: uint8 (n, size, size) or (n, size, size, 3), memory-mapped from a file without a name."""
+    """Crops by label: uint8 (n, size, size) or (n, size, size, 3), memory-mapped from a file without a name.
+
+    val: what quality is measured on, by rank 0 alone: `measured_on` says whether the crops are of validation shards,
+    or some of `train`, since there are no others.
+    """
 
     train: dict[str, np.ndarray]
     val: dict[str, np.ndarray]
+    measured_on: Literal["val", "train"]
 
 
 def _cache(job: FitJob, group: list[str], rank: int, world: int, device: str, reporter: workers.Reporter) -> Cache:
     settings = job.grids[group[0]]
     labels = tuple(dict.fromkeys(MODALITIES[name].label for name in group))
 
-    def fill(data: Data, count: int, seed: int, what: str) -> dict[str, np.ndarray]:
-        source = data.part(rank, world).crops(
-            labels, -(-count // world), job.image_size, settings.crop_scale, settings.hflip, seed, device
-        )
+    def fill(data: Data, count: int, seed: int, what: str, shares: int) -> dict[str, np.ndarray]:
+        source = data.crops(labels, count, job.image_size, settings.crop_scale, settings.hflip, seed, device)
         arrays: dict[str, np.ndarray] = {}
         n = 0
         for n, crops in enumerate(source, 1):
             for label, crop in crops.items():
                 if label not in arrays:
                     with tempfile.TemporaryFile() as file:
-                        # Twice the room: shares are rounded up in each shard. The file stays sparse.
-                        arrays[label] = np.memmap(file, np.uint8, "w+", shape=(2 * count + 4096, *crop.shape))
+                        # The file is sparse: room for crops that do not come costs nothing.
+                        arrays[label] = np.memmap(file, np.uint8, "w+", shape=(count, *crop.shape))
                 arrays[label][n - 1] = crop
             if rank == 0 and n % 64 == 0:
-                reporter.post(stage=f"fit {what}", done=n * world, total=max(count, n * world), unit="crops")
+                reporter.post(stage=f"fit {what}", done=n * shares, total=count * shares, unit="crops")
         return {label: array[:n] for label, array in arrays.items()}
 
-    train = fill(job.train, settings.samples, job.seed, "training")
+    train = fill(job.train.part(rank, world), -(-settings.samples // world), job.seed, "training", world)
     if not train:
         raise ValueError(
             f"fit: no training sample has all of the labels {', '.join(labels)}; see the rejects in the ledger"
         )
-    val = fill(job.val, settings.validation_samples, job.seed + 1, "validation") if job.val is not None else {}
-    return Cache(train, val or {label: array[: settings.validation_samples] for label, array in train.items()})
+    count = settings.validation_samples
+    val = fill(job.val, count, job.seed + 1, "validation", 1) if job.val is not None and rank == 0 else {}
+    if val:
+        return Cache(train, val, "val")
+    return Cache(train, {label: array[:count] for label, array in train.items()}, "train")
 
 
 def batch_indices(seed: int, step: int, batch: int, count: int) -> np.ndarray:
@@ -191,6 +212,11 @@ def fit_grid(
             x = color_jitter(x, settings.color_jitter, job.seed + rank, trainer.steps_done)
         values = trainer.step(x)
         step = trainer.steps_done
+        if not math.isfinite(values["gradient_norm"]):  # before it is in a checkpoint
+            raise FloatingPointError(
+                f"fit {name}: the norm of the gradient is {values['gradient_norm']} at step {step}; lower "
+                "tokenizers.grid.base_lr, or set tokenizers.grid.clip_norm"
+            )
         if metrics is None:
             continue
         if step % LOG_EVERY == 0 or step == settings.steps:
@@ -198,18 +224,19 @@ def fit_grid(
             notes = f"loss {values['loss']:.4f}, {values['codes_in_batch']:.0f} codes in a batch"
             reporter.post(stage=f"fit {name}", done=step, total=settings.steps, unit="steps", notes=notes)
         if step % settings.checkpoint_every == 0 and step < settings.steps:
+            metrics.flush()  # the lines first: whoever goes on from the checkpoint needs them
             checkpoint.save(checkpoints, step, {"state.pt": checkpoint.pack(trainer.state_dict())}, keep=1)
-            metrics.flush()
     if metrics is not None:
         pieces = range(0, len(val), batch)
         batches = (preprocess(name, val[i : i + batch]).to(device) for i in pieces)
         quality = trainer.evaluate(batches, _measure(label))
-        metrics.log(settings.steps, "val", quality)
+        metrics.log(settings.steps, cache.measured_on, quality)
         metrics.close()
         with tempfile.TemporaryDirectory() as scratch:
             vqvae.save(trainer.result().cpu(), scratch, quality)
             content = (vqvae.fingerprint(scratch), job.specs[name].vocab_size)
-            _commit(job, name, scratch, content, len(train) * world, start, quality)
+            told = {"quality": quality, "measured_on": cache.measured_on}
+            _commit(job, name, scratch, content, len(train) * world, start, told)
     if world > 1:
         torch.distributed.barrier()
 
@@ -261,15 +288,21 @@ def _fit_config(settings: GridTokenizer, batch: int) -> Any:
 
 
 def _commit(
-    job: FitJob, name: str, folder: str, content: tuple[str, int], samples: int, start: float, quality: dict[str, float]
+    job: FitJob, name: str, folder: str, content: tuple[str, int], samples: int, start: float, told: dict[str, Any]
 ) -> None:
-    """Put a tokenizer's files and then its record. `content` is its fingerprint and the size of its vocabulary."""
-    storage.delete(ledger.record_url(job.root, OUTPUT, name))
-    size = 0
-    for path in sorted(Path(folder).iterdir()):
-        data = path.read_bytes()
-        size += len(data)
-        storage.put(storage.join(job.root, OUTPUT, name, path.name), data)
+    """Put a tokenizer's files and then its record.
+
+    As `ledger.commit` does for one file: of two jobs that put their files at the same time one wins the record, and if
+    the other holds a different tokenizer it commits again, so that the record is never of the other one's files.
+
+    Args:
+        content: its fingerprint and the size of its vocabulary.
+        told: what else its record says.
+
+    Raises:
+        OSError: other jobs keep committing other tokenizers.
+    """
+    files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     settings: TextTokenizer | GridTokenizer | None = job.text if name == TEXT_TOKENIZER else job.grids[name]
     assert settings is not None
     record = ledger.Record(
@@ -280,9 +313,19 @@ def _commit(
         rows=samples,
         nulls=0,
         rejects=[],
-        bytes=size,
+        bytes=sum(map(len, files.values())),
         sha256=content[0],
         seconds=round(time.monotonic() - start, 3),
-        identity={"settings": settings.model_dump(mode="json"), "vocab_size": content[1], "quality": quality},
+        identity={"settings": settings.model_dump(mode="json"), "vocab_size": content[1], **told},
     )
-    storage.put(ledger.record_url(job.root, OUTPUT, name), ledger.dumps(record), if_absent=True)
+    url = ledger.record_url(job.root, OUTPUT, name)
+    for _ in range(ledger.ATTEMPTS):
+        storage.delete(url)
+        for file, data in files.items():
+            storage.put(storage.join(job.root, OUTPUT, name, file), data)
+        if storage.put(url, ledger.dumps(record), if_absent=True):
+            return
+        other = ledger.read(job.root, OUTPUT, name)
+        if other is not None and (other.fingerprint, other.sha256) == (record.fingerprint, record.sha256):
+            return
+    raise OSError(f"{url}: other jobs keep committing other tokenizers; do not fit two recipes on one root at a time")

@@ -103,23 +103,28 @@ def conditions(
     chosen: list[tuple[str, str, int]] = []
     given: dict[str, list[Any]] = {name: [] for name in inputs}
     for shard in job.splits.get(split) or job.splits["train"]:
-        urls = {name: storage.join(job.recipe.root, "tokens", name, f"{shard.name}.parquet") for name in inputs}
-        columns = {name: store.read(url) for name, url in urls.items()}
-        keys = next(iter(columns.values())).keys
-        whole = np.logical_and.reduce([column.valid for column in columns.values()])
-        for row in np.flatnonzero(whole).tolist():
-            if len(chosen) == job.recipe.generate.samples:
-                break
-            chosen.append((shard.name, keys[row].as_py(), row))
-            for name, column in columns.items():
-                given[name].append(_condition(specs[name], column.crop(row, 0)))
+        readers = {
+            name: store.ColumnReader(storage.join(job.recipe.root, "tokens", name, f"{shard.name}.parquet"))
+            for name in inputs
+        }
+        groups = next(iter(readers.values())).row_group_sizes()
+        for group, first in enumerate(np.cumsum([0, *groups])[:-1].tolist()):
+            columns = {name: reader.read([group]) for name, reader in readers.items()}
+            whole = np.logical_and.reduce([column.valid for column in columns.values()])
+            for row in np.flatnonzero(whole).tolist():
+                chosen.append((shard.name, columns[inputs[0]].keys[row].as_py(), first + row))
+                for name, column in columns.items():
+                    given[name].append(_condition(specs[name], column.crop(row, 0)))
+                if len(chosen) == job.recipe.generate.samples:
+                    return chosen, _stacked(specs, given)
     if not chosen:
         raise ValueError(f"generate: no sample has all of {', '.join(inputs)}; see `fourmill status`")
-    dense = {
-        name: np.stack(values) if specs[name].kind in (Kind.GRID, Kind.PIXELS) else values
-        for name, values in given.items()
-    }
-    return chosen, dense
+    return chosen, _stacked(specs, given)
+
+
+def _stacked(specs: dict[str, ModalitySpec], given: dict[str, list[Any]]) -> dict[str, Any]:
+    dense = (Kind.GRID, Kind.PIXELS)
+    return {name: np.stack(values) if specs[name].kind in dense else values for name, values in given.items()}
 
 
 def _condition(spec: ModalitySpec, tokens: np.ndarray) -> Any:
@@ -149,7 +154,7 @@ def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, b
             for sample, ids in zip(samples, rows, strict=True):
                 value = codec.decode(ids)
                 sample[name] = value
-            rows = [[np.array([*ids, job.special.eos], np.uint16)] for ids in rows]
+            rows = [[np.array([*ids, job.special.eos][: spec.max_tokens], np.uint16)] for ids in rows]
         column = store.ColumnSpec(name, spec.kind, 1, spec.max_tokens, spec.vocab_size)
         files[f"{name}.parquet"] = store.encode_column(column, [key for _, key, _ in chosen], rows)
     text = {"inputs": chain.inputs, "steps": [step.model_dump(mode="json") for step in chain.to], "samples": samples}

@@ -43,6 +43,12 @@ class Metrics:
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
+    def last(self, kind: str, prefix: str = "") -> dict[str, float]:
+        """The values of the newest line of a kind, their names with a prefix; {} if there is none."""
+        rows = [row for row in self.rows if row["kind"] == kind]
+        row = rows[-1] if rows else {}
+        return {prefix + name: value for name, value in row.items() if name not in ("step", "kind")}
+
     def flush(self) -> None:
         """Put both files."""
         storage.put(self.url, "".join(json.dumps(row) + "\n" for row in self.rows).encode())

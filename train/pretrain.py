@@ -3,8 +3,8 @@
 Decisions:
 - Which sample stands in which batch, its crop and its masks are functions of (seed, position): a run that was killed
   goes on with the batches that an uninterrupted run would have seen, with the weights and moments it had.
-- Nothing in a step waits for the device; losses are looked at every `log_every` steps, and that is when a loss that is
-  not finite is found and named (step, modality, samples).
+- Nothing in a step waits for the device; losses are looked at every `log_every` steps and before each checkpoint, and
+  that is when a loss or gradient that is not finite is found and named (step, modality, samples). No checkpoint has it.
 - Validation uses the same masks every time, and counts each modality's loss over its targets.
 """
 
@@ -111,7 +111,7 @@ def run(job: TrainJob) -> None:
     """Train under Ray Train. RuntimeError with the cause if the workers fail for good."""
     train = job.recipe.train
     resources = workers.Resources(train.workers, train.cpus, train.gpus)
-    workers.run(work, {"job": job}, resources, job.recipe.engine.address)
+    workers.run(work, {"job": job}, resources, "train", job.recipe.engine.address)
 
 
 def work(config: dict[str, Any]) -> None:
@@ -130,9 +130,13 @@ def work(config: dict[str, Any]) -> None:
 
 @dataclass
 class _Window:
-    """Losses since the last log line, on the device: one tensor a step, and what is needed to name a bad one."""
+    """Losses since the last log line, on the device: one tensor a step, and what is needed to name a bad one.
+
+    waited, started: seconds spent waiting for data, and the clock at the start; pauses move the start.
+    """
 
     losses: list[torch.Tensor] = field(default_factory=list)
+    norms: list[torch.Tensor] = field(default_factory=list)
     by_modality: list[torch.Tensor] = field(default_factory=list)
     counts: list[list[int]] = field(default_factory=list)
     keys: list[list[str]] = field(default_factory=list)
@@ -173,8 +177,15 @@ class Trainer:
         if found is None:
             return
         with storage.local_folder(found.url, MODEL_FILES) as folder:
-            weights = model_files.load(folder).state_dict()
-        self.model.load_state_dict(weights)
+            saved = model_files.load(folder)
+        mine, theirs = self.model.config.to_dict(), saved.config.to_dict()
+        if other := [name for name in mine if mine[name] != theirs[name]]:
+            # Tables of several modalities may have the same sizes: the weights could be loaded, into the wrong ones.
+            raise ValueError(
+                f"{found.url}: this checkpoint is of a model with other {', '.join(other)} than the recipe's "
+                "(the order of the modalities counts); move the folder away, or set another train.name"
+            )
+        self.model.load_state_dict(saved.state_dict())
         state = checkpoint.unpack(found.read("trainer.pt"), str(self.model.device))
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
@@ -187,34 +198,35 @@ class Trainer:
         batches = self.loader.batches(self.step, settings.batch_size, self.rank, self.world)
         window = _Window()
         self._report(reporter, "")
-        last: dict[str, float] = {}
         while self.step < settings.steps:
             before = time.monotonic()
             _, batch = next(batches)
             window.waited += time.monotonic() - before
             lr, norm = self.train_step(batch, window)
             done = self.step == settings.steps
-            if self.step % settings.log_every == 0 or done:
-                last = self._close(window) | {"lr": lr, "gradient_norm": float(norm)}
-                window = _Window()
+            saves = self.step % settings.checkpoint_every == 0 or done
+            # Looked at before it is saved; and a run that goes on from here has the same windows, so the same lines.
+            if self.step % settings.log_every == 0 or saves:
+                values = self._close(window) | {"lr": lr, "gradient_norm": float(norm)}
                 if metrics is not None:
-                    metrics.log(self.step, "train", last)
-                    self._report(reporter, f"loss {last['loss']:.3f}, {last['tokens_per_second']:,.0f} tokens/s")
+                    metrics.log(self.step, "train", values)
+                    self._report(reporter, f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s")
+                window = _Window()
+            paused = time.monotonic()
             if self.job.val_shards and (self.step % settings.validate_every == 0 or done):
                 values = self.validate()
                 if metrics is not None:
                     metrics.log(self.step, "val", values)
                     metrics.flush()
-                last |= {f"val_{name}": value for name, value in values.items()}
-                window.started = time.monotonic()
             self.seconds = time.monotonic() - started
-            if metrics is not None and (self.step % settings.checkpoint_every == 0 or done):
+            if metrics is not None and saves:
+                metrics.flush()  # the lines first: whoever goes on from the checkpoint needs them
                 self.save()
-                metrics.flush()
+            window.started += time.monotonic() - paused
         batches.close()  # type: ignore[attr-defined]
         if metrics is not None:
             metrics.close()
-            self._commit(last)
+            self._commit(metrics.last("train") | metrics.last("val", "val_"))
         if self.world > 1:
             dist.barrier()
 
@@ -234,35 +246,44 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         window.losses.append(output.loss.detach())
+        window.norms.append(norm.detach())
         window.by_modality.append(torch.stack([output.losses[name].detach() for name in self.outputs]))
         window.counts.append([output.counts[name] for name in self.outputs])
         window.keys.append(batch.keys)
         return lr, norm
 
     def _close(self, window: _Window) -> dict[str, float]:
-        """The means of a window, over all ranks. FloatingPointError if a loss is not finite, with where it was."""
+        """The means of a window, over all ranks. FloatingPointError if a loss or a gradient's norm is not finite."""
         losses = torch.stack(window.losses).cpu()
         by_modality = torch.stack(window.by_modality).double().cpu()
-        if not torch.isfinite(losses).all():
-            at = int((~torch.isfinite(losses)).nonzero()[0])
-            bad = [n for n, v in zip(self.outputs, by_modality[at].tolist(), strict=True) if not math.isfinite(v)]
-            raise FloatingPointError(
-                f"the loss is {losses[at].item()} at step {self.step - len(losses) + at + 1} "
-                f"(modalities: {', '.join(bad) or 'all'}; samples: {', '.join(window.keys[at][:8])}, ...); "
-                "lower train.base_lr, or set train.clip_norm"
-            )
+        self._check("loss", losses, by_modality, window)
         counts = torch.tensor(window.counts, dtype=torch.float64)
         sums, totals = self._reduce((by_modality * counts).sum(0), counts.sum(0))
         seconds = time.monotonic() - window.started
         settings = self.job.recipe.train
         tokens = sum(n if isinstance(n, int) else n[1] for n in (settings.input_tokens, settings.target_tokens))
         (mean,) = self._reduce(losses.double().mean() / self.world)
+        # Gradients are shared: after the sums above a rank whose own loss was bad has said so, and better.
+        self._check("norm of the gradient", torch.stack(window.norms).cpu(), by_modality, window)
         values = {"loss": mean.item()}
         values |= self._by_name(sums, totals)
         # Tokens are counted by budget, padding included, as in the papers.
         values["tokens_per_second"] = len(losses) * settings.batch_size * tokens / seconds
         values["data_wait_share"] = window.waited / seconds
         return values
+
+    def _check(self, what: str, values: torch.Tensor, by_modality: torch.Tensor, window: _Window) -> None:
+        """FloatingPointError with step, modalities and samples of the first value of a window that is not finite."""
+        finite = torch.isfinite(values)
+        if finite.all():
+            return
+        at = int((~finite).nonzero()[0])
+        bad = [n for n, v in zip(self.outputs, by_modality[at].tolist(), strict=True) if not math.isfinite(v)]
+        raise FloatingPointError(
+            f"the {what} is {values[at].item()} at step {self.step - len(values) + at + 1} "
+            f"(modalities: {', '.join(bad) or 'all'}; samples: {', '.join(window.keys[at][:8])}, ...); "
+            "lower train.base_lr, or set train.clip_norm"
+        )
 
     def _reduce(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
         if self.world > 1:

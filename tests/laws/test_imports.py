@@ -18,7 +18,8 @@ FOLDERS = ("infra", "tokenize", "pipelines", "model", "train", "report")
 ALLOWED: dict[str, set[str]] = {
     "infra": set(),
     "modalities": set(),
-    "recipe": {"infra", "modalities"},
+    "recipe": {"infra", "modalities", "recipe_checks"},
+    "recipe_checks": {"infra", "modalities", "recipe"},  # for its types alone
     "tokenize": {"infra", "modalities", "recipe"},
     "pipelines": {"infra", "modalities", "recipe", "tokenize"},
     "model": {"infra", "modalities"},

@@ -10,6 +10,7 @@ import pytest
 from fourmill_tests import data
 
 from fourmill import stages
+from fourmill.pipelines import fit_data as fit_data_module
 from fourmill.pipelines import plan as plans
 from fourmill.pipelines.fit_data import FitData
 
@@ -67,8 +68,18 @@ def test_captions_are_those_of_the_shards_without_rejects(tmp_path: Path, shards
     everything = list(fit_data(tmp_path, shards).captions(1000))
     assert len(everything) == 5 + 5 + len(data.BAD_KEYS) - len(data.BAD_CAPTIONS)
     assert data.ATTACK in everything
+    # Few are taken from as few shards as hold them, and from the next one if they do not.
+    assert list(fit_data(tmp_path, shards).captions(4)) == everything[:4]
+    assert list(fit_data(tmp_path, shards).captions(6)) == everything[:6]
+
+
+def test_many_are_taken_evenly_from_shards_over_the_whole_list(
+    tmp_path: Path, shards: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_data_module, "LEAST_PER_SHARD", 2)
+    everything = list(fit_data(tmp_path, shards).captions(1000))
     few = list(fit_data(tmp_path, shards).captions(6))
-    assert len(few) == 6 and few[0] == everything[0] and few[2] == everything[5]
+    assert len(few) == 6 and few[:2] == everything[:2] and few[2:4] == everything[5:7]
 
 
 def test_a_shard_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:

@@ -50,8 +50,8 @@ def prints(shards: list[str], changes: dict[str, Any]) -> dict[str, str]:
          {"labels/det", "tokens/det", "labels/metadata", "tokens/metadata"}),
         ({"images__size": 32}, SPATIAL | GRIDS),
         ({"images__crops": 2}, SPATIAL),
-        ({"images__hflip": 0.0}, SPATIAL),
-        ({"images__crop_scale": 0.5}, SPATIAL),
+        ({"images__hflip": 0.0}, set()),  # of the random crops, and the first crop is not
+        ({"images__crop_scale": 0.5}, set()),
         ({"images__pixel_format": "png"}, {"tokens/rgb"}),
         ({"images__jpeg_quality": 80}, {"tokens/rgb"}),
         ({"images__max_pixels": 10_000}, EVERYTHING - {"samples", "fit/text", "labels/caption", "tokens/caption"}),
@@ -75,6 +75,12 @@ def test_an_option_changes_exactly_what_depends_on_it(
     before, after = prints(shards, {}), prints(shards, changes)
     assert set(before) == EVERYTHING
     assert {name for name in before if before[name] != after.get(name)} == expected
+
+
+@pytest.mark.parametrize("change", [{"images__hflip": 0.0}, {"images__crop_scale": 0.5}])
+def test_random_crops_change_with_how_they_are_drawn(shards: list[str], change: dict[str, Any]) -> None:
+    before, after = prints(shards, {"images__crops": 2}), prints(shards, {"images__crops": 2, **change})
+    assert {name for name in before if before[name] != after.get(name)} == SPATIAL
 
 
 @pytest.mark.parametrize("name", ["text", "tok_rgb"])

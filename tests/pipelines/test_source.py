@@ -121,11 +121,20 @@ def test_shards_are_called_by_their_stem_then_by_folder_and_stem() -> None:
     assert source.shard_names(urls) == dict(zip(["0", "1", "y-0", "2", "3"], urls, strict=True))
 
 
-@pytest.mark.parametrize("urls", [["/a/x/0.tar", "/b/x/0.tar", "/c/x/0.tar"], ["/x/0.tar", "/x/0.tgz", "/x/0.tar.gz"]])
-def test_a_name_taken_twice_is_an_error_naming_both(urls: list[str]) -> None:
+def test_as_many_folders_as_it_takes_tell_shards_apart() -> None:
+    urls = ["s3://a/train/0.tar", "s3://b/train/0.tar", "s3://c/train/0.tar"]
+    assert source.shard_names(urls) == dict(zip(["0", "train-0", "c-train-0"], urls, strict=True))
+
+
+def test_a_shard_that_is_named_twice_is_one_shard() -> None:
+    assert source.shard_names(["/a/0.tar", "/a/1.tar", "/a/0.tar"]) == {"0": "/a/0.tar", "1": "/a/1.tar"}
+
+
+def test_a_name_that_nothing_tells_apart_is_an_error_naming_both() -> None:
+    urls = ["/x/0.tar", "/x/0.tgz", "/x/0.tar.gz"]
     with pytest.raises(ValueError, match="would both be called") as error:
         source.shard_names(urls)
-    assert urls[1] in str(error.value) and urls[2] in str(error.value)
+    assert urls[2] in str(error.value) and urls[1] in str(error.value)
 
 
 def test_a_shard_without_a_name_is_an_error() -> None:

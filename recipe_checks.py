@@ -1,0 +1,97 @@
+"""What must fit together across the sections of a recipe; each mistake is a sentence, found before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
+
+from . import modalities as registry
+from .infra.explain import nearest
+from .modalities import LABELS, MODALITIES, Kind
+
+if TYPE_CHECKING:
+    from .recipe import Chain, Mixture, Recipe
+
+
+def check(recipe: Recipe) -> None:
+    """ValueError for the first thing in a recipe that cannot be."""
+    for name in recipe.modalities:
+        _known("modalities", name, MODALITIES)
+    if len(set(recipe.modalities)) < len(recipe.modalities):
+        raise ValueError("modalities: a name stands twice")
+    for name in [*recipe.labels.keep, *recipe.labels.specialists]:
+        _known("labels", name, LABELS)
+    for name in recipe.tokenizers.grids:
+        _known("tokenizers.grids", name, recipe.grids)
+    for spec in (_spec(recipe, name) for name in recipe.modalities):
+        if spec.kind is Kind.GRID:
+            _check_grid(recipe, spec.name)
+    if recipe.train.model.dim % 4:
+        raise ValueError(f"train.model.dim: {recipe.train.model.dim} is no multiple of 4, which 2-D positions need")
+    for mixture in recipe.train.mixtures:
+        _check_mixture(recipe, mixture)
+    for chain in recipe.generate.chains:
+        _check_chain(recipe, chain)
+
+
+def _spec(recipe: Recipe, name: str) -> registry.ModalitySpec:
+    return registry.spec(name, image_size=recipe.images.size, patch_size=recipe.patch_size(name))
+
+
+def _check_grid(recipe: Recipe, name: str) -> None:
+    settings, where = recipe.tokenizers.of(name), f"tokenizers, {name}"
+    if settings.dim % 4:
+        raise ValueError(f"{where}: dim {settings.dim} is no multiple of 4, which 2-D positions need")
+    values = MODALITIES[name].channels * recipe.patch_size(name) ** 2
+    if settings.warm_start and not 2 <= settings.latent_dim <= min(settings.dim, values):
+        raise ValueError(
+            f"{where}: warm_start needs a latent_dim of 2 to {min(settings.dim, values)}, got {settings.latent_dim}"
+        )
+
+
+def _check_mixture(recipe: Recipe, mixture: Mixture) -> None:
+    for side in (mixture.input_alpha, mixture.target_alpha, mixture.keep):
+        for name in side if isinstance(side, dict) else ():
+            _chosen("train.mixtures", name, recipe.modalities)
+    targets = [name for name in recipe.modalities if MODALITIES[name].is_target]
+    for what, alpha, names in (
+        ("input_alpha", mixture.input_alpha, recipe.modalities),
+        ("target_alpha", mixture.target_alpha, targets),
+    ):
+        if names and not any(alpha.get(name, 0.0) if isinstance(alpha, dict) else alpha for name in names):
+            raise ValueError(f"train.mixtures: no {what} above 0 for any of {', '.join(names)}")
+
+
+def _check_chain(recipe: Recipe, chain: Chain) -> None:
+    where = "generate.chains"
+    known = set(chain.inputs)
+    for name in chain.inputs:
+        _chosen(where, name, recipe.modalities)
+    for step in chain.to:
+        _chosen(where, step.target, recipe.modalities)
+        spec = _spec(recipe, step.target)
+        if not spec.is_target:
+            raise ValueError(f"{where}: {step.target} is input only and cannot be generated")
+        if step.target in known:
+            raise ValueError(f"{where}: {step.target} is given or generated already")
+        known.add(step.target)
+        text = spec.kind is Kind.SEQUENCE
+        if step.scheme and text != (step.scheme == "autoregressive"):
+            raise ValueError(
+                f"{where}: {step.target} with the scheme {step.scheme}; text is autoregressive, "
+                "grids are maskgit or roar"
+            )
+        if text and (step.max_tokens or 0) > spec.max_tokens:
+            raise ValueError(f"{where}: max_tokens {step.max_tokens}, {step.target} has at most {spec.max_tokens}")
+
+
+def _chosen(where: str, name: str, chosen: Collection[str]) -> None:
+    """A modality that is declared, and one of the recipe's."""
+    _known(where, name, MODALITIES)
+    if name not in chosen:
+        raise ValueError(f"{where}: {name} is not among the recipe's modalities, {', '.join(chosen)}")
+
+
+def _known(where: str, name: str, names: Iterable[str]) -> None:
+    if name not in names:
+        raise ValueError(f"{where}: there is no {name!r}{nearest(name, names)}")

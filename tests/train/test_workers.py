@@ -1,0 +1,164 @@
+"""Workers: what each gets, which errors are tried again, what is shown; and Ray Train with two of them, one killed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fourmill_tests import data, runs
+
+from fourmill import stages
+from fourmill.infra import ledger
+from fourmill.train import workers
+from fourmill.train.workers import Resources, Told, bundle_of, capacity
+
+GPU_NODE = {"CPU": 32.0, "GPU": 4.0, "memory": 1e11}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "resources", "bundle"),
+    [
+        ([{"CPU": 8.0}], Resources(3), {"CPU": 2.0}),
+        ([{"CPU": 8.0}], Resources(1), {"CPU": 8.0}),
+        ([{"CPU": 8.0}, {"CPU": 8.0}], Resources(3), {"CPU": 4.0}),  # 16 // 3 = 5 would fit only twice
+        ([{"CPU": 0.0}, {"CPU": 3.0}, {"CPU": 16.0}], Resources(2), {"CPU": 8.0}),  # a head node without CPUs
+        ([GPU_NODE] * 2, Resources(8, gpus=1), {"CPU": 8.0, "GPU": 1}),
+        ([GPU_NODE, {"CPU": 64.0}], Resources(2, gpus=1), {"CPU": 16.0, "GPU": 1}),  # the other one has no GPU
+        ([{"CPU": 2.0}], Resources(4, cpus=0.5), {"CPU": 0.5}),
+        ([{"CPU": 1.0}], Resources(10, cpus=0.1), {"CPU": 0.1}),
+    ],
+)
+def test_workers_share_what_fits_on_single_nodes(
+    nodes: list[dict[str, float]], resources: Resources, bundle: dict[str, float]
+) -> None:
+    assert bundle_of(resources, nodes, "train") == bundle
+    assert capacity(nodes, bundle) >= resources.workers
+
+
+@pytest.mark.parametrize(
+    ("nodes", "resources", "said"),
+    [
+        ([{"CPU": 2.0}], Resources(3), "train.workers: 3 workers with 1 CPU each do not fit .* 2 CPU, 0 GPU"),
+        (
+            [{"CPU": 6.0}] * 2,
+            Resources(2, cpus=8),
+            r"2 workers with 8 CPU each .*\(2 nodes, the largest: 6 CPU,",
+        ),
+        ([{"CPU": 8.0}], Resources(1, gpus=1), "1 CPU, 1 GPU each .* lower train.workers, train.cpus or train.gpus"),
+        ([], Resources(1), "0 nodes, the largest: none"),
+    ],
+)
+def test_workers_that_fit_nowhere_are_a_sentence(
+    nodes: list[dict[str, float]], resources: Resources, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        bundle_of(resources, nodes, "train")
+
+
+class Reporter:
+    """In place of a worker's way to the board."""
+
+    def __init__(self, failure: str = "") -> None:
+        self.failure = failure
+
+    def begin(self) -> str:
+        return self.failure
+
+    def fail(self, failure: str) -> None:
+        self.failure = failure
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("error", [ValueError("no"), FloatingPointError("no"), FileNotFoundError("no"), OSError("no")])
+def test_errors_that_would_come_again_are_told_and_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, grouped: bool
+) -> None:
+    """Others wait in a collective only within a group; without one the worker ends as if it were done."""
+    monkeypatch.setattr(workers, "_in_group", lambda: grouped)
+    calls = []
+
+    def work(config: dict[str, Any]) -> None:
+        calls.append(config)
+        raise error
+
+    reporter = Reporter()
+    final = type(error) is not OSError
+    if grouped or not final:
+        with pytest.raises(type(error), match="no"):
+            workers.guard(work)({"reporter": reporter})
+    else:
+        workers.guard(work)({"reporter": reporter})
+    assert reporter.failure == (f"{type(error).__name__}: no" if final else "")
+    if final:
+        workers.guard(work)({"reporter": reporter})  # the next attempt
+        assert len(calls) == 1
+
+
+def test_the_screen_tells_restarts_and_keeps_the_first_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = workers._Screen()
+    message = {"stage": "train", "done": 3, "total": 8, "unit": "steps", "notes": ""}
+    for told in (Told(), Told({0: message}, 1), Told({0: message}, 1), Told({}, 2)):
+        screen.show(told)
+    said = capsys.readouterr().err
+    assert "3/8 steps" in said and said.count("workers failed and were started again (attempt 2)") == 1
+    screen.show(Told({}, 2, "ValueError: no"))
+    screen.show(Told())  # a board that was lost and is new
+    assert screen.failure == "ValueError: no"
+
+
+@pytest.mark.timeout(300)
+def test_two_ranks_train_on_when_one_is_killed(
+    ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fit, tokenize and train with two workers; then the same run, of which rank 1 is killed between checkpoints."""
+    shards = data.good_shards(tmp_path / "s", 2, 8), data.good_shards(tmp_path / "s", 1, 8, first=50, name="val")
+    options: dict[str, Any] = {
+        "modalities": ["rgb", "tok_rgb", "tok_canny_edge", "caption"],
+        "labels__keep": [],
+        "generate__chains": [],
+        "fit__workers": 2,
+        "train__workers": 2,
+        "train__steps": 12,
+        "train__validate_every": 6,
+    }
+    recipe = data.recipe(tmp_path / "out", *shards, **options)
+    alone = data.recipe(tmp_path / "alone", *shards, **options)
+    assert stages.fit(recipe).complete
+    data.fit(alone)
+    for name in ("tok_rgb/model.safetensors", "tok_canny_edge/model.safetensors", "text/tokenizer.json"):
+        mine, theirs = (Path(one.root, "tokenizers", name).read_bytes() for one in (recipe, alone))
+        assert mine == theirs, name
+    data.mill(recipe, data.outputs(recipe, labels=False))
+    shutil.copytree(recipe.root, tmp_path / "killed", ignore=lambda _, names: {"runs"} & set(names))
+    assert stages.train(recipe).complete
+
+    def dying(config: dict[str, Any]) -> None:
+        # Sent to the workers by value, so that all it needs is imported here.
+        import os
+        import signal
+        from pathlib import Path
+
+        from fourmill.train import pretrain
+
+        step = pretrain.Trainer.train_step
+
+        def train_step(self: Any, *arguments: Any) -> Any:
+            if self.rank == 1 and self.step == 6 and not Path(config["killed"]).exists():
+                Path(config["killed"]).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(self, *arguments)
+
+        pretrain.Trainer.train_step = train_step  # type: ignore[method-assign]
+        pretrain.work(config)
+
+    job = stages.train_job(*stages.prepare(data.recipe(tmp_path / "killed", *shards, **options)))
+    capsys.readouterr()
+    workers.run(dying, {"job": job, "killed": str(tmp_path / "flag")}, Resources(2), "train", None)
+    assert (tmp_path / "flag").exists()
+    assert "workers failed and were started again (attempt 2)" in capsys.readouterr().err
+    assert ledger.read(str(tmp_path / "killed"), "runs/4m", job.fingerprint) is not None
+    rows = runs.losses(tmp_path / "killed")
+    assert rows == runs.losses(Path(recipe.root))
+    assert [row["step"] for row in rows if row["kind"] == "val"] == [6, 12]
