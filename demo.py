@@ -59,22 +59,22 @@ fit: {{workers: 2, cpus: 1}}  # each fits one of the two grids
 
 train:
   name: demo
-  model: {{dim: 192, encoder_depth: 4, decoder_depth: 3, heads: 6}}
+  model: {{dim: 128, encoder_depth: 3, decoder_depth: 2, heads: 4}}
   input_tokens: 128
   target_tokens: 128
   mixtures:                 # RGB to all and all to all, as 4M-7, and from caption and edges
     - {{input_alpha: {{rgb: 1}}, target_alpha: 0.5}}
     - {{input_alpha: 0.5, target_alpha: 0.5}}
     - {{input_alpha: {{caption: 1, tok_canny_edge: 1}}, target_alpha: {{tok_rgb: 1, tok_canny_edge: 0.5}}, keep: all}}
-  batch_size: 16
-  steps: 240
-  warmup_steps: 30
-  base_lr: 1.6e-2
+  batch_size: 8
+  steps: 700
+  warmup_steps: 50
+  base_lr: 6.4e-2           # 2e-3 at this batch size
   clip_norm: 1.0
-  log_every: 5
-  validate_every: 60
+  log_every: 10
+  validate_every: 175
   validation_samples: 128
-  checkpoint_every: 100
+  checkpoint_every: 200
 
 generate:
   samples: 6
@@ -111,7 +111,7 @@ def run(out: str) -> list[Summary]:
     done = [first, *stages.run(loaded)]
     if all(summary.complete for summary in done):
         start = time.monotonic()
-        pages.write_report(loaded, extras=_extras(root))
+        pages.report_of(loaded, _extras(root))
         pages.write_gallery(loaded, 40)
         done.append(Summary("report", made=2, seconds=time.monotonic() - start, notes=[str(root / "report.html")]))
     return done

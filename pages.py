@@ -73,19 +73,20 @@ def write_report(recipe: Recipe, out: str | None = None, extras: dict[str, Any] 
     return _write(render_report(data), out or storage.join(recipe.root, "report.html"))
 
 
-def report_of(recipe: Recipe) -> str:
+def report_of(recipe: Recipe, extras: dict[str, Any] | None = None) -> str:
     """Where the report of a complete run is.
 
     It is written if there is none yet, or if the one there shows another state of the root: the fingerprint of all that
-    it shows is kept.
+    it shows is kept. `extras` as in `write_report`.
     """
     recipe, specialists = stages.prepare(recipe)
     run = stages.train_job(recipe, specialists)
     generation = stages.generate_job(recipe, run).fingerprint if recipe.generate.chains else ""
-    shows = fingerprint(REPORT_VERSION, run.fingerprint, generation).encode()
+    labels = [output.fingerprint for output in plans.label_outputs(recipe, specialists).values()]
+    shows = fingerprint(REPORT_VERSION, run.fingerprint, generation, labels).encode()
     url, mark = storage.join(recipe.root, "report.html"), storage.join(recipe.root, "ledger", "report")
     if not (storage.exists(url) and storage.exists(mark) and storage.read_bytes(mark) == shows):
-        write_report(recipe)
+        write_report(recipe, extras=extras)
         storage.put(mark, shows)
     return url
 

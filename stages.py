@@ -11,6 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from . import recipe as recipes
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 def prepare(recipe: Recipe) -> tuple[Recipe, dict[str, Specialist]]:
     """Everything that can be wrong is found here, before any process starts.
 
-    Returns the recipe with an absolute root, and its specialists. RecipeError, or ValueError for an unwritable root.
+    Returns the recipe with an absolute root, and its specialists. RecipeError if it cannot be run.
     """
     recipe = recipe.model_copy(update={"root": storage.absolute(recipe.root)})
     specialists = registry.build(recipe)
@@ -297,9 +298,9 @@ def train_job(recipe: Recipe, specialists: dict[str, Specialist]) -> TrainJob:
     sources = {shard.name: plan.done[next(iter(outputs)), shard.name].source.sha256 for shard in shards}
     columns = {name: output.fingerprint for name, output in outputs.items()}
     settings = recipe.train.model_dump(mode="json", exclude=TRAIN_OPERATIONS)
-    # The order of modalities counts: it is the order of the rows in the model's tables.
-    parts = [settings, list(columns), columns, sources, recipe.seed]
     specs = tuple(output.spec for output in outputs.values() if output.spec is not None)
+    # Sizes count, and so does the order of modalities: it is the order of the rows in the model's tables.
+    parts = [settings, [asdict(spec) for spec in specs], columns, sources, recipe.seed]
     sentinels = _sentinels(recipe) if recipe.has_text else (5, 200)
     return TrainJob(recipe, fingerprint("train", *parts), specs, shards, complete("val"), *sentinels)
 

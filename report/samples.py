@@ -159,7 +159,7 @@ def error_of(label: str, truth: Any, decoded: Any) -> tuple[str, float] | None:
     """How far a reconstruction is from the truth, in the label's usual measure; None where there is none."""
     if LABELS[label].storage is not Storage.IMAGE or np.shape(truth) != np.shape(decoded):
         return None
-    if label == "rgb":
+    if LABELS[label].pixels == "colors":
         mse = float(np.mean((truth.astype(np.float64) - decoded) ** 2))
         return ("PSNR, dB", 10 * math.log10(255**2 / max(mse, 1e-10)))
     if LABELS[label].pixels == "classes":

@@ -15,9 +15,14 @@ import pytest
 from fourmill_tests import data
 from PIL import Image
 
+from fourmill import recipe as recipes
+from fourmill import stages
 from fourmill.pipelines import images, mill, source
 from fourmill.pipelines.reject import Reject
+from fourmill.recipe import RecipeError
+from fourmill.tokenize import codecs
 from fourmill.tokenize.codecs import gist
+from fourmill.tokenize.crops import crops
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +102,13 @@ def _of_labels(folder: Path) -> Iterator[str]:
     data.fit(recipe)
     records += data.mill(recipe, data.outputs(recipe, labels=False), stored=["det"])
     yield from (reject["reason"] for record in records for reject in record.rejects)
-    for label, value in (("canny_edge", np.zeros((0, 3), np.uint8)), ("depth", np.array([np.nan], np.float16))):
-        yield mill._checked(label, value).reason
+    odd_pictures = (np.zeros((0, 3), np.uint8), np.zeros((4, 4), np.float32), np.zeros((2, 2), np.uint8))
+    for label, value in (*(("canny_edge", value) for value in odd_pictures), ("depth", np.array([np.nan], np.float16))):
+        yield mill._checked(label, value, np.zeros((4, 4, 3), np.uint8)).reason
+    spec = next(spec for spec in recipe.specs() if spec.name == "det")
+    boxes = codecs.load(spec, stages.codec_options(recipe), recipe.root)
+    sample = codecs.Labelled("0", [{"box": [0.1, 0.1, 0.9, 0.9], "score": 0.9}], crops(0, "0", 8, 8, 1), (8, 8))
+    yield from (str(row) for row in boxes.encode([sample]) if isinstance(row, Exception))
 
 
 def test_every_recorded_reason_is_in_the_tables(milled: Any, reasons: set[str]) -> None:
@@ -113,6 +123,53 @@ def test_every_reason_of_the_tables_is_given(
     given = {reject["reason"] for record in milled.records for reject in record.rejects}
     given |= {*_of_tars(tmp_path, monkeypatch), *_of_images()}
     monkeypatch.undo()
-    given |= set(_of_labels(tmp_path))
+    # Python says from 3.12 on which value it was.
+    given |= {reason.removesuffix(": nan") for reason in _of_labels(tmp_path)}
     assert len(reasons) >= 30
     assert reasons - {gist(reason) for reason in given} == set()
+
+
+# One recipe for each sentence of the last table that the recipe alone can provoke.
+MISTAKES: list[dict[str, Any]] = [
+    {"train": {"steps": "many"}},
+    {"train": {"stpes": 5}},
+    {"tokenizers": {"text": {"vocab_size": 3000}}},
+    {"train": {"name": "a/b"}},
+    {"generate": {"chains": [{"inputs": "rgb", "to": [{"target": "tok_rgb", "temperature_schedule": "cosine"}]}]}},
+    {"modalities": ["tok_rbg"]},
+    {"modalities": ["tok_depth"]},
+    {"images": {"size": 65}},
+    {"train": {"model": {"dim": 90, "heads": 9}}},
+    {"train": {"mixtures": [{"input_alpha": 0}]}},
+    {"generate": {"chains": [{"inputs": "rgb", "to": [{"target": "caption", "scheme": "roar"}]}]}},
+    {"generate": {"chains": [{"inputs": "rgb", "to": [{"target": "caption", "max_tokens": 300}]}]}},
+    {"generate": {"chains": [{"inputs": "caption", "to": ["rgb"]}]}},
+    {"generate": {"chains": [{"inputs": ["rgb", "caption"], "to": ["caption"]}]}},
+    {"samples": "{folder}/*.tar"},
+    {"samples": {"train": "a.tar", "val": "a.tar"}},
+]
+
+
+def _sentence(mistake: dict[str, Any], folder: Path) -> str:
+    """What is said of a recipe that is right but for this."""
+    settings = {"root": str(folder / "out"), "samples": "a.tar"} | mistake
+    if settings["samples"] == "{folder}/*.tar":
+        settings["samples"] = str(folder / "data" / "*.tar")
+    with pytest.raises(RecipeError) as caught:
+        stages.prepare(recipes.parse(settings, "recipe.yaml"))
+    return str(caught.value).removeprefix("recipe.yaml: ")
+
+
+def test_every_mistake_is_told_as_the_table_says(guide: Callable[[str], Any], tmp_path: Path) -> None:
+    table = guide("bad-input").text.partition("## Recipes and commands")[2]
+    quoted = re.findall(r"^\| .* \| `([^`]+)`.* \|$", table, re.MULTILINE)
+    quoted += [codecs.unsupported("tok_semseg").replace("`", "")]
+    patterns = {quote: re.escape(quote).replace(r"\.\.\.", ".*") for quote in quoted}
+    patterns = {q: p.replace("URL", ".*").replace(re.escape("data/*.tar"), ".*") for q, p in patterns.items()}
+    said = [_sentence(mistake, tmp_path) for mistake in MISTAKES]
+    for sentence in said:
+        assert any(re.fullmatch(pattern, sentence) for pattern in patterns.values()), sentence
+    unsaid = {q for q, p in patterns.items() if not any(re.fullmatch(p, sentence) for sentence in said)}
+    elsewhere = ("tok_semseg: no tokenizer of this release", "there is no recipe at", "root: cannot write below")
+    assert {quote for quote in unsaid if not quote.startswith(elsewhere)} == set()
+    assert quoted.count(quoted[-1]) == 2  # in the table, and as the code says it

@@ -15,13 +15,14 @@ import skimage.data
 import yaml
 from fourmill_tests import data
 
-from fourmill import modalities
+from fourmill import modalities, stages
 from fourmill import recipe as recipes
+from fourmill.infra import ledger
 from fourmill.modalities import LABELS, MODALITIES
 from fourmill.pipelines.specialists import registry
 from fourmill.recipe import Recipe, RecipeError
 from fourmill.report import draw
-from fourmill.tokenize import codecs, store
+from fourmill.tokenize import codecs, pixels, store
 from fourmill.tokenize import labels as label_files
 
 Guides = Callable[[str], Any]
@@ -125,10 +126,10 @@ def test_the_specialist_can_be_tried_by_hand(
 # The modality and the codec
 
 
-def _declare(page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def _declare(page: Any, monkeypatch: pytest.MonkeyPatch, which: str = "") -> None:
     """The guide's two entries in the tables, as if modalities.py had them."""
     for table, name in ((LABELS, "LABELS"), (MODALITIES, "MODALITIES")):
-        line = page.block("python", f"# modalities.py, in {name}")
+        line = page.block("python", f"# modalities.py, in {name}{which}")
         (entry,) = eval(f"(\n{line})", vars(modalities))
         monkeypatch.setitem(table, entry.name, entry)
 
@@ -170,6 +171,44 @@ def test_the_modality_of_the_guide_becomes_a_column(
     assert column.spec.length == 64
     assert draw.draw("alt_text", "a red door") == draw.Text("a red door")
     assert f"({MODALITIES['alt_text'].published_id()}, 30_000, 64)" in page.text
+
+
+def test_the_picture_of_the_guide_is_fitted_and_becomes_a_column(
+    tmp_path: Path, package: Path, guide: Guides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = guide("add-a-modality")
+    _declare(page, monkeypatch, ": a picture")
+    monkeypatch.setattr(pixels, "_PICTURES", pixels._PICTURES | {"sketch"})  # read from the tables at its import
+    (package / "sketch.py").write_text(page.block("python", "# my_labels/sketch.py"))
+    shards = data.good_shards(tmp_path / "s", 1, 8)
+    chosen = {"modalities": ["tok_sketch", "caption"], "labels__keep": ["sketch"], "generate__chains": []}
+    recipe = data.recipe(tmp_path / "out", shards, **chosen)
+    data.mill(recipe, data.outputs(recipe, tokens=False))
+    data.fit(recipe)
+    data.mill(recipe, data.outputs(recipe, labels=False), stored=["sketch"])
+
+    _, drawn = label_files.read_labels(str(tmp_path / "out/labels/sketch/train-00000.parquet"))
+    assert all(picture.ndim == 2 and picture.min() < 200 < np.median(picture) for picture in drawn)
+    record = ledger.read(recipe.root, "tokenizers", "tok_sketch")
+    assert record is not None and record.identity["quality"]["psnr"] > 5
+    column = _columns(tmp_path / "out", "tok_sketch", "train-00000")
+    assert column.valid.all() and column.values.shape == (8, 1, 16)
+    spec = next(spec for spec in recipe.specs() if spec.name == "tok_sketch")
+    codec = codecs.load(spec, stages.codec_options(recipe), recipe.root)
+    assert codec.decode(column.crop(0, 0)).shape == (64, 64)
+
+
+@pytest.mark.parametrize("name", ["tok_depth", "tok_semseg", "human_poses", "sam_instance", "t5_caption"])
+def test_what_the_guide_says_has_no_codec_has_none(name: str) -> None:
+    assert "no tokenizer of this release" in codecs.unsupported(name)
+    assert not codecs.unsupported("tok_sam_edge")
+
+
+def test_the_guide_quotes_what_is_said_of_a_label_without_a_specialist(guide: Guides) -> None:
+    recipe = recipes.parse({"root": "out", "samples": "a.tar", "modalities": ["tok_depth"]})
+    with pytest.raises(RecipeError) as caught:
+        registry.build(recipe)
+    assert f"fourmill label: {caught.value}" in guide("add-a-modality").text.replace("\n", " ")
 
 
 def test_the_codec_of_the_guide_goes_both_ways(

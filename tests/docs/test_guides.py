@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fourmill import cli, recipe
+from fourmill import cli, recipe, stages
+from fourmill.summaries import Summary
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(path.stem for path in DOCS.glob("*.md"))
@@ -83,3 +84,31 @@ def test_pages_are_plain_and_short(guide: Callable[[str], Any], page: str) -> No
     text = guide(page).text
     assert text.isascii() and text.startswith("# ")
     assert len(text.splitlines()) <= 220
+
+
+def _unreached(name: str) -> Callable[[recipe.Recipe], Summary]:
+    def stage(_: recipe.Recipe) -> Summary:
+        raise AssertionError(f"{name} must wait")
+
+    stage.__name__ = name
+    return stage
+
+
+def test_run_tells_what_training_waits_for_as_the_guide_says(
+    guide: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def label(_: recipe.Recipe) -> Summary:
+        return Summary("label", missing={"shard 00007": "there is no shard at /data/00007.tar"})
+
+    monkeypatch.setattr(stages, "prepare", lambda recipe: (recipe, {}))
+    monkeypatch.setattr(stages, "label", label)
+    for name in ("fit", "tokenize"):
+        monkeypatch.setattr(stages, name, lambda _, name=name: Summary(name))
+    for name in ("train", "generate"):
+        monkeypatch.setattr(stages, name, _unreached(name))
+    done = stages.run(recipe.parse({"root": "out", "samples": "a.tar"}))
+    rows = {f"{s.stage}: {what}": why for s in done for what, why in s.missing.items()}
+    assert set(rows) == {"label: shard 00007", "train: train", "generate: generate"}
+    shown = re.sub(r" +", " ", guide("run").text)
+    assert f"| label: shard 00007 | {rows['label: shard 00007']} |" in shown
+    assert f"| train: train | {rows['train: train']} |" in shown

@@ -73,6 +73,13 @@ def test_killed_at_any_step_of_a_save(folder: str, monkeypatch: pytest.MonkeyPat
     assert checkpoint.newest(folder) == again
 
 
+def test_what_a_killed_writer_left_does_not_keep_an_old_checkpoint(tmp_path: Path) -> None:
+    old = checkpoint.save(str(tmp_path), 1, FILES, keep=1)
+    Path(old.url, f"{storage.TEMPORARY_PREFIX}7-trainer.pt").write_bytes(b"half")
+    checkpoint.save(str(tmp_path), 2, FILES, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+
+
 def test_other_things_in_the_folder_are_left_alone(folder: str) -> None:
     storage.put(storage.join(folder, "step-notes", checkpoint.MARKER), b"{}")
     storage.put(storage.join(folder, "readme.txt"), b"")

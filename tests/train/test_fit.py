@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourmill import stages
-from fourmill.infra import ledger
+from fourmill.infra import ledger, storage
 from fourmill.recipe import Recipe
 from fourmill.tokenize import codecs
-from fourmill.train import checkpoint
+from fourmill.train import checkpoint, metrics
 from fourmill.train import fit as fitting
 from fourmill.train.vq import VQTrainer
+from fourmill.train.workers import Resources
 
 
 @given(st.integers(0, 5), st.integers(1, 40), st.integers(1, 50))
@@ -128,3 +130,70 @@ def test_no_sample_with_all_labels_is_a_sentence(tmp_path: Path) -> None:
     bare = recipe(tmp_path / "out", [str(tmp_path / "a.tar")])
     with pytest.raises(ValueError, match="no training sample has all of the labels canny_edge"):
         data.fit(bare)
+
+
+def test_quality_says_what_it_was_measured_on(fitted: Recipe, tmp_path: Path, shards: list[str]) -> None:
+    record = ledger.read(fitted.root, "tokenizers", "tok_canny_edge")
+    assert record is not None and record.identity["measured_on"] == "val"
+    bare = data.recipe(tmp_path / "out", shards[:1], modalities=["tok_canny_edge"], labels__keep=[],
+                       generate__chains=[])  # fmt: skip
+    data.fit(bare)
+    record = ledger.read(bare.root, "tokenizers", "tok_canny_edge")
+    assert record is not None and record.identity["measured_on"] == "train"
+    (log,) = Path(bare.root).glob("runs/fit-tok_canny_edge/*")
+    assert [row["kind"] for row in metrics.read(str(log)) if "f1" in row] == ["train"]
+
+
+def job_of(recipe: Recipe) -> fitting.FitJob:
+    prepared, specialists = stages.prepare(recipe)
+    prints = stages.fit_fingerprints(prepared, specialists)
+    return stages._fit_job(prepared, specialists, list(prints), prints)
+
+
+def test_more_workers_than_shards_cannot_share_batches(tmp_path: Path, shards: list[str]) -> None:
+    job = job_of(recipe(tmp_path / "out", shards, fit__share="batches", fit__workers=2))
+    with pytest.raises(ValueError, match="2 workers share batches, but there are only 1 training shards"):
+        fitting.run(job, Resources(2), None)
+
+
+def test_workers_that_share_batches_read_their_shards_and_one_measures_on_all(
+    tmp_path: Path, shards: list[str]
+) -> None:
+    reporter: Any = data.Silent()
+    val = data.good_shards(tmp_path / "s", 2, 6, first=50, name="val")
+    both = data.recipe(tmp_path / "out", shards, val, modalities=["tok_canny_edge"], labels__keep=[],
+                       generate__chains=[], tokenizers__grid__validation_samples=10)  # fmt: skip
+    job = job_of(both)
+    caches = [fitting._cache(job, ["tok_canny_edge"], rank, 2, "cpu", reporter) for rank in range(2)]
+    (first, second), alone = caches, fitting._cache(job, ["tok_canny_edge"], 0, 1, "cpu", reporter)
+    assert [len(cache.train["canny_edge"]) for cache in caches] == [24, 24]
+    assert not np.array_equal(first.train["canny_edge"], second.train["canny_edge"])
+    assert first.measured_on == "val" and len(alone.val["canny_edge"]) == 10
+    assert np.array_equal(first.val["canny_edge"], alone.val["canny_edge"])
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_of_two_fits_that_commit_at_once_the_record_is_of_the_files(
+    fitted: Recipe, tmp_path: Path, shards: list[str], monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    """The other one's record appears between our files and our record."""
+    job = job_of(recipe(tmp_path / "out", shards))
+    put, lost = storage.put, []
+    folder = Path(fitted.root, "tokenizers", "tok_canny_edge")
+    record = ledger.read(fitted.root, "tokenizers", "tok_canny_edge")
+    assert record is not None
+    theirs = replace(record, sha256=record.sha256 if same else "another")
+
+    def racing(url: str, content: bytes, *, if_absent: bool = False) -> bool:
+        if if_absent and not lost:
+            lost.append(url)
+            put(url, ledger.dumps(theirs))
+        return put(url, content, if_absent=if_absent)
+
+    monkeypatch.setattr(storage, "put", racing)
+    fitting._commit(job, "tok_canny_edge", str(folder), (record.sha256, 64), 48, 0.0, {"quality": {}, "ours": True})
+    committed = ledger.read(job.root, "tokenizers", "tok_canny_edge")
+    assert committed is not None and committed.sha256 == record.sha256
+    assert ("ours" in committed.identity) is not same
+    mine = Path(job.root, "tokenizers", "tok_canny_edge")
+    assert {p.name: p.read_bytes() for p in mine.iterdir()} == {p.name: p.read_bytes() for p in folder.iterdir()}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from fourmill.infra import ledger
 from fourmill.model.fourm import FourM
 from fourmill.recipe import Recipe, RecipeError
 from fourmill.tokenize import store
-from fourmill.train import pretrain
+from fourmill.train import checkpoint, metrics, pretrain
 from fourmill.train.masking import Keep
 from fourmill.train.pretrain import Trainer, TrainJob
 
@@ -122,6 +124,82 @@ def test_a_loss_that_is_not_finite_is_named(trained: tuple[Recipe, TrainJob], tm
     job = job_of(copied(trained[0], tmp_path / "out", train__base_lr=1e8, train__warmup_steps=0))
     with pytest.raises(FloatingPointError, match=r"at step \d+ \(modalities: .*; samples: 0000.*lower train.base_lr"):
         train(job)
+
+
+def test_no_checkpoint_holds_what_is_not_finite(trained: tuple[Recipe, TrainJob], tmp_path: Path) -> None:
+    """Lines are logged after the end, so that only the look before a save can find it."""
+    options = {"train__base_lr": 1e8, "train__warmup_steps": 0, "train__log_every": 100, "train__validate_every": 100}
+    job = job_of(copied(trained[0], tmp_path / "out", **options, train__checkpoint_every=3))
+    with pytest.raises(FloatingPointError, match=r"is (nan|inf) at step [123] "):
+        train(job)
+    for found in checkpoint.complete(str(Path(job.folder, "checkpoints"))):
+        states = checkpoint.unpack(found.read("trainer.pt"))["optimizer"]["state"].values()
+        assert all(torch.isfinite(state["exp_avg"]).all() for state in states)
+
+
+def test_a_gradient_that_is_not_finite_is_named(
+    trained: tuple[Recipe, TrainJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(copied(trained[0], tmp_path / "out"))
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    with pytest.raises(FloatingPointError, match=r"the norm of the gradient is inf at step 1 .*samples: 0000"):
+        train(job)
+    assert checkpoint.newest(str(Path(job.folder, "checkpoints"))) is None
+
+
+def test_a_run_killed_before_its_commit_has_the_same_record(
+    trained: tuple[Recipe, TrainJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last checkpoint is there, so that no step is done again: its numbers come from the log."""
+    recipe, whole = trained
+    job = job_of(copied(recipe, tmp_path / "out"))
+
+    def dying(*_: Any) -> None:
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_commit", dying)
+        with pytest.raises(Died):
+            train(job)
+    train(job)
+    mine, theirs = (ledger.read(j.recipe.root, "runs/4m", j.fingerprint) for j in (job, whole))
+    assert mine is not None and theirs is not None
+    clock = ("tokens_per_second", "data_wait_share")
+    numbers = [{n: v for n, v in r.identity["metrics"].items() if n not in clock} for r in (mine, theirs)]
+    assert numbers[0] == numbers[1] and {"loss", "val_loss"} <= set(numbers[0])
+
+
+def test_pauses_do_not_count_into_the_rate(tokenized: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation in the middle of a window sleeps; the seconds of the window are those of all its steps alone."""
+    job = job_of(copied(tokenized, tmp_path / "out", train__log_every=6, train__validate_every=3,
+                        train__checkpoint_every=12))  # fmt: skip
+    validate, step, slept = Trainer.validate, Trainer.train_step, 3.0
+
+    def slow(self: Trainer) -> dict[str, float]:
+        time.sleep(slept)
+        return validate(self)
+
+    def timed(self: Trainer, *arguments: Any) -> Any:
+        time.sleep(0.1)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "validate", slow)
+    monkeypatch.setattr(Trainer, "train_step", timed)
+    train(job)
+    first = next(row for row in metrics.read(job.folder) if row["kind"] == "train")
+    assert first["step"] == 6
+    assert 0.6 <= 6 * 8 * 64 / first["tokens_per_second"] < slept
+
+
+def test_a_checkpoint_of_another_model_is_refused(trained: tuple[Recipe, TrainJob], tmp_path: Path) -> None:
+    """Modalities in another order fit by their sizes."""
+    recipe, whole = trained
+    job = job_of(copied(recipe, tmp_path / "out"))
+    shutil.copytree(whole.folder, job.folder)
+    other = replace(job, specs=job.specs[::-1])
+    model = FourM(pretrain.model_config(other))
+    with pytest.raises(ValueError, match=r"checkpoints/step-00000012: .* other modalities, .*order"):
+        Trainer(other, model, model, 0, 1)
 
 
 def test_what_is_watched_does_not_make_another_run(tokenized: Recipe) -> None:

@@ -112,14 +112,16 @@ def test_the_screen_tells_restarts_and_keeps_the_first_failure(capsys: pytest.Ca
 def test_two_ranks_train_on_when_one_is_killed(
     ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Fit, tokenize and train with two workers; then the same run, of which rank 1 is killed between checkpoints."""
+    """Fit, tokenize and train with two workers; then the same again, with rank 1 killed between checkpoints."""
     shards = data.good_shards(tmp_path / "s", 2, 8), data.good_shards(tmp_path / "s", 1, 8, first=50, name="val")
     options: dict[str, Any] = {
         "modalities": ["rgb", "tok_rgb", "tok_canny_edge", "caption"],
         "labels__keep": [],
         "generate__chains": [],
         "fit__workers": 2,
+        "fit__cpus": 1,
         "train__workers": 2,
+        "train__cpus": 1,
         "train__steps": 12,
         "train__validate_every": 6,
     }
@@ -132,16 +134,16 @@ def test_two_ranks_train_on_when_one_is_killed(
         assert mine == theirs, name
     data.mill(recipe, data.outputs(recipe, labels=False))
     shutil.copytree(recipe.root, tmp_path / "killed", ignore=lambda _, names: {"runs"} & set(names))
-    assert stages.train(recipe).complete
 
     def dying(config: dict[str, Any]) -> None:
-        # Sent to the workers by value, so that all it needs is imported here.
+        """Two runs; of the second one rank 1 is killed. Sent by value: what it needs is imported here."""
         import os
         import signal
         from pathlib import Path
 
         from fourmill.train import pretrain
 
+        pretrain.work({**config, "job": config["whole"]})
         step = pretrain.Trainer.train_step
 
         def train_step(self: Any, *arguments: Any) -> Any:
@@ -153,11 +155,14 @@ def test_two_ranks_train_on_when_one_is_killed(
         pretrain.Trainer.train_step = train_step  # type: ignore[method-assign]
         pretrain.work(config)
 
+    whole = stages.train_job(*stages.prepare(recipe))
     job = stages.train_job(*stages.prepare(data.recipe(tmp_path / "killed", *shards, **options)))
+    config = {"whole": whole, "job": job, "killed": str(tmp_path / "flag")}
     capsys.readouterr()
-    workers.run(dying, {"job": job, "killed": str(tmp_path / "flag")}, Resources(2), "train", None)
+    workers.run(dying, config, Resources(2, cpus=1), "train", None)
     assert (tmp_path / "flag").exists()
     assert "workers failed and were started again (attempt 2)" in capsys.readouterr().err
+    assert stages.train(recipe).existed == 1
     assert ledger.read(str(tmp_path / "killed"), "runs/4m", job.fingerprint) is not None
     rows = runs.losses(tmp_path / "killed")
     assert rows == runs.losses(Path(recipe.root))
