@@ -101,8 +101,8 @@ def _refuse(
     name = config.modalities[m].name if 0 <= m < len(config.modalities) else m
     sample = batch.keys[b] if b < len(batch.keys) else b
     raise ValueError(
-        f"{side} token {i} of sample {sample!r}: {what} {int(numbers[b, i])} of {name!r}, expected {expected}; "
-        "check that tokenizers, recipe and model have the same sizes"
+        f"{side} token {i} of sample {sample!r}: {what} {int(numbers[b, i])} of modality {name!r}, "
+        f"expected {expected}; check that tokenizers, recipe and model have the same sizes"
     )
 
 

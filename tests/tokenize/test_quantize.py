@@ -101,7 +101,10 @@ def _rank(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_two_ranks_learn_what_one_learns_from_their_batches_together(tmp_path: Path) -> None:
+def test_two_ranks_learn_what_one_learns_from_their_batches_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # the ranks import this file by its name
     latents = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
     np.save(tmp_path / "latents.npy", latents)
     mp.spawn(_rank, (str(tmp_path),), nprocs=2)

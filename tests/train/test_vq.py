@@ -192,7 +192,10 @@ def _rank(rank: int, folder: str) -> None:
 SHARED = QUICK.model_copy(update={"warm_start": False, "dead_code_coefficient": 0.0})
 
 
-def test_two_ranks_learn_what_one_learns_from_their_batches_together(tmp_path: Path) -> None:
+def test_two_ranks_learn_what_one_learns_from_their_batches_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # the ranks import this file by its name
     mp.spawn(_rank, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
     single = VQTrainer(VQVAE(SMALL), SHARED)
