@@ -28,22 +28,14 @@ sys.path.insert(0, SUPPORT)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH", "")]))
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Fast tests first; those of the one Ray cluster together. The order within a folder stays.
-
-    With pytest-xdist one worker has the cluster and begins with it, while the others go through the fast tests.
-    """
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first; those of the one Ray cluster together. The order within a folder stays."""
 
     def rank(item: pytest.Item) -> int:
         folder = item.path.relative_to(TESTS).parts[0]
         return FOLDERS.get(folder, 2 if "ray_cluster" in getattr(item, "fixturenames", ()) else 1)
 
     items.sort(key=rank)
-    if hasattr(config, "workerinput"):
-        for item in items:
-            if rank(item) >= 2:
-                item.add_marker(pytest.mark.xdist_group("ray"))
-        items.sort(key=lambda item: rank(item) < 2)
 
 
 @pytest.fixture(scope="session")
