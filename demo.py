@@ -84,9 +84,11 @@ generate:
         - {{target: tok_canny_edge, scheme: roar, steps: 12, temperature: 0.8}}
         - {{target: caption, temperature: 0.4, max_tokens: 32}}
         - {{target: color_palette, temperature: 0.4}}
-        - {{target: det, temperature: 0.4, max_tokens: 32}}
-        - {{target: metadata, temperature: 0.3}}
     - {{inputs: [rgb], split: train, to: *from_rgb}}
+    - inputs: [rgb]
+      to:
+        - {{target: metadata, temperature: 0.3}}
+        - {{target: det, temperature: 0.4, max_tokens: 32}}
     - inputs: [tok_canny_edge, caption]
       to: [{{target: tok_rgb, scheme: roar, steps: 12, temperature: 0.6, guidance: 1.5}}]
     - inputs: [caption]
