@@ -63,7 +63,7 @@ def write_report(recipe: Recipe, out: str | None = None, extras: dict[str, Any] 
     from .report.results import collect
 
     recipe, collector, plan = gather(recipe)
-    _, specialists = stages.prepare(recipe)
+    specialists = collector.job.specialists
     tokenizers = stages.fitted(recipe, specialists)
     if not collector.columns:
         raise RecipeError("report: the tokenizers are not fitted yet; run `fourmill run` first")
