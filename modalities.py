@@ -1,11 +1,12 @@
 """Every modality of 4M-21, declared once.
 
-Two tables. `LABELS` says what can be said of an image and which specialist says it; `MODALITIES` says
-which label becomes which tokens, and how: the codec, the vocabulary, the number of tokens. Everything
-else (columns, masking, embeddings and heads of the model, pictures in the gallery) follows from them.
+Three tables. `LABELS` says what can be said of an image and which specialist says it; `MODALITIES` says which label
+becomes which tokens, and how: the codec, the vocabulary, the number of tokens; `TOKENIZERS` which of them need a fitted
+codebook. Everything else (columns, masking, embeddings and heads of the model, pictures in the gallery) follows.
 
 Decisions:
-- Names carry no resolution: `tok_rgb` is the modality, `tok_rgb@224` its published checkpoint name at 224 px.
+- Names carry no resolution: `tok_rgb` is the modality, `tok_rgb@224` its published checkpoint name at 224 px. The
+  exception are modalities of another resolution than the run's, `tok_rgb@448`.
 - Vocabularies and lengths are those of the published checkpoints (4M-21, table 5); a recipe may fit smaller ones,
   and `resolve` gives the sizes that one run uses.
 - A specialist is named by a string ("canny:Canny" is pipelines/specialists/canny.py, class Canny), so that reading
@@ -15,10 +16,12 @@ Decisions:
 from __future__ import annotations
 
 import hashlib
+import importlib
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal
+from typing import Any
 
 
 class Kind(StrEnum):
@@ -38,24 +41,32 @@ class Storage(StrEnum):
     ARRAY = "array"  # float16 array as .npy bytes
 
 
+class Form(StrEnum):
+    """What the values of a label are: it decides how they are cropped, tokenized, judged and drawn."""
+
+    COLORS = "colors"  # uint8 (H, W, 3): averaged when resampled
+    EDGES = "edges"  # uint8 (H, W), 0 or 255: stay so, and thin
+    CLASSES = "classes"  # uint8 (H, W), ids that are never mixed; 255 is none
+    DEPTH = "depth"  # float16 (H, W) in [0, 1], 0 nearest
+    NORMALS = "normals"  # float16 (H, W, 3), unit vectors: x right, y up, z toward the viewer
+    FEATURES = "features"  # float16 (h, w, C), a coarser grid over the whole frame
+    VECTOR = "vector"  # float16 (D,), of the whole image
+    SEQUENCE = "sequence"  # float16 (n, D), of the caption
+    RECORD = "record"  # anything that JSON can say
+
+
 @dataclass(frozen=True)
 class Label:
     """What a specialist says of a sample, at the frame of the source image.
 
-    `specialist` is the default one as "module:Class" below pipelines/specialists, or "" if the label needs a model
-    that must be configured first; `configure` then says what to write into the recipe.
-
-    `pixels` says how a picture is resampled and how its reconstruction is judged: colours are averaged, edges stay 0 or
-    255 and thin, class ids are never mixed.
+    `specialist` is the default one as "module:Class" below pipelines/specialists.
     """
 
     name: str
     storage: Storage
+    form: Form
     specialist: str
     summary: str
-    needs: tuple[str, ...] = ()  # labels this one is computed from, besides the image and the caption
-    configure: str = ""
-    pixels: Literal["colors", "edges", "classes"] = "colors"  # of a label that is stored as a picture
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,8 @@ class Modality:
     `spatial` tokens depend on the crop; the others (a caption) are stored once for each sample.
     `channels` is the number of input channels of the tokenizer of a grid.
     `hub_suffix` says whether the published name carries the resolution.
+    `tokenizer` is the one that makes the tokens of a grid, if it is another modality's.
+    `image_size` is the side of its crops in pixels, 0 for the run's.
     """
 
     name: str
@@ -81,6 +94,16 @@ class Modality:
     spatial: bool = True
     chunked: bool = False  # spans are masked in whole chunks (metadata pairs)
     hub_suffix: bool = False
+    tokenizer: str = ""
+    image_size: int = 0
+
+    @property
+    def tokenizers(self) -> tuple[str, ...]:
+        """Names of the fitted tokenizers that its tokens come from: one of TOKENIZERS, the text tokenizer, or both."""
+        if self.kind is Kind.GRID:
+            return (self.tokenizer or self.name,)
+        extra = {"poses": (BODY_POSE,), "instances": (SAM_MASK,)}.get(self.codec, ())
+        return (TEXT, *extra) if self.kind is Kind.SEQUENCE else ()
 
     @property
     def is_target(self) -> bool:
@@ -135,44 +158,59 @@ COCO_CLASSES: tuple[str, ...] = tuple(
     ).split(",")
 )
 
-_NOT_HERE = (
-    "no specialist of this release makes it; leave out the modality {modality}, or let a specialist of your own make "
-    "the label: labels: {{keep: [{label}], specialists: {{{label}: {{specialist: 'package.module:Class'}}}}}}"
+# The classes of COCO panoptic segmentation, in their contiguous order: the 80 things, then 53 kinds of stuff.
+COCO_PANOPTIC_CLASSES: tuple[str, ...] = (
+    *COCO_CLASSES,
+    *(
+        "banner,blanket,bridge,cardboard,counter,curtain,door-stuff,floor-wood,flower,fruit,gravel,house,light,"
+        "mirror-stuff,net,pillow,platform,playingfield,railroad,river,road,roof,sand,sea,shelf,snow,stairs,tent,towel,"
+        "wall-brick,wall-stone,wall-tile,wall-wood,water-other,window-blind,window-other,tree-merged,fence-merged,"
+        "ceiling-merged,sky-other-merged,cabinet-merged,table-merged,floor-other-merged,pavement-merged,"
+        "mountain-merged,grass-merged,dirt-merged,paper-merged,food-other-merged,building-other-merged,rock-merged,"
+        "wall-other-merged,rug-merged"
+    ).split(","),
+)
+NO_CLASS = 255  # of a pixel in a class map that belongs to none
+
+
+def _label(name: str, storage: Storage, form: Form, specialist: str, summary: str) -> tuple[str, Label]:
+    return name, Label(name, storage, form, specialist, summary)
+
+
+LABELS: dict[str, Label] = dict(
+    (
+        _label("rgb", Storage.IMAGE, Form.COLORS, "source", "the image itself, upright, 8-bit RGB"),
+        _label("caption", Storage.JSON, Form.RECORD, "captions:Captions", "the caption that came with the image"),
+        _label("t5_caption", Storage.ARRAY, Form.SEQUENCE, "t5:T5Embeddings", "T5 embeddings of the caption"),
+        _label("det", Storage.JSON, Form.RECORD, "detection:Boxes", "boxes with COCO class names and scores"),
+        _label("depth", Storage.ARRAY, Form.DEPTH, "depth:Depth", "relative depth, 0 nearest to 1 farthest"),
+        _label("normal", Storage.ARRAY, Form.NORMALS, "normals:Normals", "surface normals"),
+        _label("semseg", Storage.IMAGE, Form.CLASSES, "segmentation:Panoptic", "COCO panoptic classes (133)"),
+        _label("clip", Storage.ARRAY, Form.FEATURES, "features:Clip", "CLIP-B/16 dense features"),
+        _label("dinov2", Storage.ARRAY, Form.FEATURES, "features:Dino", "DINOv2-B/14 dense features"),
+        _label("dinov2_global", Storage.ARRAY, Form.VECTOR, "features:DinoGlobal", "DINOv2-B/14 class token"),
+        _label("imagebind", Storage.ARRAY, Form.FEATURES, "imagebind:ImageBind", "ImageBind-H/14 dense features"),
+        _label("imagebind_global", Storage.ARRAY, Form.VECTOR, "imagebind:ImageBindGlobal", "ImageBind class token"),
+        _label("sam_instance", Storage.JSON, Form.RECORD, "sam:SamInstances", "SAM instance masks"),
+        _label("sam_edge", Storage.IMAGE, Form.EDGES, "sam_edges:SamEdges", "Canny edges of the SAM instance map"),
+        _label("human_poses", Storage.JSON, Form.RECORD, "human_poses:Hmr2", "3-D human poses and shapes (SMPL)"),
+        _label("canny_edge", Storage.IMAGE, Form.EDGES, "canny:Canny", "Canny edges of the image"),
+        _label("color_palette", Storage.JSON, Form.RECORD, "palette:Palette", "palettes of 1 to 7 colours"),
+        _label("metadata", Storage.JSON, Form.RECORD, "metadata:Metadata", "sizes, counts and statistics"),
+    )
 )
 
-LABELS: dict[str, Label] = {
-    label.name: label
-    for label in (
-        Label("rgb", Storage.IMAGE, "source", "the image itself, upright, 8-bit RGB"),
-        Label("caption", Storage.JSON, "captions:Captions", "the caption that came with the image"),
-        Label("canny_edge", Storage.IMAGE, "canny:Canny", "Canny edges of the image", pixels="edges"),
-        Label("color_palette", Storage.JSON, "palette:Palette", "palettes of 1 to 7 colours"),
-        Label("det", Storage.JSON, "people:HogPeople", "boxes with COCO class names and scores"),
-        Label("metadata", Storage.JSON, "metadata:Metadata", "sizes, counts and statistics", needs=("det",)),
-        Label("depth", Storage.ARRAY, "", "relative depth", configure=_NOT_HERE),
-        Label("normal", Storage.ARRAY, "", "surface normals", configure=_NOT_HERE),
-        Label("semseg", Storage.IMAGE, "", "COCO panoptic classes (133 + 1)", (), _NOT_HERE, "classes"),
-        Label("clip", Storage.ARRAY, "", "CLIP-B/16 dense features", configure=_NOT_HERE),
-        Label("dinov2", Storage.ARRAY, "", "DINOv2-B/14 dense features", configure=_NOT_HERE),
-        Label("dinov2_global", Storage.ARRAY, "", "DINOv2-B/14 class token", configure=_NOT_HERE),
-        Label("imagebind", Storage.ARRAY, "", "ImageBind-H/14 dense features", configure=_NOT_HERE),
-        Label("imagebind_global", Storage.ARRAY, "", "ImageBind-H/14 class token", configure=_NOT_HERE),
-        Label("sam_instance", Storage.JSON, "", "SAM instance masks", configure=_NOT_HERE),
-        Label(
-            "sam_edge", Storage.IMAGE, "", "Canny edges of the SAM instance map", ("sam_instance",), _NOT_HERE, "edges"
-        ),
-        Label("human_poses", Storage.JSON, "", "3-D human poses and shapes", ("det",), _NOT_HERE),
-        Label("t5_caption", Storage.ARRAY, "", "T5-XXL embeddings of the caption", configure=_NOT_HERE),
-    )
-}
 
-
-def _grid(name: str, label: str, vocab_size: int, summary: str, patch_size: int = 16, channels: int = 3) -> Modality:
+def _grid(
+    name: str, label: str, vocab_size: int, summary: str, patch_size: int = 16, channels: int = 3, tokenizer: str = ""
+) -> Modality:
+    """Global tokens count as a grid of 4 x 4, as in the published checkpoints, but are of the image and of no crop."""
     tokens = (224 // patch_size) ** 2
-    suffix = not name.endswith("_global")
+    dense = LABELS[label].form is not Form.VECTOR
     return Modality(
-        name, label, Kind.GRID, "vq", vocab_size, tokens, summary, patch_size, channels, hub_suffix=suffix
-    )
+        name, label, Kind.GRID, "vq", vocab_size, tokens, summary, patch_size, channels, dense,
+        hub_suffix=dense, tokenizer=tokenizer,
+    )  # fmt: skip
 
 
 def _text(name: str, codec: str, max_tokens: int, summary: str, spatial: bool, chunked: bool = False) -> Modality:
@@ -191,9 +229,9 @@ MODALITIES: dict[str, Modality] = {
         _grid("tok_dinov2", "dinov2", 8_192, "DINOv2-B/14 feature tokens", 14, 768),
         _grid("tok_imagebind", "imagebind", 8_192, "ImageBind-H/14 feature tokens", 14, 1280),
         _grid("tok_dinov2_global", "dinov2_global", 8_192, "DINOv2 global tokens", 56, 768),
-        _grid("tok_imagebind_global", "imagebind_global", 8_192, "ImageBind global tokens", 56, 1024),
+        _grid("tok_imagebind_global", "imagebind_global", 8_192, "ImageBind global tokens", 56, 1280),
         _grid("tok_canny_edge", "canny_edge", 8_192, "Canny edge tokens", channels=1),
-        _grid("tok_sam_edge", "sam_edge", 8_192, "SAM edge tokens", channels=1),
+        _grid("tok_sam_edge", "sam_edge", 8_192, "SAM edge tokens", channels=1, tokenizer="tok_canny_edge"),
         _text("caption", "wordpiece", 256, "caption", spatial=False),
         _text("det", "boxes", 256, "bounding boxes, as text", spatial=True),
         _text("metadata", "metadata", 40, "image metadata, as text", spatial=False, chunked=True),
@@ -205,6 +243,100 @@ MODALITIES: dict[str, Modality] = {
         ),
     )
 }
+
+
+def _at(name: str, image_size: int) -> Modality:
+    """A modality at a resolution of its own, whatever the run's: of the same crops, by the same tokenizer."""
+    base = MODALITIES[name]
+    return replace(
+        base,
+        name=f"{name}@{image_size}",
+        max_tokens=(image_size // base.patch_size) ** 2,
+        summary=f"{base.summary} at {image_size} px",
+        hub_suffix=False,
+        tokenizer=base.tokenizers[0] if base.kind is Kind.GRID else "",
+        image_size=image_size,
+    )
+
+
+# Super-resolution reads 224 px and predicts 448 px (4M, section on generation).
+MODALITIES |= {
+    modality.name: modality
+    for modality in (_at(name, 448) for name in ("rgb", "tok_rgb", "tok_depth", "tok_normal", "tok_semseg", "tok_clip"))
+}
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer with a codebook: fitted on one label, kept in tokenizers/NAME/.
+
+    form: of what it encodes; of the masks and poses inside of records it is CLASSES and VECTOR.
+    channels: of its input as published; class maps have one. A fit takes them from the label.
+    n_labels: classes of a class map, "none" among them as class 0; 0 for other forms.
+    patch_size: pixels that a token covers along a side at 224 px; 0 for vectors, whose tokens have no place.
+    image_size: pixels along a side of its input, 0 for those of the run's crops.
+    """
+
+    name: str
+    label: str
+    form: Form
+    channels: int
+    vocab_size: int
+    tokens: int
+    patch_size: int = 0
+    n_labels: int = 0
+    image_size: int = 0
+
+
+TEXT = "text"  # WordPiece, which serves all sequences, is fitted and stored under this name
+SAM_MASK = "sam_mask"  # masks of SAM instances, 64 x 64 within their box
+BODY_POSE = "body_pose"  # 23 rotation matrices of a SMPL body
+
+
+def _tokenizer(modality: Modality) -> Tokenizer:
+    form = LABELS[modality.label].form
+    patch = 0 if form is Form.VECTOR else modality.patch_size
+    n_labels = len(COCO_PANOPTIC_CLASSES) + 1 if form is Form.CLASSES else 0
+    sizes = (modality.channels, modality.vocab_size, modality.max_tokens, patch, n_labels)
+    return Tokenizer(modality.name, modality.label, form, *sizes)
+
+
+# The fitted tokenizers of 4M-21 (table 5) but for the text's.
+TOKENIZERS: dict[str, Tokenizer] = {
+    tokenizer.name: tokenizer
+    for tokenizer in (
+        *(_tokenizer(modality) for modality in MODALITIES.values() if modality.tokenizers == (modality.name,)),
+        Tokenizer(SAM_MASK, "sam_instance", Form.CLASSES, 1, 1_024, 16, patch_size=16, n_labels=2, image_size=64),
+        Tokenizer(BODY_POSE, "human_poses", Form.VECTOR, 207, 1_024, 8),
+    )
+}
+
+
+def declare(*entries: Label | Modality) -> None:
+    """Add labels and modalities to the tables, from a module of your own that a recipe names in `modules`.
+
+    Declaring the same again changes nothing. ValueError if the name is taken, or the label of a modality is unknown.
+    """
+    for entry in entries:
+        table: dict[str, Any] = LABELS if isinstance(entry, Label) else MODALITIES
+        if table.get(entry.name, entry) != entry:
+            raise ValueError(f"{entry.name}: there is another declaration of this name; choose another name")
+        if isinstance(entry, Modality) and entry.label not in LABELS:
+            raise ValueError(f"{entry.name}: there is no label {entry.label!r}; declare it before the modality")
+        table[entry.name] = entry
+        if isinstance(entry, Modality) and entry.tokenizers == (entry.name,):
+            TOKENIZERS[entry.name] = _tokenizer(entry)
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Import the modules in which a recipe's own modalities are declared. ValueError if one cannot be imported."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ValueError(
+                f"modules: cannot import {name!r}: {error}; set PYTHONPATH to the folder that holds it, or install it"
+            ) from None
 
 
 def spec(name: str, *, image_size: int, patch_size: int = 0, vocab_size: int = 0, input_dim: int = 0) -> ModalitySpec:
@@ -219,8 +351,8 @@ def spec(name: str, *, image_size: int, patch_size: int = 0, vocab_size: int = 0
     """
     modality = MODALITIES[name]
     tokens = modality.max_tokens
-    patch = patch_size or modality.patch_size
-    is_global = name.endswith("_global")
+    patch, image_size = patch_size or modality.patch_size, modality.image_size or image_size
+    is_global = modality.kind is Kind.GRID and LABELS[modality.label].form is Form.VECTOR
     if modality.kind in (Kind.PIXELS, Kind.GRID) and not is_global:
         if image_size % patch:
             raise ValueError(f"{name}: an image of {image_size} px does not divide into patches of {patch} px")

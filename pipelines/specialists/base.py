@@ -24,6 +24,7 @@ class Item:
     caption: the text that came with the image, or None.
     info: the sample's JSON sidecar ({} without one): original_width, watermark scores, whatever the download wrote.
     labels: the labels made so far, by name; a label that was rejected is absent.
+    shared: what specialists of one model leave for each other (the output of a forward pass), under a key of theirs.
     """
 
     key: str
@@ -31,6 +32,7 @@ class Item:
     caption: str | None
     info: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, Any] = field(default_factory=dict)
+    shared: dict[Any, Any] = field(default_factory=dict)
 
 
 class Specialist(BaseModel):
@@ -38,10 +40,13 @@ class Specialist(BaseModel):
 
     label: the label it makes, a key of `modalities.LABELS`.
     version: raise it when the same options give other labels than before.
-    needs: labels that must be made first; optional ones may be missing from an item.
+    needs: labels that it is made from, besides the image and the caption: they are made first, whether the recipe asks
+        for them or not, and an item that lacks one is rejected before the call.
+    uses: labels that it looks at if the recipe makes them; any may be missing from an item.
     sees_image: it looks at the image if there is one, so that its labels depend on how images are read.
     needs_image: items without an image are rejected before the call.
-    cpus, gpus: what one instance takes of a Ray actor; memory_gb is its resident size beyond the images.
+    cpus, gpus: what one instance takes of a Ray actor (the CPU serves where a cluster has no GPU); memory_gb is its
+        resident size beyond the images.
     batch_size: items it likes at a time.
     """
 
@@ -50,6 +55,7 @@ class Specialist(BaseModel):
     label: ClassVar[str]
     version: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ()
+    uses: ClassVar[tuple[str, ...]] = ()
     sees_image: ClassVar[bool] = True
     needs_image: ClassVar[bool] = True
     cpus: ClassVar[float] = 1.0
@@ -57,12 +63,19 @@ class Specialist(BaseModel):
     memory_gb: ClassVar[float] = 0.1
     batch_size: ClassVar[int] = 16
 
+    def setup_on_node(self) -> None:
+        """Fetch what it needs onto this machine. Called once for each node, before its actors start."""
+
     def setup(self, device: str) -> None:
         """Load what it needs onto `device` ("cpu", "cuda:0"). Called once for each actor."""
 
     def __call__(self, items: Sequence[Item]) -> list[Any | Reject]:
         """One label (or a Reject with its reason) for each item, in order. It must not depend on its neighbours."""
         raise NotImplementedError
+
+    def resident_gb(self) -> float:
+        """Memory of one instance beyond the images, in GiB."""
+        return self.memory_gb
 
     def identity(self) -> dict[str, Any]:
         """What a label depends on: class, version and options; the engine hashes it into the fingerprint."""

@@ -3,57 +3,70 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from ...infra.explain import explain
-from ...modalities import LABELS, MODALITIES
+from ...modalities import LABELS, MODALITIES, TOKENIZERS
 from ...recipe import Recipe, RecipeError
 from .base import Specialist
 
 SOURCE = "source"  # the label is the image itself
 
 
-def needed_labels(recipe: Recipe) -> list[str]:
-    """Labels that the recipe's modalities and kept labels come from, their own needs before them."""
-    labels = [*(MODALITIES[m].label for m in recipe.modalities), *recipe.labels.keep]
-    return list(dict.fromkeys(part for label in labels for part in with_needs(label)))
-
-
-def with_needs(label: str) -> list[str]:
-    """A label after everything that it is computed from."""
-    return [*(part for need in LABELS[label].needs for part in with_needs(need)), label]
-
-
 def build(recipe: Recipe) -> dict[str, Specialist]:
-    """One specialist for each needed label, in an order in which each finds the labels it needs.
+    """One specialist for each label that the recipe's modalities, tokenizers and kept labels come from, and for what
+    these need, in an order in which each finds the labels that it needs or uses.
 
-    RecipeError if a label needs a model that is not configured, or if options are wrong.
+    RecipeError if options are wrong, or if labels need each other in a circle.
     """
-    specialists = {}
-    for label in needed_labels(recipe):
-        options = dict(recipe.labels.specialists.get(label, {}))
-        name = options.pop("specialist", LABELS[label].specialist)
-        if name == SOURCE:
-            continue
-        if not name:
-            askers = [m for m in recipe.modalities if label in with_needs(MODALITIES[m].label)] or [label]
-            raise RecipeError(
-                f"{', '.join(askers)}: the label {label} needs a model, and none is configured: "
-                + LABELS[label].configure.format(label=label, modality=askers[0])
-            )
-        specialists[label] = _instantiate(label, name, options)
-    return specialists
+    made: dict[str, Specialist] = {}
+    for label in asked_labels(recipe):
+        _make(recipe, label, made)
+    ordered: dict[str, Specialist] = {}
+    for label in made:
+        _place(label, made, ordered, ())
+    return ordered
 
 
-def _instantiate(label: str, name: Any, options: dict[str, Any]) -> Specialist:
+def asked_labels(recipe: Recipe) -> list[str]:
+    """Labels that modalities, their tokenizers and `labels.keep` ask for, each once."""
+    modalities = [MODALITIES[name] for name in recipe.modalities]
+    tokenizers = [name for modality in modalities for name in modality.tokenizers if name in TOKENIZERS]
+    labels = [*(m.label for m in modalities), *(TOKENIZERS[name].label for name in tokenizers), *recipe.labels.keep]
+    return list(dict.fromkeys(labels))
+
+
+def _make(recipe: Recipe, label: str, made: dict[str, Specialist]) -> None:
+    options = dict(recipe.labels.specialists.get(label, {}))
+    name = options.pop("specialist", LABELS[label].specialist)
+    if name == SOURCE or label in made:
+        return
+    made[label] = _instantiate(label, name, options, recipe.modules)
+    for need in made[label].needs:
+        _make(recipe, need, made)
+
+
+def _place(label: str, made: dict[str, Specialist], ordered: dict[str, Specialist], trail: tuple[str, ...]) -> None:
+    """Append a label after all that it depends on."""
+    if label in trail:
+        raise RecipeError(f"labels: {' needs '.join([*trail[trail.index(label) :], label])}: a circle")
+    if label in ordered or label not in made:
+        return
+    for before in (*made[label].needs, *made[label].uses):
+        _place(before, made, ordered, (*trail, label))
+    ordered[label] = made[label]
+
+
+def _instantiate(label: str, name: Any, options: dict[str, Any], modules: Sequence[str] = ()) -> Specialist:
     where = f"labels.specialists.{label}"
     module, colon, attribute = str(name).partition(":")
     if not colon:
         raise RecipeError(f"{where}.specialist: expected 'module:Class', got {name!r}")
-    # A bare module is one of ours; a dotted one is the user's own package.
-    path = module if "." in module else f"{__package__}.{module}"
+    # A bare module is one of ours; a dotted one, or one that the recipe names, is the user's own.
+    path = module if "." in module or module in modules else f"{__package__}.{module}"
     try:
         cls = getattr(importlib.import_module(path), attribute)
     except (ImportError, AttributeError) as error:

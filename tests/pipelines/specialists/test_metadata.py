@@ -11,9 +11,21 @@ import numpy as np
 import pytest
 from skimage import data as photos
 
+from fourmill.modalities import COCO_PANOPTIC_CLASSES
 from fourmill.pipelines.reject import Reject
 from fourmill.pipelines.specialists.base import Item
-from fourmill.pipelines.specialists.metadata import Metadata, caption_statistics, colorfulness, pixel_statistics
+from fourmill.pipelines.specialists.metadata import (
+    BACKGROUND,
+    WALKABLE,
+    Metadata,
+    caption_statistics,
+    class_statistics,
+    colorfulness,
+    geometric_complexity,
+    occlusion,
+    pixel_statistics,
+)
+from fourmill.tokenize.sentences import METADATA_TYPES
 
 
 def describe(item: Item, **options: Any) -> dict[str, Any]:
@@ -175,3 +187,101 @@ def test_brightness_follows_the_image() -> None:
     image = photos.astronaut()
     darker = cv2.convertScaleAbs(image, alpha=0.5)
     assert pixel_statistics(darker)["brightness"] == pytest.approx(pixel_statistics(image)["brightness"] / 2, abs=0.6)
+
+
+# Types that need other labels
+
+PRINTED = [*range(96, 104), *range(109, 114), *range(117, 120), *range(122, 127), 87, 90, 105, 106, 129, 131, 132]
+
+
+def class_map(**shares: int) -> np.ndarray:
+    """A map of 100 pixels: so many of each class, the rest 255."""
+    ids = [COCO_PANOPTIC_CLASSES.index(name.replace("_", "-")) for name, count in shares.items() for _ in range(count)]
+    return np.array(ids + [255] * (100 - len(ids)), np.uint8).reshape(5, 20)
+
+
+def every_label() -> dict[str, Any]:
+    return {
+        "det": [box("person", 0.9), box("person", 0.8), box("dog", 0.7)],
+        "semseg": class_map(person=30, road=50, car=10),
+        "normal": np.dstack([np.zeros((4, 4)), np.zeros((4, 4)), np.ones((4, 4))]).astype(np.float16),
+        "depth": np.zeros((8, 8), np.float16),
+        "sam_instance": [{}] * 5,
+        "human_poses": [{}],
+    }
+
+
+def test_all_21_types_in_the_order_of_4ms_ids() -> None:
+    info = {"watermark_score": 0.2, "aesthetic_score": 5.0}
+    found = describe(Item("k", photos.astronaut(), "A caption.", info, every_label()))
+    assert list(found) == list(METADATA_TYPES)
+    assert found["n_humans"] == 1, "poses know better than boxes"
+    assert (found["n_sam_instances"], found["n_coco_instances"], found["semantic_diversity"]) == (5, 3, 3)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found, "plain numbers only"
+
+
+def test_sources_that_are_absent_or_not_wanted_leave_their_types_out() -> None:
+    labels = every_label()
+    types = {
+        "det": {"n_coco_instances", "coco_instance_diversity"},
+        "semseg": {"walkability", "objectness", "semantic_diversity"},
+        "normal": {"geometric_complexity"},
+        "depth": {"occlusion_score"},
+        "sam_instance": {"n_sam_instances"},
+    }
+    everything = set(describe(Item("k", None, "x", {}, labels)))
+    for source, names in types.items():
+        others = {name: value for name, value in labels.items() if name != source}
+        assert everything - set(describe(Item("k", None, "x", {}, others))) == names
+        wanted = [name for name in labels if name != source]
+        assert everything - set(describe(Item("k", None, "x", {}, labels), sources=wanted)) == names
+    assert describe(Item("k", None, "x", {}, labels), sources=["det"])["n_humans"] == 2
+    assert "n_humans" not in describe(Item("k", None, "x", {}, labels), sources=["det"], humans_from_boxes=False)
+
+
+def test_the_class_lists_are_those_that_the_paper_prints() -> None:
+    assert sorted(map(COCO_PANOPTIC_CLASSES.index, BACKGROUND)) == sorted(PRINTED)
+    printed = [87, 90, 97, 100, 102, 105, 106, 122, 123, 125, 126, 132]
+    assert sorted(map(COCO_PANOPTIC_CLASSES.index, WALKABLE)) == printed
+
+
+@pytest.mark.parametrize(
+    ("shares", "walkable", "objects", "background", "diversity"),
+    [
+        ({"person": 100}, 0, 1, 0, 1),  # one face that fills the picture
+        ({"road": 60, "sky_other_merged": 40}, 0.6, 0, 1, 2),  # an empty road
+        ({"person": 20, "grass_merged": 30, "building_other_merged": 10}, 0.3, 0.2, 0.4, 3),  # 40 pixels of no class
+        ({}, 0, 0, 0, 0),
+    ],
+)
+def test_walkability_and_objectness(
+    shares: dict[str, int], walkable: float, objects: float, background: float, diversity: int
+) -> None:
+    classes = class_map(**shares)
+    expected = {"walkability": walkable, "objectness": objects, "semantic_diversity": diversity}
+    assert class_statistics(classes) == pytest.approx(expected)
+    assert class_statistics(classes, "background")["objectness"] == pytest.approx(background)
+    as_printed = describe(Item("k", None, "x", {}, {"semseg": classes}), objectness="background")
+    assert as_printed["objectness"] == pytest.approx(background)
+
+
+def test_geometric_complexity_of_a_plane_a_corner_and_all_directions() -> None:
+    plane = np.tile(np.array([0.6, 0, 0.8], np.float16), (30, 40, 1))
+    assert geometric_complexity(plane) == pytest.approx(0, abs=1e-3)
+    corner = plane.copy()
+    corner[:, :20] = [-0.8, 0, 0.6]  # at right angles to the other half
+    assert geometric_complexity(corner) == pytest.approx(1 - math.sqrt(0.5), abs=1e-3)
+    opposite = np.concatenate([plane, -plane])
+    assert geometric_complexity(opposite) == pytest.approx(1)
+
+
+def test_occlusion_counts_steps_at_any_resolution_and_no_slopes() -> None:
+    slope = np.tile(np.linspace(0, 1, 448, dtype=np.float16), (448, 1))
+    assert occlusion(slope) == 0
+    step = np.zeros((448, 448), np.float16)
+    step[:, 224:] = 0.5
+    assert occlusion(step) == pytest.approx(2 / 224)  # Sobel sees a step in the pixels on both sides
+    large, small = (cv2.resize(step.astype(np.float32), (side, side)) for side in (1792, 224))
+    assert occlusion(large) == pytest.approx(2 / 224) == occlusion(small)
+    assert occlusion(step * 0.1) == 0  # a twentieth of the range
+    assert 0 <= occlusion(np.random.default_rng(0).random((1, 5000))) <= 1

@@ -16,8 +16,8 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
+from fourmill import jobs
 from fourmill import recipe as recipes
-from fourmill import stages
 from fourmill.infra import ledger
 from fourmill.infra.storage import TEMPORARY_PREFIX
 from fourmill.pipelines import plan as plans
@@ -30,13 +30,16 @@ ATTACK = "<script>document.title='owned'</script> \x1b[2Jand more"
 # Every modality that works end to end, at sizes that take seconds on one core.
 TINY: dict[str, Any] = {
     "images": {"size": 64, "patch_size": 16, "max_pixels": 1_000_000},
-    "labels": {"keep": ["canny_edge", "color_palette", "metadata", "det", "caption"]},
+    "labels": {
+        "keep": ["canny_edge", "color_palette", "metadata", "det", "caption"],
+        "specialists": {"det": {"specialist": "people:HogPeople"}},
+    },
     "tokenizers": {
         "text": {"vocab_size": 6000},
-        "grid": {
-            "codebook_size": 64, "latent_dim": 8, "dim": 32, "encoder_depth": 1, "decoder_depth": 1, "heads": 2,
-            "steps": 12, "batch_size": 8, "base_lr": 0.02, "warmup_steps": 2, "samples": 48, "validation_samples": 8,
-            "checkpoint_every": 3,
+        "common": {
+            "decoder": "vit", "codebook_size": 64, "latent_dim": 8, "dim": 32, "encoder_depth": 1, "decoder_depth": 1,
+            "heads": 2, "precision": "fp32", "steps": 12, "batch_size": 8, "base_lr": 0.02, "warmup_steps": 2,
+            "samples": 48, "validation_samples": 8, "checkpoint_every": 3,
         },
     },
     "engine": {"batch_size": 4},
@@ -195,37 +198,30 @@ def fit(recipe: Recipe) -> None:
     """The fit stage in this process."""
     from fourmill.train import fit as fitting
 
-    recipe, specialists = stages.prepare(recipe)
-    prints = stages.fit_fingerprints(recipe, specialists)
-    missing = [name for name in prints if name not in stages.fitted(recipe, specialists)]
+    recipe, specialists = jobs.prepare(recipe)
+    prints = jobs.fit_fingerprints(recipe, specialists)
+    missing = [name for name in prints if name not in jobs.fitted(recipe, specialists)]
     if not missing:
         return
-    job = stages._fit_job(recipe, specialists, missing, prints)
-    reporter: Any = Silent()
-    if job.text is not None:
-        fitting.fit_text(job, reporter)
-    for group in fitting._groups(job):
-        cache = fitting._cache(job, group, 0, 1, "cpu", reporter)
-        for name in group:
-            fitting.fit_grid(job, name, cache, 0, 1, "cpu", reporter)
+    fitting.fit_all(jobs.fit_job(recipe, specialists, missing, prints), 0, 1, "cpu", Silent())
 
 
 def mill(recipe: Recipe, outputs: dict[str, plans.Output], stored: Sequence[str] = ()) -> list[ledger.Record]:
     """Make what is missing of these outputs in this process; labels named in `stored` may be read from storage."""
-    recipe, specialists = stages.prepare(recipe)
+    recipe, specialists = jobs.prepare(recipe)
     labels = plans.label_outputs(recipe, specialists)
     plan = plans.make(recipe, outputs, {f"labels/{name}": labels[f"labels/{name}"] for name in stored})
-    worker = Mill(stages.mill_job(recipe, specialists, outputs))
+    worker = Mill(jobs.mill_job(recipe, specialists, outputs))
     worker.setup("cpu")
     return [record for task in plan.missing for record in worker.run(task)]
 
 
 def outputs(recipe: Recipe, *, labels: bool = True, tokens: bool = True) -> dict[str, plans.Output]:
     """What the recipe asks for; tokens need fitted tokenizers."""
-    recipe, specialists = stages.prepare(recipe)
+    recipe, specialists = jobs.prepare(recipe)
     asked = plans.label_outputs(recipe, specialists) if labels else {}
     if tokens:
-        asked |= plans.token_outputs(recipe, specialists, stages.fitted(recipe, specialists))
+        asked |= plans.token_outputs(recipe, specialists, jobs.fitted(recipe, specialists))
     return asked
 
 

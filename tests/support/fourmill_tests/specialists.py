@@ -7,9 +7,9 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from fourmill.pipelines.specialists.base import Item
+from fourmill.pipelines.specialists.base import Item, Specialist
 from fourmill.pipelines.specialists.canny import Canny
 from fourmill.pipelines.specialists.people import HogPeople
 
@@ -47,6 +47,15 @@ class Failing(Canny):
 
     def __call__(self, items: Sequence[Item]) -> list[Any]:
         raise RuntimeError("the weights are broken")
+
+
+class NoInstances(Specialist):
+    """Finds nothing in any image."""
+
+    label: ClassVar[str] = "sam_instance"
+
+    def __call__(self, items: Sequence[Item]) -> list[Any]:
+        return [[] for _ in items]
 
 
 class Odd(HogPeople):

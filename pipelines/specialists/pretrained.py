@@ -1,0 +1,375 @@
+"""Specialists with weights: where these come from, and how they are fetched, verified and loaded.
+
+Decisions:
+- Weights are a Hugging Face hub id ("org/name"), or a local folder or file. A recipe may name any that serve the task.
+- Nothing is unpickled unless the recipe says `allow_pickle: true`: safetensors otherwise.
+- A label depends on a hub id and its revision, or on the bytes of a local folder or file: moving a folder changes no
+  fingerprint, changing a byte does. Pin `revision` to a commit where a dataset must be made again to the bit.
+- Two specialists that name the same weights share one model (`loaded`); what they both compute of an item goes into
+  `Item.shared`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from weakref import WeakValueDictionary
+
+from pydantic import Field, field_validator
+
+from .base import Specialist
+
+if TYPE_CHECKING:
+    import torch
+
+_HUB_ID = re.compile(r"^\w[\w.-]*/\w[\w.-]*$")
+_SAFE_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+_PICKLED_FILES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_GIB = 2**30
+
+_models: WeakValueDictionary[Any, Any] = WeakValueDictionary()
+
+
+def loaded(key: Any, make: Callable[[], Any]) -> Any:
+    """The object that `make` makes, once for each key in this process, for as long as somebody holds it."""
+    found = _models.get(key)
+    if found is None:
+        found = _models[key] = make()
+    return found
+
+
+def batches(tensors: Sequence[torch.Tensor], most: int) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Tensors of equal shape stacked, at most `most` at a time: (their indices, the stack).
+
+    Images of different sizes are never padded into each other: a label must not depend on its neighbours.
+    """
+    import torch
+
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        groups.setdefault(tuple(tensor.shape), []).append(i)
+    for indices in groups.values():
+        for start in range(0, len(indices), most):
+            part = indices[start : start + most]
+            yield part, torch.stack([tensors[i] for i in part])
+
+
+class Pretrained(Specialist):
+    """Base of specialists with weights.
+
+    task: what the weights are for, in words ("monocular depth"), for messages.
+    licence: of the default weights; others have their own.
+    gpu_precision: what `precision: auto` means on a GPU; it is fp32 on a CPU.
+    memory_gb: of the default weights, with what a batch takes beyond them.
+    unneeded: regular expressions of tensors that a folder may lack, since inference does not use them.
+    """
+
+    task: ClassVar[str]
+    licence: ClassVar[str]
+    gpu_precision: ClassVar[Literal["fp32", "fp16", "bf16"]] = "bf16"
+    gpus: ClassVar[float] = 1.0
+    memory_gb: ClassVar[float] = 2.0
+    unneeded: ClassVar[tuple[str, ...]] = ()
+
+    weights: str = Field(..., description="Hub id (org/name), or a local folder or file.")
+    revision: str | None = Field(
+        None, description="Branch, tag or commit of the hub repository; its default branch unless given."
+    )
+    allow_pickle: bool = Field(
+        False, description="Read .bin, .pt and .pth files. A pickle can run any code: only for weights that you trust."
+    )
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
+        "auto", description="Of weights and activations. auto: fp32 on a CPU, what the model stands on a GPU."
+    )
+
+    @field_validator("weights")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        # Workers have another working directory.
+        path = Path(value).expanduser()
+        if value and path.exists():
+            return str(path.resolve())
+        if not _HUB_ID.match(value):
+            raise ValueError(f"there is no file or folder {value!r}, and it is no hub id of the form org/name")
+        return value
+
+    @property
+    def is_local(self) -> bool:
+        return os.path.isabs(self.weights)
+
+    def setup_on_node(self) -> None:
+        """Fetch the weights into the node's Hugging Face cache and look whether they are whole. Done once for each
+        node, before its actors start. ValueError if there are none."""
+        _verify(self._fetch() if not self.is_local else Path(self.weights), self.label, self.allow_pickle)
+
+    def folder(self) -> Path:
+        """The local folder of the weights; a hub repository is fetched if it is not there yet."""
+        if self.is_local:
+            path = Path(self.weights)
+            return path if path.is_dir() else path.parent
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            return self._snapshot(snapshot_download, local_files_only=True)
+        except LocalEntryNotFoundError:
+            return self._fetch()
+
+    def _fetch(self) -> Path:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+        )
+
+        try:
+            return self._snapshot(snapshot_download)
+        except GatedRepoError as error:
+            raise ValueError(
+                f"{self.label}: {self.weights} asks for its terms to be accepted; do so on the hub and set HF_TOKEN"
+            ) from error
+        except RepositoryNotFoundError as error:
+            raise ValueError(
+                f"{self.label}: there is no repository {self.weights!r} on the hub and no such local folder; check "
+                "`weights`, or set HF_TOKEN if the repository is private"
+            ) from error
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise ValueError(
+                f"{self.label}: the weights {self.weights!r} cannot be fetched ({error}); name a local folder in "
+                f"labels.specialists.{self.label}.weights"
+            ) from error
+
+    def _snapshot(self, download: Callable[..., Any], **options: Any) -> Path:
+        patterns = list(self._patterns())
+        return Path(str(download(self.weights, revision=self.revision, allow_patterns=patterns, **options)))
+
+    def _patterns(self) -> tuple[str, ...]:
+        return (*_SAFE_FILES, *(_PICKLED_FILES if self.allow_pickle else ()))
+
+    def file(self, *patterns: str) -> Path:
+        """The one file of the weights that matches the first of these patterns which any file matches.
+
+        ValueError if none does, or if it is a pickle and `allow_pickle` is off.
+        """
+        if self.is_local and Path(self.weights).is_file():
+            found = [Path(self.weights)]
+        else:
+            names = sorted(path for path in self.folder().rglob("*") if path.is_file())
+            hits = ([path for path in names if fnmatch.fnmatch(path.name, pattern)] for pattern in patterns)
+            found = next((part for part in hits if part), [])
+        if len(found) != 1:
+            raise ValueError(
+                f"{self.label}: {self.weights} has {len(found)} files {' or '.join(patterns)}, expected one; name the "
+                f"file itself in labels.specialists.{self.label}.weights"
+            )
+        if _is_pickle(found[0]) and not self.allow_pickle:
+            raise ValueError(_pickle_refused(self.label, found[0]))
+        return found[0]
+
+    def state_dict(self, *patterns: str) -> dict[str, Any]:
+        """Tensors by name of the one weight file (see `file`), on the CPU. Pickles are read with `weights_only`."""
+        path = self.file(*(patterns or ("*.safetensors", *_PICKLED_FILES)))
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        import torch
+
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return dict(state)
+
+    def dtype(self, device: str) -> torch.dtype:
+        """Of weights and activations on a device."""
+        import torch
+
+        name = self.precision
+        if name == "auto":
+            name = self.gpu_precision if device.startswith("cuda") else "fp32"
+        return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
+
+    def load(self, auto: str, device: str) -> Any:
+        """The model by one of transformers' classes, in evaluation mode on the device; shared in this process.
+
+        Args:
+            auto: name of the class, for example "AutoModelForDepthEstimation".
+
+        Raises:
+            ValueError: the folder is of another task, lacks weights, or has only pickled ones.
+        """
+        folder, dtype = self.folder(), self.dtype(device)
+        return loaded((auto, str(folder), device, dtype), lambda: self._load(auto, folder, device, dtype))
+
+    def _load(self, auto: str, folder: Path, device: str, dtype: torch.dtype) -> Any:
+        import transformers
+        from safetensors import SafetensorError
+
+        _verify(folder, self.label, self.allow_pickle)
+        options = {} if self.allow_pickle else {"use_safetensors": True}
+        try:
+            with _quiet():
+                model, report = getattr(transformers, auto).from_pretrained(
+                    folder, local_files_only=True, dtype=dtype, output_loading_info=True, **options
+                )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ValueError(
+                f"{self.label}: {self.weights} is no model for {self.task} that transformers' {auto} can open: {error}"
+            ) from error
+        missing = sorted(
+            name for name in report["missing_keys"] if not any(re.search(pattern, name) for pattern in self.unneeded)
+        )
+        if missing:
+            raise ValueError(
+                f"{self.label}: the weights of {self.weights} lack {len(missing)} tensors of its {self.task} model, "
+                f"{missing[0]!r} first; it was made for something else"
+            )
+        return model.to(device).eval()
+
+    def config(self) -> Any:
+        """The folder's configuration (transformers), which tells its architecture. ValueError if it has none."""
+        import transformers
+
+        try:
+            return transformers.AutoConfig.from_pretrained(self.folder(), local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{self.label}: {self.weights} is no model for {self.task} that transformers can open: {error}"
+            ) from error
+
+    def processor(self, auto: str = "AutoImageProcessor", **options: Any) -> Any:
+        """The folder's own preprocessing (transformers). ValueError if it has none.
+
+        Args:
+            auto: name of the class; "AutoTokenizer" for text.
+            options: settings that overrule the folder's.
+        """
+        import transformers
+
+        try:
+            return getattr(transformers, auto).from_pretrained(self.folder(), local_files_only=True, **options)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.label}: {self.weights} has no {auto} of its own: {error}") from error
+
+    def weights_licence(self) -> str:
+        """Of the default weights; of others the user must know."""
+        return self.licence if self.weights == type(self).model_fields["weights"].default else "see its source"
+
+    def resident_gb(self) -> float:
+        """The size of local weights on disk, and a little; what the class declares for hub ids."""
+        if not self.is_local:
+            return self.memory_gb
+        return sum(path.stat().st_size for path in _weight_files(Path(self.weights))) / _GIB + 0.1
+
+    def identity(self) -> dict[str, Any]:
+        told = super().identity()
+        options = dict(told["options"])
+        if self.is_local:
+            options["weights"] = {"sha256": digest(Path(self.weights))}
+            options.pop("revision")
+        # Whether pickles may be read is about trust, not about the result.
+        options.pop("allow_pickle")
+        return {**told, "options": options}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no report of tensors that nothing asked for: what is missing we say ourselves."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def digest(path: Path) -> str:
+    """SHA-256 over the names and contents of a file, or of the files of a folder; of a single file its content alone.
+
+    Large files are hashed once for each (path, size, time of change) on a machine.
+    """
+    if path.is_file():
+        return _file_digest(path)
+    whole = hashlib.sha256()
+    names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    for name in names:
+        if not re.search(r"(^|/)\.", name):  # hidden ones hold times and traces of downloads
+            whole.update(json.dumps([name, _file_digest(path / name)]).encode())
+    return whole.hexdigest()
+
+
+_SMALL = 2**20
+
+
+def _file_digest(path: Path) -> str:
+    stat = path.stat()
+    key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}".encode()).hexdigest()
+    note = Path(tempfile.gettempdir()) / f"fourmill-{os.getuid()}" / "digests" / key
+    if stat.st_size > _SMALL and note.exists() and len(text := note.read_text()) == 64:
+        return text
+    with open(path, "rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if stat.st_size > _SMALL:
+        note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = note.with_name(f"{key}.{os.getpid()}")
+        partial.write_text(found)
+        os.replace(partial, note)
+    return found
+
+
+def _weight_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    safe = list(path.rglob("*.safetensors"))
+    return safe or [file for pattern in _PICKLED_FILES for file in path.rglob(pattern)]
+
+
+def _verify(path: Path, label: str, allow_pickle: bool) -> None:
+    """ValueError if there are no weights, only pickles without consent, or a safetensors file cut short."""
+    files = _weight_files(path)
+    if not files:
+        raise ValueError(
+            f"{label}: {path} holds no weights; expected .safetensors (of a hub repository, pickles are fetched only "
+            f"with labels.specialists.{label}.allow_pickle: true)"
+        )
+    if not allow_pickle and _is_pickle(files[0]):
+        raise ValueError(_pickle_refused(label, files[0]))
+    for file in files:
+        if file.suffix != ".safetensors":
+            continue
+        size = file.stat().st_size
+        with open(file, "rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            text = stream.read(length) if length <= size - 8 else b""
+        try:
+            header = json.loads(text)
+        except ValueError:
+            header = {}
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        if not header or size != 8 + length + max(ends, default=0):
+            raise ValueError(f"{label}: {file} is cut short or broken ({size} bytes); fetch it again")
+
+
+def _is_pickle(path: Path) -> bool:
+    return any(fnmatch.fnmatch(path.name, pattern) for pattern in _PICKLED_FILES)
+
+
+def _pickle_refused(label: str, path: Path) -> str:
+    return (
+        f"{label}: {path} is a pickle, which can run any code when it is read; convert it to safetensors, or say "
+        f"labels.specialists.{label}.allow_pickle: true if you trust where it comes from"
+    )

@@ -1,0 +1,46 @@
+"""What the processes of a test with several ranks do; in a module of its own, which they import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from fourmill.train import checkpoint
+
+from . import training
+
+SHARDED: dict[str, Any] = {
+    "parallel": "fsdp", "accumulate": 2, "clip_norm": 0.5, "ema": 0.5, "activation_checkpointing": True,
+}  # fmt: skip
+
+
+def spawn(work: Callable[..., None], world: int, folder: Path) -> None:
+    """`work(rank, world, folder)` on each rank of a gloo group."""
+    mp.spawn(_rank, (work, world, str(folder)), nprocs=world)
+
+
+def _rank(rank: int, work: Callable[..., None], world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world)
+    try:
+        work(rank, world, Path(folder))
+    finally:
+        dist.destroy_process_group()
+
+
+def _unseen(folder: str) -> checkpoint.Checkpoint:
+    raise AssertionError("only the first rank may look for checkpoints")
+
+
+def trains(rank: int, world: int, folder: Path) -> None:
+    """A run with DDP; one with FSDP that dies; and one that one process began, with FSDP to its end."""
+    if rank:  # an attempt that died may still be writing: if each rank looked, each could find another checkpoint
+        checkpoint.newest = _unseen
+    training.train(training.job(folder / "ddp"), rank, world)
+    training.train_until(training.job(folder / "shrinks", **SHARDED), 5, rank, world)
+    training.train(training.job(folder / "grows", **SHARDED), rank, world)
