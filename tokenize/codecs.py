@@ -6,98 +6,34 @@ what cannot be tokenized comes back as the exception in its place, and becomes a
 
 from __future__ import annotations
 
+import importlib
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ..infra import storage
-from ..modalities import LABELS, MODALITIES, Kind, ModalitySpec, Storage
-from . import sentences
-from .crops import Crop, Resample, apply, hashed_uniforms
+from ..modalities import BODY_POSE, MODALITIES, SAM_MASK, TEXT, TOKENIZERS, Form, ModalitySpec
+from .codec import Codebook, Codec, Labelled, Options, check_fingerprint
 from .store import ColumnSpec
+from .text_codecs import Boxes, Instances, MetadataSentence, PaletteSentence, Poses, Text
 from .wordpiece import WordPiece
 
-CODEC_VERSION = 1  # raise it when the same labels and options give other tokens than before
-TEXT_TOKENIZER = "text"  # the name under which the WordPiece vocabulary is fitted and stored
-TOKENIZER_FILES = {Kind.SEQUENCE: ("tokenizer.json", "config.json"), Kind.GRID: ("model.safetensors", "config.json")}
+__all__ = [
+    "CODEC_VERSION", "NAMES", "Codec", "Embedding", "Grid", "Labelled", "Options", "Patches", "Text", "gist", "load",
+    "load_codebook", "load_text",
+]  # fmt: skip
 
-RESAMPLE = {"colors": Resample.IMAGE, "edges": Resample.EDGES, "classes": Resample.LABELS}
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A sample's label with what its tokens depend on: the crops (pixels of the source image) and the image's size."""
-
-    key: str
-    value: Any
-    crops: list[Crop]
-    size: tuple[int, int]  # width, height
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the recipe says about tokens, beyond the sizes in a `ModalitySpec`."""
-
-    seed: int
-    image_size: int
-    crops: int
-    pixel_format: str = "jpeg"
-    jpeg_quality: int = 95
-    min_box_score: float = sentences.DEFAULT_SCORE
+CODEC_VERSION = 2  # raise it when the same labels and options give other tokens than before
+WORDPIECE_FILES = ("tokenizer.json", "config.json")
+CODEBOOK_FILES = ("model.safetensors", "config.json")
 
 
 def gist(reason: str) -> str:
     """A reason without its numbers, so that equal causes can be counted."""
     text = re.sub(r"(?<![\w-])\d+(\.\d+)?", "N", reason)
     return text if len(text) <= 100 else text[:100].rpartition(" ")[0] + " ..."
-
-
-def crop_label(label: str, value: np.ndarray, crop: Crop, size: int) -> np.ndarray:
-    """The pixels of a crop of an image-like label at `size` x `size`, resampled as that label needs it."""
-    return apply(crop, value, size, RESAMPLE[LABELS[label].pixels])
-
-
-class Codec:
-    """One modality's way from labels to tokens and back."""
-
-    name: ClassVar[str]
-
-    def __init__(self, spec: ModalitySpec, options: Options) -> None:
-        self.spec, self.options = spec, options
-        self.modality = MODALITIES[spec.name]
-
-    @property
-    def crops(self) -> int:
-        return self.options.crops if self.modality.spatial else 1
-
-    def column_spec(self, tokenizer_fingerprint: str) -> ColumnSpec:
-        """The spec of the columns that `encode` makes rows for."""
-        length = self.options.image_size if self.spec.kind is Kind.PIXELS else self.spec.max_tokens
-        return ColumnSpec(
-            self.spec.name, self.spec.kind, self.crops, length, self.spec.vocab_size, tokenizer=tokenizer_fingerprint
-        )
-
-    def encode(self, samples: Sequence[Labelled]) -> list[Any]:
-        """For each sample its row (see store.Column.sample), or the exception that says why it has none."""
-        return [self._guarded(sample) for sample in samples]
-
-    def _guarded(self, sample: Labelled) -> Any:
-        try:
-            return self.encode_one(sample)
-        except ValueError as error:
-            return error
-        except Exception as error:  # a label of a form that nobody checked: its sample suffers, not the shard
-            return ValueError(f"{self.spec.name}: {type(error).__name__}: {error}")
-
-    def encode_one(self, sample: Labelled) -> Any:
-        raise NotImplementedError
-
-    def decode(self, tokens: Any) -> Any:
-        """One crop's tokens as a person would look at them: uint8 pixels, text, boxes, colours, numbers."""
-        raise NotImplementedError
 
 
 class Patches(Codec):
@@ -114,13 +50,17 @@ class Patches(Codec):
             suffix, flags = ".jpg", [cv2.IMWRITE_JPEG_QUALITY, self.options.jpeg_quality]
             flags += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
         files = []
-        for crop in sample.crops:
-            pixels = crop_label(self.modality.label, sample.value, crop, self.options.image_size)
-            done, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), flags)
+        for crop in range(len(sample.crops)):
+            done, data = cv2.imencode(suffix, cv2.cvtColor(self.truth(sample, crop), cv2.COLOR_RGB2BGR), flags)
             if not done:
                 raise ValueError(f"{self.spec.name}: OpenCV could not encode the crop as {suffix}")
             files.append(data.tobytes())
         return files
+
+    def truth(self, sample: Labelled, crop: int) -> Any:
+        from .inputs import window
+
+        return window(self.modality.label, sample.value, sample.crops[crop], self.image_size, sample.size)
 
     def decode(self, tokens: Any) -> np.ndarray:
         import cv2
@@ -133,168 +73,141 @@ class Patches(Codec):
 
 
 class Grid(Codec):
-    """A grid of codebook ids, by the modality's fitted VQ-VAE. All crops of a batch go through the encoder together."""
+    """A grid of codebook ids, or the ids of one vector. All crops of a batch go through the encoder together."""
 
     name = "vq"
 
-    def __init__(self, spec: ModalitySpec, options: Options, folder: str, device: str, expected: str = "") -> None:
+    def __init__(self, spec: ModalitySpec, options: Options, codebook: Codebook) -> None:
         super().__init__(spec, options)
-        from . import vqvae
-
-        if expected:
-            _check(spec.name, vqvae.fingerprint(folder), expected)
-        self.device = device
-        self.model = vqvae.load(folder).to(device).eval()
-        if self.model.config.codebook_size != spec.vocab_size:
+        self.codebook = codebook
+        if codebook.model.config.codebook_size != spec.vocab_size:
             raise ValueError(
-                f"{spec.name}: the tokenizer in {folder} has {self.model.config.codebook_size} codes, "
+                f"{spec.name}: its tokenizer {codebook.name} has {codebook.model.config.codebook_size} codes, "
                 f"the recipe {spec.vocab_size}"
             )
+        self._side = 0 if spec.learned_positions else spec.side
+
+    @property
+    def _is_map(self) -> bool:
+        """Whether a token is a cell of a feature map, rather than a patch of pixels."""
+        return TOKENIZERS[self.codebook.name].form is Form.FEATURES
 
     def encode(self, samples: Sequence[Labelled]) -> list[Any]:
-        import torch
-
-        from .pixels import preprocess
-
         # A row is first the crops' pixels, or the exception; then all pixels go through the encoder together.
         rows = super().encode(samples)
         good = [i for i, row in enumerate(rows) if not isinstance(row, Exception)]
         if good:
-            pixels = np.concatenate([rows[i] for i in good])
-            with torch.inference_mode():
-                ids = self.model.encode(preprocess(self.spec.name, pixels).to(self.device))
-            tokens = ids.reshape(len(good), self.crops, -1).cpu().numpy().astype(np.uint16)
-            for i, row in zip(good, tokens, strict=True):
+            tokens = self.codebook.encode(np.concatenate([rows[i] for i in good]))
+            if tokens.shape[1] != self.spec.max_tokens:
+                raise ValueError(
+                    f"{self.spec.name}: its tokenizer {self.codebook.name} makes {tokens.shape[1]} tokens of a crop, "
+                    f"the recipe says {self.spec.max_tokens}; see its patch_size and images.size"
+                )
+            for i, row in zip(good, tokens.reshape(len(good), self.crops, -1), strict=True):
                 rows[i] = row
         return rows
 
     def encode_one(self, sample: Labelled) -> np.ndarray:
-        """Pixels of the crops, uint8 (crops, size, size[, channels]); what `encode` sends through the model."""
-        label, size = self.modality.label, self.options.image_size
-        return np.stack([crop_label(label, sample.value, crop, size) for crop in sample.crops])
+        """What the tokenizer reads of the crops, (crops, ...); `encode` sends it through the model."""
+        from .inputs import examples
+
+        label_of = self.codebook.name
+        windows = sample.crops[: self.crops]
+        return np.concatenate([examples(label_of, sample.value, crop, self._size, sample.size) for crop in windows])
+
+    @property
+    def _size(self) -> int:
+        """Along one side of what the tokenizer reads."""
+        return self.spec.side if self._is_map else self.image_size
+
+    def truth(self, sample: Labelled, crop: int) -> Any:
+        from .inputs import window
+
+        return window(self.modality.label, sample.value, sample.crops[crop], self._size, sample.size)
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
-        picture: np.ndarray = self.decode_many(np.asarray(tokens)[None])[0]
-        return picture
+        decoded: np.ndarray = self.decode_many(np.asarray(tokens)[None])[0]
+        return decoded
 
     def decode_many(self, tokens: np.ndarray) -> np.ndarray:
-        """Pictures of many crops: ids (n, length) -> uint8 (n, size, size, 3), or (n, size, size) for one channel."""
-        import torch
-
-        from .pixels import postprocess
-
-        side = self.spec.side
-        ids = torch.from_numpy(np.asarray(tokens, np.int64)).reshape(-1, side, side).to(self.device)
-        with torch.inference_mode():
-            return postprocess(self.model.decode(ids))
+        """Labels of many crops: ids (n, length) to what `inputs.to_label` says of this modality's form."""
+        return self.codebook.decode(tokens, self._side)
 
 
-class Text(Codec):
-    """Captions by WordPiece; base of the sentences, which are text first."""
+class Embedding(Codec):
+    """Vectors as they are: input only, so that nothing has to be a token."""
 
-    name = "wordpiece"
+    name = "embedding"
 
-    def __init__(self, spec: ModalitySpec, options: Options, wordpiece: WordPiece) -> None:
-        super().__init__(spec, options)
-        self.wordpiece = wordpiece
+    def column_spec(self, tokenizers: Mapping[str, str]) -> ColumnSpec:
+        return ColumnSpec(self.spec.name, self.spec.kind, 1, self.spec.max_tokens, dim=self.spec.input_dim)
 
-    def encode_one(self, sample: Labelled) -> list[np.ndarray]:
-        return [self.wordpiece.encode(text, self.spec.max_tokens) for text in self.texts(sample)]
+    def encode_one(self, sample: Labelled) -> np.ndarray:
+        vectors = np.asarray(sample.value, np.float16)[: self.spec.max_tokens]
+        if vectors.ndim != 2 or vectors.shape[1] != self.spec.input_dim:
+            raise ValueError(
+                f"{self.spec.name}: got vectors {np.shape(sample.value)}, expected (n, {self.spec.input_dim}); set "
+                "tokenizers.embedding_dim to the width of the model that makes them"
+            )
+        return vectors[None]
 
-    def texts(self, sample: Labelled) -> list[str]:
-        """One text for each crop."""
-        return [sample.value]
-
-    def decode(self, tokens: Any) -> Any:
-        return self.parse(self.wordpiece.decode(tokens))
-
-    def parse(self, text: str) -> Any:
-        return text
+    def decode(self, tokens: Any) -> np.ndarray:
+        return np.asarray(tokens)
 
 
-class Boxes(Text):
-    name = "boxes"
-
-    def texts(self, sample: Labelled) -> list[str]:
-        score = self.options.min_box_score
-        return [sentences.boxes_to_text(sample.value, *sample.size, crop, score) for crop in sample.crops]
-
-    def parse(self, text: str) -> list[dict[str, Any]]:
-        return sentences.text_to_boxes(text)
-
-
-class PaletteSentence(Text):
-    name = "palette"
-
-    def texts(self, sample: Labelled) -> list[str]:
-        return [sentences.palette_to_text(sentences.pick_palette(sample.value, self.options.seed, sample.key))]
-
-    def parse(self, text: str) -> list[list[int]]:
-        return sentences.text_to_palette(text)
-
-
-class MetadataSentence(Text):
-    name = "metadata"
-
-    def encode_one(self, sample: Labelled) -> list[np.ndarray]:
-        # The order is shuffled for each sample (4M-21), and is a pure function of (seed, key) like everything else.
-        (draw,) = hashed_uniforms(1, "metadata", self.options.seed, sample.key)
-        chunks = sentences.metadata_to_chunks(sample.value, np.random.default_rng(int(draw * 2**53)))
-        return [self.wordpiece.encode_chunks(chunks, self.spec.max_tokens)]
-
-    def parse(self, text: str) -> dict[str, float]:
-        return sentences.text_to_metadata(text)
-
-
-TEXT_CODECS: dict[str, Callable[[ModalitySpec, Options, WordPiece], Text]] = {
+_SENTENCES: dict[str, Callable[[ModalitySpec, Options, WordPiece], Text]] = {
     codec.name: codec for codec in (Text, Boxes, PaletteSentence, MetadataSentence)
 }
+_CODED = {Poses.name: (Poses, BODY_POSE), Instances.name: (Instances, SAM_MASK)}
+
+NAMES = frozenset({Patches.name, Embedding.name, Grid.name, *_SENTENCES, *_CODED})
 
 
-def unsupported(modality: str) -> str:
-    """Why no codec of this release makes a modality's tokens; "" if one does."""
-    entry = MODALITIES[modality]
-    pictures = LABELS[entry.label].storage is Storage.IMAGE and LABELS[entry.label].pixels != "classes"
-    if entry.codec in (Patches.name, *TEXT_CODECS) or (entry.codec == Grid.name and pictures):
-        return ""
-    return f"{modality}: no tokenizer of this release makes its tokens; leave it out of `modalities`"
-
-
-def load(spec: ModalitySpec, options: Options, root: str, device: str = "cpu", expected: str = "") -> Codec:
-    """The codec of one modality, with its fitted tokenizer from ROOT/tokenizers/NAME/ (local or not).
+def load(
+    spec: ModalitySpec, options: Options, root: str, device: str = "cpu", expected: Mapping[str, str] | None = None
+) -> Codec:
+    """The codec of one modality, with its fitted tokenizers from ROOT/tokenizers/NAME/ (local or not).
 
     Args:
-        expected: content fingerprint that the tokenizer must have, "" for any.
+        expected: content fingerprints that tokenizers must have, by name; None for any.
 
     Raises:
-        ValueError: no codec of this release makes the modality's tokens, or the tokenizer is not the expected one.
+        ValueError: a tokenizer is not the expected one, or does not fit the recipe.
         FileNotFoundError: it is not fitted.
     """
-    if why := unsupported(spec.name):
-        raise ValueError(why)
-    modality = MODALITIES[spec.name]
-    if spec.kind is Kind.PIXELS:
+    codec, expected = MODALITIES[spec.name].codec, expected or {}
+    if codec == Patches.name:
         return Patches(spec, options)
-    if modality.codec == Grid.name:
-        with storage.local_folder(storage.join(root, "tokenizers", spec.name), TOKENIZER_FILES[Kind.GRID]) as folder:
-            return Grid(spec, options, str(folder), device, expected)
+    if codec == Embedding.name:
+        return Embedding(spec, options)
+    if codec == Grid.name:
+        (name,) = MODALITIES[spec.name].tokenizers
+        return Grid(spec, options, load_codebook(root, name, device, expected.get(name, "")))
     wordpiece = load_text(root)
     if expected:
-        _check(spec.name, wordpiece.fingerprint(), expected)
-    return TEXT_CODECS[modality.codec](spec, options, wordpiece)
+        check_fingerprint(TEXT, wordpiece.fingerprint(), expected[TEXT])
+    if codec in _CODED:
+        make, name = _CODED[codec]
+        return make(spec, options, wordpiece, load_codebook(root, name, device, expected.get(name, "")))
+    return _sentence(codec)(spec, options, wordpiece)
 
 
-def _check(name: str, found: str, expected: str) -> None:
-    """Tokens must never be filed under a tokenizer that did not make them."""
-    if found != expected:
-        raise ValueError(
-            f"{name}: its tokenizer was fitted again while this job ran (contents {found}, expected {expected}); "
-            "run the same command again"
-        )
+def _sentence(codec: str) -> Callable[[ModalitySpec, Options, WordPiece], Text]:
+    """A codec of this package by its name, or one of the user's own as "package.module:Class"."""
+    module, colon, name = codec.partition(":")
+    if not colon:
+        return _SENTENCES[codec]
+    made: Callable[[ModalitySpec, Options, WordPiece], Text] = getattr(importlib.import_module(module), name)
+    return made
+
+
+def load_codebook(root: str, name: str, device: str = "cpu", expected: str = "") -> Codebook:
+    """A fitted tokenizer of a root."""
+    with storage.local_folder(storage.join(root, "tokenizers", name), CODEBOOK_FILES) as folder:
+        return Codebook(name, str(folder), device, expected)
 
 
 def load_text(root: str) -> WordPiece:
     """The fitted WordPiece vocabulary of a root."""
-    url = storage.join(root, "tokenizers", TEXT_TOKENIZER)
-    with storage.local_folder(url, TOKENIZER_FILES[Kind.SEQUENCE]) as folder:
+    with storage.local_folder(storage.join(root, "tokenizers", TEXT), WORDPIECE_FILES) as folder:
         return WordPiece.load(folder)

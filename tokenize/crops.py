@@ -27,6 +27,7 @@ class Resample(StrEnum):
     """How pixels are resampled."""
 
     IMAGE = "image"  # area average when it shrinks, bicubic when it grows
+    LINEAR = "linear"  # area average when it shrinks, bilinear when it grows: never beyond the values that were there
     LABELS = "labels"  # nearest pixel: class ids must not be mixed
     EDGES = "edges"  # 0 or 255: a pixel is an edge if a line of one source pixel's width crosses at least half of it
 
@@ -120,8 +121,8 @@ def _resize(window: np.ndarray, size: int, resample: Resample) -> np.ndarray:
         return cv2.resize(window, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
     if resample is Resample.EDGES:
         return _resize_edges(window, size)
-    shrinks = size <= min(height, width)
-    return cv2.resize(window, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    grows = cv2.INTER_LINEAR if resample is Resample.LINEAR else cv2.INTER_CUBIC
+    return cv2.resize(window, (size, size), interpolation=cv2.INTER_AREA if size <= min(height, width) else grows)
 
 
 def _resize_edges(window: np.ndarray, size: int) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Vector quantization with a cosine codebook, as in 4M's tokenizers.
+"""Vector quantization with one codebook of vectors, as in 4M's tokenizers.
 
-Legend: B batch, L latent width, h w token grid, N = B h w latents, K codes.
+Legend: B batch, L latent width, h w token grid, N = B h w latents, K codes, n heads.
 
 A latent's code is the one of largest cosine; the codebook learns by exponential moving averages (EMA) of the
 normalised latents assigned to it, not by gradients; the encoder learns through the straight-through estimator and the
@@ -11,6 +11,8 @@ Decisions:
   average cluster size, so that it has some log(coefficient) / (1 - decay) steps to find latents before it may be
   replaced again. The reference leaves the old size, so that most codes are replaced in each of the first steps.
 - Random picks come from a generator of our own: a fit resumes bit for bit, and on several ranks all take rank 0's.
+- Euclidean codebooks and several heads that share a codebook are not used by 4M's published tokenizers; they are here
+  because its configs can ask for them.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-# Scores of one matrix product, at most so many at once: 2^26 float32 are 256 MB.
-_MAX_SCORES = 2**26
+# Scores of one matrix product, at most so many at once: on a CPU 2 MB, which stay in its cache (2 to 4 times as fast as
+# through memory, measured), elsewhere 256 MB.
+CPU_SCORES, DEVICE_SCORES = 2**19, 2**26
+_SMOOTHING = 1e-5
 
 
 class Codebook(nn.Module):
@@ -45,24 +49,28 @@ class Codebook(nn.Module):
         """The code of largest cosine, (N,) int64; the lowest of equals."""
         # The length of a latent does not change its argmax, so only the codes are normalised.
         codes_LK = F.normalize(self.embed, dim=1).t()
-        rows = max(_MAX_SCORES // codes_LK.shape[1], 1)
-        return torch.cat([(chunk @ codes_LK).argmax(1) for chunk in torch.split(latents_NL, rows)])
+        return torch.cat([(chunk @ codes_LK).argmax(1) for chunk in row_chunks(latents_NL, len(self.embed))])
 
     @torch.no_grad()
     def update(self, latents_NL: torch.Tensor, ids_N: torch.Tensor) -> int:
         """One EMA step from a batch of latents and their codes; returns the number of codes replaced."""
         latents = F.normalize(latents_NL.float(), dim=1)
+        counts, sums = self._counts_and_sums(latents, ids_N)
+        used = counts[:, None] > 0
+        codes = F.normalize(self.embed, dim=1)
+        means = torch.where(used, F.normalize(sums / counts.clamp(min=1)[:, None], dim=1), codes)
+        self.embed.lerp_(means, 1 - self.decay)
+        return self._replace_dead(latents, counts) if self.threshold > 0 else 0
+
+    def _counts_and_sums(self, latents: torch.Tensor, ids_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents of each code (K,) and their sum (K, L), over all ranks; the cluster sizes take their step."""
         counts = torch.bincount(ids_N, minlength=self.embed.shape[0]).to(latents.dtype)
         sums = torch.zeros_like(self.embed).index_add_(0, ids_N, latents)
         if _distributed():
             dist.all_reduce(counts)
             dist.all_reduce(sums)
         self.cluster_size.lerp_(counts, 1 - self.decay)
-        used = counts[:, None] > 0
-        codes = F.normalize(self.embed, dim=1)
-        means = torch.where(used, F.normalize(sums / counts.clamp(min=1)[:, None], dim=1), codes)
-        self.embed.lerp_(means, 1 - self.decay)
-        return self._replace_dead(latents, counts) if self.threshold > 0 else 0
+        return counts, sums
 
     def _replace_dead(self, latents: torch.Tensor, counts: torch.Tensor) -> int:
         dead = torch.nonzero(self.cluster_size < self.threshold)[:, 0]
@@ -74,9 +82,44 @@ class Codebook(nn.Module):
         fresh = latents[picks.to(latents.device)]
         if _distributed():
             dist.broadcast(fresh, 0)
-        self.embed[dead] = fresh
-        self.cluster_size[dead] = counts.sum() / len(counts)
+        self._place(dead, fresh, counts.sum() / len(counts))
         return len(dead)
+
+    def _place(self, codes: torch.Tensor, vectors: torch.Tensor, size: torch.Tensor) -> None:
+        self.embed[codes] = vectors
+        self.cluster_size[codes] = size
+
+
+class EuclideanCodebook(Codebook):
+    """K vectors (K, L) of any length, chosen by distance (`norm_codes` false); their EMA is `embed_avg` over sizes."""
+
+    embed_avg: torch.Tensor
+
+    def __init__(self, size: int, dim: int, decay: float, threshold: float, seed: int) -> None:
+        super().__init__(size, dim, decay, threshold, seed)
+        self.register_buffer("embed_avg", self.embed.clone())
+
+    def assign(self, latents_NL: torch.Tensor) -> torch.Tensor:
+        """The nearest code, (N,) int64; the lowest of equals."""
+        # |z - e|^2 without |z|^2, which is the same for all codes.
+        codes_LK, squares_K = 2 * self.embed.t(), self.embed.square().sum(1)
+        chunks = row_chunks(latents_NL, len(self.embed))
+        return torch.cat([torch.addmm(-squares_K, chunk, codes_LK).argmax(1) for chunk in chunks])
+
+    @torch.no_grad()
+    def update(self, latents_NL: torch.Tensor, ids_N: torch.Tensor) -> int:
+        """As in `Codebook`; sizes are smoothed (Laplace), so that a code without latents stays finite."""
+        latents = latents_NL.float()
+        counts, sums = self._counts_and_sums(latents, ids_N)
+        self.embed_avg.lerp_(sums, 1 - self.decay)
+        total = self.cluster_size.sum()
+        sizes = (self.cluster_size + _SMOOTHING) / (total + len(counts) * _SMOOTHING) * total
+        self.embed.copy_(self.embed_avg / sizes[:, None])
+        return self._replace_dead(latents, counts) if self.threshold > 0 else 0
+
+    def _place(self, codes: torch.Tensor, vectors: torch.Tensor, size: torch.Tensor) -> None:
+        super()._place(codes, vectors, size)
+        self.embed_avg[codes] = vectors * size
 
 
 class VectorQuantizer(nn.Module):
@@ -91,41 +134,65 @@ class VectorQuantizer(nn.Module):
         commitment: float = 1.0,
         norm_latents: bool = False,
         seed: int = 0,
+        heads: int = 1,
+        cosine: bool = True,
     ) -> None:
-        """`threshold` is in latents a batch; 0 never replaces a code."""
+        """`threshold` is in latents a batch; 0 never replaces a code. `heads`: codes of one latent, projected apart."""
         super().__init__()
-        self.commitment, self.norm_latents = commitment, norm_latents
+        self.commitment, self.norm_latents, self.heads = commitment, norm_latents, heads
         self.last_replaced = 0
-        self._codebook = Codebook(codebook_size, dim, decay, threshold, seed)
+        self.project_in = nn.Linear(dim, heads * dim) if heads > 1 else nn.Identity()
+        self.project_out = nn.Linear(heads * dim, dim) if heads > 1 else nn.Identity()
+        kind = Codebook if cosine else EuclideanCodebook
+        self._codebook = kind(codebook_size, dim, decay, threshold, seed)
 
     @property
     def codebook(self) -> Codebook:
         return self._codebook
 
     def encode(self, z: torch.Tensor) -> torch.Tensor:
-        """(B, L, h, w) to ids (B, h, w) int64. Does not change the codebook."""
+        """(B, L, h, w) to ids (B, h, w) int64, or (B, n, h, w) with n > 1 heads. Does not change the codebook."""
         with torch.autocast(z.device.type, enabled=False):
-            ids = self._codebook.assign(_rows(z.float()))
-        return ids.view(z.shape[0], *z.shape[2:])
+            return self._ids(self._split(z), z.shape)
 
     def decode(self, ids: torch.Tensor) -> torch.Tensor:
-        """Ids (B, h, w) to the codes' vectors (B, L, h, w), float32."""
-        return F.embedding(ids.long(), self._codebook.embed).permute(0, 3, 1, 2).contiguous()
+        """Ids as from `encode` to the codes' vectors (B, L, h, w), float32."""
+        with torch.autocast(ids.device.type, enabled=False):
+            size = ids.shape[-2:]
+            return self._merge(F.embedding(ids.long().view(len(ids), self.heads, -1), self._codebook.embed), size)
 
-    def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(
+        self, z: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Quantized latents (B, L, h, w) with straight-through gradient, commitment loss (), ids (B, h, w).
 
-        In training mode the codebook takes an EMA step, after it has coded the batch.
+        In training mode the codebook takes an EMA step, after it has coded the batch. `generator` is for the other
+        quantizers: here the choice of a code is not random.
         """
         with torch.autocast(z.device.type, enabled=False):
-            z = F.normalize(z.float(), dim=1) if self.norm_latents else z.float()
-            ids = self.encode(z)
-            quantized = self.decode(ids)
+            latents = self._split(z)
+            ids = self._ids(latents, z.shape)
+            quantized = F.embedding(ids.view(latents.shape[:3]), self._codebook.embed)
             if not self.training:
-                return quantized, z.new_zeros(()), ids
-            loss = self.commitment * F.mse_loss(z, quantized)
-            self.last_replaced = self._codebook.update(_rows(z.detach()), ids.flatten())
-            return z + (quantized - z).detach(), loss, ids
+                return self._merge(quantized, z.shape[2:]), latents.new_zeros(()), ids
+            loss = self.commitment * F.mse_loss(latents, quantized)
+            self.last_replaced = self._codebook.update(latents.detach().flatten(0, 2), ids.flatten())
+            return self._merge(latents + (quantized - latents).detach(), z.shape[2:]), loss, ids
+
+    def _split(self, z: torch.Tensor) -> torch.Tensor:
+        """(B, L, h, w) to what is compared with the codes, (B, n, h w, L) float32."""
+        latents: torch.Tensor = self.project_in(z.float().flatten(2).transpose(1, 2))
+        latents = latents.view(*latents.shape[:2], self.heads, -1).transpose(1, 2)
+        return F.normalize(latents, dim=3) if self.norm_latents else latents
+
+    def _ids(self, latents: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        ids = self._codebook.assign(latents.flatten(0, 2)).view(shape[0], self.heads, *shape[2:])
+        return ids[:, 0] if self.heads == 1 else ids
+
+    def _merge(self, vectors: torch.Tensor, size: torch.Size) -> torch.Tensor:
+        """(B, n, h w, L) to (B, L, h, w)."""
+        merged: torch.Tensor = self.project_out(vectors.transpose(1, 2).flatten(2))
+        return merged.transpose(1, 2).reshape(len(merged), -1, *size)
 
 
 def dead_code_threshold(tokens_in_batch: int, codebook_size: int, coefficient: float) -> float:
@@ -133,8 +200,10 @@ def dead_code_threshold(tokens_in_batch: int, codebook_size: int, coefficient: f
     return tokens_in_batch / codebook_size / coefficient if coefficient else 0.0
 
 
-def _rows(z: torch.Tensor) -> torch.Tensor:
-    return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
+def row_chunks(rows: torch.Tensor, scores: int) -> tuple[torch.Tensor, ...]:
+    """Rows (N, L) in chunks that have few enough `scores` in each row for one matrix product."""
+    most = CPU_SCORES if rows.device.type == "cpu" else DEVICE_SCORES
+    return torch.split(rows, max(most // scores, 1))
 
 
 def _distributed() -> bool:

@@ -1,4 +1,4 @@
-"""Sentences: labels as text and back.
+"""Sentences: labels as text and back. Those of humans and of instances are in pose_sentences.py, instance_sentences.py.
 
 Boxes, palettes and metadata are written in words that WordPiece holds as single tokens, `v0=0` .. `v3=999`, in exactly
 the forms of 4M-21 as released (where the paper prints others, e.g. `color=c R=r`, the released models decide).
@@ -61,7 +61,7 @@ def boxes_to_text(
             continue
         if box["label"] not in _CLASSES:
             raise ValueError(f"det: got the class {box['label']!r}; expected one of the {len(_CLASSES)} COCO classes")
-        window = _box_in_crop(box["box"], width, height, crop)
+        window = box_in_crop(box["box"], width, height, crop)
         if window is not None:
             rows.append((window, box["label"]))
     rows.sort(key=lambda row: row[0][0] ** 2 + row[0][1] ** 2)  # stable: ties keep the detector's order
@@ -74,16 +74,37 @@ def boxes_to_text(
 _CLASSES = frozenset(COCO_CLASSES)
 
 
-def _box_in_crop(box: Sequence[float], width: int, height: int, crop: Crop) -> tuple[float, float, float, float] | None:
-    """The part of a box inside of the crop, relative to the crop; None if it has no area."""
-    if not all(math.isfinite(c) for c in box):
-        raise ValueError(f"det: got the box {list(box)}; expected four finite numbers, relative to the image")
+def box_in_crop(
+    box: Sequence[float], width: int, height: int, crop: Crop, label: str = "det"
+) -> tuple[float, float, float, float] | None:
+    """The part of a box inside of the crop, relative to the crop; None if it has no area.
+
+    `width` and `height` are pixels of the source image; `label` is for the message of the ValueError.
+    """
+    if len(box) != 4 or not all(math.isfinite(c) for c in box):
+        raise ValueError(f"{label}: got the box {list(box)}; expected four finite numbers, relative to the image")
     left, right = ((box[axis] * width - crop.left) / crop.width for axis in (0, 2))
     top, bottom = ((box[axis] * height - crop.top) / crop.height for axis in (1, 3))
     left, top, right, bottom = (min(max(c, 0.0), 1.0) for c in (left, top, right, bottom))
     if right <= left or bottom <= top:
         return None
     return (1 - right, top, 1 - left, bottom) if crop.flip else (left, top, right, bottom)
+
+
+def split_id(code: int) -> str:
+    """The word of a codebook id below 1024, in poses and masks: v0=id, from 512 on v1=id - 512."""
+    if not 0 <= code < 1024:
+        raise ValueError(f"got the id {code}; expected 0 to 1023, which sentences have words for")
+    return f"v{code // 512}={code % 512}"
+
+
+def id_rows(label: str, ids: np.ndarray, count: int, length: int) -> list[list[int]]:
+    """Ids (count, length) as lists; ValueError if they have another shape, unless there are none."""
+    rows = np.asarray(ids)
+    if len(rows) != count or (count and rows.shape[1:] != (length,)):
+        raise ValueError(f"{label}: got ids of shape {rows.shape}; expected {(count, length)}")
+    listed: list[list[int]] = rows.tolist()
+    return listed
 
 
 def text_to_boxes(text: str) -> list[dict[str, Any]]:

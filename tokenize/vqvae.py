@@ -1,39 +1,42 @@
-"""VQ-VAE: images, feature maps and label maps as grids of token ids, and back.
+"""VQ-VAE: images, feature maps, label maps and vectors as token ids, and back; and what it shares with DiVAE.
 
-Legend: B batch, C channels, H W pixels, h w token grid, L latent width, K codes.
+Legend: B batch, C channels, H W pixels, h w token grid, L latent width, K codes, n codebooks, D width of a vector.
 
-A folder holds `model.safetensors` and `config.json`. Names of weights and of settings are apple/ml-4m's, so published
-VQ-VAE folders open as they are; ours add `sizes` (ViT widths that have no published name), and `quality`, what the fit
-measured. Tokenizers with a diffusion decoder or memory codes are other classes; their folders are refused by name.
+Names of weights and of settings are apple/ml-4m's, so that published folders open as they are (see `tokenizer.load`);
+ours add `sizes`, for encoders and decoders that have no published name.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from .memcodes import Memcodes
+from .mlp import BottleneckMLP, is_mlp, mlp_name
 from .quantize import VectorQuantizer
+from .unet import UNetSize
+from .uvit import UViTSize
 from .vit import PRESETS, ViTDecoder, ViTEncoder, ViTSize
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
+Size = ViTSize | UNetSize | UViTSize
 
 
-class VQVAEConfig(BaseModel):
-    """Settings of a VQ-VAE, by apple/ml-4m's names.
+class VQConfig(BaseModel):
+    """Settings of what encodes and quantizes, by apple/ml-4m's names.
 
-    enc_type, dec_type: a preset (`vit_s_enc`, `vit_b_dec`, ...) or a name in `sizes`.
+    enc_type, dec_type: a preset (`vit_b_enc`, `vit_s_dec`, ...), `BottleneckMLP/B_6-Wi_1024` for vectors, or a name in
+        `sizes`.
     image_size: pixels (of the input, for feature maps too) that the positions are made for; other sizes work.
     n_channels: of the input and the reconstruction; with `n_labels` the width of a class embedding.
     n_labels: the input is a map of so many class ids and the reconstruction its logits.
     patch_proj: False for feature maps, whose pixels are tokens already.
+    quant_type: "lucid", one codebook that learns by averages, or "memcodes", `num_codebooks` that learn by gradients.
+    norm_codes: compare by cosine, as every published tokenizer does; else by distance.
     `undo_std` and other keys that say how the reference prepares its data are not read: inputs here are in [-1, 1].
     """
 
@@ -49,54 +52,50 @@ class VQVAEConfig(BaseModel):
     patch_proj: bool = True
     patch_size: int = Field(16, gt=0)
     post_mlp: bool = False
-    out_conv: bool = False
-    quant_type: str = "lucid"
+    quant_type: str = Field("lucid", pattern="^(lucid|memcodes)$")
     codebook_size: int = Field(16_384, gt=1, le=2**16)
-    num_codebooks: int = 1
+    num_codebooks: int = Field(1, gt=0)
     latent_dim: int = Field(32, gt=0)
     norm_codes: bool = True
     norm_latents: bool = False
     ema_decay: float = Field(0.99, ge=0, lt=1)
     threshold_ema_dead_code: float = Field(0.0, ge=0)
     commitment_weight: float = Field(1.0, ge=0)
-    sizes: dict[str, ViTSize] = {}
-
-    @field_validator("quant_type")
-    @classmethod
-    def _only_lucid(cls, value: str) -> str:
-        if value != "lucid":
-            raise ValueError(f"got quant_type {value!r}; a VQ-VAE has 'lucid', a cosine codebook")
-        return value
-
-    @field_validator("norm_codes")
-    @classmethod
-    def _only_cosine(cls, value: bool) -> bool:
-        if not value:
-            raise ValueError("got norm_codes false; expected true (every published 4M tokenizer compares by cosine)")
-        return value
-
-    @field_validator("num_codebooks")
-    @classmethod
-    def _only_one(cls, value: int) -> int:
-        if value != 1:
-            raise ValueError(f"got num_codebooks {value}; expected 1 (a token is one id)")
-        return value
+    sizes: dict[str, Size] = {}
 
     def size(self, part: str) -> ViTSize:
         """The ViT of `part`, "enc" or "dec"."""
         name = self.enc_type if part == "enc" else self.dec_type
         size = self.sizes.get(name) or PRESETS.get(name.removesuffix(f"_{part}"))
-        if size is None:
-            known = [f"{preset}_{part}" for preset in PRESETS] + list(self.sizes)
-            raise ValueError(f"VQ-VAE: got {part}_type {name!r}; expected one of {known}, or give its size in `sizes`")
+        if not isinstance(size, ViTSize):
+            raise unknown_type(f"{part}_type", name, [f"{preset}_{part}" for preset in PRESETS], self.sizes)
         return size
 
     def grid(self, part: str) -> int:
         """Tokens along one side at the size that the positions of `part` are made for."""
         pixels = (self.image_size_enc if part == "enc" else self.image_size_dec) or self.image_size
-        if pixels % self.patch_size:
-            raise ValueError(f"VQ-VAE: an image of {pixels} px does not divide into patches of {self.patch_size} px")
-        return pixels // self.patch_size
+        patch = self.patch(part)
+        if pixels % patch:
+            raise ValueError(f"tokenizer: an image of {pixels} px does not divide into patches of {patch} px")
+        return pixels // patch
+
+    def patch(self, part: str) -> int:
+        """Pixels along one side of a patch of `part`."""
+        return self.patch_size
+
+
+class VQVAEConfig(VQConfig):
+    """Settings of a VQ-VAE.
+
+    out_conv: two ConvNeXt blocks on the pixels of the decoder.
+    patch_size_dec: of the decoder, if it differs: the reconstruction then has another size than the input.
+    """
+
+    out_conv: bool = False
+    patch_size_dec: int | None = None
+
+    def patch(self, part: str) -> int:
+        return (self.patch_size_dec if part == "dec" else None) or self.patch_size
 
     @classmethod
     def small(cls, dim: int, depth: int, heads: int, decoder_depth: int = 0, **settings: Any) -> VQVAEConfig:
@@ -108,129 +107,139 @@ class VQVAEConfig(BaseModel):
         encoder, decoder = sizes
         return cls(enc_type=encoder, dec_type=decoder, sizes=sizes, **settings)
 
+    @classmethod
+    def mlp(cls, n_channels: int, width: int, blocks: int, **settings: Any) -> VQVAEConfig:
+        """For vectors of `n_channels` values: a bottleneck MLP both ways around Memcodes (`num_codebooks` tokens)."""
+        name = mlp_name(blocks, width)
+        return cls(n_channels=n_channels, enc_type=name, dec_type=name, **{"quant_type": "memcodes", **settings})
 
-class VQVAE(nn.Module):
-    """ViT encoder, cosine codebook, ViT decoder. The initial weights depend on the config and the seed alone."""
 
-    def __init__(self, config: VQVAEConfig, seed: int = 0) -> None:
+def unknown_type(field: str, name: str, presets: list[str], sizes: dict[str, Size]) -> ValueError:
+    known = [*presets, *(n for n in sizes if n not in presets)]
+    return ValueError(f"tokenizer: got {field} {name!r}; expected one of {known}, or give its size in `sizes`")
+
+
+class Step(NamedTuple):
+    """What a training step compares: the loss is criterion(prediction, target) + commitment."""
+
+    prediction: torch.Tensor
+    target: torch.Tensor
+    commitment: torch.Tensor
+    ids: torch.Tensor
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Initial weights of what is built inside depend on the seed alone; the global generator does not notice."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+class VQ(nn.Module):
+    """Encoder and quantizer; subclasses, which decode, build all their weights inside `seeded`."""
+
+    def __init__(self, config: VQConfig, seed: int) -> None:
         super().__init__()
-        self.config = config
-        encoder, decoder = config.size("enc"), config.size("dec")
-        shared = (config.patch_proj, config.post_mlp)
-        out_channels = config.n_labels or config.n_channels
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.cls_emb = nn.Embedding(config.n_labels, config.n_channels) if config.n_labels else None
-            self.encoder = ViTEncoder(encoder, config.n_channels, config.patch_size, config.grid("enc"), *shared)
-            self.quant_proj = nn.Conv2d(encoder.dim_tokens, config.latent_dim, 1)
+        self.cls_emb = nn.Embedding(config.n_labels, config.n_channels) if config.n_labels else None
+        self.encoder: ViTEncoder | BottleneckMLP
+        if is_mlp(config.enc_type):
+            self.encoder = BottleneckMLP(config.enc_type, dim_in=config.n_channels)
+            width = self.encoder.width
+        else:
+            size, shared = config.size("enc"), (config.patch_proj, config.post_mlp)
+            self.encoder = ViTEncoder(size, config.n_channels, config.patch_size, config.grid("enc"), *shared)
+            width = size.dim_tokens
+        self.quant_proj = nn.Conv2d(width, config.latent_dim, 1)
+        self.quantize: VectorQuantizer | Memcodes
+        if config.quant_type == "memcodes":
+            self.quantize = Memcodes(config.codebook_size, config.latent_dim, config.num_codebooks)
+        else:
             self.quantize = VectorQuantizer(
                 config.codebook_size, config.latent_dim, config.ema_decay, config.threshold_ema_dead_code,
-                config.commitment_weight, config.norm_latents, seed,
+                config.commitment_weight, config.norm_latents, seed, config.num_codebooks, config.norm_codes,
             )  # fmt: skip
-            self.post_quant_proj = nn.Conv2d(config.latent_dim, decoder.dim_tokens, 1)
-            self.decoder = ViTDecoder(
-                decoder, out_channels, config.patch_size, config.grid("dec"), *shared, config.out_conv
-            )
 
     def latents(self, x: torch.Tensor) -> torch.Tensor:
         """What is quantized, (B, L, h, w); `x` as in `encode`."""
         if self.cls_emb is not None:
             x = self.cls_emb(x.long()).permute(0, 3, 1, 2)
+        elif x.ndim == 2:
+            x = x[:, :, None, None]
         z: torch.Tensor = self.quant_proj(self.encoder(x))
         return z
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Token ids (B, h, w), int64 in [0, K).
+        """Token ids, int64 in [0, K): (B, h, w), or (B, n, h, w) of n > 1 codebooks; (B, n) of vectors.
 
         Args:
-            x: (B, C, H, W) float, images in [-1, 1] and feature maps as they are; (B, H, W) class ids with `n_labels`.
-                H and W are multiples of the patch size; other sizes than `image_size` are fine.
+            x: (B, C, H, W) float, images in [-1, 1] and feature maps as they are; (B, H, W) class ids with `n_labels`;
+                vectors (B, D). H and W are multiples of the patch size; other sizes than `image_size` are fine.
         """
-        return self.quantize.encode(self.latents(x))
+        ids = self.quantize.encode(self.latents(x))
+        return ids.flatten(1) if x.ndim == 2 else ids
+
+    def _codes(self, ids: torch.Tensor) -> torch.Tensor:
+        """The vectors (B, L, h, w) of ids as from `encode`; those of vectors (B, n) are a grid of 1 x 1."""
+        heads = self.quantize.heads
+        if ids.ndim == 2 and ids.shape[1] == heads:
+            ids = ids[..., None, None] if heads > 1 else ids[..., None]
+        if ids.ndim != (4 if heads > 1 else 3):
+            grid = f"(B, {heads}, h, w)" if heads > 1 else "(B, h, w)"
+            raise ValueError(f"tokenizer: got ids {tuple(ids.shape)}; expected {grid}, or (B, {heads}) of vectors")
+        return self.quantize.decode(ids)
+
+
+class VQVAE(VQ):
+    """ViT or MLP encoder, quantizer, decoder of the same kind. The initial weights depend on config and seed alone."""
+
+    config: VQVAEConfig
+
+    def __init__(self, config: VQVAEConfig, seed: int = 0) -> None:
+        with seeded(seed):
+            super().__init__(config, seed)
+            self.config = config
+            out_channels = config.n_labels or config.n_channels
+            self.decoder: ViTDecoder | BottleneckMLP
+            if is_mlp(config.dec_type):
+                self.decoder = BottleneckMLP(config.dec_type, dim_out=out_channels)
+                width = self.decoder.width
+            else:
+                size, shared = config.size("dec"), (config.patch_proj, config.post_mlp, config.out_conv)
+                self.decoder = ViTDecoder(size, out_channels, config.patch("dec"), config.grid("dec"), *shared)
+                width = size.dim_tokens
+            self.post_quant_proj = nn.Conv2d(config.latent_dim, width, 1)
 
     @torch.no_grad()
     def decode(self, ids: torch.Tensor) -> torch.Tensor:
-        """Ids (B, h, w) to the reconstruction (B, C, H, W), not clamped; logits (B, n_labels, H, W) with `n_labels`."""
-        return self._reconstruct(self.quantize.decode(ids))
+        """Ids as from `encode` to the reconstruction (B, C, H, W), not clamped; logits (B, n_labels, H, W) with
+        `n_labels`; vectors (B, D) of ids (B, n)."""
+        recon = self._reconstruct(self._codes(ids))
+        return recon.flatten(1) if ids.ndim == 2 else recon
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Reconstruction, commitment loss (), ids (B, h, w). In training mode the codebook takes an EMA step."""
-        quantized, commitment, ids = self.quantize(self.latents(x))
-        return self._reconstruct(quantized), commitment, ids
+    def forward(
+        self, x: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Reconstruction, commitment loss (), ids; shapes as in `encode` and `decode`.
+
+        In training mode the codebook takes an EMA step, or Memcodes draw codes (from `generator`, see `step`).
+        """
+        quantized, commitment, ids = self.quantize(self.latents(x), generator)
+        recon = self._reconstruct(quantized)
+        return (recon.flatten(1), commitment, ids.flatten(1)) if x.ndim == 2 else (recon, commitment, ids)
+
+    def step(self, x: torch.Tensor, generator: torch.Generator | None = None) -> Step:
+        """What a training step compares: the target is `x` itself, class ids with `n_labels`.
+
+        Args:
+            generator: on the CPU, for all random draws of the step; None is torch's global one. Made anew from (seed,
+                step, rank) for each step, there is no state to save.
+        """
+        recon, commitment, ids = self(x, generator)
+        return Step(recon, x, commitment, ids)
 
     def _reconstruct(self, quantized: torch.Tensor) -> torch.Tensor:
         recon: torch.Tensor = self.decoder(self.post_quant_proj(quantized))
         return recon
 
-
-def save(model: VQVAE, folder: str | Path, quality: dict[str, float]) -> None:
-    """Writes weights and config; each file replaces its older version at once, the config last."""
-    from safetensors.torch import save_file
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    partial = folder / f".{WEIGHTS}.{os.getpid()}.partial"
-    save_file(weights, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / WEIGHTS)
-    config = model.config.model_dump(mode="json", exclude_none=True) | {"quality": quality}
-    partial = folder / f".{CONFIG}.{os.getpid()}.partial"
-    partial.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, folder / CONFIG)
-
-
-def load(folder: str | Path, sizes: dict[str, ViTSize] | None = None) -> VQVAE:
-    """Opens a folder, in evaluation mode.
-
-    Args:
-        folder: with `model.safetensors` and `config.json`, ours or a published one.
-        sizes: ViT sizes by name, for a config that names some which are neither presets nor in its own `sizes`.
-
-    Raises:
-        ValueError: a file is missing, the config is of another kind of tokenizer, or the weights do not fit it.
-    """
-    from safetensors.torch import load_file
-
-    folder = Path(folder)
-    settings = _read_config(folder)
-    settings["sizes"] = {**settings.get("sizes", {}), **(sizes or {})}
-    try:
-        config = VQVAEConfig.model_validate(settings)
-    except ValidationError as error:
-        raise ValueError(f"{folder / CONFIG}: {error}") from error
-    model = VQVAE(config)
-    weights = load_file(folder / WEIGHTS)
-    # A running sum that some releases stored; nothing reads it.
-    weights.pop("quantize._codebook.embed_avg", None)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{folder / WEIGHTS}: the weights do not fit config.json: {error}") from error
-    return model.eval()
-
-
-def read_quality(folder: str | Path) -> dict[str, float]:
-    """What the fit measured, {} for a published folder."""
-    quality: dict[str, float] = _read_config(Path(folder)).get("quality", {})
-    return quality
-
-
-def fingerprint(folder: str | Path) -> str:
-    """16 hexadecimal digits of the weights and settings; the measured quality does not count."""
-    folder = Path(folder)
-    settings = _read_config(folder)
-    settings.pop("quality", None)
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    with open(folder / WEIGHTS, "rb") as stream:
-        while block := stream.read(2**22):
-            digest.update(block)
-    return digest.hexdigest()[:16]
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise ValueError(f"tokenizer: found no {folder / name}; run `fourmill fit`, or name another folder")
-    settings: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    return settings

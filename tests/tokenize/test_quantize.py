@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from fourmill.tokenize import quantize
-from fourmill.tokenize.quantize import Codebook, VectorQuantizer, dead_code_threshold
+from fourmill.tokenize.quantize import Codebook, EuclideanCodebook, VectorQuantizer, dead_code_threshold
 
 
 def test_codes_are_the_nearest_by_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +22,7 @@ def test_codes_are_the_nearest_by_cosine(monkeypatch: pytest.MonkeyPatch) -> Non
     cosine = F.cosine_similarity(latents[:, None], book.embed[None], dim=2)
     ids = book.assign(latents)
     assert torch.equal(ids, cosine.argmax(1))
-    monkeypatch.setattr(quantize, "_MAX_SCORES", 50 * 7)  # in chunks of 7 latents
+    monkeypatch.setattr(quantize, "CPU_SCORES", 50 * 7)  # in chunks of 7 latents
     assert torch.equal(book.assign(latents), ids)
     assert torch.equal(book.assign(latents * 100), ids)
 
@@ -116,3 +116,42 @@ def test_two_ranks_learn_what_one_learns_from_their_batches_together(
         np.testing.assert_allclose(rank["embed"], book.embed, atol=1e-6)
         np.testing.assert_allclose(rank["size"], book.cluster_size, atol=1e-6)
         np.testing.assert_array_equal(rank["dying"], ranks[0]["dying"])  # replaced alike on both
+
+
+def test_euclidean_codes_are_the_nearest_and_learn_by_smoothed_averages() -> None:
+    book = EuclideanCodebook(12, 4, 0.9, 0.0, seed=0)
+    book.embed.mul_(torch.rand(12, 1) + 0.1)
+    latents = torch.randn(200, 4)
+    ids = book.assign(latents)
+    assert torch.equal(ids, (latents[:, None] - book.embed).square().sum(2).argmin(1))
+    counts = torch.bincount(ids, minlength=12).float()
+    sums = torch.zeros(12, 4).index_add_(0, ids, latents)
+    average, size = 0.9 * book.embed_avg + 0.1 * sums, 0.1 * counts
+    assert book.update(latents, ids) == 0
+    smoothed = (size + 1e-5) / (size.sum() + 12e-5) * size.sum()
+    torch.testing.assert_close(book.cluster_size, size)
+    torch.testing.assert_close(book.embed, average / smoothed[:, None], rtol=1e-4, atol=1e-5)
+
+
+def test_replaced_euclidean_codes_stay_where_they_were_put() -> None:
+    book = EuclideanCodebook(4, 2, 0.99, 0.5, seed=0)
+    book.cluster_size.copy_(torch.tensor([8.0, 8.0, 8.0, 0.1]))
+    assert book.update(torch.randn(32, 2) + 5, torch.zeros(32, dtype=torch.int64)) == 1
+    placed = book.embed[3].clone()
+    assert placed.norm() > 2
+    book.update(torch.randn(32, 2) + 5, torch.zeros(32, dtype=torch.int64))
+    torch.testing.assert_close(book.embed[3], placed, rtol=1e-3, atol=1e-3)
+
+
+def test_heads_share_one_codebook() -> None:
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(16, 6, heads=3).eval()
+    z = torch.randn(2, 6, 4, 5)
+    ids = quantizer.encode(z)
+    assert ids.shape == (2, 3, 4, 5)
+    parts = quantizer.project_in(z.permute(0, 2, 3, 1)).unflatten(3, (3, 6))
+    expected = quantizer.codebook.assign(parts.reshape(-1, 6)).view(2, 4, 5, 3).permute(0, 3, 1, 2)
+    assert torch.equal(ids, expected)
+    merged = quantizer.project_out(quantizer.codebook.embed[ids.permute(0, 2, 3, 1)].flatten(3)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(quantizer.decode(ids), merged)
+    torch.testing.assert_close(quantizer(z)[0], merged)

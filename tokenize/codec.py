@@ -1,0 +1,133 @@
+"""What a codec is: one modality's way from labels to tokens and back; and the fitted tokenizer that one may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ..modalities import MODALITIES, Kind, ModalitySpec
+from .crops import Crop
+from .sentences import DEFAULT_SCORE
+from .store import ColumnSpec
+
+if TYPE_CHECKING:
+    from .tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A sample's label with what its tokens depend on: the crops (pixels of the source image) and the image's size."""
+
+    key: str
+    value: Any
+    crops: list[Crop]
+    size: tuple[int, int]  # width, height
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the recipe says about tokens, beyond the sizes in a `ModalitySpec`."""
+
+    seed: int
+    image_size: int
+    crops: int
+    pixel_format: str = "jpeg"
+    jpeg_quality: int = 95
+    min_box_score: float = DEFAULT_SCORE
+
+
+class Codec:
+    """One modality's way from labels to tokens and back."""
+
+    name: ClassVar[str]
+
+    def __init__(self, spec: ModalitySpec, options: Options) -> None:
+        self.spec, self.options = spec, options
+        self.modality = MODALITIES[spec.name]
+
+    @property
+    def image_size(self) -> int:
+        """Pixels along a side of its crops."""
+        return self.modality.image_size or self.options.image_size
+
+    @property
+    def crops(self) -> int:
+        return self.options.crops if self.modality.spatial else 1
+
+    def column_spec(self, tokenizers: Mapping[str, str]) -> ColumnSpec:
+        """The spec of the columns that `encode` makes rows for, by tokenizers with these fingerprints."""
+        length = self.image_size if self.spec.kind is Kind.PIXELS else self.spec.max_tokens
+        told = "+".join(tokenizers.values())
+        return ColumnSpec(self.spec.name, self.spec.kind, self.crops, length, self.spec.vocab_size, tokenizer=told)
+
+    def encode(self, samples: Sequence[Labelled]) -> list[Any]:
+        """For each sample its row (see store.Column.sample), or the exception that says why it has none."""
+        return [self._guarded(self.encode_one, sample) for sample in samples]
+
+    def _guarded(self, make: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return make(*args)
+        except ValueError as error:
+            return error
+        except Exception as error:  # a label of a form that nobody checked: its sample suffers, not the shard
+            return ValueError(f"{self.spec.name}: {type(error).__name__}: {error}")
+
+    def encode_one(self, sample: Labelled) -> Any:
+        raise NotImplementedError
+
+    def truth(self, sample: Labelled, crop: int) -> Any:
+        """What the tokens of one crop say if nothing is lost, in the form of `decode`."""
+        return sample.value
+
+    def decode(self, tokens: Any) -> Any:
+        """One crop's tokens as the label in the crop's frame: pixels, maps, text, boxes, colours, numbers."""
+        raise NotImplementedError
+
+
+class Codebook:
+    """A fitted tokenizer on its device: rows of `inputs.examples` to ids, and ids to labels."""
+
+    def __init__(self, name: str, folder: str, device: str, expected: str = "") -> None:
+        from . import tokenizer
+
+        if expected:
+            check_fingerprint(name, tokenizer.fingerprint(folder), expected)
+        self.name, self.device = name, device
+        self.model: Tokenizer = tokenizer.load(folder).to(device).eval()
+
+    def encode(self, rows: np.ndarray) -> np.ndarray:
+        """(n, ...) to uint16 (n, tokens)."""
+        import torch
+
+        from .inputs import to_input
+
+        with torch.inference_mode():
+            ids = self.model.encode(to_input(self.name, rows).to(self.device))
+        tokens: np.ndarray = ids.reshape(len(rows), -1).cpu().numpy().astype(np.uint16)
+        return tokens
+
+    def decode(self, tokens: np.ndarray, side: int = 0) -> np.ndarray:
+        """(n, tokens) to labels in the frame of a crop, see `inputs.to_label`.
+
+        Args:
+            side: of a square grid of tokens; 0 for tokens that have no place.
+        """
+        import torch
+
+        from .inputs import to_label
+
+        ids = torch.from_numpy(np.asarray(tokens, np.int64)).to(self.device)
+        with torch.inference_mode():
+            return to_label(self.name, self.model.decode(ids.view(-1, side, side) if side else ids))
+
+
+def check_fingerprint(name: str, found: str, expected: str) -> None:
+    """Tokens must never be filed under a tokenizer that did not make them."""
+    if found != expected:
+        raise ValueError(
+            f"tokenizers/{name}: it was fitted again while this job ran (contents {found}, expected {expected}); "
+            "run the same command again"
+        )

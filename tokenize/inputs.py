@@ -1,0 +1,193 @@
+"""What tokenizers read and write: windows of labels, as compact arrays and as tensors, and back.
+
+    label (source frame) -> `window` (crop's frame) -> `examples` (as stored while fitting) -> `to_input` (tensor)
+    reconstruction (tensor) -> `to_label` (crop's frame, like `window`)
+
+Decisions:
+- RGB and edges are scaled to [-1, 1] by x / 127.5 - 1: 4M's tokenizers were trained with a mean and deviation of 0.5
+  (not ImageNet's).
+- Depth has no unit: each crop is standardised by what lies between its 10th and 90th percentile (4M).
+- The horizontal component of a normal changes its sign in a mirrored crop.
+- Feature maps are coarser than the image: a crop reads them by bilinear interpolation, so that the whole frame at the
+  map's own size is the map itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..modalities import BODY_POSE, LABELS, NO_CLASS, SAM_MASK, TOKENIZERS, Form
+from .crops import Crop, Resample, apply
+from .instance_sentences import instance_masks
+from .pose_sentences import body_poses, humans_in_crop
+
+_TRUNCATED = 0.1  # share of the depth values at each end that do not count for mean and deviation
+_RESAMPLE = {Form.COLORS: Resample.IMAGE, Form.EDGES: Resample.EDGES, Form.CLASSES: Resample.LABELS}
+
+
+def window(label: str, value: np.ndarray, crop: Crop, size: int, frame: tuple[int, int]) -> np.ndarray:
+    """A label in the frame of a crop.
+
+    Args:
+        label: a key of LABELS of any form but RECORD and SEQUENCE.
+        value: in the frame of the whole image, as `Form` says.
+        size: along one side of the result: pixels, or cells of a feature map.
+        frame: width and height of the image, in pixels.
+
+    Returns:
+        uint8 (size, size[, 3]) of pictures and class maps; float32 (size, size) of depth, (size, size, 3) of normals
+        (unit vectors), (size, size, C) of features; vectors as they are, float32.
+    """
+    form = LABELS[label].form
+    if form in _RESAMPLE:
+        return apply(crop, value, size, _RESAMPLE[form])
+    if form is Form.DEPTH:
+        return apply(crop, value, size, Resample.LINEAR)
+    if form is Form.NORMALS:
+        normals = apply(crop, value, size, Resample.LINEAR)
+        if crop.flip:
+            normals[..., 0] *= -1
+        return unit(normals)
+    if form is Form.FEATURES:
+        return _feature_window(np.asarray(value, np.float32), crop, size, frame)
+    assert form is Form.VECTOR, (label, form)
+    return np.asarray(value, np.float32)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors along the last axis at length 1; those that averaging made 0 stay so."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    scaled: np.ndarray = vectors / np.maximum(length, 1e-6)
+    return scaled
+
+
+def _feature_window(features: np.ndarray, crop: Crop, size: int, frame: tuple[int, int]) -> np.ndarray:
+    height, width = features.shape[:2]
+    rows = _interpolation(crop.top, crop.height, frame[1], height, size)
+    columns = _interpolation(crop.left, crop.width, frame[0], width, size)
+    if crop.flip:
+        columns = columns[::-1]
+    across = np.einsum("cw,hwd->hcd", columns, features, optimize=True)
+    found: np.ndarray = np.einsum("rh,hcd->rcd", rows, across, optimize=True)
+    return found
+
+
+def _interpolation(start: int, length: int, pixels: int, cells: int, size: int) -> np.ndarray:
+    """Weights (size, cells) that read `size` cells of a window from `cells` cells that cover `pixels`, bilinearly."""
+    centres = (start + (np.arange(size) + 0.5) * length / size) / pixels * cells - 0.5
+    centres = centres.clip(0, cells - 1)
+    below = np.minimum(centres.astype(np.int64), cells - 1)
+    share = (centres - below).astype(np.float32)
+    weights = np.zeros((size, cells), np.float32)
+    np.add.at(weights, (np.arange(size), below), 1 - share)
+    np.add.at(weights, (np.arange(size), np.minimum(below + 1, cells - 1)), share)
+    return weights
+
+
+def examples(tokenizer: str, value: Any, crop: Crop, size: int, frame: tuple[int, int]) -> np.ndarray:
+    """What one crop of a sample gives a tokenizer to encode, one row for each code grid.
+
+    Args:
+        tokenizer: a key of TOKENIZERS.
+        value: the label in the frame of the image.
+        size: along one side, as in `window`; tokenizers with an `image_size` of their own do not look at it.
+
+    Returns:
+        (n, ...): n is 1 but for records, which give one row for each instance or person in the crop. uint8 of pictures
+        and class maps, float16 otherwise.
+    """
+    if tokenizer == SAM_MASK:
+        return instance_masks(value, *frame, crop, TOKENIZERS[SAM_MASK].image_size)
+    if tokenizer == BODY_POSE:
+        return body_poses(humans_in_crop(value, *frame, crop)).astype(np.float16)
+    made = window(TOKENIZERS[tokenizer].label, value, crop, size, frame)[None]
+    return made if made.dtype == np.uint8 else made.astype(np.float16)
+
+
+def to_input(tokenizer: str, rows: np.ndarray) -> torch.Tensor:
+    """Rows of `examples` as a tokenizer's input: float32 (n, C, H, W) or (n, D), or class ids int64 (n, H, W).
+
+    ValueError if the rows are not what the tokenizer reads.
+    """
+    entry = _known(tokenizer)
+    if entry.form is Form.CLASSES:
+        _expect(tokenizer, rows, np.uint8, 3)
+        ids = torch.from_numpy(np.ascontiguousarray(rows)).long()
+        # 4M: class c is c + 1, and no class is 0. Masks are 0 and 1 already.
+        return ids if tokenizer == SAM_MASK else (ids + 1) % (NO_CLASS + 1)
+    if entry.form in (Form.COLORS, Form.EDGES):
+        colors = entry.form is Form.COLORS
+        _expect(tokenizer, rows, np.uint8, 4 if colors else 3)
+        pixels = torch.from_numpy(np.ascontiguousarray(rows if colors else rows[..., None]))
+        return pixels.movedim(-1, 1).to(torch.float32).div_(127.5).sub_(1).contiguous()
+    _expect(tokenizer, rows, None, {Form.VECTOR: 2, Form.DEPTH: 3}.get(entry.form, 4))
+    values = torch.from_numpy(np.ascontiguousarray(rows)).float()
+    if entry.form is Form.VECTOR:
+        return values
+    if entry.form is Form.DEPTH:
+        return standardise_depth(values)[:, None]
+    return values.movedim(-1, 1).contiguous()
+
+
+def _known(tokenizer: str) -> Any:
+    if tokenizer not in TOKENIZERS:
+        raise ValueError(f"got the tokenizer {tokenizer!r}; expected one of {', '.join(TOKENIZERS)}")
+    return TOKENIZERS[tokenizer]
+
+
+def _expect(tokenizer: str, rows: np.ndarray, dtype: type | None, axes: int) -> None:
+    kind = "uint8" if dtype is np.uint8 else "floating point"
+    fits = rows.dtype == dtype if dtype is not None else np.issubdtype(rows.dtype, np.floating)
+    channels = TOKENIZERS[tokenizer].form in (Form.COLORS, Form.NORMALS)
+    if not fits or rows.ndim != axes or (channels and rows.shape[-1] != 3):
+        raise ValueError(
+            f"{tokenizer}: got {rows.dtype} {rows.shape}; expected {kind} with {axes} axes"
+            + (", the last of 3 channels" if channels else "")
+        )
+
+
+def standardise_depth(depth: torch.Tensor) -> torch.Tensor:
+    """4M's robust standardisation: (B, H, W) less the mean of what lies between the 10th and the 90th percentile of
+    each map, over its deviation."""
+    values = depth.flatten(1).sort(dim=1).values
+    count = values.shape[1]
+    kept = values[:, int(_TRUNCATED * count) : int((1 - _TRUNCATED) * count)]
+    mean = kept.mean(dim=1)[:, None, None]
+    # Of fewer than two values there is no deviation.
+    variance = kept.var(dim=1) if kept.shape[1] > 1 else torch.zeros(len(depth))
+    return (depth - mean) / (variance[:, None, None] + 1e-6).sqrt()
+
+
+def to_label(tokenizer: str, recon: torch.Tensor) -> np.ndarray:
+    """Reconstructions as labels in the frame of their crop.
+
+    Args:
+        recon: what the tokenizer's `decode` returns.
+
+    Returns:
+        uint8 (n, H, W, 3) of colours, (n, H, W) of edges (any grey) and of classes (255 is none, masks are 0 and 1);
+        float32 (n, H, W) of depth, scaled to [0, 1] for each map; (n, H, W, 3) of normals; (n, h, w, C) of features;
+        (n, D) of vectors.
+    """
+    form = _known(tokenizer).form
+    recon = recon.detach().float().cpu()
+    if form is Form.CLASSES:
+        ids = recon.argmax(1)
+        return (ids if tokenizer == SAM_MASK else (ids - 1) % (NO_CLASS + 1)).to(torch.uint8).numpy()
+    if form in (Form.COLORS, Form.EDGES):
+        pixels = recon.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).contiguous().numpy()
+        return pixels if form is Form.COLORS else pixels[..., 0]
+    if form is Form.VECTOR:
+        return recon.numpy()
+    if form is Form.DEPTH:
+        depth = recon[:, 0]
+        low, high = depth.amin((1, 2), keepdim=True), depth.amax((1, 2), keepdim=True)
+        return ((depth - low) / (high - low).clamp(min=1e-6)).numpy()
+    values = recon.movedim(1, -1)
+    if form is Form.NORMALS:
+        values = F.normalize(values, dim=-1)
+    return values.contiguous().numpy()

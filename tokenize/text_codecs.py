@@ -1,0 +1,169 @@
+"""Codecs of sequences: captions, and labels that are written as sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..modalities import ModalitySpec
+from . import instance_sentences, pose_sentences, sentences
+from .codec import Codebook, Codec, Labelled, Options
+from .crops import hashed_uniforms
+from .wordpiece import WordPiece
+
+
+class Text(Codec):
+    """Captions by WordPiece; base of the sentences, which are text first."""
+
+    name = "wordpiece"
+
+    def __init__(self, spec: ModalitySpec, options: Options, wordpiece: WordPiece) -> None:
+        super().__init__(spec, options)
+        self.wordpiece = wordpiece
+
+    def encode_one(self, sample: Labelled) -> list[np.ndarray]:
+        return [self.wordpiece.encode(text, self.spec.max_tokens) for text in self.texts(sample)]
+
+    def texts(self, sample: Labelled) -> list[str]:
+        """One text for each crop."""
+        return [sample.value]
+
+    def decode(self, tokens: Any) -> Any:
+        return self.parse(self.wordpiece.decode(tokens))
+
+    def parse(self, text: str) -> Any:
+        return text
+
+
+class Boxes(Text):
+    name = "boxes"
+
+    def texts(self, sample: Labelled) -> list[str]:
+        score = self.options.min_box_score
+        return [sentences.boxes_to_text(sample.value, *sample.size, crop, score) for crop in sample.crops]
+
+    def truth(self, sample: Labelled, crop: int) -> Any:
+        return self.parse(self.texts(sample)[crop])
+
+    def parse(self, text: str) -> list[dict[str, Any]]:
+        return sentences.text_to_boxes(text)
+
+
+class PaletteSentence(Text):
+    name = "palette"
+
+    def texts(self, sample: Labelled) -> list[str]:
+        return [sentences.palette_to_text(sentences.pick_palette(sample.value, self.options.seed, sample.key))]
+
+    def truth(self, sample: Labelled, crop: int) -> Any:
+        return self.parse(self.texts(sample)[0])
+
+    def parse(self, text: str) -> list[list[int]]:
+        return sentences.text_to_palette(text)
+
+
+class MetadataSentence(Text):
+    name = "metadata"
+
+    def encode_one(self, sample: Labelled) -> list[np.ndarray]:
+        # The order is shuffled for each sample (4M-21), and is a pure function of (seed, key) like everything else.
+        (draw,) = hashed_uniforms(1, "metadata", self.options.seed, sample.key)
+        chunks = sentences.metadata_to_chunks(sample.value, np.random.default_rng(int(draw * 2**53)))
+        return [self.wordpiece.encode_chunks(chunks, self.spec.max_tokens)]
+
+    def parse(self, text: str) -> dict[str, float]:
+        return sentences.text_to_metadata(text)
+
+
+class _Coded(Text):
+    """A sentence that holds codes of a tokenizer: what is encoded of all crops of a batch goes through it together."""
+
+    def __init__(self, spec: ModalitySpec, options: Options, wordpiece: WordPiece, codebook: Codebook) -> None:
+        super().__init__(spec, options, wordpiece)
+        self.codebook = codebook
+
+    def encode(self, samples: Sequence[Labelled]) -> list[Any]:
+        parts = super().encode(samples)  # of each sample the subjects of its crops, or the exception
+        inputs = [self.coded(subject) for part in parts if not isinstance(part, Exception) for subject in part]
+        sizes = [len(rows) for rows in inputs]
+        ids = self.codebook.encode(np.concatenate(inputs)) if sum(sizes) else np.zeros((0, 1), np.uint16)
+        codes = iter(np.split(ids, np.cumsum(sizes)))
+        # Every crop takes its codes before any sentence may fail, or the next sample would get them.
+        for i, part in enumerate(parts):
+            if not isinstance(part, Exception):
+                parts[i] = [(subject, next(codes)) for subject in part]
+        return [
+            part if isinstance(part, Exception) else self._guarded(self._sentences, sample, part)
+            for sample, part in zip(samples, parts, strict=True)
+        ]
+
+    def encode_one(self, sample: Labelled) -> list[Any]:
+        """What the sentence of each crop speaks of."""
+        return [self.subject(sample, crop) for crop in range(len(sample.crops))]
+
+    def _sentences(self, sample: Labelled, subjects: list[tuple[Any, np.ndarray]]) -> list[np.ndarray]:
+        chunks = [self.chunks(sample, crop, *subject) for crop, subject in enumerate(subjects)]
+        return [self.wordpiece.encode_chunks(sentence, self.spec.max_tokens) for sentence in chunks]
+
+    def subject(self, sample: Labelled, crop: int) -> Any:
+        raise NotImplementedError
+
+    def coded(self, subject: Any) -> np.ndarray:
+        """What of a subject the tokenizer encodes, (n, ...)."""
+        raise NotImplementedError
+
+    def chunks(self, sample: Labelled, crop: int, subject: Any, ids: np.ndarray) -> list[str]:
+        raise NotImplementedError
+
+
+class Poses(_Coded):
+    name = "poses"
+
+    def subject(self, sample: Labelled, crop: int) -> Any:
+        return pose_sentences.humans_in_crop(sample.value, *sample.size, sample.crops[crop])
+
+    def coded(self, subject: Any) -> np.ndarray:
+        return pose_sentences.body_poses(subject)
+
+    def chunks(self, sample: Labelled, crop: int, subject: Any, ids: np.ndarray) -> list[str]:
+        return pose_sentences.poses_to_chunks(subject, ids, self.options.seed, sample.key, crop)
+
+    def truth(self, sample: Labelled, crop: int) -> Any:
+        return self.subject(sample, crop)
+
+    def parse(self, text: str) -> list[dict[str, Any]]:
+        humans = pose_sentences.text_to_poses(text, self.codebook.model.config.codebook_size)
+        posed = [human for human in humans if "tokens" in human]
+        if posed:
+            bodies = self.codebook.decode(np.array([human.pop("tokens") for human in posed]))
+            for human, body in zip(posed, bodies, strict=True):
+                human["body_pose"] = body.tolist()
+        return humans
+
+
+class Instances(_Coded):
+    name = "instances"
+
+    def subject(self, sample: Labelled, crop: int) -> Any:
+        window, seed = sample.crops[crop], self.options.seed
+        words = self.spec.max_tokens - 1
+        return instance_sentences.query(sample.value, *sample.size, window, seed, sample.key, crop, max_words=words)
+
+    def coded(self, subject: Any) -> np.ndarray:
+        masks: np.ndarray = subject.masks
+        return masks
+
+    def chunks(self, sample: Labelled, crop: int, subject: Any, ids: np.ndarray) -> list[str]:
+        return instance_sentences.instances_to_chunks(subject, ids)
+
+    def truth(self, sample: Labelled, crop: int) -> Any:
+        return instance_sentences.queried_to_label(self.subject(sample, crop))
+
+    def parse(self, text: str) -> list[dict[str, Any]]:
+        found = instance_sentences.text_to_instances(text, self.codebook.model.config.codebook_size)
+        if not found:
+            return []
+        ids = np.array([instance["tokens"] for instance in found])
+        return instance_sentences.paste_masks(found, self.codebook.decode(ids, side=round(ids.shape[1] ** 0.5)))

@@ -1,0 +1,162 @@
+"""Folders of fitted tokenizers: `model.safetensors` and `config.json`, ours or published; no pickle is ever read.
+
+Our config.json adds to the published settings `sizes`, for encoders and decoders without a published name, and
+`quality`, what the fit measured. Published folders may lack config.json (the header of the weights then holds it, as
+strings), and may have an `arch.json` with sizes by name.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from .divae import DiVAE, DiVAEConfig, is_diffusion
+from .vqvae import VQVAE, VQVAEConfig
+
+Tokenizer = VQVAE | DiVAE
+
+WEIGHTS, CONFIG, ARCH = "model.safetensors", "config.json", "arch.json"
+_DIFFUSION_KEYS = {"num_train_timesteps", "beta_schedule", "prediction_type"}
+# Names that some releases stored beside, or for, those that are read.
+_UNREAD = ("quantize._codebook.embed_avg", "mid.Conv2d_0.weight", "mid.Conv2d_0.bias")
+
+
+def build(settings: Mapping[str, Any], seed: int = 0) -> Tokenizer:
+    """The untrained tokenizer of a config.json's content; ValueError if it describes none."""
+    if "sd_path" in settings:
+        raise ValueError("tokenizer: got a ControlNet decoder on Stable Diffusion; expected a VQ-VAE or a DiVAE")
+    dec_type = settings.get("dec_type", "unet_" if settings.keys() & _DIFFUSION_KEYS else "vit_")
+    try:
+        if is_diffusion(dec_type):
+            return DiVAE(DiVAEConfig.model_validate(settings), seed)
+        return VQVAE(VQVAEConfig.model_validate(settings), seed)
+    except ValidationError as error:
+        raise ValueError(f"tokenizer: {error}") from error
+
+
+def load(folder: str | Path, image_size: int | None = None) -> Tokenizer:
+    """Opens a folder, in evaluation mode.
+
+    Args:
+        image_size: pixels to make the fixed positions of the ViTs anew for, as 4M does before it adapts a tokenizer to
+            more resolutions; None keeps them, resized where an input needs it.
+
+    Raises:
+        ValueError: a file is missing, the config is of no tokenizer, or the weights do not fit it.
+    """
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    settings = read_settings(folder)
+    if image_size is not None:
+        settings |= {"image_size": image_size, "image_size_enc": None, "image_size_dec": None}
+    try:
+        model = build(settings)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    expected = model.state_dict()
+    weights = _known_names(load_file(folder / WEIGHTS), expected)
+    if image_size is not None:
+        weights |= {name: tensor for name, tensor in expected.items() if name.endswith(".pos_emb")}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{folder / WEIGHTS}: the weights do not fit the config: {error}") from error
+    return model.eval()
+
+
+def _known_names(weights: dict[str, torch.Tensor], expected: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Weights by our names: a tensor that is stored under an old name, or under both, or that nothing reads."""
+    for name in [n for n in weights if n.endswith(_UNREAD) and n not in expected]:
+        tensor, current = weights.pop(name), name.replace("Conv2d_0", "conv")
+        if current in expected:
+            weights.setdefault(current, tensor)
+    return weights
+
+
+def save(model: Tokenizer, folder: str | Path, quality: Mapping[str, float]) -> None:
+    """Writes weights and config; each file replaces its older version at once, the config last."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    partial = folder / f".{WEIGHTS}.{os.getpid()}.partial"
+    save_file(weights, partial, metadata={"format": "pt"})
+    os.replace(partial, folder / WEIGHTS)
+    config = model.config.model_dump(mode="json", exclude_none=True) | {"quality": dict(quality)}
+    partial = folder / f".{CONFIG}.{os.getpid()}.partial"
+    partial.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, folder / CONFIG)
+
+
+def read_settings(folder: str | Path) -> dict[str, Any]:
+    """The content of config.json, or of the weights' header if there is none, with the sizes of arch.json.
+
+    ValueError if a file is missing or says nothing of a tokenizer.
+    """
+    folder = Path(folder)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise ValueError(f"tokenizer: found no {weights}; run `fourmill fit`, or name another folder")
+    settings = _read_json(folder / CONFIG) if (folder / CONFIG).is_file() else _read_header(weights)
+    if (folder / ARCH).is_file():
+        # Only what this tokenizer is made of: the table may hold more, and its own sizes win.
+        named = {settings.get("enc_type"), settings.get("dec_type")}
+        found = {name: size for name, size in _read_json(folder / ARCH).items() if name in named}
+        settings["sizes"] = found | settings.get("sizes", {})
+    return settings
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: got {type(content).__name__}; expected an object of settings")
+    return content
+
+
+def _read_header(weights: Path) -> dict[str, Any]:
+    """Settings from the metadata of a safetensors file, which holds each as the text of a Python literal."""
+    from safetensors import safe_open
+
+    with safe_open(weights, framework="pt") as stream:
+        texts: dict[str, str] = stream.metadata() or {}
+    if "enc_type" not in texts:
+        raise ValueError(f"tokenizer: found no {weights.parent / CONFIG}, and no settings in the header of {weights}")
+    return {name: _literal(text) for name, text in texts.items()}
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def read_quality(folder: str | Path) -> dict[str, float]:
+    """What the fit measured, {} for a published folder."""
+    quality: dict[str, float] = read_settings(folder).get("quality", {})
+    return quality
+
+
+def fingerprint(folder: str | Path) -> str:
+    """16 hexadecimal digits of the weights and settings; the measured quality does not count."""
+    folder = Path(folder)
+    settings = read_settings(folder)
+    settings.pop("quality", None)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    with open(folder / WEIGHTS, "rb") as stream:
+        while block := stream.read(2**22):
+            digest.update(block)
+    return digest.hexdigest()[:16]
