@@ -107,8 +107,8 @@ class EncoderBlock(nn.Module):
         self.norm2 = layer_norm(config.dim, config)
         self.mlp = Mlp(config)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (B, N, D), mask (B, 1, 1, N) of the valid tokens."""
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x (B, N, D), mask (B, 1, 1, N) of the valid tokens, None if all are."""
         x = x + self.attn(self.norm1(x), mask)
         x = x + self.mlp(self.norm2(x))
         return x

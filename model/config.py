@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from ..modalities import Kind, ModalitySpec
+from .published import local_name
 
 # (dim, encoder depth, decoder depth, heads): Ti and S as in apple/ml-4m, B, L and XL as in 4M-21, section 3.
 SIZES: dict[str, tuple[int, int, int, int]] = {
@@ -15,6 +16,17 @@ SIZES: dict[str, tuple[int, int, int, int]] = {
     "B": (768, 12, 12, 12),
     "L": (1024, 24, 24, 16),
     "XL": (2048, 24, 24, 32),
+}
+
+# Blocks of the published models: plain GELU with biases, SwiGLU without (4M-7, 4M-21), and 4M-21 XL's QK-norm.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "gelu": {
+        "activation": "gelu",
+        "gated_mlp": False,
+        **dict.fromkeys(("qkv_bias", "proj_bias", "mlp_bias", "norm_bias"), True),
+    },
+    "swiglu": {},
+    "swiglu_qknorm": {"qk_norm": True},
 }
 
 
@@ -83,13 +95,16 @@ class FourMConfig:
             raise ValueError(f"activation: got {self.activation!r}, expected 'silu' or 'gelu'")
 
     @classmethod
-    def preset(cls, size: str, modalities: Sequence[ModalitySpec], **overrides: Any) -> FourMConfig:
-        """A published size ('Ti', 'S', 'B', 'L' or 'XL') over `modalities`; `overrides` are fields of the config."""
-        if size not in SIZES:
-            raise ValueError(f"size: got {size!r}, expected one of {', '.join(SIZES)}")
+    def preset(
+        cls, size: str, modalities: Sequence[ModalitySpec], variant: str = "swiglu", **overrides: Any
+    ) -> FourMConfig:
+        """A published size and variant (SIZES, VARIANTS) over `modalities`; `overrides` are fields of the config."""
+        for what, name, known in (("size", size, SIZES), ("variant", variant, VARIANTS)):
+            if name not in known:
+                raise ValueError(f"{what}: got {name!r}, expected one of {', '.join(known)}")
         dim, encoder_depth, decoder_depth, num_heads = SIZES[size]
         sizes = {"dim": dim, "encoder_depth": encoder_depth, "decoder_depth": decoder_depth, "num_heads": num_heads}
-        return cls(tuple(modalities), **(sizes | overrides))
+        return cls(tuple(modalities), **(sizes | VARIANTS[variant] | overrides))
 
     @property
     def mlp_hidden(self) -> int:
@@ -100,10 +115,14 @@ class FourMConfig:
         return self.modalities[self.index(name)]
 
     def index(self, name: str) -> int:
-        """The number of a modality in packed batches; ValueError if the model does not know it."""
-        for i, spec in enumerate(self.modalities):
-            if spec.name == name:
-                return i
+        """The number of a modality in packed batches; ValueError if the model does not know it.
+
+        Its name in apple/ml-4m is another name for it: `tok_rgb@224` is `tok_rgb`.
+        """
+        for wanted in (name, local_name(name)):
+            for i, spec in enumerate(self.modalities):
+                if spec.name == wanted:
+                    return i
         raise ValueError(f"the model knows no modality {name!r}; it has {', '.join(s.name for s in self.modalities)}")
 
     def to_dict(self) -> dict[str, Any]:

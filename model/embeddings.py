@@ -43,7 +43,7 @@ class Embeddings(nn.Module):
         learned = {s.name: position_rows(s) for s in specs if s.learned_positions}
         num_learned = _fill(self.learned_rows, learned, start=0)
 
-        self.tokens = nn.Parameter(torch.empty(vocabulary, config.dim))
+        self.tokens = nn.Parameter(torch.empty(max(1, vocabulary), config.dim))  # gathers need a row, if no one's
         self.learned_positions = nn.Parameter(torch.empty(num_learned, config.dim)) if num_learned else None
         tables = [position_table(s, config.dim) for s in specs if not s.learned_positions]
         self.register_buffer("positions", torch.cat([torch.zeros(1, config.dim), *tables]))

@@ -54,7 +54,7 @@ class FourMOutput:
     _logits: Callable[[str], Tensor]
 
     def logits(self, modality: str) -> Tensor:
-        """(targets of the modality, vocabulary), in batch-major order."""
+        """(targets of the modality, vocabulary), in batch-major order; its published name will do."""
         return self._logits(modality)
 
 
@@ -211,7 +211,8 @@ class FourM(nn.Module):
         heads = dict(zip(outputs, torch.split(self._head_table, list(vocabulary.values())), strict=True))
 
         def logits(modality: str) -> Tensor:
-            return F.linear(hidden[place[modality]], heads[modality])
+            name = self.config.spec(modality).name
+            return F.linear(hidden[place[name]], heads[name])
 
         losses = {}
         for name, i in place.items():

@@ -1,11 +1,15 @@
 """Chained any-to-any generation: MaskGIT, random order and autoregressive steps (4M section 3.4, 4M-21 section 5).
 
 Decisions:
-- Conditional and unconditional passes of guidance are one batch with one order. (apple/ml-4m draws an order for each
-  and mixes logits of different positions, unless it is seeded.)
+- All passes of guidance, under each condition and under none, are one batch with one order. (apple/ml-4m draws an order
+  for each and mixes logits of different positions, unless it is seeded.)
+- What is generated conditions the next step in all passes. (With several weighted conditions apple/ml-4m forgets it.)
 - Each sample draws from its own generator, seeded by (seed, sample, step of the chain): neighbours in a batch, other
   steps and the device change nothing.
-- Every finished target conditions the steps after it, and guidance then drops it with the other conditions.
+- Every finished target conditions the steps after it, and guidance with one scale then drops it with the others.
+- The encoder runs where its inputs have changed: once for a text, whose tokens come from cached keys and values, once
+  for a grid that the model does not read, once for each step of a grid that it reads.
+- A target at another resolution is another modality: super-resolution is a chain from `tok_rgb` to `tok_rgb@448`.
 
 Legend: B samples, L tokens of a grid, Q queries of a step, V vocabulary.
 """
@@ -44,7 +48,9 @@ class Step:
         schedule: tokens for each step of MaskGIT, cosine or linear. "roar" is always linear.
         top_k: sample among the likeliest k tokens; 0 for all.
         top_p: sample among the likeliest tokens of this mass; 1 for all.
-        guidance: scale of classifier-free guidance; 1 for none.
+        guidance: scale of classifier-free guidance on everything known, 1 for none; or the weight of each of several
+            conditions or earlier targets, as l + sum_i w_i (l_i - l): l_i is what the model says under condition i
+            alone, l under none of them. What is known but not named stays in all passes.
         max_tokens: longest sequence, with its end; the modality's if 0.
 
     Raises:
@@ -59,7 +65,7 @@ class Step:
     schedule: Literal["cosine", "linear"] = "cosine"
     top_k: int = 0
     top_p: float = 1.0
-    guidance: float = 1.0
+    guidance: float | Mapping[str, float] = 1.0
     max_tokens: int = 0
 
     def __post_init__(self) -> None:
@@ -70,7 +76,23 @@ class Step:
                 f"{self.target}: temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}, max_tokens "
                 f"{self.max_tokens}; expected none below 0, and top_p above 0 and at most 1"
             )
+        if isinstance(self.guidance, Mapping) and not self.guidance:
+            raise ValueError(f"{self.target}: guidance names no condition; leave it out, or give weights or one scale")
         temperature_schedule(self.temperature_schedule, self.temperature, token_schedule(self.schedule, self.steps, 1))
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """The weight of each conditional pass; none without guidance."""
+        if isinstance(self.guidance, Mapping):
+            return tuple(self.guidance.values())
+        return () if self.guidance == 1 else (self.guidance,)
+
+    def passes(self, known: Known, special: SpecialIds) -> Known:
+        """What the passes of guidance know, those under conditions first, the unconditional one last."""
+        if isinstance(self.guidance, Mapping):
+            named = set(self.guidance)
+            return known.passes([*(named - {name} for name in self.guidance), named], special)
+        return known.passes([(), known.tokens], special) if self.scales else known
 
     def counts(self, tokens: int) -> np.ndarray:
         """How many of `tokens` each step fills, int64 (steps,)."""
@@ -118,7 +140,7 @@ def generate(
     for number, step in enumerate(chain):
         spec = model.config.spec(step.target)
         random = [np.random.default_rng((seed, stream, number)) for stream in streams]
-        context = known.with_unconditional(special) if step.guidance != 1 else known
+        context = step.passes(known, special)
         if spec.kind is Kind.GRID:
             grid = _generate_grid(model, context, step, random).cpu().numpy().astype(np.uint16)
             results[spec.name] = grid
@@ -146,23 +168,35 @@ def _check_chain(model: FourM, conditions: Mapping[str, Any], chain: Sequence[St
             raise ValueError(f"{step.target}: scheme {step.scheme}, expected {fitting} for a {spec.kind.value}")
         if step.max_tokens > spec.max_tokens:
             raise ValueError(f"{step.target}: max_tokens {step.max_tokens}, expected at most {spec.max_tokens}")
+        named = step.guidance if isinstance(step.guidance, Mapping) else {}
+        if unknown := sorted(set(named) - {name for name in done if name in model.config.inputs}):
+            raise ValueError(
+                f"{step.target}: guidance by {', '.join(unknown)}, expected conditions or earlier targets that the "
+                f"model reads: {', '.join(sorted(done)) or 'there are none'}"
+            )
         done.add(step.target)
 
 
 def _generate_grid(model: FourM, known: Known, step: Step, random: Sequence[np.random.Generator]) -> Tensor:
-    """Ids of a grid, int64 (B, L), in `step.steps` passes; `known` holds 2 B samples if there is guidance."""
+    """Ids of a grid, int64 (B, L), in `step.steps` steps; `known` holds B samples for each pass of guidance."""
     spec = model.config.spec(step.target)
     order, uniforms = _grid_noise(step, spec, random, known.device)
     counts = step.counts(spec.max_tokens)
     temperatures = temperature_schedule(step.temperature_schedule, step.temperature, counts)
     ids = torch.zeros_like(order)
     done, left = order[:, :0], order
+    own = step.target in model.config.inputs
+    context = None if own else model.encode(*known.inputs({}))
     for i, (count, temperature) in enumerate(zip(counts.tolist(), temperatures.tolist(), strict=True)):
         if count == 0:
             continue
         # MaskGIT asks for all that is missing and keeps the best; random order asks for what it will keep.
         queries = left if step.scheme == "maskgit" else left[:, :count]
-        logits = _grid_logits(model, known, step, Tokens.everywhere(ids.gather(1, done), done), queries)
+        if own:
+            tokens = Tokens.everywhere(ids.gather(1, done), done).repeat(1 + len(step.scales))
+            context = model.encode(*known.inputs({step.target: tokens}))
+        assert context is not None
+        logits = _grid_logits(model, context, step, queries)
         drawn, confidence = sample(logits, uniforms[:, i].gather(1, queries), temperature, step.top_k, step.top_p)
         if step.scheme == "maskgit":
             chosen = confidence.topk(count, dim=1).indices
@@ -187,15 +221,12 @@ def _grid_noise(
     return torch.from_numpy(order).to(device), torch.from_numpy(uniforms).to(device)
 
 
-def _grid_logits(model: FourM, known: Known, step: Step, done: Tokens, queries: Tensor) -> Tensor:
-    """Logits (B, Q, V) at positions `queries` (B, Q), given what is known and the tokens already `done`."""
-    guided = step.guidance != 1
-    done, pos = (done.twice(), queries.repeat(2, 1)) if guided else (done, queries)
-    context = model.encode(*known.inputs(_own(model, step.target, done)))
+def _grid_logits(model: FourM, context: Context, step: Step, queries: Tensor) -> Tensor:
+    """Logits (B, Q, V) at positions `queries` (B, Q), given what the encoder read of each pass."""
+    pos = queries.repeat(1 + len(step.scales), 1)
     asked = Tokens.everywhere(torch.full_like(pos, -1), pos)
     x = model.embed_queries(asked.ids, torch.full_like(pos, model.config.index(step.target)), pos, asked.valid)
-    logits = model.decode(x, context, None) @ model.head(step.target).T
-    return _guided(logits, step) if guided else logits
+    return guide(model.decode(x, context, None) @ model.head(step.target).T, step.scales)
 
 
 def _generate_text(
@@ -211,7 +242,8 @@ def _generate_text(
     uniforms = torch.from_numpy(np.stack([rng.random(length, dtype=np.float32) for rng in random])).to(known.device)
     start = torch.full((known.num_samples, 1), special.sentinel(1), device=known.device)
     masked = Tokens.everywhere(start, torch.zeros_like(start))
-    writer = _Writer(model, step, model.encode(*known.inputs(_own(model, step.target, masked))))
+    own = {step.target: masked} if step.target in model.config.inputs else {}
+    writer = _Writer(model, step, model.encode(*known.inputs(own)))
     raw = start[: len(random)]
     ended = torch.zeros_like(raw, dtype=torch.bool)
     for i in range(length):
@@ -231,33 +263,25 @@ class _Writer:
     def __init__(self, model: FourM, step: Step, context: Context) -> None:
         self.model, self.step, self.cross_mask = model, step, context.mask
         self.blocks = [block for block in model.decoder if isinstance(block, DecoderBlock)]
-        self.context = [block.context_keys_values(context.tokens) for block in self.blocks]
+        # Read once for each token: worth a copy that lies as the attention reads it.
+        self.context = [_contiguous(block.context_keys_values(context.tokens)) for block in self.blocks]
         self.past: list[KeysValues | None] = [None] * len(self.blocks)
         self.length = 0
 
     def next(self, token: Tensor) -> Tensor:
-        """Logits (B, 1, V) after one more token (B, 1); with guidance both passes read the same token."""
-        guided = self.step.guidance != 1
-        ids = token.repeat(2, 1) if guided else token
+        """Logits (B, 1, V) after one more token (B, 1), which all passes of guidance read."""
+        ids = token.repeat(1 + len(self.step.scales), 1)
         mod = torch.full_like(ids, self.model.config.index(self.step.target))
         pos = torch.full_like(ids, self.length)
         x = self.model.embed_queries(ids, mod, pos, torch.ones_like(ids, dtype=torch.bool))
         for i, block in enumerate(self.blocks):
             x, self.past[i] = block.step(x, self.past[i], self.context[i], self.cross_mask)
         self.length += 1
-        logits = self.model.decoder_norm(x) @ self.model.head(self.step.target).T
-        return _guided(logits, self.step) if guided else logits
+        return guide(self.model.decoder_norm(x) @ self.model.head(self.step.target).T, self.step.scales)
 
 
-def _guided(logits: Tensor, step: Step) -> Tensor:
-    """One of the two halves of a guided batch."""
-    conditional, unconditional = logits.chunk(2)
-    return guide(conditional, unconditional, step.guidance)
-
-
-def _own(model: FourM, target: str, tokens: Tokens) -> dict[str, Tokens]:
-    """The target's own tokens as encoder inputs, if the model reads that modality."""
-    return {target: tokens} if target in model.config.inputs else {}
+def _contiguous(pair: KeysValues) -> KeysValues:
+    return pair[0].contiguous(), pair[1].contiguous()
 
 
 def _text_of(raw: Sequence[int], special: SpecialIds) -> list[int]:

@@ -5,7 +5,7 @@ Legend: B samples, n tokens of a modality, L tokens of a grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,8 +55,8 @@ class Tokens:
     def everywhere(cls, ids: Tensor, pos: Tensor) -> Tokens:
         return cls(ids, pos, torch.ones_like(ids, dtype=torch.bool))
 
-    def twice(self) -> Tokens:
-        return Tokens(self.ids.repeat(2, 1), self.pos.repeat(2, 1), self.valid.repeat(2, 1))
+    def repeat(self, times: int) -> Tokens:
+        return Tokens(self.ids.repeat(times, 1), self.pos.repeat(times, 1), self.valid.repeat(times, 1))
 
 
 @dataclass
@@ -127,27 +127,32 @@ class Known:
         mask = torch.from_numpy(valid).to(self.device)
         self.tokens[spec.name] = Tokens(_raster(mask), _raster(mask), mask)
 
-    def with_unconditional(self, special: SpecialIds) -> Known:
-        """Twice the batch: first as it is, then without what it is conditioned on, for guidance in one pass.
+    def passes(self, dropped: Sequence[Collection[str]], special: SpecialIds) -> Known:
+        """The batch once for each of `dropped`, one after the other, without the modalities that it names: guidance
+        in one forward pass.
 
         What "without" means is what the model saw in training, and apple/ml-4m: no token of a grid or of pixels; of
         a sequence only its first sentinel (all of it is one masked span); of embeddings one vector of zeros.
         """
-        both = Known(self.config, 2 * self.num_samples, self.device)
+        several = Known(self.config, len(dropped) * self.num_samples, self.device)
         for name, tokens in self.tokens.items():
-            kind = self.config.spec(name).kind
-            ids, valid = tokens.ids.clone(), torch.zeros_like(tokens.valid)
-            if kind in (Kind.SEQUENCE, Kind.EMBEDDING):
-                valid[:, 0] = tokens.valid[:, 0]
-            if kind is Kind.SEQUENCE:
-                ids[:, 0] = special.sentinel(1)
-            both.tokens[name] = Tokens(
-                torch.cat([tokens.ids, ids]), tokens.pos.repeat(2, 1), torch.cat([tokens.valid, valid])
-            )
+            blank = self._blank(name, special)
+            parts = [blank if name in names else tokens for names in dropped]
+            several.tokens[name] = Tokens(*(torch.cat([getattr(p, x) for p in parts]) for x in ("ids", "pos", "valid")))
         for name, values in self.values.items():
-            blank = values if self.config.spec(name).kind is Kind.PIXELS else torch.zeros_like(values)
-            both.values[name] = torch.cat([values, blank])
-        return both
+            keep = self.config.spec(name).kind is Kind.PIXELS
+            rows = [values if keep or name not in names else torch.zeros_like(values) for names in dropped]
+            several.values[name] = torch.cat(rows)
+        return several
+
+    def _blank(self, name: str, special: SpecialIds) -> Tokens:
+        tokens, kind = self.tokens[name], self.config.spec(name).kind
+        ids, valid = tokens.ids.clone(), torch.zeros_like(tokens.valid)
+        if kind in (Kind.SEQUENCE, Kind.EMBEDDING):
+            valid[:, 0] = tokens.valid[:, 0]
+        if kind is Kind.SEQUENCE:
+            ids[:, 0] = special.sentinel(1)
+        return Tokens(ids, tokens.pos, valid)
 
     def inputs(self, extra: Mapping[str, Tokens]) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Arguments of `FourM.encode`: what is known and `extra`, side by side."""

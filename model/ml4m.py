@@ -12,6 +12,7 @@ import ast
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,12 @@ _SAME: dict[str, Any] = {
 }
 
 
-def load(source: str | Path) -> FourM:
+def load(source: str | Path, revision: str | None = None) -> FourM:
     """Read a model in the format of apple/ml-4m.
 
     Args:
         source: a folder with model.safetensors (and config.json, if not in its header), or a Hugging Face Hub id.
+        revision: branch, tag or commit on the Hub.
 
     Returns:
         The model on the CPU, in evaluation mode, float32. Saving it again writes the same tensors.
@@ -60,8 +62,11 @@ def load(source: str | Path) -> FourM:
     Raises:
         ValueError: no such model, or tensors that do not fit the configuration; says which.
     """
-    tensors, config = _read(Path(source) if Path(source).is_dir() else _download(str(source)))
+    tensors, config = _read(Path(source) if Path(source).is_dir() else _download(str(source), revision))
+    _untie(tensors)
     model = FourM(_to_config(config, tensors))
+    for parameter in model.parameters():  # rows that the checkpoint has no use for are not left to chance
+        parameter.data.zero_()
     for key, target in _names(model).items():
         _take(key, target, tensors)
     for spec in model.config.modalities:
@@ -145,9 +150,16 @@ def _sides(model: FourM, name: str) -> list[tuple[str, Embeddings]]:
     return sides
 
 
+def _untie(tensors: dict[str, Tensor]) -> None:
+    """Give tied tables that were written once, under either name, both of them."""
+    pair = ("token_emb.weight", "to_logits.weight")
+    for key in [key for key in tensors if key.startswith("decoder_embeddings.") and key.endswith(pair)]:
+        module = key.rsplit(".", 2)[0]
+        for part in pair:
+            tensors.setdefault(f"{module}.{part}", tensors[key])
+
+
 def _take(key: str, target: Tensor, tensors: dict[str, Tensor]) -> None:
-    if key.endswith(".to_logits.weight") and key not in tensors:
-        return  # tied, and written once: the token embeddings are in its place already
     stored = _need(tensors, key)
     if stored.shape != target.shape:
         raise ValueError(f"{key}: got shape {tuple(stored.shape)}, expected {tuple(target.shape)}")
@@ -166,12 +178,12 @@ def _take_modality_embeddings(model: FourM, tensors: dict[str, Tensor]) -> None:
         stored = {}
         for side, _ in _sides(model, spec.name):
             key = f"{side}.{published_name(spec)}.mod_emb"
-            if key in tensors:
-                stored[side] = tensors.pop(key)[0, 0]
+            if key in tensors or model.decoder_modality_table is not None:
+                stored[side] = _need(tensors, key)[0, 0]
         if model.decoder_modality_table is not None:
-            for side, _ in _sides(model, spec.name):
+            for side, vector in stored.items():
                 table = model.modality_table if side == "encoder_embeddings" else model.decoder_modality_table
-                table.data[i] = stored[side]
+                table.data[i] = vector
             continue
         values = list(stored.values())
         if not values or (len(values) == 2 and not torch.equal(*values)):
@@ -207,38 +219,46 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _download(hub_id: str) -> Path:
+def _download(hub_id: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
     if hub_id.count("/") != 1 or hub_id.startswith((".", "/")):
         raise ValueError(f"{hub_id}: no such folder, and no Hugging Face Hub id (OWNER/NAME)")
     try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise ValueError(f"{hub_id} must be downloaded: pip install huggingface-hub, or give a local folder") from error
-    return Path(snapshot_download(hub_id, allow_patterns=[WEIGHTS, CONFIG]))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=[WEIGHTS, CONFIG]))
+    except (OSError, HFValidationError) as error:  # the Hub's own errors are OSErrors
+        raise ValueError(
+            f"{hub_id}: no such folder, and the Hugging Face Hub did not give it: {error}; check the id and the "
+            "network, or give a folder with model.safetensors"
+        ) from error
 
 
 def _to_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FourMConfig:
-    missing = [key for key in ("domains_in", "domains_out", "act_layer") if key not in config]
+    missing = [key for key in ("domains_in", "domains_out") if key not in config]
     if missing:
         raise ValueError(f"configuration lacks {missing}; expected that of an apple/ml-4m model")
-    if config["act_layer"] not in _ACTIVATIONS:
-        raise ValueError(f"act_layer: got {config['act_layer']!r}, expected one of {', '.join(_ACTIVATIONS)}")
+    activation = config.get("act_layer", "GELU")
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"act_layer: got {activation!r}, expected one of {', '.join(_ACTIVATIONS)}")
     inputs, outputs = list(config["domains_in"]), list(config["domains_out"])
-    tied = all(
-        logits is None or torch.equal(logits, tensors[f"decoder_embeddings.{name}.token_emb.weight"])
-        for name in outputs
-        for logits in [tensors.get(f"decoder_embeddings.{name}.to_logits.weight")]
-    )
+    specs = {name: _to_spec(name, tensors) for name in dict.fromkeys(inputs + outputs)}
+    tied = all(_is_tied(f"decoder_embeddings.{name}", tensors) for name in outputs)
     return FourMConfig(
-        modalities=tuple(_to_spec(name, tensors) for name in dict.fromkeys(inputs + outputs)),
-        inputs=tuple(local_name(name) for name in inputs),
-        outputs=tuple(local_name(name) for name in outputs),
-        activation=_ACTIVATIONS[config["act_layer"]],  # type: ignore[arg-type]
+        modalities=tuple(specs.values()),
+        inputs=tuple(specs[name].name for name in inputs),
+        outputs=tuple(specs[name].name for name in outputs),
+        activation=_ACTIVATIONS[activation],  # type: ignore[arg-type]
         tied_heads=tied,
         decoder_causal=config.get("decoder_causal_mask", False),
         decoder_separate=config.get("decoder_sep_mask", True),
         **{key: config.get(key, default) for key, default in _SAME.items()},
     )
+
+
+def _is_tied(module: str, tensors: Mapping[str, Tensor]) -> bool:
+    read, written = (tensors.get(f"{module}.{part}.weight") for part in ("token_emb", "to_logits"))
+    return read is not None and written is not None and torch.equal(read, written)
 
 
 def _from_config(config: FourMConfig) -> dict[str, Any]:
@@ -258,6 +278,15 @@ def _from_config(config: FourMConfig) -> dict[str, Any]:
 
 
 def _to_spec(published: str, tensors: Mapping[str, Tensor]) -> ModalitySpec:
+    """A modality at the sizes of its tensors, under the name it has here.
+
+    A grid whose published name does not say its size (other patches than usual) keeps that name.
+    """
+    spec = _sizes(published, tensors)
+    return spec if published_name(spec) == published else replace(spec, name=published)
+
+
+def _sizes(published: str, tensors: Mapping[str, Tensor]) -> ModalitySpec:
     """Sizes of a modality, from its tensors; its kind from the tensors too where the registry does not know it."""
 
     def find(part: str) -> Tensor | None:

@@ -59,16 +59,17 @@ def pack(
     values: dict[str, np.ndarray | torch.Tensor] = {}
     inputs, targets = [], []
     for name, d in arrays.items():
-        if local_name(name) in config.inputs:
-            spec = config.spec(local_name(name))
+        spec = _find(config, name)
+        if spec is not None and spec.name in config.inputs:
             inputs.append(_input_columns(config, spec, d))
             if spec.kind is Kind.PIXELS:
                 values[spec.name] = patchify(d["tensor"], patch_size(spec))
             elif spec.kind is Kind.EMBEDDING:
                 values[spec.name] = d["tensor"]
     for name in decoder_order or list(arrays):
-        if local_name(name) in config.outputs:
-            targets.append(_target_columns(config, config.spec(local_name(name)), arrays[name]))
+        spec = _find(config, name)
+        if spec is not None and spec.name in config.outputs:
+            targets.append(_target_columns(config, spec, arrays[name]))
     source, target = _keep(inputs, num_encoder_tokens), _keep(targets, num_decoder_tokens)
     return PackedBatch(
         input_ids=source.ids,
@@ -85,6 +86,12 @@ def pack(
     )
 
 
+def _find(config: FourMConfig, published: str) -> ModalitySpec | None:
+    """The modality of the model with this published name, or with the one it has here."""
+    specs = {spec.name: spec for spec in config.modalities}
+    return specs.get(published) or specs.get(local_name(published))
+
+
 def patchify(images: np.ndarray, patch: int) -> np.ndarray:
     """Images (B, 3, H, W) to patches (B, (H / patch) (W / patch), patch * patch * 3), flattened as (ph pw c)."""
     b, c, h, w = images.shape
@@ -93,7 +100,7 @@ def patchify(images: np.ndarray, patch: int) -> np.ndarray:
 
 
 def _input_columns(config: FourMConfig, spec: ModalitySpec, d: Mapping[str, np.ndarray]) -> _Columns:
-    valid = ~d["input_mask"]
+    valid = ~d["input_mask"].astype(bool)
     index = np.broadcast_to(np.arange(valid.shape[1]), valid.shape)
     grid = spec.kind in (Kind.GRID, Kind.PIXELS)
     pos = index if grid else np.where(valid, np.cumsum(valid, axis=1) - 1, -1)
@@ -103,7 +110,7 @@ def _input_columns(config: FourMConfig, spec: ModalitySpec, d: Mapping[str, np.n
 
 
 def _target_columns(config: FourMConfig, spec: ModalitySpec, d: Mapping[str, np.ndarray]) -> _Columns:
-    masked, ids, attention = d["target_mask"], d["tensor"], d["decoder_attention_mask"]
+    masked, ids, attention = d["target_mask"].astype(bool), d["tensor"], d["decoder_attention_mask"]
     mod = np.full(masked.shape, config.index(spec.name))
     if spec.kind is Kind.GRID:
         pos = np.broadcast_to(np.arange(masked.shape[1]), masked.shape)

@@ -19,7 +19,7 @@ def local_name(published: str) -> str:
 def published_name(spec: ModalitySpec) -> str:
     """The name a modality has in apple/ml-4m; the inverse of `local_name`."""
     modality = MODALITIES.get(spec.name)
-    if modality is None or not modality.hub_suffix:
+    if modality is None or not modality.hub_suffix or "@" in spec.name:
         return spec.name
     return modality.published_name(image_size(spec))
 
@@ -28,7 +28,7 @@ def patch_size(spec: ModalitySpec) -> int:
     """Pixels that one patch or grid token covers along a side."""
     if spec.kind is Kind.PIXELS:
         return math.isqrt(spec.input_dim // 3)
-    return MODALITIES[spec.name].patch_size
+    return MODALITIES[spec.name.partition("@")[0]].patch_size
 
 
 def image_size(spec: ModalitySpec) -> int:

@@ -5,6 +5,8 @@ Legend: B samples, Q positions, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -52,6 +54,21 @@ def sample(
     return ids.squeeze(-1), probabilities.gather(-1, ids).squeeze(-1)
 
 
-def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans 2022): away from the unconditional logits for scales above 1."""
-    return unconditional + scale * (conditional - unconditional)
+def guide(passes: Tensor, scales: Sequence[float]) -> Tensor:
+    """Classifier-free guidance with one or several weighted conditions.
+
+    With one it is that of Ho and Salimans (2022), away from the unconditional logits for scales above 1; with several
+    the conjunction of Liu et al. (2022): l + sum_i w_i (l_i - l).
+
+    Args:
+        passes: ((n + 1) B, ...) logits: under each of n conditions, then the unconditional ones l.
+        scales: w_i of each condition, below 0 to push away from it.
+
+    Returns:
+        (B, ...) logits.
+    """
+    *conditional, unconditional = passes.chunk(len(scales) + 1)
+    guided = unconditional
+    for scale, logits in zip(scales, conditional, strict=True):
+        guided = guided + scale * (logits - unconditional)
+    return guided

@@ -1,6 +1,6 @@
 """Checkpoints on any storage: a folder of files and a marker written last; without the marker there is no checkpoint.
 
-ROOT/runs/NAME/FINGERPRINT/checkpoints/step-00001000/{model.safetensors, ..., complete.json}
+FOLDER/step-00001000/{whatever, ..., complete.json}
 """
 
 from __future__ import annotations
@@ -28,28 +28,50 @@ class Checkpoint:
     def read(self, name: str) -> bytes:
         return storage.read_bytes(storage.join(self.url, name))
 
+    def marker(self) -> dict[str, Any]:
+        """What the marker says."""
+        told: dict[str, Any] = json.loads(self.read(MARKER))
+        return told
+
 
 def save(folder: str, step: int, files: dict[str, bytes], keep: int) -> Checkpoint:
     """Write a checkpoint and then its marker; afterwards delete all but the newest `keep`."""
-    url = storage.join(folder, f"step-{step:08d}")
+    url = step_url(folder, step)
     for name, data in files.items():
         storage.put(storage.join(url, name), data)
-    marker = {"step": step, "files": {name: len(data) for name, data in files.items()}}
-    storage.put(storage.join(url, MARKER), json.dumps(marker).encode())
-    for old in complete(folder)[:-keep]:
-        _delete(old)
+    return mark(folder, step, {"files": {name: len(data) for name, data in files.items()}}, keep)
+
+
+def step_url(folder: str, step: int) -> str:
+    return storage.join(folder, f"step-{step:08d}")
+
+
+def mark(folder: str, step: int, told: dict[str, Any], keep: int) -> Checkpoint:
+    """Make a checkpoint whose files are all there complete, and delete all that are older than the newest `keep`.
+
+    What killed writers have left goes with the old ones.
+
+    Args:
+        told: what the marker holds beside the step, as JSON.
+    """
+    url = step_url(folder, step)
+    storage.put(storage.join(url, MARKER), json.dumps({"step": step, **told}).encode())
+    oldest = complete(folder)[-keep:][0].step
+    for old in _folders(folder):
+        if old.step < oldest:
+            _delete(old)
     return Checkpoint(step, url)
 
 
 def complete(folder: str) -> list[Checkpoint]:
     """All complete checkpoints of a run, oldest first."""
-    found = []
-    for name in storage.list_names(folder):
-        match = _STEP.fullmatch(name)
-        url = storage.join(folder, name)
-        if match and storage.exists(storage.join(url, MARKER)):
-            found.append(Checkpoint(int(match[1]), url))
-    return sorted(found, key=lambda checkpoint: checkpoint.step)
+    return [one for one in _folders(folder) if storage.exists(storage.join(one.url, MARKER))]
+
+
+def _folders(folder: str) -> list[Checkpoint]:
+    """Those that are complete and those that are not, oldest first."""
+    steps = {int(match[1]): name for name in storage.list_names(folder) if (match := _STEP.fullmatch(name))}
+    return [Checkpoint(step, storage.join(folder, steps[step])) for step in sorted(steps)]
 
 
 def newest(folder: str) -> Checkpoint | None:

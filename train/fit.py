@@ -1,4 +1,4 @@
-"""Fitting the tokenizers: the work of Ray Train workers, from cached crops to ROOT/tokenizers/NAME/ and its record.
+"""Fitting the tokenizers: the work of Ray Train workers, from cached examples to ROOT/tokenizers/NAME/ and its record.
 
 One job fits everything that is missing, so that workers start and read the shards only once. Batches are a pure
 function of (seed, step), checkpoints are complete or absent: a fit that was killed ends with the same weights as one
@@ -7,22 +7,22 @@ that was not.
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
 from ..infra import ledger, storage
-from ..modalities import LABELS, MODALITIES, ModalitySpec
-from ..recipe import GridTokenizer, TextTokenizer
-from ..tokenize.codecs import TEXT_TOKENIZER
+from ..modalities import TEXT, TOKENIZERS, Form
+from ..recipe import TextTokenizer
+from ..tokenizer_settings import TokenizerSettings
 from . import checkpoint, workers
 from .augment import color_jitter
+from .examples import Board, Data, Rows, ahead, batch_indices, collect, resized, side, size_at
 from .metrics import Metrics
 
 OUTPUT = "tokenizers"
@@ -30,31 +30,18 @@ LOG_EVERY = 10
 SPECIAL_WORDS = 4_300  # of the text vocabulary, rounded up
 
 
-class Data(Protocol):
-    """What is fitted on; see pipelines/fit_data.py. `tasks` are its shards; `crops` gives at most `count` crops."""
-
-    @property
-    def tasks(self) -> Sequence[Any]: ...
-
-    def captions(self, count: int) -> Iterator[str]: ...
-
-    def crops(
-        self, labels: tuple[str, ...], count: int, size: int, scale: float, hflip: float, seed: int, device: str = "cpu"
-    ) -> Iterator[dict[str, np.ndarray]]: ...
-
-    def part(self, rank: int, world: int) -> Data: ...
-
-
 @dataclass(frozen=True)
 class FitJob:
-    """What is to be fitted. `prints` are the fingerprints of the settings, by tokenizer; `val` may be None."""
+    """What is to be fitted. `prints` are the fingerprints of the settings, by tokenizer; `val` may be None.
+
+    tokenizers: settings with their sizes, see `Recipe.tokenizer`; those with `weights` are brought, not fitted.
+    """
 
     root: str
     seed: int
     image_size: int
     text: TextTokenizer | None
-    grids: dict[str, GridTokenizer]
-    specs: dict[str, ModalitySpec]
+    tokenizers: dict[str, TokenizerSettings]
     prints: dict[str, str]
     train: Data
     val: Data | None
@@ -69,9 +56,9 @@ def run(job: FitJob, resources: workers.Resources, address: str | None) -> None:
         RuntimeError: the workers failed for good; the text is the cause.
     """
     shards = len(job.train.tasks)
-    if job.share == "batches" and resources.workers > shards:
+    if job.share == "batches" and resources.most > shards:
         raise ValueError(
-            f"fit.workers: {resources.workers} workers share batches, but there are only {shards} training shards, and "
+            f"fit.workers: {resources.most} workers share batches, but there are only {shards} training shards, and "
             "each reads its own; lower fit.workers or set fit.share: tokenizers"
         )
     workers.run(work, {"job": job}, resources, "fit", address)
@@ -83,228 +70,212 @@ def work(config: dict[str, Any]) -> None:
     from ray import train
 
     context = train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(config["threads"])
     device = str(train.torch.get_device())
-    job, reporter = config["job"], config["reporter"]
+    fit_all(config["job"], context.get_world_rank(), context.get_world_size(), device, config["reporter"])
+
+
+def fit_all(job: FitJob, rank: int, world: int, device: str, board: Board) -> None:
+    """A rank's part of a job.
+
+    Raises:
+        ValueError: there are no examples for some tokenizers; the others are fitted.
+    """
+    import torch
+
+    from . import adopt
+
     if rank == 0 and job.text is not None:
-        fit_text(job, reporter)
+        fit_text(job, board)
     if job.share == "tokenizers":
         # Each of this worker's tokenizers is a job of its own: nothing may be averaged with the other workers'.
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-        names = list(job.grids)[rank::world]
-        job, rank, world = replace(job, grids={name: job.grids[name] for name in names}), 0, 1
-    for group in _groups(job):
-        caches = _cache(job, group, rank, world, device, reporter)
+        names = list(job.tokenizers)[rank::world]
+        job, rank, world = replace(job, tokenizers={name: job.tokenizers[name] for name in names}), 0, 1
+    for name, settings in job.tokenizers.items():
+        if settings.weights is not None and rank == 0:
+            start = time.monotonic()
+            with tempfile.TemporaryDirectory() as scratch:
+                told = adopt.bring(name, settings, job.image_size, scratch)
+                commit(job, name, scratch, told, 0, start)
+    lacking = []
+    for group in groups(job):
+        cache = fill(job, group, rank, world, device, board)
         for name in group:
-            fit_grid(job, name, caches, rank, world, device, reporter)
+            if name in cache:
+                fit_one(job, name, cache[name], rank, world, device, board)
+            else:
+                lacking.append(name)
+                if world > 1:  # the other ranks may have some, and would wait for this one
+                    break
+    if lacking:
+        labels = ", ".join(dict.fromkeys(TOKENIZERS[name].label for name in lacking))
+        raise ValueError(
+            f"fit {', '.join(lacking)}: no training sample has the label {labels}; see the rejects in the ledger"
+        )
 
 
-def fit_text(job: FitJob, reporter: workers.Reporter) -> None:
+def fit_text(job: FitJob, board: Board) -> None:
     """Fit the WordPiece vocabulary on the training captions and commit it."""
     from ..tokenize.wordpiece import WordPiece
 
     assert job.text is not None
     start = time.monotonic()
     captions = list(job.train.captions(job.text.captions))
-    reporter.post(stage="fit text", done=0, total=len(captions), unit="captions")
+    board.post(stage="fit text", done=0, total=len(captions), unit="captions")
     # A vocabulary with little room beyond the special words keeps fewer characters (each also as a continuation).
     alphabet = min(1_000, (job.text.vocab_size - SPECIAL_WORDS) // 3)
     wordpiece = WordPiece.fit(captions, vocab_size=job.text.vocab_size, max_alphabet=alphabet)
     with tempfile.TemporaryDirectory() as folder:
         wordpiece.save(folder)
-        content = (wordpiece.fingerprint(), wordpiece.vocab_size)
-        _commit(job, TEXT_TOKENIZER, folder, content, len(captions), start, {"quality": {}})
-    reporter.post(stage="fit text", done=len(captions), total=len(captions), unit="captions")
+        told = {"sha256": wordpiece.fingerprint(), "vocab_size": wordpiece.vocab_size, "quality": {}}
+        commit(job, TEXT, folder, told, len(captions), start)
+    board.post(stage="fit text", done=len(captions), total=len(captions), unit="captions")
 
 
-def _groups(job: FitJob) -> list[list[str]]:
-    """Grids whose crops are drawn alike share one pass over the shards and one cache."""
-    groups: dict[Any, list[str]] = {}
-    for name, s in job.grids.items():
-        groups.setdefault((s.samples, s.validation_samples, s.crop_scale, s.hflip), []).append(name)
-    return list(groups.values())
+def groups(job: FitJob, fitted: bool = False) -> list[list[str]]:
+    """Tokenizers whose crops are drawn alike share one pass over the shards. Those with weights need none to be
+    fitted."""
+    found: dict[Any, list[str]] = {}
+    for name, s in job.tokenizers.items():
+        if s.weights is None or fitted:
+            found.setdefault((s.samples, s.validation_samples, s.crop_scale, s.hflip), []).append(name)
+    return list(found.values())
 
 
-@dataclass(frozen=True)
-class Cache:
-    """Crops by label: uint8 (n, size, size) or (n, size, size, 3), memory-mapped from a file without a name.
+def fill(
+    job: FitJob, group: list[str], rank: int, world: int, device: str, board: Board, few: bool = False
+) -> dict[str, Rows]:
+    """The examples of a group's tokenizers; without those for which there are none.
 
-    val: what quality is measured on, by rank 0 alone: `measured_on` says whether the crops are of validation shards,
-    or some of `train`, since there are no others.
+    Args:
+        few: only those that quality is measured on; training ones for tokenizers that have no others.
     """
+    settings = job.tokenizers[group[0]]
 
-    train: dict[str, np.ndarray]
-    val: dict[str, np.ndarray]
-    measured_on: Literal["val", "train"]
+    def rows(data: Data, names: list[str], count: int, seed: int, what: str, shares: int) -> dict[str, np.ndarray]:
+        sizes = {name: side(name, job.tokenizers[name], job.image_size) for name in names}
+        source = data.examples(sizes, count, settings.crop_scale, settings.hflip, seed, device)
 
+        def told(done: int) -> None:
+            if rank == 0:
+                board.post(stage=f"fit {what}", done=done * shares, total=count * shares, unit="crops")
 
-def _cache(job: FitJob, group: list[str], rank: int, world: int, device: str, reporter: workers.Reporter) -> Cache:
-    settings = job.grids[group[0]]
-    labels = tuple(dict.fromkeys(MODALITIES[name].label for name in group))
+        return collect(source, count, told)
 
-    def fill(data: Data, count: int, seed: int, what: str, shares: int) -> dict[str, np.ndarray]:
-        source = data.crops(labels, count, job.image_size, settings.crop_scale, settings.hflip, seed, device)
-        arrays: dict[str, np.ndarray] = {}
-        n = 0
-        for n, crops in enumerate(source, 1):
-            for label, crop in crops.items():
-                if label not in arrays:
-                    with tempfile.TemporaryFile() as file:
-                        # The file is sparse: room for crops that do not come costs nothing.
-                        arrays[label] = np.memmap(file, np.uint8, "w+", shape=(count, *crop.shape))
-                arrays[label][n - 1] = crop
-            if rank == 0 and n % 64 == 0:
-                reporter.post(stage=f"fit {what}", done=n * shares, total=count * shares, unit="crops")
-        return {label: array[:n] for label, array in arrays.items()}
-
-    train = fill(job.train.part(rank, world), -(-settings.samples // world), job.seed, "training", world)
-    if not train:
-        raise ValueError(
-            f"fit: no training sample has all of the labels {', '.join(labels)}; see the rejects in the ledger"
-        )
-    count = settings.validation_samples
-    val = fill(job.val, count, job.seed + 1, "validation", 1) if job.val is not None and rank == 0 else {}
-    if val:
-        return Cache(train, val, "val")
-    return Cache(train, {label: array[:count] for label, array in train.items()}, "train")
+    count, names = settings.validation_samples, group
+    val: dict[str, np.ndarray] = {}
+    if job.val is not None and rank == 0:
+        val = rows(job.val, names, count, job.seed + 1, "validation", 1)
+    if few:
+        names = [name for name in names if name not in val]
+    most = count if few else -(-settings.samples // world)
+    train = rows(job.train.part(rank, world), names, most, job.seed, "training", world) if names else {}
+    found: dict[str, Rows] = {}
+    for name in group:
+        if name in val and (few or name in train):
+            found[name] = Rows(train.get(name, val[name]), val[name], "val")
+        elif name in train:
+            found[name] = Rows(train[name], train[name][:count], "train")
+    return found
 
 
-def batch_indices(seed: int, step: int, batch: int, count: int) -> np.ndarray:
-    """Which samples step `step` sees: epochs of fresh permutations, laid end to end. int64 (batch,)."""
-    positions = np.arange(step * batch, (step + 1) * batch)
-    indices = np.empty(batch, np.int64)
-    for epoch in np.unique(positions // count):
-        order = np.random.default_rng((seed, int(epoch))).permutation(count)
-        mine = positions // count == epoch
-        indices[mine] = order[positions[mine] % count]
-    return indices
+def batches(job: FitJob, name: str, rows: np.ndarray, rank: int, batch: int, start: int, device: str) -> Iterator[Any]:
+    """The input of each step from `start` on, prepared one step ahead."""
+    from ..tokenize.inputs import to_input
+
+    settings = job.tokenizers[name]
+
+    def make(step: int) -> Any:
+        indices = batch_indices(job.seed + rank, step, batch, len(rows))
+        return to_input(name, resized(name, rows[indices], size_at(settings, job.image_size, job.seed, step)))
+
+    for step, x in enumerate(ahead(make, start, settings.total_steps), start):
+        x = x.to(device)
+        if TOKENIZERS[name].form is Form.COLORS:
+            x = color_jitter(x, settings.color_jitter, job.seed + rank, step)
+        yield x
 
 
-def fit_grid(
-    job: FitJob, name: str, cache: Cache, rank: int, world: int, device: str, reporter: workers.Reporter
-) -> None:
-    """Fit one VQ-VAE from its newest checkpoint on, measure it, and commit it."""
+def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: str, board: Board) -> None:
+    """Fit one tokenizer from its newest checkpoint on, measure it, and commit it."""
     import torch
 
-    from ..tokenize import vqvae
-    from ..tokenize.pixels import preprocess
+    from . import build, losses
     from .vq import VQTrainer
 
-    start = time.monotonic()
-    settings, label = job.grids[name], MODALITIES[name].label
-    train, val = cache.train[label], cache.val[label]
+    start, settings = time.monotonic(), job.tokenizers[name]
     batch = max(1, settings.batch_size // world)
-    trainer = VQTrainer(_model(job, name).to(device), _fit_config(settings, batch))
+    model = build.model(name, settings, job.image_size, rows.train.shape[1:], job.seed)
+    backbone = settings.perceptual_backbone if TOKENIZERS[name].form is Form.COLORS else None
+    perceptual = losses.lpips(backbone, device) if backbone else None
+    trainer = VQTrainer(model.to(device), build.fit_config(name, settings, batch, job.seed), perceptual)
     folder = storage.join(job.root, "runs", f"fit-{name}", job.prints[name])
     checkpoints = storage.join(folder, "checkpoints")
     found = checkpoint.newest(checkpoints)
     if found is not None:
         trainer.load_state_dict(checkpoint.unpack(found.read("state.pt"), device))
     metrics = Metrics(folder, trainer.steps_done) if rank == 0 else None
-    if metrics is not None:
-        reporter.post(stage=f"fit {name}", done=trainer.steps_done, total=settings.steps, unit="steps")
-    while trainer.steps_done < settings.steps:
-        indices = batch_indices(job.seed + rank, trainer.steps_done, batch, len(train))
-        x = preprocess(name, train[indices]).to(device)
-        if label == "rgb":
-            x = color_jitter(x, settings.color_jitter, job.seed + rank, trainer.steps_done)
-        values = trainer.step(x)
-        step = trainer.steps_done
-        if not math.isfinite(values["gradient_norm"]):  # before it is in a checkpoint
-            raise FloatingPointError(
-                f"fit {name}: the norm of the gradient is {values['gradient_norm']} at step {step}; lower "
-                "tokenizers.grid.base_lr, or set tokenizers.grid.clip_norm"
-            )
+    total = settings.total_steps
+    board.post(stage=f"fit {name}", done=trainer.steps_done, total=total, unit="steps")
+    for x in batches(job, name, rows.train, rank, batch, trainer.steps_done, device):
+        values, step = trainer.step(x), trainer.steps_done
         if metrics is None:
             continue
-        if step % LOG_EVERY == 0 or step == settings.steps:
+        if step % LOG_EVERY == 0 or step == total:
             metrics.log(step, "train", values)
             notes = f"loss {values['loss']:.4f}, {values['codes_in_batch']:.0f} codes in a batch"
-            reporter.post(stage=f"fit {name}", done=step, total=settings.steps, unit="steps", notes=notes)
-        if step % settings.checkpoint_every == 0 and step < settings.steps:
+            board.post(stage=f"fit {name}", done=step, total=total, unit="steps", notes=notes)
+        if step % settings.checkpoint_every == 0 and step < total:
             metrics.flush()  # the lines first: whoever goes on from the checkpoint needs them
             checkpoint.save(checkpoints, step, {"state.pt": checkpoint.pack(trainer.state_dict())}, keep=1)
     if metrics is not None:
-        pieces = range(0, len(val), batch)
-        batches = (preprocess(name, val[i : i + batch]).to(device) for i in pieces)
-        quality = trainer.evaluate(batches, _measure(label))
-        metrics.log(settings.steps, cache.measured_on, quality)
-        metrics.close()
-        with tempfile.TemporaryDirectory() as scratch:
-            vqvae.save(trainer.result().cpu(), scratch, quality)
-            content = (vqvae.fingerprint(scratch), job.specs[name].vocab_size)
-            told = {"quality": quality, "measured_on": cache.measured_on}
-            _commit(job, name, scratch, content, len(train) * world, start, told)
+        _finish(job, name, rows, trainer.result(), batch, metrics, start, world, perceptual)
     if world > 1:
         torch.distributed.barrier()
 
 
-def _measure(label: str) -> Literal["picture", "edges", "labels"]:
-    """How a reconstruction of a label is judged, by what its pixels are."""
-    measures: dict[str, Literal["picture", "edges", "labels"]] = {"edges": "edges", "classes": "labels"}
-    return measures.get(LABELS[label].pixels, "picture")
+def _finish(
+    job: FitJob, name: str, rows: Rows, model: Any, batch: int, metrics: Metrics, start: float, world: int,
+    perceptual: Any,
+) -> None:  # fmt: skip
+    """Measure a fitted tokenizer and commit it."""
+    from ..tokenize import tokenizer
+    from .quality import quality
 
-
-def _model(job: FitJob, name: str) -> Any:
-    from ..tokenize.vqvae import VQVAE, VQVAEConfig
-
-    settings, spec, modality = job.grids[name], job.specs[name], MODALITIES[name]
-    config = VQVAEConfig.small(
-        settings.dim,
-        settings.encoder_depth,
-        settings.heads,
-        settings.decoder_depth,
-        image_size=job.image_size,
-        n_channels=modality.channels,
-        patch_size=job.image_size // spec.side,
-        post_mlp=True,
-        out_conv=settings.out_conv,
-        codebook_size=spec.vocab_size,
-        latent_dim=settings.latent_dim,
-        norm_latents=settings.norm_latents,
-        ema_decay=settings.ema_decay,
+    settings = job.tokenizers[name]
+    pieces = (rows.val[i : i + batch] for i in range(0, len(rows.val), batch))
+    measured = quality(
+        name, model, (resized(name, piece, job.image_size) for piece in pieces), settings.validation_steps, perceptual
     )
-    return VQVAE(config, seed=job.seed)
+    metrics.log(settings.total_steps, rows.measured_on, measured)
+    metrics.close()
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save(model.cpu(), scratch, measured)
+        told = {
+            "sha256": tokenizer.fingerprint(scratch), "vocab_size": settings.codebook_size, "quality": measured,
+            "measured_on": rows.measured_on,
+        }  # fmt: skip
+        commit(job, name, scratch, told, len(rows.train) * world, start)
 
 
-def _fit_config(settings: GridTokenizer, batch: int) -> Any:
-    from .vq import VQFitConfig
-
-    return VQFitConfig(
-        steps=settings.steps,
-        batch_size=batch,
-        lr=settings.base_lr * settings.batch_size / 256,
-        warmup=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        clip=settings.clip_norm,
-        loss=settings.loss,
-        gradient_weight=settings.gradient_weight,
-        dead_code_coefficient=settings.dead_code_coefficient,
-        average=settings.average,
-        warm_start=settings.warm_start,
-    )
-
-
-def _commit(
-    job: FitJob, name: str, folder: str, content: tuple[str, int], samples: int, start: float, told: dict[str, Any]
-) -> None:
+def commit(job: FitJob, name: str, folder: str, told: Mapping[str, Any], samples: int, start: float) -> None:
     """Put a tokenizer's files and then its record.
 
     As `ledger.commit` does for one file: of two jobs that put their files at the same time one wins the record, and if
     the other holds a different tokenizer it commits again, so that the record is never of the other one's files.
 
     Args:
-        content: its fingerprint and the size of its vocabulary.
-        told: what else its record says.
+        told: `sha256`, the fingerprint of its contents, and what else its record says: `vocab_size`, `quality`, ...
 
     Raises:
         OSError: other jobs keep committing other tokenizers.
     """
     files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
-    settings: TextTokenizer | GridTokenizer | None = job.text if name == TEXT_TOKENIZER else job.grids[name]
+    settings: TextTokenizer | TokenizerSettings | None = job.text if name == TEXT else job.tokenizers[name]
     assert settings is not None
+    identity = {key: value for key, value in told.items() if key != "sha256"}
     record = ledger.Record(
         output=OUTPUT,
         shard=name,
@@ -314,9 +285,9 @@ def _commit(
         nulls=0,
         rejects=[],
         bytes=sum(map(len, files.values())),
-        sha256=content[0],
+        sha256=told["sha256"],
         seconds=round(time.monotonic() - start, 3),
-        identity={"settings": settings.model_dump(mode="json"), "vocab_size": content[1], **told},
+        identity={"settings": settings.model_dump(mode="json"), **identity},
     )
     url = ledger.record_url(job.root, OUTPUT, name)
     for _ in range(ledger.ATTEMPTS):

@@ -1,6 +1,9 @@
 """The generation stage: chains of the recipe on validation samples, as columns, pictures and text.
 
 RUN/generated/FINGERPRINT/chain-0/{samples.json, MODALITY.parquet, MODALITY/0000.png}
+
+What a grid decodes to is written as a kept label would be: pictures and class maps as PNG, maps of numbers as .npy.
+With an ensemble it is the average of its members; columns and texts are those of the first.
 """
 
 from __future__ import annotations
@@ -16,15 +19,20 @@ import torch
 
 from ..infra import ledger, storage
 from ..infra.progress import Progress
-from ..modalities import Kind, ModalitySpec
+from ..modalities import LABELS, MODALITIES, Kind, ModalitySpec, Storage
 from ..model.fourm import FourM
-from ..model.generate import Step, generate
+from ..model.generate import Generated, Step, generate
 from ..model.known import SpecialIds
 from ..recipe import Chain, Recipe
 from ..recipe import Step as StepRecipe
 from ..tokenize import codecs, store
+from ..tokenize.codec import Options
+from ..tokenize.labels import encode_cell
+from .ensemble import average
 from .groups import Shard
 from .loader import decode_patches
+
+MEMBER_STRIDE = 1 << 32  # of the numbers that samples draw by: members of an ensemble share none
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class GenerateJob:
     fingerprint: str
     specs: tuple[ModalitySpec, ...]
     splits: dict[str, tuple[Shard, ...]]
-    options: codecs.Options
+    options: Options
     special: SpecialIds
 
     @property
@@ -73,6 +81,15 @@ def run(job: GenerateJob, load_model: Callable[[str, str], FourM]) -> None:
         identity={"run": job.run, "generate": job.recipe.generate.model_dump(mode="json")},
     )
     storage.put(ledger.record_url(job.recipe.root, record.output, record.shard), ledger.dumps(record))
+
+
+def members(
+    model: FourM, given: dict[str, Any], steps: Sequence[Step], count: int, seed: int, special: SpecialIds
+) -> list[Generated]:
+    """`count` generations from the same conditions; the first is the one that a single generation would be."""
+    samples = len(next(iter(given.values())))
+    streams = [range(member * MEMBER_STRIDE, member * MEMBER_STRIDE + samples) for member in range(count)]
+    return [generate(model, given, steps, seed=seed, sample_ids=ids, special=special) for ids in streams]
 
 
 def model_step(step: StepRecipe, spec: ModalitySpec) -> Step:
@@ -130,6 +147,8 @@ def _stacked(specs: dict[str, ModalitySpec], given: dict[str, list[Any]]) -> dic
 def _condition(spec: ModalitySpec, tokens: np.ndarray) -> Any:
     if spec.kind is Kind.PIXELS:
         return decode_patches(tokens, spec)
+    if spec.kind is Kind.EMBEDDING:
+        return tokens
     return tokens.astype(np.int64).tolist() if spec.kind is Kind.SEQUENCE else tokens.astype(np.int64)
 
 
@@ -138,17 +157,20 @@ def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, b
     specs = {spec.name: spec for spec in job.specs}
     chosen, given = conditions(job, chain.inputs, chain.split)
     steps = [model_step(step, specs[step.target]) for step in chain.to]
-    made = generate(model, given, steps, seed=job.recipe.generate.seed, special=job.special)
+    first, *others = members(model, given, steps, chain.ensemble, job.recipe.generate.seed, job.special)
     samples: list[dict[str, Any]] = [{"shard": shard, "key": key, "row": row} for shard, key, row in chosen]
     files = {}
-    for name, tokens in made.items():
+    for name, tokens in first.items():
         spec = specs[name]
         codec = codecs.load(spec, job.options, job.recipe.root, str(model.device))
         rows: list[Any] = list(tokens)
         if spec.kind is Kind.GRID:
             assert isinstance(codec, codecs.Grid)
-            for index, picture in enumerate(codec.decode_many(np.stack(rows))):
-                files[f"{name}/{index:04d}.png"] = _png(picture)
+            storage_of = LABELS[MODALITIES[name].label].storage
+            suffix = "png" if storage_of is Storage.IMAGE else "npy"
+            decoded = np.stack([codec.decode_many(np.asarray(made[name])) for made in (first, *others)])
+            for index, value in enumerate(average(LABELS[MODALITIES[name].label].form, decoded)):
+                files[f"{name}/{index:04d}.{suffix}"] = _cell(storage_of, value)
             rows = [row[None] for row in rows]
         else:
             for sample, ids in zip(samples, rows, strict=True):
@@ -162,10 +184,7 @@ def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, b
     return files
 
 
-def _png(picture: np.ndarray) -> bytes:
-    import cv2
-
-    pixels = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".png", pixels)
-    assert done
-    return bytes(data.tobytes())
+def _cell(storage_of: Storage, value: np.ndarray) -> bytes:
+    data = encode_cell(storage_of, value)
+    assert isinstance(data, bytes)
+    return data

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
 
+import numpy as np
 import pyarrow as pa
 
 from ..infra import storage
 from ..modalities import Kind, ModalitySpec
-from ..tokenize.store import ROW_GROUP, Column, ColumnReader
+from ..tokenize.store import ROW_GROUP, Column, ColumnReader, ColumnSpec
 
 # Footers kept open: each takes one or two round trips to an object store, and a few kilobytes.
 _FOOTERS = 4096
@@ -44,10 +45,14 @@ class TokenStore:
         url: the folder of the columns: url/MODALITY/SHARD.parquet.
         shards: in any order, as long as it is always the same.
         specs: the modalities to read.
+        present: names of those that have columns here; the others are null for every sample. Empty for all.
     """
 
-    def __init__(self, url: str, shards: Sequence[Shard], specs: Sequence[ModalitySpec]) -> None:
-        self.url, self.specs = url, tuple(specs)
+    def __init__(
+        self, url: str, shards: Sequence[Shard], specs: Sequence[ModalitySpec], present: Collection[str] = ()
+    ) -> None:
+        self.url, self.specs = url, tuple(spec for spec in specs if not present or spec.name in present)
+        self._absent = tuple(spec for spec in specs if spec not in self.specs)
         self._shards = [(shard, i) for shard in shards for i in range(-(-shard.rows // ROW_GROUP))]
         self.group_rows = tuple(min(ROW_GROUP, shard.rows - i * ROW_GROUP) for shard, i in self._shards)
         self._reader = lru_cache(maxsize=_FOOTERS)(self._open)
@@ -72,6 +77,7 @@ class TokenStore:
         if len(crops) > 1:
             found = {name: column.spec.crops for name, column in columns.items()}
             raise ValueError(f"shard {shard.name}: columns have different numbers of crops, {found}; tokenize again")
+        columns |= {spec.name: _nulls(spec, first.keys) for spec in self._absent}
         return RowGroup(shard.name, first.keys, columns, max(crops, default=1))
 
     def _open(self, shard: Shard, spec: ModalitySpec) -> ColumnReader:
@@ -82,6 +88,16 @@ class TokenStore:
             raise ValueError(f"shard {shard.name} has no {spec.name} tokens ({url}); tokenize them first") from None
         _check_column(reader, shard, spec)
         return reader
+
+
+def _nulls(spec: ModalitySpec, keys: pa.StringArray) -> Column:
+    """A column of a modality that no sample has."""
+    dim = spec.input_dim if spec.kind is Kind.EMBEDDING else 0
+    column = ColumnSpec(spec.name, spec.kind, 1, spec.max_tokens, spec.vocab_size, dim)
+    shapes = {Kind.GRID: (len(keys), 1, spec.max_tokens), Kind.EMBEDDING: (0, spec.input_dim)}
+    values = np.zeros(shapes.get(spec.kind, (0,)), column.dtype)
+    nothing = np.zeros((len(keys), 1), np.int64)
+    return Column(column, keys, np.zeros(len(keys), np.bool_), values, nothing, nothing)
 
 
 def _check_column(reader: ColumnReader, shard: Shard, spec: ModalitySpec) -> None:
@@ -110,8 +126,8 @@ def _check_column(reader: ColumnReader, shard: Shard, spec: ModalitySpec) -> Non
 class GroupCache:
     """The row groups in use. `want` starts reading, `get` waits for it; the least recently used ones are dropped."""
 
-    def __init__(self, store: TokenStore, pool: ThreadPoolExecutor, capacity: int) -> None:
-        self._store, self._pool, self._capacity = store, pool, capacity
+    def __init__(self, read: Callable[[int], RowGroup], pool: ThreadPoolExecutor, capacity: int) -> None:
+        self._read, self._pool, self._capacity = read, pool, capacity
         self._lock = Lock()
         self._futures: OrderedDict[int, Future[RowGroup]] = OrderedDict()
 
@@ -126,7 +142,7 @@ class GroupCache:
     def _future(self, group: int) -> Future[RowGroup]:
         with self._lock:
             if group not in self._futures:
-                self._futures[group] = self._pool.submit(self._store.read, group)
+                self._futures[group] = self._pool.submit(self._read, group)
             self._futures.move_to_end(group)
             while len(self._futures) > self._capacity:
                 self._futures.popitem(last=False)

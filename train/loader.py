@@ -25,6 +25,7 @@ import numpy as np
 from ..modalities import Kind, ModalitySpec
 from ..model.batch import PackedBatch
 from . import ragged
+from .blend import Blend, Dataset, Stores
 from .groups import GroupCache, RowGroup, Shard, TokenStore
 from .masking import MaskingConfig, Tokens, mask_batch
 from .order import Order, deal, draw_crops, mask_generator
@@ -60,6 +61,7 @@ class TokenLoader:
         specs: the model's modalities, in its order.
         masking: how to mask.
         seed: of order, crops and masks.
+        datasets: several stores to draw from by their weights, instead of `url` and `shards`.
 
     Raises:
         ValueError: `masking` does not fit `specs`, options are out of range, or there are no samples.
@@ -73,14 +75,23 @@ class TokenLoader:
         masking: MaskingConfig,
         seed: int,
         options: LoaderOptions = LoaderOptions(),
+        datasets: Sequence[Dataset] = (),
     ) -> None:
         masking.check(specs)
         for name in ("threads", "prefetch", "read_ahead"):
             if getattr(options, name) < 1:
                 raise ValueError(f"loader.{name}: got {getattr(options, name)}, expected at least 1")
         self.specs, self.masking, self.seed, self.options = tuple(specs), masking, seed, options
-        self.store = TokenStore(url, shards, specs)
-        self.order = Order(self.store.group_rows, seed, options.lanes, options.buffer_rows, options.repeat)
+        shape = (seed, options.lanes, options.buffer_rows, options.repeat)
+        self.store: TokenStore | Stores
+        self.order: Order | Blend
+        if datasets:
+            self.store = Stores(datasets, specs)
+            orders = [Order(store.group_rows, *shape) for store in self.store.stores]
+            self.order = Blend(orders, [one.weight for one in datasets], seed)
+        else:
+            self.store = TokenStore(url, shards, specs)
+            self.order = Order(self.store.group_rows, *shape)
 
     @property
     def epoch_size(self) -> int:
@@ -116,7 +127,7 @@ class TokenLoader:
             cache.want(np.unique(self.order.locate(deal(sample, batch_size, rank, world))[0]).tolist())
 
         pool = ThreadPoolExecutor(self.options.threads, thread_name_prefix="loader")
-        cache = GroupCache(self.store, pool, self._cache_size(world))
+        cache = GroupCache(self.store.read, pool, self._cache_size(world))
         try:
             for i in range(self.options.read_ahead):
                 want(first + i * batch_size)
@@ -131,6 +142,8 @@ class TokenLoader:
         """Row groups of the current and of the next block of each of this rank's lanes."""
         lanes = self.options.lanes // math.gcd(self.options.lanes, world)
         rows_of_group = max(1, sum(self.store.group_rows) // len(self.store.group_rows))
+        if isinstance(self.order, Blend):
+            lanes *= len(self.order.orders)
         return 2 * lanes * (-(-self.order.block_rows // rows_of_group) + 2)
 
     def _batch(self, positions: np.ndarray, cache: GroupCache, pool: ThreadPoolExecutor) -> PackedBatch:
@@ -206,7 +219,7 @@ class _Samples:
 
 
 def _fetch(
-    specs: Sequence[ModalitySpec], order: Order, positions: np.ndarray, seed: int, cache: GroupCache
+    specs: Sequence[ModalitySpec], order: Order | Blend, positions: np.ndarray, seed: int, cache: GroupCache
 ) -> _Samples:
     groups, rows = order.locate(positions)
     crops = draw_crops(seed, positions)

@@ -1,6 +1,7 @@
-"""Metrics of a run: metrics.jsonl (one line for each logged step), and the same numbers as TensorBoard events.
+"""Metrics of a run: metrics.jsonl (one line for each logged step), and the same numbers as TensorBoard events and on
+the trackers that the recipe names (trackers.py).
 
-Both are rewritten as a whole in one PUT, since object stores cannot append. After a resume the lines beyond the
+Both files are rewritten as a whole in one PUT, since object stores cannot append. After a resume the lines beyond the
 checkpoint's step are dropped, so that the file tells one story.
 """
 
@@ -9,10 +10,12 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..infra import storage
+from .trackers import Tracker
 
 FLUSH_SECONDS = 20.0
 
@@ -23,9 +26,10 @@ class Metrics:
     Args:
         folder: URL of the run.
         step: of the checkpoint that the run goes on from; later lines of an earlier attempt are dropped.
+        trackers: that get every line too.
     """
 
-    def __init__(self, folder: str, step: int) -> None:
+    def __init__(self, folder: str, step: int, trackers: Sequence[Tracker] = ()) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.url = storage.join(folder, "metrics.jsonl")
@@ -33,6 +37,7 @@ class Metrics:
         self._events = storage.join(folder, "tensorboard")
         self._scratch = tempfile.TemporaryDirectory(prefix="fourmill-events-")
         self._writer = SummaryWriter(self._scratch.name, purge_step=step + 1)
+        self._trackers = trackers
         self._flushed = time.monotonic()
 
     def log(self, step: int, kind: str, values: dict[str, float]) -> None:
@@ -40,6 +45,8 @@ class Metrics:
         self.rows.append({"step": step, "kind": kind, **{name: float(f"{v:.6g}") for name, v in values.items()}})
         for name, value in values.items():
             self._writer.add_scalar(f"{kind}/{name}", value, step)
+        for tracker in self._trackers:
+            tracker.log(step, {f"{kind}/{name}": value for name, value in values.items()})
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
@@ -60,6 +67,8 @@ class Metrics:
     def close(self) -> None:
         self.flush()
         self._writer.close()
+        for tracker in self._trackers:
+            tracker.close()
         self._scratch.cleanup()
 
 

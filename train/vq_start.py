@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from ..tokenize.vit import ViTDecoder, ViTEncoder
 from ..tokenize.vqvae import VQVAE
 
 # Fixed positions weigh as much as pixels in an untrained encoder: contents first.
@@ -33,9 +34,10 @@ def warm_start(model: VQVAE, x: torch.Tensor) -> None:
         x: (B, C, H, W), one batch as `VQVAE.encode` takes it. FloatingPointError if a value is not finite.
     """
     config, encoder, decoder = model.config, model.encoder, model.decoder
+    assert isinstance(encoder, ViTEncoder) and isinstance(decoder, ViTDecoder)
     latent, patch = config.latent_dim, encoder.patch_size
     values = config.n_channels * patch**2
-    width = min(config.size("enc").dim_tokens, config.size("dec").dim_tokens)
+    width = min(encoder.pos_emb.shape[1], decoder.pos_emb.shape[1])
     if config.n_labels or not 2 <= latent <= min(width, values):
         raise ValueError(
             f"warm start: got latent_dim {latent}, tokens of width {width}, patches of {values} values, n_labels "

@@ -32,12 +32,21 @@ FINAL = (ValueError, FloatingPointError, FileNotFoundError)  # the same input wo
 class Resources:
     """Workers of one training job and what each of them gets.
 
+    workers: how many, or (least, most): as many of these as the cluster has room for, more or fewer as it changes.
     cpus: None for an equal share of the cluster's nodes.
     """
 
-    workers: int = 1
+    workers: int | tuple[int, int] = 1
     cpus: float | None = None
     gpus: float = 0.0
+
+    @property
+    def least(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 def capacity(nodes: Sequence[dict[str, float]], bundle: dict[str, float]) -> int:
@@ -54,23 +63,25 @@ def bundle_of(resources: Resources, nodes: Sequence[dict[str, float]], stage: st
         stage: "fit" or "train", the section of the recipe.
 
     Returns:
-        With the CPUs that were asked for, else the largest whole number that all workers get at the same time. On one
-        node that is its CPUs over the workers.
+        With the CPUs that were asked for, else the largest whole number that all workers get at the same time (the
+        most that there may be, or as many as fit with one CPU each). On one node that is its CPUs over the workers.
 
     Raises:
         ValueError: the workers do not fit on the nodes; Ray would wait for other nodes and say nothing.
     """
     gpus = {"GPU": resources.gpus} if resources.gpus else {}
     most = int(max((node.get("CPU", 0.0) for node in nodes), default=0.0))
-    for cpus in [resources.cpus] if resources.cpus else range(max(most, 1), 0, -1):
-        bundle = {"CPU": float(cpus), **gpus}
-        if capacity(nodes, bundle) >= resources.workers:
+    sizes = [resources.cpus] if resources.cpus else range(max(most, 1), 0, -1)
+    bundles = [{"CPU": float(cpus), **gpus} for cpus in sizes]
+    wanted = min(resources.most, capacity(nodes, bundles[-1]))
+    for bundle in bundles:
+        if capacity(nodes, bundle) >= max(wanted, resources.least):
             return bundle
-    asked = ", ".join(f"{amount:g} {name}" for name, amount in bundle.items())
+    asked = ", ".join(f"{amount:g} {name}" for name, amount in bundles[-1].items())
     largest = sorted(((n.get("CPU", 0.0), n.get("GPU", 0.0)) for n in nodes), reverse=True)[:3]
     there = "; ".join(f"{cpu:g} CPU, {gpu:g} GPU" for cpu, gpu in largest) or "none"
     raise ValueError(
-        f"{stage}.workers: {resources.workers} workers with {asked} each do not fit on the cluster "
+        f"{stage}.workers: {resources.least} workers with {asked} each do not fit on the cluster "
         f"({len(nodes)} nodes, the largest: {there}); lower {stage}.workers, {stage}.cpus or {stage}.gpus"
     )
 
@@ -188,21 +199,24 @@ def run(work: Work, config: dict[str, Any], resources: Resources, stage: str, ad
         bundle = bundle_of(resources, [node["Resources"] for node in ray.nodes() if node["Alive"]], stage)
         board = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
         config = {**config, "reporter": Reporter(board), "threads": max(1, int(bundle["CPU"]))}
-        # mypy sees the class of the Ray Train before this one, which has no limit of placements.
+        # mypy sees the classes of the Ray Train before this one, without limits of placements and ranges of workers.
         failures = FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_PLACEMENTS)  # type: ignore[call-arg]
         with tempfile.TemporaryDirectory(prefix="fourmill-train-") as scratch:
+            scaling = ScalingConfig(
+                num_workers=resources.workers,  # type: ignore[arg-type]
+                use_gpu=resources.gpus > 0,
+                resources_per_worker=bundle,
+            )
             trainer = TorchTrainer(
                 guard(work),
                 train_loop_config=config,
-                scaling_config=ScalingConfig(
-                    num_workers=resources.workers, use_gpu=resources.gpus > 0, resources_per_worker=bundle
-                ),
+                scaling_config=scaling,
                 run_config=RunConfig(storage_path=scratch, failure_config=failures),
             )
-            _watch(trainer, board)
+            _watch(trainer, board, resources.least < resources.most)
 
 
-def _watch(trainer: Any, board: Any) -> None:
+def _watch(trainer: Any, board: Any, elastic: bool) -> None:
     """Let the trainer run in a thread and show what the board says."""
     raised: list[BaseException] = []
 
@@ -214,7 +228,7 @@ def _watch(trainer: Any, board: Any) -> None:
 
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     thread.start()
-    screen = _Screen()
+    screen = _Screen(elastic)
     alive = True
     while alive:
         thread.join(POLL_SECONDS)
@@ -230,8 +244,11 @@ def _watch(trainer: Any, board: Any) -> None:
 class _Screen:
     """Progress of the workers, and what was seen on the board so far, should it be lost."""
 
-    def __init__(self) -> None:
+    def __init__(self, elastic: bool = False) -> None:
         self.failure = ""
+        self._why = "workers failed, or their number changed; started again"
+        if not elastic:
+            self._why = "workers failed and were started again"
         self._attempts = 0
         self._progress: Progress | None = None
 
@@ -241,7 +258,7 @@ class _Screen:
         if told.attempts > self._attempts and not self.failure:
             if self._attempts:
                 self.close()
-                print(f"workers failed and were started again (attempt {told.attempts})", file=sys.stderr, flush=True)
+                print(f"{self._why} (attempt {told.attempts})", file=sys.stderr, flush=True)
             self._attempts = told.attempts
         busy = {rank: m for rank, m in sorted(told.last.items()) if m["done"] < m["total"]}
         shown = busy or dict(sorted(told.last.items())[-1:])

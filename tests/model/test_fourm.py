@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from fourmill import modalities as registry
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model import checkpoint
 from fourmill.model.batch import PackedBatch
@@ -21,6 +22,7 @@ from fourmill.model.fourm import FourM, weigh
 from fourmill.model.initialize import STD
 from fourmill.model.prepare import group_targets
 
+SPECS = (ModalitySpec("tok_rgb", Kind.GRID, 4, 16),)
 Batches = Callable[..., PackedBatch]
 INPUT_FIELDS = ("input_ids", "input_mod", "input_pos", "input_valid")
 TARGET_FIELDS = ("target_ids", "query_ids", "target_mod", "target_pos", "target_end", "target_valid")
@@ -239,15 +241,37 @@ def test_weight_decay_leaves_out_norms_and_biases(config: FourMConfig) -> None:
     assert not names & {"mask_token", "modality_table", "decoder_embeddings.tokens", "encoder.0.mlp.fc1.weight"}
 
 
-def test_sizes_of_the_paper() -> None:
+@pytest.mark.parametrize(("size", "variant", "expected"), [
+    ("B", "swiglu", 198e6), ("B", "gelu", 198e6), ("L", "swiglu", 705e6), ("XL", "swiglu_qknorm", 2.8e9),
+])  # fmt: skip
+def test_sizes_of_the_paper(size: str, variant: str, expected: float) -> None:
     """4M-21 counts 198M, 705M and 2.8B parameters without embeddings (section 4)."""
-    specs = (ModalitySpec("tok_rgb", Kind.GRID, 4, 16),)
-    for size, expected in {"B": 198e6, "L": 705e6, "XL": 2.8e9}.items():
+    with torch.device("meta"):
+        model = FourM(FourMConfig.preset(size, SPECS, variant))
+    blocks = [*model.encoder.parameters(), *model.decoder.parameters()]
+    assert sum(p.numel() for p in blocks) == pytest.approx(expected, rel=0.01)
+    assert any("q_norm" in name for name in model.state_dict()) == (variant == "swiglu_qknorm")
+    assert (model.encoder[0].attn.qkv.bias is None) == (variant != "gelu")
+
+
+def test_parameters_of_4m_7() -> None:
+    """Counted on apple/ml-4m's 4M-B: 360.8M as trained, heads tied; 441.5M on the Hub."""
+    names = ("caption", "det", "rgb", "tok_rgb", "tok_depth", "tok_normal", "tok_semseg", "tok_clip")
+    specs = [registry.spec(name, image_size=224) for name in names]
+    for tied, expected in ((True, 360.8e6), (False, 441.5e6)):
         with torch.device("meta"):
-            model = FourM(FourMConfig.preset(size, specs))
-        blocks = [*model.encoder.parameters(), *model.decoder.parameters()]
-        assert sum(p.numel() for p in blocks) == pytest.approx(expected, rel=0.01), size
+            model = FourM(FourMConfig.preset("B", specs, tied_heads=tied))
+        assert sum(p.numel() for p in model.parameters()) == pytest.approx(expected, abs=5e4)
+
+
+def test_presets_are_named() -> None:
     assert set(SIZES) == {"Ti", "S", "B", "L", "XL"}
+    config = FourMConfig.preset("Ti", SPECS, "gelu", num_register_tokens=4)
+    assert (config.dim, config.activation, config.num_register_tokens) == (384, "gelu", 4)
+    with pytest.raises(ValueError, match="size: got 'M', expected one of Ti"):
+        FourMConfig.preset("M", SPECS)
+    with pytest.raises(ValueError, match="variant: got 'relu'"):
+        FourMConfig.preset("B", SPECS, "relu")
 
 
 def test_configuration_goes_through_json(config: FourMConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model import generate as generation
 from fourmill.model import ml4m
-from fourmill.model.fourm import FourM
+from fourmill.model.config import FourMConfig
+from fourmill.model.fourm import Context, FourM
 from fourmill.model.generate import Step, generate
 from fourmill.model.known import Known, SpecialIds, Tokens
 from fourmill.model.ml4m_inputs import patchify
@@ -45,8 +48,8 @@ def test_logits_of_one_parallel_pass(reference: dict[str, np.ndarray], published
     rgb = {"rgb": patchify(reference["input_rgb"], 16)}
     known = Known.of(published.config, rgb, torch.device("cpu"), 2)
     queries = torch.arange(196).expand(2, -1)
-    none = Tokens.everywhere(queries[:, :0], queries[:, :0])
-    logits = generation._grid_logits(published, known, Step("tok_depth", "roar"), none, queries)
+    context = published.encode(*known.inputs({}))
+    logits = generation._grid_logits(published, context, Step("tok_depth", "roar"), queries)
     expected = reference["parallel_logits/tok_depth@224_first_sample_first32"]
     np.testing.assert_allclose(logits[0, :32].detach(), expected, atol=1e-4, rtol=0)
 
@@ -60,7 +63,7 @@ def test_greedy_text_is_that_of_the_reference(
     special = SpecialIds(eos=-1)  # the reference stops at the second sentinel only
     known = Known.of(published.config, {"rgb": patchify(reference["input_rgb"], 16)}, torch.device("cpu"), 2)
     step = Step(target, "autoregressive", temperature=0, guidance=float(guidance), max_tokens=expected.shape[1] - 1)
-    known = known.with_unconditional(special) if step.guidance != 1 else known
+    known = step.passes(known, special)
     random = [np.random.default_rng(0)] * 2
     raw = generation._generate_text(published, known, step, random, special).numpy()
     for row, wanted in zip(raw, expected, strict=True):
@@ -73,6 +76,7 @@ GRIDS = [
     Step("tok_rgb", "maskgit", steps=3, temperature=2.0, temperature_schedule="onex:0.5", guidance=2.0),
     Step("tok_rgb", "roar", steps=4, temperature=1.0, top_k=10),
     Step("tok_rgb", "roar", steps=4, guidance=3.0),
+    Step("tok_rgb", "roar", steps=3, guidance={"rgb": 2.0, "t5_caption": -0.5}),
 ]
 
 
@@ -107,17 +111,21 @@ def test_grids_are_filled_once_in_range(model: FourM, grid: Step) -> None:
     assert result.shape == (3, 9) and result.dtype == np.uint16 and result.max() < 30
     asked: list[torch.Tensor] = []
     steps = list(grid.counts(9))
-    original = generation._grid_logits
+    original, inputs, done = generation._grid_logits, Known.inputs, []
 
-    def spy(model: FourM, known: Known, step: Step, done: Tokens, queries: torch.Tensor) -> torch.Tensor:
-        assert done.pos.shape[1] + queries.shape[1] <= 9
-        both = torch.cat([done.pos, queries], dim=1)
-        assert all(len(set(row)) == len(row) for row in both.tolist()), "a position is both done and asked for"
+    def spy(model: FourM, context: Context, step: Step, queries: torch.Tensor) -> torch.Tensor:
+        both = torch.cat([done[-1].pos[: len(queries)], queries], dim=1)
+        assert all(len(set(row)) == len(row) <= 9 for row in both.tolist()), "a position is both done and asked for"
         asked.append(queries)
-        return original(model, known, step, done, queries)
+        return original(model, context, step, queries)
+
+    def read(known: Known, extra: Mapping[str, Tokens]) -> tuple:
+        done.append(extra["tok_rgb"])
+        return inputs(known, extra)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generation, "_grid_logits", spy)
+        patch.setattr(Known, "inputs", read)
         generate(model, conditions(3), [grid], seed=0, special=SPECIAL)
     assert len(asked) == sum(n > 0 for n in steps)
     if grid.scheme == "roar":
@@ -163,7 +171,8 @@ def test_unconditional_half_knows_nothing_of_the_conditions(model: FourM) -> Non
     caption = {"caption": [[20, 21, 22, 3], [23, 3], None]}
     halves = []
     for given in (conditions(3) | caption, {name: v[::-1] for name, v in conditions(3).items()} | caption):
-        known = Known.of(model.config, given, torch.device("cpu"), 3).with_unconditional(SPECIAL)
+        known = Known.of(model.config, given, torch.device("cpu"), 3)
+        known = known.passes([(), known.tokens], SPECIAL)
         ids, mod, pos, valid, values = known.inputs({})
         context = model.encode(ids, mod, pos, valid, values)
         assert valid[3:].sum(1).tolist() == [2, 2, 1], "the first sentinel, where there is text, and a zero vector"
@@ -172,6 +181,68 @@ def test_unconditional_half_knows_nothing_of_the_conditions(model: FourM) -> Non
         halves.append((context.tokens * valid.unsqueeze(-1)).sum(1))
     torch.testing.assert_close(halves[0][3:], halves[1][3:], atol=1e-5, rtol=0)
     assert not torch.allclose(halves[0][:3], halves[1][:3], atol=1e-3)
+
+
+def test_weighted_conditions_are_passes_of_their_own(model: FourM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The logits of a step, against each pass on its own: what is not named stays, what is named is alone in its pass,
+    and tokens of the target that are done are in all of them."""
+    given = conditions(2)
+    weights = {"rgb": 2.0, "tok_dinov2_global": 0.5}
+    seen = []
+    original = generation._grid_logits
+
+    def spy(model: FourM, context: Context, step: Step, queries: torch.Tensor) -> torch.Tensor:
+        seen.append((queries, original(model, context, step, queries)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(generation, "_grid_logits", spy)
+    ids = generate(model, given, [Step("tok_rgb", "roar", steps=2, guidance=weights)], seed=0)["tok_rgb"]
+    seen = seen[-1:]
+    (queries, guided), ids = seen[0], torch.from_numpy(ids.astype(np.int64))
+    index = torch.arange(9).expand(2, -1)
+    done = torch.stack([row[~torch.isin(row, q)] for row, q in zip(index, queries, strict=True)])
+    own = {"tok_rgb": Tokens.everywhere(ids.gather(1, done), done)}
+    logits = []
+    for names in (["rgb"], ["tok_dinov2_global"], []):
+        known = Known.of(model.config, {n: given[n] for n in ["t5_caption", *names]}, torch.device("cpu"), 2)
+        logits.append(original(model, model.encode(*known.inputs(own)), Step("tok_rgb", "roar"), queries))
+    expected = logits[2] + sum(w * (x - logits[2]) for w, x in zip(weights.values(), logits[:2], strict=True))
+    torch.testing.assert_close(guided, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_an_only_condition_of_weight_one_is_no_guidance(model: FourM) -> None:
+    given = {"rgb": conditions(2)["rgb"]}
+    plain, one = (
+        generate(model, given, [Step("tok_rgb", "roar", steps=3, temperature=0, guidance=g)], seed=0)["tok_rgb"]
+        for g in (1.0, {"rgb": 1.0})
+    )
+    assert np.array_equal(plain, one)
+
+
+def test_super_resolution_is_a_chain(config: FourMConfig) -> None:
+    """Tokens of a larger image are a modality of their own: known tokens of the smaller one condition them."""
+    fine = ModalitySpec("tok_rgb@448", Kind.GRID, 30, 36)
+    torch.manual_seed(0)
+    model = FourM(replace(config, modalities=(*config.modalities, fine), inputs=(), outputs=())).eval()
+    steps = [GRIDS[0], Step("tok_rgb@448", "maskgit", steps=4, temperature=0)]
+    made = generate(model, {"rgb": conditions(2)["rgb"]}, steps, seed=0)
+    assert made["tok_rgb@448"].shape == (2, 36)
+    alone = generate(model, {"tok_rgb": made["tok_rgb"], "rgb": conditions(2)["rgb"]}, steps[1:], seed=0)
+    assert np.array_equal(alone["tok_rgb@448"], made["tok_rgb@448"])
+    other = generate(model, {"tok_rgb": (made["tok_rgb"] + 1) % 30, "rgb": conditions(2)["rgb"]}, steps[1:], seed=0)
+    assert not np.array_equal(other["tok_rgb@448"], made["tok_rgb@448"])
+
+
+@pytest.mark.parametrize(("reads", "passes"), [(True, 4), (False, 1)])
+def test_the_encoder_runs_where_its_inputs_change(config: FourMConfig, reads: bool, passes: int) -> None:
+    inputs = ("rgb", "tok_rgb") if reads else ("rgb",)
+    model = FourM(replace(config, inputs=inputs)).eval()
+    calls = []
+    model.encoder_norm.register_forward_hook(lambda *_: calls.append(1))
+    generate(model, {"rgb": conditions(2)["rgb"]}, [Step("tok_rgb", "roar", steps=4)], seed=0)
+    assert len(calls) == passes
+    generate(model, {"rgb": conditions(2)["rgb"]}, [replace(TEXT, max_tokens=6)], seed=0, special=SpecialIds(eos=-1))
+    assert len(calls) == passes + 1
 
 
 def test_guidance_without_conditions_is_no_guidance(model: FourM) -> None:
@@ -229,6 +300,7 @@ def test_sampled_tokens_follow_the_model(model: FourM) -> None:
         ({"rgb": [None]}, [Step("caption", "roar")], "expected autoregressive for a sequence"),
         ({"rgb": [None]}, [replace(TEXT, max_tokens=13)], "at most 12"),
         ({}, [TEXT], "sample_ids says how many"),
+        ({"rgb": [None]}, [replace(GRIDS[0], guidance={"caption": 2.0})], "guidance by caption, expected .*: rgb"),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused(model: FourM, given: dict, chain: list[Step], message: str) -> None:
@@ -238,7 +310,10 @@ def test_what_does_not_fit_the_model_is_refused(model: FourM, given: dict, chain
 
 @pytest.mark.parametrize(
     "change",
-    [{"scheme": "diffusion"}, {"top_p": 0.0}, {"temperature": -1.0}, {"steps": 0}, {"temperature_schedule": "warm"}],
+    [
+        {"scheme": "diffusion"}, {"top_p": 0.0}, {"temperature": -1.0}, {"steps": 0}, {"temperature_schedule": "warm"},
+        {"guidance": {}},
+    ],
 )
 def test_settings_out_of_range_are_refused(change: dict) -> None:
     with pytest.raises(ValueError):

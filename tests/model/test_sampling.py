@@ -57,7 +57,15 @@ def test_temperature_zero_takes_the_likeliest_and_tells_its_probability() -> Non
 
 
 def test_guidance_of_one_is_the_conditional() -> None:
-    a, b = torch.randn(3), torch.randn(3)
-    torch.testing.assert_close(guide(a, b, 1.0), a)
-    torch.testing.assert_close(guide(a, b, 0.0), b)
-    torch.testing.assert_close(guide(a, b, 3.0), 3 * a - 2 * b)
+    a, b = torch.randn(2, 3), torch.randn(2, 3)
+    passes = torch.cat([a, b])
+    torch.testing.assert_close(guide(passes, [1.0]), a)
+    torch.testing.assert_close(guide(passes, [0.0]), b)
+    torch.testing.assert_close(guide(passes, [3.0]), 3 * a - 2 * b)
+    assert torch.equal(guide(b, []), b)
+
+
+def test_guidance_by_several_is_their_weighted_conjunction() -> None:
+    first, second, none = torch.randn(3, 2, 5).unbind()
+    guided = guide(torch.cat([first, second, none]), [2.0, -0.5])
+    torch.testing.assert_close(guided, none + 2 * (first - none) - 0.5 * (second - none))

@@ -80,6 +80,16 @@ def test_what_a_killed_writer_left_does_not_keep_an_old_checkpoint(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
 
 
+def test_what_killed_writers_left_goes_with_the_old_ones(folder: str) -> None:
+    """Step 2 was never complete; it goes when all that is kept is newer. Step 9 may be being written."""
+    for step in (1, 2, 9):
+        storage.put(storage.join(checkpoint.step_url(folder, step), "part"), b"half")
+    checkpoint.save(folder, 1, FILES, keep=1)
+    assert len(storage.list_names(folder)) == 3
+    checkpoint.save(folder, 3, FILES, keep=1)
+    assert storage.list_names(folder) == ["step-00000003", "step-00000009"]
+
+
 def test_other_things_in_the_folder_are_left_alone(folder: str) -> None:
     storage.put(storage.join(folder, "step-notes", checkpoint.MARKER), b"{}")
     storage.put(storage.join(folder, "readme.txt"), b"")

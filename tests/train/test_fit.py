@@ -14,12 +14,13 @@ from fourmill_tests import data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourmill import stages
+from fourmill import jobs
 from fourmill.infra import ledger, storage
 from fourmill.recipe import Recipe
 from fourmill.tokenize import codecs
 from fourmill.train import checkpoint, metrics
 from fourmill.train import fit as fitting
+from fourmill.train.examples import batch_indices
 from fourmill.train.vq import VQTrainer
 from fourmill.train.workers import Resources
 
@@ -28,16 +29,16 @@ from fourmill.train.workers import Resources
 @settings(max_examples=60, deadline=None)
 def test_every_epoch_sees_every_sample_once(seed: int, batch: int, count: int) -> None:
     steps = -(-3 * count // batch)
-    sequence = np.concatenate([fitting.batch_indices(seed, step, batch, count) for step in range(steps)])
+    sequence = np.concatenate([batch_indices(seed, step, batch, count) for step in range(steps)])
     for epoch in range(3):
         assert sorted(sequence[epoch * count : (epoch + 1) * count]) == list(range(count))
 
 
 def test_batches_are_a_function_of_seed_and_step() -> None:
-    one = fitting.batch_indices(0, 7, 16, 1000)
-    assert one.dtype == np.int64 and (one == fitting.batch_indices(0, 7, 16, 1000)).all()
-    assert (one != fitting.batch_indices(1, 7, 16, 1000)).any()
-    assert (one != fitting.batch_indices(0, 8, 16, 1000)).any()
+    one = batch_indices(0, 7, 16, 1000)
+    assert one.dtype == np.int64 and (one == batch_indices(0, 7, 16, 1000)).all()
+    assert (one != batch_indices(1, 7, 16, 1000)).any()
+    assert (one != batch_indices(0, 8, 16, 1000)).any()
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +63,8 @@ def test_what_is_fitted_is_committed_with_its_quality(fitted: Recipe) -> None:
     assert record is not None
     assert record.identity["vocab_size"] == 64 and record.rows == 48
     assert record.identity["quality"] and all(np.isfinite(list(record.identity["quality"].values())))
-    _, specialists = stages.prepare(fitted)
-    there = stages.fitted(fitted, specialists)
+    _, specialists = jobs.prepare(fitted)
+    there = jobs.fitted(fitted, specialists)
     assert set(there) == {"text", "tok_canny_edge"} and there["tok_canny_edge"].fingerprint == record.sha256
     vocabulary = codecs.load_text(fitted.root)
     assert vocabulary.vocab_size == there["text"].vocab_size
@@ -106,13 +107,13 @@ def test_nothing_is_fitted_twice_and_other_settings_are_fitted_again(
     fitted: Recipe, tmp_path: Path, shards: list[str]
 ) -> None:
     shutil.copytree(fitted.root, tmp_path / "out")
-    _, specialists = stages.prepare(fitted)
-    same = recipe(tmp_path / "out", shards, engine__batch_size=1, tokenizers__grid__checkpoint_every=1)
-    assert set(stages.fitted(same, specialists)) == {"text", "tok_canny_edge"}
-    other = recipe(tmp_path / "out", shards, tokenizers__grid__steps=3)
-    assert set(stages.fitted(other, specialists)) == {"text"}
+    _, specialists = jobs.prepare(fitted)
+    same = recipe(tmp_path / "out", shards, engine__batch_size=1, tokenizers__common__checkpoint_every=1)
+    assert set(jobs.fitted(same, specialists)) == {"text", "tok_canny_edge"}
+    other = recipe(tmp_path / "out", shards, tokenizers__common__steps=3)
+    assert set(jobs.fitted(other, specialists)) == {"text"}
     (tmp_path / "out" / "tokenizers" / "text" / "config.json").unlink()
-    assert set(stages.fitted(same, specialists)) == {"tok_canny_edge"}
+    assert set(jobs.fitted(same, specialists)) == {"tok_canny_edge"}
 
 
 def test_shards_without_captions_still_give_a_vocabulary(tmp_path: Path) -> None:
@@ -128,7 +129,7 @@ def test_shards_without_captions_still_give_a_vocabulary(tmp_path: Path) -> None
 def test_no_sample_with_all_labels_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(data.tar([("a.jpg", b"no image"), ("a.txt", b"text")]))
     bare = recipe(tmp_path / "out", [str(tmp_path / "a.tar")])
-    with pytest.raises(ValueError, match="no training sample has all of the labels canny_edge"):
+    with pytest.raises(ValueError, match="no training sample has the label canny_edge"):
         data.fit(bare)
 
 
@@ -145,9 +146,9 @@ def test_quality_says_what_it_was_measured_on(fitted: Recipe, tmp_path: Path, sh
 
 
 def job_of(recipe: Recipe) -> fitting.FitJob:
-    prepared, specialists = stages.prepare(recipe)
-    prints = stages.fit_fingerprints(prepared, specialists)
-    return stages._fit_job(prepared, specialists, list(prints), prints)
+    prepared, specialists = jobs.prepare(recipe)
+    prints = jobs.fit_fingerprints(prepared, specialists)
+    return jobs.fit_job(prepared, specialists, list(prints), prints)
 
 
 def test_more_workers_than_shards_cannot_share_batches(tmp_path: Path, shards: list[str]) -> None:
@@ -162,14 +163,15 @@ def test_workers_that_share_batches_read_their_shards_and_one_measures_on_all(
     reporter: Any = data.Silent()
     val = data.good_shards(tmp_path / "s", 2, 6, first=50, name="val")
     both = data.recipe(tmp_path / "out", shards, val, modalities=["tok_canny_edge"], labels__keep=[],
-                       generate__chains=[], tokenizers__grid__validation_samples=10)  # fmt: skip
+                       generate__chains=[], tokenizers__common__validation_samples=10)  # fmt: skip
     job = job_of(both)
-    caches = [fitting._cache(job, ["tok_canny_edge"], rank, 2, "cpu", reporter) for rank in range(2)]
-    (first, second), alone = caches, fitting._cache(job, ["tok_canny_edge"], 0, 1, "cpu", reporter)
-    assert [len(cache.train["canny_edge"]) for cache in caches] == [24, 24]
-    assert not np.array_equal(first.train["canny_edge"], second.train["canny_edge"])
-    assert first.measured_on == "val" and len(alone.val["canny_edge"]) == 10
-    assert np.array_equal(first.val["canny_edge"], alone.val["canny_edge"])
+    caches = [fitting.fill(job, ["tok_canny_edge"], rank, 2, "cpu", reporter) for rank in range(2)]
+    first, second = (cache["tok_canny_edge"] for cache in caches)
+    alone = fitting.fill(job, ["tok_canny_edge"], 0, 1, "cpu", reporter)["tok_canny_edge"]
+    assert [len(rows.train) for rows in (first, second)] == [24, 24]
+    assert not np.array_equal(first.train, second.train)
+    assert first.measured_on == "val" and len(alone.val) == 10
+    assert np.array_equal(first.val, alone.val)
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -191,9 +193,48 @@ def test_of_two_fits_that_commit_at_once_the_record_is_of_the_files(
         return put(url, content, if_absent=if_absent)
 
     monkeypatch.setattr(storage, "put", racing)
-    fitting._commit(job, "tok_canny_edge", str(folder), (record.sha256, 64), 48, 0.0, {"quality": {}, "ours": True})
+    told = {"sha256": record.sha256, "vocab_size": 64, "quality": {}, "ours": True}
+    fitting.commit(job, "tok_canny_edge", str(folder), told, 48, 0.0)
     committed = ledger.read(job.root, "tokenizers", "tok_canny_edge")
     assert committed is not None and committed.sha256 == record.sha256
     assert ("ours" in committed.identity) is not same
     mine = Path(job.root, "tokenizers", "tok_canny_edge")
     assert {p.name: p.read_bytes() for p in mine.iterdir()} == {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+@pytest.mark.parametrize("at", [14, 18])
+def test_an_adaptation_to_other_sizes_follows_and_resumes(
+    tmp_path: Path, shards: list[str], monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """12 steps at 64 px, then 8 at 64 or 96 px; checkpoints are every 3 steps."""
+    resolutions = {"sizes": [64, 96], "steps": 8, "base_lr": 0.01}
+    options = {"modalities": ["tok_rgb"], "tokenizers__common__resolutions": resolutions}
+    whole, killed = (recipe(tmp_path / name, shards, **options) for name in ("whole", "killed"))
+    step, sizes = VQTrainer.step, []
+
+    def watched(self: VQTrainer, pixels: Any) -> Any:
+        sizes.append(pixels.shape[-1])
+        if self.steps_done == at and len(sizes) == 20 + at + 1:
+            raise Died
+        return step(self, pixels)
+
+    monkeypatch.setattr(VQTrainer, "step", watched)
+    data.fit(whole)
+    assert set(sizes[:12]) == {64} and set(sizes[12:]) == {64, 96}
+    with pytest.raises(Died):
+        data.fit(killed)
+    data.fit(killed)
+    weights = "tokenizers/tok_rgb/model.safetensors"
+    assert Path(killed.root, weights).read_bytes() == Path(whole.root, weights).read_bytes()
+    assert sizes[21 + at :] == sizes[at // 3 * 3 : 20]
+
+
+def test_one_that_has_no_examples_does_not_keep_the_others_from_being_fitted(tmp_path: Path, shards: list[str]) -> None:
+    """The detector finds nobody in these pictures, and no masks are made of nothing."""
+    empty = {"specialist": "fourmill_tests.specialists:NoInstances"}
+    bare = recipe(tmp_path / "out", shards, modalities=["sam_instance", "tok_canny_edge"],
+                  labels__specialists={"sam_instance": empty})  # fmt: skip
+    with pytest.raises(ValueError, match="fit sam_mask: no training sample has the label sam_instance"):
+        data.fit(bare)
+    _, specialists = jobs.prepare(bare)
+    assert set(jobs.fitted(bare, specialists)) == {"text", "tok_canny_edge"}

@@ -14,21 +14,22 @@ import pytest
 import torch
 from fourmill_tests import data, runs
 
-from fourmill import stages
+from fourmill import jobs, stages
 from fourmill.infra import ledger
 from fourmill.model.fourm import FourM
-from fourmill.recipe import Recipe, RecipeError
+from fourmill.recipe import Recipe, RecipeError, dump
 from fourmill.tokenize import store
-from fourmill.train import checkpoint, metrics, pretrain
+from fourmill.train import checkpoint, metrics, pretrain, sharded
 from fourmill.train.masking import Keep
 from fourmill.train.pretrain import Trainer, TrainJob
+from fourmill.train.weights import Weights
 
 OPTIONS: dict[str, Any] = {
     "modalities": ["rgb", "tok_canny_edge", "caption"],
     "labels__keep": [],
     "train__steps": 12,
     "train__validate_every": 4,
-    "tokenizers__grid__steps": 2,
+    "tokenizers__common__steps": 2,
     "generate__chains": [
         {"inputs": ["rgb"], "to": [{"target": "tok_canny_edge", "steps": 3}, {"target": "caption", "max_tokens": 6}]},
     ],
@@ -55,13 +56,13 @@ def trained(tokenized: Recipe) -> tuple[Recipe, TrainJob]:
 
 
 def job_of(recipe: Recipe) -> TrainJob:
-    return stages.train_job(*stages.prepare(recipe))
+    return jobs.train_job(*jobs.prepare(recipe))
 
 
 def train(job: TrainJob) -> Trainer:
     torch.manual_seed(job.recipe.seed)
     model = FourM(pretrain.model_config(job))
-    trainer = Trainer(job, model, model, 0, 1)
+    trainer = Trainer(job, model)
     reporter: Any = data.Silent()
     trainer.run(reporter)
     return trainer
@@ -133,8 +134,9 @@ def test_no_checkpoint_holds_what_is_not_finite(trained: tuple[Recipe, TrainJob]
     with pytest.raises(FloatingPointError, match=r"is (nan|inf) at step [123] "):
         train(job)
     for found in checkpoint.complete(str(Path(job.folder, "checkpoints"))):
-        states = checkpoint.unpack(found.read("trainer.pt"))["optimizer"]["state"].values()
-        assert all(torch.isfinite(state["exp_avg"]).all() for state in states)
+        weights = Weights(FourM(pretrain.model_config(job)))
+        sharded.load(found, weights.tensors())
+        assert all(torch.isfinite(tensor).all() for tensor in weights.tensors().values())
 
 
 def test_a_gradient_that_is_not_finite_is_named(
@@ -196,10 +198,11 @@ def test_a_checkpoint_of_another_model_is_refused(trained: tuple[Recipe, TrainJo
     recipe, whole = trained
     job = job_of(copied(recipe, tmp_path / "out"))
     shutil.copytree(whole.folder, job.folder)
+    shutil.rmtree(Path(job.folder, "model"))
     other = replace(job, specs=job.specs[::-1])
     model = FourM(pretrain.model_config(other))
     with pytest.raises(ValueError, match=r"checkpoints/step-00000012: .* other modalities, .*order"):
-        Trainer(other, model, model, 0, 1)
+        Trainer(other, model)
 
 
 def test_what_is_watched_does_not_make_another_run(tokenized: Recipe) -> None:
@@ -229,6 +232,48 @@ def test_shards_that_lack_a_column_are_left_out_and_none_is_a_sentence(tokenized
     assert "no training shard" in stages.status(recipe)["missing"]["runs/4m"]
 
 
+def test_other_roots_are_trained_on_too(tokenized: Recipe, tmp_path: Path) -> None:
+    """The same tokenizers; the other one has no RGB. Each is read from its own root."""
+    names = ["tok_canny_edge", "caption"]
+    other = copied(tokenized, tmp_path / "other", modalities=names, generate__chains=[])
+    (tmp_path / "other" / "recipe.yaml").write_text(dump(other))
+    shares = [{"weight": 3.0}, {"root": str(tmp_path / "other"), "weight": 1.0}]
+    recipe = copied(tokenized, tmp_path / "out", train__datasets=shares)
+    job = job_of(recipe)
+    mine, theirs = job.datasets
+    assert (mine.url, theirs.url) == (f"{recipe.root}/tokens", f"{tmp_path}/other/tokens")
+    assert (mine.weight, theirs.weight) == (3.0, 1.0)
+    assert mine.modalities == ("rgb", *names) and theirs.modalities == tuple(names)
+    assert mine.shards == theirs.shards == job.shards and job.rows == 32
+    seen: set[str] = set()
+    options = {"train__datasets": shares, "train__base_lr": 1e-3}
+    assert job_of(copied(tokenized, tmp_path / "b", **options)).fingerprint != job.fingerprint
+    trainer = train(job)
+    assert trainer.step == 12
+    for share in ([{"weight": 2.0}, shares[1]], shares[1:], []):
+        changed = job_of(data.recipe(recipe.root, recipe.samples.train, recipe.samples.val,
+                                     **(OPTIONS | {"train__datasets": share})))  # fmt: skip
+        seen.add(changed.fingerprint)
+    assert len(seen | {job.fingerprint}) == 4
+
+
+def test_roots_that_do_not_fit_are_sentences(tokenized: Recipe, tmp_path: Path) -> None:
+    def asked(root: Path) -> TrainJob:
+        shares = [{}, {"root": str(root)}]
+        return job_of(data.recipe(tokenized.root, tokenized.samples.train, tokenized.samples.val,
+                                  **(OPTIONS | {"train__datasets": shares})))  # fmt: skip
+
+    with pytest.raises(RecipeError, match=r"train.datasets: .*nowhere is no root, there is no recipe.yaml"):
+        asked(tmp_path / "nowhere")
+    other = copied(tokenized, tmp_path / "other")
+    (tmp_path / "other" / "recipe.yaml").write_text(dump(other))
+    assert len(asked(tmp_path / "other").datasets) == 2
+    record = tmp_path / "other/ledger/tokenizers/tok_canny_edge.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"sha256": "another"}))
+    with pytest.raises(RecipeError, match="its tok_canny_edge was made by another tokenizer tok_canny_edge"):
+        asked(tmp_path / "other")
+
+
 def test_masking_and_model_follow_the_recipe(tokenized: Recipe) -> None:
     mixtures = [{"input_alpha": {"rgb": 5.0}, "target_alpha": 0.5, "keep": {"caption": "all"}, "weight": 2.0}]
     recipe = data.recipe(tokenized.root, tokenized.samples.train, tokenized.samples.val,
@@ -248,7 +293,7 @@ def test_a_batch_must_divide_among_the_workers(tokenized: Recipe) -> None:
     job = job_of(tokenized)
     model = FourM(pretrain.model_config(job))
     with pytest.raises(ValueError, match="8 does not divide among 3 workers"):
-        Trainer(job, model, model, 0, 3)
+        Trainer(job, model, 0, 3)
 
 
 def test_no_checkpoint_is_a_sentence(tmp_path: Path) -> None:
@@ -287,7 +332,7 @@ def test_generation_is_the_same_for_the_same_seed(trained: tuple[Recipe, TrainJo
     from fourmill.train import generation
 
     recipe, job = trained
-    one = stages.generate_job(recipe, job)
+    one = jobs.generate_job(recipe, job)
     chain = recipe.generate.chains[0]
     model = pretrain.load_model(job.folder)
     first, second = (generation._generate_chain(one, model, chain) for _ in range(2))

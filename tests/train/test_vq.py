@@ -1,7 +1,8 @@
-"""Fitting a VQ-VAE: it learns, it resumes bit for bit, its codebook lives, and its quality is measured rightly."""
+"""Fitting a tokenizer: it learns, it resumes bit for bit, and its codebook lives."""
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 from pathlib import Path
@@ -15,9 +16,12 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from fourmill.tokenize.crops import Resample, apply, crops
-from fourmill.tokenize.pixels import preprocess
+from fourmill.tokenize.divae import DiVAE, DiVAEConfig
+from fourmill.tokenize.inputs import to_input
+from fourmill.tokenize.tokenizer import Tokenizer
 from fourmill.tokenize.vqvae import VQVAE, VQVAEConfig
-from fourmill.train.vq import VQFitConfig, VQTrainer, quality, reconstruction_loss
+from fourmill.train.quality import quality
+from fourmill.train.vq import Adaptation, VQFitConfig, VQTrainer, generator
 from fourmill.train.vq_start import warm_start
 
 SMALL = VQVAEConfig.small(
@@ -37,12 +41,22 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def toy(count: int, seed: int = 0) -> torch.Tensor:
-    """Mosaics (count, 3, 32, 32) in [-1, 1] of 4 x 4 tiles, each one of 12: a codebook can hold them all."""
+def toy_rows(count: int, seed: int = 0) -> np.ndarray:
+    """Mosaics, uint8 (count, 32, 32, 3), of 4 x 4 tiles, each one of 12: a codebook can hold them all."""
     kinds = torch.randn(12, 3, 3, 3, generator=torch.Generator().manual_seed(99))
     tiles = F.interpolate(kinds, size=8, mode="bicubic").clamp(-1, 1)
     which = torch.randint(12, (count, 4, 4), generator=torch.Generator().manual_seed(seed))
-    return tiles[which].permute(0, 3, 1, 4, 2, 5).reshape(count, 3, 32, 32)
+    pictures = tiles[which].permute(0, 1, 4, 2, 5, 3).reshape(count, 32, 32, 3)
+    return ((pictures + 1) * 127.5).round().to(torch.uint8).numpy()
+
+
+def toy(count: int, seed: int = 0) -> torch.Tensor:
+    """(count, 3, 32, 32) in [-1, 1]."""
+    return to_input("tok_rgb", toy_rows(count, seed))
+
+
+def measured(trainer: VQTrainer, rows: np.ndarray, name: str = "tok_rgb") -> dict[str, float]:
+    return quality(name, trainer.result(), [rows])
 
 
 def batches(steps: range, data: torch.Tensor) -> list[torch.Tensor]:
@@ -50,7 +64,7 @@ def batches(steps: range, data: torch.Tensor) -> list[torch.Tensor]:
     return [data[torch.randperm(len(data), generator=torch.Generator().manual_seed(s))[:8]] for s in steps]
 
 
-def photos(edges: bool) -> torch.Tensor:
+def photos(edges: bool) -> np.ndarray:
     skimage = pytest.importorskip("skimage")
     views = []
     for name in ("astronaut", "coffee", "chelsea"):
@@ -58,15 +72,15 @@ def photos(edges: bool) -> torch.Tensor:
         source = cv2.Canny(image, 100, 200) if edges else image
         windows = crops(0, name, image.shape[1], image.shape[0], 17, scale=(0.2, 1.0))
         views += [apply(w, source, 32, Resample.EDGES if edges else Resample.IMAGE) for w in windows]
-    return preprocess("tok_canny_edge" if edges else "tok_rgb", np.stack(views))
+    return np.stack(views)
 
 
 def test_loss_falls_and_quality_rises() -> None:
-    data, held_out = toy(64), toy(16, seed=1)
+    data, held_out = toy(64), toy_rows(16, seed=1)
     trainer = VQTrainer(VQVAE(SMALL), QUICK)
-    before = trainer.evaluate([held_out])
+    before = measured(trainer, held_out)
     losses = [trainer.step(x)["reconstruction"] for x in batches(range(60), data)]
-    after = trainer.evaluate([held_out])
+    after = measured(trainer, held_out)
     assert np.mean(losses[-5:]) < 0.1 * losses[0]
     assert after["psnr"] > before["psnr"] + 10
     assert after["codes_used"] >= 12 / 64 and after["perplexity"] > 8
@@ -74,10 +88,10 @@ def test_loss_falls_and_quality_rises() -> None:
 
 
 def test_codebook_is_used_on_photos() -> None:
-    data = photos(edges=False)
+    rows = photos(edges=False)
     trainer = VQTrainer(VQVAE(SMALL), QUICK)
-    metrics = [trainer.step(x) for x in batches(range(60), data)]
-    result = trainer.evaluate([data])
+    metrics = [trainer.step(x) for x in batches(range(60), to_input("tok_rgb", rows))]
+    result = measured(trainer, rows)
     assert result["codes_used"] > 0.8
     assert result["perplexity"] > 0.4 * 64
     assert metrics[0]["codes_replaced"] > 32  # most start dead, and take latents of the first batch
@@ -85,13 +99,13 @@ def test_codebook_is_used_on_photos() -> None:
 
 
 def test_edges_are_found_again() -> None:
-    data = photos(edges=True)
+    rows = photos(edges=True)
     model = VQVAE(SMALL.model_copy(update={"n_channels": 1}))
     trainer = VQTrainer(model, QUICK)
-    before = trainer.evaluate([data], "edges")
-    for x in batches(range(60), data):
+    before = measured(trainer, rows, "tok_canny_edge")
+    for x in batches(range(60), to_input("tok_canny_edge", rows)):
         trainer.step(x)
-    after = trainer.evaluate([data], "edges")
+    after = measured(trainer, rows, "tok_canny_edge")
     assert after["mse"] < before["mse"] and after["f1"] > before["f1"] + 0.1
 
 
@@ -161,23 +175,6 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_break(warm: bool) ->
     assert trainer.steps_done == 0
 
 
-def test_losses() -> None:
-    x, recon = torch.zeros(1, 1, 8, 8), torch.full((1, 1, 8, 8), 2.0)
-    recon.requires_grad_()
-    values = {name: reconstruction_loss(recon, x, VQFitConfig(loss=name)).item() for name in ("mse", "l1", "smooth_l1")}
-    assert values == {"mse": 4.0, "l1": 2.0, "smooth_l1": 1.5}
-    with_gradient = VQFitConfig(gradient_weight=1.0)
-    assert reconstruction_loss(recon, x, with_gradient).item() == 4.0  # a constant error has no differences
-    stripes = torch.zeros(1, 1, 8, 8)
-    stripes[..., ::2] = 1.0
-    # Squared error 0.5; horizontal differences of 1 at full scale, none when averaged over pairs.
-    assert reconstruction_loss(stripes, x, with_gradient).item() == pytest.approx(0.5 + 1 / 3)
-    labels = torch.randint(5, (2, 8, 8))
-    logits = F.one_hot(labels, 5).permute(0, 3, 1, 2) * 50.0
-    assert reconstruction_loss(logits, labels, VQFitConfig(loss="cross_entropy")).item() < 1e-6
-    assert reconstruction_loss(-recon, recon.detach(), VQFitConfig(loss="cosine")).item() == pytest.approx(2.0)
-
-
 def _rank(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.set_num_threads(1)
@@ -230,13 +227,13 @@ def test_a_warm_start_is_a_linear_tokenizer() -> None:
 
 
 def test_a_warm_start_beats_a_cold_one() -> None:
-    data = photos(edges=False)
+    rows = photos(edges=False)
     results = []
     for warm in (True, False):
         trainer = VQTrainer(VQVAE(SMALL), QUICK.model_copy(update={"warm_start": warm}))
-        for x in batches(range(30), data):
+        for x in batches(range(30), to_input("tok_rgb", rows)):
             trainer.step(x)
-        results.append(trainer.evaluate([data])["psnr"])
+        results.append(measured(trainer, rows)["psnr"])
     assert results[0] > results[1] + 1
 
 
@@ -246,38 +243,122 @@ def test_a_warm_start_needs_room() -> None:
         warm_start(VQVAE(VQVAEConfig.model_validate(settings)), toy(8))
 
 
-class Fixed(torch.nn.Module):
-    """A tokenizer that says what it is told to."""
+TINY = {"image_size": 16, "patch_size": 8, "codebook_size": 16, "latent_dim": 8}
+MODELS: dict[str, tuple[Tokenizer, str, torch.Tensor]] = {
+    "diffusion": (
+        DiVAE(DiVAEConfig.small(16, 1, 2, 32, decoder_patch_size=4, prediction_type="sample", **TINY)),
+        "mse",
+        F.interpolate(toy(16), size=16),
+    ),
+    "classes": (
+        VQVAE(VQVAEConfig.small(16, 1, 2, n_channels=4, n_labels=5, **TINY)),
+        "cross_entropy",
+        torch.arange(16)[:, None, None].expand(16, 16, 16) % 5,
+    ),
+    "features": (
+        VQVAE(VQVAEConfig.small(16, 1, 2, n_channels=12, patch_proj=False, **TINY)),
+        "smooth_l1",
+        torch.randn(16, 12, 1, 1, generator=torch.Generator().manual_seed(0)).expand(16, 12, 2, 2),
+    ),
+    "vectors": (
+        VQVAE(VQVAEConfig.mlp(12, 32, 1, num_codebooks=4, codebook_size=16, latent_dim=32)),
+        "cosine",
+        torch.randn(16, 12, generator=torch.Generator().manual_seed(0)),
+    ),
+}
 
-    def __init__(self, recon: torch.Tensor, ids: torch.Tensor) -> None:
-        super().__init__()
-        self.recon, self.ids, self.config = recon, ids, SMALL
-        self.eval()
 
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        return self.ids
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [*((kind, "fp32") for kind in MODELS), ("diffusion", "bf16"), ("vectors", "bf16"), ("classes", "fp16")],
+)
+def test_every_kind_learns_in_every_precision_and_resumes_bit_for_bit(kind: str, precision: str) -> None:
+    model, loss, x = MODELS[kind]
+    config = VQFitConfig.model_validate({
+        "steps": 15, "batch_size": 16, "lr": 1e-2, "warmup": 2, "loss": loss, "precision": precision, "average": 0.9,
+        "accumulate": 2,
+    })  # fmt: skip
+    whole = VQTrainer(copy.deepcopy(model), config)
+    losses = [whole.step(x)["reconstruction"] for _ in range(15)]
+    assert np.mean(losses[-3:]) < 0.95 * losses[0]
+    first = VQTrainer(copy.deepcopy(model), config)
+    for _ in range(2):
+        first.step(x)
+    stream = io.BytesIO()
+    torch.save(first.state_dict(), stream)
+    stream.seek(0)
+    second = VQTrainer(copy.deepcopy(model), config)
+    second.load_state_dict(torch.load(stream, weights_only=True))
+    torch.manual_seed(123)  # the global generator plays no part
+    for _ in range(2):
+        first.step(x), second.step(x)
+    a, b = first.result().state_dict(), second.result().state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in a)
 
-    def decode(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.recon
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole() -> None:
+    norms = {}
+    for parts in (1, 4):
+        config = SHARED.model_copy(update={"accumulate": parts, "clip": 0.0})
+        # A codebook that stands still: it learns from each part, before the next one is coded.
+        norms[parts] = VQTrainer(VQVAE(SMALL.model_copy(update={"ema_decay": 0.99999999})), config).step(toy(8))
+    assert norms[4]["gradient_norm"] == pytest.approx(norms[1]["gradient_norm"], rel=1e-4)
+    assert norms[4]["loss"] == pytest.approx(norms[1]["loss"], rel=1e-5)
 
 
-def test_measures_by_hand() -> None:
-    ids = torch.tensor([[[0, 1], [2, 3]]])
-    x = torch.zeros(1, 3, 16, 16)
-    result = quality(Fixed(x + 0.2, ids), [x])  # 0.2 of a range of 2: 20 dB
-    assert result["psnr"] == pytest.approx(20, abs=1e-4)
-    assert result["codes_used"] == 4 / 64 and result["perplexity"] == pytest.approx(4)
-    true = torch.tensor([[[[1.0, 1.0, -1.0, -1.0]]]])
-    found = torch.tensor([[[[1.0, -1.0, 1.0, -1.0]]]])
-    result = quality(Fixed(found, ids), [true, true], "edges")
-    assert (result["precision"], result["recall"], result["f1"], result["mse"]) == (0.5, 0.5, 0.5, 0.5)
-    assert result["iou"] == pytest.approx(1 / 3)
-    labels = torch.tensor([[[0, 0, 1, 1]]])
-    logits = F.one_hot(torch.tensor([[[0, 0, 1, 2]]]), 4).permute(0, 3, 1, 2).float()
-    result = quality(Fixed(logits, ids), [labels], "labels")
-    assert result["accuracy"] == 0.75 and result["miou"] == pytest.approx((1 + 0.5 + 0) / 3)
-    features = torch.randn(1, 4, 2, 2)
-    result = quality(Fixed(-features, ids), [features], "features")
-    assert result["cosine"] == pytest.approx(-1) and result["mse"] == pytest.approx(4 * features.square().mean().item())
-    with pytest.raises(ValueError, match="no batch"):
-        quality(Fixed(x, ids), [])
+def test_fp16_skips_steps_that_overflow_and_gives_up_when_no_scale_helps() -> None:
+    trainer = VQTrainer(VQVAE(SMALL), QUICK.model_copy(update={"precision": "fp16", "warm_start": False}))
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    before = [p.detach().clone() for p in trainer.parameters]
+    assert not math.isfinite(trainer.step(toy(8))["gradient_norm"])
+    assert all(torch.equal(p, q) for p, q in zip(trainer.parameters, before, strict=True))
+    assert trainer.scaler.get_scale() == 2.0**126
+    for parameter in trainer.parameters[:1]:
+        parameter.register_hook(lambda gradient: gradient * math.inf)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-15)
+    with pytest.raises(FloatingPointError, match="norm of the gradient"):
+        trainer.step(toy(8))
+
+
+def test_an_adaptation_has_a_schedule_of_its_own() -> None:
+    later = Adaptation(steps=50, lr=0.5, warmup=10)
+    trainer = VQTrainer(VQVAE(SMALL), VQFitConfig(steps=100, warmup=10, lr=1.0, adaptation=later))
+    assert trainer.lr(99) == pytest.approx(0, abs=1e-3) and trainer.lr(100) == pytest.approx(1e-6)
+    assert trainer.lr(110) == pytest.approx(0.5) and trainer.lr(130) == pytest.approx(0.25)
+    assert trainer.config.total_steps == 150
+
+
+def test_other_sizes_train_the_same_model() -> None:
+    trainer = VQTrainer(VQVAE(SMALL), QUICK)
+    for size in (32, 48, 64):
+        trainer.step(F.interpolate(toy(8), size=size))
+        share = (size // 8) ** 2 * 8 / 64 / QUICK.dead_code_coefficient
+        assert trainer.model.quantize.codebook.threshold == pytest.approx(share)
+
+
+def test_a_perceptual_loss_is_added_with_its_weight() -> None:
+    def distance(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return (prediction - target).abs().mean() + 1
+
+    config = QUICK.model_copy(update={"perceptual_weight": 0.5})
+    told = VQTrainer(VQVAE(SMALL), config, distance).step(toy(8))
+    assert told["perceptual"] > 1
+    parts = told["reconstruction"] + told["commitment"] + 0.5 * told["perceptual"]
+    assert told["loss"] == pytest.approx(parts, rel=1e-5)
+
+
+def test_random_numbers_of_a_step_are_its_own() -> None:
+    draws = {
+        key: torch.rand(4, generator=generator(*key)).tolist()
+        for key in ((0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1))
+    }
+    assert len({tuple(values) for values in draws.values()}) == 5
+    assert draws[0, 0, 0, 0] == torch.rand(4, generator=generator(0, 0, 0, 0)).tolist()
+
+
+def test_a_compiled_model_is_kept_as_a_plain_one() -> None:
+    trainer = VQTrainer(VQVAE(SMALL), QUICK.model_copy(update={"compile": True}))
+    assert trainer.model.encoder._compiled_call_impl is not None
+    result = trainer.result()
+    assert list(result.state_dict()) == list(VQVAE(SMALL).state_dict())
+    assert torch.equal(result.encode(toy(2)), VQTrainer(VQVAE(SMALL), QUICK).result().encode(toy(2)))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fourmill_tests import data, runs
 
-from fourmill import stages
+from fourmill import jobs, stages
 from fourmill.infra import ledger
 from fourmill.train import workers
 from fourmill.train.workers import Resources, Told, bundle_of, capacity
@@ -28,18 +28,22 @@ GPU_NODE = {"CPU": 32.0, "GPU": 4.0, "memory": 1e11}
         ([GPU_NODE, {"CPU": 64.0}], Resources(2, gpus=1), {"CPU": 16.0, "GPU": 1}),  # the other one has no GPU
         ([{"CPU": 2.0}], Resources(4, cpus=0.5), {"CPU": 0.5}),
         ([{"CPU": 1.0}], Resources(10, cpus=0.1), {"CPU": 0.1}),
+        ([{"CPU": 8.0}], Resources((2, 4)), {"CPU": 2.0}),  # elastic: for the most that there may be
+        ([{"CPU": 3.0}], Resources((2, 4)), {"CPU": 1.0}),  # or as many as there is room for
+        ([GPU_NODE], Resources((2, 16), gpus=1), {"CPU": 8.0, "GPU": 1}),
     ],
 )
 def test_workers_share_what_fits_on_single_nodes(
     nodes: list[dict[str, float]], resources: Resources, bundle: dict[str, float]
 ) -> None:
     assert bundle_of(resources, nodes, "train") == bundle
-    assert capacity(nodes, bundle) >= resources.workers
+    assert capacity(nodes, bundle) >= resources.least
 
 
 @pytest.mark.parametrize(
     ("nodes", "resources", "said"),
     [
+        ([{"CPU": 2.0}], Resources((3, 5)), "train.workers: 3 workers with 1 CPU each do not fit"),
         ([{"CPU": 2.0}], Resources(3), "train.workers: 3 workers with 1 CPU each do not fit .* 2 CPU, 0 GPU"),
         (
             [{"CPU": 6.0}] * 2,
@@ -108,6 +112,13 @@ def test_the_screen_tells_restarts_and_keeps_the_first_failure(capsys: pytest.Ca
     assert screen.failure == "ValueError: no"
 
 
+def test_the_screen_of_elastic_workers_does_not_call_it_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = workers._Screen(elastic=True)
+    for attempt in (1, 2):
+        screen.show(Told({}, attempt))
+    assert "workers failed, or their number changed; started again (attempt 2)" in capsys.readouterr().err
+
+
 @pytest.mark.timeout(300)
 def test_two_ranks_train_on_when_one_is_killed(
     ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -155,8 +166,8 @@ def test_two_ranks_train_on_when_one_is_killed(
         pretrain.Trainer.train_step = train_step  # type: ignore[method-assign]
         pretrain.work(config)
 
-    whole = stages.train_job(*stages.prepare(recipe))
-    job = stages.train_job(*stages.prepare(data.recipe(tmp_path / "killed", *shards, **options)))
+    whole = jobs.train_job(*jobs.prepare(recipe))
+    job = jobs.train_job(*jobs.prepare(data.recipe(tmp_path / "killed", *shards, **options)))
     config = {"whole": whole, "job": job, "killed": str(tmp_path / "flag")}
     capsys.readouterr()
     workers.run(dying, config, Resources(2, cpus=1), "train", None)

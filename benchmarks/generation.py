@@ -1,0 +1,74 @@
+"""Seconds of one chained generation with 4M-B on the CPU: RGB to CLIP, depth, normals, classes, caption, boxes.
+
+    python benchmarks/generation.py [--samples 1] [--rounds 3] [--bf16]
+
+The grids take one ROAR step each, the texts 40 tokens each, one after the other, all results being inputs of the next
+(float32 unless --bf16, random weights). The named reference is apple/ml-4m in float32 on 2 idle cores: 28 to 38 s for
+one sample.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import torch
+from train_step import specs_of
+
+from fourmill.model.config import FourMConfig
+from fourmill.model.fourm import FourM
+from fourmill.model.generate import Step, generate
+from fourmill.model.known import SpecialIds
+
+REFERENCE = (28.0, 38.0)
+TEXT_TOKENS = 40
+CHAIN = (
+    *(Step(name, "roar") for name in ("tok_clip", "tok_depth", "tok_normal", "tok_semseg")),
+    *(Step(name, "autoregressive", max_tokens=TEXT_TOKENS) for name in ("caption", "det")),
+)
+ENDLESS = SpecialIds(eos=-1)  # random weights may say the end of a text: all 40 tokens are written
+
+
+def seconds_by_step(model: FourM, patches: np.ndarray) -> dict[str, float]:
+    """Seconds of each step, as the differences between chains that are one step longer each: measured in one run."""
+    seconds, known = {}, {"rgb": patches}
+    for step in CHAIN:
+        begin = time.perf_counter()
+        made = generate(model, known, [step], seed=0, special=ENDLESS)[step.target]
+        seconds[step.target] = time.perf_counter() - begin
+        known[step.target] = [[*text, 3] for text in made] if step.scheme == "autoregressive" else made
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bf16", action="store_true")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    model = FourM(FourMConfig.preset("B", specs_of(), tied_heads=False)).eval()
+    if args.bf16:
+        model = model.bfloat16()
+    patches = np.random.default_rng(0).integers(0, 256, (args.samples, 196, 768)).astype(np.uint8)
+    generate(model, {"rgb": patches}, CHAIN[:1], seed=0)
+    totals = []
+    for _ in range(args.rounds):
+        begin = time.perf_counter()
+        generate(model, {"rgb": patches}, CHAIN, seed=0, special=ENDLESS)
+        totals.append(time.perf_counter() - begin)
+    steps = seconds_by_step(model, patches)
+    precision = "bfloat16" if args.bf16 else "float32"
+    print(f"4M-B, {precision}, {args.samples} sample(s), {torch.get_num_threads()} threads\n")
+    print("| part | seconds |\n|---|---|")
+    for name, value in steps.items():
+        print(f"| {name} | {value:.2f} |")
+    best = min(totals)
+    print(f"| whole chain, best of {args.rounds} | {best:.2f} |")
+    low, high = REFERENCE
+    print(f"\nreference, one sample: {low:.0f} to {high:.0f} s; ratio {best / high:.2f} to {best / low:.2f}")
+
+
+if __name__ == "__main__":
+    main()

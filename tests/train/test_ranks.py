@@ -1,0 +1,46 @@
+"""Two processes train what one does: DDP, FSDP2, and checkpoints that change hands between one and two."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fourmill_tests import ranks, runs, training
+
+from fourmill.model import checkpoint as model_files
+from fourmill.train import checkpoint
+
+
+def curves(root: Path) -> np.ndarray:
+    """Every loss and gradient norm of a run, lines in order."""
+    names = ("loss", "loss/tok_rgb", "loss/caption", "gradient_norm")
+    return np.array([[row.get(name, 0.0) for name in names] for row in runs.losses(root)])
+
+
+@pytest.mark.timeout(180)
+def test_ranks_share_a_run(tmp_path: Path) -> None:
+    for name in ("ddp", "shrinks", "grows"):
+        training.job(tmp_path / name)  # the columns, before two processes write them
+    training.train_until(training.job(tmp_path / "grows", **ranks.SHARDED), 5)
+    ranks.spawn(ranks.trains, 2, tmp_path)
+    plain = training.train(training.job(tmp_path / "alone"))
+    sharded = training.train(training.job(tmp_path / "alone-sharded", **ranks.SHARDED))
+
+    newest = checkpoint.newest(str(tmp_path / "shrinks/runs/4m/print/checkpoints"))
+    assert newest is not None and newest.step == 4
+    told = json.loads(newest.read(checkpoint.MARKER))
+    writers = {name.split("-")[1] for name in told["files"]}
+    assert writers == {"00000", "00001"}, "every rank writes its own part"
+    parts = told["tensors"]["model.encoder.0.attn.qkv.weight"]["chunks"]
+    assert [part["sizes"] for part in parts] == [[48, 32], [48, 32]]
+    training.train(training.job(tmp_path / "shrinks", **ranks.SHARDED))  # the rest, in one process
+
+    for name, alone in (("ddp", plain), ("shrinks", sharded), ("grows", sharded)):
+        root = Path(alone.job.recipe.root)
+        np.testing.assert_allclose(curves(tmp_path / name), curves(root), rtol=2e-4, atol=1e-6, err_msg=name)
+        mine, theirs = (model_files.load(at / "runs/4m/print/model").state_dict() for at in (tmp_path / name, root))
+        for key in theirs:
+            torch.testing.assert_close(mine[key], theirs[key], rtol=1e-3, atol=2e-4)

@@ -1,0 +1,152 @@
+"""Sharded checkpoints on any storage: whole or none, read in other parts than they were written in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import torch
+from fourmill_tests.s3 import S3
+
+from fourmill.infra import storage
+from fourmill.train import checkpoint, sharded
+from fourmill.train.sharded import Saver, load
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "local":
+        yield str(tmp_path / "checkpoints")
+    else:
+        yield "memory://sharded-test/checkpoints"
+        fs = fsspec.filesystem("memory")
+        if fs.exists("/sharded-test"):
+            fs.rm("/sharded-test", recursive=True)
+
+
+def state(value: float) -> dict[str, torch.Tensor]:
+    return {
+        "model.a": torch.full((5, 3), value),
+        "model.b": torch.full((7,), value, dtype=torch.bfloat16),
+        "step": torch.tensor(value),
+        "empty": torch.zeros(0, 4),
+    }
+
+
+def save(folder: str, step: int, keep: int = 2) -> None:
+    saver = Saver(folder, keep)
+    saver.save(step, state(step), {"seconds": 1.5})
+    saver.wait()
+
+
+def values(folder: str) -> tuple[int, dict[str, torch.Tensor]]:
+    found = checkpoint.newest(folder)
+    assert found is not None
+    tensors = state(-1.0)
+    load(found, tensors)
+    return found.step, tensors
+
+
+def test_tensors_come_back_bit_for_bit(folder: str) -> None:
+    for step in (1, 2, 3):
+        save(folder, step)
+    step, tensors = values(folder)
+    assert step == 3 and all(torch.equal(tensors[name], value) for name, value in state(3).items())
+    assert [found.step for found in checkpoint.complete(folder)] == [2, 3]
+    found = checkpoint.newest(folder)
+    assert found is not None and found.marker()["state"] == {"seconds": 1.5}
+
+
+class Died(BaseException):
+    pass
+
+
+def test_on_s3(s3: S3) -> None:
+    folder = storage.join(s3.bucket("sharded"), "checkpoints")
+    for step in (1, 2, 3):
+        save(folder, step)
+    step, tensors = values(folder)
+    assert step == 3 and all(torch.equal(tensors[name], value) for name, value in state(3).items())
+    assert storage.list_names(folder) == ["step-00000002", "step-00000003"]
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_killed_at_any_step_of_a_save(folder: str, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Before the marker the old checkpoint counts, with it the new one, and either is whole."""
+    save(folder, 1, keep=1)
+    left = [at]
+    monkeypatch.setattr(sharded, "PART_BYTES", 40)
+    with monkeypatch.context() as patch:
+        for name in ("put", "delete"):
+            call = getattr(storage, name)
+
+            def dying(*args: Any, _call: Any = call, **options: Any) -> Any:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Died
+                return _call(*args, **options)
+
+            patch.setattr(storage, name, dying)
+        try:
+            save(folder, 2, keep=1)
+        except (Died, OSError):
+            pass
+    step, tensors = values(folder)
+    puts = 3  # two files and the marker
+    assert step == (1 if at < puts else 2)
+    assert all(torch.equal(tensors[name], value) for name, value in state(step).items())
+    save(folder, 2, keep=1)
+    assert values(folder)[0] == 2
+
+
+def test_a_storage_that_fails_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> bool:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(storage, "put", full)
+    with pytest.raises(OSError, match=r"cannot write the checkpoint: worker 0: .*No space left"):
+        save(str(tmp_path), 1)
+    assert checkpoint.newest(str(tmp_path)) is None
+
+
+def test_a_cut_file_is_found(tmp_path: Path) -> None:
+    save(str(tmp_path), 1)
+    (file,) = (tmp_path / "step-00000001").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(OSError, match=r"cannot read the checkpoint: .*the file was cut"):
+        values(str(tmp_path))
+
+
+def test_a_tensor_that_is_not_there_is_named(tmp_path: Path) -> None:
+    save(str(tmp_path), 1)
+    found = checkpoint.newest(str(tmp_path))
+    assert found is not None
+    with pytest.raises(OSError, match=r"model\.c"):
+        load(found, {"model.c": torch.zeros(3)})
+
+
+def test_parts_make_a_whole(tmp_path: Path) -> None:
+    """A checkpoint of four shards of rows, written by hand, read as one tensor."""
+    from safetensors.torch import save as encode
+
+    whole = torch.arange(24.0).reshape(8, 3)
+    folder, chunks = checkpoint.step_url(str(tmp_path), 5), []
+    for rank in range(4):
+        storage.put(f"{folder}/x-{rank}.safetensors", encode({"0": whole[2 * rank : 2 * rank + 2].clone()}))
+        chunks.append({"file": f"x-{rank}.safetensors", "key": "0", "offsets": [2 * rank, 0], "sizes": [2, 3]})
+    told = {"state": {}, "tensors": {"w": {"dtype": "float32", "shape": [8, 3], "chunks": chunks}}}
+    found = checkpoint.mark(str(tmp_path), 5, told, keep=1)
+    read = {"w": torch.zeros(8, 3)}
+    load(found, read)
+    assert torch.equal(read["w"], whole)
+
+
+def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
+    save(str(tmp_path), 1)
+    names = {path.suffix for path in (tmp_path / "step-00000001").iterdir()}
+    assert names == {".safetensors", ".json"}
+    json.loads((tmp_path / "step-00000001" / checkpoint.MARKER).read_text())

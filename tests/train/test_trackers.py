@@ -1,0 +1,122 @@
+"""Trackers get every line, go on in the same run, and say so if their package is missing; with stand-ins for both."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from fourmill_tests import training
+
+from fourmill.train import metrics, pretrain, trackers
+
+
+class Wandb(ModuleType):
+    """Keeps what it is told, run by run, as the service would."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.inits: list[dict[str, Any]] = []
+        self.lines: dict[str, list[dict[str, float]]] = {}
+        self.open = 0
+
+    def init(self, **options: Any) -> Any:
+        self.inits.append(options)
+        lines = self.lines.setdefault(options["id"], [])
+        self.open += 1
+
+        def finish() -> None:
+            self.open -= 1
+
+        return SimpleNamespace(log=lines.append, finish=finish, define_metric=lambda *_, **__: None)
+
+
+class Mlflow(ModuleType):
+    def __init__(self) -> None:
+        super().__init__("mlflow")
+        self.runs: list[dict[str, Any]] = []
+        self.active: dict[str, Any] | None = None
+        self.experiments: list[str] = []
+
+    def set_experiment(self, name: str) -> Any:
+        self.experiments.append(name)
+        return SimpleNamespace(experiment_id="7")
+
+    def search_runs(self, experiments: list[str], filter_string: str, output_format: str) -> list[Any]:
+        assert experiments == ["7"] and output_format == "list"
+        return [
+            SimpleNamespace(info=SimpleNamespace(run_id=run["id"]))
+            for run in self.runs
+            if filter_string == f"tags.fourmill = '{run['tags']['fourmill']}'"
+        ]
+
+    def start_run(self, run_id: str | None = None, run_name: str = "", tags: dict[str, str] | None = None) -> None:
+        if run_id is None:
+            self.runs.append({"id": str(len(self.runs)), "name": run_name, "tags": tags, "lines": [], "dicts": []})
+            run_id = self.runs[-1]["id"]
+        self.active = self.runs[int(run_id)]
+
+    def log_dict(self, values: dict[str, Any], name: str) -> None:
+        assert self.active is not None
+        self.active["dicts"].append(name)
+
+    def log_metrics(self, values: dict[str, float], step: int) -> None:
+        assert self.active is not None
+        self.active["lines"].append((step, values))
+
+    def end_run(self) -> None:
+        self.active = None
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Wandb, Mlflow]]:
+    made = Wandb(), Mlflow()
+    for fake in made:
+        fake.__spec__ = SimpleNamespace(name=fake.__name__)  # type: ignore[assignment]
+        monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    yield made
+
+
+def test_every_line_goes_to_the_trackers(tmp_path: Path, fakes: tuple[Wandb, Mlflow]) -> None:
+    """A run that dies at step 3 and goes on from step 2: one run of each tracker."""
+    wandb, mlflow = fakes
+    job = training.job(tmp_path, trackers=["wandb", "mlflow"])
+    training.train_until(job, 3)
+    training.train(job)
+    (lines,) = wandb.lines.values()
+    assert [init["resume"] for init in wandb.inits] == ["allow", "allow"]
+    assert wandb.inits[0]["project"] == "fourmill" and wandb.inits[0]["config"]["train"]["steps"] == 6
+    (run,) = mlflow.runs
+    assert run["name"] == "4m" and run["dicts"] == ["recipe.json"] and mlflow.active is None
+    assert wandb.open == 1, "the run that died could not close its own"
+    kept = {(row["step"], row["kind"]): row["loss"] for row in metrics.read(job.folder)}
+    for (step, kind), loss in kept.items():
+        assert any(row["step"] == step and abs(row.get(f"{kind}/loss", 0.0) - loss) < 1e-4 for row in lines)
+        assert any(s == step and abs(values.get(f"{kind}/loss", 0.0) - loss) < 1e-4 for s, values in run["lines"])
+
+
+def test_another_run_is_another_run(tmp_path: Path, fakes: tuple[Wandb, Mlflow]) -> None:
+    job = training.job(tmp_path, trackers=["mlflow", "wandb"])
+    for one in (job, replace(job, fingerprint="other")):
+        for tracker in trackers.trackers(one):
+            tracker.close()
+    assert len(fakes[1].runs) == 2 and set(fakes[0].lines) == {"print", "other"}
+
+
+def test_projects_are_the_environment_s(
+    tmp_path: Path, fakes: tuple[Wandb, Mlflow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "ours")
+    trackers.trackers(training.job(tmp_path, trackers=["mlflow", "wandb"]))
+    assert fakes[0].inits[0]["project"] == "mine" and fakes[1].experiments == ["ours"]
+
+
+def test_a_missing_package_is_a_sentence_before_any_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r"train.trackers: wandb is not installed; `pip install wandb`"):
+        pretrain.run(training.job(tmp_path, trackers=["wandb"]))

@@ -1,0 +1,186 @@
+"""Training without Ray, on columns of random tokens: the same run however it is shared, stopped and watched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fourmill_tests import runs, training
+
+from fourmill.model import checkpoint as model_files
+from fourmill.train import checkpoint, trainer, weights
+from fourmill.train.trainer import Trainer, split
+from fourmill.train.weights import load_model
+
+
+def weights_of(folder: str, name: str = "model") -> dict[str, torch.Tensor]:
+    return model_files.load(Path(folder, name)).state_dict()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """A run that nothing happened to."""
+    return training.train(training.job(tmp_path_factory.mktemp("whole")))
+
+
+def test_the_loss_falls_and_everything_is_logged(whole: Trainer) -> None:
+    rows = runs.losses(Path(whole.job.recipe.root))
+    train = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in train] == [1, 2, 3, 4, 5, 6]
+    assert train[-1]["loss"] < train[0]["loss"] - 0.1
+    assert {"loss", "loss/tok_rgb", "loss/caption", "loss/tok_dinov2_global", "lr", "gradient_norm"} <= set(train[0])
+    assert [row["step"] for row in rows if row["kind"] == "val"] == [3, 6]
+
+
+@pytest.mark.parametrize("at", [1, 5])
+def test_a_killed_run_goes_on_as_if_it_had_not(whole: Trainer, tmp_path: Path, at: int) -> None:
+    """Before the first checkpoint, and after the second; the weights are equal bit by bit."""
+    job = training.job(tmp_path)
+    training.train_until(job, at)
+    torch.manual_seed(99)
+    training.train(job)
+    assert runs.losses(tmp_path) == runs.losses(Path(whole.job.recipe.root))
+    mine, theirs = weights_of(job.folder), weights_of(whole.job.folder)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def losses(root: Path) -> np.ndarray:
+    return np.array([row["loss"] for row in runs.losses(root)])
+
+
+@pytest.mark.parametrize(
+    "change", [{"accumulate": 4}, {"activation_checkpointing": True}, {"accumulate": 2, "loss": "token"}]
+)
+def test_how_a_step_is_divided_does_not_change_it(whole: Trainer, tmp_path: Path, change: dict[str, Any]) -> None:
+    base = {"loss": change["loss"]} if "loss" in change else {}
+    plain = training.train(training.job(tmp_path / "plain", **base)) if base else whole
+    training.train(training.job(tmp_path / "other", **change))
+    np.testing.assert_allclose(losses(tmp_path / "other"), losses(Path(plain.job.recipe.root)), rtol=1e-4)
+
+
+def test_the_token_loss_is_the_mean_over_all_targets(tmp_path: Path) -> None:
+    one = training.trainer(training.job(tmp_path, loss="token"))
+    window = trainer.Window(one.outputs)
+    _, batch = next(one.loader.batches(0, 8))
+    with torch.no_grad():
+        expected = one.model(batch, weighting="token").loss
+    one.train_step(batch, window)
+    assert window.losses[0].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_modality_loss_is_the_models_own(tmp_path: Path) -> None:
+    one = training.trainer(training.job(tmp_path, accumulate=2))
+    window = trainer.Window(one.outputs)
+    _, batch = next(one.loader.batches(0, 8))
+    with torch.no_grad():
+        expected = one.model(batch).loss
+    one.train_step(batch, window)
+    assert window.losses[0].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_bfloat16_trains_like_float32(whole: Trainer, tmp_path: Path) -> None:
+    made = training.train(training.job(tmp_path, precision="bf16"))
+    assert all(p.dtype == torch.float32 for p in made.model.parameters())
+    mine, theirs = losses(tmp_path), losses(Path(whole.job.recipe.root))
+    np.testing.assert_allclose(mine, theirs, rtol=0.02)
+    assert not np.array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("use_ema", [True, False])
+def test_the_average_is_kept_beside_the_weights(whole: Trainer, tmp_path: Path, use_ema: bool) -> None:
+    decay = 0.5
+    job = training.job(tmp_path, ema=decay, use_ema=use_ema)
+    averages: list[dict[str, torch.Tensor]] = []
+    one = training.trainer(job)
+    average = {name: p.detach().clone() for name, p in one.weights.named.items()}
+    batches = one.loader.batches(0, 8)
+    for _ in range(3):
+        one.train_step(next(batches)[1], trainer.Window(one.outputs))
+        average = {n: decay * average[n] + (1 - decay) * p.detach() for n, p in one.weights.named.items()}
+    averages.append(average)
+    for name, value in zip(one.weights.named, one.weights.average, strict=True):
+        torch.testing.assert_close(value, average[name])
+    batches.close()  # type: ignore[attr-defined]
+
+    training.train(job)
+    raw, other = ("last", "model") if use_ema else ("model", "ema")
+    plain = weights_of(whole.job.folder)
+    mine = weights_of(job.folder, raw)
+    assert all(torch.equal(mine[name], plain[name]) for name in plain)
+    moved = weights_of(job.folder, other)
+    assert any(not torch.equal(moved[name], plain[name]) for name in plain)
+    chosen = load_model(job.folder).state_dict()
+    assert all(torch.equal(chosen[name], (moved if use_ema else mine)[name]) for name in plain)
+    values = [row["loss"] for row in runs.losses(tmp_path) if row["kind"] == "val"]
+    theirs = [row["loss"] for row in runs.losses(Path(whole.job.recipe.root)) if row["kind"] == "val"]
+    assert (values == theirs) is not use_ema
+
+
+def test_a_model_can_be_had_before_its_run_ends(whole: Trainer, tmp_path: Path) -> None:
+    job = training.job(tmp_path, ema=0.9)
+    one = training.trainer(job)
+    batches = one.loader.batches(0, 8)
+    for _ in range(2):
+        one.train_step(next(batches)[1], trainer.Window(one.outputs))
+    batches.close()  # type: ignore[attr-defined]
+    one.save()
+    one.saver.wait()
+    loaded = load_model(job.folder)
+    for (name, p), value in zip(loaded.named_parameters(), one.weights.average, strict=True):
+        assert torch.equal(p, value), name
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing waits until two more steps are done; the checkpoint holds what was when it began."""
+    import threading
+
+    from fourmill.train import sharded
+
+    job = training.job(tmp_path)
+    one = training.trainer(job)
+    batches = one.loader.batches(0, 8)
+    one.train_step(next(batches)[1], trainer.Window(one.outputs))
+    before = {name: tensor.clone() for name, tensor in one.weights.tensors().items()}
+    go, put = threading.Event(), sharded.storage.put
+
+    def slow(url: str, data: bytes, **options: Any) -> bool:
+        assert go.wait(30)
+        return put(url, data, **options)
+
+    monkeypatch.setattr(sharded.storage, "put", slow)
+    one.save()
+    for _ in range(2):
+        one.train_step(next(batches)[1], trainer.Window(one.outputs))
+    batches.close()  # type: ignore[attr-defined]
+    assert checkpoint.newest(one.checkpoints) is None
+    go.set()
+    one.saver.wait()
+    found = checkpoint.newest(one.checkpoints)
+    assert found is not None and found.step == 1
+    other = training.trainer(job)
+    assert other.step == 1
+    for name, tensor in other.weights.tensors().items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(other.weights.optimizer.state[p]["step"] == 1 for p in other.weights.parameters)
+
+
+def test_a_batch_is_split_into_its_samples(tmp_path: Path) -> None:
+    one = training.trainer(training.job(tmp_path))
+    batches = one.loader.batches(0, 8)
+    _, batch = next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    parts = split(batch, 4)
+    assert [part.num_samples for part in parts] == [2] * 4
+    assert [key for part in parts for key in part.keys] == batch.keys
+    for name in ("input_ids", "target_end"):
+        np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(batch, name))
+    np.testing.assert_array_equal(np.concatenate([part.values["rgb"] for part in parts]), batch.values["rgb"])
+
+
+def test_models_are_whole_or_are_none(whole: Trainer) -> None:
+    assert weights.MODEL_FILES[-1] == model_files.CONFIG, "written last"
+    folder = Path(whole.job.folder, "model")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(weights.MODEL_FILES)

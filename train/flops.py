@@ -1,0 +1,68 @@
+"""How much arithmetic a training step takes, for the share of the device's peak that is used (MFU).
+
+Counted are the matrix products of the model, two operations for each multiply-add: projections, attention over all
+pairs (whatever the masks hide), and heads for the targets that there are. The backward pass counts twice the forward
+pass. What activation checkpointing computes again is not counted: MFU, not HFU (PaLM, appendix B). Tokens count by
+budget, padding included, since padding is computed too.
+
+Legend: N input budget with registers, M target budget, D width, F hidden width of the MLP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..model.config import FourMConfig
+
+# Dense bfloat16 peak of one device in FLOP/s (data sheets); the first name that the device's name holds.
+PEAK_FLOPS: dict[str, float] = {
+    "GB200": 2500e12,
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "A10": 125e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 4090": 165e12,
+    "MI300X": 1307e12,
+    "MI250X": 383e12,
+}
+
+
+def peak_flops(device_name: str) -> float | None:
+    """The peak of a device by the name that CUDA gives it; None if it is not in the table."""
+    return next((peak for name, peak in PEAK_FLOPS.items() if name in device_name), None)
+
+
+def step_flops(config: FourMConfig, samples: int, inputs: int, targets: int, predicted: Mapping[str, float]) -> float:
+    """Operations of one optimiser step, forward and backward.
+
+    Args:
+        samples: of the batch, over all workers.
+        inputs, targets: token budgets of a sample.
+        predicted: modality -> valid targets in the batch.
+    """
+    return 3 * forward_flops(config, samples, inputs, targets, predicted)
+
+
+def forward_flops(
+    config: FourMConfig, samples: int, inputs: int, targets: int, predicted: Mapping[str, float]
+) -> float:
+    """Operations of the forward pass; see `step_flops`."""
+    n, m, d = inputs + config.num_register_tokens, targets, config.dim
+    mlp = 2 * (3 if config.gated_mlp else 2) * d * config.mlp_hidden
+    encoder = n * (8 * d * d + mlp) + 4 * n * n * d
+    self_attention = m * 8 * d * d + 4 * m * m * d
+    cross_attention = m * 4 * d * d + n * 4 * d * d + 4 * m * n * d
+    decoder = self_attention + cross_attention + m * mlp
+    projections = sum(
+        2 * spec.max_tokens * spec.input_dim * d
+        for spec in config.modalities
+        if spec.name in config.inputs and not spec.is_target
+    )
+    body = config.encoder_depth * encoder + config.decoder_depth * decoder + n * 2 * d * d + projections
+    heads = sum(2 * count * d * config.spec(name).vocab_size for name, count in predicted.items())
+    return samples * body + heads

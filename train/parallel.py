@@ -1,0 +1,127 @@
+"""One model on several devices: DDP, or FSDP2 (`fully_shard`, Zhao et al. 2023), with mixed precision and compilation.
+
+What is called in a step is `ModalityLosses`: its output is one tensor, on which both hang the gradients' exchange.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import fields
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..model.batch import PackedBatch
+from ..model.fourm import FourM
+from ..model.prepare import TargetGroups
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class ModalityLosses(nn.Module):
+    """The mean cross-entropy of each of a model's outputs, float32 (outputs,); 0 where a batch has no targets."""
+
+    def __init__(self, model: FourM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: PackedBatch, groups: TargetGroups) -> Tensor:
+        output = self.model(batch, groups=groups)
+        return torch.stack([output.losses[name] for name in self.model.config.outputs])
+
+
+class Parallel:
+    """A model as the workers of a run call it.
+
+    Args:
+        model: on its device, the same on every worker. With "fsdp" its parameters become shards (DTensor) in place.
+        mode: "ddp": each worker has all of it; "fsdp": each worker has a part of every parameter, gathered when used.
+        precision: "bf16" computes in bfloat16 under autocast, with float32 weights, norms, losses and gradient sums;
+            "auto" does so on CUDA.
+        compiled: whether blocks are compiled (`FourM.compile_blocks`).
+        checkpointing: whether the activations of blocks are computed again in the backward pass.
+    """
+
+    def __init__(
+        self,
+        model: FourM,
+        mode: Literal["ddp", "fsdp"] = "ddp",
+        precision: Precision = "auto",
+        *,
+        compiled: bool = False,
+        checkpointing: bool = False,
+    ) -> None:
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.device = model.device
+        self.bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
+        model.activation_checkpointing = checkpointing
+        if compiled:
+            model.compile_blocks()
+        self._module: Any = ModalityLosses(model)
+        self._sharded = mode == "fsdp" and dist.is_initialized()
+        if self._sharded:
+            self._shard(model)
+        elif self.world > 1:
+            # Buffers are constant tables: nobody needs to send them.
+            self._module = nn.parallel.DistributedDataParallel(
+                self._module, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+
+    def _shard(self, model: FourM) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        mesh = init_device_mesh(self.device.type, (self.world,))
+        # Blocks are gathered in the dtype they compute in; the residual stream stays as autocast leaves it. On CPU
+        # autocast leaves norms to their weights' dtype, which then must be the stream's.
+        dtype = torch.bfloat16 if self.bf16 and self.device.type == "cuda" else None
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        for block in (*model.encoder, *model.decoder):
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(self._module, mesh=mesh)
+
+    def losses(self, batch: PackedBatch, groups: TargetGroups) -> Tensor:
+        """See `ModalityLosses`."""
+        with torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext():
+            losses: Tensor = self._module(batch, groups)
+        return losses
+
+    def train(self, mode: bool = True) -> None:
+        self._module.train(mode)
+
+    @contextmanager
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        """Around forward and backward of a part of a step: gradients are exchanged after the last one only."""
+        if self._sharded:
+            self._module.set_requires_gradient_sync(last)
+        elif self.world > 1 and not last:
+            with self._module.no_sync():
+                yield
+            return
+        yield
+
+    def forget(self) -> None:
+        """Called when parameters were changed by other hands than the optimiser's: gathered copies are dropped."""
+        if self._sharded:
+            self._module.reshard()
+
+
+def to_device(batch: PackedBatch, device: torch.device) -> PackedBatch:
+    """A batch as tensors on a device; to a GPU through pinned memory, from which a copy waits for nothing."""
+    if device.type == "cuda":
+        batch = batch.to("cpu")
+        arrays = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name not in ("values", "keys")}
+        pinned = {name: tensor.pin_memory() for name, tensor in arrays.items()}
+        values = {name: torch.as_tensor(value).pin_memory() for name, value in batch.values.items()}
+        batch = PackedBatch(**pinned, values=dict(values), keys=batch.keys)
+    return batch.to(device)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor as one, on every worker; all must call it."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,293 @@
+"""Checkpoints that all workers write and any number of them reads: torch.distributed.checkpoint on any storage.
+
+ROOT/runs/NAME/FINGERPRINT/checkpoints/step-00001000/{ATTEMPT-00000-0.safetensors, ..., complete.json}
+
+Decisions:
+- torch plans who writes and who reads which part of which tensor, whatever the numbers of workers and however the
+  tensors are sharded. Its own files hold pickles; ours are safetensors, and the index is in the marker, as JSON.
+- The marker is written by one worker when all the others have written: without it there is no checkpoint. Files are
+  named by the attempt, so that a worker that outlives its attempt cannot write into a later one's checkpoint.
+- Saving copies the tensors to host memory and returns; threads write them while training goes on. One save at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import secrets
+import struct
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future as ConcurrentFuture
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem, SavePlan, SavePlanner, WriteItem
+from torch.distributed.checkpoint.state_dict_loader import load as load_state_dict
+from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
+from torch.futures import Future
+
+from ..infra import storage
+from . import checkpoint
+from .checkpoint import Checkpoint
+
+# One process alone is no mistake: whoever loads a model has no group.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+
+PART_BYTES = 1 << 30  # of one file: what a worker holds a second time while it writes
+
+
+class Saver:
+    """Writes the checkpoints of a run beside training.
+
+    Every worker has one and calls it at the same steps.
+
+    Args:
+        folder: URL of the run's checkpoints.
+        keep: complete ones that are kept.
+    """
+
+    def __init__(self, folder: str, keep: int) -> None:
+        self._folder, self._keep = folder, keep
+        # Its own group, since its collectives run in a thread; gloo, since they are of host memory.
+        self.group: dist.ProcessGroup | None = None
+        if dist.is_initialized():
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)  # of all workers, this one among them
+            self.group = group
+        self._writing: ConcurrentFuture[Any] | None = None
+
+    def newest(self) -> Checkpoint | None:
+        """The newest complete checkpoint, or None.
+
+        One worker looks for all: an earlier attempt may still be writing, and each could find another one.
+        """
+        if self.group is None:
+            return checkpoint.newest(self._folder)
+        step = torch.tensor(-1)
+        if dist.get_rank(self.group) == 0 and (found := checkpoint.newest(self._folder)) is not None:
+            step.fill_(found.step)
+        dist.broadcast(step, src=0, group=self.group)
+        newest = int(step)
+        return Checkpoint(newest, checkpoint.step_url(self._folder, newest)) if newest >= 0 else None
+
+    def save(self, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+        """Begin to write a checkpoint; returns when the tensors are copied. Waits for the one before it.
+
+        Args:
+            tensors: of this worker, sharded (DTensor) or equal on all workers.
+            state: whatever else is to be known, as JSON; the first worker's is kept.
+        """
+        self.wait()
+        writer = _Writer(self._folder, step, state, self._keep)
+        with _told("write", checkpoint.step_url(self._folder, step)):
+            started = async_save(
+                dict(tensors), storage_writer=writer, process_group=self.group, no_dist=self.group is None
+            )
+        assert isinstance(started, ConcurrentFuture)
+        self._writing = started
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is complete. OSError if it could not be written."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            with _told("write", self._folder):
+                writing.result()
+
+
+def load(found: Checkpoint, tensors: dict[str, torch.Tensor], group: dist.ProcessGroup | None = None) -> None:
+    """Fill `tensors` (sharded in whatever way) with those of a checkpoint.
+
+    Args:
+        group: of the workers that read it, all of which must call this; None for this process alone.
+
+    Raises:
+        OSError: it cannot be read, or has other tensors.
+    """
+    with _told("read", found.url):
+        load_state_dict(dict(tensors), storage_reader=_Reader(found), process_group=group, no_dist=group is None)
+
+
+class _told:
+    """torch gathers what went wrong on all workers in an exception that is no Exception; here it becomes an OSError."""
+
+    def __init__(self, verb: str, url: str) -> None:
+        self._verb, self._url = verb, url
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        if isinstance(error, CheckpointException):
+            causes = "; ".join(f"worker {rank}: {cause[0]!r}" for rank, cause in sorted(error.failures.items()))
+            raise OSError(f"{self._url}: cannot {self._verb} the checkpoint: {causes}") from error
+
+
+class _Writer(StorageWriter):
+    def __init__(self, folder: str, step: int, state: dict[str, Any], keep: int) -> None:
+        super().__init__()
+        self._folder, self._step, self._state, self._keep = folder, step, state, keep
+        self._url = checkpoint.step_url(folder, step)
+
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
+        pass
+
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        return plan
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        attempt = secrets.token_hex(4)
+        return [
+            dataclasses.replace(plan, storage_data=f"{attempt}-{rank:05d}", planner_data=plan.planner_data)
+            for rank, plan in enumerate(plans)
+        ]
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        from safetensors.torch import save
+
+        results = []
+        for number, part in enumerate(_parts(plan.items)):
+            name = f"{plan.storage_data}-{number}.safetensors"
+            tensors = {}
+            for i, item in enumerate(part):
+                tensor = planner.resolve_data(item)
+                assert isinstance(tensor, torch.Tensor) and item.tensor_data is not None
+                tensors[str(i)] = tensor.detach().cpu().contiguous()
+                chunk = item.tensor_data.chunk
+                place = {"file": name, "key": str(i), "offsets": list(chunk.offsets), "sizes": list(chunk.sizes)}
+                results.append(WriteResult(item.index, tensors[str(i)].nbytes, place))
+            storage.put(storage.join(self._url, name), save(tensors))
+        done: Future[list[WriteResult]] = Future()
+        done.set_result(results)
+        return done
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        tensors: dict[str, dict[str, Any]] = {}
+        sizes: dict[str, int] = {}
+        for result in (one for worker in results for one in worker):
+            told = metadata.state_dict_metadata[result.index.fqn]
+            assert isinstance(told, TensorStorageMetadata)
+            dtype = str(told.properties.dtype).removeprefix("torch.")
+            entry = {"dtype": dtype, "shape": list(told.size), "chunks": []}
+            tensors.setdefault(result.index.fqn, entry)["chunks"].append(result.storage_data)
+            file = result.storage_data["file"]
+            sizes[file] = sizes.get(file, 0) + result.size_in_bytes
+        checkpoint.mark(
+            self._folder, self._step, {"files": sizes, "state": self._state, "tensors": tensors}, self._keep
+        )
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        return True
+
+
+def _parts(items: Sequence[WriteItem]) -> Iterator[list[WriteItem]]:
+    """The items of one worker, cut where a file would grow too large."""
+    part: list[WriteItem] = []
+    size = 0
+    for item in items:
+        assert item.tensor_data is not None, f"{item.index.fqn} is no tensor"
+        nbytes = item.tensor_data.chunk.sizes.numel() * item.tensor_data.properties.dtype.itemsize
+        if part and size + nbytes > PART_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(item)
+        size += nbytes
+    if part:
+        yield part
+
+
+class _Reader(StorageReader):
+    def __init__(self, found: Checkpoint) -> None:
+        super().__init__()
+        self._url, self._tensors = found.url, found.marker()["tensors"]
+        self._places: dict[tuple[str, tuple[int, ...]], dict[str, Any]] = {
+            (name, tuple(chunk["offsets"])): chunk for name, told in self._tensors.items() for chunk in told["chunks"]
+        }
+
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
+        pass
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        return Metadata({name: _metadata(told) for name, told in self._tensors.items()})
+
+    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        return plan
+
+    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
+        return plans
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        files: dict[str, list[tuple[ReadItem, str]]] = {}
+        for item in plan.items:
+            place = self._places[_key(item.storage_index)]
+            files.setdefault(place["file"], []).append((item, place["key"]))
+        for name, wanted in files.items():
+            with storage.open_binary(storage.join(self._url, name)) as file:
+                header = _header(file, name)
+                for item, key in wanted:
+                    tensor = _read_tensor(file, *header, key, name)
+                    begin, size = item.storage_offsets, item.lengths
+                    piece = tensor[tuple(slice(b, b + n) for b, n in zip(begin, size, strict=True))]
+                    target = planner.resolve_tensor(item).detach()
+                    target.copy_(piece)
+                    planner.commit_tensor(item, target)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        return True
+
+
+def _key(index: MetadataIndex) -> tuple[str, tuple[int, ...]]:
+    return index.fqn, tuple(index.offset or ())
+
+
+def _metadata(told: dict[str, Any]) -> TensorStorageMetadata:
+    chunks = [ChunkStorageMetadata(torch.Size(c["offsets"]), torch.Size(c["sizes"])) for c in told["chunks"]]
+    return TensorStorageMetadata(TensorProperties(getattr(torch, told["dtype"])), torch.Size(told["shape"]), chunks)
+
+
+# Names of safetensors; a state has no others.
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+
+
+def _header(file: Any, name: str) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, and where its data begin."""
+    (length,) = struct.unpack("<Q", file.read(8))
+    if length > 100_000_000:
+        raise ValueError(f"{name}: no safetensors file")
+    header: dict[str, Any] = json.loads(file.read(length))
+    return header, 8 + length
+
+
+def _read_tensor(file: Any, header: dict[str, Any], start: int, key: str, name: str) -> torch.Tensor:
+    """One tensor, read by its range: an object store sends no more than that."""
+    told = header[key]
+    begin, end = told["data_offsets"]
+    file.seek(start + begin)
+    data = bytearray(file.read(end - begin))
+    if len(data) != end - begin:
+        raise ValueError(f"{name}: {len(data)} bytes of a tensor, expected {end - begin}; the file was cut")
+    dtype = _DTYPES[told["dtype"]]
+    tensor = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+    return tensor.reshape(told["shape"])
