@@ -25,6 +25,7 @@ EPILOG = """examples:
   fourmill init --samples 'data/{00000..00009}.tar' --root out > recipe.yaml
   fourmill run recipe.yaml                          shards -> labels -> tokens -> a trained 4M -> a report
   fourmill tokenize recipe.yaml --set engine.actors=4
+  fourmill plan recipe.yaml                         what will be done, by which models, and how long it takes
   fourmill status recipe.yaml                       what exists, what is missing, and why
   fourmill inspect out/tokens/tok_rgb/00000.parquet
 """
@@ -55,6 +56,16 @@ def parser() -> argparse.ArgumentParser:
     for name, text in RECIPE_STAGES.items():
         examples = [f"fourmill {name} recipe.yaml", f"fourmill {name} recipe.yaml --set engine.batch_size=16"]
         _recipe(_verb(verbs, name, text, examples))
+    examples = ["fourmill plan recipe.yaml", "fourmill plan recipe.yaml --measure 32"]
+    plan = _verb(verbs, "plan", "what the recipe will do: labels, weights, tokenizers, actors, time", examples)
+    _recipe(plan)
+    text = "label and tokenize so many samples here, throw them away, and estimate the time of all (default: 0)"
+    plan.add_argument("--measure", type=int, default=0, metavar="N", help=text)
+    plan.add_argument("--json", action="store_true", help="print JSON")
+    evaluate = _verb(verbs, "evaluate", "measure what tokenizers lose", ["fourmill evaluate recipe.yaml --tokenizers"])
+    _recipe(evaluate)
+    text = "reconstruct validation crops with every fitted tokenizer, and write the table of their errors"
+    evaluate.add_argument("--tokenizers", action="store_true", help=text)
     examples = ["fourmill status recipe.yaml", "fourmill status recipe.yaml --json"]
     status = _verb(verbs, "status", "what the recipe asks for, what exists, what is missing", examples)
     _recipe(status)
@@ -169,6 +180,22 @@ def _status(args: argparse.Namespace) -> int:
     return summaries.show_status(stages.status(recipe.load(args.recipe, args.set)), as_json=args.json)
 
 
+def _plan(args: argparse.Namespace) -> int:
+    from . import planning, recipe
+
+    if args.measure < 0:
+        raise ValueError(f"--measure: got {args.measure}, expected 0 or more samples")
+    return planning.show(planning.describe(recipe.load(args.recipe, args.set), args.measure), as_json=args.json)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from . import evaluation, recipe, summaries
+
+    if not args.tokenizers:
+        raise ValueError("say what is measured: fourmill evaluate RECIPE --tokenizers")
+    return summaries.show([evaluation.tokenizers(recipe.load(args.recipe, args.set))])
+
+
 def _inspect(args: argparse.Namespace) -> int:
     from .report import inspect
 
@@ -193,6 +220,8 @@ _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     **dict.fromkeys(RECIPE_STAGES, _stage),
     "demo": _demo,
     "init": _init,
+    "plan": _plan,
+    "evaluate": _evaluate,
     "status": _status,
     "inspect": _inspect,
     "view": _view,

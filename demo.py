@@ -31,16 +31,21 @@ images: {{size: 112, patch_size: 8}}
 modalities: [rgb, tok_rgb, tok_canny_edge, color_palette, metadata, caption, det]
 labels:
   keep: [canny_edge, color_palette, metadata, caption, det]
+  specialists:
+    det: {{specialist: "people:HogPeople"}}   # needs no download
 
 tokenizers:
   text: {{vocab_size: 6000}}
-  grid:
+  common:
+    decoder: vit
     codebook_size: 2048
     dim: 128
     encoder_depth: 1
     decoder_depth: 2
     heads: 4
     out_conv: false
+    loss: mse
+    precision: fp32
     norm_latents: true
     warm_start: true
     ema_decay: 0.95

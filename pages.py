@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import stages
+from . import jobs
 from .infra import storage
 from .infra.fingerprint import fingerprint
 from .infra.ledger import SAMPLES
@@ -41,15 +41,15 @@ def write_gallery(recipe: Recipe, count: int = 60, out: str | None = None) -> st
 
 def gather(recipe: Recipe) -> tuple[Recipe, Collector, Plan]:
     """What both pages need: the recipe as stages see it, a collector of samples, and the plan of all outputs."""
-    recipe, specialists = stages.prepare(recipe)
+    recipe, specialists = jobs.prepare(recipe)
     labels = plans.label_outputs(recipe, specialists)
-    tokenizers = stages.fitted(recipe, specialists)
+    tokenizers = jobs.fitted(recipe, specialists)
     columns = {}
-    if set(tokenizers) >= set(stages.fit_fingerprints(recipe, specialists)):
+    if set(tokenizers) >= set(jobs.fit_fingerprints(recipe, specialists)):
         columns = plans.token_outputs(recipe, specialists, tokenizers)
     stored = {name: output for name, output in labels.items() if name != SAMPLES}
     plan = plans.make(recipe, {**labels, **columns}, stored)
-    return recipe, Collector(stages.mill_job(recipe, specialists, {}), columns, plan.done), plan
+    return recipe, Collector(jobs.mill_job(recipe, specialists, {}), columns, plan.done), plan
 
 
 def write_report(recipe: Recipe, out: str | None = None, extras: dict[str, Any] | None = None) -> str:
@@ -64,11 +64,11 @@ def write_report(recipe: Recipe, out: str | None = None, extras: dict[str, Any] 
 
     recipe, collector, plan = gather(recipe)
     specialists = collector.job.specialists
-    tokenizers = stages.fitted(recipe, specialists)
+    tokenizers = jobs.fitted(recipe, specialists)
     if not collector.columns:
         raise RecipeError("report: the tokenizers are not fitted yet; run `fourmill run` first")
-    run = stages.train_job(recipe, specialists)
-    generation = stages.generate_job(recipe, run) if recipe.generate.chains else None
+    run = jobs.train_job(recipe, specialists)
+    generation = jobs.generate_job(recipe, run) if recipe.generate.chains else None
     data = collect(recipe, collector, plan, tokenizers, run, generation, extras or {})
     return _write(render_report(data), out or storage.join(recipe.root, "report.html"))
 
@@ -79,9 +79,9 @@ def report_of(recipe: Recipe, extras: dict[str, Any] | None = None) -> str:
     It is written if there is none yet, or if the one there shows another state of the root: the fingerprint of all that
     it shows is kept. `extras` as in `write_report`.
     """
-    recipe, specialists = stages.prepare(recipe)
-    run = stages.train_job(recipe, specialists)
-    generation = stages.generate_job(recipe, run).fingerprint if recipe.generate.chains else ""
+    recipe, specialists = jobs.prepare(recipe)
+    run = jobs.train_job(recipe, specialists)
+    generation = jobs.generate_job(recipe, run).fingerprint if recipe.generate.chains else ""
     labels = [output.fingerprint for output in plans.label_outputs(recipe, specialists).values()]
     shows = fingerprint(REPORT_VERSION, run.fingerprint, generation, labels).encode()
     url, mark = storage.join(recipe.root, "report.html"), storage.join(recipe.root, "ledger", "report")

@@ -11,37 +11,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from . import modalities as registry
 from .infra.explain import explain
-from .modalities import MODALITIES, Kind, ModalitySpec
+from .modalities import MODALITIES, TEXT, TOKENIZERS, Form, Kind, ModalitySpec
 from .recipe_checks import check
+from .recipe_fields import SECTION, Positive, Share, UrlList, empty_is_default
+from .tokenizer_settings import TokenizerSettings, merge
+from .train_settings import Train
 
 
 class RecipeError(ValueError):
     """The recipe cannot be used; the text says where, what was got, and what would do."""
 
 
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-UrlList = Annotated[list[str], BeforeValidator(_as_list)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(gt=0)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-Alpha = Annotated[float, Field(ge=0, lt=1e9)]
-
-
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_default(cls, value: Any) -> Any:
-        # YAML reads a section whose fields are all commented out as null.
-        return {} if value is None else value
+    model_config = SECTION
+    _empty = model_validator(mode="before")(empty_is_default)
 
 
 class Samples(Section):
@@ -71,11 +58,6 @@ class Labels(Section):
     specialists: dict[str, dict[str, Any]] = {}
 
 
-def _check_heads(dim: int, heads: int) -> None:
-    if dim % heads:
-        raise ValueError(f"dim: {dim} does not divide among {heads} heads")
-
-
 class TextTokenizer(Section):
     """WordPiece for all text modalities, fitted on the captions; 4M's vocabulary has 30,000 entries.
 
@@ -86,69 +68,31 @@ class TextTokenizer(Section):
     captions: Positive = 1_000_000
 
 
-class GridTokenizer(Section):
-    """A VQ-VAE with ViT encoder and decoder, and how it is fitted (4M-21, appendix; the defaults are ViT-B's).
-
-    `base_lr` is for a batch of 256 and scaled linearly, as in the paper. `samples` are the crops that are fitted on,
-    taken evenly from the training shards and cached on local disk. `gradient_weight` adds the error of image
-    gradients, for decoders without diffusion.
-    """
-
-    codebook_size: Annotated[int, Field(gt=1, le=65_536)] | None = None  # the registry's unless given
-    patch_size: Positive | None = None  # the images' unless given
-    latent_dim: Positive = 32
-    dim: Positive = 768
-    encoder_depth: Positive = 12
-    decoder_depth: Positive = 12
-    heads: Positive = 12
-    out_conv: bool = True
-    loss: Literal["mse", "l1", "smooth_l1"] = "mse"
-    gradient_weight: Annotated[float, Field(ge=0)] = 0.0
-    norm_latents: bool = False
-    warm_start: bool = False  # begin as principal components of patches; for fits of minutes
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    dead_code_coefficient: Annotated[float, Field(ge=0)] = 32.0
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.99  # EMA of the weights that are kept in the end
-    steps: Positive = 100_000
-    batch_size: Positive = 256  # over all workers
-    base_lr: Annotated[float, Field(gt=0)] = 1e-4
-    warmup_steps: Annotated[int, Field(ge=0)] = 2_000
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    clip_norm: Annotated[float, Field(ge=0)] = 1.0
-    hflip: Share = 0.5
-    crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.8
-    color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0  # of RGB; for small corpora, which lack colours
-    samples: Positive = 100_000
-    validation_samples: Positive = 512
-    checkpoint_every: Positive = 1_000
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> GridTokenizer:
-        _check_heads(self.dim, self.heads)
-        return self
-
-
 class Tokenizers(Section):
-    """`text` serves all sequences; `grid` holds the settings of all fitted grids, and `grids` what differs in one."""
+    """`text` serves all sequences; `common` holds settings of all other fitted tokenizers, and `each` what differs in
+    one, by its name in `modalities.TOKENIZERS`. What neither says is 4M-21's, see `tokenizer_settings`."""
 
     text: TextTokenizer = TextTokenizer()
     min_box_score: Share = 0.6  # detections below it are not written into `det` (4M: 0.6)
-    grid: dict[str, Any] = {}
-    grids: dict[str, dict[str, Any]] = {}
+    embedding_dim: Positive = 4096  # width of caption embeddings; T5-XXL's
+    common: dict[str, Any] = {}
+    each: dict[str, dict[str, Any]] = {}
 
     @model_validator(mode="after")
-    def _grids_are_typed(self) -> Tokenizers:
-        merged = {f"grids.{name}": {**self.grid, **settings} for name, settings in self.grids.items()}
-        for place, settings in {"grid": self.grid, **merged}.items():
-            try:
-                GridTokenizer.model_validate(settings)
-            except ValidationError as error:
-                raise ValueError(explain(error, place, GridTokenizer)) from None
+    def _settings_are_typed(self) -> Tokenizers:
+        try:
+            TokenizerSettings.model_validate(self.common)
+        except ValidationError as error:
+            raise ValueError(explain(error, "common", TokenizerSettings)) from None
+        if alone := sorted(self.common.keys() & {"weights", "revision"}):
+            raise ValueError(f"common: {alone[0]} is of one tokenizer; set it in tokenizers.each")
+        for name in TOKENIZERS.keys() & self.each.keys():
+            self.of(name)
         return self
 
-    def of(self, modality: str) -> GridTokenizer:
-        """The settings of one grid modality: `grid`, overridden by `grids[modality]`."""
-        return GridTokenizer.model_validate({**self.grid, **self.grids.get(modality, {})})
+    def of(self, name: str) -> TokenizerSettings:
+        """The settings of one tokenizer: its row, overridden by `common` where that applies, and by `each`."""
+        return merge(name, self.common, self.each.get(name, {}))
 
 
 class Engine(Section):
@@ -164,31 +108,6 @@ class Engine(Section):
     max_reject_run: Positive = 1_000  # so many rejects of one output in a row stop the job
 
 
-class Mixture(Section):
-    """One Dirichlet mixture of 4M's masking: concentrations for each modality (a number serves all)."""
-
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    input_alpha: Alpha | dict[str, Alpha] = 1.0
-    target_alpha: Alpha | dict[str, Alpha] = 1.0
-    keep: Literal["random", "all", "binary"] | dict[str, Literal["random", "all", "binary"]] = "random"
-
-
-class Model(Section):
-    """Sizes of the 4M transformer; the defaults are 4M-B (12 + 12 layers, 768 wide, SwiGLU without biases)."""
-
-    dim: Positive = 768
-    encoder_depth: Positive = 12
-    decoder_depth: Positive = 12
-    heads: Positive = 12
-    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
-    qk_norm: bool = False
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Model:
-        _check_heads(self.dim, self.heads)
-        return self
-
-
 class Fit(Section):
     """Workers that fit the tokenizers.
 
@@ -202,43 +121,6 @@ class Fit(Section):
     gpus: Annotated[float, Field(ge=0)] = 0.0
 
 
-class Train(Section):
-    """Training of 4M (4M-21, table 6). `base_lr` is for a batch of 256 and scaled linearly, as in the paper."""
-
-    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "4m"  # of the run's folder
-    model: Model = Model()
-    input_tokens: Positive | tuple[Positive, Positive] = 128
-    target_tokens: Positive | tuple[Positive, Positive] = 128
-    mixtures: Annotated[list[Mixture], Field(min_length=1)] = [Mixture()]
-    redistribute: bool = True  # give the unused budget of short modalities to the others
-    batch_size: Positive = 256
-    repeat: Positive = 1  # each sample that is read trains so many times, under other masks (4M: 4)
-    steps: Positive = 100_000
-    warmup_steps: Annotated[int, Field(ge=0)] = 2_000
-    base_lr: Annotated[float, Field(gt=0)] = 1e-4
-    min_lr: Annotated[float, Field(ge=0)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    workers: Positive = 1
-    cpus: Annotated[float, Field(gt=0)] | None = None  # for each worker; all of the cluster's unless given
-    gpus: Annotated[float, Field(ge=0)] = 0.0
-    log_every: Positive = 10
-    validate_every: Positive = 1_000
-    validation_samples: Positive = 1_024
-    checkpoint_every: Positive = 1_000
-    keep_checkpoints: Positive = 2
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> Train:
-        for name, span in (("input_tokens", self.input_tokens), ("target_tokens", self.target_tokens)):
-            if isinstance(span, tuple) and span[0] > span[1]:
-                raise ValueError(f"{name}: got {list(span)}, expected [least, most]")
-        if self.batch_size % self.workers:
-            raise ValueError(f"batch_size: {self.batch_size} does not divide among {self.workers} workers")
-        return self
-
-
 class Step(Section):
     """One generated modality of a chain, and how (4M, section on generation). A bare name takes the defaults."""
 
@@ -250,7 +132,7 @@ class Step(Section):
     temperature_schedule: Annotated[str, Field(pattern=r"^(constant|linear|onex:[0-9.]+(:[0-9.]+)?)$")] = "constant"
     top_k: Positive | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    guidance: Annotated[float, Field(ge=0)] = 1.0
+    guidance: Annotated[float, Field(ge=0)] | dict[str, float] = 1.0  # one scale, or the weight of each condition
     max_tokens: Positive | None = None
 
 
@@ -263,6 +145,7 @@ class Chain(Section):
 
     inputs: Annotated[UrlList, Field(min_length=1)]
     split: Literal["val", "train"] = "val"  # whose samples; training ones if there is no validation
+    ensemble: Positive = 1  # generations of each sample, whose decoded grids are averaged (4M-21: 10)
     to: Annotated[list[Annotated[Step, BeforeValidator(_as_step)]], Field(min_length=1)]
 
 
@@ -278,10 +161,9 @@ class Recipe(Section):
     """A whole run. See docs/recipe.md for every field."""
 
     root: str
-    samples: Annotated[
-        Samples, BeforeValidator(lambda v: {"train": v} if isinstance(v, str | list) else v)
-    ]
+    samples: Annotated[Samples, BeforeValidator(lambda v: {"train": v} if isinstance(v, str | list) else v)]
     seed: int = 0
+    modules: list[str] = []  # Python modules that declare modalities of your own
     images: Images = Images()
     modalities: list[str] = ["rgb", "tok_rgb", "tok_canny_edge", "color_palette", "metadata", "caption", "det"]
     labels: Labels = Labels()
@@ -297,20 +179,30 @@ class Recipe(Section):
         return self
 
     @property
-    def grids(self) -> list[str]:
-        """The recipe's grid modalities, each with a fitted tokenizer."""
-        return [name for name in self.modalities if MODALITIES[name].kind is Kind.GRID]
+    def tokenizers_needed(self) -> list[str]:
+        """The fitted tokenizers, text's aside, that the recipe's modalities take their tokens from; each once."""
+        names = [name for modality in self.modalities for name in MODALITIES[modality].tokenizers]
+        return [name for name in dict.fromkeys(names) if name != TEXT]
 
     @property
     def has_text(self) -> bool:
         return any(MODALITIES[name].kind is Kind.SEQUENCE for name in self.modalities)
 
+    def tokenizer(self, name: str) -> TokenizerSettings:
+        """The settings of one tokenizer with its sizes: `codebook_size` and `patch_size` (1 for vectors) are given."""
+        entry, settings = TOKENIZERS[name], self.tokenizers.of(name)
+        of_crops = entry.form not in (Form.FEATURES, Form.VECTOR) and not entry.image_size
+        patch = settings.patch_size or (self.images.patch_size if of_crops else entry.patch_size) or 1
+        return settings.model_copy(
+            update={"codebook_size": settings.codebook_size or entry.vocab_size, "patch_size": patch}
+        )
+
     def patch_size(self, modality: str) -> int:
         """Pixels that one token of a grid (or one RGB patch) covers along a side."""
-        if MODALITIES[modality].kind is Kind.GRID:
-            settings = {**self.tokenizers.grid, **self.tokenizers.grids.get(modality, {})}
-            return int(settings.get("patch_size") or self.images.patch_size)
-        return self.images.patch_size
+        entry = MODALITIES[modality]
+        if entry.kind is not Kind.GRID:
+            return self.images.patch_size
+        return self.tokenizer(entry.tokenizers[0]).patch_size or 1
 
     def specs(self, text_vocab_size: int = 0) -> list[ModalitySpec]:
         """Every modality at this run's sizes, in the recipe's order.
@@ -318,7 +210,8 @@ class Recipe(Section):
         Args:
             text_vocab_size: of the fitted WordPiece vocabulary, which may be smaller than the recipe's limit.
         """
-        sizes = {name: self.tokenizers.of(name).codebook_size or 0 for name in self.grids}
+        grids = [name for name in self.modalities if MODALITIES[name].kind is Kind.GRID]
+        sizes = {name: self.tokenizer(MODALITIES[name].tokenizers[0]).codebook_size or 0 for name in grids}
         text = text_vocab_size or self.tokenizers.text.vocab_size
         return [
             registry.spec(
@@ -326,6 +219,7 @@ class Recipe(Section):
                 image_size=self.images.size,
                 patch_size=self.patch_size(name),
                 vocab_size=sizes.get(name, text),
+                input_dim=self.tokenizers.embedding_dim if MODALITIES[name].kind is Kind.EMBEDDING else 0,
             )
             for name in self.modalities
         ]
@@ -336,32 +230,82 @@ def parse(data: Any, where: str = "recipe") -> Recipe:
     if not isinstance(data, dict):
         raise RecipeError(f"{where}: a recipe is a mapping with `root` and `samples`, got {type(data).__name__}")
     try:
+        modules = data.get("modules")
+        registry.import_modules(modules if isinstance(modules, list) else [])
         return Recipe.model_validate(data)
     except ValidationError as error:
         raise RecipeError(explain(error, where, Recipe)) from None
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from None
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe and apply overrides of the form "train.steps=100" (the value is YAML).
 
-    RecipeError if the file is missing, is no YAML, or says something that is wrong.
+    `include` at its top names recipes, or parts of one, whose fields it takes where it says nothing itself; see
+    docs/recipe.md.
+
+    RecipeError if a file is missing, is no YAML, or says something that is wrong.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RecipeError(
-            f"there is no recipe at {path}; `fourmill init --samples URL --root DIR > {path}` writes one"
-        ) from None
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise RecipeError(f"{path}: a recipe is a YAML text file: {error}") from None
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: this is no YAML: {error}") from None
-    for override in overrides or []:
-        if isinstance(data, dict):  # `parse` says what is wrong with anything else
+    data = _read(Path(path), f"`fourmill init --samples URL --root DIR > {path}` writes one")
+    overrides = overrides or []
+    if isinstance(data, dict):  # `parse` says what is wrong with anything else
+        for override in (o for o in overrides if o.startswith("include=")):
+            _override(data, override)
+        data = _with_included(data, Path(path), ())
+        for override in (o for o in overrides if not o.startswith("include=")):
             _override(data, override)
     return parse(data, str(path))
+
+
+def _read(path: Path, otherwise: str) -> Any:
+    """What a YAML file holds."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"there is no recipe at {path}; {otherwise}") from None
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise RecipeError(f"{path}: a recipe is a YAML text file: {error}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: this is no YAML: {error}") from None
+
+
+PACKAGE = Path(__file__).parent
+
+
+def _with_included(data: dict[str, Any], path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+    """A recipe with what it includes under its own fields; of several files the later ones win.
+
+    Args:
+        path: of the recipe; names in it are relative to its folder, or to the package (recipes/train/4m21_b.yaml).
+        below: files that are being included already.
+    """
+    names = data.get("include") or []
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise RecipeError(f"{path}: include: expected a list of files, got {names!r}")
+    merged: dict[str, Any] = {}
+    for name in names:
+        file = path.parent / name
+        file = file if file.is_file() else PACKAGE / name
+        if file.resolve() in (path.resolve(), *below):
+            raise RecipeError(f"{path}: include: {name} includes itself")
+        part = _read(file if file.is_file() else path.parent / name, f"{path} includes it")
+        if not isinstance(part, dict):
+            raise RecipeError(f"{path}: include: {name} is no part of a recipe, a mapping, but {type(part).__name__}")
+        merged = _merge(merged, _with_included(part, file, (path.resolve(), *below)))
+    return _merge(merged, {name: value for name, value in data.items() if name != "include"})
+
+
+def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Mappings field by field; of anything else the upper one counts; an empty section (null) changes nothing."""
+    merged = dict(under)
+    for name, value in over.items():
+        mine = merged.get(name)
+        if isinstance(mine, dict) and (value is None or isinstance(value, dict)):
+            value = _merge(mine, value or {})
+        merged[name] = value
+    return merged
 
 
 def _override(data: dict[str, Any], override: str) -> None:

@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING
 
 from . import modalities as registry
 from .infra.explain import nearest
-from .modalities import LABELS, MODALITIES, Kind
+from .modalities import LABELS, MODALITIES, TOKENIZERS, Form, Kind
+from .tokenizer_settings import PICTURES, useless, warm_starts
 
 if TYPE_CHECKING:
-    from .recipe import Chain, Mixture, Recipe
+    from .recipe import Chain, Recipe, Step
+    from .train_settings import Mixture
+
+
+_CHANNELS = {Form.COLORS: 3, Form.NORMALS: 3, Form.EDGES: 1, Form.DEPTH: 1}
 
 
 def check(recipe: Recipe) -> None:
@@ -21,11 +26,12 @@ def check(recipe: Recipe) -> None:
         raise ValueError("modalities: a name stands twice")
     for name in [*recipe.labels.keep, *recipe.labels.specialists]:
         _known("labels", name, LABELS)
-    for name in recipe.tokenizers.grids:
-        _known("tokenizers.grids", name, recipe.grids)
-    for spec in (_spec(recipe, name) for name in recipe.modalities):
-        if spec.kind is Kind.GRID:
-            _check_grid(recipe, spec.name)
+    for name in recipe.tokenizers.each:
+        _known("tokenizers.each", name, TOKENIZERS)
+    for name in recipe.modalities:
+        _spec(recipe, name)
+    for name in recipe.tokenizers_needed:
+        _check_tokenizer(recipe, name)
     if recipe.train.model.dim % 4:
         raise ValueError(f"train.model.dim: {recipe.train.model.dim} is no multiple of 4, which 2-D positions need")
     for mixture in recipe.train.mixtures:
@@ -38,15 +44,36 @@ def _spec(recipe: Recipe, name: str) -> registry.ModalitySpec:
     return registry.spec(name, image_size=recipe.images.size, patch_size=recipe.patch_size(name))
 
 
-def _check_grid(recipe: Recipe, name: str) -> None:
-    settings, where = recipe.tokenizers.of(name), f"tokenizers, {name}"
-    if settings.dim % 4:
+def _check_tokenizer(recipe: Recipe, name: str) -> None:
+    entry, settings, where = TOKENIZERS[name], recipe.tokenizer(name), f"tokenizers, {name}"
+    own = recipe.tokenizers.each.get(name, {})
+    if idle := sorted(useless(name) & own.keys()):
+        raise ValueError(f"{where}: {idle[0]} has no meaning for {entry.form.value}; leave it out")
+    if settings.weights is not None:
+        return
+    if settings.dim % 4 and entry.form is not Form.VECTOR:
         raise ValueError(f"{where}: dim {settings.dim} is no multiple of 4, which 2-D positions need")
-    values = MODALITIES[name].channels * recipe.patch_size(name) ** 2
-    if settings.warm_start and not 2 <= settings.latent_dim <= min(settings.dim, values):
+    if entry.form is Form.VECTOR and settings.latent_dim % entry.tokens:
         raise ValueError(
-            f"{where}: warm_start needs a latent_dim of 2 to {min(settings.dim, values)}, got {settings.latent_dim}"
+            f"{where}: latent_dim {settings.latent_dim} does not divide among the {entry.tokens} tokens of a vector"
         )
+    if settings.loss == "cross_entropy" and entry.form is not Form.CLASSES:
+        raise ValueError(f"{where}: cross_entropy is a loss of class maps, {entry.form.value} take mse, l1, ...")
+    if warm_starts(name, settings):
+        pixels = (settings.patch_size or 1) ** 2
+        # How wide features are is known when they come.
+        values = settings.latent_dim if entry.form is Form.FEATURES else _CHANNELS[entry.form] * pixels
+        if not 2 <= settings.latent_dim <= min(settings.dim, values):
+            raise ValueError(
+                f"{where}: warm_start needs a latent_dim of 2 to {min(settings.dim, values)}, got {settings.latent_dim}"
+            )
+    later = settings.resolutions.sizes if settings.resolutions else ()
+    for size in (recipe.images.size, *later) if entry.form in PICTURES else later:
+        if size % settings.multiple:
+            raise ValueError(
+                f"{where}: its {settings.decoder} decoder needs images whose sides are multiples of "
+                f"{settings.multiple} px, got {size}; see patch_size, unet_multipliers and decoder_patch_size"
+            )
 
 
 def _check_mixture(recipe: Recipe, mixture: Mixture) -> None:
@@ -74,6 +101,7 @@ def _check_chain(recipe: Recipe, chain: Chain) -> None:
             raise ValueError(f"{where}: {step.target} is input only and cannot be generated")
         if step.target in known:
             raise ValueError(f"{where}: {step.target} is given or generated already")
+        _check_guidance(step, known)
         known.add(step.target)
         text = spec.kind is Kind.SEQUENCE
         if step.scheme and text != (step.scheme == "autoregressive"):
@@ -83,6 +111,20 @@ def _check_chain(recipe: Recipe, chain: Chain) -> None:
             )
         if text and (step.max_tokens or 0) > spec.max_tokens:
             raise ValueError(f"{where}: max_tokens {step.max_tokens}, {step.target} has at most {spec.max_tokens}")
+
+
+def _check_guidance(step: Step, known: Collection[str]) -> None:
+    weights = step.guidance
+    if not isinstance(weights, dict):
+        return
+    where = "generate.chains"
+    if not weights:
+        raise ValueError(f"{where}: {step.target}: guidance names no condition; leave it out, or give one number")
+    if unknown := sorted(weights.keys() - known):
+        raise ValueError(
+            f"{where}: {step.target}: guidance by {', '.join(unknown)}, which is neither given nor generated before; "
+            f"known are {', '.join(sorted(known))}"
+        )
 
 
 def _chosen(where: str, name: str, chosen: Collection[str]) -> None:

@@ -16,8 +16,11 @@ from typing import Any
 from ..infra import ledger
 from ..infra.cluster import cluster
 from ..infra.progress import Progress
+from ..modalities import TEXT
 from .mill import Job, Mill, RejectRun
 from .plan import ShardTask
+from .specialists.base import Specialist
+from .specialists.pretrained import Pretrained
 
 POLL_SECONDS = 0.5
 
@@ -44,12 +47,11 @@ class _Worker:
         cv2.setNumThreads(1)
         os.environ["OMP_NUM_THREADS"] = str(threads)
         device = "cpu"
-        gpus = needed(job)[1]
-        if any(output.tokenizer for output in job.outputs.values()) or gpus:
+        if uses_torch(job):
             import torch
 
             torch.set_num_threads(threads)
-            device = "cuda" if torch.cuda.is_available() and gpus else "cpu"
+            device = "cuda" if torch.cuda.is_available() else "cpu"  # Ray shows an actor the GPUs that it has asked for
         self.mill = Mill(job)
         self.mill.setup(device)
 
@@ -141,32 +143,77 @@ def run(job: Job, tasks: list[ShardTask], stage: str) -> Outcome:
 
 
 def _start(ray: Any, job: Job, tasks: list[ShardTask]) -> _Pool:
-    cpus, gpus, memory = needed(job)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    cpus, gpus, memory = needed(job, any(node["Resources"].get("GPU") for node in nodes))
     wanted = {"CPU": cpus, "GPU": gpus, "memory": float(memory)}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fits = sum(min(int(node.get(name, 0) // n) for name, n in wanted.items() if n) for node in nodes)
+    fits = sum(
+        min(int(node["Resources"].get(name, 0) // n) for name, n in wanted.items() if n) for node in nodes
+    )
     if fits < 1:
-        most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in wanted}
-        raise ValueError(
-            f"engine: an actor asks for {cpus:g} CPUs, {gpus:g} GPUs and {memory / 2**30:.1f} GiB; no node of the "
-            f"cluster has more than {most['CPU']:g} CPUs, {most['GPU']:g} GPUs and {most['memory'] / 2**30:.1f} GiB; "
-            "lower engine.cpus or engine.gpus"
-        )
+        raise ValueError(_no_room(job, wanted, [node["Resources"] for node in nodes]))
+    _set_up_nodes(ray, job, nodes)
     options = {"num_cpus": cpus, "num_gpus": gpus, "memory": memory, "max_restarts": 0}
     worker = ray.remote(**options, concurrency_groups={"work": 2, "status": 1})(_grouped(ray))
     size = min(job.engine.actors or fits, fits, len(tasks))  # an actor that cannot be placed would wait for ever
     return _Pool(job, deque(tasks), size, worker, threads=max(1, int(cpus)))
 
 
-def needed(job: Job) -> tuple[float, float, int]:
+def _no_room(job: Job, wanted: dict[str, float], nodes: list[dict[str, float]]) -> str:
+    most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in wanted}
+    largest = sorted(job.specialists.items(), key=lambda item: -item[1].resident_gb())[:3]
+    sizes = ", ".join(f"{label} {specialist.resident_gb():.1f} GiB" for label, specialist in largest)
+    return (
+        f"engine: an actor asks for {wanted['CPU']:g} CPUs, {wanted['GPU']:g} GPUs and {wanted['memory'] / 2**30:.1f} "
+        f"GiB; no node of the cluster has more than {most['CPU']:g} CPUs, {most['GPU']:g} GPUs and "
+        f"{most['memory'] / 2**30:.1f} GiB; lower engine.cpus or engine.gpus, or keep the labels of the largest "
+        f"specialists ({sizes}) in a run of their own: labels.keep, then all others"
+    )
+
+
+def _set_up_nodes(ray: Any, job: Job, nodes: list[dict[str, Any]]) -> None:
+    """Let every node fetch what specialists need, once, before its actors ask for it. ValueError if one cannot."""
+    fetching = {
+        label: specialist
+        for label, specialist in job.specialists.items()
+        if type(specialist).setup_on_node is not Specialist.setup_on_node
+    }
+    if not fetching:
+        return
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def fetch(specialists: list[Specialist]) -> None:
+        for specialist in specialists:
+            specialist.setup_on_node()
+
+    remote = ray.remote(num_cpus=0, max_retries=2)(fetch)
+    places = [node["NodeID"] for node in nodes if node["Resources"].get("CPU")]
+    strategies = [NodeAffinitySchedulingStrategy(place, soft=False) for place in places]
+    try:
+        ray.get([remote.options(scheduling_strategy=s).remote(list(fetching.values())) for s in strategies])
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, Exception) else error
+        raise ValueError(str(cause) if isinstance(cause, ValueError) else repr(cause)) from None
+
+
+def uses_torch(job: Job) -> bool:
+    """Whether an actor runs any network."""
+    fitted = any(set(output.tokenizers) - {TEXT} for output in job.outputs.values())
+    return fitted or any(isinstance(specialist, Pretrained) for specialist in job.specialists.values())
+
+
+def needed(job: Job, gpu_there: bool) -> tuple[float, float, int]:
     """CPUs, GPUs and bytes of memory of one actor: the recipe's, or what its specialists declare.
 
-    They take turns on cores and on the GPU, so the most demanding one counts; their memory adds up.
+    They take turns on cores and on the GPU, so the most demanding one counts; their memory adds up. Where no node has a
+    GPU the CPU serves.
     """
     specialists = list(job.specialists.values())
     cpus = job.engine.cpus or max((s.cpus for s in specialists), default=1.0)
-    gpus = max((s.gpus for s in specialists), default=0.0) if job.engine.gpus is None else job.engine.gpus
-    return cpus, gpus, int(sum(s.memory_gb for s in specialists) * 2**30)
+    wanted = max((s.gpus for s in specialists), default=0.0) if gpu_there else 0.0
+    gpus = wanted if job.engine.gpus is None else job.engine.gpus
+    # Specialists of the same weights share them.
+    resident = {(getattr(s, "weights", s.label), getattr(s, "revision", None)): s.resident_gb() for s in specialists}
+    return cpus, gpus, int(sum(resident.values()) * 2**30)
 
 
 def _grouped(ray: Any) -> type[_Worker]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
-from ..tokenize.codecs import crop_label
+from ..modalities import TOKENIZERS
+from ..tokenize import inputs
 from ..tokenize.crops import crops
 from . import source
 from .mill import Job, Mill, Sample
@@ -62,43 +64,65 @@ class FitData:
             if left <= 0:
                 break
 
-    def crops(
-        self, labels: tuple[str, ...], count: int, size: int, scale: float, hflip: float, seed: int, device: str = "cpu"
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """Crops of several labels at once: the same window of each, as uint8 (size, size) or (size, size, 3).
+    def examples(
+        self, sizes: Mapping[str, int], count: int, scale: float, hflip: float, seed: int, device: str = "cpu"
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """What tokenizers are fitted on, `count` rows for each, in one pass over the shards: (tokenizer, (n, ...)).
 
-        At most `count` of them, from shards that are spread evenly over the list. A shard with fewer samples than its
-        share gives several random crops of each; one with more gives the first ones. A sample that lacks one of the
-        labels is left out.
+        The rows of `inputs.examples` of random crops; every tokenizer sees the same crop of a sample. They come from
+        shards that are spread evenly over the list. A shard with fewer samples than its share gives several crops of
+        each; one with more gives the first ones. A sample that lacks a label is left out for that label's tokenizers.
+        A tokenizer that has its rows needs no more labels, so that one of rare things (people) goes on alone.
 
         Args:
+            sizes: along one side of what each tokenizer reads, as in `inputs.window`.
             scale: least share of the largest square that a crop covers.
             hflip: probability of a mirrored crop.
         """
         mill = Mill(self.job)
         mill.setup(device)
-        left = count
+        left = dict.fromkeys(sizes, count)
         for task, shard, share in self._shards(count):
-            quota = min(share, left)
-            views = max(1, math.ceil(quota / max(len(shard.samples), 1)))
-            for batch in mill.labelled(shard, task, set(labels)):
-                for sample in batch:
-                    if quota > 0 and all(label in sample.item.labels for label in labels):
-                        made = self._views(sample, labels, min(views, quota), size, scale, hflip, seed)
-                        quota, left = quota - len(made), left - len(made)
-                        yield from made
-                if quota <= 0:
-                    break
-            if left <= 0:
+            quota = {name: min(share, most) for name, most in left.items()}
+            views = max(1, math.ceil(min(share, max(left.values())) / max(len(shard.samples), 1)))
+            for sample in _labelled(mill, shard, task, quota):
+                for name, rows in self._rows(sample, sizes, quota, views, scale, hflip, seed):
+                    quota[name], left[name] = quota[name] - len(rows), left[name] - len(rows)
+                    yield name, rows
+            if not any(left.values()):
                 break
 
-    def _views(
-        self, sample: Sample, labels: tuple[str, ...], views: int, size: int, scale: float, hflip: float, seed: int
-    ) -> list[dict[str, np.ndarray]]:
+    def _rows(
+        self, sample: Sample, sizes: Mapping[str, int], quota: dict[str, int], views: int, scale: float, hflip: float,
+        seed: int,
+    ) -> Iterator[tuple[str, np.ndarray]]:  # fmt: skip
         image = sample.item.image
-        assert image is not None, sample.item.key
+        if image is None:
+            return
         height, width = image.shape[:2]
         windows = crops(seed, sample.item.key, width, height, views + 1, scale=(scale, 1.0), hflip=hflip)[1:]
-        return [
-            {label: crop_label(label, sample.item.labels[label], crop, size) for label in labels} for crop in windows
-        ]
+        for crop in windows:
+            for name, size in sizes.items():
+                label = TOKENIZERS[name].label
+                if quota[name] > 0 and label in sample.item.labels:
+                    rows = inputs.examples(name, sample.item.labels[label], crop, size, (width, height))
+                    if len(rows):
+                        yield name, rows[: quota[name]]
+
+
+def _labelled(mill: Mill, shard: source.Shard, task: ShardTask, quota: dict[str, int]) -> Iterator[Sample]:
+    """The samples of a shard, with the labels of the tokenizers that have a quota left; as long as any has."""
+    row, rows = 0, len(shard.samples)
+    while row < rows and (wanted := _wanted(quota)):
+        # Closed before the next one begins: it holds the mill's turn to compute.
+        labelled = cast(Generator[list[Sample]], mill.labelled(shard, task, wanted, range(row, rows)))
+        with closing(labelled) as batches:
+            for batch in batches:
+                yield from batch
+                row += len(batch)
+                if _wanted(quota) != wanted:
+                    break
+
+
+def _wanted(quota: Mapping[str, int]) -> set[str]:
+    return {TOKENIZERS[name].label for name, left in quota.items() if left > 0}

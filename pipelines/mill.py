@@ -11,7 +11,7 @@ import json
 import math
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,13 +21,13 @@ import numpy as np
 
 from ..infra import ledger, storage
 from ..infra.ledger import SAMPLES
-from ..modalities import LABELS, Storage
+from ..modalities import LABELS, Storage, import_modules
 from ..recipe import Engine, Images
 from ..tokenize import codecs, store
 from ..tokenize import labels as label_files
 from ..tokenize.crops import Crop, crops
 from . import images, source, tar
-from .plan import Output, ShardTask
+from .plan import Output, ShardTask, sources
 from .reject import Reject
 from .specialists.base import Item, Specialist
 
@@ -47,6 +47,7 @@ class Job:
     engine: Engine
     specialists: dict[str, Specialist]
     outputs: dict[str, Output]
+    modules: tuple[str, ...] = ()  # that declare modalities of the user's own
 
 
 @dataclass
@@ -68,10 +69,15 @@ class Rows:
 
 @dataclass
 class Tally:
-    """Counts that a driver may look at while a shard is being worked on."""
+    """Counts that a driver may look at while a shard is being worked on.
+
+    seconds: spent in each specialist and each codec, by output ("labels/depth", "tokens/tok_depth"); for "labels/..."
+        of labels that are not kept as well.
+    """
 
     samples: int = 0
     rejects: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
 class Mill:
@@ -79,6 +85,7 @@ class Mill:
     one decodes and writes while the other computes; computing is one shard at a time."""
 
     def __init__(self, job: Job) -> None:
+        import_modules(job.modules)
         self.job = job
         self.tally = Tally()
         self.codecs: dict[str, codecs.Codec] = {}
@@ -86,13 +93,13 @@ class Mill:
         self._computing = threading.Lock()
 
     def setup(self, device: str) -> None:
-        """Load every specialist and tokenizer that the job's outputs need."""
+        """Load every specialist and tokenizer of the job."""
         for specialist in self.job.specialists.values():
             specialist.setup(device)
         for output in self.job.outputs.values():
             if output.spec is not None:
                 self.codecs[output.name] = codecs.load(
-                    output.spec, self.job.options, self.job.root, device, output.tokenizer_fingerprint
+                    output.spec, self.job.options, self.job.root, device, output.tokenizers
                 )
 
     def run(self, task: ShardTask) -> list[ledger.Record]:
@@ -122,6 +129,28 @@ class Mill:
         seconds = time.monotonic() - start
         return [self._commit(task, outputs[name], origin, keys, rows[name], seconds) for name in outputs]
 
+    def measure(self, task: ShardTask, outputs: Sequence[str], count: int) -> tuple[int, float]:
+        """Make these outputs of the first `count` samples of a shard and throw them away: (samples, seconds).
+
+        The seconds of each specialist and codec are in `tally`. A batch before warms up what is made at first use.
+        """
+        asked = [self.job.outputs[name] for name in outputs if name != SAMPLES]
+        labels = {output.label for output in asked}
+        with source.open_shard(task.url, self.job.scratch) as shard:
+            rows = range(min(count, len(shard.samples)))
+            for warm in (rows[:1], rows):
+                self.tally, start = Tally(), time.monotonic()
+                for batch in self.labelled(shard, task, labels, warm):
+                    for output in asked:
+                        self._collect(output, batch, Rows(), task.shard)
+                    self.tally.samples += len(batch)
+        return self.tally.samples, time.monotonic() - start
+
+    def samples_of(self, task: ShardTask) -> int:
+        """How many samples a shard has."""
+        with source.open_shard(task.url, self.job.scratch) as shard:
+            return len(shard.samples)
+
     def labelled(
         self, shard: source.Shard, task: ShardTask, labels: set[str], rows: Sequence[int] | None = None
     ) -> Iterator[list[Sample]]:
@@ -130,7 +159,7 @@ class Mill:
         Args:
             rows: only these samples.
         """
-        needed = self._needed(labels, task)
+        needed = sources(self.job.specialists, labels, task.stored)
         stored = {label: self._stored(task, label) for label in task.stored if label in needed}
         entries = shard.samples if rows is None else [shard.samples[row] for row in rows]
         batches = self._decoded(shard, entries, wants_image=bool(labels - {"caption"}))
@@ -140,18 +169,6 @@ class Mill:
                 self._label(batch, needed, stored)
                 yield batch
                 batch = next(batches, [])
-
-    def _needed(self, labels: set[str], task: ShardTask) -> set[str]:
-        """These labels with what they need, less what stored labels spare."""
-        needed: set[str] = set()
-        stack = list(labels)
-        while stack:
-            label = stack.pop()
-            if label not in needed:
-                needed.add(label)
-                if label not in task.stored and label in self.job.specialists:
-                    stack += self.job.specialists[label].needs
-        return needed
 
     def _stored(self, task: ShardTask, label: str) -> dict[str, Any]:
         """A kept label of the shard by key, still encoded; a Reject with the reason of the time where it has none."""
@@ -219,21 +236,22 @@ class Mill:
         for sample in batch:
             if sample.item.image is not None:
                 sample.item.labels["rgb"] = sample.item.image
+        for label, cells in stored.items():
+            kind = LABELS[label].storage
+            for sample in batch:
+                cell = cells.get(sample.item.key)
+                value = label_files.decode_cell(kind, cell) if isinstance(cell, bytes | str) else cell
+                self._take(sample, label, value)
         for label, specialist in self.job.specialists.items():
-            if label not in needed:
+            if label not in needed or label in stored:
                 continue
-            if label in stored:
-                kind = LABELS[label].storage
-                for sample in batch:
-                    cell = stored[label].get(sample.item.key)
-                    value = label_files.decode_cell(kind, cell) if isinstance(cell, bytes | str) else cell
-                    self._take(sample, label, value)
-                continue
-            ready = [s for s in batch if label not in s.reasons and not self._lacks_image(s, label, specialist)]
+            ready = [s for s in batch if label not in s.reasons and not _lacks(s, label, specialist)]
+            start = time.monotonic()
             for sample, value in zip(ready, _call(specialist, [s.item for s in ready]), strict=True):
                 if not isinstance(value, Reject):
                     value = _checked(label, value, sample.item.image)
                 self._take(sample, label, value)
+            self.tally.seconds[f"labels/{label}"] += time.monotonic() - start
 
     def _take(self, sample: Sample, label: str, value: Any) -> None:
         """Keep a label, or why there is none."""
@@ -244,16 +262,12 @@ class Mill:
         else:
             sample.item.labels[label] = value
 
-    def _lacks_image(self, sample: Sample, label: str, specialist: Specialist) -> bool:
-        if specialist.needs_image and sample.item.image is None:
-            sample.reasons[label] = sample.reasons.get("rgb", "image: there is none")
-            return True
-        return False
-
     def _collect(self, output: Output, batch: list[Sample], rows: Rows, shard: str) -> None:
         """Append one row for each sample of the batch: the label or its tokens, or null with a reason."""
         ready = [s for s in batch if output.label in s.item.labels]
+        start = time.monotonic()
         values = {id(sample): value for sample, value in zip(ready, self._rows(output, ready), strict=True)}
+        self.tally.seconds[output.name] += time.monotonic() - start
         most = self.job.engine.max_reject_run
         for sample in batch:
             value = values.get(id(sample))
@@ -292,7 +306,7 @@ class Mill:
         data = None
         if output.spec is not None:
             codec = self.codecs[output.name]
-            data = store.encode_column(codec.column_spec(output.tokenizer_fingerprint), keys, rows.values)
+            data = store.encode_column(codec.column_spec(output.tokenizers), keys, rows.values)
         elif output.name != SAMPLES:
             data = label_files.encode_cells(output.label, LABELS[output.label].storage, keys, rows.values)
         record = ledger.Record(
@@ -309,6 +323,18 @@ class Mill:
             identity=output.identity,
         )
         return ledger.commit(self.job.root, record, data)
+
+
+def _lacks(sample: Sample, label: str, specialist: Specialist) -> bool:
+    """Whether a sample has not what a label is made from; the reason is noted."""
+    if specialist.needs_image and sample.item.image is None:
+        sample.reasons[label] = sample.reasons.get("rgb", "image: there is none")
+        return True
+    for need in specialist.needs:
+        if need not in sample.item.labels:
+            sample.reasons[label] = f"{label}: needs {need}, which is missing ({sample.reasons.get(need, 'none')})"
+            return True
+    return False
 
 
 def _size(sample: Sample) -> tuple[int, int]:

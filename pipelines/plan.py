@@ -6,7 +6,7 @@ exactly the outputs that depend on it, and nothing else is done again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +14,9 @@ from typing import Any
 from ..infra import ledger, storage
 from ..infra.fingerprint import fingerprint
 from ..infra.ledger import SAMPLES
-from ..modalities import MODALITIES, Kind, ModalitySpec
+from ..modalities import MODALITIES, TEXT, Kind, ModalitySpec
 from ..recipe import Recipe, RecipeError
-from ..tokenize.codecs import CODEC_VERSION, TEXT_TOKENIZER
+from ..tokenize.codecs import CODEC_VERSION
 from . import source
 from .specialists import registry
 from .specialists.base import Specialist
@@ -34,8 +34,7 @@ class Output:
     fingerprint: str
     identity: dict[str, Any] = field(default_factory=dict, hash=False)
     spec: ModalitySpec | None = None  # of tokens
-    tokenizer: str = ""  # name of the fitted tokenizer it needs, "" if none
-    tokenizer_fingerprint: str = ""
+    tokenizers: dict[str, str] = field(default_factory=dict, hash=False)  # that it needs: name -> fingerprint
 
 
 @dataclass(frozen=True)
@@ -117,17 +116,17 @@ def token_outputs(
     """
     prints = label_fingerprints(recipe, specialists)
     outputs = {}
-    text = tokenizers.get(TEXT_TOKENIZER)
+    text = tokenizers.get(TEXT)
     for spec in recipe.specs(text.vocab_size if text else 0):
         modality = MODALITIES[spec.name]
-        tokenizer = {Kind.GRID: spec.name, Kind.SEQUENCE: TEXT_TOKENIZER}.get(spec.kind, "")
-        if tokenizer and tokenizer not in tokenizers:
-            raise RecipeError(f"{spec.name}: its tokenizer is not fitted yet; run `fourmill fit` first")
-        content = tokenizers[tokenizer].fingerprint if tokenizer else ""
+        for tokenizer in modality.tokenizers:
+            if tokenizer not in tokenizers:
+                raise RecipeError(f"{spec.name}: its tokenizer {tokenizer} is not fitted yet; run `fourmill fit` first")
+        contents = {tokenizer: tokenizers[tokenizer].fingerprint for tokenizer in modality.tokenizers}
         identity: dict[str, Any] = {
             "codec": modality.codec,
             "version": CODEC_VERSION,
-            "tokenizer": content,
+            "tokenizers": contents,
             "max_tokens": 0 if spec.kind is Kind.PIXELS else spec.max_tokens,  # patches are cut by the loader
         }
         if modality.spatial or modality.codec in SEEDED:
@@ -142,7 +141,7 @@ def token_outputs(
             identity["pixels"] = recipe.images.model_dump(include={"pixel_format", "jpeg_quality"})
         name = f"tokens/{spec.name}"
         print_ = fingerprint("tokens", prints[modality.label], identity)
-        outputs[name] = Output(name, modality.label, print_, identity, spec, tokenizer, content)
+        outputs[name] = Output(name, modality.label, print_, identity, spec, contents)
     return outputs
 
 
@@ -152,9 +151,38 @@ def label_fingerprints(recipe: Recipe, specialists: dict[str, Specialist]) -> di
     text = fingerprint("source", source.VERSION)
     prints = {"rgb": image}
     for label, specialist in specialists.items():
-        needs = {need: prints[need] for need in specialist.needs if need in prints}
+        needs = {need: prints[need] for need in (*specialist.needs, *specialist.uses) if need in prints}
         prints[label] = fingerprint(image if specialist.sees_image else text, specialist.identity(), needs)
     return prints
+
+
+def sources(specialists: Mapping[str, Specialist], labels: Iterable[str], stored: Collection[str] = ()) -> set[str]:
+    """These labels with all that they need or use, less what stored labels spare."""
+    needed: set[str] = set()
+    stack = list(labels)
+    while stack:
+        label = stack.pop()
+        if label not in needed:
+            needed.add(label)
+            if label in specialists and label not in stored:
+                specialist = specialists[label]
+                stack += [*specialist.needs, *(used for used in specialist.uses if used in specialists)]
+    return needed
+
+
+def working(
+    specialists: Mapping[str, Specialist], outputs: Mapping[str, Output], tasks: Sequence[ShardTask]
+) -> tuple[dict[str, Specialist], dict[str, Output]]:
+    """The specialists and outputs that some task has work for: no others need to be loaded."""
+    busy: set[str] = set()
+    for names, stored in {(task.outputs, task.stored) for task in tasks}:
+        labels = [outputs[name].label for name in names if outputs[name].label]
+        busy |= sources(specialists, labels, stored) - set(stored)
+    lacking = {name for task in tasks for name in task.outputs}
+    return (
+        {label: specialist for label, specialist in specialists.items() if label in busy},
+        {name: output for name, output in outputs.items() if name in lacking},
+    )
 
 
 def make(recipe: Recipe, outputs: dict[str, Output], stored_labels: dict[str, Output] | None = None) -> Plan:

@@ -36,11 +36,12 @@ labels:
                             # raw labels that are kept beside the tokens; dense ones are large
   specialists:              # options of each label's specialist; `specialist: module:Class` takes another one
     canny_edge: {{low: 100, high: 200}}
-    det: {{min_score: 0.5}}   # OpenCV's people detector; needs no download
+    det: {{specialist: "people:HogPeople"}}   # people only, without a download; leave it out for a COCO detector
 
 tokenizers:
   text: {{vocab_size: 30000}} # WordPiece, fitted on the captions
-  grid:                     # a ViT VQ-VAE for each grid of tokens; these sizes suit a few GPUs and some hours
+  common:                   # of all fitted tokenizers; these sizes suit a few GPUs and some hours
+    decoder: vit            # 4M's own for pictures: unet, by diffusion; takes days
     codebook_size: 8192
     dim: 384
     encoder_depth: 8
@@ -48,8 +49,9 @@ tokenizers:
     heads: 6
     steps: 50000
     batch_size: 256
+    precision: fp32         # bf16 on GPUs that have it
     samples: 100000         # crops that are fitted on
-  # grids: {{tok_rgb: {{codebook_size: 16384}}}}   # what differs for one of them
+  # each: {{tok_rgb: {{codebook_size: 16384}}}}   # what differs for one of them
 
 engine:                     # how the work is spread; changes no result
   # address: auto           # a running Ray cluster; a local one is started otherwise

@@ -4,61 +4,29 @@ Decisions:
 - A label becomes one of four panels (`Picture`, `Text`, `Swatches`, `Table`); templates know these, and no modality.
 - `DRAWERS` is the one table from label names to drawing functions. A new label that is a picture needs no entry:
   `draw_array` shows class maps, depth, normals and RGB by shape and dtype.
+- A reconstruction is drawn like its label where colours have no meaning of their own: features share a projection.
 - Panels hold plain text; escaping is the page's business (autoescape), so nothing here returns HTML.
 - Pictures are scaled before anything is drawn on them, so that lines and letters keep their size at any source size.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from ..modalities import LABELS, Form
 from ..tokenize.sentences import METADATA_TYPES
+from .draw_dense import draw_depth, draw_features, draw_normals, draw_segments, draw_vector
+from .draw_instances import draw_instances
+from .panels import Panel, Picture, Swatches, Table, Text, fit, id_colors, picture, text_size, write_name
+from .skeleton import draw_skeletons
 
-_GOLDEN = (0.6180339887, 0.7548776662, 0.5698402910)  # low-discrepancy steps: neighbouring ids get far colours
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image as a data URI; `pixelated` ones are enlarged without smoothing."""
-
-    uri: str
-    width: int
-    height: int
-    alt: str
-    pixelated: bool = False
-
-
-@dataclass(frozen=True)
-class Text:
-    """Words, shown as they are; `quiet` for remarks such as "nothing found"."""
-
-    text: str
-    quiet: bool = False
-
-
-@dataclass(frozen=True)
-class Swatches:
-    """Palettes, each a list of "#rrggbb", most frequent colour first."""
-
-    palettes: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of (name, value, remark)."""
-
-    rows: tuple[tuple[str, str, str], ...]
-
-
-Panel = Picture | Text | Swatches | Table
+__all__ = ["DRAWERS", "Panel", "Picture", "Swatches", "Table", "Text", "draw", "fit", "id_colors", "picture"]
 
 
 @dataclass(frozen=True)
@@ -93,47 +61,6 @@ METADATA_FIELDS: dict[str, MetadataField] = {
     "watermark_score": MetadataField("Watermark score", "", 3),
     "aesthetic_score": MetadataField("Aesthetic score", "", 2),
 }
-
-
-def fit(image: np.ndarray, size: int) -> np.ndarray:
-    """A uint8 (H, W) or (H, W, 3) image scaled down (never up) so that its longer side is at most `size` pixels."""
-    height, width = image.shape[:2]
-    scale = size / max(height, width)
-    if scale >= 1:
-        return image
-    shape = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.LANCZOS))
-
-
-def picture(
-    image: np.ndarray, alt: str, *, size: int = 320, lossless: bool = False, pixelated: bool = False
-) -> Picture:
-    """A uint8 (H, W) or (H, W, 3) image as a WebP data URI of at most `size` pixels along its longer side.
-
-    Drawings (edges, class maps) want `lossless`; token grids are also `pixelated`.
-    """
-    if image.dtype != np.uint8 or not image.size or (image.ndim != 2 and image.shape[2:] != (3,)):
-        raise ValueError(f"a picture is uint8 (H, W) or (H, W, 3), got {image.dtype} {image.shape}")
-    small = np.ascontiguousarray(image if pixelated else fit(image, size))
-    buffer = io.BytesIO()
-    # For lossless files `quality` is effort: 20 gave the size of 82 in a sixth of the time on edge maps.
-    Image.fromarray(small).convert("RGB").save(
-        buffer, "WEBP", quality=20 if lossless else 82, method=2, lossless=lossless
-    )
-    uri = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(uri, small.shape[1], small.shape[0], alt, pixelated)
-
-
-def id_colors(ids: np.ndarray) -> np.ndarray:
-    """A stable colour for each id, whatever else is in the picture: integers (...) -> uint8 (..., 3)."""
-    steps = np.asarray(ids, np.float64)[..., None] * np.array(_GOLDEN)
-    hue, saturation, value = np.moveaxis(steps % 1.0, -1, 0)
-    saturation, value = 0.25 + 0.4 * saturation, 0.45 + 0.5 * value
-    # HSV to RGB as f(n) = v - v s max(0, min(k, 4 - k, 1)), k = (n + h / 60 deg) mod 6, for n = 5, 3, 1.
-    k = (np.array([5.0, 3.0, 1.0]) + 6.0 * hue[..., None]) % 6.0
-    ramp = np.clip(np.minimum(k, 4.0 - k), 0.0, 1.0)
-    rgb: np.ndarray = value[..., None] * (1.0 - saturation[..., None] * ramp)
-    return (rgb * 255 + 0.5).astype(np.uint8)
 
 
 def draw_tokens(tokens: np.ndarray) -> Picture:
@@ -197,13 +124,10 @@ def _draw_box(canvas: Image.Image, box: Mapping[str, Any], name: str) -> None:
     draw = ImageDraw.Draw(canvas)
     draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=(0, 0, 0), width=1)
     draw.rectangle((left, top, right, bottom), outline=color, width=2)
-    font = ImageFont.load_default(size=max(12, max(width, height) // 20))
-    text_width, text_height = draw.textbbox((0, 0), name, font=font)[2:]
-    x = max(0.0, min(left, width - text_width - 6))
-    y = top - text_height - 4 if top >= text_height + 4 else top
-    draw.rectangle((x, y, x + text_width + 6, y + text_height + 4), fill=color)
-    dark = 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2] < 128
-    draw.text((x + 3, y + 1), name, fill=(255, 255, 255) if dark else (0, 0, 0), font=font)
+    letters = max(12, max(width, height) // 20)
+    text_width, text_height = text_size(name, letters)
+    x = max(0.0, min(left, width - text_width))
+    write_name(canvas, x, top - text_height if top >= text_height else top, name, color, letters)
 
 
 def draw_palettes(palettes: Sequence[Any]) -> Panel:
@@ -239,9 +163,9 @@ def draw_metadata(values: Mapping[str, Any]) -> Panel:
 def draw_array(array: np.ndarray, *, size: int = 320) -> Panel:
     """An image-like array without a drawer of its own, by shape and dtype.
 
-    uint8 (H, W, 3) is RGB; other integers (H, W) are class ids; floats (H, W) are a map (near to far for depth) between
-    their 2nd and 98th percentile; floats (H, W, 3) are vectors in [-1, 1] (surface normals). A channel axis of one is
-    dropped. Anything else is named by its shape: feature maps want a projection fitted on many samples, not on one.
+    uint8 (H, W, 3) is RGB; other integers (H, W) are class ids; floats (H, W) are a map between their 2nd and 98th
+    percentile; floats (H, W, 3) are vectors in [-1, 1]. A channel axis of one is dropped. Anything else is named by its
+    shape.
     """
     array = np.asarray(array)
     array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
@@ -250,33 +174,42 @@ def draw_array(array: np.ndarray, *, size: int = 320) -> Panel:
     if not array.size or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
         return Text(f"array, {about}", quiet=True)
     if array.ndim == 3:
-        rgb = (np.clip(np.nan_to_num(array), -1, 1) + 1) * 127.5 if floating else np.clip(array, 0, 255)
-        return picture(rgb.astype(np.uint8), about, size=size)
+        pixels = np.clip(array, 0, 255).astype(np.uint8)
+        return draw_normals(array, size=size) if floating else draw_rgb(pixels, size=size)
     if not floating:
         return picture(id_colors(array), f"{np.unique(array).size} classes", size=size, lossless=True)
-    from matplotlib import colormaps
-
-    values = array.astype(np.float32)
-    finite = values[np.isfinite(values)]
-    low, high = np.percentile(finite, (2, 98)) if finite.size else (0.0, 1.0)
-    scaled = np.clip((np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-9), 0, 1)
-    colors = colormaps["viridis"](scaled)[..., :3]
-    return picture(np.rint(colors * 255).astype(np.uint8), f"map from {low:.3g} to {high:.3g}", size=size)
+    return draw_depth(array, size=size)
 
 
-# The one place that knows labels by name. A function gets the label, the image it belongs to (or None) and a size.
-DRAWERS: dict[str, Callable[[Any, np.ndarray | None, int], Panel]] = {
-    "rgb": lambda label, image, size: draw_rgb(label, size=size),
-    "caption": lambda label, image, size: Text(str(label)),
-    "canny_edge": lambda label, image, size: draw_edges(label, size=size),
-    "sam_edge": lambda label, image, size: draw_edges(label, size=size),
-    "color_palette": lambda label, image, size: draw_palettes(label),
-    "det": lambda label, image, size: draw_boxes(label, image, size=size),
-    "metadata": lambda label, image, size: draw_metadata(label),
+# A function gets the label, the image it belongs to (or None), a size, and the label that it is to be drawn like (or
+# None). Labels are drawn by their form; records by what each says.
+Drawer = Callable[[Any, np.ndarray | None, int, Any], Panel]
+FORMS: dict[Form, Drawer] = {
+    Form.COLORS: lambda label, image, size, like: draw_rgb(label, size=size),
+    Form.EDGES: lambda label, image, size, like: draw_edges(label, size=size),
+    Form.CLASSES: lambda label, image, size, like: draw_segments(label, image, size=size),
+    Form.DEPTH: lambda label, image, size, like: draw_depth(label, size=size),
+    Form.NORMALS: lambda label, image, size, like: draw_normals(label, size=size),
+    Form.FEATURES: lambda label, image, size, like: draw_features(label, like, size=size),
+    Form.VECTOR: lambda label, image, size, like: draw_vector(label, like),
+    # Vectors lie along the wider side: T5-XXL's are 4,096 wide, a caption has some ten of them.
+    Form.SEQUENCE: lambda label, image, size, like: draw_array(label.T if len(label) > label.shape[1] else label),
+}
+DRAWERS: dict[str, Drawer] = {
+    "caption": lambda label, image, size, like: Text(str(label)),
+    "color_palette": lambda label, image, size, like: draw_palettes(label),
+    "det": lambda label, image, size, like: draw_boxes(label, image, size=size),
+    "metadata": lambda label, image, size, like: draw_metadata(label),
+    "sam_instance": lambda label, image, size, like: draw_instances(label, image, size=size),
+    "human_poses": lambda label, image, size, like: draw_skeletons(label, image, size=size),
 }
 
 
-def draw(name: str, label: Any, image: np.ndarray | None = None, *, size: int = 320) -> Panel:
+def _drawer(name: str) -> Drawer | None:
+    return DRAWERS.get(name) or (FORMS.get(LABELS[name].form) if name in LABELS else None)
+
+
+def draw(name: str, label: Any, image: np.ndarray | None = None, *, size: int = 320, like: Any = None) -> Panel:
     """A panel for one label.
 
     Args:
@@ -284,6 +217,7 @@ def draw(name: str, label: Any, image: np.ndarray | None = None, *, size: int = 
         label: the label, in its form in memory; None means that there is none.
         image: uint8 (H, W, 3), the frame the label is relative to; boxes are drawn on it.
         size: pixels along the longer side of a picture.
+        like: the label that this one is a reconstruction of; both then have the same colours for the same values.
 
     A label that cannot be drawn becomes a `Text` that says why: a viewer is most needed where data are wrong.
     """
@@ -292,8 +226,9 @@ def draw(name: str, label: Any, image: np.ndarray | None = None, *, size: int = 
     if isinstance(label, str):  # said in words by the caller, or words from the start
         return Text(label)
     try:
-        if name in DRAWERS:
-            return DRAWERS[name](label, image, size)
-        return draw_array(label, size=size) if isinstance(label, np.ndarray) else Text(str(label))
+        drawer = _drawer(name)
+        if drawer is not None:
+            return drawer(label, image, size, like)
+        return draw_array(label, size=size) if isinstance(label, np.ndarray) else Text(str(label)[:2000])
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         return Text(f"cannot be drawn as {name}: {type(error).__name__}: {error}", quiet=True)

@@ -114,7 +114,12 @@ class SampleCard:
 
 def label_title(name: str) -> str:
     """A label's name for people: "canny_edge" -> "Canny edge"."""
-    known = {"rgb": "RGB", "det": "Boxes", "clip": "CLIP", "color_palette": "Colour palette", "semseg": "Segmentation"}
+    known = {
+        "rgb": "RGB", "det": "Boxes", "clip": "CLIP", "color_palette": "Colour palette", "semseg": "Segmentation",
+        "normal": "Surface normals", "dinov2": "DINOv2", "dinov2_global": "DINOv2 global", "imagebind": "ImageBind",
+        "imagebind_global": "ImageBind global", "sam_instance": "SAM instances", "sam_edge": "SAM edges",
+        "t5_caption": "T5 caption embeddings",
+    }  # fmt: skip
     return known.get(name, name.replace("_", " ").capitalize())
 
 
@@ -177,7 +182,7 @@ def draw_token_view(view: TokenView, sample: GallerySample | None = None) -> Tok
         modality=view.modality,
         size=size,
         truth=None if view.truth is None else draw.draw(label, view.truth, backdrop, size=224),
-        decoded=None if view.decoded is None else draw.draw(label, view.decoded, backdrop, size=224),
+        decoded=None if view.decoded is None else draw.draw(label, view.decoded, backdrop, size=224, like=view.truth),
         grid=grid,
         ids=ids,
         text=view.text,

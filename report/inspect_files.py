@@ -19,7 +19,7 @@ import numpy as np
 
 from ..infra import ledger, storage
 from ..infra.ledger import Record
-from ..modalities import MODALITIES, Kind, ModalitySpec, Storage
+from ..modalities import LABELS, MODALITIES, TEXT, Form, Kind, ModalitySpec, Storage
 from ..tokenize import codecs, labels, store
 from ..tokenize.store import Column, ColumnSpec
 from . import draw
@@ -183,30 +183,32 @@ def codec_beside(url: str, spec: ColumnSpec) -> tuple[codecs.Codec | None, str]:
         return None, f"this release has no modality {spec.modality!r}"
     if spec.kind is Kind.EMBEDDING:
         return None, ""
-    name = {Kind.SEQUENCE: codecs.TEXT_TOKENIZER, Kind.GRID: spec.modality}.get(spec.kind, "")
-    root = root_above(url, f"tokenizers/{name}/config.json") if name else ""
+    names = MODALITIES[spec.modality].tokenizers
+    root = root_above(url, f"tokenizers/{names[-1]}/config.json") if names else ""
     if root is None:
-        return None, f"no tokenizers/{name} in a folder above: tokens are not decoded"
-    here = spec.tokenizer and name and _fingerprint(root, name, spec.kind)
-    if here and here != spec.tokenizer:
-        return None, f"tokenizers/{name} is another one now ({here}): tokens are not decoded"
-    sizes = ModalitySpec(spec.modality, spec.kind, spec.vocab_size, spec.length)
+        return None, f"no tokenizers/{names[-1]} in a folder above: tokens are not decoded"
     try:
+        here = "+".join(_fingerprint(root, name) for name in names)
+        if spec.tokenizer and here != spec.tokenizer:
+            told = ", ".join(f"tokenizers/{name}" for name in names)
+            return None, f"{told} is another one now ({here}): tokens are not decoded"
+        no_place = LABELS[MODALITIES[spec.modality].label].form is Form.VECTOR
+        sizes = ModalitySpec(spec.modality, spec.kind, spec.vocab_size, spec.length, learned_positions=no_place)
         return codecs.load(sizes, codecs.Options(seed=0, image_size=spec.length, crops=spec.crops), root), ""
     except (ValueError, OSError) as error:
         return None, f"tokens are not decoded: {error}"
 
 
-def _fingerprint(root: str, name: str, kind: Kind) -> str:
+def _fingerprint(root: str, name: str) -> str:
     record = ledger.read(root, "tokenizers", name)
     if record is not None:
         return record.sha256
-    with storage.local_folder(storage.join(root, "tokenizers", name), codecs.TOKENIZER_FILES[kind]) as folder:
-        if kind is Kind.SEQUENCE:
-            return codecs.load_text(root).fingerprint()
-        from ..tokenize import vqvae
+    if name == TEXT:
+        return codecs.load_text(root).fingerprint()
+    from ..tokenize import tokenizer
 
-        return vqvae.fingerprint(folder)
+    with storage.local_folder(storage.join(root, "tokenizers", name), codecs.CODEBOOK_FILES) as folder:
+        return tokenizer.fingerprint(folder)
 
 
 def root_above(url: str, name: str, levels: int = 8) -> str | None:

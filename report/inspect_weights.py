@@ -13,9 +13,9 @@ from collections import Counter
 from typing import Any
 
 from ..infra import ledger, storage
-from ..modalities import MODALITIES, Kind
+from ..modalities import MODALITIES
 from ..model.published import local_name
-from ..tokenize.codecs import TOKENIZER_FILES
+from ..tokenize.codecs import WORDPIECE_FILES
 from ..tokenize.wordpiece import WordPiece
 from .inspect_view import Inspection
 
@@ -185,7 +185,7 @@ def inspect_tokenizer(path: str, folder: str, config: dict[str, Any]) -> Inspect
 
 def inspect_text(path: str, folder: str, row: int) -> Inspection:
     """Facts of a WordPiece vocabulary; `row` is the first of the words that are shown."""
-    names = [name for name in TOKENIZER_FILES[Kind.SEQUENCE] if name != CONFIG]
+    names = [name for name in WORDPIECE_FILES if name != CONFIG]
     with storage.local_folder(folder, names) as local:
         piece = WordPiece.load(local)
     sentinels = piece.sentinel_ids

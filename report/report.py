@@ -237,7 +237,9 @@ def _tokenizer_card(result: TokenizerResult) -> TokenizerCard:
     label = modality.label if modality else result.modality
     pairs = []
     for one in result.reconstructions:
-        truth, decoded = (draw.draw(label, value, one.backdrop, size=192) for value in (one.truth, one.decoded))
+        truth, decoded = (
+            draw.draw(label, value, one.backdrop, size=192, like=one.truth) for value in (one.truth, one.decoded)
+        )
         pairs.append((one.key, truth, decoded, f"{one.error[0]} {one.error[1]:.4g}" if one.error else ""))
     facts, usage = list(result.facts), None
     if result.counts is not None:

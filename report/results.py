@@ -12,14 +12,13 @@ import numpy as np
 
 from ..infra import ledger, storage
 from ..infra.ledger import SAMPLES
-from ..modalities import MODALITIES, Kind
+from ..modalities import MODALITIES, TEXT, Kind
 from ..pipelines.plan import Fitted, Plan
 from ..recipe import Recipe
 from ..tokenize import codecs, store
-from ..tokenize.codecs import TEXT_TOKENIZER
 from ..train import metrics
 from ..train.generation import GenerateJob
-from ..train.pretrain import TrainJob
+from ..train.job import TrainJob
 from .chart import Series
 from .draw import METADATA_FIELDS
 from .gallery import GallerySample, TokenView
@@ -134,21 +133,27 @@ def _tokenizers(
             view = _view(sample, spec.name)
             if view is not None and view.decoded is not None:
                 pairs.append(Reconstruction(sample.key, view.truth, view.decoded, view.error))
-        fitted = tokenizers[spec.name]
+        fitted = tokenizers[MODALITIES[spec.name].tokenizers[0]]
         facts = [Fact("grid", f"{spec.side} x {spec.side}", f"of a {recipe.images.size} px crop")]
+        if spec.learned_positions:
+            facts = [Fact("tokens", str(spec.max_tokens), "of the whole image")]
         facts += [Fact(_measure(n), f"{value:.3g}") for n, value in fitted.quality.items() if n in _MEASURES]
         counts = column_counts(recipe.root, name, counted, spec.vocab_size)
         unseen = any(plan.splits["val"])
         note = f"Measured on {'validation' if unseen else 'training'} samples; the pictures are centre crops."
         results.append(TokenizerResult(spec.name, facts, pairs, counts, note))
-    if TEXT_TOKENIZER in tokenizers:
-        size = tokenizers[TEXT_TOKENIZER].vocab_size
+    if TEXT in tokenizers:
+        size = tokenizers[TEXT].vocab_size
         facts = [Fact("vocabulary", f"{size:,}", "WordPiece, with 4M's special words")]
         results.append(TokenizerResult("caption", facts, note="One vocabulary serves all text modalities."))
     return results
 
 
-_MEASURES = {"psnr": "PSNR, dB", "f1": "F1", "iou": "IoU", "precision": "precision", "recall": "recall"}
+_MEASURES = {
+    "psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "f1": "F1", "iou": "IoU", "precision": "precision",
+    "recall": "recall", "abs_rel": "relative error", "delta1": "within 1.25", "mean_degrees": "mean error, degrees",
+    "median_degrees": "median error, degrees", "miou": "mIoU", "accuracy": "accuracy", "cosine": "cosine",
+}  # fmt: skip
 
 
 def _measure(name: str) -> str:
@@ -227,7 +232,7 @@ def _generations(collector: Collector, plan: Plan, job: GenerateJob) -> list[Gen
         truths = {(s.shard, s.key): s for s in collector.samples(list(plan.tasks.values()), rows)}
         columns = [Column(MODALITIES[name].label, "given") for name in chain.inputs]
         for step in chain.to:
-            note = f"guidance {step.guidance:g}" if step.guidance != 1 else ""
+            note = _guidance(step.guidance)
             columns += [Column(MODALITIES[step.target].label, "generated", note)]
             columns += [Column(MODALITIES[step.target].label, "truth")]
         made = {step.target: _decoded(collector, folder, step.target) for step in chain.to}
@@ -260,6 +265,12 @@ def _short(value: Any) -> Any:
     if isinstance(value, Mapping):  # metadata: a table is too wide for a cell of a grid
         return "; ".join(f"{METADATA_FIELDS[name].title.lower()} {number:.3g}" for name, number in value.items())
     return value[:TEXT_SHOWN] + "..." if isinstance(value, str) and len(value) > TEXT_SHOWN else value
+
+
+def _guidance(guidance: float | Mapping[str, float]) -> str:
+    if isinstance(guidance, Mapping):
+        return "guidance " + ", ".join(f"{name} {weight:g}" for name, weight in guidance.items())
+    return f"guidance {guidance:g}" if guidance != 1 else ""
 
 
 def _how(job: GenerateJob, number: int) -> str:

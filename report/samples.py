@@ -9,17 +9,18 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from ..infra import ledger, storage
-from ..modalities import LABELS, MODALITIES, Kind, Storage
+from ..modalities import MODALITIES, Kind
 from ..pipelines import source
 from ..pipelines.mill import Job, Mill, Sample
 from ..pipelines.plan import Output, ShardTask
 from ..tokenize import codecs, store
-from ..tokenize.codecs import Codec, Labelled, crop_label
+from ..tokenize.codec import Codec, Labelled
+from ..tokenize.text_codecs import Text
+from .errors import error_of
 from .gallery import GallerySample, TokenView
 from .report import Photo
 
@@ -135,37 +136,14 @@ def token_view(codec: Codec, sample: Sample, tokens: np.ndarray | None, crop: in
     index = crop if codec.modality.spatial else None
     if tokens is None or value is None:
         return TokenView(name, None if tokens is None else np.asarray(tokens), crop=index)
-    truth = truth_of(codec, sample, value, crop)
+    image = sample.item.image
+    size = (0, 0) if image is None else (image.shape[1], image.shape[0])
+    truth = codec.truth(Labelled(sample.item.key, value, sample.crops, size), crop)
     decoded = codec.decode(tokens)
     if codec.spec.kind is Kind.PIXELS:
         return TokenView(name, None, truth, decoded, error_of(label, truth, decoded), crop=index)
-    text = codec.wordpiece.decode(tokens) if isinstance(codec, codecs.Text) else ""
+    text = codec.wordpiece.decode(tokens) if isinstance(codec, Text) else ""
     return TokenView(name, np.asarray(tokens), truth, decoded, error_of(label, truth, decoded), text, index)
-
-
-def truth_of(codec: Codec, sample: Sample, value: Any, crop: int) -> Any:
-    """A label in the frame of a crop, as it went into the tokenizer."""
-    label = codec.modality.label
-    if LABELS[label].storage is Storage.IMAGE:
-        return crop_label(label, value, sample.crops[crop], codec.options.image_size)
-    if isinstance(codec, codecs.Text) and label not in ("metadata", "caption"):
-        image = sample.item.image
-        size = (0, 0) if image is None else (image.shape[1], image.shape[0])
-        return codec.parse(codec.texts(Labelled(sample.item.key, value, sample.crops, size))[crop])
-    return value
-
-
-def error_of(label: str, truth: Any, decoded: Any) -> tuple[str, float] | None:
-    """How far a reconstruction is from the truth, in the label's usual measure; None where there is none."""
-    if LABELS[label].storage is not Storage.IMAGE or np.shape(truth) != np.shape(decoded):
-        return None
-    if LABELS[label].pixels == "colors":
-        mse = float(np.mean((truth.astype(np.float64) - decoded) ** 2))
-        return ("PSNR, dB", 10 * math.log10(255**2 / max(mse, 1e-10)))
-    if LABELS[label].pixels == "classes":
-        return ("accuracy", float(np.mean(truth == decoded)))
-    found, true = decoded > 127, truth > 127
-    return ("F1", 2 * int((found & true).sum()) / max(int(found.sum() + true.sum()), 1))
 
 
 def _gallery_sample(
@@ -191,5 +169,5 @@ def column_counts(root: str, name: str, shards: Sequence[str], vocab_size: int) 
 
 
 def is_picture(modality: str) -> bool:
-    """Whether a modality's tokens decode to a picture."""
-    return MODALITIES[modality].kind is Kind.GRID and LABELS[MODALITIES[modality].label].storage is Storage.IMAGE
+    """Whether a modality's tokens decode to a picture: an image, a map, features or a vector."""
+    return MODALITIES[modality].kind is Kind.GRID

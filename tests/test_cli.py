@@ -32,7 +32,10 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-VERBS = ("demo", "init", "label", "fit", "tokenize", "train", "generate", "run", "status", "inspect", "view", "report")
+VERBS = (
+    "demo", "init", "plan", "label", "fit", "evaluate", "tokenize", "train", "generate", "run", "status", "inspect",
+    "view", "report",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -54,7 +57,7 @@ def test_help_lists_every_verb() -> None:
         ("modalities=[tok_rbg]", "there is no 'tok_rbg'; did you mean 'tok_rgb'"),
         ("images.size=big", "images.size"),
         ("images.size", "expected a.b=value"),
-        ("modalities=[tok_depth]", "none is configured"),
+        ("modules=[no_such_module]", "cannot import 'no_such_module'"),
         ("samples.train=nowhere-*.tar", "nothing found"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import yaml
 from fourmill_tests import data
 
 from fourmill import recipe as recipes
-from fourmill.modalities import Kind
+from fourmill.modalities import MODALITIES, Kind
 from fourmill.pipelines.specialists import registry
+from fourmill.pipelines.specialists.pretrained import Pretrained
 from fourmill.recipe import RecipeError
 
 LEAST = {"root": "out", "samples": "a.tar"}
@@ -25,11 +27,11 @@ LEAST = {"root": "out", "samples": "a.tar"}
         ({"train": {"model": {"dimm": 3}}}, "train.model.dimm: no such field; did you mean 'dim'"),
         ({"train": {"mixtures": [{"input_alfa": 1}]}}, "input_alfa: no such field; did you mean 'input_alpha'"),
         (
-            {"tokenizers": {"grid": {"codebok_size": 3}}},
-            "grid: codebok_size: no such field; did you mean 'codebook_size'",
+            {"tokenizers": {"common": {"codebok_size": 3}}},
+            "common: codebok_size: no such field; did you mean 'codebook_size'",
         ),
-        ({"tokenizers": {"grids": {"tok_rgb": {"step": 3}}}}, "did you mean 'steps'"),
-        ({"tokenizers": {"grids": {"tok_rbg": {}}}}, "there is no 'tok_rbg'; did you mean 'tok_rgb'"),
+        ({"tokenizers": {"each": {"tok_rgb": {"step": 3}}}}, "did you mean 'steps'"),
+        ({"tokenizers": {"each": {"tok_rbg": {}}}}, "there is no 'tok_rbg'; did you mean 'tok_rgb'"),
         ({"generate": {"chains": [{"inputs": "rgb", "to": [{"target": "caption", "temprature": 1}]}]}}, "temprature"),
         ({"zzz": 1}, "zzz: no such field; there are"),
         ({"images": {"size": "large"}}, "images.size"),
@@ -53,7 +55,7 @@ LEAST = {"root": "out", "samples": "a.tar"}
         ({"train": {"input_tokens": [32, 16]}}, "input_tokens: got [32, 16], expected [least, most]"),
         ({"train": {"batch_size": 10, "workers": 3}}, "batch_size: 10 does not divide among 3 workers"),
         ({"train": {"model": {"dim": 64, "heads": 5}}}, "train.model: dim: 64 does not divide among 5 heads"),
-        ({"tokenizers": {"grid": {"dim": 64, "heads": 5}}}, "dim: 64 does not divide among 5 heads"),
+        ({"tokenizers": {"common": {"dim": 64, "heads": 5}}}, "dim: 64 does not divide among 5 heads"),
         ({"tokenizers": {"text": {"vocab_size": 70_000}}}, "tokenizers.text.vocab_size"),
     ],
 )
@@ -119,7 +121,7 @@ def path(tmp_path: Path) -> Path:
         ("samples.val=c.tar", lambda r: r.samples.val, ["c.tar"]),
         ("samples.train.1=c.tar", lambda r: r.samples.train, ["a.tar", "c.tar"]),
         ("train.mixtures.0.weight=2", lambda r: r.train.mixtures[0].weight, 2.0),
-        ("tokenizers.grids.tok_rgb.steps=7", lambda r: r.tokenizers.of("tok_rgb").steps, 7),
+        ("tokenizers.each.tok_rgb.steps=7", lambda r: r.tokenizers.of("tok_rgb").steps, 7),
         ("engine.actors=null", lambda r: r.engine.actors, None),
         ("engine.cpus=2", lambda r: r.engine.cpus, 2),
     ],
@@ -181,7 +183,10 @@ def test_sizes_follow_the_recipe() -> None:
         {
             **LEAST,
             "images": {"size": 64, "patch_size": 16},
-            "tokenizers": {"grid": {"codebook_size": 32}, "grids": {"tok_rgb": {"patch_size": 8, "codebook_size": 99}}},
+            "tokenizers": {
+                "common": {"codebook_size": 32},
+                "each": {"tok_rgb": {"patch_size": 8, "codebook_size": 99}},
+            },
         }
     )
     specs = {spec.name: spec for spec in recipe.specs(4321)}
@@ -190,3 +195,14 @@ def test_sizes_follow_the_recipe() -> None:
     assert (specs["tok_canny_edge"].max_tokens, specs["tok_canny_edge"].vocab_size) == (16, 32)
     assert (specs["rgb"].max_tokens, specs["rgb"].input_dim) == (16, 768)
     assert {spec.vocab_size for spec in specs.values() if spec.kind is Kind.SEQUENCE} == {4321}
+
+
+@pytest.mark.parametrize("name", ["4m21", "cc12m", "coyo"])
+def test_the_recipes_that_ship_name_real_weights_for_every_label(name: str) -> None:
+    recipe = recipes.load(Path(recipes.__file__).parent / "recipes" / f"{name}.yaml")
+    built = registry.build(recipe)
+    assert set(built) >= {MODALITIES[modality].label for modality in recipe.modalities} - {"rgb"}
+    for specialist in built.values():
+        if isinstance(specialist, Pretrained):
+            assert re.fullmatch(r"[\w.-]+/[\w.-]+", specialist.weights)
+    assert {step.target for chain in recipe.generate.chains for step in chain.to} <= set(recipe.modalities)

@@ -57,7 +57,10 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[ShardTask]:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"modalities": ["rgb", "tok_depth"]}, "the label depth needs a model"),
+        (
+            {"modalities": ["rgb", "tok_depth"], "labels__specialists": {"depth": {"weights": "./nowhere"}}},
+            "there is no file or folder './nowhere'",
+        ),
         ({"labels__specialists": {"caption": {"x": 1}}}, "labels.specialists.caption: x"),
         ({"samples": {"train": "nowhere-*.tar"}}, "nothing found at 'nowhere-"),
     ],

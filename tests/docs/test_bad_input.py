@@ -15,8 +15,8 @@ import pytest
 from fourmill_tests import data
 from PIL import Image
 
+from fourmill import jobs
 from fourmill import recipe as recipes
-from fourmill import stages
 from fourmill.pipelines import images, mill, source
 from fourmill.pipelines.reject import Reject
 from fourmill.recipe import RecipeError
@@ -106,7 +106,7 @@ def _of_labels(folder: Path) -> Iterator[str]:
     for label, value in (*(("canny_edge", value) for value in odd_pictures), ("depth", np.array([np.nan], np.float16))):
         yield mill._checked(label, value, np.zeros((4, 4, 3), np.uint8)).reason
     spec = next(spec for spec in recipe.specs() if spec.name == "det")
-    boxes = codecs.load(spec, stages.codec_options(recipe), recipe.root)
+    boxes = codecs.load(spec, jobs.codec_options(recipe), recipe.root)
     sample = codecs.Labelled("0", [{"box": [0.1, 0.1, 0.9, 0.9], "score": 0.9}], crops(0, "0", 8, 8, 1), (8, 8))
     yield from (str(row) for row in boxes.encode([sample]) if isinstance(row, Exception))
 
@@ -137,7 +137,8 @@ MISTAKES: list[dict[str, Any]] = [
     {"train": {"name": "a/b"}},
     {"generate": {"chains": [{"inputs": "rgb", "to": [{"target": "tok_rgb", "temperature_schedule": "cosine"}]}]}},
     {"modalities": ["tok_rbg"]},
-    {"modalities": ["tok_depth"]},
+    {"modalities": ["tok_depth"], "labels": {"specialists": {"depth": {"weights": "./nowhere"}}}},
+    {"modules": ["no_such_module"]},
     {"images": {"size": 65}},
     {"train": {"model": {"dim": 90, "heads": 9}}},
     {"train": {"mixtures": [{"input_alpha": 0}]}},
@@ -156,20 +157,18 @@ def _sentence(mistake: dict[str, Any], folder: Path) -> str:
     if settings["samples"] == "{folder}/*.tar":
         settings["samples"] = str(folder / "data" / "*.tar")
     with pytest.raises(RecipeError) as caught:
-        stages.prepare(recipes.parse(settings, "recipe.yaml"))
+        jobs.prepare(recipes.parse(settings, "recipe.yaml"))
     return str(caught.value).removeprefix("recipe.yaml: ")
 
 
 def test_every_mistake_is_told_as_the_table_says(guide: Callable[[str], Any], tmp_path: Path) -> None:
     table = guide("bad-input").text.partition("## Recipes and commands")[2]
     quoted = re.findall(r"^\| .* \| `([^`]+)`.* \|$", table, re.MULTILINE)
-    quoted += [codecs.unsupported("tok_semseg").replace("`", "")]
     patterns = {quote: re.escape(quote).replace(r"\.\.\.", ".*") for quote in quoted}
     patterns = {q: p.replace("URL", ".*").replace(re.escape("data/*.tar"), ".*") for q, p in patterns.items()}
     said = [_sentence(mistake, tmp_path) for mistake in MISTAKES]
     for sentence in said:
         assert any(re.fullmatch(pattern, sentence) for pattern in patterns.values()), sentence
     unsaid = {q for q, p in patterns.items() if not any(re.fullmatch(p, sentence) for sentence in said)}
-    elsewhere = ("tok_semseg: no tokenizer of this release", "there is no recipe at", "root: cannot write below")
+    elsewhere = ("there is no recipe at", "root: cannot write below")
     assert {quote for quote in unsaid if not quote.startswith(elsewhere)} == set()
-    assert quoted.count(quoted[-1]) == 2  # in the table, and as the code says it

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,14 @@ import skimage.data
 import yaml
 from fourmill_tests import data
 
-from fourmill import modalities, stages
+from fourmill import jobs
 from fourmill import recipe as recipes
 from fourmill.infra import ledger
-from fourmill.modalities import LABELS, MODALITIES
+from fourmill.modalities import LABELS, MODALITIES, TOKENIZERS
 from fourmill.pipelines.specialists import registry
 from fourmill.recipe import Recipe, RecipeError
 from fourmill.report import draw
-from fourmill.tokenize import codecs, pixels, store
+from fourmill.tokenize import codecs, store
 from fourmill.tokenize import labels as label_files
 
 Guides = Callable[[str], Any]
@@ -126,24 +125,36 @@ def test_the_specialist_can_be_tried_by_hand(
 # The modality and the codec
 
 
-def _declare(page: Any, monkeypatch: pytest.MonkeyPatch, which: str = "") -> None:
-    """The guide's two entries in the tables, as if modalities.py had them."""
-    for table, name in ((LABELS, "LABELS"), (MODALITIES, "MODALITIES")):
-        line = page.block("python", f"# modalities.py, in {name}{which}")
-        (entry,) = eval(f"(\n{line})", vars(modalities))
-        monkeypatch.setitem(table, entry.name, entry)
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Writes a module of the user's own where it can be imported; what it declares is forgotten after the test."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    tables: tuple[dict[str, Any], ...] = (LABELS, MODALITIES, TOKENIZERS)
+    before, names = [dict(table) for table in tables], []
+
+    def write(name: str, text: str) -> None:
+        (folder / f"{name}.py").write_text(text)
+        names.append(name)
+
+    yield write
+    for name in names:
+        sys.modules.pop(name, None)
+    for table, old in zip(tables, before, strict=True):
+        table.clear()
+        table.update(old)
 
 
-def _text_run(tmp_path: Path, name: str, infos: list[dict[str, Any]]) -> tuple[Recipe, Any]:
+def _text_run(tmp_path: Path, module: str, name: str, infos: list[dict[str, Any]]) -> tuple[Recipe, Any]:
     """One shard with these sidecars through label, fit and tokenize; the record of the new column."""
     entries = []
     for i, info in enumerate(infos):
         entries += [(f"{i}.txt", b"words to fit on"), (f"{i}.json", json.dumps(info).encode())]
     (tmp_path / "00000.tar").write_bytes(data.tar(entries))
     samples = [str(tmp_path / "00000.tar")]
-    recipe = data.recipe(
-        tmp_path / "out", samples, modalities=["caption", name], labels__keep=[name], generate__chains=[]
-    )
+    chosen = {"modules": [module], "modalities": ["caption", name], "labels__keep": [name], "generate__chains": []}
+    recipe = data.recipe(tmp_path / "out", samples, **chosen)
     data.mill(recipe, data.outputs(recipe, tokens=False))
     data.fit(recipe)
     records = data.mill(recipe, data.outputs(recipe, labels=False))
@@ -152,92 +163,74 @@ def _text_run(tmp_path: Path, name: str, infos: list[dict[str, Any]]) -> tuple[R
 
 
 def test_the_modality_of_the_guide_becomes_a_column(
-    tmp_path: Path, guide: Guides, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, guide: Guides, module: Callable[[str, str], None]
 ) -> None:
     page = guide("add-a-modality")
-    _declare(page, monkeypatch)
-    path = tmp_path / "alt_text.py"
-    path.write_text(page.block("python", "# pipelines/specialists/alt_text.py"))
-    spec = importlib.util.spec_from_file_location("fourmill.pipelines.specialists.alt_text", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-
-    recipe, record = _text_run(tmp_path, "alt_text", [{"alt": "a red door"}, {}, {"alt_text": "blue"}])
+    module("alt_text", page.block("python", "# alt_text.py"))
+    recipe, record = _text_run(tmp_path, "alt_text", "alt_text", [{"alt": "a red door"}, {}, {"alt_text": "blue"}])
     assert (record.rows, record.rejects) == (3, [{"key": "1", "reason": "alt_text: there is none"}])
     column, text = _columns(Path(recipe.root), "alt_text", "00000"), codecs.load_text(recipe.root)
     assert text.decode(column.crop(0, 0)) == "a red door" and text.decode(column.crop(2, 0)) == "blue"
     assert column.spec.length == 64
     assert draw.draw("alt_text", "a red door") == draw.Text("a red door")
-    assert f"({MODALITIES['alt_text'].published_id()}, 30_000, 64)" in page.text
+    part = yaml.safe_load(page.blocks("yaml")[0])
+    assert recipes.parse({"root": "out", "samples": "a.tar"} | part).modalities[-1] == "alt_text"
 
 
 def test_the_picture_of_the_guide_is_fitted_and_becomes_a_column(
-    tmp_path: Path, package: Path, guide: Guides, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, guide: Guides, module: Callable[[str, str], None]
 ) -> None:
-    page = guide("add-a-modality")
-    _declare(page, monkeypatch, ": a picture")
-    monkeypatch.setattr(pixels, "_PICTURES", pixels._PICTURES | {"sketch"})  # read from the tables at its import
-    (package / "sketch.py").write_text(page.block("python", "# my_labels/sketch.py"))
+    module("sketch", guide("add-a-modality").block("python", "# sketch.py"))
     shards = data.good_shards(tmp_path / "s", 1, 8)
-    chosen = {"modalities": ["tok_sketch", "caption"], "labels__keep": ["sketch"], "generate__chains": []}
+    chosen = {
+        "modules": ["sketch"], "modalities": ["tok_sketch", "caption"], "labels__keep": ["sketch"],
+        "generate__chains": [],
+    }  # fmt: skip
     recipe = data.recipe(tmp_path / "out", shards, **chosen)
     data.mill(recipe, data.outputs(recipe, tokens=False))
     data.fit(recipe)
     data.mill(recipe, data.outputs(recipe, labels=False), stored=["sketch"])
 
     _, drawn = label_files.read_labels(str(tmp_path / "out/labels/sketch/train-00000.parquet"))
-    assert all(picture.ndim == 2 and picture.min() < 200 < np.median(picture) for picture in drawn)
+    assert all(picture.ndim == 3 and picture.min() < 200 < np.median(picture) for picture in drawn)
     record = ledger.read(recipe.root, "tokenizers", "tok_sketch")
     assert record is not None and record.identity["quality"]["psnr"] > 5
     column = _columns(tmp_path / "out", "tok_sketch", "train-00000")
     assert column.valid.all() and column.values.shape == (8, 1, 16)
     spec = next(spec for spec in recipe.specs() if spec.name == "tok_sketch")
-    codec = codecs.load(spec, stages.codec_options(recipe), recipe.root)
-    assert codec.decode(column.crop(0, 0)).shape == (64, 64)
-
-
-@pytest.mark.parametrize("name", ["tok_depth", "tok_semseg", "human_poses", "sam_instance", "t5_caption"])
-def test_what_the_guide_says_has_no_codec_has_none(name: str) -> None:
-    assert "no tokenizer of this release" in codecs.unsupported(name)
-    assert not codecs.unsupported("tok_sam_edge")
-
-
-def test_the_guide_quotes_what_is_said_of_a_label_without_a_specialist(guide: Guides) -> None:
-    recipe = recipes.parse({"root": "out", "samples": "a.tar", "modalities": ["tok_depth"]})
-    with pytest.raises(RecipeError) as caught:
-        registry.build(recipe)
-    assert f"fourmill label: {caught.value}" in guide("add-a-modality").text.replace("\n", " ")
+    codec = codecs.load(spec, jobs.codec_options(recipe), recipe.root)
+    assert codec.decode(column.crop(0, 0)).shape == (64, 64, 3)
 
 
 def test_the_codec_of_the_guide_goes_both_ways(
-    tmp_path: Path, package: Path, guide: Guides, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, guide: Guides, module: Callable[[str, str], None]
 ) -> None:
     page = guide("add-a-tokenizer")
-    _declare(page, monkeypatch)
-    (package / "tags.py").write_text(page.block("python", "# my_labels/tags.py"))
-    space = dict(vars(codecs))
-    exec(page.block("python", "# tokenize/codecs.py"), space)
-    line = page.block("python", "# tokenize/codecs.py, TEXT_CODECS")
-    table = eval(f"{{\n{line}}}", space)
-    assert {name: codec for name, codec in table.items() if name != "tags"} == codecs.TEXT_CODECS
-    monkeypatch.setitem(codecs.TEXT_CODECS, "tags", table["tags"])
-
+    module("my_tags", page.block("python", "# my_tags.py"))
     tags = [{"tag": "old door", "confidence": 0.25}, {"tag": "red", "confidence": 1.0}]
     wrong = [{"tag": "red", "confidence": 2}]
-    recipe, record = _text_run(tmp_path, "tags", [{"tags": tags}, {}, {"tags": wrong}, {"tags": []}])
+    infos: list[dict[str, Any]] = [{"tags": tags}, {}, {"tags": wrong}, {"tags": []}]
+    recipe, record = _text_run(tmp_path, "my_tags", "tags", infos)
     assert record.rejects == [
         {"key": "1", "reason": "tags: there are none"},
         {"key": "2", "reason": "tags: got the confidence 2; expected 0 to 1"},
     ]
     column = _columns(Path(recipe.root), "tags", "00000")
     spec = next(spec for spec in recipe.specs() if spec.name == "tags")
-    codec = table["tags"](spec, codecs.Options(0, 64, 1), codecs.load_text(recipe.root))
+    codec = codecs.load(spec, codecs.Options(0, 64, 1), recipe.root)
     found = codec.decode(column.crop(0, 0))
     assert [tag["tag"] for tag in found] == ["red", "old door"]
     assert [tag["confidence"] for tag in found] == pytest.approx([1.0, 0.25], abs=1 / 999)
     assert codec.decode(column.crop(3, 0)) == []
+
+
+def test_a_module_that_cannot_be_imported_or_takes_a_name_is_told(module: Callable[[str, str], None]) -> None:
+    with pytest.raises(RecipeError, match=r"modules: cannot import 'no_such_module'.*PYTHONPATH"):
+        recipes.parse({"root": "out", "samples": "a.tar", "modules": ["no_such_module"]})
+    text = "from fourmill.modalities import *\nfrom fourmill.modalities import declare\n"
+    module("thief", text + "declare(Label('depth', Storage.JSON, Form.RECORD, 'thief:X', 'another depth'))\n")
+    with pytest.raises(RecipeError, match="depth: there is another declaration"):
+        recipes.parse({"root": "out", "samples": "a.tar", "modules": ["thief"]})
 
 
 # The formats

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
-from fourmill import cli, recipe, stages
+from fourmill import cli, jobs, recipe, stages
 from fourmill.summaries import Summary
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(path.stem for path in DOCS.glob("*.md"))
 GUIDES = {
     "recipe", "init", "label", "fit", "tokenize", "train", "generate", "run", "inspect", "demo", "formats", "bad-input",
-    "storage-and-clusters", "add-a-specialist", "add-a-modality", "add-a-tokenizer",
+    "storage-and-clusters", "specialists", "plan", "evaluate", "retrieve", "transfer", "add-a-specialist",
+    "add-a-modality", "add-a-tokenizer",
 }  # fmt: skip
 
 
@@ -63,6 +64,8 @@ def test_every_verb_is_shown_with_its_options(guide: Callable[[str], Any]) -> No
 def test_every_recipe_or_part_of_one_loads(guide: Callable[[str], Any], page: str) -> None:
     for block in guide(page).blocks("yaml"):
         part = yaml.safe_load(block)
+        if "modules" in part:
+            continue  # tried with its module in test_examples
         recipe.parse({"root": "out", "samples": "a.tar"} | part, f"docs/{page}.md")
 
 
@@ -73,17 +76,19 @@ def test_links_lead_to_files_and_headings(guide: Callable[[str], Any], page: str
         if "://" in name:
             continue
         path = (DOCS / name) if name else DOCS / f"{page}.md"
-        assert path.is_file(), f"docs/{page}.md links to {target}"
+        assert path.exists(), f"docs/{page}.md links to {target}"
+        if not heading:
+            continue
         headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
         anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
-        assert not heading or heading in anchors, f"docs/{page}.md links to {target}"
+        assert heading in anchors, f"docs/{page}.md links to {target}"
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_pages_are_plain_and_short(guide: Callable[[str], Any], page: str) -> None:
     text = guide(page).text
     assert text.isascii() and text.startswith("# ")
-    assert len(text.splitlines()) <= 220
+    assert len(text.splitlines()) <= (300 if page == "recipe" else 220)  # a line for each field
 
 
 def _unreached(name: str) -> Callable[[recipe.Recipe], Summary]:
@@ -100,7 +105,7 @@ def test_run_tells_what_training_waits_for_as_the_guide_says(
     def label(_: recipe.Recipe) -> Summary:
         return Summary("label", missing={"shard 00007": "there is no shard at /data/00007.tar"})
 
-    monkeypatch.setattr(stages, "prepare", lambda recipe: (recipe, {}))
+    monkeypatch.setattr(jobs, "prepare", lambda recipe: (recipe, {}))
     monkeypatch.setattr(stages, "label", label)
     for name in ("fit", "tokenize"):
         monkeypatch.setattr(stages, name, lambda _, name=name: Summary(name))

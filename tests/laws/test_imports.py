@@ -18,17 +18,24 @@ FOLDERS = ("infra", "tokenize", "pipelines", "model", "train", "report")
 ALLOWED: dict[str, set[str]] = {
     "infra": set(),
     "modalities": set(),
-    "recipe": {"infra", "modalities", "recipe_checks"},
-    "recipe_checks": {"infra", "modalities", "recipe"},  # for its types alone
+    "recipe_fields": set(),
+    "tokenizer_settings": {"infra", "modalities", "recipe_fields"},
+    "train_settings": {"recipe_fields"},
+    "recipe": {"infra", "modalities", "recipe_checks", "recipe_fields", "tokenizer_settings", "train_settings"},
+    "recipe_checks": {"infra", "modalities", "recipe", "tokenizer_settings", "train_settings"},  # recipes for types
     "tokenize": {"infra", "modalities", "recipe"},
     "pipelines": {"infra", "modalities", "recipe", "tokenize"},
     "model": {"infra", "modalities"},
-    "train": {"infra", "modalities", "recipe", "tokenize", "model"},
+    "train": {"infra", "modalities", "recipe", "tokenizer_settings", "train_settings", "tokenize", "model"},
     "report": {"infra", "modalities", "recipe", "tokenize", "pipelines", "model", "train"},
-    "stages": {"infra", "modalities", "recipe", "tokenize", "pipelines", "model", "train", "summaries"},
+    "jobs": {
+        "infra", "modalities", "recipe", "tokenize", "pipelines", "train", "model", "tokenizer_settings",
+        "train_settings",
+    },
+    "stages": {"infra", "modalities", "recipe", "tokenize", "pipelines", "train", "summaries", "jobs"},
     "summaries": {"infra", "report"},
 }
-TOP = {"cli", "demo", "pages"}  # may import everything
+TOP = {"cli", "demo", "evaluation", "pages", "planning"}  # may import everything
 MAY_IMPORT_RAY = ("infra/cluster.py", "pipelines/engine.py", "train/")
 HEAVY = ("torch", "ray", "cv2", "numpy", "pyarrow", "pydantic", "transformers", "tokenizers", "matplotlib", "jinja2")
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from fourmill_tests import data
 
-from fourmill import stages
+from fourmill import jobs
 from fourmill.pipelines import fit_data as fit_data_module
 from fourmill.pipelines import plan as plans
 from fourmill.pipelines.fit_data import FitData
+from fourmill.pipelines.reject import Reject
+from fourmill.pipelines.specialists.base import Item, Specialist
+from fourmill.tokenize import masks
 
 
 def fit_data(root: Path, shards: list[str], **changes: Any) -> FitData:
-    recipe, specialists = stages.prepare(data.recipe(root, shards, **changes))
+    recipe, specialists = jobs.prepare(data.recipe(root, shards, **changes))
     plan = plans.make(recipe, {})
-    return FitData(stages.mill_job(recipe, specialists, {}), tuple(plan.tasks.values()))
+    return FitData(jobs.mill_job(recipe, specialists, {}), tuple(plan.tasks.values()))
 
 
 @pytest.fixture(scope="module")
@@ -29,32 +34,81 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [*data.good_shards(folder, 2, 5), str(bad)]
 
 
-def crops(source: FitData, count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
-    return list(source.crops(("rgb", "canny_edge"), count, 32, 0.8, 0.5, seed))
+SIZES = {"tok_rgb": 32, "tok_canny_edge": 32}
 
 
-def test_crops_are_of_the_labels_and_the_same_at_every_call(tmp_path: Path, shards: list[str]) -> None:
+def examples(source: FitData, count: int, seed: int = 0, sizes: dict[str, int] = SIZES) -> dict[str, np.ndarray]:
+    """All rows of each tokenizer."""
+    rows: dict[str, list[np.ndarray]] = {}
+    for name, part in source.examples(sizes, count, 0.8, 0.5, seed):
+        rows.setdefault(name, []).append(part)
+    return {name: np.concatenate(parts) for name, parts in rows.items()}
+
+
+def test_examples_are_of_the_labels_and_the_same_at_every_call(tmp_path: Path, shards: list[str]) -> None:
     source = fit_data(tmp_path, shards)
-    made = crops(source, 30)
-    assert len(made) == 30
-    for one in made:
-        assert one["rgb"].shape == (32, 32, 3) and one["canny_edge"].shape == (32, 32)
-        assert one["rgb"].dtype == one["canny_edge"].dtype == np.uint8
-        assert set(np.unique(one["canny_edge"])) <= {0, 255}
-    for left, right in zip(made, crops(source, 30), strict=True):
-        assert all((left[label] == right[label]).all() for label in left)
-    assert any((left["rgb"] != right["rgb"]).any() for left, right in zip(made, crops(source, 30, seed=1), strict=True))
+    made, again, other = examples(source, 30), examples(source, 30), examples(source, 30, seed=1)
+    assert made["tok_rgb"].shape == (30, 32, 32, 3) and made["tok_canny_edge"].shape == (30, 32, 32)
+    assert made["tok_rgb"].dtype == made["tok_canny_edge"].dtype == np.uint8
+    assert set(np.unique(made["tok_canny_edge"])) == {0, 255}
+    assert all(np.array_equal(made[name], again[name]) for name in SIZES)
+    assert not np.array_equal(made["tok_rgb"], other["tok_rgb"])
 
 
 def test_a_small_shard_gives_several_views_of_each_sample_and_they_differ(tmp_path: Path, shards: list[str]) -> None:
-    made = [one["rgb"] for one in crops(fit_data(tmp_path, shards[:1]), 15)]
+    made = examples(fit_data(tmp_path, shards[:1]), 15)["tok_rgb"]
     assert len(made) == 15 and len({one.tobytes() for one in made}) > 10  # of few pixels two may be equal
 
 
-def test_batches_and_threads_change_no_crop(tmp_path: Path, shards: list[str]) -> None:
-    one = crops(fit_data(tmp_path, shards), 24)
-    other = crops(fit_data(tmp_path, shards, engine__batch_size=1, engine__decode_threads=5), 24)
-    assert all((a["rgb"] == b["rgb"]).all() for a, b in zip(one, other, strict=True))
+def test_batches_and_threads_change_no_example(tmp_path: Path, shards: list[str]) -> None:
+    one = examples(fit_data(tmp_path, shards), 24)
+    other = examples(fit_data(tmp_path, shards, engine__batch_size=1, engine__decode_threads=5), 24)
+    assert all(np.array_equal(one[name], other[name]) for name in SIZES)
+
+
+class Rare(Specialist):
+    """Masks in every third image: two in each."""
+
+    label: ClassVar[str] = "sam_instance"
+    seen: ClassVar[list[str]] = []
+
+    def __call__(self, items: Sequence[Item]) -> list[Any]:
+        self.seen.extend(item.key for item in items)
+        return [self._of(item) for item in items]
+
+    def _of(self, item: Item) -> Any:
+        if int(item.key) % 3:
+            return Reject("sam_instance: nothing found")
+        assert item.image is not None
+        mask = np.triu(np.ones(item.image.shape[:2], np.uint8))
+        box = {"box": [0.1, 0.1, 0.9, 0.9], "mask": masks.encode(mask), "area": 0.2, "iou": 0.9, "stability": 0.9}
+        return [box | {"point": [0.4, 0.4]}] * 2
+
+
+class Flat(Specialist):
+    label: ClassVar[str] = "depth"
+    seen: ClassVar[list[str]] = []
+
+    def __call__(self, items: Sequence[Item]) -> list[Any]:
+        self.seen.extend(item.key for item in items)
+        return [np.full(item.image.shape[:2], 0.5, np.float16) for item in items if item.image is not None]
+
+
+def test_each_tokenizer_goes_on_until_it_has_its_rows_and_labels_no_more(tmp_path: Path) -> None:
+    """Two masks in every third image: those take all 24 samples, depth the first ones of each shard."""
+    shards = data.good_shards(tmp_path / "s", 2, 12)
+    source = fit_data(tmp_path / "out", shards, engine__batch_size=2)
+    specialists = {"sam_instance": Rare(), "depth": Flat()}
+    source = replace(source, job=replace(source.job, specialists=specialists))
+    Rare.seen.clear(), Flat.seen.clear()
+    made = examples(source, 9, sizes={"sam_mask": 0, "tok_depth": 16})
+    assert {name: len(rows) for name, rows in made.items()} == {"sam_mask": 9, "tok_depth": 9}
+    assert made["sam_mask"].shape == (9, 64, 64) and set(np.unique(made["sam_mask"])) == {0, 1}
+    assert made["tok_depth"].dtype == np.float16
+    assert len(Rare.seen) > 12 and len(Flat.seen) < 12
+    assert len(set(Rare.seen)) == len(Rare.seen)  # no sample is labelled twice
+    few = examples(source, 100, sizes={"sam_mask": 0})
+    assert 0 < len(few["sam_mask"]) <= 100  # what there is, and no endless search
 
 
 def test_workers_share_the_shards(tmp_path: Path, shards: list[str]) -> None:

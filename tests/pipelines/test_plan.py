@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fourmill_tests import data
 
-from fourmill import stages
+from fourmill import jobs
 from fourmill.infra import ledger, storage
 from fourmill.pipelines import plan as plans
 from fourmill.pipelines.plan import Fitted
@@ -29,8 +29,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def prints(shards: list[str], changes: dict[str, Any]) -> dict[str, str]:
     """Fingerprint of every output of a recipe, as if its tokenizers were fitted (to the same contents)."""
-    recipe, specialists = stages.prepare(data.recipe("out", shards, **changes))
-    fits = stages.fit_fingerprints(recipe, specialists)
+    recipe, specialists = jobs.prepare(data.recipe("out", shards, **changes))
+    fits = jobs.fit_fingerprints(recipe, specialists)
     fitted = {name: Fitted("weights", 6000 if name == "text" else 64) for name in fits}
     outputs = plans.label_outputs(recipe, specialists) | plans.token_outputs(recipe, specialists, fitted)
     return {name: o.fingerprint for name, o in outputs.items()} | {f"fit/{n}": p for n, p in fits.items()}
@@ -40,12 +40,12 @@ def prints(shards: list[str], changes: dict[str, Any]) -> dict[str, str]:
     ("changes", "expected"),
     [
         ({}, set()),
-        ({"labels__specialists": {"canny_edge": {"low": 50}}},
+        ({"labels__specialists__canny_edge": {"low": 50}},
          {"labels/canny_edge", "tokens/tok_canny_edge", "fit/tok_canny_edge"}),
-        ({"labels__specialists": {"canny_edge": {"specialist": "fourmill_tests.specialists:Slow"}}},
+        ({"labels__specialists__canny_edge": {"specialist": "fourmill_tests.specialists:Slow"}},
          {"labels/canny_edge", "tokens/tok_canny_edge", "fit/tok_canny_edge"}),
-        ({"labels__specialists": {"color_palette": {"side": 32}}}, {"labels/color_palette", "tokens/color_palette"}),
-        ({"labels__specialists": {"metadata": {"min_score": 0.7}}}, {"labels/metadata", "tokens/metadata"}),
+        ({"labels__specialists__color_palette": {"side": 32}}, {"labels/color_palette", "tokens/color_palette"}),
+        ({"labels__specialists__metadata": {"min_score": 0.7}}, {"labels/metadata", "tokens/metadata"}),
         ({"labels__specialists": {"det": {"min_score": 0.7}}},  # metadata counts boxes
          {"labels/det", "tokens/det", "labels/metadata", "tokens/metadata"}),
         ({"images__size": 32}, SPATIAL | GRIDS),
@@ -58,9 +58,9 @@ def prints(shards: list[str], changes: dict[str, Any]) -> dict[str, str]:
         ({"seed": 1}, SPATIAL | GRIDS | {"tokens/metadata", "tokens/color_palette"}),
         ({"tokenizers__min_box_score": 0.9}, {"tokens/det"}),
         ({"tokenizers__text__vocab_size": 7000}, {"fit/text"}),
-        ({"tokenizers__grid__steps": 13}, GRIDS),
-        ({"tokenizers__grid__checkpoint_every": 5}, set()),
-        ({"tokenizers__grids": {"tok_rgb": {"steps": 13}}}, {"fit/tok_rgb"}),
+        ({"tokenizers__common__steps": 13}, GRIDS),
+        ({"tokenizers__common__checkpoint_every": 5}, set()),
+        ({"tokenizers__each": {"tok_rgb": {"steps": 13}}}, {"fit/tok_rgb"}),
         ({"engine__batch_size": 7}, set()),
         ({"engine__decode_threads": 1, "engine__actors": 1, "engine__attempts": 9}, set()),
         ({"fit__workers": 2}, set()),
@@ -85,8 +85,8 @@ def test_random_crops_change_with_how_they_are_drawn(shards: list[str], change: 
 
 @pytest.mark.parametrize("name", ["text", "tok_rgb"])
 def test_other_weights_of_a_tokenizer_change_its_columns_and_nothing_else(shards: list[str], name: str) -> None:
-    recipe, specialists = stages.prepare(data.recipe("out", shards))
-    fits = stages.fit_fingerprints(recipe, specialists)
+    recipe, specialists = jobs.prepare(data.recipe("out", shards))
+    fits = jobs.fit_fingerprints(recipe, specialists)
 
     def columns(changed: str) -> dict[str, str]:
         fitted = {n: Fitted("new" if n == changed else "old", 6000 if n == "text" else 64) for n in fits}
@@ -99,7 +99,7 @@ def test_other_weights_of_a_tokenizer_change_its_columns_and_nothing_else(shards
 
 
 def test_columns_need_fitted_tokenizers(shards: list[str]) -> None:
-    recipe, specialists = stages.prepare(data.recipe("out", shards))
+    recipe, specialists = jobs.prepare(data.recipe("out", shards))
     with pytest.raises(RecipeError, match="run `fourmill fit` first"):
         plans.token_outputs(recipe, specialists, {})
 

@@ -24,11 +24,12 @@ from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
 from fourmill.report import inspect, inspect_files, inspect_view
 from fourmill.report import inspect_statistics as statistics
-from fourmill.tokenize import vqvae
+from fourmill.tokenize import tokenizer
 from fourmill.tokenize.codecs import Labelled, Options, Patches
 from fourmill.tokenize.crops import Crop
 from fourmill.tokenize.labels import encode_labels
 from fourmill.tokenize.store import ColumnSpec, encode_column
+from fourmill.tokenize.vqvae import VQVAE, VQVAEConfig
 from fourmill.tokenize.wordpiece import WordPiece
 from fourmill.train import checkpoint
 
@@ -61,19 +62,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("inspect") / "out"
     piece = WordPiece.fit(TEXTS, vocab_size=4500)
     piece.save(root / "tokenizers" / "text")
-    config = vqvae.VQVAEConfig.small(16, 1, 2, image_size=16, patch_size=8, codebook_size=24, latent_dim=8)
-    vqvae.save(vqvae.VQVAE(config), root / "tokenizers" / "tok_rgb", {"psnr": 12.5})
+    config = VQVAEConfig.small(16, 1, 2, image_size=16, patch_size=8, codebook_size=24, latent_dim=8)
+    tokenizer.save(VQVAE(config), root / "tokenizers" / "tok_rgb", {"psnr": 12.5})
     rejects = [{"key": "001", "reason": REASON}]
     commit(root, "tokens/caption", "a", text_column(piece, [TEXTS[0], None, *TEXTS[2:]]), rejects)
     commit(root, "tokens/caption", "b", text_column(piece, TEXTS, [f"b{key}" for key in KEYS]))
-    grid = ColumnSpec("tok_rgb", Kind.GRID, 2, 4, 24, tokenizer=vqvae.fingerprint(root / "tokenizers" / "tok_rgb"))
+    grid = ColumnSpec("tok_rgb", Kind.GRID, 2, 4, 24, tokenizer=tokenizer.fingerprint(root / "tokenizers" / "tok_rgb"))
     rows = [np.full((2, 4), i, np.uint16) for i in range(5)]
     commit(root, "tokens/tok_rgb", "a", encode_column(grid, KEYS, rows))
     pixels = Patches(spec("rgb", image_size=16, patch_size=8), Options(seed=0, image_size=16, crops=1))
     files = pixels.encode(
         [Labelled(key, photo(i), [Crop(0, 0, 20, 20, False)], (30, 20)) for i, key in enumerate(KEYS)]
     )
-    commit(root, "tokens/rgb", "a", encode_column(pixels.column_spec(""), KEYS, files))
+    commit(root, "tokens/rgb", "a", encode_column(pixels.column_spec({}), KEYS, files))
     box = {"box": [0.1, 0.1, 0.5, 0.5], "label": "cat", "score": 0.75}
     commit(root, "labels/det", "a", encode_labels("det", Storage.JSON, KEYS, [[box, box], [], [box], None, []]))
     edges = [np.eye(8, dtype=np.uint8) * 255] * 5
@@ -219,7 +220,7 @@ def test_tokenizers(root: Path) -> None:
     assert text["special_words"] + text["learned_pieces"] == piece.vocab_size
     assert text["sample"]["words"][:2] == ["[SOS]", "[EOS]"]
     grid = facts_of(root / "tokenizers" / "tok_rgb")
-    model = vqvae.load(root / "tokenizers" / "tok_rgb")
+    model = tokenizer.load(root / "tokenizers" / "tok_rgb")
     assert (grid["type"], grid["codebook_size"], grid["quality"]) == ("vq-vae", 24, {"psnr": 12.5})
     assert grid["elements"] == sum(tensor.numel() for tensor in model.state_dict().values())
 
@@ -293,10 +294,10 @@ def test_columns_are_inspected_without_torch_or_ray(root: Path) -> None:
 
 def test_recipe(root: Path, shard: Path, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump({"root": str(root), "samples": str(shard), "images": {"size": 112}}))
+    path.write_text(yaml.safe_dump({"root": str(root), "samples": str(shard), "images": {"size": 128}}))
     facts = facts_of(path)
     assert facts["shards"] == {"train": 1, "val": 0}
-    assert {row["modality"]: row["max_tokens"] for row in facts["modalities"]}["tok_rgb"] == 49
+    assert {row["modality"]: row["max_tokens"] for row in facts["modalities"]}["tok_rgb"] == 64
     path.write_text("root: x\nsampels: y\n")
     with pytest.raises(ValueError, match="sampels"):
         inspect.look(str(path))

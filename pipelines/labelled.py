@@ -1,0 +1,116 @@
+"""Images with one class each, for fine-tuning: WebDataset tars with a .cls beside each image, or a CSV table.
+
+Nothing is decoded before it is asked for, and nothing in a tar is written anywhere.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import posixpath
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..infra import storage
+from . import images, source
+from .reject import Reject
+
+LABEL = "cls"
+SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
+MAX_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image's bytes are: all of a file, or `size` bytes of a tar from `offset` on."""
+
+    url: str
+    offset: int = 0
+    size: int = -1
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images by number.
+
+    labels: int64 (n,), places in `classes`.
+    """
+
+    places: list[Place]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def image(self, index: int) -> np.ndarray:
+        """uint8 (H, W, 3), upright. ValueError naming the file if it is damaged."""
+        place = self.places[index]
+        try:
+            with storage.open_binary(place.url) as file:
+                file.seek(place.offset)
+                return images.decode(file.read(place.size), MAX_PIXELS)
+        except Reject as reject:
+            raise ValueError(f"{place.url}, image {index}: {reject}") from reject
+
+
+def read(spec: str | Sequence[str], classes: Sequence[str] = ()) -> LabelledImages:
+    """Find images and their classes.
+
+    Args:
+        spec: a .csv with columns `path` (relative to the table) and `label`; or tars as in a recipe's `samples`, in
+            which `KEY.jpg` has its class in `KEY.cls`.
+        classes: the classes in their order, those of a training set for its validation set; if empty all that occur,
+            in the order of their numbers, or of their names if one is no number.
+
+    Raises:
+        ValueError: no image has a class, or one has a class that is not among `classes`.
+    """
+    table = isinstance(spec, str) and spec.endswith(".csv")
+    found = _table(str(spec)) if table else [one for url in source.expand(spec) for one in _tar(url)]
+    if not found:
+        raise ValueError(f"{spec}: no image with a class; expected KEY.jpg and KEY.{LABEL} in tars, or rows of a .csv")
+    names = tuple(classes) or _ordered({label for _, label in found})
+    numbers = {name: number for number, name in enumerate(names)}
+    if unknown := sorted({label for _, label in found} - numbers.keys()):
+        raise ValueError(f"{spec}: classes {unknown[:5]} are not among the {len(names)} of the training set")
+    labels = np.array([numbers[label] for _, label in found], np.int64)
+    return LabelledImages([place for place, _ in found], labels, names)
+
+
+def _ordered(names: set[str]) -> tuple[str, ...]:
+    return tuple(sorted(names, key=int if all(name.isdecimal() for name in names) else None))
+
+
+def _table(url: str) -> list[tuple[Place, str]]:
+    rows = csv.DictReader(io.StringIO(storage.read_bytes(url).decode("utf-8-sig")))
+    if not {"path", "label"} <= set(rows.fieldnames or ()):
+        raise ValueError(f"{url}: got the columns {rows.fieldnames}, expected `path` and `label`")
+    folder = posixpath.dirname(url)
+    return [
+        (Place(row["path"] if "://" in row["path"] else posixpath.join(folder, row["path"])), row["label"].strip())
+        for row in rows
+    ]
+
+
+def _tar(url: str) -> list[tuple[Place, str]]:
+    """Images and classes of one tar, in its order; keys that lack either are left out."""
+    places: dict[str, Place] = {}
+    labels: dict[str, str] = {}
+    with storage.open_binary(url) as file, tarfile.open(fileobj=file, mode="r:") as members:
+        for member in members:
+            folder, _, name = member.name.rpartition("/")
+            stem, _, suffix = name.partition(".")
+            if not member.isfile() or not stem:
+                continue
+            key = f"{folder}/{stem}"
+            if suffix.lower() == LABEL:
+                content = members.extractfile(member)
+                assert content is not None
+                labels[key] = content.read(1_000).decode("utf-8", "replace").strip()
+            elif suffix.lower() in SUFFIXES:
+                places.setdefault(key, Place(url, member.offset_data, member.size))
+    return [(place, labels[key]) for key, place in places.items() if key in labels]

@@ -1,0 +1,235 @@
+"""`fourmill plan`: what a recipe will do, before it is done: labels in their order, what makes each and from which
+weights, tokenizers, columns, what an actor takes, what is left to do, and how long it takes by a measured sample."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from . import jobs
+from .infra.progress import duration
+from .modalities import MODALITIES, TOKENIZERS
+from .pipelines import plan as plans
+from .pipelines.mill import Job
+from .pipelines.specialists.base import Specialist
+from .pipelines.specialists.pretrained import Pretrained
+from .recipe import Recipe
+
+
+def describe(recipe: Recipe, measure: int = 0) -> dict[str, Any]:
+    """The plan as plain values, for people (`show`) and programs.
+
+    Args:
+        measure: samples of the first shard to label and tokenize here, on this machine, and throw away; 0 for none.
+    """
+    recipe, specialists = jobs.prepare(recipe)
+    fitted = jobs.fitted(recipe, specialists)
+    outputs = plans.label_outputs(recipe, specialists)
+    unfitted = [name for name in jobs.fit_fingerprints(recipe, specialists) if name not in fitted]
+    if not unfitted:
+        outputs |= plans.token_outputs(recipe, specialists, fitted)
+    plan = plans.make(recipe, outputs)
+    job = jobs.mill_job(recipe, specialists, outputs)
+    rows = {shard: record.rows for (_, shard), record in plan.done.items()}
+    told: dict[str, Any] = {
+        "root": recipe.root,
+        "shards": len(plan.shards),
+        "samples": sum(rows.values()) if len(rows) == len(plan.shards) else None,
+        "labels": [_label(recipe, label, specialist, specialists) for label, specialist in specialists.items()],
+        "tokenizers": [_tokenizer(recipe, name, name in fitted) for name in (*fitted, *unfitted)],
+        "columns": [_column(recipe, name) for name in recipe.modalities],
+        "actors": _actors(recipe, job, len(plan.shards)),
+        "missing": {name: len(plan.shards) - _done(plan, name) for name in outputs},
+        "absent": plan.absent,
+    }
+    if measure and plan.tasks:
+        told["measured"] = _measured(job, plan, measure, told)
+    return told
+
+
+def _done(plan: plans.Plan, output: str) -> int:
+    return sum(name == output for name, _ in plan.done)
+
+
+def _label(
+    recipe: Recipe, label: str, specialist: Specialist, specialists: Mapping[str, Specialist]
+) -> dict[str, Any]:
+    pretrained = isinstance(specialist, Pretrained)
+    serves = [name for name in recipe.modalities if MODALITIES[name].label == label]
+    serves += [name for name, other in specialists.items() if label in (*other.needs, *other.uses)]
+    serves += ["kept"] if label in recipe.labels.keep else []
+    return {
+        "label": label,
+        "specialist": specialist.identity()["specialist"],
+        "weights": getattr(specialist, "weights", ""),
+        "revision": getattr(specialist, "revision", None),
+        "licence": specialist.weights_licence() if isinstance(specialist, Pretrained) else "",
+        "from": [need for need in (*specialist.needs, *specialist.uses) if need in specialists],
+        "without": [used for used in specialist.uses if used not in specialists],
+        "for": serves,
+        "device": "GPU" if pretrained and specialist.gpus else "CPU",
+        "memory_gb": round(specialist.resident_gb(), 2),
+    }
+
+
+def _tokenizer(recipe: Recipe, name: str, fitted: bool) -> dict[str, Any]:
+    label = TOKENIZERS[name].label if name in TOKENIZERS else "caption"
+    serves = [modality for modality in recipe.modalities if name in MODALITIES[modality].tokenizers]
+    return {"tokenizer": name, "label": label, "for": serves, "fitted": fitted}
+
+
+def _column(recipe: Recipe, name: str) -> dict[str, Any]:
+    (spec,) = (spec for spec in recipe.specs() if spec.name == name)
+    modality = MODALITIES[name]
+    return {
+        "modality": name,
+        "label": modality.label,
+        "tokenizers": list(modality.tokenizers),
+        "tokens": spec.max_tokens,
+        "vocabulary": spec.vocab_size,
+        "crops": recipe.images.crops if modality.spatial else 1,
+    }
+
+
+def _actors(recipe: Recipe, job: Job, shards: int) -> dict[str, Any]:
+    """What one actor takes, and how many run at once: on the cluster of engine.address, or on this machine."""
+    from .pipelines import engine
+
+    nodes = _nodes(recipe.engine.address)
+    cpus, gpus, memory = engine.needed(job, any(node.get("GPU") for node in nodes))
+    wanted = {"CPU": cpus, "GPU": gpus, "memory": float(memory)}
+    fits = sum(min(int(node.get(name, 0) // n) for name, n in wanted.items() if n) for node in nodes)
+    return {
+        "cpus": cpus,
+        "gpus": gpus,
+        "memory_gb": round(memory / 2**30, 2),
+        "where": recipe.engine.address or "this machine",
+        "cluster": {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")},
+        "at_once": min(recipe.engine.actors or fits, fits, shards),
+    }
+
+
+def _nodes(address: str | None) -> list[dict[str, float]]:
+    """Resources of the nodes; of this machine without starting Ray."""
+    if address is not None:
+        from .infra.cluster import cluster
+
+        with cluster(address) as ray:
+            return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    import torch
+
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # Ray leaves 30 % of the memory to its object store.
+    return [{"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count(), "memory": 0.7 * total}]
+
+
+def _measured(job: Job, plan: plans.Plan, count: int, told: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    from .pipelines.mill import Mill
+
+    task = next(iter(plan.tasks.values()))
+    mill = Mill(job)
+    mill.setup("cuda" if torch.cuda.is_available() else "cpu")
+    samples, wall = mill.measure(task, list(job.outputs), count)
+    per_sample = {name: seconds / max(samples, 1) for name, seconds in mill.tally.seconds.items()}
+    measured: dict[str, Any] = {
+        "samples": samples,
+        "shard": task.shard,
+        "device": "GPU" if torch.cuda.is_available() else "CPU",
+        "seconds_per_sample": wall / max(samples, 1),
+        "by_output": dict(sorted(per_sample.items(), key=lambda item: -item[1])),
+    }
+    total = told["samples"] or _estimated_samples(plan, task, mill)
+    actors = told["actors"]["at_once"]
+    if actors and total:
+        measured |= {"dataset_samples": total, "hours": total * measured["seconds_per_sample"] / actors / 3600}
+    return measured
+
+
+def _estimated_samples(plan: plans.Plan, task: plans.ShardTask, mill: Any) -> int:
+    """All shards are taken to be like the first one."""
+    return int(mill.samples_of(task) * len(plan.tasks))
+
+
+def show(told: dict[str, Any], as_json: bool) -> int:
+    """Print a plan. Returns the exit status, 0 unless a shard cannot be read."""
+    if as_json:
+        print(json.dumps(told, indent=1, ensure_ascii=False))
+        return 1 if told["absent"] else 0
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    samples = f", {told['samples']:,} samples" if told["samples"] is not None else ""
+    labels = [_label_row(row) for row in told["labels"]]
+    rows: list[tuple[str, ...]]
+    columns = ("label", "made by", "weights", "licence", "from", "for", "on", "GiB")
+    console.print(_table(f"{told['root']}: {told['shards']} shards{samples}\nlabels, in this order", columns, labels))
+    for row in told["labels"]:
+        if row["without"]:
+            console.print(f"{row['label']} does without {', '.join(row['without'])}: the recipe does not make them")
+    rows = [(t["tokenizer"], t["label"], ", ".join(t["for"]), _fit_state(t)) for t in told["tokenizers"]]
+    console.print(_table("tokenizers", ("tokenizer", "fitted on", "for", "state"), rows))
+    rows = [_column_row(row, told["missing"]) for row in told["columns"]]
+    console.print(_table("columns", ("modality", "from", "tokenizers", "tokens", "vocabulary", "shards missing"), rows))
+    actors = told["actors"]
+    console.print(
+        f"an actor takes {actors['cpus']:g} CPUs, {actors['gpus']:g} GPUs and {actors['memory_gb']:g} GiB; "
+        f"{actors['where']} has {actors['cluster']['CPU']:g} CPUs and {actors['cluster']['GPU']:g} GPUs: "
+        f"{actors['at_once']} at once"
+    )
+    if not actors["at_once"]:
+        console.print("no actor fits: lower engine.cpus or engine.gpus, or label in several runs (labels.keep)")
+    if "measured" in told:
+        _show_measured(console, told["measured"])
+    for shard, why in told["absent"].items():
+        console.print(f"shard {shard}: {why}")
+    return 1 if told["absent"] else 0
+
+
+def _show_measured(console: Any, measured: dict[str, Any]) -> None:
+    rows = [(name, f"{1000 * seconds:,.1f}") for name, seconds in measured["by_output"].items()]
+    rows.append(("all, with reading and decoding", f"{1000 * measured['seconds_per_sample']:,.1f}"))
+    title = f"measured on {measured['samples']} samples of shard {measured['shard']}, on one {measured['device']}"
+    console.print(_table(title, ("output", "ms a sample"), rows))
+    if "hours" in measured:
+        console.print(
+            f"about {duration(3600 * measured['hours'])} for {measured['dataset_samples']:,} samples, if all are alike"
+        )
+
+
+def _label_row(row: dict[str, Any]) -> tuple[str, ...]:
+    weights = row["weights"] + (f"@{row['revision']}" if row["revision"] else "")
+    memory = f"{row['memory_gb']:g}"
+    made = row["specialist"].removeprefix("pipelines.specialists.")
+    chain = ", ".join(row["from"]), ", ".join(row["for"])
+    return row["label"], made, weights, row["licence"], *chain, row["device"], memory
+
+
+def _column_row(row: dict[str, Any], missing: Mapping[str, int]) -> tuple[str, ...]:
+    lacking = missing.get(f"tokens/{row['modality']}")
+    tokens = f"{row['crops']} x {row['tokens']}" if row["crops"] > 1 else str(row["tokens"])
+    state = "all (no tokenizer yet)" if lacking is None else f"{lacking:,}"
+    vocabulary = f"{row['vocabulary']:,}" if row["vocabulary"] else ""
+    return row["modality"], row["label"], ", ".join(row["tokenizers"]), tokens, vocabulary, state
+
+
+def _fit_state(row: dict[str, Any]) -> str:
+    return "fitted" if row["fitted"] else "`fourmill fit` will fit it"
+
+
+def _table(title: str, columns: tuple[str, ...], rows: list[Any]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    from .report.terminal import plain
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    return table

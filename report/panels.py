@@ -1,0 +1,121 @@
+"""Panels that a page can show, and what all drawings share: scaling, colours of ids, names on pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+_GOLDEN = (0.6180339887, 0.7548776662, 0.5698402910)  # low-discrepancy steps: neighbouring ids get far colours
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as a data URI; `pixelated` ones are enlarged without smoothing."""
+
+    uri: str
+    width: int
+    height: int
+    alt: str
+    pixelated: bool = False
+
+
+@dataclass(frozen=True)
+class Text:
+    """Words, shown as they are; `quiet` for remarks such as "nothing found"."""
+
+    text: str
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Swatches:
+    """Palettes, each a list of "#rrggbb", most frequent colour first."""
+
+    palettes: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of (name, value, remark)."""
+
+    rows: tuple[tuple[str, str, str], ...]
+
+
+Panel = Picture | Text | Swatches | Table
+
+
+def fit(image: np.ndarray, size: int) -> np.ndarray:
+    """A uint8 (H, W) or (H, W, 3) image scaled down (never up) so that its longer side is at most `size` pixels."""
+    height, width = image.shape[:2]
+    scale = size / max(height, width)
+    if scale >= 1:
+        return image
+    shape = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.LANCZOS))
+
+
+def picture(
+    image: np.ndarray, alt: str, *, size: int = 320, lossless: bool = False, pixelated: bool = False
+) -> Picture:
+    """A uint8 (H, W) or (H, W, 3) image as a WebP data URI of at most `size` pixels along its longer side.
+
+    Drawings (edges, class maps) want `lossless`; token grids are also `pixelated`.
+    """
+    if image.dtype != np.uint8 or not image.size or (image.ndim != 2 and image.shape[2:] != (3,)):
+        raise ValueError(f"a picture is uint8 (H, W) or (H, W, 3), got {image.dtype} {image.shape}")
+    small = np.ascontiguousarray(image if pixelated else fit(image, size))
+    buffer = io.BytesIO()
+    # For lossless files `quality` is effort: 20 gave the size of 82 in a sixth of the time on edge maps.
+    Image.fromarray(small).convert("RGB").save(
+        buffer, "WEBP", quality=20 if lossless else 82, method=2, lossless=lossless
+    )
+    uri = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Picture(uri, small.shape[1], small.shape[0], alt, pixelated)
+
+
+def id_colors(ids: np.ndarray) -> np.ndarray:
+    """A stable colour for each id, whatever else is in the picture: integers (...) -> uint8 (..., 3)."""
+    steps = np.asarray(ids, np.float64)[..., None] * np.array(_GOLDEN)
+    hue, saturation, value = np.moveaxis(steps % 1.0, -1, 0)
+    saturation, value = 0.25 + 0.4 * saturation, 0.45 + 0.5 * value
+    # HSV to RGB as f(n) = v - v s max(0, min(k, 4 - k, 1)), k = (n + h / 60 deg) mod 6, for n = 5, 3, 1.
+    k = (np.array([5.0, 3.0, 1.0]) + 6.0 * hue[..., None]) % 6.0
+    ramp = np.clip(np.minimum(k, 4.0 - k), 0.0, 1.0)
+    rgb: np.ndarray = value[..., None] * (1.0 - saturation[..., None] * ramp)
+    return (rgb * 255 + 0.5).astype(np.uint8)
+
+
+def backdrop(image: np.ndarray | None, height: int, width: int) -> np.ndarray:
+    """The image that something is drawn on, a copy, uint8 (height, width, 3); black without one."""
+    if image is None:
+        return np.zeros((height, width, 3), np.uint8)
+    return np.array(Image.fromarray(np.ascontiguousarray(image)).convert("RGB").resize((width, height)))
+
+
+def scaled(frame: Sequence[int], size: int) -> tuple[int, int]:
+    """Height and width of a frame of (height, width) whose longer side is made at most `size`, as `fit` does."""
+    height, width = frame
+    scale = min(1.0, size / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def text_size(text: str, font_size: int) -> tuple[float, float]:
+    """Width and height of a name, with its margin."""
+    font = ImageFont.load_default(size=font_size)
+    width, height = ImageDraw.Draw(Image.new("L", (1, 1))).textbbox((0, 0), text, font=font)[2:]
+    return width + 6, height + 4
+
+
+def write_name(canvas: Image.Image, x: float, y: float, text: str, color: tuple[int, ...], font_size: int) -> None:
+    """A name in black or white on a box of a colour, whose top left corner is (x, y)."""
+    draw = ImageDraw.Draw(canvas)
+    width, height = text_size(text, font_size)
+    draw.rectangle((x, y, x + width, y + height), fill=color)
+    dark = 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2] < 128
+    font = ImageFont.load_default(size=font_size)
+    draw.text((x + 3, y + 1), text, fill=(255, 255, 255) if dark else (0, 0, 0), font=font)

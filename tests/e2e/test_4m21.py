@@ -1,0 +1,150 @@
+"""All of 4M-21 with a tiny local model in the place of each of the hub's: shards to labels, tokenizers, columns, a
+training step, and every modality generated."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from fourmill_tests import data, runs, tiny_models
+
+from fourmill import planning, stages
+from fourmill import recipe as recipes
+from fourmill.infra import ledger, storage
+from fourmill.modalities import LABELS, MODALITIES, Kind, Storage
+from fourmill.recipe import Recipe
+from fourmill.summaries import Summary
+from fourmill.tokenize import store
+from fourmill.tokenize.labels import decode_cell, read_labels
+
+PUBLISHED = {name for name in MODALITIES if "@" not in name}
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+    recipe: Recipe
+    labelled: Summary
+    trained: Summary
+    generated: Summary
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "out"
+
+
+@pytest.fixture(scope="module")
+def run(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("4m21")
+    train = data.good_shards(folder / "s", 1, 8)
+    val = data.good_shards(folder / "s", 1, 4, first=50, name="val")
+    settings = tiny_models.recipe_4m21(folder, train, val)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    recipe = recipes.load(folder / "recipe.yaml")
+    labelled = stages.label(recipe)  # by actors, whose nodes fetch and check the weights
+    data.fit(recipe)
+    data.mill(recipe, data.outputs(recipe, labels=False), stored=recipe.labels.keep)
+    return Run(folder, recipe, labelled, stages.train(recipe), stages.generate(recipe))
+
+
+def test_the_recipe_names_every_modality_of_4m_21(run: Run) -> None:
+    assert set(run.recipe.modalities) == PUBLISHED
+
+
+def test_every_stage_is_complete(run: Run) -> None:
+    for summary in (run.labelled, run.trained, run.generated):
+        assert summary.complete, summary.missing
+        assert not summary.rejects, summary.rejects
+    assert stages.status(run.recipe)["missing"] == {}
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_every_column_is_whole(run: Run, name: str) -> None:
+    record = ledger.read(str(run.root), f"tokens/{name}", "train-00000")
+    assert record is not None and record.rejects == [] and record.rows == 8
+    column = store.read(str(run.root / "tokens" / name / "train-00000.parquet"))
+    assert column.valid.all()
+    if MODALITIES[name].kind is Kind.GRID:
+        assert column.values.max() < 64 and len(np.unique(column.values)) > 1
+
+
+def test_records_with_something_in_them(run: Run) -> None:
+    """The models of this test do find people, boxes and instances: sentences are more than `none`."""
+    for label in ("det", "human_poses", "sam_instance"):
+        _, values = read_labels(str(run.root / "labels" / label / "train-00000.parquet"))
+        assert all(values), label
+    _, (first, *_) = read_labels(str(run.root / "labels" / "metadata" / "train-00000.parquet"))
+    assert {"walkability", "geometric_complexity", "occlusion_score", "n_sam_instances", "n_humans"} <= set(first)
+
+
+def test_every_modality_that_can_be_is_generated(run: Run) -> None:
+    (folder,) = run.root.glob("runs/4m21/*/generated/*")
+    made: set[str] = set()
+    for chain in sorted(folder.glob("chain-*")):
+        told = json.loads((chain / "samples.json").read_text())
+        for step in told["steps"]:
+            name = step["target"]
+            made.add(name)
+            column = store.read(str(chain / f"{name}.parquet"))
+            assert column.valid.all() and len(column) == 2
+            if MODALITIES[name].kind is Kind.GRID:
+                kind = LABELS[MODALITIES[name].label].storage
+                suffix = "png" if kind is Storage.IMAGE else "npy"
+                value: Any = decode_cell(kind, (chain / name / f"0000.{suffix}").read_bytes())
+                assert value.size and np.isfinite(value.astype(np.float64)).all()
+            else:
+                assert all(name in sample for sample in told["samples"])
+    assert made == {name for name in PUBLISHED if MODALITIES[name].is_target}
+
+
+def test_the_plan_tells_models_in_the_order_of_their_needs(run: Run) -> None:
+    told = planning.describe(run.recipe, measure=2)
+    order = [row["label"] for row in told["labels"]]
+    assert order.index("det") < order.index("human_poses") < order.index("metadata")
+    assert order.index("sam_instance") < order.index("sam_edge")
+    weights = {row["label"]: row["weights"] for row in told["labels"]}
+    assert weights["depth"].endswith("depth") and not weights["canny_edge"]
+    assert told["actors"]["at_once"] >= 1 and not any(told["missing"].values())
+    assert set(told["measured"]["by_output"]) >= {f"tokens/{name}" for name in PUBLISHED}
+    status, out, err = runs.command("plan", str(run.folder / "recipe.yaml"))
+    assert status == 0, err
+    assert all(name in out for name in ("human_poses", "tok_sam_edge", "an actor takes"))
+
+
+def test_tokenizers_are_evaluated_into_a_table(run: Run) -> None:
+    status, _, err = runs.command("evaluate", str(run.folder / "recipe.yaml"), "--tokenizers")
+    assert status == 0, err
+    rows = json.loads(storage.read_bytes(str(run.root / "reports" / "tokenizers.json")))
+    table = (run.root / "reports" / "tokenizers.md").read_text()
+    assert all(name in table for name in run.recipe.tokenizers_needed)
+    assert len(rows) == 12 or len(rows["rows"]) == 12
+
+
+def test_the_gallery_shows_every_label(run: Run) -> None:
+    status, out, err = runs.command("view", str(run.folder / "recipe.yaml"), "--samples", "2")
+    assert status == 0, err
+    page = Path(out.strip().splitlines()[-1]).read_text()
+    for title in ("Depth", "Surface normals", "Segmentation", "SAM instances", "Human poses", "CLIP", "ImageBind"):
+        assert title in page
+    assert "cannot be drawn" not in page
+
+
+def test_another_model_of_a_task_makes_its_label_again_and_no_other(run: Run) -> None:
+    """A third party's folder in the place of ours: by the recipe alone."""
+    from fourmill_tests import tiny_dense
+
+    other = tiny_dense.dpt(run.folder / "models" / "dpt")
+    changed = recipes.load(run.folder / "recipe.yaml", [f"labels.specialists.depth.weights={other}"])
+    before, after = data.outputs(run.recipe, tokens=False), data.outputs(changed, tokens=False)
+    assert {name for name in before if before[name].fingerprint != after[name].fingerprint} == {"labels/metadata"}
+    chosen = recipes.load(
+        run.folder / "recipe.yaml",
+        [f"labels.specialists.depth.weights={other}", "labels.keep=[depth]", f"root={run.folder / 'other'}"],
+    )
+    (record,) = [r for r in data.mill(chosen, data.outputs(chosen, tokens=False)) if r.shard == "val-00000"][-1:]
+    assert record.output == "labels/depth" and record.nulls == 0
