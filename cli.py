@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     status = _verb(verbs, "status", "what the recipe asks for, what exists, what is missing", examples)
     _recipe(status)
     status.add_argument("--json", action="store_true", help="print JSON")
+    _downstream(verbs)
     examples = [
         "fourmill inspect data/00000.tar",
         "fourmill inspect out/tokens/caption/00000.parquet --row 3",
@@ -89,6 +90,37 @@ def parser() -> argparse.ArgumentParser:
     _recipe(report)
     report.add_argument("--out", default=None, metavar="FILE", help="the page (default: ROOT/report.html)")
     return top
+
+
+def _downstream(verbs: Any) -> None:
+    """`retrieve` and `transfer`: what a trained model is for."""
+    examples = [
+        "fourmill retrieve recipe.yaml --query caption --text 'a red boat'",
+        "fourmill retrieve recipe.yaml --query tok_canny_edge --top 10 --json",
+    ]
+    retrieve = _verb(verbs, "retrieve", "find images by the global tokens that the model predicts", examples)
+    _recipe(retrieve)
+    text = "the modality that is given; without --text, of the first generate.samples samples that have it"
+    retrieve.add_argument("--query", required=True, metavar="MODALITY", help=text)
+    retrieve.add_argument("--text", action="append", default=[], help="a sentence of it; may be given several times")
+    text = "the global modality that is predicted (default: the recipe's first)"
+    retrieve.add_argument("--target", default="", metavar="MODALITY", help=text)
+    retrieve.add_argument("--split", choices=["val", "train"], default="val", help="which images (default: val)")
+    retrieve.add_argument("--top", type=int, default=5, help="images found for each query (default: 5)")
+    retrieve.add_argument("--json", action="store_true", help="print JSON")
+    example = "fourmill transfer out/runs/4m/RUN/model --train 'pets/train-*.tar' --val pets/val.csv --out out/pets"
+    transfer = _verb(verbs, "transfer", "fine-tune the encoder to classify images", [example])
+    transfer.add_argument("model", metavar="MODEL", help="model/ of a run, or a published checkpoint: folder or hub id")
+    text = "tars of KEY.jpg and KEY.cls, or a CSV with the columns path and label; may be given several times"
+    transfer.add_argument("--train", required=True, action="append", metavar="URL", help=text)
+    transfer.add_argument("--val", required=True, action="append", metavar="URL", help="the same, to measure on")
+    transfer.add_argument("--out", required=True, metavar="DIR", help="a local folder for the classifier")
+    transfer.add_argument("--epochs", type=int, default=20, help="(default: 20)")
+    transfer.add_argument("--batch-size", type=int, default=256, help="(default: 256)")
+    transfer.add_argument("--lr", type=float, default=1e-4, help="of the head (default: 1e-4)")
+    transfer.add_argument("--image-size", type=int, default=224, help="pixels (default: 224)")
+    transfer.add_argument("--lora-rank", type=int, default=0, help="low-rank corrections instead of all weights")
+    transfer.add_argument("--seed", type=int, default=0)
 
 
 def _verb(verbs: Any, name: str, text: str, examples: list[str]) -> argparse.ArgumentParser:
@@ -196,6 +228,21 @@ def _evaluate(args: argparse.Namespace) -> int:
     return summaries.show([evaluation.tokenizers(recipe.load(args.recipe, args.set))])
 
 
+def _retrieve(args: argparse.Namespace) -> int:
+    from . import downstream, recipe
+
+    loaded = recipe.load(args.recipe, args.set)
+    return downstream.retrieve(loaded, args.query, args.text, args.target, args.split, args.top, args.json)
+
+
+def _transfer(args: argparse.Namespace) -> int:
+    from . import downstream
+
+    names = ("epochs", "batch_size", "lr", "image_size", "lora_rank", "seed")
+    options = {name: getattr(args, name) for name in names}
+    return downstream.transfer(args.model, args.train, args.val, args.out, options)
+
+
 def _inspect(args: argparse.Namespace) -> int:
     from .report import inspect
 
@@ -222,6 +269,8 @@ _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "init": _init,
     "plan": _plan,
     "evaluate": _evaluate,
+    "retrieve": _retrieve,
+    "transfer": _transfer,
     "status": _status,
     "inspect": _inspect,
     "view": _view,

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..infra import ledger, storage
-from ..modalities import TEXT, TOKENIZERS, Form
+from ..modalities import TEXT, TOKENIZERS, Form, import_modules
 from ..recipe import TextTokenizer
 from ..tokenizer_settings import TokenizerSettings
 from . import checkpoint, workers
@@ -72,6 +72,7 @@ def work(config: dict[str, Any]) -> None:
     context = train.get_context()
     torch.set_num_threads(config["threads"])
     device = str(train.torch.get_device())
+    import_modules(config["job"].train.job.modules)  # tokenizers of the user's own
     fit_all(config["job"], context.get_world_rank(), context.get_world_size(), device, config["reporter"])
 
 

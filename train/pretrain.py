@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 
+from ..modalities import import_modules
 from ..model.fourm import FourM
 from . import trackers, workers
 from .job import TrainJob, masking_config, model_config, run_folder
+from .memory import keep_freed_memory
 from .trainer import Trainer
 from .weights import load_model
 
@@ -33,7 +35,11 @@ def work(config: dict[str, Any]) -> None:
     context = train.get_context()
     torch.set_num_threads(config["threads"])
     job: TrainJob = config["job"]
+    import_modules(job.recipe.modules)  # modalities of the user's own
+    device = train.torch.get_device()
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(job.recipe.seed)
-    model = FourM(model_config(job)).to(train.torch.get_device())
+    model = FourM(model_config(job)).to(device)
     trainer = Trainer(job, model, context.get_world_rank(), context.get_world_size())
     trainer.run(config["reporter"])

@@ -125,6 +125,31 @@ def test_tokenizers_are_evaluated_into_a_table(run: Run) -> None:
     assert len(rows) == 12 or len(rows["rows"]) == 12
 
 
+def test_images_are_found_by_a_caption_and_by_samples(run: Run) -> None:
+    recipe = str(run.folder / "recipe.yaml")
+    status, out, err = runs.command("retrieve", recipe, "--query", "caption", "--text", "a cup", "--top", "3", "--json")
+    assert status == 0, err
+    (found,) = json.loads(out)["found"]
+    assert found["query"] == "a cup" and len(found["places"]) == 3
+    status, out, err = runs.command("retrieve", recipe, "--query", "tok_canny_edge", "--split", "train")
+    assert status == 0 and "own image among the first 5" in out, err
+    status, _, err = runs.command("retrieve", recipe, "--query", "tok_nothing")
+    assert status == 2 and "expected one of the recipe's modalities" in err
+
+
+def test_the_trained_encoder_is_tuned_to_classify(run: Run, tmp_path: Path) -> None:
+    entries = []
+    for i in range(8):
+        entries += [(f"{i}.jpg", data.encode(data.picture(i), quality=90)), (f"{i}.cls", str(i % 2).encode())]
+    (tmp_path / "pets.tar").write_bytes(data.tar(entries))
+    (model,) = run.root.glob("runs/4m21/*/model")
+    shards = ["--train", str(tmp_path / "pets.tar"), "--val", str(tmp_path / "pets.tar")]
+    sizes = ["--epochs", "2", "--batch-size", "4", "--image-size", "112"]
+    status, out, err = runs.command("transfer", str(model), *shards, "--out", str(tmp_path / "out"), *sizes)
+    assert status == 0, err
+    assert "top-1" in out and (tmp_path / "out" / "model.safetensors").exists()
+
+
 def test_the_gallery_shows_every_label(run: Run) -> None:
     status, out, err = runs.command("view", str(run.folder / "recipe.yaml"), "--samples", "2")
     assert status == 0, err

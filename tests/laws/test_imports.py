@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "stages": {"infra", "modalities", "recipe", "tokenize", "pipelines", "train", "summaries", "jobs"},
     "summaries": {"infra", "report"},
 }
-TOP = {"cli", "demo", "evaluation", "pages", "planning"}  # may import everything
+TOP = {"cli", "demo", "downstream", "evaluation", "pages", "planning"}  # may import everything
 MAY_IMPORT_RAY = ("infra/cluster.py", "pipelines/engine.py", "train/")
 HEAVY = ("torch", "ray", "cv2", "numpy", "pyarrow", "pydantic", "transformers", "tokenizers", "matplotlib", "jinja2")
 
