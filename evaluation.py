@@ -32,7 +32,8 @@ def tokenizers(recipe: Recipe) -> Summary:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         job = jobs.fit_job(recipe, specialists, there, prints)
         with Progress("evaluate", len(there), "tokenizers") as progress:
-            rows = evaluate.evaluate(job, device, _Board(progress))
+            rows, lacking = evaluate.evaluate(job, device, _Board(progress))
+        summary.missing |= {f"tokenizers/{name}": why for name, why in lacking.items()}
         summary.made, summary.samples = len(rows), sum(row.samples for row in rows)
         summary.notes = [evaluate.line(row) for row in rows]
         summary.notes.append(storage.join(recipe.root, evaluate.FOLDER, f"{evaluate.NAME}.md"))

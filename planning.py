@@ -59,7 +59,7 @@ def _label(
 ) -> dict[str, Any]:
     pretrained = isinstance(specialist, Pretrained)
     serves = [name for name in recipe.modalities if MODALITIES[name].label == label]
-    serves += [name for name, other in specialists.items() if label in (*other.needs, *other.uses)]
+    serves += [name for name, other in specialists.items() if label in (*other.needs, *other.looks_at())]
     serves += ["kept"] if label in recipe.labels.keep else []
     return {
         "label": label,
@@ -67,8 +67,8 @@ def _label(
         "weights": getattr(specialist, "weights", ""),
         "revision": getattr(specialist, "revision", None),
         "licence": specialist.weights_licence() if isinstance(specialist, Pretrained) else "",
-        "from": [need for need in (*specialist.needs, *specialist.uses) if need in specialists],
-        "without": [used for used in specialist.uses if used not in specialists],
+        "from": [need for need in (*specialist.needs, *specialist.looks_at()) if need in specialists],
+        "without": [used for used in specialist.looks_at() if used not in specialists],
         "for": serves,
         "device": "GPU" if pretrained and specialist.gpus else "CPU",
         "memory_gb": round(specialist.resident_gb(), 2),
@@ -136,11 +136,13 @@ def _measured(job: Job, plan: plans.Plan, count: int, told: dict[str, Any]) -> d
     mill.setup("cuda" if torch.cuda.is_available() else "cpu")
     samples, wall = mill.measure(task, list(job.outputs), count)
     per_sample = {name: seconds / max(samples, 1) for name, seconds in mill.tally.seconds.items()}
+    made = {output.spec.name for output in job.outputs.values() if output.spec is not None}
     measured: dict[str, Any] = {
         "samples": samples,
         "shard": task.shard,
         "device": "GPU" if torch.cuda.is_available() else "CPU",
         "seconds_per_sample": wall / max(samples, 1),
+        "without": [row["modality"] for row in told["columns"] if row["modality"] not in made],
         "by_output": dict(sorted(per_sample.items(), key=lambda item: -item[1])),
     }
     total = told["samples"] or _estimated_samples(plan, task, mill)
@@ -195,6 +197,8 @@ def _show_measured(console: Any, measured: dict[str, Any]) -> None:
     rows.append(("all, with reading and decoding", f"{1000 * measured['seconds_per_sample']:,.1f}"))
     title = f"measured on {measured['samples']} samples of shard {measured['shard']}, on one {measured['device']}"
     console.print(_table(title, ("output", "ms a sample"), rows))
+    if measured["without"]:
+        console.print(f"not measured, since their tokenizers are not fitted: {', '.join(measured['without'])}")
     if "hours" in measured:
         console.print(
             f"about {duration(3600 * measured['hours'])} for {measured['dataset_samples']:,} samples, if all are alike"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from . import modalities as registry
 from .infra.explain import explain
@@ -121,6 +121,15 @@ class Fit(Section):
     gpus: Annotated[float, Field(ge=0)] = 0.0
 
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _temperature_schedule(value: str) -> str:
+    from .model.schedules import check_temperature_schedule
+
+    return check_temperature_schedule(value)
+
+
 class Step(Section):
     """One generated modality of a chain, and how (4M, section on generation). A bare name takes the defaults."""
 
@@ -128,11 +137,12 @@ class Step(Section):
     scheme: Literal["maskgit", "roar", "autoregressive"] | None = None  # maskgit for grids, autoregressive for text
     steps: Positive = 8
     schedule: Literal["cosine", "linear"] = "cosine"
-    temperature: Annotated[float, Field(ge=0)] = 1.0
-    temperature_schedule: Annotated[str, Field(pattern=r"^(constant|linear|onex:[0-9.]+(:[0-9.]+)?)$")] = "constant"
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    temperature_schedule: Annotated[str, AfterValidator(_temperature_schedule)] = "constant"
     top_k: Positive | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    guidance: Annotated[float, Field(ge=0)] | dict[str, float] = 1.0  # one scale, or the weight of each condition
+    # One scale, or the weight of each condition.
+    guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] | dict[str, Finite] = 1.0
     max_tokens: Positive | None = None
 
 

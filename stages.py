@@ -27,10 +27,17 @@ if TYPE_CHECKING:
     pass
 
 
-def label(recipe: Recipe) -> Summary:
-    """Make the labels that the recipe keeps, and the list of each shard's samples."""
+def label(recipe: Recipe, defer: bool = False) -> Summary:
+    """Make the labels that the recipe keeps, and the list of each shard's samples.
+
+    Args:
+        defer: leave to `tokenize` those whose sources it makes anyway, see `plans.deferred`.
+    """
     recipe, specialists = jobs.prepare(recipe)
     outputs = plans.label_outputs(recipe, specialists)
+    if defer:
+        later = plans.deferred(recipe, specialists)
+        outputs = {name: output for name, output in outputs.items() if output.label not in later}
     return _mill("label", recipe, specialists, outputs, {})
 
 
@@ -131,15 +138,15 @@ def fit(recipe: Recipe) -> Summary:
 
         _start(recipe)
         resources = Resources(recipe.fit.workers, recipe.fit.cpus, recipe.fit.gpus)
-        job = jobs.fit_job(recipe, specialists, missing, prints)
+        job, failure = jobs.fit_job(recipe, specialists, missing, prints), "it was not fitted"
         try:
             fitting.run(job, resources, recipe.engine.address)
         except RuntimeError as error:
-            summary.notes.append(str(error))
-        there = jobs.fitted(recipe, specialists)
+            failure = str(error)
+        there, told = jobs.fitted(recipe, specialists), fitting.reasons(failure, missing)
         for name in missing:
             if name not in there:
-                summary.missing[f"tokenizers/{name}"] = summary.notes[-1] if summary.notes else "it was not fitted"
+                summary.missing[f"tokenizers/{name}"] = told.get(name, failure)
         summary.made = len(missing) - len(summary.missing)
     for name, tokenizer in there.items():
         quality = ", ".join(f"{measure} {value:.4g}" for measure, value in tokenizer.quality.items())
@@ -218,7 +225,7 @@ def run(recipe: Recipe) -> list[Summary]:
             done.append(Summary(stage.__name__, missing={stage.__name__: why}))
             continue
         try:
-            done.append(stage(recipe))
+            done.append(label(recipe, defer=True) if stage is label else stage(recipe))
         except (ValueError, OSError, RuntimeError) as error:  # the closing table must tell this and what came before
             done.append(Summary(stage.__name__, missing={stage.__name__: str(error)}))
             if stage is not label:

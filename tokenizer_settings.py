@@ -20,8 +20,8 @@ from .infra.explain import explain
 from .modalities import BODY_POSE, SAM_MASK, TOKENIZERS, Form
 from .recipe_fields import Beta, Count, Positive, Rate, Share, Weight, check_heads
 
-# Settings that change how a fit is done and not what comes out.
-OPERATIONS = frozenset({"checkpoint_every", "compile"})
+# Settings that change how a fit is done, or measured, and not what comes out.
+OPERATIONS = frozenset({"checkpoint_every", "compile", "validation_samples", "validation_steps"})
 PICTURES = (Form.COLORS, Form.EDGES, Form.DEPTH, Form.NORMALS)
 
 
@@ -104,7 +104,7 @@ class TokenizerSettings(BaseModel):
     resolutions: Resolutions | None = None
     samples: Positive = 100_000
     validation_samples: Positive = 512
-    validation_steps: Positive = 25  # DDIM steps of a diffusion decoder while quality is measured
+    validation_steps: Annotated[int, Field(gt=0, le=1_000)] = 25  # of DDIM, while quality is measured
     checkpoint_every: Positive = 1_000
 
     @model_validator(mode="after")
@@ -115,8 +115,12 @@ class TokenizerSettings(BaseModel):
         for field, widths in (("unet_channels", (self.unet_channels,)), ("uvit_channels", self.uvit_channels)):
             if any(width % _GROUPS for width in widths):
                 raise ValueError(f"{field}: got {getattr(self, field)}; expected multiples of {_GROUPS}")
-        if self.prediction == "epsilon" and self.zero_terminal_snr:
-            raise ValueError("prediction: epsilon cannot start from noise alone; switch zero_terminal_snr off")
+        kind, _, shift = self.noise_schedule.partition(":")
+        if shift and not float(shift):
+            raise ValueError(f"noise_schedule: got {self.noise_schedule}; expected a shift above 0")
+        if self.prediction == "epsilon" and (self.zero_terminal_snr or shift):
+            why = f"{kind} ends there, take another noise_schedule" if shift else "switch zero_terminal_snr off"
+            raise ValueError(f"prediction: epsilon cannot start from noise alone; {why}")
         if self.perceptual_weight and self.perceptual_backbone is None:
             raise ValueError(
                 "perceptual_weight: LPIPS needs perceptual_backbone, the path of torchvision's VGG-16 weights "

@@ -12,6 +12,8 @@ from .recipe_fields import SECTION, Alpha, Beta, Count, Positive, Rate, Weight, 
 Keep = Literal["random", "all", "binary"]
 Tokens = Positive | tuple[Positive, Positive]
 
+_WARMUP_SHARE = 0.02  # of the steps: 4M's 10 B of 500 B tokens
+
 # Settings that change how training is watched and spread, and not what it learns. Sums are taken in another order on
 # another number of workers, in other micro-batches, or by compiled blocks; the run is the same.
 OPERATIONS = frozenset(
@@ -77,7 +79,7 @@ class Train(Section):
     batch_size: Positive = 256
     repeat: Positive = 1  # each sample that is read trains so many times, under other masks (4M: 4)
     steps: Positive = 100_000
-    warmup_steps: Count = 2_000
+    warmup_steps: Count = 2_000  # the same share of other numbers of steps, unless given
     total_tokens: Rate | None = None  # instead of steps and warmup_steps, budgets x batch, padding included (4M)
     warmup_tokens: Weight | None = None
     base_lr: Rate = 1e-4
@@ -131,10 +133,21 @@ class Train(Section):
             if self.batch_size % (workers * self.accumulate):
                 parts = f"{workers} workers" + (f" x accumulate {self.accumulate}" if self.accumulate > 1 else "")
                 raise ValueError(
-                    f"batch_size: {self.batch_size} does not divide among {parts}; for any number of {least} to {most} "
-                    f"take a multiple of {math.lcm(*range(least, most + 1)) * self.accumulate}"
+                    f"batch_size: {self.batch_size} does not divide among {parts}; {self._batch_that_fits(least, most)}"
                 )
         return self
+
+    def _batch_that_fits(self, least: int, most: int) -> str:
+        """What would do instead: batches for these workers, and workers for this batch."""
+        multiple = math.lcm(*range(least, most + 1)) * self.accumulate
+        nearest = max(1, round(self.batch_size / multiple)) * multiple
+        text = f"for any number of {least} to {most} take a multiple of {multiple}, such as {nearest}"
+        fitting = [n for n in range(1, most + 1) if not self.batch_size % (n * self.accumulate)]
+        if not fitting:
+            return text
+        runs = [(n, m) for n in fitting for m in fitting if n <= m and set(range(n, m + 1)) <= set(fitting)]
+        first, last = max(runs, key=lambda run: (run[1] - run[0], run[1]))
+        return f"{text}, or with this batch workers: {[first, last] if first < last else last}"
 
     @model_validator(mode="after")
     def _tokens_are_steps(self) -> Train:
@@ -150,4 +163,11 @@ class Train(Section):
                     f"{getattr(self, steps)}; give one of the two (`--set train.{tokens}=null` takes it away)"
                 )
             object.__setattr__(self, steps, derived)
+        if self.warmup_tokens is None and "warmup_steps" not in self.model_fields_set:
+            object.__setattr__(self, "warmup_steps", round(self.steps * _WARMUP_SHARE))
+        if self.warmup_steps and self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps: {self.warmup_steps} of {self.steps} steps never reach the learning rate; give fewer, "
+                "or leave warmup_steps and warmup_tokens out"
+            )
         return self

@@ -8,7 +8,8 @@ Legend: B samples, N input budget, M target budget. Modality indices count the m
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ class PackedBatch:
     values: modality name -> (B, L, D) array. Pixels: uint8 patches in row-major order, flattened as (ph pw c).
         Embeddings: float16.
     keys: the samples' keys, for error messages.
+    outputs: names of the modalities that the mean over modalities is taken of; all outputs of the model if empty.
     """
 
     input_ids: np.ndarray | torch.Tensor
@@ -49,6 +51,7 @@ class PackedBatch:
     target_valid: np.ndarray | torch.Tensor
     values: dict[str, np.ndarray | torch.Tensor] = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)
+    outputs: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same batch as tensors on `device`; NumPy arrays are wrapped without a copy on the CPU."""
@@ -57,8 +60,12 @@ class PackedBatch:
             tensor = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
             return tensor.to(device, non_blocking=True)
 
-        arrays = {f.name: move(getattr(self, f.name)) for f in fields(self) if f.name not in ("values", "keys")}
-        return PackedBatch(**arrays, values={k: move(v) for k, v in self.values.items()}, keys=self.keys)
+        arrays: dict[str, Any] = {name: move(array) for name, array in self.arrays().items()}
+        return replace(self, **arrays, values={k: move(v) for k, v in self.values.items()})
+
+    def arrays(self) -> dict[str, Any]:
+        """The fields of both sides, NumPy or tensors, by name: all but `values`, `keys` and `outputs`."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("values", "keys", "outputs")}
 
     @property
     def num_samples(self) -> int:

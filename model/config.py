@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from ..modalities import Kind, ModalitySpec
-from .published import local_name
+from .published import local_name, published_names
+
+T = TypeVar("T")
 
 # (dim, encoder depth, decoder depth, heads): Ti and S as in apple/ml-4m, B, L and XL as in 4M-21, section 3.
 SIZES: dict[str, tuple[int, int, int, int]] = {
@@ -117,13 +119,25 @@ class FourMConfig:
     def index(self, name: str) -> int:
         """The number of a modality in packed batches; ValueError if the model does not know it.
 
-        Its name in apple/ml-4m is another name for it: `tok_rgb@224` is `tok_rgb`.
+        Its name in apple/ml-4m is another name for it: `tok_rgb@224` is `tok_rgb`, at 112 pixels `tok_rgb@112` is.
         """
-        for wanted in (name, local_name(name)):
-            for i, spec in enumerate(self.modalities):
-                if spec.name == wanted:
-                    return i
+        names = [spec.name for spec in self.modalities]
+        for known, wanted in ((names, name), (names, local_name(name)), (self.published, name)):
+            if wanted in known:
+                return known.index(wanted)
         raise ValueError(f"the model knows no modality {name!r}; it has {', '.join(s.name for s in self.modalities)}")
+
+    def find(self, name: str) -> ModalitySpec | None:
+        """The modality of this name, here or in apple/ml-4m, if the model knows it."""
+        try:
+            return self.spec(name)
+        except ValueError:
+            return None
+
+    @property
+    def published(self) -> list[str]:
+        """The names of the modalities in apple/ml-4m."""
+        return list(published_names(self.modalities).values())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` is the inverse."""
@@ -144,3 +158,17 @@ class FourMConfig:
         specs = tuple(ModalitySpec(**(spec | {"kind": Kind(spec["kind"])})) for spec in values["modalities"])
         names = {"inputs": tuple(values.get("inputs", ())), "outputs": tuple(values.get("outputs", ()))}
         return cls(**(dict(values) | names | {"modalities": specs}))
+
+
+class ByName(dict[str, T]):
+    """Values by modality, which are found by the modality's published name, too."""
+
+    def __init__(self, config: FourMConfig, values: Mapping[str, T] | None = None) -> None:
+        super().__init__(values or {})
+        self.config = config
+
+    def __missing__(self, name: str) -> T:
+        spec = self.config.find(name)
+        if spec is None or spec.name not in self:
+            raise KeyError(name)
+        return self[spec.name]

@@ -11,7 +11,7 @@ Legend: B samples, N input budget (after the encoder: plus registers), M target 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .batch import PackedBatch
 from .blocks import DecoderBlock, EncoderBlock, layer_norm
-from .config import FourMConfig
+from .config import ByName, FourMConfig
 from .embeddings import Embeddings, Projections
 from .initialize import initialize
 from .prepare import TargetGroups, check_batch, group_targets, to_tensors
@@ -44,8 +44,9 @@ class FourMOutput:
     """Losses of a batch, and its logits on demand.
 
     loss: scalar, weighted over modalities as asked.
-    losses: modality name -> scalar mean cross-entropy of its targets; 0 where the batch has none.
-    counts: modality name -> number of valid targets.
+    losses: modality name -> scalar mean cross-entropy of its targets; 0 where the batch has none. Published names
+        will do, too.
+    counts: modality name -> number of valid targets, likewise.
     """
 
     loss: Tensor
@@ -99,8 +100,9 @@ class FourM(nn.Module):
 
         Args:
             batch: NumPy arrays, which are checked, grouped and moved here; or tensors on the model's device.
-            weighting: "modality" is the mean over the model's output modalities of each one's mean, absent ones
-                counting as 0 (the training loss of 4M; apple/ml-4m 'mod'); "token" is the mean over all targets;
+            weighting: "modality" is the mean over the model's output modalities (or `batch.outputs`) of each one's
+                mean, absent ones counting as 0 (the training loss of 4M; apple/ml-4m 'mod'); "token" is the mean over
+                all targets;
                 "ml4m_token" is apple/ml-4m's 'token', which weights modalities by targets times vocabulary size.
             groups: of `group_targets`; without it a batch of tensors costs one wait for the device.
 
@@ -118,7 +120,7 @@ class FourM(nn.Module):
         queries = self.embed_queries(tensors["query_ids"], mod, pos, valid)
         mask = decoder_mask(self.config, mod, tensors["target_end"], valid)
         y = self.decode(queries, context, mask)
-        return self._output(y, tensors["target_ids"], groups.to(self.device), weighting)
+        return self._output(y, tensors["target_ids"], groups.to(self.device), weighting, batch.outputs)
 
     def embed_inputs(
         self, ids: Tensor, mod: Tensor, pos: Tensor, valid: Tensor, values: dict[str, Tensor]
@@ -165,7 +167,7 @@ class FourM(nn.Module):
 
     def head(self, modality: str) -> Tensor:
         """The output weights of a modality, (vocabulary, D), a view."""
-        return self._head_table[self.decoder_embeddings.token_rows[modality]]
+        return self._head_table[self.decoder_embeddings.token_rows[self.config.spec(modality).name]]
 
     @property
     def _head_table(self) -> Tensor:
@@ -197,14 +199,16 @@ class FourM(nn.Module):
             y = block(*args)
         return y
 
-    def _output(self, y: Tensor, target_ids: Tensor, groups: TargetGroups, weighting: Weighting) -> FourMOutput:
-        """Losses of decoder outputs y (B, M, D)."""
+    def _output(
+        self, y: Tensor, target_ids: Tensor, groups: TargetGroups, weighting: Weighting, offered: Sequence[str]
+    ) -> FourMOutput:
+        """Losses of decoder outputs y (B, M, D); `offered` are the outputs of the mean over modalities, all if none."""
         outputs = self.config.outputs
         sizes = list(groups.counts)
         hidden = torch.split(y.flatten(0, 1).index_select(0, groups.index), sizes)
         targets = torch.split(target_ids.flatten().long().index_select(0, groups.index), sizes)
         place = {name: self.config.index(name) for name in outputs}
-        counts = {name: groups.counts[i] for name, i in place.items()}
+        counts: dict[str, int] = ByName(self.config, {name: groups.counts[i] for name, i in place.items()})
 
         # One split: the gradient of each slice on its own would be as large as the whole table.
         vocabulary = {name: self.config.spec(name).vocab_size for name in outputs}
@@ -214,11 +218,12 @@ class FourM(nn.Module):
             name = self.config.spec(modality).name
             return F.linear(hidden[place[name]], heads[name])
 
-        losses = {}
+        losses: dict[str, Tensor] = ByName(self.config)
         for name, i in place.items():
             # No targets: a zero that still hangs on the graph, so that backward always works.
             losses[name] = F.cross_entropy(logits(name).float(), targets[i]) if counts[name] else y.sum() * 0.0
-        return FourMOutput(weigh(losses, counts, vocabulary, weighting), losses, counts, logits)
+        loss = weigh({name: losses[name] for name in offered or outputs}, counts, vocabulary, weighting)
+        return FourMOutput(loss, losses, counts, logits)
 
 
 def weigh(

@@ -16,8 +16,9 @@ Legend: B samples, L tokens of a grid, Q queries of a step, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from ..modalities import Kind, ModalitySpec
 from .blocks import DecoderBlock, KeysValues
+from .config import ByName, FourMConfig
 from .fourm import Context, FourM
 from .known import PUBLISHED_IDS, Known, SpecialIds, Tokens
 from .sampling import guide, sample
@@ -39,7 +41,7 @@ class Step:
     """One target of a chain and how it is decoded.
 
     Attributes:
-        target: an output modality of the model.
+        target: an output modality of the model; its published name will do, here and below.
         scheme: "maskgit" fills the most confident positions first (Chang et al. 2022); "roar" fills positions in random
             order; "autoregressive" writes a sequence from left to right.
         steps: forward passes of a grid; a sequence takes one for each token.
@@ -71,6 +73,11 @@ class Step:
     def __post_init__(self) -> None:
         if self.scheme not in ("maskgit", "roar", "autoregressive"):
             raise ValueError(f"{self.target}: scheme {self.scheme!r}, expected maskgit, roar or autoregressive")
+        scales = self.guidance.values() if isinstance(self.guidance, Mapping) else [self.guidance]
+        if not all(map(math.isfinite, [self.temperature, *scales])):
+            raise ValueError(
+                f"{self.target}: temperature {self.temperature}, guidance {self.guidance}; expected finite numbers"
+            )
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.max_tokens < 0:
             raise ValueError(
                 f"{self.target}: temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}, max_tokens "
@@ -125,8 +132,11 @@ def generate(
         target -> uint16 (B, L) for grids; for sequences B lists of ids, without end of sequence and sentinels.
 
     Raises:
-        ValueError: conditions or chain do not fit the model.
+        ValueError: conditions or chain do not fit the model, or its logits are not finite; names the target.
     """
+    config = model.config
+    conditions = {config.spec(name).name: given for name, given in conditions.items()}
+    chain = [_own_names(config, step) for step in chain]
     sizes = [len(given) for given in conditions.values()] or [len(sample_ids or ())]
     streams = list(range(sizes[0])) if sample_ids is None else list(sample_ids)
     if not streams or len(streams) != sizes[0]:
@@ -135,10 +145,10 @@ def generate(
             "without conditions, sample_ids says how many"
         )
     _check_chain(model, conditions, chain)
-    known = Known.of(model.config, conditions, model.device, sizes[0])
-    results: Generated = {}
+    known = Known.of(config, conditions, model.device, sizes[0])
+    results: Generated = ByName(config)
     for number, step in enumerate(chain):
-        spec = model.config.spec(step.target)
+        spec = config.spec(step.target)
         random = [np.random.default_rng((seed, stream, number)) for stream in streams]
         context = step.passes(known, special)
         if spec.kind is Kind.GRID:
@@ -153,6 +163,15 @@ def generate(
             if spec.name in model.config.inputs:
                 known.add_sequences(spec, [[*text, special.eos] for text in texts])
     return results
+
+
+def _own_names(config: FourMConfig, step: Step) -> Step:
+    """A step with the names that modalities have here."""
+    guidance = step.guidance
+    if isinstance(guidance, Mapping):
+        found = {name: config.find(name) for name in guidance}
+        guidance = {name if spec is None else spec.name: guidance[name] for name, spec in found.items()}
+    return replace(step, target=config.spec(step.target).name, guidance=guidance)
 
 
 def _check_chain(model: FourM, conditions: Mapping[str, Any], chain: Sequence[Step]) -> None:
@@ -185,6 +204,7 @@ def _generate_grid(model: FourM, known: Known, step: Step, random: Sequence[np.r
     temperatures = temperature_schedule(step.temperature_schedule, step.temperature, counts)
     ids = torch.zeros_like(order)
     done, left = order[:, :0], order
+    finite = torch.ones((), dtype=torch.bool, device=ids.device)
     own = step.target in model.config.inputs
     context = None if own else model.encode(*known.inputs({}))
     for i, (count, temperature) in enumerate(zip(counts.tolist(), temperatures.tolist(), strict=True)):
@@ -197,6 +217,7 @@ def _generate_grid(model: FourM, known: Known, step: Step, random: Sequence[np.r
             context = model.encode(*known.inputs({step.target: tokens}))
         assert context is not None
         logits = _grid_logits(model, context, step, queries)
+        finite &= logits.isfinite().all()
         drawn, confidence = sample(logits, uniforms[:, i].gather(1, queries), temperature, step.top_k, step.top_p)
         if step.scheme == "maskgit":
             chosen = confidence.topk(count, dim=1).indices
@@ -207,7 +228,16 @@ def _generate_grid(model: FourM, known: Known, step: Step, random: Sequence[np.r
             left = left[:, count:]
         ids = ids.scatter(1, queries, drawn)
         done = torch.cat([done, queries], dim=1)
+    _check_finite(finite, step)  # once: each look waits for the device
     return ids
+
+
+def _check_finite(finite: Tensor, step: Step) -> None:
+    if not bool(finite):
+        raise ValueError(
+            f"{step.target}: the model's logits are not finite; its weights may be damaged, or the conditions, or "
+            "float16 too narrow (take bfloat16 or float32)"
+        )
 
 
 def _grid_noise(
@@ -246,14 +276,17 @@ def _generate_text(
     writer = _Writer(model, step, model.encode(*known.inputs(own)))
     raw = start[: len(random)]
     ended = torch.zeros_like(raw, dtype=torch.bool)
+    finite = torch.ones((), dtype=torch.bool, device=raw.device)
     for i in range(length):
         logits = writer.next(raw[:, -1:])
+        finite &= logits.isfinite().all()
         drawn, _ = sample(logits, uniforms[:, i : i + 1], step.temperature, step.top_k, step.top_p)
         drawn = torch.where(ended, special.pad, drawn)
         raw = torch.cat([raw, drawn], dim=1)
         ended = ended | (drawn == special.eos) | (drawn == special.sentinel(2))
         if bool(ended.all()):
             break
+    _check_finite(finite, step)
     return raw
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from .config import FourMConfig
 from .embeddings import Embeddings
 from .fourm import FourM
 from .ml4m_inputs import pack
-from .published import image_size, local_name, patch_size, published_name
+from .published import image_size, local_name, patch_size, published_name, published_names
 
 __all__ = ["load", "local_name", "pack", "published_name", "save", "state_dict"]
 
@@ -65,13 +65,14 @@ def load(source: str | Path, revision: str | None = None) -> FourM:
     tensors, config = _read(Path(source) if Path(source).is_dir() else _download(str(source), revision))
     _untie(tensors)
     model = FourM(_to_config(config, tensors))
+    published = published_names(model.config.modalities)
     for parameter in model.parameters():  # rows that the checkpoint has no use for are not left to chance
         parameter.data.zero_()
     for key, target in _names(model).items():
         _take(key, target, tensors)
     for spec in model.config.modalities:
         for side, embeddings in _sides(model, spec.name):
-            stored = _need(tensors, f"{side}.{published_name(spec)}.pos_emb")[0]
+            stored = _need(tensors, f"{side}.{published[spec.name]}.pos_emb")[0]
             table = embeddings.position_rows_of(spec.name)
             rows = min(len(stored), len(table))  # sequences here have at least 512 rows, as the published ones
             table.data[:rows] = stored[:rows]
@@ -86,6 +87,9 @@ def save(model: FourM, folder: str | Path) -> None:
     """Write a model for apple/ml-4m: model.safetensors (with the configuration in its header) and config.json.
 
     Names and shapes are those of the published checkpoints; tied tables are written twice, as they are there.
+
+    Raises:
+        ValueError: two modalities of the model would have one name there.
     """
     from safetensors.torch import save_file
 
@@ -99,11 +103,15 @@ def save(model: FourM, folder: str | Path) -> None:
 
 
 def state_dict(model: FourM) -> dict[str, Tensor]:
-    """The model's tensors under the names and shapes of apple/ml-4m; views of the parameters where possible."""
+    """The model's tensors under the names and shapes of apple/ml-4m; views of the parameters where possible.
+
+    ValueError if two modalities would have one name.
+    """
+    _check_unique(model.config)
     tensors = dict(_names(model))
-    config = model.config
+    config, published = model.config, published_names(model.config.modalities)
     for i, spec in enumerate(config.modalities):
-        name = published_name(spec)
+        name = published[spec.name]
         for side, embeddings in _sides(model, spec.name):
             table = model.modality_table
             if side == "decoder_embeddings" and model.decoder_modality_table is not None:
@@ -116,6 +124,19 @@ def state_dict(model: FourM) -> dict[str, Tensor]:
     return tensors
 
 
+def _check_unique(config: FourMConfig) -> None:
+    published = published_names(config.modalities)
+    owners: dict[str, list[str]] = {}
+    for name, other in published.items():
+        owners.setdefault(other, []).append(name)
+    for other, names in owners.items():
+        if len(names) > 1:
+            raise ValueError(
+                f"{' and '.join(names)} would both be {other} in apple/ml-4m's format; it tells modalities apart by "
+                "the pixels that they cover, so save one of them under another name"
+            )
+
+
 def _names(model: FourM) -> dict[str, Tensor]:
     """apple/ml-4m's name and shape of every tensor but positions and modality embeddings; views."""
     tensors: dict[str, Tensor] = {"mask_token": model.mask_token[None]}
@@ -125,8 +146,9 @@ def _names(model: FourM) -> dict[str, Tensor]:
     for key, parameter in model.named_parameters():
         if not key.startswith((*own, "modality_table", "decoder_modality_table")):
             tensors[key] = parameter
+    published = published_names(model.config.modalities)
     for spec in model.config.modalities:
-        name = published_name(spec)
+        name = published[spec.name]
         if spec.name in model.config.inputs:
             if spec.is_target:
                 tensors[f"encoder_embeddings.{name}.token_emb.weight"] = model.encoder_embeddings.token_table(spec.name)
@@ -174,10 +196,11 @@ def _need(tensors: dict[str, Tensor], key: str) -> Tensor:
 
 def _take_modality_embeddings(model: FourM, tensors: dict[str, Tensor]) -> None:
     """One table or two; where two are one, either or both may be stored."""
+    published = published_names(model.config.modalities)
     for i, spec in enumerate(model.config.modalities):
         stored = {}
         for side, _ in _sides(model, spec.name):
-            key = f"{side}.{published_name(spec)}.mod_emb"
+            key = f"{side}.{published[spec.name]}.mod_emb"
             if key in tensors or model.decoder_modality_table is not None:
                 stored[side] = _need(tensors, key)[0, 0]
         if model.decoder_modality_table is not None:
@@ -241,8 +264,10 @@ def _to_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Four
     activation = config.get("act_layer", "GELU")
     if activation not in _ACTIVATIONS:
         raise ValueError(f"act_layer: got {activation!r}, expected one of {', '.join(_ACTIVATIONS)}")
-    inputs, outputs = list(config["domains_in"]), list(config["domains_out"])
-    specs = {name: _to_spec(name, tensors) for name in dict.fromkeys(inputs + outputs)}
+    # As the reference does: raw modalities stand among the inputs, and input-only ones among the outputs.
+    inputs = _embedded("encoder_embeddings", config["domains_in"], tensors)
+    outputs = _embedded("decoder_embeddings", config["domains_out"], tensors)
+    specs = _to_specs(list(dict.fromkeys(inputs + outputs)), tensors)
     tied = all(_is_tied(f"decoder_embeddings.{name}", tensors) for name in outputs)
     return FourMConfig(
         modalities=tuple(specs.values()),
@@ -256,13 +281,21 @@ def _to_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Four
     )
 
 
+def _embedded(side: str, names: Sequence[str], tensors: Mapping[str, Tensor]) -> list[str]:
+    """Those of the published names that have tensors on a side; ValueError if none has."""
+    present = {key.split(".", 2)[1] for key in tensors if key.startswith(f"{side}.")}
+    if found := [name for name in names if name in present]:
+        return found
+    raise ValueError(f"the checkpoint has no {side} of any of {', '.join(names)}, which its configuration names")
+
+
 def _is_tied(module: str, tensors: Mapping[str, Tensor]) -> bool:
     read, written = (tensors.get(f"{module}.{part}.weight") for part in ("token_emb", "to_logits"))
     return read is not None and written is not None and torch.equal(read, written)
 
 
 def _from_config(config: FourMConfig) -> dict[str, Any]:
-    published = {spec.name: published_name(spec) for spec in config.modalities}
+    published = published_names(config.modalities)
     pixels = [spec for spec in config.modalities if spec.kind is Kind.PIXELS]
     values = {
         "domains_in": [published[name] for name in config.inputs],
@@ -277,13 +310,16 @@ def _from_config(config: FourMConfig) -> dict[str, Any]:
     return values
 
 
-def _to_spec(published: str, tensors: Mapping[str, Tensor]) -> ModalitySpec:
-    """A modality at the sizes of its tensors, under the name it has here.
+def _to_specs(names: Sequence[str], tensors: Mapping[str, Tensor]) -> dict[str, ModalitySpec]:
+    """Published name -> the modality at the sizes of its tensors, under the name it has here.
 
-    A grid whose published name does not say its size (other patches than usual) keeps that name.
+    A grid whose published name does not say its size (other patches than usual, and no pixels to tell) keeps that name.
     """
-    spec = _sizes(published, tensors)
-    return spec if published_name(spec) == published else replace(spec, name=published)
+    specs = {name: _sizes(name, tensors) for name in names}
+    pixels = {n: s for n, s in specs.items() if s.kind is Kind.PIXELS and published_name(s) != n}
+    specs |= {name: replace(spec, name=name) for name, spec in pixels.items()}
+    there = published_names(list(specs.values()))
+    return {n: spec if there[spec.name] == n else replace(spec, name=n) for n, spec in specs.items()}
 
 
 def _sizes(published: str, tensors: Mapping[str, Tensor]) -> ModalitySpec:

@@ -15,7 +15,7 @@ from ..modalities import Kind, ModalitySpec
 from .batch import PackedBatch
 from .config import FourMConfig
 from .fourm import FourM
-from .published import local_name, patch_size
+from .published import patch_size
 
 Array = np.ndarray | torch.Tensor
 _FIELDS = ("ids", "queries", "mod", "pos", "valid", "attention")
@@ -44,33 +44,46 @@ def pack(
 
     Args:
         model: that will read the batch.
-        mod_dict: published modality name -> `tensor` (B, n) ids, or (B, 3, H, W) normalised pixels, or (B, n, D)
-            embeddings; `input_mask` and `target_mask`, bool (B, n), True = ignore; `decoder_attention_mask`, int
-            (B, n), compressed (see the source). Modalities are concatenated in its order.
+        mod_dict: published modality name -> `tensor` (B, n) or (B, h, w) ids, or (B, 3, H, W) normalised pixels, or
+            (B, n, D) embeddings; `input_mask` and `target_mask`, bool (B, n), True = ignore; `decoder_attention_mask`,
+            int (B, n), compressed (see the source). Modalities are concatenated in its order. NumPy arrays, or tensors
+            of any device and dtype; no gradient flows to them.
         num_encoder_tokens, num_decoder_tokens: budgets; the first ones are kept.
-        decoder_order: order of the decoder's modalities, published names; apple/ml-4m shuffles them, which changes
+        decoder_order: order of the decoder's modalities, by either name; apple/ml-4m shuffles them, which changes
             which ones survive the budget. The order of `mod_dict` if None.
 
     Returns:
-        A NumPy batch, (B, num_encoder_tokens) and (B, num_decoder_tokens) or fewer columns if there are fewer.
+        A NumPy batch, (B, num_encoder_tokens) and (B, num_decoder_tokens) or fewer columns if there are fewer (but at
+        least one). Its `outputs` are those of `mod_dict`: apple/ml-4m's mean over modalities is over these.
+
+    A sample without any input attends to nothing here. In apple/ml-4m its masks block everything, which attends to
+    all of the padding evenly: the logits of such a sample, and of no other, differ.
+
+    Raises:
+        ValueError: a modality of `decoder_order` is not in `mod_dict`, or no modality of it is the model's.
     """
     config = model.config
-    arrays = {name: {k: np.asarray(v) for k, v in d.items()} for name, d in mod_dict.items()}
+    found = {name: config.find(name) for name in mod_dict}
+    arrays = {spec.name: _host(spec, mod_dict[name]) for name, spec in found.items() if spec is not None}
+    if not arrays:
+        raise ValueError(f"got {', '.join(mod_dict) or 'no modality'}, expected some of {', '.join(config.published)}")
+    samples = len(next(iter(arrays.values()))["tensor"])
+    order = list(arrays) if decoder_order is None else [config.spec(name).name for name in decoder_order]
+    if missing := [name for name in order if name not in arrays]:
+        raise ValueError(f"decoder_order names {', '.join(missing)}, expected modalities of mod_dict")
     values: dict[str, np.ndarray | torch.Tensor] = {}
-    inputs, targets = [], []
+    inputs = []
     for name, d in arrays.items():
-        spec = _find(config, name)
-        if spec is not None and spec.name in config.inputs:
+        spec = config.spec(name)
+        if name in config.inputs:
             inputs.append(_input_columns(config, spec, d))
             if spec.kind is Kind.PIXELS:
                 values[spec.name] = patchify(d["tensor"], patch_size(spec))
             elif spec.kind is Kind.EMBEDDING:
                 values[spec.name] = d["tensor"]
-    for name in decoder_order or list(arrays):
-        spec = _find(config, name)
-        if spec is not None and spec.name in config.outputs:
-            targets.append(_target_columns(config, spec, arrays[name]))
-    source, target = _keep(inputs, num_encoder_tokens), _keep(targets, num_decoder_tokens)
+    offered = [name for name in order if name in config.outputs]
+    targets = [_target_columns(config, config.spec(name), arrays[name]) for name in offered]
+    source, target = _keep(inputs, num_encoder_tokens, samples), _keep(targets, num_decoder_tokens, samples)
     return PackedBatch(
         input_ids=source.ids,
         input_mod=source.mod,
@@ -83,13 +96,21 @@ def pack(
         target_end=np.cumsum(target.attention, axis=1).astype(np.int32),
         target_valid=target.valid,
         values=values,
+        outputs=tuple(offered),
     )
 
 
-def _find(config: FourMConfig, published: str) -> ModalitySpec | None:
-    """The modality of the model with this published name, or with the one it has here."""
-    specs = {spec.name: spec for spec in config.modalities}
-    return specs.get(published) or specs.get(local_name(published))
+def _host(spec: ModalitySpec, d: Mapping[str, Array]) -> dict[str, np.ndarray]:
+    """The arrays of a modality on the host, floats as NumPy has them, grids and their masks flat."""
+    arrays = {}
+    for part, x in d.items():
+        if isinstance(x, torch.Tensor):
+            x = x.detach().cpu()
+            x = x.float().numpy() if x.is_floating_point() else x.numpy()
+        array = np.asarray(x)
+        flat = part != "tensor" or spec.kind is Kind.GRID
+        arrays[part] = array.reshape(len(array), -1) if flat else array
+    return arrays
 
 
 def patchify(images: np.ndarray, patch: int) -> np.ndarray:
@@ -122,8 +143,11 @@ def _target_columns(config: FourMConfig, spec: ModalitySpec, d: Mapping[str, np.
     )
 
 
-def _keep(parts: Sequence[_Columns], budget: int) -> _Columns:
+def _keep(parts: Sequence[_Columns], budget: int, samples: int) -> _Columns:
     """Concatenate, put the valid ones first in order, cut to the budget, blank the rest."""
+    if not parts:
+        nothing = np.zeros((samples, 1), np.int64)
+        parts = [_Columns(nothing, nothing, nothing, nothing, nothing.astype(bool), nothing)]
     joined = {name: np.concatenate([getattr(part, name) for part in parts], axis=1) for name in _FIELDS}
     order = np.argsort(~joined["valid"], axis=1, kind="stable")[:, :budget]
     kept = {name: np.take_along_axis(x, order, axis=1) for name, x in joined.items()}

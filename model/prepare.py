@@ -8,7 +8,7 @@ Legend: B samples, N input budget, M target budget.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ def to_tensors(
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The arrays of a batch as tensors on `device`, by field name, and its values by modality."""
     moved = batch.to(device)
-    arrays = {f.name: getattr(moved, f.name) for f in fields(moved) if f.name not in ("values", "keys")}
+    arrays = {name: torch.as_tensor(array) for name, array in moved.arrays().items()}
     return arrays, {name: torch.as_tensor(x) for name, x in moved.values.items()}
 
 

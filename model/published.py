@@ -7,6 +7,7 @@ Published names carry the resolution (`tok_rgb@224`), ours do not: `name@224` lo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from ..modalities import MODALITIES, Kind, ModalitySpec
 
@@ -16,12 +17,27 @@ def local_name(published: str) -> str:
     return published.removesuffix("@224")
 
 
-def published_name(spec: ModalitySpec) -> str:
-    """The name a modality has in apple/ml-4m; the inverse of `local_name`."""
+def published_name(spec: ModalitySpec, crop: int | None = None) -> str:
+    """The name a modality has in apple/ml-4m; the inverse of `local_name`.
+
+    Args:
+        crop: pixels along a side of what its tokens cover; with the modality's usual patches if None.
+    """
     modality = MODALITIES.get(spec.name)
     if modality is None or not modality.hub_suffix or "@" in spec.name:
         return spec.name
-    return modality.published_name(image_size(spec))
+    return modality.published_name(crop or image_size(spec))
+
+
+def published_names(specs: Sequence[ModalitySpec]) -> dict[str, str]:
+    """Name here -> name in apple/ml-4m, of all modalities of one model.
+
+    Grids do not say how many pixels a token covers; the model's pixels do, and all without a resolution in their name
+    are of the same crop.
+    """
+    pixels = [spec for spec in specs if spec.kind is Kind.PIXELS and "@" not in spec.name]
+    crop = image_size(pixels[0]) if pixels else None
+    return {spec.name: published_name(spec, crop) for spec in specs}
 
 
 def patch_size(spec: ModalitySpec) -> int:

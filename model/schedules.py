@@ -52,6 +52,12 @@ def temperature_schedule(name: str, temperature: float, counts: np.ndarray) -> n
     return np.asarray(lowest + (temperature - lowest) * decay * (1 - done / total))
 
 
+def check_temperature_schedule(name: str) -> str:
+    """The name of a temperature schedule as it is; ValueError if it is none."""
+    temperature_schedule(name, 1.0, np.ones(1, dtype=np.int64))
+    return name
+
+
 def _onex(name: str) -> tuple[float, float]:
     parts = name.split(":")
     try:
@@ -62,6 +68,6 @@ def _onex(name: str) -> tuple[float, float]:
         raise ValueError(
             f"temperature schedule: got {name!r}, expected constant, linear, onex:MIN or onex:MIN:POWER"
         ) from None
-    if lowest < 0 or power <= 0:
-        raise ValueError(f"temperature schedule {name!r}: expected MIN >= 0 and POWER > 0")
+    if not (0 <= lowest < math.inf and 0 < power < math.inf):
+        raise ValueError(f"temperature schedule {name!r}: expected finite numbers, MIN >= 0 and POWER > 0")
     return lowest, power

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..modalities import Kind, ModalitySpec
 from .blocks import EncoderBlock
+from .config import ByName
 from .fourm import FourM
 from .initialize import STD
 from .published import patch_size
@@ -55,7 +56,7 @@ class Encoder(nn.Module):
 
     Args:
         model: whose weights are copied.
-        modalities: that the encoder will be given; the first is the main one.
+        modalities: that the encoder will be given, by either name; the first is the main one.
         drop_path: rate of stochastic depth of the last block.
         class_token: whether to add a class token, which starts as noise.
 
@@ -67,10 +68,11 @@ class Encoder(nn.Module):
         self, model: FourM, modalities: Sequence[str] = ("rgb",), drop_path: float = 0.0, class_token: bool = False
     ) -> None:
         super().__init__()
-        self.specs = {name: _grid_spec(model, name) for name in modalities}
+        self.config = model.config
+        self.specs = {spec.name: spec for spec in (_grid_spec(model, name) for name in modalities)}
         self.dim, self.drop_path = model.config.dim, drop_path
         self.projections = copy.deepcopy(model.projections)
-        for name in set(self.projections.layers) - set(modalities):
+        for name in set(self.projections.layers) - set(self.specs):
             del self.projections.layers[name], self.projections.kinds[name]
         self.tokens = nn.ParameterDict()
         self.positions = nn.ParameterDict()
@@ -96,13 +98,15 @@ class Encoder(nn.Module):
             inputs: each of the encoder's modalities, or some. Pixels: uint8 (B, 3, H, W), or floats that are normalised
                 already; H and W are multiples of the patch. Grids: ids (B, rows, columns).
         """
+        found = {name: self.config.find(name) for name in inputs}
+        inputs = {spec.name if spec else name: inputs[name] for name, spec in found.items()}
         if unknown := sorted(set(inputs) - set(self.specs)) or not inputs:
             raise ValueError(f"got inputs {unknown or 'none'}, expected some of {', '.join(self.specs)}")
         first = [p for p in (self.class_token, self.register_tokens) if p is not None]
         size = len(next(iter(inputs.values())))
         parts = [p.expand(size, -1, -1) for p in first]
         start = count = sum(len(p) for p in first)
-        grids = {}
+        grids: dict[str, tuple[slice, int, int]] = ByName(self.config)
         for name, value in inputs.items():
             embedded, rows, columns = self._embed(name, value)
             parts.append(embedded)

@@ -197,23 +197,32 @@ def _set_up_nodes(ray: Any, job: Job, nodes: list[dict[str, Any]]) -> None:
 
 def uses_torch(job: Job) -> bool:
     """Whether an actor runs any network."""
-    fitted = any(set(output.tokenizers) - {TEXT} for output in job.outputs.values())
-    return fitted or any(isinstance(specialist, Pretrained) for specialist in job.specialists.values())
+    specialists = job.specialists.values()
+    return bool(_codebooks(job)) or any(isinstance(one, Pretrained) or one.gpus > 0 for one in specialists)
+
+
+def _codebooks(job: Job) -> set[str]:
+    """The fitted tokenizers with networks that an actor loads."""
+    return {name for output in job.outputs.values() for name in output.tokenizers} - {TEXT}
 
 
 def needed(job: Job, gpu_there: bool) -> tuple[float, float, int]:
-    """CPUs, GPUs and bytes of memory of one actor: the recipe's, or what its specialists declare.
+    """CPUs, GPUs and bytes of memory of one actor: the recipe's, or what its specialists and tokenizers take.
 
     They take turns on cores and on the GPU, so the most demanding one counts; their memory adds up. Where no node has a
     GPU the CPU serves.
     """
     specialists = list(job.specialists.values())
     cpus = job.engine.cpus or max((s.cpus for s in specialists), default=1.0)
-    wanted = max((s.gpus for s in specialists), default=0.0) if gpu_there else 0.0
+    codebooks = _codebooks(job)
+    wanted = max((s.gpus for s in specialists), default=0.0)
+    wanted = max(wanted, 1.0 if codebooks else 0.0) if gpu_there else 0.0
     gpus = wanted if job.engine.gpus is None else job.engine.gpus
     # Specialists of the same weights share them.
     resident = {(getattr(s, "weights", s.label), getattr(s, "revision", None)): s.resident_gb() for s in specialists}
-    return cpus, gpus, int(sum(resident.values()) * 2**30)
+    records = [ledger.read(job.root, "tokenizers", name) for name in sorted(codebooks)]
+    tokenizers = sum(record.bytes for record in records if record is not None)
+    return cpus, gpus, int(sum(resident.values()) * 2**30) + tokenizers
 
 
 def _grouped(ray: Any) -> type[_Worker]:

@@ -84,7 +84,8 @@ class FitData:
         left = dict.fromkeys(sizes, count)
         for task, shard, share in self._shards(count):
             quota = {name: min(share, most) for name, most in left.items()}
-            views = max(1, math.ceil(min(share, max(left.values())) / max(len(shard.samples), 1)))
+            # Of each tokenizer's own quota: who else takes part in the pass must not change its crops.
+            views = {name: math.ceil(most / max(len(shard.samples), 1)) for name, most in quota.items()}
             for sample in _labelled(mill, shard, task, quota):
                 for name, rows in self._rows(sample, sizes, quota, views, scale, hflip, seed):
                     quota[name], left[name] = quota[name] - len(rows), left[name] - len(rows)
@@ -93,19 +94,23 @@ class FitData:
                 break
 
     def _rows(
-        self, sample: Sample, sizes: Mapping[str, int], quota: dict[str, int], views: int, scale: float, hflip: float,
-        seed: int,
+        self, sample: Sample, sizes: Mapping[str, int], quota: dict[str, int], views: Mapping[str, int], scale: float,
+        hflip: float, seed: int,
     ) -> Iterator[tuple[str, np.ndarray]]:  # fmt: skip
         image = sample.item.image
         if image is None:
             return
         height, width = image.shape[:2]
-        windows = crops(seed, sample.item.key, width, height, views + 1, scale=(scale, 1.0), hflip=hflip)[1:]
-        for crop in windows:
+        most = max(views.values())
+        windows = crops(seed, sample.item.key, width, height, most + 1, scale=(scale, 1.0), hflip=hflip)[1:]
+        for view, crop in enumerate(windows):
             for name, size in sizes.items():
                 label = TOKENIZERS[name].label
-                if quota[name] > 0 and label in sample.item.labels:
-                    rows = inputs.examples(name, sample.item.labels[label], crop, size, (width, height))
+                if view < views[name] and quota[name] > 0 and label in sample.item.labels:
+                    try:
+                        rows = inputs.examples(name, sample.item.labels[label], crop, size, (width, height))
+                    except ValueError:  # the tokenize stage rejects it, with this reason
+                        continue
                     if len(rows):
                         yield name, rows[: quota[name]]
 

@@ -130,12 +130,13 @@ class Mill:
         return [self._commit(task, outputs[name], origin, keys, rows[name], seconds) for name in outputs]
 
     def measure(self, task: ShardTask, outputs: Sequence[str], count: int) -> tuple[int, float]:
-        """Make these outputs of the first `count` samples of a shard and throw them away: (samples, seconds).
+        """Make every label of the job, and these outputs, of the first `count` samples of a shard, and throw them away:
+        (samples, seconds).
 
         The seconds of each specialist and codec are in `tally`. A batch before warms up what is made at first use.
         """
         asked = [self.job.outputs[name] for name in outputs if name != SAMPLES]
-        labels = {output.label for output in asked}
+        labels = {*self.job.specialists, *(output.label for output in asked)}
         with source.open_shard(task.url, self.job.scratch) as shard:
             rows = range(min(count, len(shard.samples)))
             for warm in (rows[:1], rows):

@@ -20,6 +20,7 @@ from ..tokenize.codecs import CODEC_VERSION
 from . import source
 from .specialists import registry
 from .specialists.base import Specialist
+from .specialists.pretrained import Pretrained
 
 SPLITS = ("train", "val")
 SEEDED = ("palette", "metadata")  # codecs without crops that draw at random
@@ -151,7 +152,7 @@ def label_fingerprints(recipe: Recipe, specialists: dict[str, Specialist]) -> di
     text = fingerprint("source", source.VERSION)
     prints = {"rgb": image}
     for label, specialist in specialists.items():
-        needs = {need: prints[need] for need in (*specialist.needs, *specialist.uses) if need in prints}
+        needs = {need: prints[need] for need in (*specialist.needs, *specialist.looks_at()) if need in prints}
         prints[label] = fingerprint(image if specialist.sees_image else text, specialist.identity(), needs)
     return prints
 
@@ -166,8 +167,17 @@ def sources(specialists: Mapping[str, Specialist], labels: Iterable[str], stored
             needed.add(label)
             if label in specialists and label not in stored:
                 specialist = specialists[label]
-                stack += [*specialist.needs, *(used for used in specialist.uses if used in specialists)]
+                stack += [*specialist.needs, *(used for used in specialist.looks_at() if used in specialists)]
     return needed
+
+
+def deferred(recipe: Recipe, specialists: Mapping[str, Specialist]) -> set[str]:
+    """Kept labels that are better made while tokenizing: what they come from has weights, is not kept, and is needed
+    for the columns as well, so that it would be made twice (metadata of segmentation, depth, ...)."""
+    kept = set(recipe.labels.keep)
+    columns = sources(specialists, (MODALITIES[name].label for name in recipe.modalities), kept)
+    again = {label for label in columns - kept if isinstance(specialists.get(label), Pretrained)}
+    return {label for label in kept if again & (sources(specialists, [label], kept - {label}) - {label})}
 
 
 def working(

@@ -67,7 +67,6 @@ train:
     - {{input_alpha: 0.5, target_alpha: 0.5}}   # 4M-7: symmetric Dirichlets
   batch_size: 256
   steps: 100000
-  warmup_steps: 2000
   base_lr: 1.0e-4           # for a batch of 256, scaled linearly
   # gpus: 1                 # for each of `workers`
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from fourmill.train_settings import DERIVED, OPERATIONS, Train
@@ -29,7 +31,27 @@ def test_a_resolved_recipe_can_be_read_again() -> None:
 def test_steps_and_tokens_must_agree() -> None:
     with pytest.raises(ValidationError, match=r"500e\+09|5e\+11 tokens are 238419 steps of 2097152, and steps says 10"):
         Train.model_validate({**PAPER, "steps": 10})
-    assert Train.model_validate({**PAPER, "total_tokens": None, "steps": 10}).steps == 10
+    other = Train.model_validate({**PAPER, "total_tokens": None, "warmup_tokens": None, "steps": 10})
+    assert (other.steps, other.warmup_steps) == (10, 0)
+
+
+def test_warm_up_keeps_its_share_of_the_steps_unless_it_is_given() -> None:
+    assert Train().warmup_steps == 2_000 and Train(steps=2_000).warmup_steps == 40
+    assert Train(total_tokens=1e8).warmup_steps == round(Train(total_tokens=1e8).steps / 50) > 0
+    assert Train(steps=2_000, warmup_steps=300).warmup_steps == 300 and Train(steps=100, warmup_steps=0).steps == 100
+    for settings in ({"steps": 100, "warmup_steps": 100}, {"steps": 10, "warmup_tokens": 10e9}):
+        with pytest.raises(ValidationError, match=r"warmup_steps: \d+ of \d+ steps never reach the learning rate"):
+            Train.model_validate(settings)
+
+
+@pytest.mark.parametrize(("least", "most", "batch"), [(2, 8, 256), (2, 4, 8192), (5, 5, 7)])
+def test_what_is_suggested_for_elastic_workers_works(least: int, most: int, batch: int) -> None:
+    with pytest.raises(ValidationError, match="does not divide") as caught:
+        Train(workers=(least, most), batch_size=batch)
+    said = re.search(r"multiple of \d+, such as (\d+), or with this batch workers: (.+?) \[type", str(caught.value))
+    assert said is not None
+    assert Train(workers=(least, most), batch_size=int(said[1]))
+    assert Train(workers=yaml.safe_load(said[2]), batch_size=batch)
 
 
 @pytest.mark.parametrize(

@@ -95,17 +95,21 @@ class Codebook:
 
         if expected:
             check_fingerprint(name, tokenizer.fingerprint(folder), expected)
-        self.name, self.device = name, device
+        self.name, self.folder, self.device = name, folder, device
         self.model: Tokenizer = tokenizer.load(folder).to(device).eval()
 
     def encode(self, rows: np.ndarray) -> np.ndarray:
-        """(n, ...) to uint16 (n, tokens)."""
+        """(n, ...) to uint16 (n, tokens). ValueError if the tokenizer cannot read them, or they are not finite."""
         import torch
 
         from .inputs import to_input
 
-        with torch.inference_mode():
-            ids = self.model.encode(to_input(self.name, rows).to(self.device))
+        x = to_input(self.name, rows).to(self.device)
+        try:
+            with torch.inference_mode():
+                ids = self.model.encode(x)
+        except ValueError as error:
+            raise ValueError(f"{self.name} of {self.folder}: {error}") from error
         tokens: np.ndarray = ids.reshape(len(rows), -1).cpu().numpy().astype(np.uint16)
         return tokens
 

@@ -97,15 +97,22 @@ class Grid(Codec):
         rows = super().encode(samples)
         good = [i for i, row in enumerate(rows) if not isinstance(row, Exception)]
         if good:
-            tokens = self.codebook.encode(np.concatenate([rows[i] for i in good]))
-            if tokens.shape[1] != self.spec.max_tokens:
-                raise ValueError(
-                    f"{self.spec.name}: its tokenizer {self.codebook.name} makes {tokens.shape[1]} tokens of a crop, "
-                    f"the recipe says {self.spec.max_tokens}; see its patch_size and images.size"
-                )
-            for i, row in zip(good, tokens.reshape(len(good), self.crops, -1), strict=True):
+            for i, row in zip(good, self._tokens([rows[i] for i in good]), strict=True):
                 rows[i] = row
         return rows
+
+    def _tokens(self, windows: list[np.ndarray]) -> list[Any]:
+        """Of each sample's windows the tokens (crops, length), or the exception."""
+        try:
+            tokens = self.codebook.encode(np.concatenate(windows))
+        except ValueError as error:  # of one of them: the others must not suffer
+            return [error] if len(windows) == 1 else [row for window in windows for row in self._tokens([window])]
+        if tokens.shape[1] != self.spec.max_tokens:
+            raise ValueError(
+                f"{self.spec.name}: its tokenizer {self.codebook.name} makes {tokens.shape[1]} tokens of a crop, "
+                f"the recipe says {self.spec.max_tokens}; see its patch_size and images.size"
+            )
+        return list(tokens.reshape(len(windows), self.crops, -1))
 
     def encode_one(self, sample: Labelled) -> np.ndarray:
         """What the tokenizer reads of the crops, (crops, ...); `encode` sends it through the model."""

@@ -36,7 +36,7 @@ def alphas_cumprod(schedule: str, steps: int, zero_terminal_snr: bool = True) ->
     """
     if schedule.startswith(_SHIFTED):
         t = torch.linspace(0, 1, steps, dtype=torch.float64)
-        log_snr = -2 * ((t * math.pi / 2).tan().log() + math.log(float(schedule.removeprefix(_SHIFTED))))
+        log_snr = -2 * ((t * math.pi / 2).tan().log() + math.log(_shift(schedule)))
         alphas = log_snr.clamp(-15, 15).sigmoid()
         alphas[-1] = 0
         return alphas.float()
@@ -45,6 +45,16 @@ def alphas_cumprod(schedule: str, steps: int, zero_terminal_snr: bool = True) ->
         root = alphas.sqrt()
         alphas = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
     return alphas.float()
+
+
+def _shift(schedule: str) -> float:
+    try:
+        shift = float(schedule.removeprefix(_SHIFTED))
+    except ValueError:
+        shift = 0.0
+    if not 0 < shift < math.inf:
+        raise ValueError(f"diffusion: got beta_schedule {schedule!r}; expected a shift above 0")
+    return shift
 
 
 def _betas(schedule: str, steps: int) -> torch.Tensor:
@@ -79,12 +89,7 @@ class Diffusion:
     """One forward process and what its model predicts."""
 
     def __init__(self, alphas: torch.Tensor, prediction: Prediction) -> None:
-        """`alphas` as from `alphas_cumprod`. ValueError if noise is to be predicted from noise alone."""
-        if prediction == "epsilon" and float(alphas[-1]) == 0:
-            raise ValueError(
-                "diffusion: got prediction_type 'epsilon' with zero terminal SNR, from which no sample can start; use "
-                "'v_prediction' or 'sample', or set zero_terminal_snr to false"
-            )
+        """`alphas` as from `alphas_cumprod`."""
         self.alphas, self.prediction = alphas, prediction
 
     def __len__(self) -> int:
@@ -131,8 +136,16 @@ class Diffusion:
             timesteps: falling, as from `sampling_steps`.
             clamp: keep each estimate of x0 in [-1, 1]. 4M's dynamic thresholding (quantile 0.995) has a largest value
                 of 1, and so is just this.
+
+        Raises:
+            ValueError: the noise is to be predicted from noise alone.
         """
         alphas = [float(self.alphas[t]) for t in timesteps] + [1.0]
+        if self.prediction == "epsilon" and 0.0 in alphas:
+            raise ValueError(
+                "diffusion: got prediction_type 'epsilon' with zero terminal SNR, from which no sample can start; use "
+                "'v_prediction' or 'sample', or set zero_terminal_snr to false"
+            )
         x = noise
         for i, t in enumerate(timesteps):
             said = model(x, torch.full((len(x),), t, device=x.device)).float()

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import nn
@@ -24,11 +25,6 @@ from .vit import ViTEncoder, ViTSize
 from .vqvae import VQ, Step, VQConfig, seeded, unknown_type
 
 _PRESETS: dict[str, unet.UNetSize | uvit.UViTSize] = {**unet.PRESETS, **uvit.PRESETS}
-
-
-def is_diffusion(dec_type: str) -> bool:
-    """Whether a decoder type names a diffusion decoder."""
-    return "unet_" in dec_type or "uvit_" in dec_type
 
 
 class DiVAEConfig(VQConfig):
@@ -105,6 +101,8 @@ class DiVAEConfig(VQConfig):
 class DiVAE(VQ):
     """ViT encoder, quantizer, diffusion decoder. The initial weights depend on config and seed alone."""
 
+    config: DiVAEConfig
+
     def __init__(self, config: DiVAEConfig, seed: int = 0) -> None:
         size = config.decoder_size()
         with seeded(seed):
@@ -121,24 +119,29 @@ class DiVAE(VQ):
     def decode(
         self,
         ids: torch.Tensor,
-        timesteps: int = 50,
-        seed: int | Sequence[int] = 0,
+        timesteps: int | None = None,
+        seed: int | np.integer[Any] | Sequence[int] = 0,
         guidance: float = 1.0,
-        image_size: tuple[int, int] | None = None,
+        image_size: int | tuple[int, int] | None = None,
         noise: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Samples of images (B, C, H, W) by DDIM from ids as of `encode`.
 
         Args:
-            timesteps: of sampling; more are better and slower.
+            timesteps: of sampling, at most T; more are better and slower. None: 50, or all T of a shorter process.
             seed: of the noise that a sample starts from: one for all, or one for each sample.
             guidance: weight w in unconditional + w (conditional - unconditional); 1 is no guidance and half the work.
-            image_size: height and width; None: those that make these ids.
+            image_size: height and width, or the side of a square; None: those that make these ids.
             noise: (B, C, H, W) in place of seeded noise.
+
+        Raises:
+            ValueError: sizes or steps do not fit, or the model predicts the noise and starts from noise alone.
         """
         cond = self._codes(ids)
         if noise is None:
             assert isinstance(self.encoder, ViTEncoder)
+            if isinstance(image_size, int):
+                image_size = (image_size, image_size)
             height, width = image_size or (side * self.encoder.patch_size for side in ids.shape[-2:])
             noise = _noise((self.config.n_channels, height, width), seed, len(ids)).to(ids.device)
         self._check_size(noise)
@@ -155,7 +158,8 @@ class DiVAE(VQ):
             with_codes, without = self.decoder(x.repeat(2, 1, 1, 1), t.repeat(2), both, mask).chunk(2)
             return torch.lerp(without, with_codes, guidance)
 
-        return self.diffusion.ddim(model, noise, sampling_steps(len(self.diffusion), timesteps), clamp)
+        steps = min(50, len(self.diffusion)) if timesteps is None else timesteps
+        return self.diffusion.ddim(model, noise, sampling_steps(len(self.diffusion), steps), clamp)
 
     def forward(
         self,
@@ -176,6 +180,7 @@ class DiVAE(VQ):
             cond_mask: bool (B, h, w), True: decoded without the code there.
         """
         self._check_size(x)
+        clean = self.pixels(x)
         batch, source = len(x), on_device(generator, x.device)
         if timesteps is None:
             timesteps = torch.randint(len(self.diffusion), (batch,), generator=source, device=x.device)
@@ -186,8 +191,9 @@ class DiVAE(VQ):
         if cond_mask is None and self.training and dropout:
             dropped = torch.rand(batch, 1, 1, generator=source, device=x.device) < dropout
             cond_mask = dropped.expand(-1, *quantized.shape[2:])
-        prediction = self.decoder(self.diffusion.add_noise(x, noise, timesteps), timesteps, quantized, cond_mask)
-        return Step(prediction, self.diffusion.target(x, noise, timesteps), commitment, ids)
+        noisy = self.diffusion.add_noise(clean, noise, timesteps)
+        prediction = self.decoder(noisy, timesteps, quantized, cond_mask)
+        return Step(prediction, self.diffusion.target(clean, noise, timesteps), commitment, ids)
 
     def step(self, x: torch.Tensor, generator: torch.Generator | None = None) -> Step:
         """What a training step compares, see `VQVAE.step`; the target is x, the noise or the velocity."""
@@ -203,10 +209,10 @@ class DiVAE(VQ):
             )
 
 
-def _noise(shape: tuple[int, int, int], seed: int | Sequence[int], count: int) -> torch.Tensor:
+def _noise(shape: tuple[int, int, int], seed: int | np.integer[Any] | Sequence[int], count: int) -> torch.Tensor:
     """Standard normal (count, C, H, W), drawn on the CPU so that all devices start from the same."""
-    if isinstance(seed, int):
-        return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).expand(count, -1, -1, -1)
+    if isinstance(seed, int | np.integer):
+        return torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))).expand(count, -1, -1, -1)
     if len(seed) != count:
         raise ValueError(f"DiVAE: got {len(seed)} seeds for {count} samples; expected one for each, or a single number")
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seed])
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(int(s))) for s in seed])

@@ -99,13 +99,24 @@ def examples(tokenizer: str, value: Any, crop: Crop, size: int, frame: tuple[int
     Returns:
         (n, ...): n is 1 but for records, which give one row for each instance or person in the crop. uint8 of pictures
         and class maps, float16 otherwise.
+
+    Raises:
+        ValueError: values are not finite, or too large for float16.
     """
     if tokenizer == SAM_MASK:
         return instance_masks(value, *frame, crop, TOKENIZERS[SAM_MASK].image_size)
     if tokenizer == BODY_POSE:
-        return body_poses(humans_in_crop(value, *frame, crop)).astype(np.float16)
+        return _half(tokenizer, body_poses(humans_in_crop(value, *frame, crop)))
     made = window(TOKENIZERS[tokenizer].label, value, crop, size, frame)[None]
-    return made if made.dtype == np.uint8 else made.astype(np.float16)
+    return made if made.dtype == np.uint8 else _half(tokenizer, made)
+
+
+def _half(tokenizer: str, values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ValueError(f"{tokenizer}: got values that are not finite or beyond 65504, the largest of float16")
+    return half
 
 
 def to_input(tokenizer: str, rows: np.ndarray) -> torch.Tensor:

@@ -9,7 +9,9 @@ The weights have a licence of their own. Only safetensors and JSON are fetched a
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 from . import tokenizer
 from .tokenizer import ARCH, CONFIG, WEIGHTS, Tokenizer
@@ -30,17 +32,33 @@ def load(folder_or_hub_id: str | Path, revision: str | None = None) -> Tokenizer
     if folder.is_dir():
         return tokenizer.load(folder)
     name = str(folder_or_hub_id)
-    if name.count("/") != 1 or folder.is_absolute() or name.startswith("."):
+    if not is_hub_id(name):
         raise ValueError(f"tokenizer: got {name!r}; expected a folder that exists, or a hub id of the form org/name")
-    return tokenizer.load(_fetch(name, revision))
+    return tokenizer.load(_fetch(name, revision, [WEIGHTS, CONFIG, ARCH]))
 
 
-def _fetch(name: str, revision: str | None) -> Path:
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form org/name."""
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) is not None
+
+
+def hub_settings(name: str, revision: str | None = None) -> dict[str, Any]:
+    """Settings of a tokenizer on the hub; its weights are fetched only if it has no config.json, for their header.
+
+    ValueError as for `load`.
+    """
+    config = _fetch(name, revision, [CONFIG]) / CONFIG
+    if config.is_file():
+        return tokenizer.read_json(config)
+    return tokenizer.read_settings(_fetch(name, revision, [WEIGHTS, CONFIG, ARCH]))
+
+
+def _fetch(name: str, revision: str | None, files: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[WEIGHTS, CONFIG, ARCH]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
             f"tokenizer: could not fetch {name!r} (revision {revision or 'main'}) from the Hugging Face hub: {error}; "

@@ -11,6 +11,7 @@ import ast
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,17 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from .divae import DiVAE, DiVAEConfig, is_diffusion
+from ..infra.explain import explain
+from .arch import is_diffusion
+from .divae import DiVAE, DiVAEConfig
 from .vqvae import VQVAE, VQVAEConfig
 
 Tokenizer = VQVAE | DiVAE
 
 WEIGHTS, CONFIG, ARCH = "model.safetensors", "config.json", "arch.json"
 _DIFFUSION_KEYS = {"num_train_timesteps", "beta_schedule", "prediction_type"}
+# What only training reads, or what is fixed: folders may lack it.
+_FILLED = ("._codebook.initted", "._codebook.cluster_size", "._codebook.embed_avg", "pos_emb")
 # Names that some releases stored beside, or for, those that are read.
 _UNREAD = ("quantize._codebook.embed_avg", "mid.Conv2d_0.weight", "mid.Conv2d_0.bias")
 
@@ -33,13 +38,13 @@ def build(settings: Mapping[str, Any], seed: int = 0) -> Tokenizer:
     """The untrained tokenizer of a config.json's content; ValueError if it describes none."""
     if "sd_path" in settings:
         raise ValueError("tokenizer: got a ControlNet decoder on Stable Diffusion; expected a VQ-VAE or a DiVAE")
-    dec_type = settings.get("dec_type", "unet_" if settings.keys() & _DIFFUSION_KEYS else "vit_")
+    dec_type = settings.get("dec_type") or ("unet_" if settings.keys() & _DIFFUSION_KEYS else "vit_")
+    kind: type[DiVAEConfig | VQVAEConfig] = DiVAEConfig if is_diffusion(dec_type) else VQVAEConfig
     try:
-        if is_diffusion(dec_type):
-            return DiVAE(DiVAEConfig.model_validate(settings), seed)
-        return VQVAE(VQVAEConfig.model_validate(settings), seed)
+        config = kind.model_validate(settings)
     except ValidationError as error:
-        raise ValueError(f"tokenizer: {error}") from error
+        raise ValueError(explain(error, "tokenizer", kind)) from None
+    return DiVAE(config, seed) if isinstance(config, DiVAEConfig) else VQVAE(config, seed)
 
 
 def load(folder: str | Path, image_size: int | None = None) -> Tokenizer:
@@ -50,7 +55,8 @@ def load(folder: str | Path, image_size: int | None = None) -> Tokenizer:
             more resolutions; None keeps them, resized where an input needs it.
 
     Raises:
-        ValueError: a file is missing, the config is of no tokenizer, or the weights do not fit it.
+        ValueError: a file is missing, the config is of no tokenizer, or the weights do not fit it. Tensors that nothing
+            reads are left out with a warning.
     """
     from safetensors.torch import load_file
 
@@ -74,12 +80,15 @@ def load(folder: str | Path, image_size: int | None = None) -> Tokenizer:
 
 
 def _known_names(weights: dict[str, torch.Tensor], expected: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Weights by our names: a tensor that is stored under an old name, or under both, or that nothing reads."""
+    """Weights by our names: tensors may have an old name, or both; some may be lacking, and some be there in vain."""
     for name in [n for n in weights if n.endswith(_UNREAD) and n not in expected]:
         tensor, current = weights.pop(name), name.replace("Conv2d_0", "conv")
         if current in expected:
             weights.setdefault(current, tensor)
-    return weights
+    if strange := sorted(weights.keys() - expected.keys()):
+        warnings.warn(f"tokenizer: nothing reads {len(strange)} of the tensors, {strange[0]} ...", stacklevel=3)
+    lacking = {name: tensor for name, tensor in expected.items() if name not in weights and name.endswith(_FILLED)}
+    return lacking | {name: tensor for name, tensor in weights.items() if name in expected}
 
 
 def save(model: Tokenizer, folder: str | Path, quality: Mapping[str, float]) -> None:
@@ -107,16 +116,17 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise ValueError(f"tokenizer: found no {weights}; run `fourmill fit`, or name another folder")
-    settings = _read_json(folder / CONFIG) if (folder / CONFIG).is_file() else _read_header(weights)
+    settings = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else _read_header(weights)
     if (folder / ARCH).is_file():
         # Only what this tokenizer is made of: the table may hold more, and its own sizes win.
         named = {settings.get("enc_type"), settings.get("dec_type")}
-        found = {name: size for name, size in _read_json(folder / ARCH).items() if name in named}
-        settings["sizes"] = found | settings.get("sizes", {})
+        found = {name: size for name, size in read_json(folder / ARCH).items() if name in named}
+        settings["sizes"] = found | (settings.get("sizes") or {})
     return settings
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a file holds; ValueError if it holds something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -146,7 +156,7 @@ def _literal(text: str) -> Any:
 
 def read_quality(folder: str | Path) -> dict[str, float]:
     """What the fit measured, {} for a published folder."""
-    quality: dict[str, float] = read_settings(folder).get("quality", {})
+    quality: dict[str, float] = read_settings(folder).get("quality") or {}
     return quality
 
 

@@ -8,22 +8,23 @@ ours add `sizes`, for encoders and decoders that have no published name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
+from .arch import Size, sizes_of
 from .memcodes import Memcodes
 from .mlp import BottleneckMLP, is_mlp, mlp_name
 from .quantize import VectorQuantizer
-from .unet import UNetSize
-from .uvit import UViTSize
 from .vit import PRESETS, ViTDecoder, ViTEncoder, ViTSize
 
-Size = ViTSize | UNetSize | UViTSize
+# ImageNet's mean and deviation of pixels in [0, 1], for `undo_std`.
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class VQConfig(BaseModel):
@@ -37,7 +38,8 @@ class VQConfig(BaseModel):
     patch_proj: False for feature maps, whose pixels are tokens already.
     quant_type: "lucid", one codebook that learns by averages, or "memcodes", `num_codebooks` that learn by gradients.
     norm_codes: compare by cosine, as every published tokenizer does; else by distance.
-    `undo_std` and other keys that say how the reference prepares its data are not read: inputs here are in [-1, 1].
+    undo_std: pictures come with ImageNet's mean and deviation, and are brought to [-1, 1] first.
+    Keys that say how the reference trains are not read, and null is a key's default.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -58,10 +60,31 @@ class VQConfig(BaseModel):
     latent_dim: int = Field(32, gt=0)
     norm_codes: bool = True
     norm_latents: bool = False
-    ema_decay: float = Field(0.99, ge=0, lt=1)
+    ema_decay: float = Field(0.99, ge=0, le=1)
     threshold_ema_dead_code: float = Field(0.0, ge=0)
     commitment_weight: float = Field(1.0, ge=0)
+    undo_std: bool = False
     sizes: dict[str, Size] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        given = {name: value for name, value in data.items() if value is not None}
+        if isinstance(given.get("sizes"), Mapping):
+            named = (str(given.get(part, cls.model_fields[part].default)) for part in ("enc_type", "dec_type"))
+            given["sizes"] = sizes_of(given["sizes"], *named)
+        return given
+
+    @model_validator(mode="after")
+    def _standardised_pictures(self) -> VQConfig:
+        if self.undo_std and (self.n_labels or self.n_channels != 3):
+            raise ValueError(
+                f"got undo_std with n_channels {self.n_channels}, n_labels {self.n_labels}; expected pictures of 3 "
+                "channels"
+            )
+        return self
 
     def size(self, part: str) -> ViTSize:
         """The ViT of `part`, "enc" or "dec"."""
@@ -139,6 +162,8 @@ def seeded(seed: int) -> Iterator[None]:
 class VQ(nn.Module):
     """Encoder and quantizer; subclasses, which decode, build all their weights inside `seeded`."""
 
+    config: VQConfig
+
     def __init__(self, config: VQConfig, seed: int) -> None:
         super().__init__()
         self.cls_emb = nn.Embedding(config.n_labels, config.n_channels) if config.n_labels else None
@@ -166,19 +191,57 @@ class VQ(nn.Module):
             x = self.cls_emb(x.long()).permute(0, 3, 1, 2)
         elif x.ndim == 2:
             x = x[:, :, None, None]
+        else:
+            x = self.pixels(x)
         z: torch.Tensor = self.quant_proj(self.encoder(x))
         return z
 
+    def pixels(self, x: torch.Tensor) -> torch.Tensor:
+        """What comes in as it is reconstructed: with `undo_std`, pictures (B, 3, H, W) in [-1, 1]."""
+        if not self.config.undo_std:
+            return x
+        mean, deviation = (x.new_tensor(values)[:, None, None] for values in (_MEAN, _DEVIATION))
+        return 2 * (x * deviation + mean) - 1
+
     @torch.no_grad()
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
+    def encode(self, x: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Token ids, int64 in [0, K): (B, h, w), or (B, n, h, w) of n > 1 codebooks; (B, n) of vectors.
 
         Args:
-            x: (B, C, H, W) float, images in [-1, 1] and feature maps as they are; (B, H, W) class ids with `n_labels`;
-                vectors (B, D). H and W are multiples of the patch size; other sizes than `image_size` are fine.
+            x: (B, C, H, W) of any floating point type, images in [-1, 1] (standardised ones with `undo_std`) and
+                feature maps as they are; (B, H, W) class ids with `n_labels`; vectors (B, D). H and W are multiples of
+                the patch size; other sizes than `image_size` are fine.
+
+        Raises:
+            ValueError: that is not what `x` is, or something in it is not finite, or too large to be coded.
         """
-        ids = self.quantize.encode(self.latents(x))
+        x = self._input(x)
+        if not len(x):  # the shape of what nothing becomes is that of what one becomes
+            return self.encode(x.new_zeros(1, *x.shape[1:]))[:0]
+        latents = self.latents(x)
+        if not latents.isfinite().all():
+            raise ValueError("tokenizer: got values whose latents are not finite; check the label, and the weights")
+        ids = self.quantize.encode(latents)
         return ids.flatten(1) if x.ndim == 2 else ids
+
+    def _input(self, x: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """What `encode` got, checked, with the type and on the device of the weights."""
+        x, weight, config = torch.as_tensor(x), self.quant_proj.weight, self.config
+        if config.n_labels:
+            if x.ndim != 3:
+                raise ValueError(f"tokenizer: got class ids {tuple(x.shape)}; expected (B, H, W)")
+            x = x.long().to(weight.device)
+            if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < config.n_labels:
+                raise ValueError(f"tokenizer: got class ids {x.min()} to {x.max()} of {config.n_labels} classes")
+            return x
+        axes = (2, 4) if isinstance(self.encoder, BottleneckMLP) else (4,)
+        if x.ndim not in axes or x.shape[1] != config.n_channels or not x.is_floating_point():
+            expected = f"(B, {config.n_channels})" if 2 in axes else f"(B, {config.n_channels}, H, W)"
+            raise ValueError(
+                f"tokenizer: got {x.dtype} {tuple(x.shape)}; expected floating point {expected}, as it was fitted on "
+                f"{config.n_channels} channels"
+            )
+        return x.to(weight)
 
     def _codes(self, ids: torch.Tensor) -> torch.Tensor:
         """The vectors (B, L, h, w) of ids as from `encode`; those of vectors (B, n) are a grid of 1 x 1."""
@@ -237,7 +300,7 @@ class VQVAE(VQ):
                 step, rank) for each step, there is no state to save.
         """
         recon, commitment, ids = self(x, generator)
-        return Step(recon, x, commitment, ids)
+        return Step(recon, self.pixels(x), commitment, ids)
 
     def _reconstruct(self, quantized: torch.Tensor) -> torch.Tensor:
         recon: torch.Tensor = self.decoder(self.post_quant_proj(quantized))

@@ -5,18 +5,15 @@ Their sizes are theirs: `resolve` writes them into the recipe, so that masking, 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..modalities import TOKENIZERS, Form, Tokenizer
+from ..modalities import BODY_POSE, TOKENIZERS, Form, Tokenizer
 from ..recipe import Recipe, RecipeError, parse
 from ..tokenizer_settings import TokenizerSettings
 
 if TYPE_CHECKING:
     from ..tokenize.vqvae import VQConfig
-
-CONFIG = "config.json"
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -34,9 +31,9 @@ def resolve(recipe: Recipe) -> Recipe:
             config, place = _read(settings)
         except (ValueError, OSError) as error:
             raise RecipeError(f"{where}: {error}") from None
-        sizes = {"codebook_size": int(config.get("codebook_size", 16_384))}
+        sizes = {"codebook_size": int(config.get("codebook_size") or 16_384)}
         if TOKENIZERS[name].form is not Form.VECTOR:
-            sizes["patch_size"] = int(config.get("patch_size", 16))
+            sizes["patch_size"] = int(config.get("patch_size") or 16)
         for field, size in sizes.items():
             asked = recipe.tokenizers.each.get(name, {}).get(field)
             if asked is not None and asked != size:
@@ -53,13 +50,11 @@ def _read(settings: TokenizerSettings) -> tuple[dict[str, Any], str]:
         from ..tokenize import tokenizer
 
         return tokenizer.read_settings(folder), str(folder.resolve())
-    if settings.weights.count("/") != 1 or settings.weights.startswith((".", "/", "~")):
-        raise ValueError("there is no such folder, and it is no hub id of the form org/name")
-    from huggingface_hub import hf_hub_download
+    from ..tokenize import ml4m
 
-    path = Path(hf_hub_download(settings.weights, CONFIG, revision=settings.revision))
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return config, settings.weights
+    if not ml4m.is_hub_id(settings.weights):
+        raise ValueError("there is no such folder, and it is no hub id of the form org/name")
+    return ml4m.hub_settings(settings.weights, settings.revision), settings.weights
 
 
 def bring(name: str, settings: TokenizerSettings, image_size: int, folder: str) -> dict[str, Any]:
@@ -73,7 +68,9 @@ def bring(name: str, settings: TokenizerSettings, image_size: int, folder: str) 
     model = ml4m.load(settings.weights, settings.revision)
     problem = _problem(TOKENIZERS[name], settings, model.config, image_size)
     if problem:
-        raise ValueError(f"tokenizers, {name}: weights {settings.weights}: {problem}")
+        raise ValueError(f"weights {settings.weights}: {problem}")
+    # What it will read are pictures in [-1, 1] already.
+    model.config = model.config.model_copy(update={"undo_std": False})
     local = Path(settings.weights)
     quality = tokenizer.read_quality(local) if local.is_dir() else {}
     tokenizer.save(model, folder, quality)
@@ -88,17 +85,22 @@ _CHANNELS = {Form.COLORS: 3, Form.NORMALS: 3, Form.EDGES: 1, Form.DEPTH: 1}
 
 def _problem(entry: Tokenizer, settings: TokenizerSettings, config: VQConfig, image_size: int) -> str:
     """Why a tokenizer cannot serve, "" if it can."""
+    from ..tokenize.divae import DiVAEConfig
+
     books = entry.tokens if entry.form is Form.VECTOR else 1
     wanted: dict[str, Any] = {"codebook_size": settings.codebook_size, "num_codebooks": books}
     if entry.form is not Form.VECTOR:
         wanted |= {"patch_size": settings.patch_size, "n_labels": entry.n_labels or None}
         wanted |= {"patch_proj": entry.form is not Form.FEATURES}
-    if entry.form in _CHANNELS:
-        wanted |= {"n_channels": _CHANNELS[entry.form]}
+    # How wide other labels are is known when they come, see `Codebook.encode`.
+    if channels := entry.channels if entry.name == BODY_POSE else _CHANNELS.get(entry.form):
+        wanted |= {"n_channels": channels}
     for field, value in wanted.items():
         if getattr(config, field) != value:
             return f"its {field} is {getattr(config, field)}, {entry.name} needs {value}"
     size = entry.image_size or image_size
     if entry.form is not Form.VECTOR and size % config.patch_size:
         return f"images of {size} px do not divide into its patches of {config.patch_size} px"
+    if isinstance(config, DiVAEConfig) and size % config.multiple:
+        return f"its decoder needs images whose sides are multiples of {config.multiple} px, got {size}"
     return ""

@@ -25,6 +25,7 @@ from . import losses
 from .examples import Board, resized
 from .fit import FitJob, fill, groups
 from .quality import quality, reconstruct
+from .workers import FINAL
 
 FOLDER, NAME = "reports", "tokenizers"
 _CODEBOOK = ("codes_used", "perplexity", "tokens", "samples")
@@ -56,27 +57,37 @@ class Evaluation:
     measured_on: Literal["val", "train"]
 
 
-def evaluate(job: FitJob, device: str, board: Board, batch: int = 32) -> list[Evaluation]:
+def evaluate(
+    job: FitJob, device: str, board: Board, batch: int = 32
+) -> tuple[list[Evaluation], dict[str, str]]:
     """Measure the tokenizers of ROOT/tokenizers that a job names and write the table.
 
     Args:
         job: as for a fit; `validation_samples`, `validation_steps`, and how crops are drawn, are its settings'.
         batch: examples that go through a tokenizer at a time.
 
-    Raises:
-        ValueError: for one of them there are no examples.
-        FileNotFoundError: one is not fitted.
+    Returns:
+        The rows of the table, and why the tokenizers that lack one do: there are no examples, its files are gone, ...
     """
-    rows = []
+    rows: list[Evaluation] = []
+    lacking: dict[str, str] = {}
     for group in groups(job, fitted=True):
-        cache = fill(job, group, 0, 1, device, board, few=True)
+        try:
+            cache = fill(job, group, 0, 1, device, board, few=True)
+        except FINAL as error:
+            lacking |= dict.fromkeys(group, str(error))
+            continue
         for name in group:
-            if name not in cache:
-                raise ValueError(f"evaluate {name}: no sample has the label {TOKENIZERS[name].label}")
-            rows.append(_evaluate(job, name, cache[name].val, cache[name].measured_on, device, batch))
-            board.post(stage="evaluate", done=len(rows), total=len(job.tokenizers), unit="tokenizers")
+            try:
+                if name not in cache:
+                    raise ValueError(f"no sample has the label {TOKENIZERS[name].label}")
+                rows.append(_evaluate(job, name, cache[name].val, cache[name].measured_on, device, batch))
+            except FINAL as error:
+                lacking[name] = str(error)
+            done = len(rows) + len(lacking)
+            board.post(stage="evaluate", done=done, total=len(job.tokenizers), unit="tokenizers")
     write(job.root, rows)
-    return rows
+    return rows, lacking
 
 
 def _evaluate(

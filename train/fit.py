@@ -7,12 +7,16 @@ that was not.
 
 from __future__ import annotations
 
+import re
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -24,6 +28,8 @@ from . import checkpoint, workers
 from .augment import color_jitter
 from .examples import Board, Data, Rows, ahead, batch_indices, collect, resized, side, size_at
 from .metrics import Metrics
+
+Result = TypeVar("Result")
 
 OUTPUT = "tokenizers"
 LOG_EVERY = 10
@@ -80,41 +86,80 @@ def fit_all(job: FitJob, rank: int, world: int, device: str, board: Board) -> No
     """A rank's part of a job.
 
     Raises:
-        ValueError: there are no examples for some tokenizers; the others are fitted.
+        ValueError: some tokenizers cannot be fitted: "NAME: reason; NAME: reason", see `reasons`. The others are,
+            unless several ranks share batches: then the first failure ends the job, as the other ranks would wait.
     """
     import torch
 
-    from . import adopt
-
+    failures = _Failures()
     if rank == 0 and job.text is not None:
-        fit_text(job, board)
+        failures.attempt([TEXT], lambda: fit_text(job, board))
     if job.share == "tokenizers":
         # Each of this worker's tokenizers is a job of its own: nothing may be averaged with the other workers'.
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         names = list(job.tokenizers)[rank::world]
         job, rank, world = replace(job, tokenizers={name: job.tokenizers[name] for name in names}), 0, 1
+    failures.at_once = world > 1
     for name, settings in job.tokenizers.items():
         if settings.weights is not None and rank == 0:
-            start = time.monotonic()
-            with tempfile.TemporaryDirectory() as scratch:
-                told = adopt.bring(name, settings, job.image_size, scratch)
-                commit(job, name, scratch, told, 0, start)
-    lacking = []
+            failures.attempt([name], partial(_bring, job, name))
     for group in groups(job):
-        cache = fill(job, group, rank, world, device, board)
+        cache = failures.attempt(group, partial(fill, job, group, rank, world, device, board))
+        if cache is None:
+            continue
         for name in group:
-            if name in cache:
-                fit_one(job, name, cache[name], rank, world, device, board)
-            else:
-                lacking.append(name)
-                if world > 1:  # the other ranks may have some, and would wait for this one
-                    break
-    if lacking:
-        labels = ", ".join(dict.fromkeys(TOKENIZERS[name].label for name in lacking))
-        raise ValueError(
-            f"fit {', '.join(lacking)}: no training sample has the label {labels}; see the rejects in the ledger"
-        )
+            failures.attempt([name], partial(_fit_cached, job, name, cache, rank, world, device, board))
+    failures.tell()
+
+
+class _Failures:
+    """Why tokenizers could not be fitted: errors that would come again, so that the others are fitted first.
+
+    at_once: tell the first one at once.
+    """
+
+    def __init__(self) -> None:
+        self.at_once, self._told = False, dict[str, str]()
+
+    def attempt(self, names: Collection[str], work: Callable[[], Result]) -> Result | None:
+        """What `work`, of these tokenizers, returns; None if it failed."""
+        try:
+            return work()
+        except workers.FINAL as error:
+            traceback.print_exc()  # the whole of it, for the worker's log
+            self._told |= dict.fromkeys(names, str(error))
+            if self.at_once:
+                self.tell()
+            return None
+
+    def tell(self) -> None:
+        if self._told:
+            raise ValueError("; ".join(f"{name}: {why}" for name, why in self._told.items()))
+
+
+def reasons(failure: str, names: Collection[str]) -> dict[str, str]:
+    """The text of a fit's failure, or of several workers' together, by tokenizer; {} if it names none of them."""
+    parts = re.split(rf"(?:^|; )(?:\w+Error: )?({'|'.join(map(re.escape, names))}): ", failure)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def _bring(job: FitJob, name: str) -> None:
+    from . import adopt
+
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        told = adopt.bring(name, job.tokenizers[name], job.image_size, scratch)
+        commit(job, name, scratch, told, 0, start)
+
+
+def _fit_cached(
+    job: FitJob, name: str, cache: Mapping[str, Rows], rank: int, world: int, device: str, board: Board
+) -> None:
+    if name not in cache:
+        label = TOKENIZERS[name].label
+        raise ValueError(f"no training sample has the label {label}; see the rejects in the ledger")
+    fit_one(job, name, cache[name], rank, world, device, board)
 
 
 def fit_text(job: FitJob, board: Board) -> None:
@@ -205,13 +250,19 @@ def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: s
 
     from . import build, losses
     from .vq import VQTrainer
+    from .vq_start import cannot_warm_start
 
     start, settings = time.monotonic(), job.tokenizers[name]
     batch = max(1, settings.batch_size // world)
     model = build.model(name, settings, job.image_size, rows.train.shape[1:], job.seed)
     backbone = settings.perceptual_backbone if TOKENIZERS[name].form is Form.COLORS else None
     perceptual = losses.lpips(backbone, device) if backbone else None
-    trainer = VQTrainer(model.to(device), build.fit_config(name, settings, batch, job.seed), perceptual)
+    config = build.fit_config(name, settings, batch, job.seed)
+    if config.warm_start and (why := cannot_warm_start(model.config)):
+        # How wide features are is known only now.
+        print(f"fit {name}: no warm start: {why}", file=sys.stderr, flush=True)
+        config = config.model_copy(update={"warm_start": False})
+    trainer = VQTrainer(model.to(device), config, perceptual)
     folder = storage.join(job.root, "runs", f"fit-{name}", job.prints[name])
     checkpoints = storage.join(folder, "checkpoints")
     found = checkpoint.newest(checkpoints)
@@ -228,7 +279,8 @@ def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: s
             metrics.log(step, "train", values)
             notes = f"loss {values['loss']:.4f}, {values['codes_in_batch']:.0f} codes in a batch"
             board.post(stage=f"fit {name}", done=step, total=total, unit="steps", notes=notes)
-        if step % settings.checkpoint_every == 0 and step < total:
+        # The last one too: what fails while quality is measured must not cost the fit.
+        if step % settings.checkpoint_every == 0 or step == total:
             metrics.flush()  # the lines first: whoever goes on from the checkpoint needs them
             checkpoint.save(checkpoints, step, {"state.pt": checkpoint.pack(trainer.state_dict())}, keep=1)
     if metrics is not None:

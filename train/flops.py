@@ -10,6 +10,7 @@ Legend: N input budget with registers, M target budget, D width, F hidden width 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from ..model.config import FourMConfig
@@ -18,6 +19,7 @@ from ..model.config import FourMConfig
 PEAK_FLOPS: dict[str, float] = {
     "GB200": 2500e12,
     "B200": 2250e12,
+    "GH200": 989e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -25,6 +27,7 @@ PEAK_FLOPS: dict[str, float] = {
     "A100": 312e12,
     "A10": 125e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "RTX 4090": 165e12,
     "MI300X": 1307e12,
@@ -34,7 +37,8 @@ PEAK_FLOPS: dict[str, float] = {
 
 def peak_flops(device_name: str) -> float | None:
     """The peak of a device by the name that CUDA gives it; None if it is not in the table."""
-    return next((peak for name, peak in PEAK_FLOPS.items() if name in device_name), None)
+    # As a whole word: an L40 is no L4, though an A10G is an A10.
+    return next((peak for name, peak in PEAK_FLOPS.items() if re.search(rf"\b{name}G?\b", device_name)), None)
 
 
 def step_flops(config: FourMConfig, samples: int, inputs: int, targets: int, predicted: Mapping[str, float]) -> float:

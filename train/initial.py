@@ -1,22 +1,38 @@
 """Initial weights from a trained model: 4M-21 begins with 4M-7, specialised models with the general one (4M-21, 3.4).
 
-Everything is matched by its name, and the tables of modalities by the modality's: those that the trained model does not
-know keep their fresh weights, those that only it knows are left out.
+Decisions:
+- The architectures are the same, field by field: weights that fit by their shapes alone would compute something else.
+- Modalities are matched by their name here, or else by the published one: `rgb` at 112 pixels is `rgb@112`. Those that
+  the trained model does not know keep their fresh weights, which the run says; those that only it knows are left out.
+- A checkpoint may hold two tables of output tokens, one that the decoder reads and one that it predicts with. Where
+  this model has one for both it takes the latter: the decoder never reads tokens of a grid, so that for grids nothing
+  is lost. For texts whose two tables differ the run says so.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..infra import storage
+from ..modalities import Kind, ModalitySpec
 from ..model import checkpoint as model_files
 from ..model import ml4m
-from ..model.embeddings import Embeddings
+from ..model.config import FourMConfig
 from ..model.fourm import FourM
+from ..model.published import published_names
 from ..train_settings import Train
+
+# Fields of a configuration that say how the weights of the blocks are used.
+_ARCHITECTURE = (
+    "dim", "encoder_depth", "decoder_depth", "num_heads", "mlp_ratio", "activation", "gated_mlp", "qk_norm",
+    "qkv_bias", "proj_bias", "mlp_bias", "norm_bias", "share_modality_embeddings", "num_register_tokens",
+    "decoder_causal", "decoder_separate",
+)  # fmt: skip
+_POSITION_ERROR = 1e-2  # of a fixed table that was stored in half precision
 
 
 def identity(place: str | None) -> str | None:
@@ -27,7 +43,7 @@ def identity(place: str | None) -> str | None:
 
 def resolved(train: Train) -> Train:
     """The settings with an absolute path, if the initial weights are in a folder here: workers start elsewhere."""
-    if train.init is None or not storage.exists(storage.join(train.init, model_files.CONFIG)):
+    if train.init is None or not storage.exists(storage.join(train.init, model_files.WEIGHTS)):
         return train
     return train.model_copy(update={"init": storage.absolute(train.init)})
 
@@ -37,58 +53,127 @@ def load(place: str) -> FourM:
 
     ValueError if there is none.
     """
-    if not storage.exists(storage.join(place, model_files.CONFIG)):
+    if not storage.exists(storage.join(place, model_files.WEIGHTS)):
         return ml4m.load(place)
-    with storage.local_folder(place, (model_files.CONFIG, model_files.WEIGHTS)) as folder:
-        config = json.loads((folder / model_files.CONFIG).read_text())
-        return model_files.load(folder) if "modalities" in config else ml4m.load(folder)
+    # A published folder may have its configuration in the header of its weights alone.
+    files = (model_files.CONFIG, model_files.WEIGHTS)
+    with storage.local_folder(place, [f for f in files if storage.exists(storage.join(place, f))]) as folder:
+        config = folder / model_files.CONFIG
+        own = config.is_file() and "modalities" in json.loads(config.read_text())
+        return model_files.load(folder) if own else ml4m.load(folder)
 
 
-def fill(model: FourM, place: str) -> None:
-    """Copy what a trained model knows into `model`.
+def fill(model: FourM, place: str) -> list[str]:
+    """Copy what a trained model knows into `model`. Returns what a user should know of it, as sentences.
 
-    ValueError if its blocks are of other sizes, or a modality has another vocabulary.
+    ValueError if it is of another architecture, or a modality of another vocabulary or size, or it knows none of them.
     """
-    copy(load(place), model, place)
+    return copy(load(place), model, place)
 
 
 @torch.no_grad()
-def copy(trained: FourM, model: FourM, place: str = "init") -> None:
+def copy(trained: FourM, model: FourM, place: str = "init") -> list[str]:
     """See `fill`; `place` is how messages call the trained model."""
-    mine = {name: p for name, p in model.named_parameters() if not _by_modality(name)}
-    theirs = dict(trained.named_parameters())
-    for name, p in mine.items():
-        if name in theirs and theirs[name].shape == p.shape:
-            p.copy_(theirs[name])
-        elif not name.startswith("projections."):  # of input modalities, which may be new
-            found = tuple(theirs[name].shape) if name in theirs else "none"
+    _same_architecture(trained.config, model.config, place)
+    pairs = _pairs(trained.config, model.config)
+    if not pairs:
+        theirs = ", ".join(spec.name for spec in trained.config.modalities)
+        raise ValueError(
+            f"train.init: {place} knows none of the modalities {', '.join(s.name for s in model.config.modalities)}; "
+            f"it knows {theirs}"
+        )
+    for mine, their in pairs.items():
+        _same_tokens(trained.config.spec(their), model.config.spec(mine), place)
+    _copy_body(trained, model)
+    notes = [note for mine, their in pairs.items() for note in _copy_modality(trained, their, model, mine, place)]
+    if fresh := [spec.name for spec in model.config.modalities if spec.name not in pairs]:
+        notes.append(f"train.init: {', '.join(fresh)} begin with fresh weights; {place} does not know them")
+    return notes
+
+
+def _same_architecture(theirs: FourMConfig, mine: FourMConfig, place: str) -> None:
+    for name in _ARCHITECTURE:
+        if (here := getattr(mine, name)) != (there := getattr(theirs, name)):
             raise ValueError(
-                f"train.init: {name} is {tuple(p.shape)} here, and {found} in {place}; the models must have the "
-                "same train.model"
+                f"train.init: {name} is {here} here, and {there} in {place}; the models must have the same train.model"
             )
-    _copy_embeddings(trained, model, place, "encoder_embeddings")
-    _copy_embeddings(trained, model, place, "decoder_embeddings")
-    for spec in model.config.modalities:
-        if spec.name in (known := [other.name for other in trained.config.modalities]):
-            index = known.index(spec.name)
-            model.modality_table[model.config.index(spec.name)] = trained.modality_table[index]
+
+
+def _pairs(theirs: FourMConfig, mine: FourMConfig) -> dict[str, str]:
+    """My modalities that the trained model knows, and what it calls them."""
+    known = {spec.name for spec in theirs.modalities}
+    by_published = {there: name for name, there in published_names(theirs.modalities).items()}
+    names = {
+        name: name if name in known else by_published.get(there)
+        for name, there in published_names(mine.modalities).items()
+    }
+    return {name: their for name, their in names.items() if their is not None}
+
+
+def _same_tokens(theirs: ModalitySpec, mine: ModalitySpec, place: str) -> None:
+    whats = {"kind": "is of the kind", "vocab_size": "has a vocabulary of", "input_dim": "has values of width"}
+    whats["learned_positions"] = "has learned positions:"
+    if mine.kind in (Kind.GRID, Kind.PIXELS) or mine.learned_positions:  # texts may be longer or shorter
+        whats["max_tokens"] = "has as many tokens:"
+    for field, what in whats.items():
+        here, there = getattr(mine, field), getattr(theirs, field)
+        if here != there:
+            raise ValueError(f"train.init: {mine.name} {what} {here} here, and {there} in {place}; the tokens differ")
+
+
+def _copy_body(trained: FourM, model: FourM) -> None:
+    """All that is of no modality; the architectures are the same."""
+    mine, theirs = ({name: p for name, p in m.named_parameters() if not _by_modality(name)} for m in (model, trained))
+    assert {name: p.shape for name, p in mine.items()} == {name: p.shape for name, p in theirs.items()}
+    for name, parameter in mine.items():
+        parameter.copy_(theirs[name])
 
 
 def _by_modality(name: str) -> bool:
     tables = ("modality_table", "decoder_modality_table", "heads")
-    return name in tables or name.startswith(("encoder_embeddings.", "decoder_embeddings."))
+    return name in tables or name.startswith(("encoder_embeddings.", "decoder_embeddings.", "projections."))
 
 
-def _copy_embeddings(trained: FourM, model: FourM, place: str, side: str) -> None:
-    theirs, mine = getattr(trained, side), getattr(model, side)
-    assert isinstance(theirs, Embeddings) and isinstance(mine, Embeddings)
-    for name in mine.token_rows.keys() & theirs.token_rows.keys():
-        _copy_rows(mine.token_table(name), theirs.token_table(name), f"{name} has a vocabulary of", place)
-    for name in mine.learned_rows.keys() & theirs.learned_rows.keys():
-        _copy_rows(mine.position_rows_of(name), theirs.position_rows_of(name), f"{name} has as positions", place)
+def _copy_modality(trained: FourM, their: str, model: FourM, mine: str, place: str) -> list[str]:
+    """One modality's tables, under its names in both; the sides that both have."""
+    index, other = model.config.index(mine), trained.config.index(their)
+    model.modality_table[index] = trained.modality_table[other]
+    if model.decoder_modality_table is not None and trained.decoder_modality_table is not None:
+        model.decoder_modality_table[index] = trained.decoder_modality_table[other]
+    spec = model.config.spec(mine)
+    if mine in model.config.inputs and their in trained.config.inputs:
+        _copy_positions(trained.encoder_embeddings.position_rows_of(their),
+                        model.encoder_embeddings.position_rows_of(mine), spec, place)  # fmt: skip
+        if spec.is_target:
+            model.encoder_embeddings.token_table(mine).copy_(trained.encoder_embeddings.token_table(their))
+        else:
+            model.projections.layers[mine].load_state_dict(_state(trained, their))
+    if mine not in model.config.outputs or their not in trained.config.outputs:
+        return []
+    _copy_positions(trained.decoder_embeddings.position_rows_of(their),
+                    model.decoder_embeddings.position_rows_of(mine), spec, place)  # fmt: skip
+    read, predict = trained.decoder_embeddings.token_table(their), trained.head(their)
+    if model.heads is not None:
+        model.decoder_embeddings.token_table(mine).copy_(read)
+        model.head(mine).copy_(predict)
+        return []
+    model.head(mine).copy_(predict)
+    if spec.kind is Kind.GRID or torch.equal(read, predict):
+        return []
+    return [f"train.init: the decoder of {place} reads {their} by another table than it predicts with; took the latter"]
 
 
-def _copy_rows(mine: Tensor | nn.Parameter, theirs: Tensor, what: str, place: str) -> None:
-    if len(mine) != len(theirs):
-        raise ValueError(f"train.init: {what} {len(mine)} here, and {len(theirs)} in {place}; the tokens differ")
-    mine.copy_(theirs)
+def _state(trained: FourM, name: str) -> Mapping[str, Tensor]:
+    return trained.projections.layers[name].state_dict()
+
+
+def _copy_positions(theirs: Tensor, mine: Tensor, spec: ModalitySpec, place: str) -> None:
+    """Learned ones are copied; fixed ones are 4M's, and must be the same."""
+    if spec.learned_positions:
+        mine.copy_(theirs)
+        return
+    rows = min(len(mine), len(theirs))
+    if not torch.allclose(mine[:rows], theirs[:rows], atol=_POSITION_ERROR):
+        raise ValueError(
+            f"train.init: {place} has other positions of {spec.name} than 4M's sines and cosines, which are not trained"
+        )

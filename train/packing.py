@@ -6,7 +6,7 @@ Legend: B samples, N and M the largest numbers of input and target tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -67,9 +67,7 @@ def pack(
 def concatenate(batches: Sequence[PackedBatch]) -> PackedBatch:
     """Batches of the same widths as one, sample after sample; `values` are left out."""
     arrays: dict[str, Any] = {
-        name: np.concatenate([getattr(batch, name) for batch in batches])
-        for name in (f.name for f in fields(PackedBatch))
-        if name not in ("values", "keys")
+        name: np.concatenate([getattr(batch, name) for batch in batches]) for name in batches[0].arrays()
     }
     return PackedBatch(**arrays, keys=[key for batch in batches for key in batch.keys])
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields
 from typing import Any, Literal
 
 import torch
@@ -113,8 +112,7 @@ def to_device(batch: PackedBatch, device: torch.device) -> PackedBatch:
     """A batch as tensors on a device; to a GPU through pinned memory, from which a copy waits for nothing."""
     if device.type == "cuda":
         batch = batch.to("cpu")
-        arrays = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name not in ("values", "keys")}
-        pinned = {name: tensor.pin_memory() for name, tensor in arrays.items()}
+        pinned: dict[str, Any] = {name: torch.as_tensor(array).pin_memory() for name, array in batch.arrays().items()}
         values = {name: torch.as_tensor(value).pin_memory() for name, value in batch.values.items()}
         batch = PackedBatch(**pinned, values=dict(values), keys=batch.keys)
     return batch.to(device)

@@ -38,8 +38,10 @@ _NEAREST = 0.05
 
 
 def reconstruct(model: Tokenizer, ids: torch.Tensor, steps: int) -> torch.Tensor:
-    """Ids to what went in; `steps` are a diffusion decoder's."""
-    return model.decode(ids, timesteps=steps) if isinstance(model, DiVAE) else model.decode(ids)
+    """Ids to what went in; `steps` are a diffusion decoder's, at most as many as it was trained with."""
+    if isinstance(model, DiVAE):
+        return model.decode(ids, timesteps=min(steps, len(model.diffusion)))
+    return model.decode(ids)
 
 
 @torch.no_grad()

@@ -11,13 +11,12 @@ Decisions:
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -33,6 +32,8 @@ from .groups import Shard
 from .job import TrainJob, masking_config
 from .loader import LoaderOptions, TokenLoader
 from .metrics import Metrics
+from .order import deal
+from .packing import concatenate
 from .parallel import Parallel, to_device, whole
 from .schedule import cosine_lr
 from .trackers import trackers
@@ -62,8 +63,8 @@ class Trainer:
         self.checkpoints = storage.join(job.folder, "checkpoints")
         self.saver = sharded.Saver(self.checkpoints, settings.keep_checkpoints)
         found = self.saver.newest()
-        if found is None and settings.init is not None:
-            initial.fill(model, settings.init)
+        begins = found is None and settings.init is not None
+        self.notes = initial.fill(model, settings.init) if begins and settings.init is not None else []
         self.parallel = Parallel(
             model,
             settings.parallel,
@@ -102,7 +103,7 @@ class Trainer:
         started = time.monotonic() - self.seconds
         batches = self.loader.batches(self.step, settings.batch_size, self.rank, self.world)
         window = Window(self.outputs)
-        self._report(reporter, "")
+        self._report(reporter, "; ".join(self.notes))
         while self.step < settings.steps:
             before = time.monotonic()
             _, batch = next(batches)
@@ -197,23 +198,42 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Mean cross-entropy of each modality, nats a target, on the first validation samples with fixed masks."""
-        settings = self.settings
+        """Mean cross-entropy of each modality, nats a target, on the first validation samples with fixed masks.
+
+        The samples and their masks are the same for any number of workers and any batch size.
+        """
         self.parallel.train(False)
         loader = self._loader(self.job.val_shards, VALIDATION_SEED, 1, training=False)
-        batch_size = self.world * max(1, min(settings.batch_size, loader.epoch_size) // self.world)
-        steps = max(1, min(settings.validation_samples, loader.epoch_size) // batch_size)
         sums, totals = torch.zeros(2, len(self.outputs), dtype=torch.float64)
-        batches = loader.batches(0, batch_size, self.rank, self.world)
         with self._weights(self.averages):
-            for _, batch in itertools.islice(batches, steps):
+            for batch in self._validation_batches(loader):
                 groups = group_targets(batch, len(self.job.specs))
                 counts = torch.tensor([groups.counts[self.model.config.index(name)] for name in self.outputs])
                 sums += self.parallel.losses(batch, groups).double().cpu() * counts
                 totals += counts
-        batches.close()  # type: ignore[attr-defined]
         values = by_modality(self.outputs, self._reduce(sums), self._reduce(totals))
         return {"loss": sum(values.values()) / len(self.outputs)} | values
+
+    def _validation_batches(self, loader: TokenLoader) -> Iterator[PackedBatch]:
+        """This rank's part of the validation samples, in as many micro-batches on each rank; those beyond the last
+        sample have no targets."""
+        settings, lanes = self.settings, loader.options.lanes
+        samples = min(settings.validation_samples, loader.epoch_size)
+        # A rank never has two samples of one lane at once: each one's masks then follow from its position alone.
+        micro_batch = settings.batch_size // (self.world * settings.accumulate)
+        chunk = self.world * min(micro_batch, lanes // math.gcd(lanes, self.world))
+        most = self.world * micro_batch // chunk
+        batches, parts = loader.batches(0, chunk, self.rank, self.world), []
+        for step in range(steps := -(-samples // chunk)):
+            _, batch = next(batches)
+            positions = deal(step * chunk, chunk, self.rank, self.world)
+            positions = positions[np.argsort(positions % lanes)]  # the loader's order in a batch
+            batch.target_valid = np.asarray(batch.target_valid) & (positions < samples)[:, None]
+            parts.append(batch)
+            if len(parts) == most or step == steps - 1:
+                yield join(parts)
+                parts = []
+        batches.close()  # type: ignore[attr-defined]
 
     @property
     def averages(self) -> bool:
@@ -261,7 +281,8 @@ class Trainer:
             bytes=0,
             sha256="",
             seconds=round(self.seconds, 3),
-            identity={"metrics": last, "parameters": parameters, "steps": self.step},
+            identity={"metrics": last, "parameters": parameters, "steps": self.step}
+            | ({"notes": self.notes} if self.notes else {}),
         )
         storage.put(ledger.record_url(root, record.output, record.shard), ledger.dumps(record))
 
@@ -269,12 +290,19 @@ class Trainer:
 def split(batch: PackedBatch, parts: int) -> list[PackedBatch]:
     """Consecutive samples as batches of their own, none copied; their number divides by `parts`."""
     size = batch.num_samples // parts
-    arrays = [f.name for f in fields(PackedBatch) if f.name not in ("values", "keys")]
     return [
         PackedBatch(
-            **{name: getattr(batch, name)[i : i + size] for name in arrays},
+            **{name: array[i : i + size] for name, array in batch.arrays().items()},
             values={name: values[i : i + size] for name, values in batch.values.items()},
             keys=batch.keys[i : i + size],
         )
         for i in range(0, batch.num_samples, size)
     ]
+
+
+def join(batches: list[PackedBatch]) -> PackedBatch:
+    """NumPy batches of the same widths as one: the inverse of `split`."""
+    joined = concatenate(batches)
+    names = batches[0].values
+    joined.values = {name: np.concatenate([np.asarray(batch.values[name]) for batch in batches]) for name in names}
+    return joined

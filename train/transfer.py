@@ -34,8 +34,11 @@ THREADS = 8  # that decode images
 class Images(Protocol):
     """Images with a class each, see pipelines/labelled.py."""
 
-    labels: np.ndarray
-    classes: tuple[str, ...]
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
 
     def __len__(self) -> int: ...
 

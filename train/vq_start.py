@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..tokenize.vit import ViTDecoder, ViTEncoder
-from ..tokenize.vqvae import VQVAE
+from ..tokenize.vqvae import VQVAE, VQConfig
 
 # Fixed positions weigh as much as pixels in an untrained encoder: contents first.
 _POSITION_SCALE = 0.1
@@ -30,19 +30,14 @@ def warm_start(model: VQVAE, x: torch.Tensor) -> None:
     torch.distributed all ranks take rank 0's weights.
 
     Args:
-        model: without class embedding, and at least as wide as its latents (ValueError otherwise).
+        model: one that can, see `cannot_warm_start` (ValueError otherwise).
         x: (B, C, H, W), one batch as `VQVAE.encode` takes it. FloatingPointError if a value is not finite.
     """
     config, encoder, decoder = model.config, model.encoder, model.decoder
     assert isinstance(encoder, ViTEncoder) and isinstance(decoder, ViTDecoder)
     latent, patch = config.latent_dim, encoder.patch_size
-    values = config.n_channels * patch**2
-    width = min(encoder.pos_emb.shape[1], decoder.pos_emb.shape[1])
-    if config.n_labels or not 2 <= latent <= min(width, values):
-        raise ValueError(
-            f"warm start: got latent_dim {latent}, tokens of width {width}, patches of {values} values, n_labels "
-            f"{config.n_labels}; expected 2 <= latent_dim <= width and values, and no labels; switch warm_start off"
-        )
+    if why := cannot_warm_start(config):
+        raise ValueError(f"warm start: {why}; switch warm_start off")
     patches = F.unfold(x.float(), patch, stride=patch).transpose(1, 2).flatten(0, 1)
     if not patches.isfinite().all():
         raise FloatingPointError("warm start: the first batch holds values that are not finite; check the labels")
@@ -73,6 +68,18 @@ def warm_start(model: VQVAE, x: torch.Tensor) -> None:
     if dist.is_available() and dist.is_initialized():
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, 0)
+
+
+def cannot_warm_start(config: VQConfig) -> str:
+    """Why a tokenizer of ViTs cannot begin as principal components, "" if it can."""
+    latent, values = config.latent_dim, config.n_channels * (config.patch_size**2 if config.patch_proj else 1)
+    width = min(config.size("enc").dim_tokens, config.size("dec").dim_tokens)
+    if not config.n_labels and 2 <= latent <= min(width, values):
+        return ""
+    return (
+        f"got latent_dim {latent}, tokens of width {width}, patches of {values} values, n_labels {config.n_labels}; "
+        "expected 2 <= latent_dim <= width and values, and no labels"
+    )
 
 
 def _principal_components(patches: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

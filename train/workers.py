@@ -88,7 +88,7 @@ def bundle_of(resources: Resources, nodes: Sequence[dict[str, float]], stage: st
 
 @dataclass
 class Told:
-    """What stands on the board: the last message of each worker, how often worker 0 began, the first final error."""
+    """What stands on the board: the last message of each worker, how often worker 0 began, the final errors."""
 
     last: dict[int, dict[str, Any]] = field(default_factory=dict)
     attempts: int = 0
@@ -110,7 +110,8 @@ class _Board:
         self.told.last[rank] = message
 
     def fail(self, failure: str) -> None:
-        self.told.failure = self.told.failure or failure
+        if failure not in self.told.failure:  # of workers that share nothing each may have its own
+            self.told.failure = "; ".join(filter(None, (self.told.failure, failure)))
 
     def read(self) -> Told:
         return self.told
@@ -254,7 +255,7 @@ class _Screen:
 
     def show(self, told: Told) -> None:
         """Show the first worker that is not done; what others do at the same time goes into its notes."""
-        self.failure = self.failure or told.failure
+        self.failure = told.failure or self.failure
         if told.attempts > self._attempts and not self.failure:
             if self._attempts:
                 self.close()

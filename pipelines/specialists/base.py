@@ -73,6 +73,10 @@ class Specialist(BaseModel):
         """One label (or a Reject with its reason) for each item, in order. It must not depend on its neighbours."""
         raise NotImplementedError
 
+    def looks_at(self) -> tuple[str, ...]:
+        """Of `uses`, what this instance looks at with its options."""
+        return self.uses
+
     def resident_gb(self) -> float:
         """Memory of one instance beyond the images, in GiB."""
         return self.memory_gb

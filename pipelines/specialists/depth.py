@@ -57,7 +57,7 @@ class Depth(DenseModel):
         """float16 (H, W) in [0, 1], 0 nearest; a Reject if the model says the same of every pixel."""
         options: dict[str, Any] = {"target_sizes": [size]}
         if self._model.config.model_type == "zoedepth":  # the only one that pads and wants to know around what
-            options["source_sizes"] = [size]
+            options["source_sizes"] = [self.seen_size(size)]
         made = self._processor.post_process_depth_estimation(prediction, **options)[0]["predicted_depth"]
         found = made.float().reshape(size).cpu().numpy()
         scaled = relative_depth(found, self._inverse)

@@ -5,6 +5,8 @@ Decisions:
   never padded into each other.
 - A label keeps boxes well below the score of 0.6 from which 4M writes them, so that this threshold can be moved without
   detecting again.
+- Boxes and scores are rounded to 1e-5: finer digits differ with the size of a batch, and thresholds and the order of
+  boxes must not turn on them.
 - Classes are told by name. Other spellings of COCO's names are translated; classes that COCO lacks are dropped, since
   4M has no words for them.
 """
@@ -21,6 +23,8 @@ from ...modalities import COCO_CLASSES
 from ..reject import Reject
 from .base import Item
 from .pretrained import Pretrained, batches
+
+_DIGITS = 5
 
 # Names that older configurations (Pascal VOC's, darknet's) and Objects365 have for classes of COCO.
 _SYNONYMS = {
@@ -73,7 +77,7 @@ def _coco_name(name: str) -> str | None:
 def records(
     boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, names: Sequence[str | None], most: int
 ) -> list[dict[str, Any]]:
-    """Detections of one image as the label has them, best first.
+    """Detections of one image as the label has them, best first, rounded to 1e-5.
 
     Args:
         boxes: float (n, 4) xmin, ymin, xmax, ymax in 0..1 of the frame; what sticks out is cut off.
@@ -82,10 +86,10 @@ def records(
         names: COCO's names of the model's classes.
         most: how many to keep.
     """
-    boxes = boxes.astype(np.float64).clip(0, 1)
+    boxes, scores = boxes.astype(np.float64).clip(0, 1).round(_DIGITS), scores.astype(np.float64).round(_DIGITS)
     named = np.array([0 <= c < len(names) and names[c] is not None for c in classes], dtype=bool)
     keep = named & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    boxes, scores, classes = boxes[keep], scores[keep].astype(np.float64), classes[keep]
+    boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
     # Ties are broken by class and position: a network's own order is no promise.
     order = np.lexsort((boxes[:, 3], boxes[:, 2], boxes[:, 1], boxes[:, 0], classes, -scores))[:most]
     return [{"box": boxes[i].tolist(), "label": names[classes[i]], "score": float(scores[i])} for i in order]
@@ -102,6 +106,7 @@ class Detector(Pretrained):
     """
 
     label: ClassVar[str] = "det"
+    version: ClassVar[int] = 2  # boxes and scores rounded
     task: ClassVar[str] = "object detection"
     gpu_precision: ClassVar[Literal["fp32", "fp16", "bf16"]] = "fp32"
     gpus: ClassVar[float] = 0.25

@@ -34,11 +34,15 @@ if TYPE_CHECKING:
 _IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
 
 # Image towers by model type, so that nobody loads a text tower. The first kind normalises its class token alone.
+# AltCLIP, BLIP and models that nobody thought of are opened whole, and what they call `vision_model` is taken.
 _CLIPS = {
     "clip": "CLIPVisionModel",
     "clip_vision_model": "CLIPVisionModel",
     "metaclip_2": "MetaClip2VisionModel",
     "metaclip_2_vision_model": "MetaClip2VisionModel",
+    "chinese_clip": "ChineseCLIPVisionModel",
+    "altclip": "AutoModel",
+    "clipseg": "CLIPSegVisionModel",
 }
 _TOWERS = {
     **_CLIPS,
@@ -89,6 +93,8 @@ class Features(Pretrained):
     gpu_precision: ClassVar[Literal["fp32", "fp16", "bf16"]] = "fp16"
     gpus: ClassVar[float] = 0.25
     memory_gb: ClassVar[float] = 1.0
+    # What makes one vector of the tokens: classifiers and some published trunks come without it.
+    unneeded: ClassVar[tuple[str, ...]] = (r"(^|\.)pooler\.", r"^(vision_model\.)?head\.")
     whole: ClassVar[bool] = False
 
     size: int | None = Field(
@@ -132,7 +138,12 @@ class Features(Pretrained):
                 f"more than max_tokens, {most}; raise labels.specialists.{self.label}.max_tokens or lower its size"
             )
         blank = np.zeros((backbone.side, backbone.side, 3), np.uint8)
-        shape = tuple(self._run(self._pixels(blank)[None]).shape)
+        try:
+            shape = tuple(self._run(self._pixels(blank)[None]).shape)
+        except (AttributeError, TypeError, ValueError) as error:  # it asks for text, or has no tokens
+            raise ValueError(
+                f"{self.label}: {self.weights} is no model for {self.task}: {error}; expected a vision transformer"
+            ) from error
         extra = shape[1] - short**2 if len(shape) == 3 else -1
         if extra < 0 or (self.whole and extra < 1):
             wanted = f"at least {short**2} tokens" + (" and a class token" if self.whole else "")
@@ -200,11 +211,13 @@ class Features(Pretrained):
         """A vision transformer of transformers; `projected`: CLIP's projection as well, if the model has one."""
         import transformers
 
-        config = self._config()
+        config = self.config()
         tower = _TOWERS.get(config.model_type, "AutoModel")
         if projected and hasattr(transformers, f"{tower}WithProjection"):
             tower += "WithProjection"
         vision = getattr(config, "vision_config", config)
+        if hasattr(config, "projection_dim"):  # the one that counts, and may be the only one
+            vision.projection_dim = config.projection_dim
         patch = getattr(vision, "patch_size", None)
         if isinstance(patch, list | tuple) and len(set(patch)) == 1:
             patch = patch[0]
@@ -213,7 +226,12 @@ class Features(Pretrained):
                 f"{self.label}: {self.weights} is a {config.model_type} without square patches, no model for "
                 f"{self.task}; expected a vision transformer"
             )
-        model, processor = self.load(tower, device), self.processor()
+        named = {} if tower == "AutoModel" else {"config": vision}
+        model, processor = self.load(tower, device, **named), self.processor()
+        if hasattr(model.config, "mask_ratio"):  # ViT-MAE hides patches, as in its training
+            model.config.mask_ratio = 0.0
+        if tower == "AutoModel":
+            model = getattr(model, "vision_model", model)
         if "spatial_shapes" in inspect.signature(model.forward).parameters:
             side = patch * math.isqrt(vision.num_patches)
             return Backbone(model, _plain(processor), side, patch, lambda pixels: _flexible(model, pixels, patch))
@@ -221,15 +239,7 @@ class Features(Pretrained):
         side = usual_side(processor)
         if isinstance(trained := getattr(vision, "image_size", None), int):
             side = min(side, trained)  # DINOv2's positions are for more than its usual input; none are for less
-        return Backbone(model, processor, side, patch, lambda pixels: _last_tokens(model, pixels, unnormalised))
-
-    def _config(self) -> Any:
-        import transformers
-
-        try:
-            return transformers.AutoConfig.from_pretrained(self.folder(), local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self.label}: {self.weights} is no model for {self.task}: {error}") from error
+        return Backbone(model, processor, side, patch, lambda pixels: _last_tokens(model, pixels, unnormalised, patch))
 
 
 def usual_side(processor: Any) -> int:
@@ -248,11 +258,17 @@ def _half(values: np.ndarray) -> np.ndarray | str:
     return half if np.isfinite(half).all() else "features beyond the range of float16"
 
 
-def _last_tokens(model: Any, pixels: torch.Tensor, unnormalised: bool) -> torch.Tensor:
+def _last_tokens(model: Any, pixels: torch.Tensor, unnormalised: bool, patch: int) -> torch.Tensor:
     """Every token after the last LayerNorm, and after the projection where the model has one: (B, n + h w, C)."""
-    options = {}
-    if "interpolate_pos_encoding" in inspect.signature(model.forward).parameters:
+    import torch
+
+    takes = inspect.signature(model.forward).parameters
+    options: dict[str, Any] = {}
+    if "interpolate_pos_encoding" in takes:
         options["interpolate_pos_encoding"] = True
+    if "noise" in takes:  # ViT-MAE shuffles the patches by it
+        patches = (pixels.shape[2] // patch) * (pixels.shape[3] // patch)
+        options["noise"] = torch.arange(patches, device=pixels.device).expand(len(pixels), -1)
     tokens: torch.Tensor = model(pixel_values=pixels, **options).last_hidden_state
     if unnormalised:
         tokens = getattr(model, "vision_model", model).post_layernorm(tokens)
@@ -296,7 +312,7 @@ class Clip(Features):
     projected: bool = Field(
         True,
         description="Project CLIP's patch tokens into the space of text, as 4M does. Models without a projection "
-        "(SigLIP) give their last tokens either way.",
+        "(SigLIP, ChineseCLIP) give their last tokens either way.",
     )
 
     def _open(self, device: str) -> Backbone:

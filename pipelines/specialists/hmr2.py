@@ -78,6 +78,8 @@ def sizes(state: Mapping[str, Tensor], heads: int = 16, head_heads: int = 8, ite
         )
     except KeyError as error:
         raise ValueError(f"these are not the weights of HMR2.0: there is no {error}") from error
+    if found.patch <= 4:  # with the padding of 2 pixels there would be a row of patches more than positions
+        raise ValueError(f"HMR2.0's patches are larger than 4 pixels; these weights have {found.patch}")
     if tokens != 12 * found.unit**2:
         raise ValueError(f"HMR2.0 sees 4 n x 3 n patches; these weights have {tokens} positions")
     if found.width % heads or found.head_inner % head_heads:

@@ -74,6 +74,9 @@ class Metadata(Specialist):
         ("aesthetic_score_laion_v2", "aesthetic_score", "aesthetic"), description="The same for the aesthetic score."
     )
 
+    def looks_at(self) -> tuple[str, ...]:
+        return self.sources
+
     def __call__(self, items: Sequence[Item]) -> list[dict[str, int | float] | Reject]:
         """Name -> number for each item, in the order of 4M's ids; a Reject if nothing at all is known."""
         return [self._describe(item) or Reject("metadata: no image, caption, labels or sizes") for item in items]

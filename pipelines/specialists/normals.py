@@ -50,7 +50,7 @@ class Normals(DenseModel):
         """float16 (H, W, 3), unit vectors; a Reject if the model gives no direction at all."""
         options: dict[str, Any] = {"target_sizes": [size]}
         if self._model.config.model_type == "sapiens2":  # pads if its configuration says so; TIPSv2 never does
-            options |= {"source_sizes": [size], "do_remove_padding": bool(self._processor.do_pad)}
+            options |= {"source_sizes": [self.seen_size(size)], "do_remove_padding": bool(self._processor.do_pad)}
         made = self._processor.post_process_normal_estimation(prediction, **options)[0]["normals"]
         vectors = made.float().reshape(3, *size).permute(1, 2, 0).cpu().numpy()
         found = unit_vectors(vectors * [-1.0 if axis in self.flip else 1.0 for axis in "xyz"])

@@ -197,24 +197,25 @@ class Pretrained(Specialist):
             name = self.gpu_precision if device.startswith("cuda") else "fp32"
         return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
 
-    def load(self, auto: str, device: str) -> Any:
+    def load(self, auto: str, device: str, **settings: Any) -> Any:
         """The model by one of transformers' classes, in evaluation mode on the device; shared in this process.
 
         Args:
             auto: name of the class, for example "AutoModelForDepthEstimation".
+            settings: what `from_pretrained` takes besides; the same for all who load these weights by this class.
 
         Raises:
             ValueError: the folder is of another task, lacks weights, or has only pickled ones.
         """
-        folder, dtype = self.folder(), self.dtype(device)
-        return loaded((auto, str(folder), device, dtype), lambda: self._load(auto, folder, device, dtype))
+        folder, dtype = self._whole_folder(), self.dtype(device)
+        return loaded((auto, str(folder), device, dtype), lambda: self._load(auto, folder, device, dtype, settings))
 
-    def _load(self, auto: str, folder: Path, device: str, dtype: torch.dtype) -> Any:
+    def _load(self, auto: str, folder: Path, device: str, dtype: torch.dtype, settings: dict[str, Any]) -> Any:
         import transformers
         from safetensors import SafetensorError
 
         _verify(folder, self.label, self.allow_pickle)
-        options = {} if self.allow_pickle else {"use_safetensors": True}
+        options = settings if self.allow_pickle else {**settings, "use_safetensors": True}
         try:
             with _quiet():
                 model, report = getattr(transformers, auto).from_pretrained(
@@ -234,12 +235,21 @@ class Pretrained(Specialist):
             )
         return model.to(device).eval()
 
+    def _whole_folder(self) -> Path:
+        """The folder, whose configurations count as much as its weights. ValueError if a file in it was named."""
+        if Path(self.weights).is_file():
+            raise ValueError(
+                f"{self.label}: {self.weights} is a file of a model's folder, whose configuration is needed too; "
+                f"name the folder in labels.specialists.{self.label}.weights"
+            )
+        return self.folder()
+
     def config(self) -> Any:
         """The folder's configuration (transformers), which tells its architecture. ValueError if it has none."""
         import transformers
 
         try:
-            return transformers.AutoConfig.from_pretrained(self.folder(), local_files_only=True)
+            return transformers.AutoConfig.from_pretrained(self._whole_folder(), local_files_only=True)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{self.label}: {self.weights} is no model for {self.task} that transformers can open: {error}"
@@ -255,7 +265,7 @@ class Pretrained(Specialist):
         import transformers
 
         try:
-            return getattr(transformers, auto).from_pretrained(self.folder(), local_files_only=True, **options)
+            return getattr(transformers, auto).from_pretrained(self._whole_folder(), local_files_only=True, **options)
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.label}: {self.weights} has no {auto} of its own: {error}") from error
 

@@ -42,7 +42,11 @@ def asked_labels(recipe: Recipe) -> list[str]:
 def _make(recipe: Recipe, label: str, made: dict[str, Specialist]) -> None:
     options = dict(recipe.labels.specialists.get(label, {}))
     name = options.pop("specialist", LABELS[label].specialist)
-    if name == SOURCE or label in made:
+    if name == SOURCE:
+        if options:
+            raise RecipeError(f"labels.specialists.{label}: it is the image itself and has no options, got {options}")
+        return
+    if label in made:
         return
     made[label] = _instantiate(label, name, options, recipe.modules)
     for need in made[label].needs:
@@ -55,7 +59,7 @@ def _place(label: str, made: dict[str, Specialist], ordered: dict[str, Specialis
         raise RecipeError(f"labels: {' needs '.join([*trail[trail.index(label) :], label])}: a circle")
     if label in ordered or label not in made:
         return
-    for before in (*made[label].needs, *made[label].uses):
+    for before in (*made[label].needs, *made[label].looks_at()):
         _place(before, made, ordered, (*trail, label))
     ordered[label] = made[label]
 

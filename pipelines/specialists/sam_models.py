@@ -8,10 +8,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
@@ -91,6 +93,13 @@ def _mask_decoder(state: Mapping[str, torch.Tensor]) -> MaskDecoder:
     )
 
 
+def _thickened(image: np.ndarray, side: int) -> np.ndarray:
+    """The image, its short side stretched if less than a pixel of it would be left on a network of `side` pixels."""
+    height, width = image.shape[:2]
+    least = math.ceil(max(height, width) / side)
+    return image if min(height, width) >= least else cv2.resize(image, (max(width, least), max(height, least)))
+
+
 def segment_anything(sam: Sam, device: str, dtype: torch.dtype) -> Embed:
     """Views by segment-anything's model. Its weights stay in float32; below that, matrix products are in `dtype`."""
     side = sam.image_encoder.img_size
@@ -98,7 +107,7 @@ def segment_anything(sam: Sam, device: str, dtype: torch.dtype) -> Embed:
     half = partial(torch.autocast, torch.device(device).type, dtype=dtype, enabled=dtype != torch.float32)
 
     def embed(image: np.ndarray) -> View:
-        shown = torch.from_numpy(resize.apply_image(image)).to(device).permute(2, 0, 1)[None]
+        shown = torch.from_numpy(resize.apply_image(_thickened(image, side))).to(device).permute(2, 0, 1)[None]
         with half():
             features = sam.image_encoder(sam.preprocess(shown))
 
@@ -116,9 +125,11 @@ def segment_anything(sam: Sam, device: str, dtype: torch.dtype) -> Embed:
 
 def transformers(model: Any, processor: Any, device: str) -> Embed:
     """Views by a model of transformers for mask generation, with the processor of its folder."""
+    told = getattr(model.config.vision_config, "image_size", None)
+    side = told if isinstance(told, int) else 1024
 
     def embed(image: np.ndarray) -> View:
-        inputs = processor(images=image, input_data_format="channels_last", return_tensors="pt")
+        inputs = processor(images=_thickened(image, side), input_data_format="channels_last", return_tensors="pt")
         pixels = inputs["pixel_values"].to(device, model.dtype)
         rows, columns = pixels.shape[-2:]
         padded = None

@@ -119,8 +119,8 @@ class Panoptic(DenseModel):
         if self._auto == "AutoModelForSemanticSegmentation":
             ids = argmax_at(prediction.logits[0], size)
             return np.ascontiguousarray(self._classes[ids.cpu().numpy()])
-        height, width = size
-        scale = min(1.0, _FINEST / max(size))
+        height, width = self.seen_size(size)  # EoMT's reads from it what is padding
+        scale = min(1.0, _FINEST / max(height, width))
         grid = max(1, round(height * scale)), max(1, round(width * scale))
         options: dict[str, Any] = {} if self._kind.startswith("eomt") else {"label_ids_to_fuse": set()}
         made = self._processor.post_process_panoptic_segmentation(
@@ -132,7 +132,9 @@ class Panoptic(DenseModel):
             **options,
         )[0]
         classes = classes_of_segments(made["segmentation"].cpu().numpy(), made["segments_info"], self._classes)
-        return cv2.resize(classes, (width, height), interpolation=cv2.INTER_NEAREST_EXACT) if scale < 1 else classes
+        if grid == size:
+            return classes
+        return cv2.resize(classes, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def class_table(names: Mapping[int, str], source: str = "the model") -> np.ndarray:

@@ -102,7 +102,7 @@ def _unreached(name: str) -> Callable[[recipe.Recipe], Summary]:
 def test_run_tells_what_training_waits_for_as_the_guide_says(
     guide: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def label(_: recipe.Recipe) -> Summary:
+    def label(_: recipe.Recipe, defer: bool) -> Summary:
         return Summary("label", missing={"shard 00007": "there is no shard at /data/00007.tar"})
 
     monkeypatch.setattr(jobs, "prepare", lambda recipe: (recipe, {}))

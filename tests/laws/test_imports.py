@@ -21,7 +21,10 @@ ALLOWED: dict[str, set[str]] = {
     "recipe_fields": set(),
     "tokenizer_settings": {"infra", "modalities", "recipe_fields"},
     "train_settings": {"recipe_fields"},
-    "recipe": {"infra", "modalities", "recipe_checks", "recipe_fields", "tokenizer_settings", "train_settings"},
+    "recipe": {
+        "infra", "modalities", "recipe_checks", "recipe_fields", "tokenizer_settings", "train_settings",
+        "model",  # the names of schedules
+    },
     "recipe_checks": {"infra", "modalities", "recipe", "tokenizer_settings", "train_settings"},  # recipes for types
     "tokenize": {"infra", "modalities", "recipe"},
     "pipelines": {"infra", "modalities", "recipe", "tokenize"},

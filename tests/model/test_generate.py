@@ -311,10 +311,46 @@ def test_what_does_not_fit_the_model_is_refused(model: FourM, given: dict, chain
 @pytest.mark.parametrize(
     "change",
     [
-        {"scheme": "diffusion"}, {"top_p": 0.0}, {"temperature": -1.0}, {"steps": 0}, {"temperature_schedule": "warm"},
+        {"scheme": "diffusion"},
+        {"top_p": 0.0},
+        {"temperature": -1.0},
+        {"steps": 0},
+        {"temperature_schedule": "warm"},
         {"guidance": {}},
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict) -> None:
     with pytest.raises(ValueError):
         replace(GRIDS[1], **change)
+
+
+def test_published_names_are_names(published: FourM, reference: dict[str, np.ndarray]) -> None:
+    rgb = patchify(reference["input_rgb"], 16)
+    own = [Step("tok_depth", "roar", guidance=2.0), Step("tok_semseg", "roar", guidance={"rgb": 2.0, "tok_depth": 1.5})]
+    theirs = [
+        Step("tok_depth@224", "roar", guidance=2.0),
+        Step("tok_semseg@224", "roar", guidance={"rgb@224": 2.0, "tok_depth@224": 1.5}),
+    ]
+    expected = generate(published, {"rgb": rgb}, own, seed=0)
+    result = generate(published, {"rgb@224": rgb}, theirs, seed=0)
+    for name in ("tok_depth", "tok_semseg"):
+        assert np.array_equal(result[f"{name}@224"], expected[name]) and np.array_equal(result[name], expected[name])
+    with pytest.raises(KeyError):
+        result["tok_normal@224"]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": float("nan")}, {"temperature": float("inf")}, {"guidance": float("nan")},
+                 {"guidance": {"rgb": float("inf")}}]
+)  # fmt: skip
+def test_numbers_of_a_step_are_finite(settings: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"tok_depth: temperature .* expected finite numbers"):
+        Step("tok_depth", "roar", **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("target", "scheme"), [("tok_depth", "maskgit"), ("caption", "autoregressive")])
+def test_logits_that_are_not_finite_are_an_error(target: str, scheme: str) -> None:
+    model = ml4m.load(GOLDEN)
+    model.decoder_norm.weight.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match=f"{target}: the model's logits are not finite"):
+        generate(model, {}, [Step(target, scheme, max_tokens=0)], seed=0, sample_ids=[0])  # type: ignore[arg-type]

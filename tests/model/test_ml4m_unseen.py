@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model import ml4m
+from fourmill.model.config import FourMConfig
+from fourmill.model.fourm import FourM
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 OUTPUTS = [name for name, (kind, _) in TABLE.items() if kind in ("tokens", "sequence")]
@@ -162,6 +166,71 @@ def test_a_grid_of_another_size_than_its_name_says_keeps_its_name(tmp_path: Path
     mod_dict = {"tok_depth@224": {part: x[:, :49] for part, x in arrays.items()}}
     mod_dict["tok_depth@224"]["input_mask"][:, 0] = False
     assert ml4m.pack(model, mod_dict, 8, 8).input_valid.any()
+
+
+def loaded(checkpoint: Published, folder: Path) -> FourM:
+    write(checkpoint, folder)
+    return ml4m.load(folder)
+
+
+def test_the_mean_is_over_the_outputs_that_are_offered(tmp_path: Path) -> None:
+    names = ["tok_depth@224", "caption", "tok_rgb@224"]
+    checkpoint = published.checkpoint(5, names, names)
+    model = loaded(checkpoint, tmp_path)
+    mod_dict = published.masked_inputs(checkpoint, 1)
+    offered = {name: mod_dict[name] for name in names[:2]}
+    with torch.no_grad():
+        output = model(ml4m.pack(model, offered, 64, 64).to("cpu"))
+        losses = checkpoint.eager().losses(offered, (64, 64), list(offered))
+    assert list(losses) == names[:2]
+    assert output.loss.item() == pytest.approx(sum(losses.values()).item() / 2, abs=1e-5)
+    assert output.losses["tok_depth@224"] is output.losses["tok_depth"] and output.counts["tok_rgb@224"] == 0
+
+
+def test_inputs_are_packed_as_people_have_them(tmp_path: Path) -> None:
+    """Grids with rows and columns, tensors with gradients or in bfloat16, either names, nothing to predict."""
+    checkpoint = published.checkpoint(6, ["rgb@224", "tok_depth@224"], ["tok_depth@224", "caption"])
+    model = loaded(checkpoint, tmp_path)
+    mod_dict = published.masked_inputs(checkpoint, 0)
+    mod_dict["rgb@224"]["tensor"] = mod_dict["rgb@224"]["tensor"].bfloat16()
+    expected = ml4m.pack(model, mod_dict, 64, 64)
+    grid, pixels = mod_dict["tok_depth@224"], mod_dict["rgb@224"]
+    square = {part: x.reshape(-1, 14, 14) for part, x in grid.items()}
+    ours = {"rgb": pixels | {"tensor": pixels["tensor"].requires_grad_()}, "tok_depth": square}
+    packed = ml4m.pack(model, ours | {"caption": mod_dict["caption"]}, 64, 64, decoder_order=["tok_depth", "caption"])
+    assert all(np.array_equal(packed.arrays()[name], array) for name, array in expected.arrays().items())
+    assert np.array_equal(packed.values["rgb"], expected.values["rgb"])
+    inputs = ml4m.pack(model, {"rgb@224": {part: pixels[part] for part in ("tensor", "input_mask")}}, 64, 64)
+    assert not inputs.target_valid.any() and model(inputs).loss.item() == 0
+    with pytest.raises(ValueError, match="decoder_order names caption, expected modalities of mod_dict"):
+        ml4m.pack(model, {"tok_depth": square}, 64, 64, decoder_order=["caption"])
+    with pytest.raises(ValueError, match="got depth, expected some of rgb@224"):
+        ml4m.pack(model, {"depth": pixels}, 64, 64)
+
+
+def test_domains_without_tensors_on_their_side_are_left_out(tmp_path: Path) -> None:
+    checkpoint = published.checkpoint(7, ["rgb@224", "caption"], ["caption"])
+    plain = loaded(checkpoint, tmp_path)
+    checkpoint.config["domains_in"] = ["rgb", "depth", *checkpoint.config["domains_in"]]
+    checkpoint.config["domains_out"] = ["rgb@224", *checkpoint.config["domains_out"]]
+    assert loaded(checkpoint, tmp_path).config == plain.config
+    checkpoint.config["domains_out"] = ["depth"]
+    with pytest.raises(ValueError, match="has no decoder_embeddings of any of depth"):
+        loaded(checkpoint, tmp_path)
+
+
+def test_other_patches_keep_their_names_and_no_two_modalities_get_one(tmp_path: Path) -> None:
+    """224 pixels in patches of 8: the registry's patches of 16 would make it a grid of 448 pixels."""
+    rgb, depth = ModalitySpec("rgb", Kind.PIXELS, 0, 784, 192), ModalitySpec("tok_depth", Kind.GRID, 20, 784)
+    large = replace(depth, name="tok_depth@448")
+    sizes: dict[str, Any] = {"dim": 8, "num_heads": 2, "encoder_depth": 1, "decoder_depth": 1}
+    model = FourM(FourMConfig((rgb, depth, large), **sizes)).eval()
+    ml4m.save(model, tmp_path)
+    again = ml4m.load(tmp_path)
+    assert again.config == model.config
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+    with pytest.raises(ValueError, match="tok_depth and tok_depth@448 would both be tok_depth@448"):
+        ml4m.save(FourM(FourMConfig((depth, large), **sizes)), tmp_path)
 
 
 def test_models_come_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fourmill.model.schedules import temperature_schedule, token_schedule
+from fourmill.model.schedules import check_temperature_schedule, temperature_schedule, token_schedule
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fm_schedules_and_embeddings.npz"
 
@@ -51,3 +51,14 @@ def test_unknown_token_schedules_are_refused() -> None:
         token_schedule("square", 3, 9)
     with pytest.raises(ValueError, match="at least 1"):
         token_schedule("linear", 0, 9)
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "onex:1e-1", "onex:.5:2"])
+def test_names_of_temperature_schedules(name: str) -> None:
+    assert check_temperature_schedule(name) == name
+
+
+@pytest.mark.parametrize("name", ["onex:.", "onex:1:0", "onex:nan", "onex:1:inf", "onex", "cosine", "onex:-1"])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="temperature schedule"):
+        check_temperature_schedule(name)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
 from fourmill.model.heads import Classifier, ConvNeXtMap, LinearMap, PooledHead
@@ -134,3 +135,12 @@ def test_lora_without_peft_is_a_sentence(model: FourM, monkeypatch: pytest.Monke
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(ValueError, match=r"pip install 'fourmill\[transfer\]'"):
         add_lora(Encoder(model), 2)
+
+
+def test_published_names_are_names() -> None:
+    """A grid of 16 x 16 tokens of 14 pixels is `tok_dinov2@224` in apple/ml-4m."""
+    spec = ModalitySpec("tok_dinov2", Kind.GRID, 20, 256)
+    encoder = Encoder(FourM(FourMConfig((spec,), dim=8, num_heads=2, encoder_depth=1)).eval(), ("tok_dinov2@224",))
+    ids = torch.zeros(1, 16, 16, dtype=torch.long)
+    features, same = encoder({"tok_dinov2@224": ids}), encoder({"tok_dinov2": ids})
+    assert torch.equal(features.map("tok_dinov2@224"), same.map("tok_dinov2"))

@@ -13,6 +13,7 @@ from fourmill import jobs
 from fourmill.infra import ledger, storage
 from fourmill.pipelines import plan as plans
 from fourmill.pipelines.plan import Fitted
+from fourmill.pipelines.specialists import registry
 from fourmill.recipe import RecipeError
 
 SPATIAL = {"tokens/rgb", "tokens/tok_rgb", "tokens/tok_canny_edge", "tokens/det"}
@@ -182,3 +183,20 @@ def test_splits_keep_the_order_and_must_not_overlap(tmp_path: Path) -> None:
         plans.shards(data.recipe("out", train, train[:1]))
     with pytest.raises(RecipeError, match=r"samples: .*nothing found"):
         plans.shards(data.recipe("out", str(tmp_path / "none-*.tar")))
+
+
+def test_kept_labels_are_left_to_tokenize_where_their_sources_are_made_twice(tmp_path: Path) -> None:
+    """Metadata looks at depth, which is not kept and is tokenized; boxes are kept, so they are made first."""
+    chosen = {"modalities": ["rgb", "tok_depth", "metadata"], "labels__keep": ["metadata", "det"]}
+    made = data.recipe(tmp_path, ["a.tar"], **chosen, generate__chains=[])
+    assert plans.deferred(made, registry.build(made)) == {"metadata"}
+    chosen["labels__keep"] = ["metadata", "det", "depth"]
+    made = data.recipe(tmp_path, ["a.tar"], **chosen, generate__chains=[])
+    assert plans.deferred(made, registry.build(made)) == set()
+
+
+def test_metadata_makes_nothing_for_sources_that_it_leaves_out(tmp_path: Path) -> None:
+    specialists = {"metadata": {"sources": ["det"]}}
+    chosen = {"modalities": ["rgb", "tok_depth", "metadata"], "labels__specialists": specialists}
+    built = registry.build(data.recipe(tmp_path, ["a.tar"], **chosen, generate__chains=[]))
+    assert "depth" in built and plans.sources(built, ["metadata"]) == {"metadata", "det"}  # boxes are kept

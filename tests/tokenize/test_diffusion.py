@@ -89,7 +89,10 @@ def test_clamping_keeps_samples_in_range() -> None:
 
 def test_noise_cannot_be_predicted_from_noise_alone() -> None:
     with pytest.raises(ValueError, match="'epsilon' with zero terminal SNR"):
-        Diffusion(alphas_cumprod("linear", 100), "epsilon")
+        Diffusion(alphas_cumprod("linear", 100), "epsilon").ddim(lambda x, t: x, torch.zeros(1, 1, 4, 4), [99], False)
+    for shift in ("0", "-1", "x", "inf"):
+        with pytest.raises(ValueError, match="expected a shift above 0"):
+            alphas_cumprod(f"shifted_cosine:{shift}", 100)
     with pytest.raises(ValueError, match=r"'cubic'.*squaredcos_cap_v2"):
         alphas_cumprod("cubic", 100)
 

@@ -167,3 +167,11 @@ def test_sizes_that_cannot_be_built_are_refused() -> None:
         UNetSize(32, (1, 1.5), 1)
     with pytest.raises(ValueError, match="needs a ViT"):
         DiVAEConfig(enc_type="BottleneckMLP/B_1-Wi_8")
+
+
+def test_the_default_number_of_steps_sizes_and_seeds() -> None:
+    short = DiVAE(DiVAEConfig.small(16, 1, 2, 32, image_size=16, patch_size=8, num_train_timesteps=7)).eval()
+    ids = short.encode(torch.rand(2, 3, 16, 16) * 2 - 1)
+    assert torch.equal(short.decode(ids), short.decode(ids, timesteps=7))
+    square = short.decode(ids, image_size=(32, 32), seed=3)
+    assert torch.equal(short.decode(ids, image_size=32, seed=np.int64(3)), square)

@@ -89,13 +89,16 @@ def test_a_hub_id_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest.Mon
     (repository / "refs" / "main").write_text(commit)
     assert ml4m.load("someone/tokenizer").config == ml4m.load(GOLDEN / "vqvae_rgb_vit").config
     assert ml4m.load("someone/tokenizer", revision=commit).config.codebook_size == 64
+    assert ml4m.hub_settings("someone/tokenizer")["codebook_size"] == 64
+    (repository / "snapshots" / commit / "config.json").unlink()  # the header says it too
+    assert ml4m.hub_settings("someone/tokenizer")["codebook_size"] == 64
     with pytest.raises(ValueError, match=r"could not fetch 'someone/other' \(revision main\)"):
         ml4m.load("someone/other")
     with pytest.raises(ValueError, match="revision v2"):
         ml4m.load("someone/tokenizer", revision="v2")
 
 
-@pytest.mark.parametrize("name", ["/no/such", "nothing", "./a/b"])
+@pytest.mark.parametrize("name", ["/no/such", "nothing", "./a/b", "nope/", "~/nope", "a/b c"])
 def test_what_is_neither_folder_nor_hub_id_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="expected a folder that exists, or a hub id"):
         ml4m.load(name)

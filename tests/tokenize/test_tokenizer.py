@@ -126,7 +126,6 @@ def test_what_describes_no_tokenizer_is_refused(tmp_path: Path) -> None:
         ({"sd_path": "runwayml/stable-diffusion-v1-5"}, "ControlNet"),
         ({"image_size": 30}, "30 px"),
         ({"dec_type": "unet_patched", "n_labels": 3}, "n_labels 3"),
-        ({"dec_type": "unet_patched", "prediction_type": "epsilon"}, "zero terminal SNR"),
         ({"dec_type": "unet_patched", "beta_schedule": "cubic"}, "'cubic'.*linear"),
         ({"num_train_timesteps": 1}, "num_train_timesteps"),
     ],
@@ -134,3 +133,94 @@ def test_what_describes_no_tokenizer_is_refused(tmp_path: Path) -> None:
 def test_errors_say_what_was_got(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(settings)
+
+
+def golden(folder: Path, name: str = "vqvae_rgb_vit", **settings: Any) -> Path:
+    """A copy of a published folder with some settings changed."""
+    shutil.copytree(GOLDEN / name, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+    return folder
+
+
+def test_a_folder_may_lack_what_is_fixed_or_for_training_and_hold_what_nothing_reads(tmp_path: Path) -> None:
+    folder = golden(tmp_path / "a")
+    whole, weights = load(folder), load_file(folder / "model.safetensors")
+    for name in ("quantize._codebook.initted", "quantize._codebook.cluster_size", "encoder.pos_emb", "decoder.pos_emb"):
+        del weights[name]
+    save_file(weights | {"loss.perceptual": torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.warns(UserWarning, match=r"nothing reads 1 of the tensors, loss\.perceptual"):
+        again = load(folder)
+    x = torch.rand(1, 3, 48, 48) * 2 - 1
+    assert torch.equal(again.encode(x), whole.encode(x))
+    # The stored positions were computed in float32.
+    torch.testing.assert_close(again.decode(again.encode(x)), whole.decode(whole.encode(x)), atol=1e-5, rtol=0)
+    del weights["quant_proj.weight"]
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="do not fit"):
+        load(folder)
+
+
+def test_null_is_a_default_and_no_decay_is_a_decay(tmp_path: Path) -> None:
+    folder = golden(tmp_path / "a", sizes=None, num_codebooks=None, n_labels=None, ema_decay=1.0)
+    assert load(folder).config.num_codebooks == 1
+
+
+def test_standardised_pictures_are_brought_to_the_range(tmp_path: Path) -> None:
+    plain, undoing = load(GOLDEN / "vqvae_rgb_vit"), load(golden(tmp_path / "a", undo_std=True))
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    colors = torch.rand(2, 3, 48, 48)
+    standardised = (colors - mean) / deviation
+    torch.testing.assert_close(undoing.latents(standardised), plain.latents(2 * colors - 1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(undoing.step(standardised).target, 2 * colors - 1, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="undo_std with n_channels 1"):
+        VQVAEConfig.small(16, 1, 2, n_channels=1, undo_std=True, **TINY)
+
+
+@pytest.mark.parametrize(
+    ("part", "fields", "message"),
+    [
+        ("unet_patched_tiny", {"dropout": 0, "use_scale_shift_norm": False, "dims": 2}, ""),
+        ("vit_t_enc", {"drop_rate": 0.0, "sincos_pos_emb": True}, ""),
+        ("unet_patched_tiny", {"resblock_updown": True}, "got resblock_updown True; expected a UNetSize"),
+        ("vit_t_enc", {"dept": 3}, "vit_t_enc: got dept 3; expected a ViTSize of dim_tokens, depth"),
+        ("vit_t_enc", {"depth": "many"}, "vit_t_enc, depth: Input should be a valid integer"),
+        ("vit_t_enc", {"num_heads": 3}, "vit_t_enc: ViT size: got dim_tokens 16 with 3 heads"),
+    ],
+)
+def test_sizes_are_of_the_part_that_they_name(tmp_path: Path, part: str, fields: Any, message: str) -> None:
+    folder = golden(tmp_path / "a", "divae_unet")
+    arch = json.loads((folder / "arch.json").read_text())
+    arch[part] |= fields
+    (folder / "arch.json").write_text(json.dumps(arch))
+    if not message:
+        assert load(folder).config == load(GOLDEN / "divae_unet").config
+        return
+    with pytest.raises(ValueError, match=message) as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_noise_from_noise_alone_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
+    model = load(golden(tmp_path / "a", "divae_unet", prediction_type="epsilon", num_train_timesteps=40))
+    ids = model.encode(torch.rand(1, 3, 32, 32) * 2 - 1)
+    with pytest.raises(ValueError, match="'epsilon' with zero terminal SNR"):
+        model.decode(ids)
+
+
+def test_every_floating_type_is_read_and_what_is_not_finite_is_not() -> None:
+    model = load(GOLDEN / "vqvae_rgb_vit")
+    x = torch.rand(2, 3, 48, 48) * 2 - 1
+    ids = model.encode(x)
+    assert torch.equal(model.encode(x.double()), ids) and torch.equal(model.encode(x.numpy()), ids)
+    for dtype in (torch.float16, torch.bfloat16):
+        assert torch.equal(model.encode(x.to(dtype)), model.encode(x.to(dtype).float()))
+    assert model.encode(x[:0]).shape == (0, 6, 6)
+    for wrong in (x.byte(), x[:, :2], x[0]):
+        with pytest.raises(ValueError, match=r"expected floating point .*3 channels"):
+            model.encode(wrong)
+    x[1, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        model.encode(x)
+    with pytest.raises(ValueError, match="class ids 99 to 99"):
+        load(GOLDEN / "vqvae_semseg_vit").encode(torch.full((1, 32, 32), 99))

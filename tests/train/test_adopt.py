@@ -14,7 +14,10 @@ from fourmill import jobs
 from fourmill.infra import ledger
 from fourmill.recipe import Recipe, RecipeError
 from fourmill.tokenize import codecs, tokenizer
+from fourmill.tokenize.divae import DiVAE, DiVAEConfig
 from fourmill.tokenize.vqvae import VQVAE, VQVAEConfig
+from fourmill.tokenizer_settings import TokenizerSettings
+from fourmill.train import adopt
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +92,22 @@ def test_what_is_not_there_is_said_before_anything_starts(tmp_path: Path, shards
     (tmp_path / "empty").mkdir()
     with pytest.raises(RecipeError, match=r"found no .*model\.safetensors"):
         jobs.prepare(recipe(tmp_path / "out", shards, tmp_path / "empty"))
+
+
+def test_a_decoder_that_images_do_not_fit_and_the_standard_of_imagenet(tmp_path: Path, shards: list[str]) -> None:
+    sizes = {"image_size": 64, "patch_size": 8, "codebook_size": 64, "latent_dim": 8}
+    deep = DiVAEConfig.small(16, 1, 2, 32, channel_mult=(1,) * 6, n_channels=1, **sizes)
+    tokenizer.save(DiVAE(deep), tmp_path / "deep", {})
+    with pytest.raises(ValueError, match=r"^tok_canny_edge: weights .*deep: .*multiples of 128 px, got 64"):
+        data.fit(recipe(tmp_path / "out", shards, tmp_path / "deep"))
+    settings = TokenizerSettings(weights=str(finished(tmp_path / "rgb", n_channels=3, undo_std=True)),
+                                 codebook_size=99, patch_size=8)  # fmt: skip
+    adopt.bring("tok_rgb", settings, 64, str(tmp_path / "brought"))
+    assert not tokenizer.load(tmp_path / "brought").config.undo_std  # what it will read are pictures in [-1, 1]
+
+
+def test_a_label_of_another_width_is_a_sentence_with_both(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "theirs", n_channels=5, patch_proj=False)
+    codebook = codecs.Codebook("tok_clip", str(folder), "cpu")
+    with pytest.raises(ValueError, match=r"tok_clip of .*theirs: .*\(2, 7, 4, 4\); .*fitted on 5 channels"):
+        codebook.encode(np.zeros((2, 4, 4, 7), np.float16))

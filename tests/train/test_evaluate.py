@@ -6,13 +6,15 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fourmill_tests import data
 
-from fourmill import evaluation
+from fourmill import evaluation, summaries
 from fourmill.infra import ledger
 from fourmill.recipe import Recipe
+from fourmill.train import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -49,5 +51,19 @@ def test_what_is_not_fitted_is_missing(fitted: Recipe) -> None:
     other = fitted.tokenizers.model_copy(update={"each": {"tok_rgb": {"steps": 3}}})
     summary = evaluation.tokenizers(fitted.model_copy(update={"tokenizers": other}))
     assert list(summary.missing) == ["tokenizers/tok_rgb"] and summary.made == 1
+    rows = json.loads(Path(fitted.root, "reports/tokenizers.json").read_text())
+    assert [row["tokenizer"] for row in rows] == ["tok_canny_edge"]
+
+
+def test_one_that_cannot_be_measured_does_not_lose_the_table(fitted: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill = evaluate.fill
+
+    def without_rgb(*args: Any, **options: Any) -> Any:
+        return {name: rows for name, rows in fill(*args, **options).items() if name != "tok_rgb"}
+
+    monkeypatch.setattr(evaluate, "fill", without_rgb)
+    summary = evaluation.tokenizers(fitted)
+    assert summary.missing == {"tokenizers/tok_rgb": "no sample has the label rgb"} and summary.made == 1
+    assert summaries.show([summary]) == 1
     rows = json.loads(Path(fitted.root, "reports/tokenizers.json").read_text())
     assert [row["tokenizer"] for row in rows] == ["tok_canny_edge"]

@@ -18,10 +18,12 @@ from fourmill import jobs
 from fourmill.infra import ledger, storage
 from fourmill.recipe import Recipe
 from fourmill.tokenize import codecs
-from fourmill.train import checkpoint, metrics
+from fourmill.tokenize.vqvae import VQVAEConfig
+from fourmill.train import checkpoint, metrics, quality
 from fourmill.train import fit as fitting
 from fourmill.train.examples import batch_indices
 from fourmill.train.vq import VQTrainer
+from fourmill.train.vq_start import cannot_warm_start
 from fourmill.train.workers import Resources
 
 
@@ -108,7 +110,8 @@ def test_nothing_is_fitted_twice_and_other_settings_are_fitted_again(
 ) -> None:
     shutil.copytree(fitted.root, tmp_path / "out")
     _, specialists = jobs.prepare(fitted)
-    same = recipe(tmp_path / "out", shards, engine__batch_size=1, tokenizers__common__checkpoint_every=1)
+    same = recipe(tmp_path / "out", shards, engine__batch_size=1, tokenizers__common__checkpoint_every=1,
+                  tokenizers__common__validation_samples=3, tokenizers__common__validation_steps=2)  # fmt: skip
     assert set(jobs.fitted(same, specialists)) == {"text", "tok_canny_edge"}
     other = recipe(tmp_path / "out", shards, tokenizers__common__steps=3)
     assert set(jobs.fitted(other, specialists)) == {"text"}
@@ -234,7 +237,48 @@ def test_one_that_has_no_examples_does_not_keep_the_others_from_being_fitted(tmp
     empty = {"specialist": "fourmill_tests.specialists:NoInstances"}
     bare = recipe(tmp_path / "out", shards, modalities=["sam_instance", "tok_canny_edge"],
                   labels__specialists={"sam_instance": empty})  # fmt: skip
-    with pytest.raises(ValueError, match="fit sam_mask: no training sample has the label sam_instance"):
+    with pytest.raises(ValueError, match=r"^sam_mask: no training sample has the label sam_instance"):
         data.fit(bare)
     _, specialists = jobs.prepare(bare)
     assert set(jobs.fitted(bare, specialists)) == {"text", "tok_canny_edge"}
+
+
+def test_one_that_diverges_does_not_keep_the_others_from_being_fitted(tmp_path: Path, shards: list[str]) -> None:
+    wild = {"tok_rgb": {"base_lr": 1e30, "warmup_steps": 0, "clip_norm": 0}}
+    bare = recipe(tmp_path / "out", shards, modalities=["tok_rgb", "tok_canny_edge"], tokenizers__each=wild)
+    with pytest.raises(ValueError, match=r"^tok_rgb: tokenizer: .*lower lr") as failure:
+        data.fit(bare)
+    _, specialists = jobs.prepare(bare)
+    assert set(jobs.fitted(bare, specialists)) == {"tok_canny_edge"}
+    assert set(fitting.reasons(str(failure.value), ["tok_canny_edge", "tok_rgb"])) == {"tok_rgb"}
+
+
+def test_reasons_are_told_by_name() -> None:
+    one, two = "ValueError: tok_a: no label; see it", "ValueError: b: loss: nan; c: c: d; lower lr"
+    assert fitting.reasons(f"{one}; {two}", ["c", "tok_a", "b"]) == {
+        "tok_a": "no label; see it", "b": "loss: nan", "c": "c: d; lower lr",
+    }  # fmt: skip
+    assert fitting.reasons("the workers died", ["c"]) == {}
+
+
+def test_a_failure_in_measuring_loses_no_step(
+    fitted: Recipe, tmp_path: Path, shards: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any) -> Any:
+        raise ValueError("no measure")
+
+    again = recipe(tmp_path / "out", shards)
+    with monkeypatch.context() as patch:
+        patch.setattr(quality, "quality", broken)
+        with pytest.raises(ValueError, match=r"^tok_canny_edge: no measure"):
+            data.fit(again)
+    monkeypatch.delattr(VQTrainer, "step")  # there is none left
+    data.fit(again)
+    weights = "tokenizers/tok_canny_edge/model.safetensors"
+    assert Path(again.root, weights).read_bytes() == Path(fitted.root, weights).read_bytes()
+
+
+def test_features_narrower_than_their_latents_cannot_start_warm() -> None:
+    config = VQVAEConfig.small(16, 1, 2, n_channels=3, patch_proj=False, latent_dim=8, image_size=4, patch_size=1)
+    assert "patches of 3 values" in cannot_warm_start(config)
+    assert cannot_warm_start(config.model_copy(update={"n_channels": 8})) == ""

@@ -46,6 +46,7 @@ def test_devices_have_their_peak() -> None:
     assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
     assert peak_flops("NVIDIA A10G") == 125e12
     assert peak_flops("NVIDIA L40S") == 362e12
+    assert peak_flops("NVIDIA L40") == 181e12 and peak_flops("NVIDIA L4") == 121e12
     assert peak_flops("Some CPU") is None
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from fourmill_tests import training
 
+from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model import checkpoint as model_files
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
@@ -67,15 +68,95 @@ def test_the_published_format_is_read(tmp_path: Path) -> None:
     )
 
 
-def test_other_sizes_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        ({"dim": 64}, "dim is 32 here, and 64 in there; the models must have the same train.model"),
+        ({"encoder_depth": 3}, "encoder_depth is 2 here, and 3 in there"),
+        ({"decoder_depth": 2}, "decoder_depth is 1 here, and 2 in there"),
+        ({"num_heads": 4}, "num_heads is 2 here, and 4 in there"),
+        ({"activation": "gelu"}, "activation is silu here, and gelu in there"),
+        ({"qkv_bias": True}, "qkv_bias is False here, and True in there"),
+        ({"qk_norm": True}, "qk_norm"),
+        ({"num_register_tokens": 4}, "num_register_tokens is 0 here, and 4 in there"),
+        ({"share_modality_embeddings": False}, "share_modality_embeddings"),
+        ({"decoder_causal": True}, "decoder_causal"),
+    ],
+)
+def test_another_architecture_is_refused_by_the_name_of_the_field(theirs: dict[str, object], said: str) -> None:
+    """Weights of some of these would fit by their shapes, and compute something else."""
+    with pytest.raises(ValueError, match=rf"^train.init: {said}"):
+        initial.copy(model(*training.SPECS, seed=0, **theirs), model(*training.SPECS, seed=1), "there")
+
+
+@pytest.mark.parametrize(
+    ("mine", "said"),
+    [
+        (replace(TOK_RGB, vocab_size=128), "tok_rgb has a vocabulary of 128 here, and 64 in there; the tokens differ"),
+        (replace(TOK_RGB, max_tokens=9), "tok_rgb has as many tokens: 9 here, and 16 in there"),
+        (replace(RGB, input_dim=12), "rgb has values of width 12 here, and 48 in there"),
+        (replace(GLOBAL, learned_positions=False), "has learned positions: False here, and True in there"),
+    ],
+)
+def test_other_tokens_of_a_modality_are_refused(mine: ModalitySpec, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        initial.copy(model(*training.SPECS, seed=0), model(mine, CAPTION, seed=1), "there")
+
+
+def test_texts_may_be_longer_and_positions_are_those_of_4m() -> None:
     trained = model(*training.SPECS, seed=0)
-    with pytest.raises(ValueError, match=r"train.init: .* is \(.*64.*\) here, and \(.*32.*\) in there"):
-        initial.copy(trained, model(*training.SPECS, seed=1, dim=64), "there")
-    with pytest.raises(ValueError, match=r"encoder.2.* and none in there; the models must have the same train.model"):
-        initial.copy(trained, model(*training.SPECS, seed=1, encoder_depth=3), "there")
-    other = replace(TOK_RGB, vocab_size=128)
-    with pytest.raises(ValueError, match=r"tok_rgb has a vocabulary of 128 here, and 64 in there; the tokens differ"):
-        initial.copy(trained, model(RGB, other, seed=1), "there")
+    assert not initial.copy(trained, model(RGB, replace(CAPTION, max_tokens=20), seed=1))
+    trained.encoder_embeddings.positions.data.mul_(2)
+    with pytest.raises(ValueError, match="there has other positions of tok_rgb"):
+        initial.copy(trained, model(TOK_RGB, seed=1), "there")
+
+
+def test_two_tables_of_output_tokens_into_one_and_back() -> None:
+    """A tied table takes the output weights, which is all that a grid's decoder uses; texts are told about."""
+    trained, mine = model(TOK_RGB, CAPTION, seed=0, tied_heads=False), model(TOK_RGB, CAPTION, seed=1)
+    notes = initial.copy(trained, mine, "there")
+    assert all(torch.equal(mine.head(name), trained.head(name)) for name in ("tok_rgb", "caption"))
+    assert notes == ["train.init: the decoder of there reads caption by another table than it predicts with; "
+                     "took the latter"]  # fmt: skip
+    again = model(TOK_RGB, CAPTION, seed=2, tied_heads=False)
+    assert not initial.copy(trained, again)
+    for name in ("tok_rgb", "caption"):
+        assert torch.equal(again.head(name), trained.head(name))
+        tables = [m.decoder_embeddings.token_table(name) for m in (again, trained)]
+        assert torch.equal(*tables)
+
+
+def test_modalities_are_found_by_their_published_names_and_new_ones_are_named(tmp_path: Path) -> None:
+    """`rgb` at 32 pixels is `rgb@32` in a published folder, and is loaded under that name."""
+    from fourmill.model import ml4m
+
+    rgb, tok_rgb = ModalitySpec("rgb", Kind.PIXELS, 0, 4, 768), ModalitySpec("tok_rgb", Kind.GRID, 64, 4)
+    trained = model(rgb, tok_rgb, seed=0)
+    ml4m.save(trained, tmp_path)
+    assert [spec.name for spec in ml4m.load(tmp_path).config.modalities] == ["rgb@32", "tok_rgb@32"]
+    mine = model(rgb, tok_rgb, CAPTION, seed=1)
+    assert initial.fill(mine, str(tmp_path)) == [
+        f"train.init: caption begin with fresh weights; {tmp_path} does not know them"
+    ]
+    tables = [m.encoder_embeddings.token_table("tok_rgb") for m in (mine, trained)]
+    assert torch.equal(*tables)
+    assert torch.equal(mine.projections.layers["rgb"].weight, trained.projections.layers["rgb"].weight)
+    assert torch.equal(mine.modality_table[:2], trained.modality_table)
+    with pytest.raises(ValueError, match=r"knows none of the modalities caption; it knows rgb@32, tok_rgb@32"):
+        initial.fill(model(CAPTION, seed=1), str(tmp_path))
+
+
+def test_a_folder_whose_configuration_is_in_the_header_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fourmill.model import ml4m
+    from fourmill.train_settings import Train
+
+    ml4m.save(model(CAPTION, seed=0), tmp_path / "trained")
+    (tmp_path / "trained" / "config.json").unlink()
+    monkeypatch.chdir(tmp_path)
+    assert initial.resolved(Train(init="trained")).init == str(tmp_path / "trained")
+    assert initial.load("trained").config.dim == 32
 
 
 def test_a_run_begins_with_them_and_is_another_run(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def take(batches: Iterator[tuple[int, PackedBatch]], count: int) -> list[tuple[i
 
 def described(batch: PackedBatch) -> list[tuple[Any, ...]]:
     """Each sample as a hashable value: key, inputs, targets, raw values."""
-    fields = [v for k, v in vars(batch).items() if k not in ("values", "keys")] + list(batch.values.values())
+    fields = [v for k, v in vars(batch).items() if k not in ("values", "keys", "outputs")] + list(batch.values.values())
     return [(key, *(field[i].tobytes() for field in fields)) for i, key in enumerate(batch.keys)]
 
 

@@ -184,3 +184,28 @@ def test_models_are_whole_or_are_none(whole: Trainer) -> None:
     assert weights.MODEL_FILES[-1] == model_files.CONFIG, "written last"
     folder = Path(whole.job.folder, "model")
     assert sorted(path.name for path in folder.iterdir()) == sorted(weights.MODEL_FILES)
+
+
+@pytest.mark.parametrize(("world", "batch", "accumulate"), [(1, 8, 1), (2, 24, 1), (3, 24, 2), (4, 8, 2), (1, 48, 1)])
+def test_validation_is_of_the_same_samples_and_masks_on_any_workers(
+    tmp_path: Path, world: int, batch: int, accumulate: int
+) -> None:
+    """Exactly the samples that were asked for, in micro-batches that are no larger than those of training."""
+
+    def validated(world: int, **settings: Any) -> tuple[dict[str, bytes], int]:
+        job = training.job(tmp_path, rows=16, validation_samples=7, **settings)
+        seen, most = {}, 0
+        for rank in range(world):
+            trainer = training.trainer(job, rank, world)
+            for part in trainer._validation_batches(trainer._loader(job.val_shards, 1, 1, training=False)):
+                most = max(most, part.num_samples)
+                for i in np.flatnonzero(np.asarray(part.target_valid).any(axis=1)).tolist():
+                    assert part.keys[i] not in seen
+                    shown = {name: np.asarray(array)[i] for name, array in part.arrays().items()}
+                    seen[part.keys[i]] = b"".join(shown[name].tobytes() for name in sorted(shown))
+        return seen, most
+
+    expected, _ = validated(1)
+    seen, most = validated(world, batch_size=batch, accumulate=accumulate)
+    assert seen == expected and len(seen) == 7
+    assert most <= batch // (world * accumulate)

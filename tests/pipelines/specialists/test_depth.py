@@ -15,6 +15,7 @@ from PIL import Image
 
 from fourmill.pipelines.reject import Reject
 from fourmill.pipelines.specialists.base import Item
+from fourmill.pipelines.specialists.dense import enlarged, usual_pixels
 from fourmill.pipelines.specialists.depth import Depth, predicts_inverse_depth, relative_depth
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {
@@ -152,6 +153,59 @@ def test_a_constant_prediction_is_a_reject(folders: dict[str, Path]) -> None:
 def test_slivers_keep_their_frame(folders: dict[str, Path], size: tuple[int, int]) -> None:
     label = _ready(folders["dpt"])([Item("sliver", tiny_dense.scene(*size), None)])[0]
     assert isinstance(label, np.ndarray) and label.shape == size
+
+
+@pytest.mark.parametrize("family", ["depth_anything", "zoedepth", "dpt_dinov2"])
+@pytest.mark.parametrize("size", [(900, 9), (2, 500), (60, 1200)])
+def test_thin_pictures_lie_in_their_frame(folders: dict[str, Path], family: str, size: tuple[int, int]) -> None:
+    specialist = _ready(folders[family], predicts="depth")
+    shapes: list[torch.Size] = []
+
+    def answer(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        shapes.append(pixels.shape)
+        return {"predicted_depth": pixels.mean(1)}
+
+    specialist._model = tiny_dense.Echo(specialist._model, answer)
+    ramp = np.linspace(0, 255, max(size)).astype(np.uint8)
+    image = np.broadcast_to((ramp[:, None] if size[0] > size[1] else ramp)[..., None], (*size, 3)).copy()
+    label = specialist([Item("thin", image, None)])[0]
+    assert isinstance(label, np.ndarray) and label.shape == size
+    assert np.abs(np.float32(label) - image[..., 0] / 255).mean() < 0.03
+    assert min(shapes[0][2:]) >= 14
+
+
+def test_the_network_sees_no_more_pixels_than_its_budget(folders: dict[str, Path]) -> None:
+    specialist = _ready(folders["depth_anything"], predicts="depth")
+    shapes: list[tuple[int, ...]] = []
+
+    def answer(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        shapes.append(tuple(pixels.shape))
+        return {"predicted_depth": pixels.mean(1)}
+
+    model = specialist._model
+    specialist._model = tiny_dense.Echo(model, answer)
+    specialist(tiny_dense.items((60, 240)))
+    assert shapes.pop() == (1, 3, 56, 224), "the processor's own, four squares of 56 x 56"
+    large = _ready(folders["depth_anything"], predicts="depth", max_pixels=56 * 112)
+    large._model = specialist._model
+    labels = large(tiny_dense.items(*[(60, 240)] * 9))
+    assert all(isinstance(label, np.ndarray) and label.shape == (60, 240) for label in labels)
+    assert [shape[1:] for shape in shapes] == [(3, 28, 154)] * 2, "in whole patches"
+    shapes.clear()
+    specialist(tiny_dense.items(*[(60, 240)] * 9))
+    assert [shape[0] for shape in shapes] == [4, 4, 1], "8 usual images' pixels at a time, and as many again"
+    with pytest.raises(ValueError, match=r"max_pixels is 3135, below the usual input .*, 3136 pixels; raise"):
+        _ready(folders["depth_anything"], max_pixels=3135)
+    assert large.identity() != specialist.identity()
+
+
+def test_sizes_before_preprocessing() -> None:
+    assert enlarged(480, 640, 16) == (480, 640)
+    assert enlarged(900, 9, 16) == (900, 57) and enlarged(2, 500, 16) == (32, 500) and enlarged(1, 1, 4) == (32, 32)
+    size = SimpleNamespace
+    assert usual_pixels(size(size={"height": 518, "width": 518})) == 518**2
+    assert usual_pixels(size(size={"shortest_edge": 800, "longest_edge": 1333})) == 800**2
+    assert usual_pixels(size(size={"height": 384, "width": 384}, do_resize=False)) == usual_pixels(size())
 
 
 def test_nothing_is_cropped_away(tmp_path: Path) -> None:

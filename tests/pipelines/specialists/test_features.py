@@ -244,6 +244,93 @@ def test_weights_of_another_kind_are_refused(
         specialist(weights=folder(name)).setup("cpu")
 
 
+def vit(**options: Any) -> dict[str, Any]:
+    sizes = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return {**sizes, "image_size": 48, "patch_size": 8, **options}
+
+
+def saved(path: Path, model: Any) -> str:
+    """With weights that are not those of initialisation, which leave biases zero and LayerNorms idle."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    model.eval().save_pretrained(path)
+    transformers.ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(path)
+    return str(path)
+
+
+def network_pixels(image: np.ndarray) -> torch.Tensor:
+    pixels: torch.Tensor = transformers.ViTImageProcessor(size={"height": 48, "width": 48})(
+        images=image, return_tensors="pt"
+    )["pixel_values"]
+    return pixels
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "MetaClip2"])
+def test_the_width_of_the_projection_may_be_in_the_whole_models_configuration_only(kind: str, tmp_path: Path) -> None:
+    config = getattr(transformers, f"{kind}Config")(
+        text_config=vit(vocab_size=64), vision_config=vit(), projection_dim=17
+    )
+    model = getattr(transformers, f"{kind}Model")(config)
+    path, image = saved(tmp_path / kind, model), noise(48, 48)
+    specialist = ready(Clip(weights=path))
+    assert label(specialist, image).shape == (6, 6, 17)
+    with torch.inference_mode():
+        pooled = model.get_image_features(network_pixels(image)).pooler_output
+        np.testing.assert_allclose(specialist._run(network_pixels(image))[0, 0], pooled[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ViTForImageClassification", "DeiTForImageClassification", "BeitModel"])
+def test_transformers_without_a_pooler(name: str, tmp_path: Path) -> None:
+    kind = name.partition("For")[0].removesuffix("Model")
+    config = getattr(transformers, f"{kind}Config")(**vit())
+    model = getattr(transformers, name)(config, **({"add_pooling_layer": False} if name == "BeitModel" else {}))
+    path, image = saved(tmp_path / kind, model), noise(48, 48)
+    with torch.inference_mode():
+        trunk = getattr(model, kind.lower(), model)
+        tokens = trunk(network_pixels(image)).last_hidden_state[0]
+    skipped = len(tokens) - 36
+    assert_same(label(ready(Dino(weights=path)), image), tokens[skipped:].reshape(6, 6, -1).numpy())
+
+
+def test_a_masked_autoencoder_sees_every_patch_in_its_place(tmp_path: Path) -> None:
+    model = transformers.ViTMAEModel(transformers.ViTMAEConfig(**vit()))
+    path, image = saved(tmp_path / "mae", model), noise(48, 96)
+    plain = transformers.ViTModel(transformers.ViTConfig(**vit()), add_pooling_layer=False).eval()
+    assert not plain.load_state_dict(model.state_dict(), strict=False).missing_keys
+    specialist = ready(Dino(weights=path))
+    with torch.inference_mode():
+        tokens = plain(specialist._pixels(image)[None], interpolate_pos_encoding=True).last_hidden_state[0]
+    found = label(specialist, image)
+    assert_same(found, tokens[1:].reshape(6, 12, -1).numpy())
+    assert np.array_equal(found, label(specialist, image)), "nothing is drawn"
+
+
+@pytest.mark.parametrize("kind", ["ChineseCLIP", "AltCLIP", "CLIPSeg", "Blip"])
+def test_image_towers_of_models_that_want_text_too(kind: str, tmp_path: Path) -> None:
+    config = getattr(transformers, f"{kind}Config")(
+        text_config=vit(vocab_size=64), vision_config=vit(), projection_dim=32
+    )
+    model = getattr(transformers, f"{kind}Model")(config)
+    path, image = saved(tmp_path / kind, model), noise(48, 48)
+    with torch.inference_mode():
+        seen = model.vision_model(network_pixels(image))
+    specialist = ready(Clip(weights=path))
+    assert label(specialist, image).shape == (6, 6, 32)
+    # What the model makes of its class token is its last LayerNorm's, of BLIP's twice.
+    token = specialist._run(network_pixels(image))[:, 0]
+    expected = seen.last_hidden_state[:, 0] if kind == "Blip" else seen.pooler_output
+    np.testing.assert_allclose(token, expected, atol=1e-5)
+
+
+def test_a_model_that_is_no_image_tower_is_refused(tmp_path: Path) -> None:
+    config = transformers.ViltConfig(**vit(), vocab_size=64)
+    path = saved(tmp_path / "vilt", transformers.ViltModel(config))
+    with pytest.raises(ValueError, match=r"dinov2: .* is no model for image features: .*expected a vision transformer"):
+        Dino(weights=path).setup("cpu")
+
+
 def test_clip_without_its_projection(folder: Callable[[str], str]) -> None:
     path, image = folder("clip_vision"), noise(224, 224)
     model = transformers.CLIPVisionModel.from_pretrained(path).eval()

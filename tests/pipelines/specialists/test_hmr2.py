@@ -117,6 +117,8 @@ def test_other_weights_are_refused() -> None:
     state["backbone.pos_embed"] = torch.zeros(1, 14, 16)
     with pytest.raises(ValueError, match="13 positions"):
         hmr2.from_state(state, **HEADS)
+    with pytest.raises(ValueError, match="larger than 4 pixels; these weights have 4"):
+        hmr2.from_state(tiny_hmr2.tensors(patch=4), **HEADS)
     state = tiny_hmr2.tensors()
     del state["smpl_head.init_cam"]
     with pytest.raises(ValueError, match="init_cam"):

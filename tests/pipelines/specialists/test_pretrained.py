@@ -13,6 +13,7 @@ from fourmill_tests import tiny_dense
 from pydantic import Field, ValidationError
 from safetensors.torch import load_file, save_file
 
+from fourmill.pipelines.specialists.depth import Depth
 from fourmill.pipelines.specialists.pretrained import Pretrained, batches, digest, loaded
 
 
@@ -311,3 +312,10 @@ def test_a_repository_of_pickles_only_says_how_to_consent(tmp_path: Path, monkey
     _hub(monkeypatch, tmp_path, False)
     with pytest.raises(ValueError, match=r"holds no weights.*allow_pickle: true"):
         Probe().setup_on_node()
+
+
+def test_one_file_of_a_models_folder_is_refused_where_its_configuration_counts(tmp_path: Path) -> None:
+    folder = tiny_dense.depth_anything(tmp_path / "depth")
+    specialist = Depth(weights=str(folder / "model.safetensors"))
+    with pytest.raises(ValueError, match=r"is a file of a model's folder.*name the folder"):
+        specialist.setup("cpu")

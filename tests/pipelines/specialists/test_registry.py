@@ -43,7 +43,7 @@ def test_all_labels_come_after_what_they_need_and_use() -> None:
     built = registry.build(recipe(list(MODALITIES)))
     order = list(built)
     for label, specialist in built.items():
-        assert all(order.index(before) < order.index(label) for before in (*specialist.needs, *specialist.uses))
+        assert all(order.index(before) < order.index(label) for before in (*specialist.needs, *specialist.looks_at()))
 
 
 class Circular(Canny):

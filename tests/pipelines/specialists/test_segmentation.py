@@ -100,6 +100,19 @@ def test_the_label_is_the_librarys_own_panoptic_segmentation(folders: dict[str, 
     np.testing.assert_array_equal(label, expected)
 
 
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "tipsv2"])
+@pytest.mark.parametrize("size", [(900, 9), (1, 3000)])
+def test_thin_pictures_lie_in_their_frame(folders: dict[str, Path], family: str, size: tuple[int, int]) -> None:
+    specialist = _ready(folders[family], min_visible=0.5)
+    specialist._model = tiny_dense.Echo(specialist._model, _two_segments)
+    image = np.zeros((*size, 3), np.uint8)
+    half = image[: size[0] // 2] if size[0] > size[1] else image[:, : size[1] // 2]
+    half[:] = 255
+    label = specialist([Item("thin", image, None)])[0]
+    assert isinstance(label, np.ndarray) and label.shape == size
+    assert np.mean(label == np.where(image[..., 0] > 0, PERSON, GRASS)) > 0.95
+
+
 def test_large_pictures_keep_their_frame(folders: dict[str, Path]) -> None:
     specialist = _ready(folders["mask2former"], min_visible=0.5)
     specialist._model = tiny_dense.Echo(specialist._model, _two_segments)

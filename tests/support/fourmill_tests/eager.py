@@ -33,7 +33,7 @@ class EagerFourM:
         self.t, self.config, self.kinds, self.max_tokens = tensors, config, kinds, max_tokens
 
     def losses(self, mod_dict: ModDict, budgets: tuple[int, int], order: Sequence[str]) -> dict[str, Tensor]:
-        """Mean cross-entropy of each output modality; 0 for those without targets."""
+        """Mean cross-entropy of each output modality of `mod_dict`; 0 for those without targets."""
         logits, targets = self.logits(mod_dict, budgets, order)
         zero = self.t["mask_token"].sum() * 0
         return {m: F.cross_entropy(logits[m], targets[m]) if len(targets[m]) else zero for m in logits}
@@ -41,7 +41,7 @@ class EagerFourM:
     def logits(
         self, mod_dict: ModDict, budgets: tuple[int, int], order: Sequence[str]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """(targets, vocabulary) and (targets,) of each output modality, in batch-major order."""
+        """(targets, vocabulary) and (targets,) of each output modality of `mod_dict`, in batch-major order."""
         c = self.config
         inputs = [self._embed_input(m, d) for m, d in mod_dict.items() if m in c["domains_in"]]
         x, emb, pad, _ = self._gather(inputs, budgets[0], ("x", "emb", "pad", "mod"))
@@ -60,7 +60,7 @@ class EagerFourM:
         for i in range(c["decoder_depth"]):
             y = self._decoder_block(f"decoder.{i}", y, context, blocked, pad[:, None, :])
         y = self._norm("decoder_norm", y)
-        chosen = {m: (mod == self._number(m)) & ~dpad for m in c["domains_out"]}
+        chosen = {m: (mod == self._number(m)) & ~dpad for m in names}
         heads = {m: self.t[f"decoder_embeddings.{m}.to_logits.weight"] for m in chosen}
         return {m: y[at] @ heads[m].T for m, at in chosen.items()}, {m: ids[at] for m, at in chosen.items()}
 
