@@ -144,6 +144,7 @@ def run(job: Job, tasks: list[ShardTask], stage: str) -> Outcome:
 
 def _start(ray: Any, job: Job, tasks: list[ShardTask]) -> _Pool:
     nodes = [node for node in ray.nodes() if node["Alive"]]
+    _set_up_nodes(ray, job, nodes)  # first, since weights that are here tell their size
     cpus, gpus, memory = needed(job, any(node["Resources"].get("GPU") for node in nodes))
     wanted = {"CPU": cpus, "GPU": gpus, "memory": float(memory)}
     fits = sum(
@@ -151,7 +152,6 @@ def _start(ray: Any, job: Job, tasks: list[ShardTask]) -> _Pool:
     )
     if fits < 1:
         raise ValueError(_no_room(job, wanted, [node["Resources"] for node in nodes]))
-    _set_up_nodes(ray, job, nodes)
     options = {"num_cpus": cpus, "num_gpus": gpus, "memory": memory, "max_restarts": 0}
     worker = ray.remote(**options, concurrency_groups={"work": 2, "status": 1})(_grouped(ray))
     size = min(job.engine.actors or fits, fits, len(tasks))  # an actor that cannot be placed would wait for ever

@@ -115,13 +115,7 @@ class Pretrained(Specialist):
         if self.is_local:
             path = Path(self.weights)
             return path if path.is_dir() else path.parent
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        try:
-            return self._snapshot(snapshot_download, local_files_only=True)
-        except LocalEntryNotFoundError:
-            return self._fetch()
+        return self._fetched() or self._fetch()
 
     def _fetch(self) -> Path:
         from huggingface_hub import snapshot_download
@@ -274,10 +268,23 @@ class Pretrained(Specialist):
         return self.licence if self.weights == type(self).model_fields["weights"].default else "see its source"
 
     def resident_gb(self) -> float:
-        """The size of local weights on disk, and a little; what the class declares for hub ids."""
-        if not self.is_local:
-            return self.memory_gb
-        return sum(path.stat().st_size for path in _weight_files(Path(self.weights))) / _GIB + 0.1
+        """The size of the weights on disk, and a little. Of hub ids that are not fetched yet what the class says of
+        its default ones, and at most 2 for others, of which nothing is known."""
+        path = Path(self.weights) if self.is_local else self._fetched()
+        if path is None:
+            is_default = self.weights == type(self).model_fields["weights"].default
+            return self.memory_gb if is_default else min(self.memory_gb, 2.0)
+        return sum(file.stat().st_size for file in _weight_files(path)) / _GIB + 0.1
+
+    def _fetched(self) -> Path | None:
+        """The folder of a hub repository that is on this machine already."""
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            return self._snapshot(snapshot_download, local_files_only=True)
+        except LocalEntryNotFoundError:
+            return None
 
     def identity(self) -> dict[str, Any]:
         told = super().identity()

@@ -239,6 +239,7 @@ def test_memory_is_measured_for_local_weights_and_declared_for_others(folder: Pa
     size = (folder / "model.safetensors").stat().st_size
     assert Probe(weights=str(folder)).resident_gb() == pytest.approx(size / 2**30 + 0.1)
     assert Probe().resident_gb() == Probe.memory_gb
+    assert Probe(weights="another/model").resident_gb() == min(Probe.memory_gb, 2.0)
 
 
 class Hub:
