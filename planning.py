@@ -101,7 +101,7 @@ def _actors(recipe: Recipe, job: Job, shards: int) -> dict[str, Any]:
     nodes = _nodes(recipe.engine.address)
     cpus, gpus, memory = engine.needed(job, any(node.get("GPU") for node in nodes))
     wanted = {"CPU": cpus, "GPU": gpus, "memory": float(memory)}
-    fits = sum(min(int(node.get(name, 0) // n) for name, n in wanted.items() if n) for node in nodes)
+    fits = engine.places(nodes, wanted)
     return {
         "cpus": cpus,
         "gpus": gpus,

@@ -28,6 +28,21 @@ LABELS = ["canny_edge", "color_palette", "caption", "det", "metadata"]
 BATCH = 32
 
 
+def read(path: str) -> list[Item]:
+    """A shard as a bare loop reads it: `tarfile` and OpenCV, no checks."""
+    items: dict[str, Item] = {}
+    with tarfile.open(path) as archive:
+        for member in archive:
+            key, _, kind = member.name.partition(".")
+            data = archive.extractfile(member).read()
+            if kind == "jpg":
+                pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+                items[key] = Item(key, cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), None)
+            elif kind == "txt":
+                items[key].caption = data.decode()
+    return list(items.values())
+
+
 def bare_loop(paths: list[str], specialists: dict[str, Specialist], ready: object, go: object) -> None:
     """Decode and label; the fastest that these specialists can be called in this process."""
     cv2.setNumThreads(1)
@@ -36,18 +51,7 @@ def bare_loop(paths: list[str], specialists: dict[str, Specialist], ready: objec
     ready.release()
     go.wait()
     for path in paths:
-        items: list[Item] = []
-        with tarfile.open(path) as archive:
-            pending: dict[str, Item] = {}
-            for member in archive:
-                key, _, kind = member.name.partition(".")
-                data = archive.extractfile(member).read()
-                if kind == "jpg":
-                    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-                    pending[key] = Item(key, cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), None)
-                elif kind == "txt":
-                    pending[key].caption = data.decode()
-            items = list(pending.values())
+        items = read(path)
         for start in range(0, len(items), BATCH):
             batch = items[start : start + BATCH]
             for label, specialist in specialists.items():

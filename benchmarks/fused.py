@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
+from engine import read
 
 from fourmill import jobs, recipe
 from fourmill.pipelines import engine, photos
@@ -82,17 +82,7 @@ def bare_loop(paths: list[str], job: Job) -> float:
     mill.setup("cpu")
     start = time.perf_counter()
     for path in paths:
-        items: dict[str, Item] = {}
-        with tarfile.open(path) as archive:
-            for member in archive:
-                key, _, kind = member.name.partition(".")
-                data = archive.extractfile(member).read()
-                if kind == "jpg":
-                    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-                    items[key] = Item(key, cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), None)
-                elif kind == "txt":
-                    items[key].caption = data.decode()
-        listed = list(items.values())
+        listed = read(path)
         for first in range(0, len(listed), BATCH):
             batch = listed[first : first + BATCH]
             for item in batch:

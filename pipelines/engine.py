@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,15 +148,18 @@ def _start(ray: Any, job: Job, tasks: list[ShardTask]) -> _Pool:
     _set_up_nodes(ray, job, nodes)  # first, since weights that are here tell their size
     cpus, gpus, memory = needed(job, any(node["Resources"].get("GPU") for node in nodes))
     wanted = {"CPU": cpus, "GPU": gpus, "memory": float(memory)}
-    fits = sum(
-        min(int(node["Resources"].get(name, 0) // n) for name, n in wanted.items() if n) for node in nodes
-    )
+    fits = places([node["Resources"] for node in nodes], wanted)
     if fits < 1:
         raise ValueError(_no_room(job, wanted, [node["Resources"] for node in nodes]))
     options = {"num_cpus": cpus, "num_gpus": gpus, "memory": memory, "max_restarts": 0}
     worker = ray.remote(**options, concurrency_groups={"work": 2, "status": 1})(_grouped(ray))
     size = min(job.engine.actors or fits, fits, len(tasks))  # an actor that cannot be placed would wait for ever
     return _Pool(job, deque(tasks), size, worker, threads=max(1, int(cpus)))
+
+
+def places(nodes: Sequence[Mapping[str, float]], wanted: Mapping[str, float]) -> int:
+    """How many actors that want this find room at once, each on one node; `nodes` are the resources of each."""
+    return sum(min(int(node.get(name, 0) // n) for name, n in wanted.items() if n) for node in nodes)
 
 
 def _no_room(job: Job, wanted: dict[str, float], nodes: list[dict[str, float]]) -> str:

@@ -14,10 +14,10 @@ import torch
 import transformers
 from fourmill_tests import tiny_detectors as tiny
 from fourmill_tests import tiny_features
+from fourmill_tests.pictures import items, noise, ready
 
 from fourmill.modalities import COCO_CLASSES
 from fourmill.pipelines.reject import Reject
-from fourmill.pipelines.specialists.base import Item
 from fourmill.pipelines.specialists.detection import Boxes, coco_names, records
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
@@ -39,20 +39,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
         return str(path if path.exists() else MAKERS[name](path))
 
     return make
-
-
-def ready(specialist: Boxes) -> Any:
-    torch.set_num_threads(1)
-    specialist.setup("cpu")
-    return specialist
-
-
-def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def items(*images: np.ndarray) -> list[Item]:
-    return [Item(str(i), image, None) for i, image in enumerate(images)]
 
 
 def assert_alike(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:

@@ -11,11 +11,11 @@ import pytest
 import torch
 import transformers
 from fourmill_tests import tiny_features as tiny
+from fourmill_tests.pictures import items, noise, ready
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fourmill.pipelines.reject import Reject
-from fourmill.pipelines.specialists.base import Item
 from fourmill.pipelines.specialists.features import Clip, Dino, DinoGlobal, Features, grid, usual_side
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
@@ -39,20 +39,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
         return str(path if path.exists() else MAKERS[name](path))
 
     return make
-
-
-def ready(specialist: Features) -> Any:
-    torch.set_num_threads(1)
-    specialist.setup("cpu")
-    return specialist
-
-
-def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def items(*images: np.ndarray) -> list[Item]:
-    return [Item(str(i), image, None) for i, image in enumerate(images)]
 
 
 def label(specialist: Features, image: np.ndarray) -> np.ndarray:
