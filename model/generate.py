@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..modalities import Kind, ModalitySpec
-from .blocks import DecoderBlock, KeysValues
+from .blocks import DecoderBlock, KeysValues, product
 from .config import ByName, FourMConfig
 from .fourm import Context, FourM
 from .known import PUBLISHED_IDS, Known, SpecialIds, Tokens
@@ -106,7 +106,7 @@ class Step:
         return token_schedule("linear" if self.scheme == "roar" else self.schedule, self.steps, tokens)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     model: FourM,
     conditions: Mapping[str, Any],
@@ -256,7 +256,7 @@ def _grid_logits(model: FourM, context: Context, step: Step, queries: Tensor) ->
     pos = queries.repeat(1 + len(step.scales), 1)
     asked = Tokens.everywhere(torch.full_like(pos, -1), pos)
     x = model.embed_queries(asked.ids, torch.full_like(pos, model.config.index(step.target)), pos, asked.valid)
-    return guide(model.decode(x, context, None) @ model.head(step.target).T, step.scales)
+    return guide(product(model.decode(x, context, None), model.head(step.target)), step.scales)
 
 
 def _generate_text(
@@ -310,7 +310,7 @@ class _Writer:
         for i, block in enumerate(self.blocks):
             x, self.past[i] = block.step(x, self.past[i], self.context[i], self.cross_mask)
         self.length += 1
-        return guide(self.model.decoder_norm(x) @ self.model.head(self.step.target).T, self.step.scales)
+        return guide(product(self.model.decoder_norm(x), self.model.head(self.step.target)), self.step.scales)
 
 
 def _contiguous(pair: KeysValues) -> KeysValues:

@@ -30,7 +30,7 @@ from ..tokenize.codec import Options
 from ..tokenize.labels import encode_cell
 from .ensemble import average
 from .groups import Shard
-from .loader import decode_patches
+from .samples import decode_patches
 
 MEMBER_STRIDE = 1 << 32  # of the numbers that samples draw by: members of an ensemble share none
 

@@ -1,7 +1,7 @@
 """The order of training: which sample stands at which position of the endless global sequence.
 
 A pure function of (seed, position), with random access: resuming anywhere replays nothing, and how many processes
-share the sequence does not change it. This format is called ORDER 1; changing it changes what a seed means.
+share the sequence does not change it. This format is called ORDER 2; changing it changes what a seed means.
 
 - An epoch is every row `repeat` times. Its row groups come in a random order, different in each epoch.
 - The epoch is cut into `lanes` of equal length; position p belongs to lane p % lanes, and rank r of w takes the
@@ -9,17 +9,23 @@ share the sequence does not change it. This format is called ORDER 1; changing i
   its own, and it reads only its share of the data.
 - Within a lane, blocks of `buffer_rows // lanes` neighbouring rows are shuffled: the shuffle buffer. A row appears all
   of its `repeat` times in one block, so that it is read once for all (4M repeats 4 times).
+- Masks are drawn for `MASK_BLOCK` neighbouring positions of a lane at a time, from (seed, lane, block): many enough
+  for NumPy to be fast, and the same whatever the batch size and the number of ranks. The blocks of the lanes begin one
+  after the other, so that not all are due at once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
 # Streams of randomness below one seed; adding a stream changes no other.
 _EPOCH_STREAM, _BLOCK_STREAM, _MASK_STREAM, _CROP_STREAM = range(4)
+
+MASK_BLOCK = 256
 
 
 @dataclass(frozen=True, eq=False)  # caches go by identity: hashing a million row groups takes milliseconds
@@ -104,9 +110,27 @@ def deal(first: int, batch_size: int, rank: int, world: int) -> np.ndarray:
     return np.arange(first + (rank - first) % world, first + batch_size, world, dtype=np.int64)
 
 
-def mask_generator(seed: int, position: int) -> np.random.Generator:
-    """The randomness of the masks of the samples that start at a position."""
-    return np.random.default_rng([seed, _MASK_STREAM, position])
+def mask_blocks(positions: np.ndarray, lanes: int) -> list[tuple[int, int, np.ndarray]]:
+    """(lane, block, which of `positions`, int64 (n,), are in it), ascending by lane and block."""
+    of = positions % lanes
+    numbers = (positions // lanes + _mask_offset(of, lanes)) // MASK_BLOCK
+    names, member = np.unique(np.stack([of, numbers]), axis=1, return_inverse=True)
+    return [(*name, np.flatnonzero(member.reshape(-1) == i)) for i, name in enumerate(names.T.tolist())]
+
+
+def mask_block_positions(lane: int, block: int, lanes: int) -> np.ndarray:
+    """All positions of a block, int64 (MASK_BLOCK,), fewer in a lane's first; every `lanes`-th, ascending."""
+    begin = block * MASK_BLOCK - _mask_offset(lane, lanes)
+    return np.arange(max(begin, 0), begin + MASK_BLOCK, dtype=np.int64) * lanes + lane
+
+
+def mask_generator(seed: int, lane: int, block: int) -> np.random.Generator:
+    """The randomness of the masks of a block."""
+    return np.random.default_rng([seed, _MASK_STREAM, lane, block])
+
+
+def _mask_offset(lane: Any, lanes: int) -> Any:
+    return lane * MASK_BLOCK // lanes
 
 
 def draw_crops(seed: int, positions: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -62,14 +61,6 @@ def pack(
         target_end=ends,
         target_valid=predicted.valid,
     )
-
-
-def concatenate(batches: Sequence[PackedBatch]) -> PackedBatch:
-    """Batches of the same widths as one, sample after sample; `values` are left out."""
-    arrays: dict[str, Any] = {
-        name: np.concatenate([getattr(batch, name) for batch in batches]) for name in batches[0].arrays()
-    }
-    return PackedBatch(**arrays, keys=[key for batch in batches for key in batch.keys])
 
 
 @dataclass(frozen=True)

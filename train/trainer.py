@@ -33,7 +33,6 @@ from .job import TrainJob, masking_config
 from .loader import LoaderOptions, TokenLoader
 from .metrics import Metrics
 from .order import deal
-from .packing import concatenate
 from .parallel import Parallel, to_device, whole
 from .schedule import cosine_lr
 from .trackers import trackers
@@ -217,22 +216,14 @@ class Trainer:
     def _validation_batches(self, loader: TokenLoader) -> Iterator[PackedBatch]:
         """This rank's part of the validation samples, in as many micro-batches on each rank; those beyond the last
         sample have no targets."""
-        settings, lanes = self.settings, loader.options.lanes
-        samples = min(settings.validation_samples, loader.epoch_size)
-        # A rank never has two samples of one lane at once: each one's masks then follow from its position alone.
-        micro_batch = settings.batch_size // (self.world * settings.accumulate)
-        chunk = self.world * min(micro_batch, lanes // math.gcd(lanes, self.world))
-        most = self.world * micro_batch // chunk
-        batches, parts = loader.batches(0, chunk, self.rank, self.world), []
-        for step in range(steps := -(-samples // chunk)):
+        samples = min(self.settings.validation_samples, loader.epoch_size)
+        size = self.settings.batch_size // self.settings.accumulate
+        batches = loader.batches(0, size, self.rank, self.world)
+        for step in range(-(-samples // size)):
             _, batch = next(batches)
-            positions = deal(step * chunk, chunk, self.rank, self.world)
-            positions = positions[np.argsort(positions % lanes)]  # the loader's order in a batch
+            positions = deal(step * size, size, self.rank, self.world)
             batch.target_valid = np.asarray(batch.target_valid) & (positions < samples)[:, None]
-            parts.append(batch)
-            if len(parts) == most or step == steps - 1:
-                yield join(parts)
-                parts = []
+            yield batch
         batches.close()  # type: ignore[attr-defined]
 
     @property
@@ -298,11 +289,3 @@ def split(batch: PackedBatch, parts: int) -> list[PackedBatch]:
         )
         for i in range(0, batch.num_samples, size)
     ]
-
-
-def join(batches: list[PackedBatch]) -> PackedBatch:
-    """NumPy batches of the same widths as one: the inverse of `split`."""
-    joined = concatenate(batches)
-    names = batches[0].values
-    joined.values = {name: np.concatenate([np.asarray(batch.values[name]) for batch in batches]) for name in names}
-    return joined

@@ -13,13 +13,16 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model.batch import PackedBatch
 from fourmill.tokenize.store import ColumnSpec, encode_column
 from fourmill.train.groups import Shard
-from fourmill.train.loader import LoaderOptions, TokenLoader, decode_patches
+from fourmill.train.loader import LoaderOptions, TokenLoader
 from fourmill.train.masking import MaskingConfig, Mixture
+from fourmill.train.samples import decode_patches
 
 RGB, GRID, TEXT, T5 = range(4)
 SPECS = [
@@ -150,14 +153,15 @@ def test_a_sample_without_tokens_still_counts(root: Path) -> None:
         assert empty.tolist() == [key == "k6" for key in b.keys]
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_the_number_of_ranks_changes_nothing(root: Path, world: int) -> None:
-    """Same samples, crops, masks and pixels at each step, on 1, 2 and 4 ranks of 4 lanes."""
-    alone = take(loader(root).batches(0, 8), 6)
-    together = [take(loader(root).batches(0, 8, rank, world), 6) for rank in range(world)]
+@pytest.mark.parametrize("world", [2, 3, 4, 6])
+def test_the_number_of_ranks_changes_nothing(root: Path, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same samples, crops, masks and pixels at each step, whether or not the ranks divide the 4 lanes."""
+    monkeypatch.setattr("fourmill.train.order.MASK_BLOCK", 8)
+    alone = take(loader(root).batches(0, 12), 6)
+    together = [take(loader(root).batches(0, 12, rank, world), 6) for rank in range(world)]
     for i, (step, batch) in enumerate(alone):
         parts = [described(ranks[i][1]) for ranks in together]
-        assert all(ranks[i][0] == step and len(part) == 8 // world for ranks, part in zip(together, parts, strict=True))
+        assert all(ranks[i][0] == step for ranks in together) and {len(part) for part in parts} == {12 // world}
         assert Counter(described(batch)) == Counter(itertools.chain(*parts))
 
 
@@ -171,17 +175,31 @@ def test_resuming_continues(root: Path) -> None:
     ]
 
 
-def test_resuming_with_another_batch_size_and_world(root: Path) -> None:
-    """3 steps of 8, then steps of 12 on 3 ranks: no sample is lost or comes twice."""
-    before = [key for _, b in take(loader(root).batches(0, 8), 3) for key in b.keys]
-    after = [
-        key
-        for rank in range(3)
-        for step, b in take(loader(root).batches(3, 12, rank, 3, start_sample=24), 2)
-        for key in b.keys
-    ]
-    straight = [key for _, b in take(loader(root).batches(0, 1), 48) for key in b.keys]
-    assert Counter(before) == Counter(straight[:24]) and Counter(after) == Counter(straight[24:])
+@given(
+    runs=st.lists(
+        st.tuples(st.sampled_from([(1, 1), (6, 3), (8, 2), (20, 4), (15, 5)]), st.integers(0, 3)), max_size=5
+    ),
+    lanes=st.sampled_from([1, 2, 3, 8]),
+    block=st.sampled_from([1, 5, 16]),
+    seed=st.integers(0, 9),
+)
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_batch_sizes_and_ranks_give_the_same_masked_samples(
+    root: Path, runs: list[tuple[tuple[int, int], int]], lanes: int, block: int, seed: int
+) -> None:
+    """Runs of other batch sizes on other numbers of ranks, one after another: no sample is lost or comes twice, and
+    each has the crop, mask and raw inputs that it has for one reader of one sample at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fourmill.train.order.MASK_BLOCK", block)
+        one = loader(root, options=replace(OPTIONS, lanes=lanes), seed=seed)
+        total = sum(size * steps for (size, _), steps in runs)
+        straight = [sample for _, b in take(one.batches(0, 1), total) for sample in described(b)]
+        done = 0
+        for (size, world), steps in runs:
+            ranks = [take(one.batches(0, size, rank, world, start_sample=done), steps) for rank in range(world)]
+            found = Counter(sample for batches in ranks for _, b in batches for sample in described(b))
+            assert found == Counter(straight[done : done + size * steps])
+            done += size * steps
 
 
 def test_only_what_is_shown_is_decoded(tmp_path: Path) -> None:
