@@ -165,6 +165,7 @@ class Generate(Section):
     samples: Positive = 8
     chains: list[Chain] = []
     seed: int = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # bfloat16 on CUDA
 
 
 class Recipe(Section):

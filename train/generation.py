@@ -57,7 +57,7 @@ def run(job: GenerateJob, load_model: Callable[[str, str], FourM]) -> None:
     """Generate every chain of the recipe and commit the result."""
     start = time.monotonic()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(job.run, device)
+    model = load_model(job.run, device).to(_dtype(job.recipe.generate.precision, device))
     steps = sum(len(chain.to) for chain in job.recipe.generate.chains)
     size = 0
     with Progress("generate", steps, "modalities") as progress:
@@ -150,6 +150,11 @@ def _condition(spec: ModalitySpec, tokens: np.ndarray) -> Any:
     if spec.kind is Kind.EMBEDDING:
         return tokens
     return tokens.astype(np.int64).tolist() if spec.kind is Kind.SEQUENCE else tokens.astype(np.int64)
+
+
+def _dtype(precision: str, device: str) -> torch.dtype:
+    narrow = precision == "bf16" or (precision == "auto" and device == "cuda")
+    return torch.bfloat16 if narrow else torch.float32
 
 
 def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, bytes]:

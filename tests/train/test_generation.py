@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ from fourmill.train.groups import Shard
 NAMES, TOKENS, CODES = ("tok_dinov2_global", "tok_imagebind_global"), 16, 32
 
 
-def recipe(root: Path, **chain: Any) -> Any:
+def recipe(root: Path, precision: str = "auto", **chain: Any) -> Any:
     steps = [{"target": NAMES[1], "scheme": "roar", "steps": 2, "guidance": {NAMES[0]: 2.0}}]
     chains = [{"inputs": [NAMES[0]], "to": steps} | chain]
     changes = {"modalities": list(NAMES), "generate__chains": chains, "generate__samples": 3}
+    changes["generate__precision"] = precision
     return parse(data.settings(root, ["x.tar"], **changes))
 
 
@@ -71,6 +73,17 @@ def test_an_ensemble_averages_what_its_members_decode_to(job: GenerateJob) -> No
     for i in range(3):
         values = np.load(io.BytesIO(three[f"{NAMES[1]}/{i:04}.npy"]))
         np.testing.assert_allclose(values, decoded[:, i].mean(0), atol=1e-2)
+
+
+@pytest.mark.parametrize(("asked", "dtype"), [("auto", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_model_runs_in_the_precision_that_was_asked_for(job: GenerateJob, asked: str, dtype: torch.dtype) -> None:
+    model = FourM(FourMConfig(job.specs, dim=16, num_heads=2, encoder_depth=1, decoder_depth=1)).eval()
+    asking = replace(job, recipe=recipe(Path(job.recipe.root), precision=asked))
+    generation.run(asking, lambda folder, device: model.to(device))
+    if not torch.cuda.is_available():
+        assert model.mask_token.dtype == dtype
+    column = store.read(str(Path(job.folder, "chain-0", f"{NAMES[1]}.parquet")))
+    assert column.valid.all() and column.values.max() < CODES
 
 
 def test_weights_of_conditions_change_what_is_generated(job: GenerateJob) -> None:

@@ -1,0 +1,51 @@
+"""The short cuts of generation on a CPU say what PyTorch's own kernels say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fourmill.model import blocks
+
+
+@given(
+    shape=st.lists(st.integers(0, 5), min_size=0, max_size=3),
+    inside=st.integers(1, 40),
+    outside=st.integers(1, 70),
+    biased=st.booleans(),
+    strided=st.booleans(),
+)
+@settings(deadline=None)
+def test_products_are_those_of_linear(shape: list[int], inside: int, outside: int, biased: bool, strided: bool) -> None:
+    torch.manual_seed(len(shape) + inside)
+    x = torch.randn(*shape, 2 * inside)[..., ::2] if strided else torch.randn(*shape, inside)
+    weight, bias = torch.randn(outside, inside), torch.randn(outside) if biased else None
+    with torch.inference_mode():
+        found = blocks.product(x, weight, bias)
+    torch.testing.assert_close(found, F.linear(x, weight, bias), atol=1e-4, rtol=1e-4)
+
+
+def test_products_keep_the_precision_that_autocast_asks_for() -> None:
+    x, layer = torch.randn(2, 1, 8), blocks.Linear(8, 6)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    with torch.no_grad():
+        assert layer(x).dtype == torch.float32 and layer.double()(x.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("queries", [1, 2])
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_is_that_of_pytorch(dtype: torch.dtype, queries: int, masked: bool) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(3, 2, n, 8).to(dtype) for n in (queries, 11, 11))
+    mask = torch.rand(3, 1, 1, 11) < 0.5 if masked else None
+    with torch.inference_mode():
+        found = blocks.attention(q, k, v, mask)
+    expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=mask)
+    assert found.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    torch.testing.assert_close(found.double(), expected, atol=tolerance, rtol=tolerance)
