@@ -162,9 +162,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
-    except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         # What users can mend is said in a sentence; anything else is our bug and keeps its traceback.
-        if type(error) in (ValueError, FileNotFoundError, ImportError, ModuleNotFoundError) or _is_ours(error):
+        mendable = isinstance(error, OSError) or type(error) in (ValueError, ImportError, ModuleNotFoundError)
+        if mendable or _is_ours(error):
             print(f"fourmill {args.verb}: {error}", file=sys.stderr)
             return 2
         raise

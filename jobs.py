@@ -131,7 +131,7 @@ def fit_job(recipe: Recipe, specialists: dict[str, Specialist], missing: list[st
 
 def train_job(recipe: Recipe, specialists: dict[str, Specialist]) -> TrainJob:
     """The training run that the recipe asks for. RecipeError if no training shard has all of its columns."""
-    from .train import initial
+    from .train import initial, order
     from .train.groups import Shard
     from .train.job import TrainJob
 
@@ -144,7 +144,8 @@ def train_job(recipe: Recipe, specialists: dict[str, Specialist]) -> TrainJob:
     recipe = recipe.model_copy(update={"train": initial.resolved(recipe.train)})
     settings = recipe.train.model_dump(mode="json", exclude=set(TRAIN_OPERATIONS | train_settings.DERIVED))
     # Sizes count, and so does the order of modalities: it is the order of the rows in the model's tables.
-    parts += [settings, [asdict(spec) for spec in mine.specs], recipe.seed, initial.identity(recipe.train.init)]
+    parts += [order.FORMAT, settings, [asdict(spec) for spec in mine.specs]]
+    parts += [recipe.seed, initial.identity(recipe.train.init)]
     shards, val_shards = (tuple(Shard(*shard) for shard in mine.shards[split]) for split in plans.SPLITS)
     sentinels = _sentinels(recipe) if recipe.has_text else (5, 200)
     return TrainJob(recipe, fingerprint("train", *parts), mine.specs, shards, val_shards, *sentinels, datasets)
@@ -160,14 +161,22 @@ def _datasets(recipe: Recipe, mine: columns.Columns) -> tuple[tuple[Dataset, ...
     from .train.groups import Shard
 
     found, told = [], []
+    own = range(len(recipe.train.mixtures))
+    last = own
     for share in recipe.train.datasets:
         theirs = mine if share.root is None else _columns_of(share.root)
         names = columns.shared(mine, theirs)
         shards = tuple(Shard(*shard) for shard in theirs.shards["train"])
         if not shards:
             raise RecipeError(f"train.datasets: no training shard of {theirs.root} has all of its columns")
-        found.append(Dataset(storage.join(theirs.root, "tokens"), shards, share.weight, names))
-        told.append([share.weight, names, *theirs.identity()])
+        mixtures = own
+        if share.mixtures is not None:
+            mixtures = last = range(last.stop, last.stop + len(share.mixtures))
+        repeat = share.repeat or recipe.train.repeat
+        tokens = storage.join(theirs.root, "tokens")
+        found.append(Dataset(tokens, shards, share.weight, names, repeat, mixtures))
+        settings = share.model_dump(mode="json", exclude={"root"})
+        told.append([settings, names, *theirs.identity()])
     return tuple(found), told or mine.identity()
 
 

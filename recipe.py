@@ -164,8 +164,9 @@ class Generate(Section):
 
     samples: Positive = 8
     chains: list[Chain] = []
-    seed: int = 0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # bfloat16 on CUDA
+    seed: Annotated[int, Field(ge=0)] = 0
+    batch_size: Positive = 16
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # bfloat16 autocast on CUDA
 
 
 class Recipe(Section):

@@ -34,7 +34,7 @@ def check(recipe: Recipe) -> None:
         _check_tokenizer(recipe, name)
     if recipe.train.model.dim % 4:
         raise ValueError(f"train.model.dim: {recipe.train.model.dim} is no multiple of 4, which 2-D positions need")
-    for mixture in recipe.train.mixtures:
+    for mixture in (*recipe.train.mixtures, *(m for one in recipe.train.datasets for m in one.mixtures or ())):
         _check_mixture(recipe, mixture)
     for chain in recipe.generate.chains:
         _check_chain(recipe, chain)
@@ -81,6 +81,12 @@ def _check_mixture(recipe: Recipe, mixture: Mixture) -> None:
         for name in side if isinstance(side, dict) else ():
             _chosen("train.mixtures", name, recipe.modalities)
     targets = [name for name in recipe.modalities if MODALITIES[name].is_target]
+    if isinstance(mixture.target_alpha, dict):
+        for name in (n for n, alpha in mixture.target_alpha.items() if alpha and n not in targets):
+            raise ValueError(f"train.mixtures: target_alpha: {name} is input only and never predicted; leave it out")
+    for name in mixture.keep if isinstance(mixture.keep, dict) else ():
+        if MODALITIES[name].kind not in (Kind.SEQUENCE, Kind.EMBEDDING):
+            raise ValueError(f"train.mixtures: keep: {name} is no text, whose shares alone are kept; leave it out")
     for what, alpha, names in (
         ("input_alpha", mixture.input_alpha, recipe.modalities),
         ("target_alpha", mixture.target_alpha, targets),
@@ -109,6 +115,10 @@ def _check_chain(recipe: Recipe, chain: Chain) -> None:
                 f"{where}: {step.target} with the scheme {step.scheme}; text is autoregressive, "
                 "grids are maskgit or roar"
             )
+        idle = {"steps", "schedule", "temperature_schedule"} if text else {"max_tokens"}
+        if said := sorted(name for name in idle if getattr(step, name) != type(step).model_fields[name].default):
+            kind = "text, which takes one step for each token" if text else "a grid, whose number of tokens is fixed"
+            raise ValueError(f"{where}: {step.target} is {kind}; leave {', '.join(said)} out")
         if text and (step.max_tokens or 0) > spec.max_tokens:
             raise ValueError(f"{where}: max_tokens {step.max_tokens}, {step.target} has at most {spec.max_tokens}")
 

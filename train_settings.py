@@ -20,6 +20,7 @@ OPERATIONS = frozenset(
     {
         "name", "workers", "cpus", "gpus", "accumulate", "activation_checkpointing", "compile", "parallel", "log_every",
         "validate_every", "validation_samples", "checkpoint_every", "keep_checkpoints", "trackers", "peak_flops",
+        "nonfinite",  # a run that was stopped goes on with the other choice
     }
 )  # fmt: skip
 # What other fields say as well, or what the run's fingerprint holds by content.
@@ -58,10 +59,19 @@ class Model(Section):
 
 class DatasetShare(Section):
     """A dataset that is trained on, and how often. `root` is where its own recipe put its columns; none for this
-    recipe's own samples."""
+    recipe's own samples. `mixtures` and `repeat` are the run's unless it has its own (4M-21: captions alone)."""
 
     root: str | None = None
     weight: Rate = 1.0
+    mixtures: Annotated[list[Mixture], Field(min_length=1)] | None = None
+    repeat: Positive | None = None
+
+
+class Loader(Section):
+    """How samples are shuffled (docs/train.md). Both numbers are part of the order."""
+
+    lanes: Positive = 8  # workers that read nothing twice
+    buffer_rows: Positive = 16_384  # samples that are shuffled at a time
 
 
 class Train(Section):
@@ -77,6 +87,7 @@ class Train(Section):
     redistribute: bool = True  # give the unused budget of short modalities to the others
     loss: Literal["modality", "token"] = "modality"
     batch_size: Positive = 256
+    loader: Loader = Loader()
     repeat: Positive = 1  # each sample that is read trains so many times, under other masks (4M: 4)
     steps: Positive = 100_000
     warmup_steps: Count = 2_000  # the same share of other numbers of steps, unless given
@@ -87,6 +98,7 @@ class Train(Section):
     weight_decay: Weight = 0.05
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     clip_norm: Rate | None = None
+    nonfinite: Literal["stop", "skip"] = "stop"  # at a gradient that is not finite, the run or that step
     ema: Beta = 0.0  # decay of an average of the weights; 0 keeps none
     use_ema: bool = True  # validate and hand on the average, if there is one
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # bfloat16 autocast on CUDA
@@ -148,6 +160,16 @@ class Train(Section):
         runs = [(n, m) for n in fitting for m in fitting if n <= m and set(range(n, m + 1)) <= set(fitting)]
         first, last = max(runs, key=lambda run: (run[1] - run[0], run[1]))
         return f"{text}, or with this batch workers: {[first, last] if first < last else last}"
+
+    @model_validator(mode="after")
+    def _decays(self) -> Train:
+        peak = self.base_lr * self.batch_size / 256
+        if self.min_lr > peak * (1 + 1e-9):
+            raise ValueError(
+                f"min_lr: {self.min_lr:g} is above the highest learning rate, base_lr x batch_size / 256 = {peak:g}, "
+                "from which the decay goes down to it; lower min_lr"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tokens_are_steps(self) -> Train:

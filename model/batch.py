@@ -67,6 +67,13 @@ class PackedBatch:
         """The fields of both sides, NumPy or tensors, by name: all but `values`, `keys` and `outputs`."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("values", "keys", "outputs")}
 
+    def rows(self, start: int, stop: int) -> PackedBatch:
+        """Samples start..stop-1 as a batch of their own, nothing copied."""
+        here = slice(start, stop)
+        arrays: dict[str, Any] = {name: array[here] for name, array in self.arrays().items()}
+        values = {name: value[here] for name, value in self.values.items()}
+        return replace(self, **arrays, values=values, keys=self.keys[here])
+
     @property
     def num_samples(self) -> int:
         return self.input_ids.shape[0]

@@ -36,7 +36,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     core, but in `weight @ x.T` through all, if that is no vector: two to three times the speed on two cores. For more
     rows oneDNN is 10 to 15 % faster (AMD EPYC with AVX-512; benchmarks/generation.py).
     """
-    if torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != "cpu" or not _fast_on_cpu():
+    if not _generates_on_cpu(x) or not _plain(x, weight, bias):
         return F.linear(x, weight, bias)
     rows = x.shape[:-1].numel()
     if not 0 < rows <= FEW_ROWS:
@@ -48,8 +48,19 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y if bias is None else y + bias
 
 
-def _fast_on_cpu() -> bool:
-    return _HAS_MKL and _HAS_ONEDNN and not torch.is_autocast_enabled("cpu")
+def _generates_on_cpu(x: Tensor) -> bool:
+    """No gradients, no compiler (which has kernels of its own), no autocast."""
+    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return not torch.is_autocast_enabled("cpu")
+
+
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether oneDNN, which checks little, can take these for a product: dense float32 of fitting sizes."""
+    dense = all(type(t) in (Tensor, nn.Parameter) and t.dtype == torch.float32 for t in (x, weight))
+    fitting = weight.ndim == 2 and x.ndim > 0 and x.shape[-1] == weight.shape[1]
+    biased = bias is None or (bias.dtype == torch.float32 and bias.is_contiguous() and bias.shape == weight.shape[:1])
+    return _HAS_MKL and _HAS_ONEDNN and bool(torch.backends.mkldnn.enabled) and dense and fitting and biased
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -58,12 +69,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     One query on a CPU, which is text being written, is three small products: the kernels there are made for many, and
     would copy all keys to scale or widen them (three times the time in bfloat16).
     """
-    if q.shape[2] > 1 or q.device.type != "cpu" or torch.is_grad_enabled():
+    if q.shape[2] > 1 or q.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
-    y: Tensor = scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+    y: Tensor = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(v.dtype) @ v
     return y
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from .config import FourMConfig
 from .fourm import FourM
@@ -18,13 +20,8 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 def save(model: FourM, folder: str | Path) -> None:
     """Write a model; the configuration comes last, so that a folder that has one is whole."""
-    from safetensors.torch import save_file
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).unlink(missing_ok=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(model.config.to_dict(), indent=1) + "\n")
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    write(Path(folder), tensors, model.config.to_dict())
 
 
 def load(folder: str | Path, device: torch.device | str = "cpu") -> FourM:
@@ -33,14 +30,52 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> FourM:
     Raises:
         ValueError: the folder is not a whole checkpoint, or its tensors do not fit its configuration.
     """
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise ValueError(f"{folder}: expected {WEIGHTS} and {CONFIG}; is this a checkpoint, and was it written whole?")
-    model = FourM(FourMConfig.from_dict(json.loads((folder / CONFIG).read_text())))
+    config, (tensors, _) = read_config(folder / CONFIG), read_weights(folder / WEIGHTS)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        model = FourM(FourMConfig.from_dict(config))
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
+    try:
+        model.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"{folder}: the tensors do not fit {CONFIG}: {error}") from error
     return model.to(device).eval()
+
+
+def write(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], header: bool = False) -> None:
+    """Write weights, then the configuration: killed in between, the folder holds none that is of other weights.
+
+    Args:
+        header: whether the weights hold the configuration as well, as strings.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)
+    save_file(tensors, folder / WEIGHTS, metadata={k: str(v) for k, v in config.items()} if header else None)
+    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, and the strings of its header. ValueError naming the file if it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged or cut off ({error}); copy, download or save it again") from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A configuration. ValueError naming the file if it is no JSON object."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # broken JSON, or not UTF-8
+        raise ValueError(f"{path}: no JSON ({error}); copy, download or save it again") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: got a {type(values).__name__}, expected a JSON object")
+    return values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeVar
 
@@ -29,6 +29,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "swiglu": {},
     "swiglu_qknorm": {"qk_norm": True},
+}
+
+# Type of a field -> what it may be, and whether a value is that.
+_TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "bool": ("true or false", lambda x: type(x) is bool),
+    "int": ("a whole number, 0 or more", lambda x: type(x) is int and x >= 0),
+    "float": ("a number above 0", lambda x: type(x) in (int, float) and x > 0),
 }
 
 
@@ -75,6 +82,7 @@ class FourMConfig:
     decoder_separate: bool = True
 
     def __post_init__(self) -> None:
+        self._check_types()
         names = [spec.name for spec in self.modalities]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"modalities: got {names}, expected at least one and no name twice")
@@ -86,15 +94,25 @@ class FourMConfig:
             unknown = sorted(set(chosen) - set(names))
             if unknown:
                 raise ValueError(f"{role}: unknown modalities {unknown}, expected some of {names}")
+            if len(set(chosen)) != len(chosen):
+                raise ValueError(f"{role}: got {list(chosen)}, expected no name twice")
         wrong = [name for name in self.outputs if not self.spec(name).is_target]
         if wrong or not self.outputs:
             raise ValueError(f"outputs: {wrong} are input only, expected at least one grid or sequence modality")
-        if self.dim % self.num_heads:
+        if not self.dim or not self.num_heads or self.dim % self.num_heads:
             raise ValueError(f"dim {self.dim} does not divide into {self.num_heads} heads")
         if self.dim % 4:
             raise ValueError(f"dim {self.dim} is no multiple of 4, which the 2-D position table needs")
         if self.activation not in ("silu", "gelu"):
             raise ValueError(f"activation: got {self.activation!r}, expected 'silu' or 'gelu'")
+
+    def _check_types(self) -> None:
+        """Configurations come from files."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            what, fits = _TYPES.get(str(f.type), ("", lambda _: True))
+            if not fits(value):
+                raise ValueError(f"{f.name}: got {value!r}, expected {what}")
 
     @classmethod
     def preset(
@@ -134,6 +152,17 @@ class FourMConfig:
         except ValueError:
             return None
 
+    def by_own_name(self, values: Mapping[str, T]) -> dict[str, T]:
+        """Values by the names that modalities have here.
+
+        ValueError if the model does not know one, or one is there under two names.
+        """
+        owners: dict[str, str] = {}
+        for name in values:
+            if (first := owners.setdefault(self.spec(name).name, name)) != name:
+                raise ValueError(f"got {first} and {name}, which are the same modality; give one of them")
+        return {own: values[name] for own, name in owners.items()}
+
     @property
     def published(self) -> list[str]:
         """The names of the modalities in apple/ml-4m."""
@@ -155,20 +184,33 @@ class FourMConfig:
                 f"no configuration of a fourmill model: unknown keys {sorted(set(values) - known)}, expected "
                 "'modalities' and sizes; checkpoints of apple/ml-4m are read by fourmill.model.ml4m.load"
             )
-        specs = tuple(ModalitySpec(**(spec | {"kind": Kind(spec["kind"])})) for spec in values["modalities"])
-        names = {"inputs": tuple(values.get("inputs", ())), "outputs": tuple(values.get("outputs", ()))}
+        try:
+            specs = tuple(ModalitySpec(**(spec | {"kind": Kind(spec["kind"])})) for spec in values["modalities"])
+            names = {"inputs": tuple(values.get("inputs", ())), "outputs": tuple(values.get("outputs", ()))}
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"modalities: no list of modalities with their sizes: {error}") from error
         return cls(**(dict(values) | names | {"modalities": specs}))
 
 
 class ByName(dict[str, T]):
-    """Values by modality, which are found by the modality's published name, too."""
+    """Values by modality, which are found by the modality's published name, too. KeyError with a sentence."""
 
     def __init__(self, config: FourMConfig, values: Mapping[str, T] | None = None) -> None:
         super().__init__(values or {})
         self.config = config
 
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(self._own(name))
+
     def __missing__(self, name: str) -> T:
+        if name not in self:
+            raise KeyError(f"there is no {name}; there are {', '.join(self) or 'none'}")
+        return self[self._own(name)]
+
+    def get(self, name: str, default: Any = None, /) -> Any:
+        return self[name] if name in self else default
+
+    def _own(self, name: str) -> str:
+        """The name that a modality has here, if the model knows it."""
         spec = self.config.find(name)
-        if spec is None or spec.name not in self:
-            raise KeyError(name)
-        return self[spec.name]
+        return name if spec is None else spec.name

@@ -115,10 +115,12 @@ class Projections(nn.Module):
     def normalize_pixels(self, patches: Tensor) -> Tensor:
         """uint8 patches (B, L, 3 p^2), flattened as (ph pw c), to float32 with ImageNet statistics.
 
-        Floats are taken as normalised already.
+        Floats are taken as normalised already. ValueError for other integers, which are neither.
         """
-        if patches.dtype != torch.uint8:
+        if patches.is_floating_point():
             return patches
+        if patches.dtype != torch.uint8:
+            raise ValueError(f"pixels: got {patches.dtype}, expected uint8 (0 to 255), or floats that are normalised")
         pixels = patches.view(*patches.shape[:-1], -1, 3).float() / 255
         return ((pixels - self.pixel_mean) / self.pixel_std).flatten(-2)
 

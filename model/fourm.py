@@ -55,7 +55,8 @@ class FourMOutput:
     _logits: Callable[[str], Tensor]
 
     def logits(self, modality: str) -> Tensor:
-        """(targets of the modality, vocabulary), in batch-major order; its published name will do."""
+        """(targets of the modality, vocabulary), in batch-major order; its published name will do. KeyError for a
+        modality that the model does not predict."""
         return self._logits(modality)
 
 
@@ -207,7 +208,7 @@ class FourM(nn.Module):
         sizes = list(groups.counts)
         hidden = torch.split(y.flatten(0, 1).index_select(0, groups.index), sizes)
         targets = torch.split(target_ids.flatten().long().index_select(0, groups.index), sizes)
-        place = {name: self.config.index(name) for name in outputs}
+        place: dict[str, int] = ByName(self.config, {name: self.config.index(name) for name in outputs})
         counts: dict[str, int] = ByName(self.config, {name: groups.counts[i] for name, i in place.items()})
 
         # One split: the gradient of each slice on its own would be as large as the whole table.
@@ -215,8 +216,7 @@ class FourM(nn.Module):
         heads = dict(zip(outputs, torch.split(self._head_table, list(vocabulary.values())), strict=True))
 
         def logits(modality: str) -> Tensor:
-            name = self.config.spec(modality).name
-            return F.linear(hidden[place[name]], heads[name])
+            return F.linear(hidden[place[modality]], heads[self.config.spec(modality).name])
 
         losses: dict[str, Tensor] = ByName(self.config)
         for name, i in place.items():

@@ -7,6 +7,9 @@ Decisions:
 - Each sample draws from its own generator, seeded by (seed, sample, step of the chain): neighbours in a batch, other
   steps and the device change nothing.
 - Every finished target conditions the steps after it, and guidance with one scale then drops it with the others.
+- A target that is still to come is no input. (The scripts of apple/ml-4m show the first sentinel of all of a chain's
+  texts from its first step on, which no mask of training does; `init_empty_target_modality` for each target just
+  before its step is the same as here.) A text that was cut short conditions what follows with its end.
 - The encoder runs where its inputs have changed: once for a text, whose tokens come from cached keys and values, once
   for a grid that the model does not read, once for each step of a grid that it reads.
 - A target at another resolution is another modality: super-resolution is a chain from `tok_rgb` to `tok_rgb@448`.
@@ -135,10 +138,11 @@ def generate(
         ValueError: conditions or chain do not fit the model, or its logits are not finite; names the target.
     """
     config = model.config
-    conditions = {config.spec(name).name: given for name, given in conditions.items()}
+    conditions = config.by_own_name(conditions)
     chain = [_own_names(config, step) for step in chain]
-    sizes = [len(given) for given in conditions.values()] or [len(sample_ids or ())]
-    streams = list(range(sizes[0])) if sample_ids is None else list(sample_ids)
+    streams = None if sample_ids is None else list(sample_ids)
+    sizes = [len(given) for given in conditions.values()] or [len(streams or ())]
+    streams = list(range(sizes[0])) if streams is None else streams
     if not streams or len(streams) != sizes[0]:
         raise ValueError(
             f"got {sizes[0]} samples of conditions and {len(streams)} sample_ids, expected equally many, at least 1; "
@@ -161,7 +165,7 @@ def generate(
             texts = [_text_of(row, special) for row in raw]
             results[spec.name] = texts
             if spec.name in model.config.inputs:
-                known.add_sequences(spec, [[*text, special.eos] for text in texts])
+                known.add_sequences(spec, [[*text, special.eos][: spec.max_tokens] for text in texts])
     return results
 
 
@@ -169,8 +173,8 @@ def _own_names(config: FourMConfig, step: Step) -> Step:
     """A step with the names that modalities have here."""
     guidance = step.guidance
     if isinstance(guidance, Mapping):
-        found = {name: config.find(name) for name in guidance}
-        guidance = {name if spec is None else spec.name: guidance[name] for name, spec in found.items()}
+        known = {name: weight for name, weight in guidance.items() if config.find(name) is not None}
+        guidance = {**config.by_own_name(known), **{n: w for n, w in guidance.items() if n not in known}}
     return replace(step, target=config.spec(step.target).name, guidance=guidance)
 
 

@@ -5,7 +5,7 @@ Legend: B samples, n tokens of a modality, L tokens of a grid.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ..modalities import Kind, ModalitySpec
 from .config import FourMConfig
-from .positions import position_rows
 
 
 @dataclass(frozen=True)
@@ -73,12 +72,13 @@ class Known:
     def of(cls, config: FourMConfig, conditions: Mapping[str, Any], device: torch.device, num_samples: int) -> Known:
         """Check and pack conditions; see `generate` for their forms. ValueError if they do not fit the model."""
         known = cls(config, num_samples, device)
-        for name, given in conditions.items():
+        for name, given in config.by_own_name(conditions).items():
             spec = config.spec(name)
             if name not in config.inputs:
                 raise ValueError(f"{name} is no input of the model; it reads {', '.join(config.inputs)}")
-            if len(given) != num_samples:
-                raise ValueError(f"{name}: got {len(given)} samples, expected {num_samples} as in the other conditions")
+            if isinstance(given, str) or len(given) != num_samples:
+                got = "a text" if isinstance(given, str) else f"{len(given)} samples"
+                raise ValueError(f"{name}: got {got}, expected {num_samples} samples as in the other conditions")
             if spec.kind is Kind.GRID:
                 known.add_grid(spec, given)
             elif spec.kind is Kind.SEQUENCE:
@@ -89,40 +89,59 @@ class Known:
 
     def add_grid(self, spec: ModalitySpec, given: Any) -> None:
         """Ids (B, L); -1 where a token is not known."""
-        ids = torch.as_tensor(np.asarray(given).astype(np.int64), device=self.device)
-        if ids.shape != (self.num_samples, spec.max_tokens):
-            expected = (self.num_samples, spec.max_tokens)
-            raise ValueError(f"{spec.name}: got ids of shape {tuple(ids.shape)}, expected {expected}")
-        _check_ids(spec, ids, lowest=-1)
-        self.tokens[spec.name] = Tokens(ids.clamp(min=0), _raster(ids), ids >= 0)
+        expected = (self.num_samples, spec.max_tokens)
+        ids = _ids(spec, given, -1, f"whole numbers of shape {expected}")
+        if ids.shape != expected:
+            raise ValueError(f"{spec.name}: got ids of shape {ids.shape}, expected {expected}")
+        tokens = torch.from_numpy(ids).to(self.device)
+        self.tokens[spec.name] = Tokens(tokens.clamp(min=0), _raster(tokens), tokens >= 0)
 
-    def add_sequences(self, spec: ModalitySpec, given: Sequence[Iterable[int] | None]) -> None:
-        """One list of ids for each sample, end of sequence included; None or [] where nothing is known."""
-        rows = [[] if row is None else [int(token) for token in row] for row in given]
-        longest = max(1, *map(len, rows))
-        if longest > position_rows(spec):
-            raise ValueError(f"{spec.name}: got {longest} tokens, expected at most {position_rows(spec)}; cut them")
-        padded = [row + [-1] * (longest - len(row)) for row in rows]
-        ids = torch.tensor(padded, dtype=torch.int64, device=self.device)
-        _check_ids(spec, ids, lowest=-1)
-        self.tokens[spec.name] = Tokens(ids.clamp(min=0), _raster(ids), ids >= 0)
+    def add_sequences(self, spec: ModalitySpec, given: Sequence[Sequence[int] | None]) -> None:
+        """One list of ids for each sample, end of sequence included; None or [] where nothing is known.
+
+        Longer ones than the modality's `max_tokens` are cut to it, as in training; -1 after the last id is padding.
+        """
+        expected = (
+            "a list of ids for each sample, or None; make ids of a text by "
+            "fourmill.tokenize.wordpiece.WordPiece.load(...).encode(text, max_tokens)"
+        )
+        rows = [_ids(spec, [] if row is None else row, -1, expected) for row in given]
+        if wrong := [row.shape for row in rows if row.ndim != 1]:
+            raise ValueError(f"{spec.name}: got ids of shape {wrong[0]} in a sample, expected {expected}")
+        if any((row[: (row >= 0).sum()] < 0).any() for row in rows):
+            raise ValueError(f"{spec.name}: got -1 before other ids, expected it after the last one only, as padding")
+        rows = [row[row >= 0][: spec.max_tokens] for row in rows]
+        ids = np.zeros((self.num_samples, max([1, *map(len, rows)])), np.int64)
+        valid = np.zeros(ids.shape, bool)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)], valid[i, : len(row)] = row, True
+        tokens = torch.from_numpy(ids).to(self.device)
+        self.tokens[spec.name] = Tokens(tokens, _raster(tokens), torch.from_numpy(valid).to(self.device))
 
     def add_values(self, spec: ModalitySpec, given: Sequence[Any]) -> None:
-        """Pixels or embeddings: for each sample an array (n, D); None where there is none."""
-        empty = np.zeros((0, spec.input_dim), np.float32)
-        rows = [empty if row is None else np.asarray(row) for row in given]
-        wrong = next((row.shape for row in rows if row.ndim != 2 or row.shape[1] != spec.input_dim), None)
-        longest = max(1, *(len(row) for row in rows))
-        if wrong is not None or longest > position_rows(spec):
-            expected = f"(at most {position_rows(spec)}, {spec.input_dim}) for each sample"
-            raise ValueError(
-                f"{spec.name}: got values of shape {wrong or (longest, spec.input_dim)}, expected {expected}"
-            )
-        dtype = next((row.dtype for row in rows if len(row)), np.dtype(np.float32))
+        """Pixels or embeddings: for each sample an array (n, D); None where there is none.
+
+        Pixels are all patches of a picture: all uint8, or all floats that are normalised already.
+        """
+        rows = [None if row is None else to_numpy(spec.name, row) for row in given]
+        there = [row for row in rows if row is not None]
+        pixels = spec.kind is Kind.PIXELS
+        for row in there:
+            fits = row.ndim == 2 and row.shape[1] == spec.input_dim
+            if not fits or (len(row) != spec.max_tokens if pixels else len(row) > spec.max_tokens):
+                shape = f"{spec.max_tokens}, {spec.input_dim}"
+                hint = "; make patches of images by fourmill.model.ml4m_inputs.patchify" if pixels else ""
+                raise ValueError(
+                    f"{spec.name}: got values of shape {row.shape} in a sample, expected "
+                    f"({'' if pixels else 'at most '}{shape}){hint}"
+                )
+        dtype = _dtype_of(spec, there)
+        longest = max([1, *map(len, there)])
         values = np.zeros((self.num_samples, longest, spec.input_dim), dtype)
         valid = np.zeros((self.num_samples, longest), bool)
-        for i, row in enumerate(rows):
-            values[i, : len(row)], valid[i, : len(row)] = row, True
+        for i, value in enumerate(rows):
+            if value is not None:
+                values[i, : len(value)], valid[i, : len(value)] = value, True
         self.values[spec.name] = torch.from_numpy(values).to(self.device)
         mask = torch.from_numpy(valid).to(self.device)
         self.tokens[spec.name] = Tokens(_raster(mask), _raster(mask), mask)
@@ -169,7 +188,42 @@ def _raster(like: Tensor) -> Tensor:
     return torch.arange(like.shape[1], device=like.device).expand(like.shape)
 
 
-def _check_ids(spec: ModalitySpec, ids: Tensor, lowest: int) -> None:
-    if ids.numel() and (ids.min() < lowest or ids.max() >= spec.vocab_size):
-        got = f"{int(ids.min())} to {int(ids.max())}"
+def to_numpy(name: str, given: Any) -> np.ndarray:
+    """An array of the host, floats as NumPy has them; ValueError naming the modality if it has no shape."""
+    if isinstance(given, Tensor):
+        given = given.detach().cpu()
+        given = given.float() if given.dtype == torch.bfloat16 else given
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        raise ValueError(f"{name}: got lists that are no array, expected rows of one length: {error}") from None
+
+
+def _ids(spec: ModalitySpec, given: Any, lowest: int, expected: str) -> np.ndarray:
+    """Ids as int64, of any shape."""
+    ids = to_numpy(spec.name, given)
+    if ids.size == 0:
+        return ids.astype(np.int64)
+    if ids.dtype.kind not in "iu":
+        got = repr(given) if isinstance(given, str) else f"values of the type {ids.dtype}"
+        raise ValueError(f"{spec.name}: got {got}, expected {expected}")
+    if ids.min() < lowest or ids.max() >= spec.vocab_size:
+        got = f"{ids.min()} to {ids.max()}"
         raise ValueError(f"{spec.name}: got ids {got}, expected 0 to {spec.vocab_size - 1}")
+    return ids.astype(np.int64)
+
+
+def _dtype_of(spec: ModalitySpec, rows: Sequence[np.ndarray]) -> type[np.generic]:
+    """What the values of all samples are kept as: uint8 pixels as they are, floats as float16 if all are, or float32.
+
+    Pixels of both kinds, or integers of another type, would be taken for what they are not.
+    """
+    types = {row.dtype for row in rows}
+    if spec.kind is Kind.PIXELS and types == {np.dtype(np.uint8)}:
+        return np.uint8
+    if any(t.kind != "f" for t in types):
+        got = ", ".join(sorted(map(str, types)))
+        pixels = "uint8 (0 to 255) in all samples, or floats that are normalised already"
+        expected = pixels if spec.kind is Kind.PIXELS else "floats"
+        raise ValueError(f"{spec.name}: got values of the type {got}, expected {expected}")
+    return np.float16 if types == {np.dtype(np.float16)} else np.float32

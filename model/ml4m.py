@@ -9,7 +9,6 @@ as strings. Vocabularies, patch sizes and embedding widths are taken from the te
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..modalities import MODALITIES, Kind, ModalitySpec
+from .checkpoint import CONFIG, WEIGHTS, read_config, read_weights, write
 from .config import FourMConfig
 from .embeddings import Embeddings
 from .fourm import FourM
@@ -28,7 +28,6 @@ from .published import image_size, local_name, patch_size, published_name, publi
 
 __all__ = ["load", "local_name", "pack", "published_name", "save", "state_dict"]
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _NORM_BIAS = re.compile(r"(^|[._])norm\d?\.bias$")
 _ACTIVATIONS = {"SiLU": "silu", "GELU": "gelu"}
 # Fields of the same name and meaning, with the default of apple/ml-4m's constructor.
@@ -57,25 +56,27 @@ def load(source: str | Path, revision: str | None = None) -> FourM:
         revision: branch, tag or commit on the Hub.
 
     Returns:
-        The model on the CPU, in evaluation mode, float32. Saving it again writes the same tensors.
+        The model on the CPU, in evaluation mode, float32. Saving it again writes the same tensors, as float32.
 
     Raises:
-        ValueError: no such model, or tensors that do not fit the configuration; says which.
+        ValueError: no such model, a damaged file, or tensors that do not fit the configuration; says which.
     """
-    tensors, config = _read(Path(source) if Path(source).is_dir() else _download(str(source), revision))
+    folder = Path(source) if Path(source).is_dir() else _download(str(source), revision)
+    tensors, config = _read(folder)
+    try:
+        return _build(tensors, config)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+
+
+def _build(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> FourM:
     _untie(tensors)
     model = FourM(_to_config(config, tensors))
-    published = published_names(model.config.modalities)
     for parameter in model.parameters():  # rows that the checkpoint has no use for are not left to chance
         parameter.data.zero_()
     for key, target in _names(model).items():
         _take(key, target, tensors)
-    for spec in model.config.modalities:
-        for side, embeddings in _sides(model, spec.name):
-            stored = _need(tensors, f"{side}.{published[spec.name]}.pos_emb")[0]
-            table = embeddings.position_rows_of(spec.name)
-            rows = min(len(stored), len(table))  # sequences here have at least 512 rows, as the published ones
-            table.data[:rows] = stored[:rows]
+    _take_positions(model, tensors)
     _take_modality_embeddings(model, tensors)
     left = [key for key in tensors if not (_NORM_BIAS.search(key) and not tensors[key].any())]
     if left:
@@ -86,20 +87,14 @@ def load(source: str | Path, revision: str | None = None) -> FourM:
 def save(model: FourM, folder: str | Path) -> None:
     """Write a model for apple/ml-4m: model.safetensors (with the configuration in its header) and config.json.
 
-    Names and shapes are those of the published checkpoints; tied tables are written twice, as they are there.
+    Names and shapes are those of the published checkpoints; tied tables are written twice, as they are there. The
+    configuration comes last: killed before, the folder holds the model of its weights, old or new, or none.
 
     Raises:
         ValueError: two modalities of the model would have one name there.
     """
-    from safetensors.torch import save_file
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = _from_config(model.config)
-    header = {key: str(value) for key, value in config.items()}
     tensors = {key: value.detach().cpu().clone().contiguous() for key, value in state_dict(model).items()}
-    save_file(tensors, folder / WEIGHTS, metadata=header)
-    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+    write(Path(folder), tensors, _from_config(model.config), header=True)
 
 
 def state_dict(model: FourM) -> dict[str, Tensor]:
@@ -116,7 +111,7 @@ def state_dict(model: FourM) -> dict[str, Tensor]:
             table = model.modality_table
             if side == "decoder_embeddings" and model.decoder_modality_table is not None:
                 table = model.decoder_modality_table
-            tensors[f"{side}.{name}.pos_emb"] = embeddings.position_rows_of(spec.name)[None]
+            tensors[f"{side}.{name}.pos_emb"] = _positions(spec, embeddings)[None]
             tensors[f"{side}.{name}.mod_emb"] = table[i][None, None]
     if not config.norm_bias:  # apple/ml-4m keeps buffers of zeros in their place
         biases = {key.removesuffix("weight") + "bias": value for key, value in tensors.items() if value.ndim == 1}
@@ -181,6 +176,32 @@ def _untie(tensors: dict[str, Tensor]) -> None:
             tensors.setdefault(f"{module}.{part}", tensors[key])
 
 
+def _positions(spec: ModalitySpec, embeddings: Embeddings) -> Tensor:
+    """The positions of a modality; of a sequence without the zeros that fill its table up (see `_take_positions`)."""
+    table = embeddings.position_rows_of(spec.name)
+    if spec.kind in (Kind.GRID, Kind.PIXELS):
+        return table
+    zeros = int(table.any(dim=1).flip(0).byte().argmax())
+    return table[: len(table) - zeros]
+
+
+def _take_positions(model: FourM, tensors: dict[str, Tensor]) -> None:
+    """Tables of sequences have at least 512 rows here, as the published ones; shorter ones are filled up with zeros,
+    which no row of a table is, so that as many rows are saved again."""
+    published = published_names(model.config.modalities)
+    for spec in model.config.modalities:
+        for side, embeddings in _sides(model, spec.name):
+            key = f"{side}.{published[spec.name]}.pos_emb"
+            table = embeddings.position_rows_of(spec.name).data
+            stored = _need(tensors, key)
+            rows, fewest = stored.shape[1], len(table) if spec.kind in (Kind.GRID, Kind.PIXELS) else 1
+            if stored.shape != (1, rows, table.shape[1]) or not fewest <= rows <= len(table):
+                expected = f"(1, {fewest} to {len(table)}, {table.shape[1]})"
+                raise ValueError(f"{key}: got shape {tuple(stored.shape)}, expected {expected}")
+            table.zero_()
+            table[:rows] = stored[0]
+
+
 def _take(key: str, target: Tensor, tensors: dict[str, Tensor]) -> None:
     stored = _need(tensors, key)
     if stored.shape != target.shape:
@@ -202,7 +223,10 @@ def _take_modality_embeddings(model: FourM, tensors: dict[str, Tensor]) -> None:
         for side, _ in _sides(model, spec.name):
             key = f"{side}.{published[spec.name]}.mod_emb"
             if key in tensors or model.decoder_modality_table is not None:
-                stored[side] = _need(tensors, key)[0, 0]
+                vector = _need(tensors, key)
+                if vector.shape != (1, 1, model.config.dim):
+                    raise ValueError(f"{key}: got shape {tuple(vector.shape)}, expected {(1, 1, model.config.dim)}")
+                stored[side] = vector[0, 0]
         if model.decoder_modality_table is not None:
             for side, vector in stored.items():
                 table = model.modality_table if side == "encoder_embeddings" else model.decoder_modality_table
@@ -218,17 +242,13 @@ def _take_modality_embeddings(model: FourM, tensors: dict[str, Tensor]) -> None:
 
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors import safe_open
-
     path = folder / WEIGHTS
     if not path.is_file():
         raise ValueError(f"{folder} holds no {WEIGHTS}; expected a folder in the format of apple/ml-4m, or a Hub id")
-    with safe_open(path, framework="pt") as file:
-        names = file.keys()
-        tensors = {key: file.get_tensor(key).float() for key in names}
-        header = file.metadata() or {}
+    stored, header = read_weights(path)
+    tensors = {key: value.float() for key, value in stored.items()}
     if (folder / CONFIG).is_file():
-        return tensors, json.loads((folder / CONFIG).read_text())
+        return tensors, read_config(folder / CONFIG)
     if "domains_in" not in header:
         raise ValueError(f"{path}: no {CONFIG} beside it and no configuration in its header")
     return tensors, {key: _literal(value) for key, value in header.items()}
@@ -258,11 +278,12 @@ def _download(hub_id: str, revision: str | None) -> Path:
 
 
 def _to_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FourMConfig:
-    missing = [key for key in ("domains_in", "domains_out") if key not in config]
-    if missing:
-        raise ValueError(f"configuration lacks {missing}; expected that of an apple/ml-4m model")
+    for key in ("domains_in", "domains_out"):
+        names = config.get(key)
+        if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{key}: got {names!r}, expected the names of modalities, as of an apple/ml-4m model")
     activation = config.get("act_layer", "GELU")
-    if activation not in _ACTIVATIONS:
+    if activation not in list(_ACTIVATIONS):
         raise ValueError(f"act_layer: got {activation!r}, expected one of {', '.join(_ACTIVATIONS)}")
     # As the reference does: raw modalities stand among the inputs, and input-only ones among the outputs.
     inputs = _embedded("encoder_embeddings", config["domains_in"], tensors)
@@ -325,19 +346,24 @@ def _to_specs(names: Sequence[str], tensors: Mapping[str, Tensor]) -> dict[str, 
 def _sizes(published: str, tensors: Mapping[str, Tensor]) -> ModalitySpec:
     """Sizes of a modality, from its tensors; its kind from the tensors too where the registry does not know it."""
 
-    def find(part: str) -> Tensor | None:
-        sides = ("encoder_embeddings", "decoder_embeddings")
-        return next((tensors[k] for k in (f"{side}.{published}.{part}" for side in sides) if k in tensors), None)
+    def find(part: str, ndim: int = 2) -> Tensor | None:
+        """The tensor of this part, which has the same number of rows on both sides."""
+        keys = (f"{side}.{published}.{part}" for side in ("encoder_embeddings", "decoder_embeddings"))
+        found = {key: tensors[key] for key in keys if key in tensors}
+        if any(x.ndim != ndim for x in found.values()) or len({x.shape[-2] for x in found.values()}) > 1:
+            got = ", ".join(f"{key} {tuple(x.shape)}" for key, x in found.items())
+            raise ValueError(f"got {got}, expected {ndim} axes, and as many rows on both sides")
+        return next(iter(found.values()), None)
 
     modality = MODALITIES.get(published.split("@")[0])
-    positions, table = find("pos_emb"), find("token_emb.weight")
+    positions, table = find("pos_emb", 3), find("token_emb.weight")
     pixels, embedding = find("proj.weight"), find("emb_proj.weight")
     if positions is None or (table is None and pixels is None and embedding is None):
         raise ValueError(f"the checkpoint holds no embedding of {published}, which its configuration names")
     rows = positions.shape[1]
     if pixels is not None:
         return ModalitySpec(local_name(published), Kind.PIXELS, 0, rows, pixels.shape[1])
-    length = modality.max_tokens if modality else rows
+    length = min(modality.max_tokens, rows) if modality else rows
     if embedding is not None:
         return ModalitySpec(local_name(published), Kind.EMBEDDING, 0, length, embedding.shape[1])
     assert table is not None

@@ -15,7 +15,8 @@ from ..modalities import Kind, ModalitySpec
 from .batch import PackedBatch
 from .config import FourMConfig
 from .fourm import FourM
-from .published import patch_size
+from .known import to_numpy
+from .published import image_size, patch_size
 
 Array = np.ndarray | torch.Tensor
 _FIELDS = ("ids", "queries", "mod", "pos", "valid", "attention")
@@ -60,17 +61,25 @@ def pack(
     all of the padding evenly: the logits of such a sample, and of no other, differ.
 
     Raises:
-        ValueError: a modality of `decoder_order` is not in `mod_dict`, or no modality of it is the model's.
+        ValueError: a budget below 1; a part of a modality that is missing or of another shape or type than above, named
+            with what was expected; a modality of `decoder_order` that is not in `mod_dict`, or there twice; no modality
+            of `mod_dict` is the model's, or one is there under both names.
     """
+    if num_encoder_tokens < 1 or num_decoder_tokens < 1:
+        raise ValueError(f"got budgets {num_encoder_tokens} and {num_decoder_tokens}, expected 1 or more tokens each")
     config = model.config
-    found = {name: config.find(name) for name in mod_dict}
-    arrays = {spec.name: _host(spec, mod_dict[name]) for name, spec in found.items() if spec is not None}
-    if not arrays:
+    given = config.by_own_name({name: d for name, d in mod_dict.items() if config.find(name) is not None})
+    if not given:
         raise ValueError(f"got {', '.join(mod_dict) or 'no modality'}, expected some of {', '.join(config.published)}")
-    samples = len(next(iter(arrays.values()))["tensor"])
-    order = list(arrays) if decoder_order is None else [config.spec(name).name for name in decoder_order]
-    if missing := [name for name in order if name not in arrays]:
-        raise ValueError(f"decoder_order names {', '.join(missing)}, expected modalities of mod_dict")
+    order = list(given) if decoder_order is None else [config.spec(name).name for name in decoder_order]
+    if (missing := [name for name in order if name not in given]) or len(set(order)) < len(order):
+        got = f"decoder_order names {', '.join(missing)}" if missing else f"decoder_order is {', '.join(order)}"
+        raise ValueError(f"{got}, expected modalities of mod_dict, none twice")
+    arrays = {name: _arrays(config, config.spec(name), d, name in order) for name, d in given.items()}
+    sizes = {name: len(d["tensor"]) for name, d in arrays.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"got samples {sizes}, expected as many of each modality")
+    samples = next(iter(sizes.values()))
     values: dict[str, np.ndarray | torch.Tensor] = {}
     inputs = []
     for name, d in arrays.items():
@@ -100,17 +109,30 @@ def pack(
     )
 
 
-def _host(spec: ModalitySpec, d: Mapping[str, Array]) -> dict[str, np.ndarray]:
-    """The arrays of a modality on the host, floats as NumPy has them, grids and their masks flat."""
-    arrays = {}
-    for part, x in d.items():
-        if isinstance(x, torch.Tensor):
-            x = x.detach().cpu()
-            x = x.float().numpy() if x.is_floating_point() else x.numpy()
-        array = np.asarray(x)
-        flat = part != "tensor" or spec.kind is Kind.GRID
-        arrays[part] = array.reshape(len(array), -1) if flat else array
-    return arrays
+def _arrays(config: FourMConfig, spec: ModalitySpec, d: Mapping[str, Array], asked: bool) -> dict[str, np.ndarray]:
+    """The parts that the model reads of a modality on the host, grids and masks flat; they fit each other."""
+    parts = ["tensor"]
+    parts += ["input_mask"] if spec.name in config.inputs else []
+    parts += ["target_mask", "decoder_attention_mask"] if asked and spec.name in config.outputs else []
+    if missing := [part for part in parts if part not in d]:
+        raise ValueError(f"{spec.name}: got {', '.join(d)}, expected {', '.join(missing)} as well")
+    arrays = {part: to_numpy(spec.name, d[part]) for part in parts}
+    flat = {part: part != "tensor" or spec.kind is Kind.GRID for part in parts}
+    arrays = {part: x.reshape(len(x), -1) if flat[part] else x for part, x in arrays.items()}
+    tensor = arrays.pop("tensor")
+    fixed = spec.kind in (Kind.GRID, Kind.PIXELS) or tensor.ndim < 2
+    samples, length = len(tensor), spec.max_tokens if fixed else tensor.shape[1]
+    expected: tuple[int, ...] = (samples, length)
+    if spec.kind is Kind.PIXELS:
+        expected = (samples, 3, image_size(spec), image_size(spec))
+    elif spec.kind is Kind.EMBEDDING:
+        expected = (samples, length, spec.input_dim)
+    if spec.is_target and tensor.dtype.kind not in "iu":
+        raise ValueError(f"{spec.name}: got a tensor of the type {tensor.dtype}, expected ids, which are integers")
+    for part, x, shape in (("tensor", tensor, expected), *((p, x, (samples, length)) for p, x in arrays.items())):
+        if x.shape != shape:
+            raise ValueError(f"{spec.name}: got {part} of shape {x.shape}, expected {shape}")
+    return arrays | {"tensor": tensor}
 
 
 def patchify(images: np.ndarray, patch: int) -> np.ndarray:

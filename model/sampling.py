@@ -47,7 +47,10 @@ def sample(
     if temperature == 0:
         probability, ids = logits.softmax(-1).max(-1)
         return ids, probability
-    probabilities = (filter_logits(logits, top_k, top_p) / temperature).softmax(-1)
+    filtered = filter_logits(logits, top_k, top_p)
+    # Differences to the largest: they stay finite at any temperature, which float32 knows down to 1e-38.
+    below = filtered - filtered.amax(-1, keepdim=True)
+    probabilities = (below / max(temperature, 1e-30)).softmax(-1)
     cumulative = probabilities.cumsum(-1)
     reached = uniforms.unsqueeze(-1) * cumulative[..., -1:]
     ids = torch.searchsorted(cumulative, reached, right=True).clamp(max=logits.shape[-1] - 1)
@@ -65,8 +68,9 @@ def guide(passes: Tensor, scales: Sequence[float]) -> Tensor:
         scales: w_i of each condition, below 0 to push away from it.
 
     Returns:
-        (B, ...) logits.
+        float32 (B, ...) logits.
     """
+    passes = passes.float()  # scales blow up the rounding of bfloat16
     *conditional, unconditional = passes.chunk(len(scales) + 1)
     guided = unconditional
     for scale, logits in zip(scales, conditional, strict=True):

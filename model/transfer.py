@@ -46,7 +46,7 @@ class Features:
         return self.tokens[:, self.first :].mean(dim=1)
 
     def map(self, modality: str) -> Tensor:
-        """(B, D, rows, columns) of one modality."""
+        """(B, D, rows, columns) of one modality; KeyError if the batch has none of it."""
         place, rows, columns = self.grids[modality]
         return self.tokens[:, place].transpose(1, 2).reshape(len(self.tokens), -1, rows, columns)
 
@@ -97,11 +97,14 @@ class Encoder(nn.Module):
         Args:
             inputs: each of the encoder's modalities, or some. Pixels: uint8 (B, 3, H, W), or floats that are normalised
                 already; H and W are multiples of the patch. Grids: ids (B, rows, columns).
+
+        Raises:
+            ValueError: no modality, one that the encoder was not made for, or another shape or type of one.
         """
-        found = {name: self.config.find(name) for name in inputs}
-        inputs = {spec.name if spec else name: inputs[name] for name, spec in found.items()}
-        if unknown := sorted(set(inputs) - set(self.specs)) or not inputs:
-            raise ValueError(f"got inputs {unknown or 'none'}, expected some of {', '.join(self.specs)}")
+        inputs = self.config.by_own_name(inputs)
+        unknown = sorted(set(inputs) - set(self.specs))
+        if unknown or not inputs:
+            raise ValueError(f"got inputs {', '.join(unknown) or 'none'}, expected some of {', '.join(self.specs)}")
         first = [p for p in (self.class_token, self.register_tokens) if p is not None]
         size = len(next(iter(inputs.values())))
         parts = [p.expand(size, -1, -1) for p in first]
@@ -118,7 +121,7 @@ class Encoder(nn.Module):
         spec, key = self.specs[name], _key(name)
         if spec.kind is Kind.PIXELS:
             patch = patch_size(spec)
-            if value.ndim != 4 or value.shape[2] % patch or value.shape[3] % patch:
+            if value.ndim != 4 or value.shape[1] != 3 or value.shape[2] % patch or value.shape[3] % patch:
                 raise ValueError(f"{name}: got {tuple(value.shape)}, expected (B, 3, H, W), multiples of {patch} px")
             rows, columns = value.shape[2] // patch, value.shape[3] // patch
             patches = value.reshape(len(value), -1, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1)
@@ -126,6 +129,8 @@ class Encoder(nn.Module):
             assert isinstance(layer, nn.Linear)
             x = layer(self.projections.normalize_pixels(patches.flatten(3).flatten(1, 2)).to(layer.weight.dtype))
         else:
+            if value.ndim != 3:
+                raise ValueError(f"{name}: got {tuple(value.shape)}, expected ids (B, rows, columns)")
             rows, columns = value.shape[1:]
             x = F.embedding(value.flatten(1).long(), self.tokens[key])
         return x + self._position(key, spec, rows, columns) + self.modality[key], rows, columns

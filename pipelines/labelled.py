@@ -61,16 +61,17 @@ def read(spec: str | Sequence[str], classes: Sequence[str] = ()) -> LabelledImag
     """Find images and their classes.
 
     Args:
-        spec: a .csv with columns `path` (relative to the table) and `label`; or tars as in a recipe's `samples`, in
-            which `KEY.jpg` has its class in `KEY.cls`.
+        spec: one or several: a .csv with columns `path` (relative to the table) and `label`; or tars as in a recipe's
+            `samples`, in which `KEY.jpg` has its class in `KEY.cls`.
         classes: the classes in their order, those of a training set for its validation set; if empty all that occur,
             in the order of their numbers, or of their names if one is no number.
 
     Raises:
-        ValueError: no image has a class, or one has a class that is not among `classes`.
+        ValueError: a table or tar is damaged; no image has a class, or one has a class that is not among `classes`.
     """
-    table = isinstance(spec, str) and spec.endswith(".csv")
-    found = _table(str(spec)) if table else [one for url in source.expand(spec) for one in _tar(url)]
+    found: list[tuple[Place, str]] = []
+    for one in [spec] if isinstance(spec, str) else spec:
+        found += _table(one) if one.endswith(".csv") else [image for url in source.expand(one) for image in _tar(url)]
     if not found:
         raise ValueError(f"{spec}: no image with a class; expected KEY.jpg and KEY.{LABEL} in tars, or rows of a .csv")
     names = tuple(classes) or _ordered({label for _, label in found})
@@ -86,9 +87,16 @@ def _ordered(names: set[str]) -> tuple[str, ...]:
 
 
 def _table(url: str) -> list[tuple[Place, str]]:
-    rows = csv.DictReader(io.StringIO(storage.read_bytes(url).decode("utf-8-sig")))
-    if not {"path", "label"} <= set(rows.fieldnames or ()):
-        raise ValueError(f"{url}: got the columns {rows.fieldnames}, expected `path` and `label`")
+    try:
+        text = storage.read_bytes(url).decode("utf-8-sig")
+        table = csv.DictReader(io.StringIO(text))
+        rows, names = list(table), table.fieldnames or []
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{url}: no CSV in UTF-8: {error}") from error
+    if not {"path", "label"} <= set(names):
+        raise ValueError(f"{url}: got the columns {names}, expected `path` and `label`")
+    if short := [number for number, row in enumerate(rows, 1) if not row["path"] or not row["label"]]:
+        raise ValueError(f"{url}: row {short[0]} lacks its path or label, expected both in every row")
     folder = posixpath.dirname(url)
     return [
         (Place(row["path"] if "://" in row["path"] else posixpath.join(folder, row["path"])), row["label"].strip())
@@ -98,19 +106,26 @@ def _table(url: str) -> list[tuple[Place, str]]:
 
 def _tar(url: str) -> list[tuple[Place, str]]:
     """Images and classes of one tar, in its order; keys that lack either are left out."""
+    try:
+        with storage.open_binary(url) as file, tarfile.open(fileobj=file, mode="r:") as members:
+            return _members(url, members)
+    except tarfile.TarError as error:
+        raise ValueError(f"{url}: no tar, or a damaged or compressed one ({error}); make or copy it again") from error
+
+
+def _members(url: str, members: tarfile.TarFile) -> list[tuple[Place, str]]:
     places: dict[str, Place] = {}
     labels: dict[str, str] = {}
-    with storage.open_binary(url) as file, tarfile.open(fileobj=file, mode="r:") as members:
-        for member in members:
-            folder, _, name = member.name.rpartition("/")
-            stem, _, suffix = name.partition(".")
-            if not member.isfile() or not stem:
-                continue
-            key = f"{folder}/{stem}"
-            if suffix.lower() == LABEL:
-                content = members.extractfile(member)
-                assert content is not None
-                labels[key] = content.read(1_000).decode("utf-8", "replace").strip()
-            elif suffix.lower() in SUFFIXES:
-                places.setdefault(key, Place(url, member.offset_data, member.size))
+    for member in members:
+        folder, _, name = member.name.rpartition("/")
+        stem, _, suffix = name.partition(".")
+        if not member.isfile() or not stem:
+            continue
+        key = f"{folder}/{stem}"
+        if suffix.lower() == LABEL:
+            content = members.extractfile(member)
+            assert content is not None
+            labels[key] = content.read(1_000).decode("utf-8", "replace").strip()
+        elif suffix.lower() in SUFFIXES:
+            places.setdefault(key, Place(url, member.offset_data, member.size))
     return [(place, labels[key]) for key, place in places.items() if key in labels]

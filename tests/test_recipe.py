@@ -51,6 +51,7 @@ LEAST = {"root": "out", "samples": "a.tar"}
         ({"generate": {"chains": [{"inputs": ["rgb"], "to": ["rgb"]}]}}, "rgb is input only"),
         ({"generate": {"chains": [{"inputs": ["depth"], "to": ["caption"]}]}}, "generate.chains: there is no 'depth'"),
         ({"train": {"mixtures": [{"input_alpha": {"captoin": 1}}]}}, "there is no 'captoin'; did you mean 'caption'"),
+        ({"train": {"datasets": [{"mixtures": [{"target_alpha": {"rgb": 1}}]}]}}, "rgb is input only and never"),
         ({"train": {"steps": 0}}, "train.steps"),
         ({"train": {"input_tokens": [32, 16]}}, "input_tokens: got [32, 16], expected [least, most]"),
         ({"train": {"batch_size": 10, "workers": 3}}, "batch_size: 10 does not divide among 3 workers"),

@@ -63,6 +63,8 @@ def test_what_is_suggested_for_elastic_workers_works(least: int, most: int, batc
         ({"workers": [4, 2]}, r"workers: got \[4, 2\], expected \[least, most\]"),
         ({"workers": [0, 2]}, "workers"),
         ({"ema": 1.0}, "ema"),
+        ({"min_lr": 1.0}, r"min_lr: 1 is above the highest learning rate, base_lr x batch_size / 256 = 0.0001"),
+        ({"nonfinite": "ignore"}, "nonfinite"),
         ({"trackers": ["tensorboard"]}, "trackers"),
         ({"datasets": [{"root": "a", "weight": 0}]}, "weight"),
     ],
@@ -70,6 +72,11 @@ def test_what_is_suggested_for_elastic_workers_works(least: int, most: int, batc
 def test_what_does_not_fit_is_a_sentence(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         Train.model_validate(change)
+
+
+def test_the_learning_rate_may_stay() -> None:
+    train = Train(base_lr=1e-4, batch_size=96, min_lr=1e-4 * 96 / 256)
+    assert train.min_lr == pytest.approx(3.75e-5)
 
 
 def test_elastic_workers_have_a_range() -> None:

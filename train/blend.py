@@ -21,7 +21,7 @@ import numpy as np
 
 from ..modalities import ModalitySpec
 from .groups import RowGroup, Shard, TokenStore
-from .order import Order
+from .order import Block, Order
 
 _BLEND_STREAM = 4  # after those of order.py
 BLOCK = 1_000
@@ -34,12 +34,16 @@ class Dataset:
     url: the folder of the columns, url/MODALITY/SHARD.parquet.
     modalities: names of those it has; of all others its samples have no tokens. Empty for all.
     weight: its share of the samples, in proportion.
+    repeat: how often each of its samples comes in an epoch.
+    mixtures: which mixtures of the masking are for its samples; None for all.
     """
 
     url: str
     shards: tuple[Shard, ...]
     weight: float = 1.0
     modalities: tuple[str, ...] = ()
+    repeat: int = 1
+    mixtures: range | None = None
 
 
 class Stores:
@@ -77,9 +81,14 @@ class Blend:
         """Positions of one epoch of all datasets together."""
         return sum(order.epoch_size for order in self.orders)
 
-    @property
-    def block_rows(self) -> int:
-        return max(order.block_rows for order in self.orders)
+    def blocks(self, positions: np.ndarray) -> list[Block]:
+        """See `Order.blocks`; every dataset has lanes of its own."""
+        which, own = self.assign(positions)
+        return [
+            Block(i * self.lanes + b.lane, b.number, frozenset(g + int(self._first_group[i]) for g in b.groups))
+            for i in np.unique(which).tolist()
+            for b in self.orders[i].blocks(own[which == i])
+        ]
 
     def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Row group (numbered as in `Stores`) and row within it, for positions int64 (n,) >= 0: int64 (n,) each."""

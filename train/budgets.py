@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import ragged
+from .draws import Draws
+
 # 4M's floor of alphas: a modality with alpha 0 gets nothing, unless all have alpha 0.
 MIN_ALPHA = 1e-9
 
 
-def draw_budgets(alphas: np.ndarray, totals: np.ndarray, excluded: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_budgets(alphas: np.ndarray, totals: np.ndarray, excluded: np.ndarray, draws: Draws) -> np.ndarray:
     """Split each sample's total among its modalities.
 
     The integer parts of a Dirichlet draw times the total; each token that is left over goes to the largest share of a
@@ -21,12 +24,13 @@ def draw_budgets(alphas: np.ndarray, totals: np.ndarray, excluded: np.ndarray, r
         alphas: float64 (B, S), concentrations, >= 0.
         totals: int64 (B,), tokens to give.
         excluded: bool (B, S), modalities that must not get any.
+        draws: of the B samples.
 
     Returns:
         int64 (B, S); rows sum to `totals`, or to 0 where all modalities are excluded.
     """
     count, modalities = alphas.shape
-    log_gamma = _log_gamma(alphas, excluded, rng)
+    log_gamma = _log_gamma(alphas, excluded, draws)
     top = log_gamma.max(axis=1, keepdims=True)
     nobody = np.isneginf(top[:, 0])
     shares = np.exp(log_gamma - np.where(nobody[:, None], 0.0, top))
@@ -34,14 +38,15 @@ def draw_budgets(alphas: np.ndarray, totals: np.ndarray, excluded: np.ndarray, r
     budgets: np.ndarray = np.floor(shares * totals[:, None]).astype(np.int64)
     left = np.where(nobody, 0, totals - budgets.sum(axis=1))
     rows = np.repeat(np.arange(count), left)
-    winners = _log_gamma(alphas[rows], excluded[rows], rng).argmax(axis=1)
+    each = draws.of("left").rows(rows).numbered(ragged.ranks(left))
+    winners = _log_gamma(alphas[rows], excluded[rows], each).argmax(axis=1)
     extra = np.bincount(rows * modalities + winners, minlength=count * modalities)
     budgets += extra.reshape(count, modalities)
     return budgets
 
 
 def fill_up(
-    budgets: np.ndarray, capacity: np.ndarray, left: np.ndarray, alphas: np.ndarray, rng: np.random.Generator
+    budgets: np.ndarray, capacity: np.ndarray, left: np.ndarray, alphas: np.ndarray, draws: Draws
 ) -> np.ndarray:
     """Give tokens that were left over to modalities that can take more, in the proportions of the same Dirichlet.
 
@@ -58,22 +63,18 @@ def fill_up(
     """
     budgets, left = budgets.copy(), left.copy()
     room = np.where(alphas > 0, np.maximum(capacity - budgets, 0), 0)
+    number = 0
     while (rows := np.flatnonzero((left > 0) & (room > 0).any(axis=1))).size:
         # Each round gives all that is left of a sample or fills one of its modalities: at most S rounds.
-        extra = np.minimum(draw_budgets(alphas[rows], left[rows], room[rows] == 0, rng), room[rows])
+        each = draws.of(number).rows(rows)
+        extra = np.minimum(draw_budgets(alphas[rows], left[rows], room[rows] == 0, each), room[rows])
         budgets[rows] += extra
         room[rows] -= extra
         left[rows] -= extra.sum(axis=1)
+        number += 1
     return budgets
 
 
-def _log_gamma(alphas: np.ndarray, excluded: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Logarithms of Gamma(alpha) draws, -inf where excluded; normalised they are a Dirichlet draw.
-
-    Gamma(a) = Gamma(a + 1) * U^(1/a): in logarithms this does not underflow for the alphas of 0.01 that 4M uses.
-    """
-    draws = np.full(alphas.shape, -np.inf)
-    taking = np.maximum(alphas[~excluded], MIN_ALPHA)
-    uniform = 1.0 - rng.random(taking.shape)  # (0, 1]
-    draws[~excluded] = np.log(rng.standard_gamma(taking + 1.0)) + np.log(uniform) / taking
-    return draws
+def _log_gamma(alphas: np.ndarray, excluded: np.ndarray, draws: Draws) -> np.ndarray:
+    """Logarithms of Gamma(alpha) draws, -inf where excluded; normalised they are a Dirichlet draw."""
+    return np.where(excluded, -np.inf, draws.log_gamma(np.maximum(alphas, MIN_ALPHA)))

@@ -29,9 +29,24 @@ class Checkpoint:
         return storage.read_bytes(storage.join(self.url, name))
 
     def marker(self) -> dict[str, Any]:
-        """What the marker says."""
-        told: dict[str, Any] = json.loads(self.read(MARKER))
-        return told
+        """What the marker says. ValueError if it is damaged."""
+        try:
+            told: dict[str, Any] = json.loads(self.read(MARKER))
+            return told
+        except ValueError as error:  # no JSON, or not UTF-8
+            raise ValueError(f"{MARKER} is damaged ({error})") from None
+
+    def damage(self) -> str:
+        """What is wrong with its files, "" if nothing is. Their sizes are looked at, their content is not."""
+        try:
+            sizes: dict[str, int] = self.marker().get("files", {})
+        except (ValueError, FileNotFoundError) as error:
+            return str(error)
+        for name, size in sizes.items():
+            found = storage.stat(storage.join(self.url, name))
+            if found is None or found.size < size:
+                return f"{name} has {found.size} of {size} bytes" if found else f"{name} is missing"
+        return ""
 
 
 def save(folder: str, step: int, files: dict[str, bytes], keep: int) -> Checkpoint:
@@ -52,11 +67,12 @@ def mark(folder: str, step: int, told: dict[str, Any], keep: int) -> Checkpoint:
     What killed writers have left goes with the old ones.
 
     Args:
-        told: what the marker holds beside the step, as JSON.
+        told: what the marker holds beside the step, as JSON; "files": {name: bytes} at least, which `newest` compares.
     """
     url = step_url(folder, step)
     storage.put(storage.join(url, MARKER), json.dumps({"step": step, **told}).encode())
-    oldest = complete(folder)[-keep:][0].step
+    # A later one is damaged: nobody would have come here again from it. It must not count as one that is kept.
+    oldest = [one for one in complete(folder) if one.step <= step][-keep:][0].step
     for old in _folders(folder):
         if old.step < oldest:
             _delete(old)
@@ -74,10 +90,33 @@ def _folders(folder: str) -> list[Checkpoint]:
     return [Checkpoint(step, storage.join(folder, steps[step])) for step in sorted(steps)]
 
 
-def newest(folder: str) -> Checkpoint | None:
-    """The newest complete checkpoint of a run, or None."""
-    found = complete(folder)
-    return found[-1] if found else None
+def newest(folder: str, notes: list[str] | None = None) -> Checkpoint | None:
+    """The newest complete checkpoint of a run whose files are all there, or None if there is no complete one.
+
+    Args:
+        notes: gets a sentence for each newer one that is damaged, and was passed over.
+
+    Raises:
+        ValueError: there are complete ones, and all are damaged: nothing begins at step 0 without being told to.
+    """
+    damaged: list[str] = []
+    for one in reversed(complete(folder)):
+        if not (damage := one.damage()):
+            if notes is not None:
+                notes += [f"{said}; passed over for step {one.step}" for said in damaged]
+            return one
+        damaged.append(f"{one.url}: {damage}")
+    if damaged:
+        raise ValueError(
+            f"{'; '.join(damaged)}; there is no other checkpoint: bring the files back, or delete {folder}"
+        )
+    return None
+
+
+def at(url: str) -> Checkpoint | None:
+    """The complete checkpoint whose own folder this is, or None."""
+    step = _STEP.fullmatch(url.rstrip("/").rpartition("/")[2])
+    return Checkpoint(int(step[1]), url) if step and storage.exists(storage.join(url, MARKER)) else None
 
 
 def _delete(checkpoint: Checkpoint) -> None:

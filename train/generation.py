@@ -57,7 +57,7 @@ def run(job: GenerateJob, load_model: Callable[[str, str], FourM]) -> None:
     """Generate every chain of the recipe and commit the result."""
     start = time.monotonic()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(job.run, device).to(_dtype(job.recipe.generate.precision, device))
+    model = load_model(job.run, device)
     steps = sum(len(chain.to) for chain in job.recipe.generate.chains)
     size = 0
     with Progress("generate", steps, "modalities") as progress:
@@ -84,12 +84,27 @@ def run(job: GenerateJob, load_model: Callable[[str, str], FourM]) -> None:
 
 
 def members(
-    model: FourM, given: dict[str, Any], steps: Sequence[Step], count: int, seed: int, special: SpecialIds
+    job: GenerateJob, model: FourM, given: dict[str, Any], steps: Sequence[Step], count: int
 ) -> list[Generated]:
     """`count` generations from the same conditions; the first is the one that a single generation would be."""
+    settings, device = job.recipe.generate, model.device.type
     samples = len(next(iter(given.values())))
-    streams = [range(member * MEMBER_STRIDE, member * MEMBER_STRIDE + samples) for member in range(count)]
-    return [generate(model, given, steps, seed=seed, sample_ids=ids, special=special) for ids in streams]
+    narrow = settings.precision == "bf16" or (settings.precision == "auto" and device == "cuda")
+    made = []
+    for member in range(count):
+        parts = []
+        for i in range(0, samples, settings.batch_size):
+            here = slice(i, i + settings.batch_size)
+            ids = range(member * MEMBER_STRIDE, member * MEMBER_STRIDE + samples)[here]
+            some = {name: values[here] for name, values in given.items()}
+            with torch.autocast(device, torch.bfloat16, enabled=narrow):
+                parts.append(generate(model, some, steps, seed=settings.seed, sample_ids=ids, special=job.special))
+        made.append({name: _joined([part[name] for part in parts]) for name in parts[0]})
+    return made
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [row for part in parts for row in part]
 
 
 def model_step(step: StepRecipe, spec: ModalitySpec) -> Step:
@@ -152,17 +167,12 @@ def _condition(spec: ModalitySpec, tokens: np.ndarray) -> Any:
     return tokens.astype(np.int64).tolist() if spec.kind is Kind.SEQUENCE else tokens.astype(np.int64)
 
 
-def _dtype(precision: str, device: str) -> torch.dtype:
-    narrow = precision == "bf16" or (precision == "auto" and device == "cuda")
-    return torch.bfloat16 if narrow else torch.float32
-
-
 def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, bytes]:
     """The files of one chain: samples.json, a column for each target, a picture for each generated grid."""
     specs = {spec.name: spec for spec in job.specs}
     chosen, given = conditions(job, chain.inputs, chain.split)
     steps = [model_step(step, specs[step.target]) for step in chain.to]
-    first, *others = members(model, given, steps, chain.ensemble, job.recipe.generate.seed, job.special)
+    first, *others = members(job, model, given, steps, chain.ensemble)
     samples: list[dict[str, Any]] = [{"shard": shard, "key": key, "row": row} for shard, key, row in chosen]
     files = {}
     for name, tokens in first.items():

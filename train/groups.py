@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from threading import Lock
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +13,7 @@ import pyarrow as pa
 from ..infra import storage
 from ..modalities import Kind, ModalitySpec
 from ..tokenize.store import ROW_GROUP, Column, ColumnReader, ColumnSpec
+from .order import Block
 
 # Footers kept open: each takes one or two round trips to an object store, and a few kilobytes.
 _FOOTERS = 4096
@@ -124,26 +123,38 @@ def _check_column(reader: ColumnReader, shard: Shard, spec: ModalitySpec) -> Non
 
 
 class GroupCache:
-    """The row groups in use. `want` starts reading, `get` waits for it; the least recently used ones are dropped."""
+    """The row groups in use: read ahead in a pool, and dropped when no block that is still to come reads from them.
 
-    def __init__(self, read: Callable[[int], RowGroup], pool: ThreadPoolExecutor, capacity: int) -> None:
-        self._read, self._pool, self._capacity = read, pool, capacity
-        self._lock = Lock()
-        self._futures: OrderedDict[int, Future[RowGroup]] = OrderedDict()
+    For one thread. What a reading raised is raised by `get`.
+    """
 
-    def want(self, groups: Iterable[int]) -> None:
-        for group in groups:
-            self._future(group)
+    def __init__(self, read: Callable[[int], RowGroup], pool: ThreadPoolExecutor) -> None:
+        self._read, self._pool = read, pool
+        self._futures: dict[int, Future[RowGroup]] = {}
+        self._blocks: dict[int, dict[tuple[int, int], frozenset[int]]] = {}
+
+    def want(self, blocks: Iterable[Block]) -> None:
+        """Begin to read the row groups of blocks that will be asked for."""
+        for block in blocks:
+            lane = self._blocks.setdefault(block.lane, {})
+            if block.number not in lane:
+                lane[block.number] = block.groups
+                for group in sorted(block.groups - self._futures.keys()):
+                    self._futures[group] = self._pool.submit(self._read, group)
+
+    def begin(self, blocks: Iterable[Block]) -> None:
+        """From now on these blocks and later ones of their lanes are asked for: earlier ones are over."""
+        first: dict[int, tuple[int, int]] = {}
+        for block in blocks:
+            first[block.lane] = min(block.number, first.get(block.lane, block.number))
+        over = [(lane, number) for lane, least in first.items() for number in self._blocks[lane] if number < least]
+        for lane, number in over:
+            del self._blocks[lane][number]
+        if over:
+            needed = frozenset().union(*(groups for lane in self._blocks.values() for groups in lane.values()))
+            for group in self._futures.keys() - needed:
+                del self._futures[group]
 
     def get(self, group: int) -> RowGroup:
-        """The row group; what its reading raised is raised here."""
-        return self._future(group).result()
-
-    def _future(self, group: int) -> Future[RowGroup]:
-        with self._lock:
-            if group not in self._futures:
-                self._futures[group] = self._pool.submit(self._read, group)
-            self._futures.move_to_end(group)
-            while len(self._futures) > self._capacity:
-                self._futures.popitem(last=False)
-            return self._futures[group]
+        """A row group of a block that was wanted and is not over."""
+        return self._futures[group].result()

@@ -18,13 +18,17 @@ import torch
 from torch import Tensor
 
 from ..infra import storage
+from ..infra.storage import join
 from ..modalities import Kind, ModalitySpec
 from ..model import checkpoint as model_files
 from ..model import ml4m
 from ..model.config import FourMConfig
 from ..model.fourm import FourM
 from ..model.published import published_names
+from ..recipe import RecipeError
 from ..train_settings import Train
+from . import checkpoint
+from .weights import of_checkpoint
 
 # Fields of a configuration that say how the weights of the blocks are used.
 _ARCHITECTURE = (
@@ -37,22 +41,57 @@ _POSITION_ERROR = 1e-2  # of a fixed table that was stored in half precision
 
 def identity(place: str | None) -> str | None:
     """What the initial weights are, for a fingerprint: the content of a folder, or the name of a published model."""
-    weights = storage.join(place, model_files.WEIGHTS) if place else ""
-    return storage.sha256(weights) if weights and storage.exists(weights) else place
+    # A checkpoint's marker has the names of its files, which no other attempt has.
+    files = [join(place, name) for name in (model_files.WEIGHTS, checkpoint.MARKER)] if place else []
+    return next((storage.sha256(file) for file in files if storage.exists(file)), place)
 
 
 def resolved(train: Train) -> Train:
-    """The settings with an absolute path, if the initial weights are in a folder here: workers start elsewhere."""
-    if train.init is None or not storage.exists(storage.join(train.init, model_files.WEIGHTS)):
+    """The settings with the place of the initial weights as any worker finds it: absolute if it is a folder here, and
+    of a run's `checkpoints` the newest.
+
+    RecipeError if nothing is there.
+    """
+    if (place := train.init) is None:
         return train
-    return train.model_copy(update={"init": storage.absolute(train.init)})
+    if not storage.exists(join(place, model_files.WEIGHTS)):
+        found = checkpoint.at(place) or checkpoint.newest(place)
+        if found is None and _is_hub_id(place):
+            return train
+        if found is None:
+            raise RecipeError(
+                f"train.init: there is no model at {place}; expected the `model` or `checkpoints` folder of a run, a "
+                "folder with model.safetensors, or a hub id of the form org/name"
+            )
+        place = found.url
+    return train.model_copy(update={"init": storage.absolute(place)})
+
+
+def _is_hub_id(place: str) -> bool:
+    """Whether a place that has no model is one of the hub's, and no mistyped path: that begins with a folder here."""
+    from ..tokenize.ml4m import is_hub_id
+
+    return is_hub_id(place) and not storage.list_names(place.partition("/")[0])
+
+
+def check(train: Train) -> None:
+    """RecipeError if what training needs from elsewhere is not there: initial weights, the roots of other datasets."""
+    resolved(train)
+    for share in train.datasets:
+        if share.root is not None and not storage.exists(join(share.root, "recipe.yaml")):
+            raise RecipeError(
+                f"train.datasets: {share.root} is no root, there is no recipe.yaml; label and tokenize it first"
+            )
 
 
 def load(place: str) -> FourM:
-    """A trained model: a folder (any URL) of `fourmill train` or of apple/ml-4m's format, or a hub id of the latter.
+    """A trained model: a folder (any URL) of `fourmill train` or of apple/ml-4m's format, a checkpoint of a run, or a
+    hub id.
 
     ValueError if there is none.
     """
+    if found := checkpoint.at(place):
+        return of_checkpoint(found)
     if not storage.exists(storage.join(place, model_files.WEIGHTS)):
         return ml4m.load(place)
     # A published folder may have its configuration in the header of its weights alone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..infra import storage
@@ -47,9 +48,11 @@ def run_folder(recipe: Recipe, fingerprint: str) -> str:
     return storage.join(recipe.root, "runs", recipe.train.name, fingerprint)
 
 
-def masking_config(job: TrainJob) -> MaskingConfig:
-    """The recipe's masking with one alpha for each modality."""
+def masking_config(job: TrainJob, datasets: Sequence[Dataset] = ()) -> MaskingConfig:
+    """The recipe's masking with one alpha for each modality; after its own mixtures those of `datasets` that have some
+    (`Dataset.mixtures` counts through)."""
     train = job.recipe.train
+    given = [*train.mixtures, *(m for one in train.datasets for m in one.mixtures or () if datasets)]
 
     def span(tokens: int | tuple[int, int]) -> tuple[int, int]:
         return (tokens, tokens) if isinstance(tokens, int) else tokens
@@ -60,7 +63,7 @@ def masking_config(job: TrainJob) -> MaskingConfig:
     everything, targets = list(job.specs), [spec for spec in job.specs if spec.is_target]
     texts = [spec.name for spec in job.specs if spec.kind in (Kind.SEQUENCE, Kind.EMBEDDING)]
     mixtures = []
-    for m in train.mixtures:
+    for m in given:
         keep = {n: m.keep.get(n, "random") if isinstance(m.keep, dict) else m.keep for n in texts}
         keeps = {name: Keep(rule) for name, rule in keep.items()}
         mixtures.append(Mixture(alphas(m.input_alpha, everything), alphas(m.target_alpha, targets), m.weight, keeps))

@@ -5,8 +5,6 @@ which sample follows from rank and world alone, and the union over all ranks is 
 (order.py), whatever their number and however often training was interrupted.
 
 A sample's crop and mask are functions of (seed, position), too: the same for any number of ranks and any batch size.
-Masks are drawn for blocks of a lane (order.py). While the number of ranks divides `lanes`, each rank masks no more than
-it gives out; else ranks share lanes, and mask the others' samples as well.
 
 Reading, image decoding and masking run in threads ahead of the consumer; an error there is raised at the consumer.
 """
@@ -14,13 +12,11 @@ Reading, image decoding and masking run in threads ahead of the consumer; an err
 from __future__ import annotations
 
 import itertools
-import math
 import queue
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -29,9 +25,10 @@ from ..model.batch import PackedBatch
 from .blend import Blend, Dataset, Stores
 from .groups import GroupCache, Shard, TokenStore
 from .masking import MaskingConfig, mask_batch
-from .order import MASK_BLOCK, Order, deal, mask_block_positions, mask_blocks, mask_generator
-from .samples import fetch, raw_values
+from .order import Order, deal, mask_keys
+from .samples import Sample, fetch, raw_values
 
+_SAMPLES_TOGETHER = 512  # are masked at least, of several steps if batches are smaller: NumPy's overhead is shared
 _POLL_SECONDS = 0.1  # how often the producer looks whether the consumer has gone
 
 
@@ -39,7 +36,7 @@ _POLL_SECONDS = 0.1  # how often the producer looks whether the consumer has gon
 class LoaderOptions:
     """How the store is read. The first three are part of the order: other values give another sequence.
 
-    lanes, buffer_rows, repeat: see `Order`.
+    lanes, buffer_rows, repeat: see `Order`; `repeat` is of a single store, datasets have their own.
     threads: readers and image decoders of each process.
     prefetch: batches made ahead.
     read_ahead: batches ahead of these for which row groups are read.
@@ -83,16 +80,18 @@ class TokenLoader:
             if getattr(options, name) < 1:
                 raise ValueError(f"loader.{name}: got {getattr(options, name)}, expected at least 1")
         self.specs, self.masking, self.seed, self.options = tuple(specs), masking, seed, options
-        shape = (seed, options.lanes, options.buffer_rows, options.repeat)
+        shape = (seed, options.lanes, options.buffer_rows)
         self.store: TokenStore | Stores
         self.order: Order | Blend
         if datasets:
             self.store = Stores(datasets, specs)
-            orders = [Order(store.group_rows, *shape) for store in self.store.stores]
+            sizes = [store.group_rows for store in self.store.stores]
+            orders = [Order(rows, *shape, one.repeat) for rows, one in zip(sizes, datasets, strict=True)]
             self.order = Blend(orders, [one.weight for one in datasets], seed)
+            self._mixtures = np.stack([_weights(masking, one) for one in datasets])
         else:
             self.store = TokenStore(url, shards, specs)
-            self.order = Order(self.store.group_rows, *shape)
+            self.order = Order(self.store.group_rows, *shape, options.repeat)
 
     @property
     def epoch_size(self) -> int:
@@ -124,76 +123,53 @@ class TokenLoader:
     def _produce(
         self, start_step: int, first: int, batch_size: int, rank: int, world: int
     ) -> Iterator[tuple[int, PackedBatch]]:
-        lanes = self.options.lanes
-        wanted: dict[int, int] = {}  # the newest block of each lane that is being read, and that is masked
-        masked: dict[int, _Block] = {}
+        own = batch_size // world
+        together = max(1, _SAMPLES_TOGETHER // own)  # steps
+        stride, ahead = together * batch_size, -(-self.options.read_ahead // together)
 
-        def want(sample: int) -> None:
-            for lane, number, _ in mask_blocks(deal(sample, batch_size, rank, world), lanes):
-                if number > wanted.get(lane, -1):
-                    wanted[lane] = number
-                    cache.want(np.unique(self.order.locate(mask_block_positions(lane, number, lanes))[0]).tolist())
+        def dealt(start: int) -> np.ndarray:
+            return deal(start, stride, rank, world)
 
-        pool = ThreadPoolExecutor(self.options.threads, thread_name_prefix="loader")
-        cache = GroupCache(self.store.read, pool, self._cache_size(world))
+        readers = ThreadPoolExecutor(self.options.threads, thread_name_prefix="reader")
+        decoders = ThreadPoolExecutor(self.options.threads, thread_name_prefix="decoder")
+        cache = GroupCache(self.store.read, readers)
         try:
-            for i in range(self.options.read_ahead):
-                want(first + i * batch_size)
-            for step in itertools.count(start_step):
-                want(first + self.options.read_ahead * batch_size)
-                yield step, self._batch(deal(first, batch_size, rank, world), masked, cache, pool)
-                first += batch_size
+            for i in range(ahead):
+                cache.want(self.order.blocks(dealt(first + i * stride)))
+            for step in itertools.count(start_step, together):
+                cache.want(self.order.blocks(dealt(first + ahead * stride)))
+                positions = dealt(first)
+                cache.begin(self.order.blocks(positions))
+                samples, batch = self._masked(positions, cache)
+                for i in range(together):
+                    here = batch.rows(i * own, (i + 1) * own)
+                    yield step + i, self._filled(here, samples[i * own : (i + 1) * own], decoders)
+                first += stride
         finally:
-            pool.shutdown(cancel_futures=True)
+            readers.shutdown(cancel_futures=True)
+            decoders.shutdown(cancel_futures=True)
 
-    def _cache_size(self, world: int) -> int:
-        """Row groups of the current and of the next blocks, of order and of masks, of each of this rank's lanes."""
-        lanes = self.options.lanes // math.gcd(self.options.lanes, world)
-        rows_of_group = max(1, sum(self.store.group_rows) // len(self.store.group_rows))
-        if isinstance(self.order, Blend):
-            lanes *= len(self.order.orders)
-        return 2 * lanes * (-(-(self.order.block_rows + MASK_BLOCK) // rows_of_group) + 2)
+    def _masked(self, positions: np.ndarray, cache: GroupCache) -> tuple[list[Sample], PackedBatch]:
+        samples, tokens = fetch(self.specs, self.order, positions, self.seed, cache)
+        weights = self._mixtures[self.order.assign(positions)[0]] if isinstance(self.order, Blend) else None
+        return samples, mask_batch(self.specs, self.masking, tokens, mask_keys(self.seed, positions), weights)
 
-    def _batch(
-        self, positions: np.ndarray, masked: dict[int, _Block], cache: GroupCache, pool: ThreadPoolExecutor
-    ) -> PackedBatch:
-        """The samples at `positions`, in their order."""
-        samples = np.empty(len(positions), object)
-        arrays: dict[str, Any] = {}
-        for lane, number, here in mask_blocks(positions, self.options.lanes):
-            block = masked.get(lane)
-            if block is None or block.number != number:
-                block = masked[lane] = self._mask(lane, number, cache)
-            rows = (positions[here] - block.first) // self.options.lanes
-            for name, part in block.batch.arrays().items():
-                whole = arrays.setdefault(name, np.empty((len(positions), *part.shape[1:]), part.dtype))
-                whole[here] = part[rows]
-            samples[here] = block.samples[rows]
-        batch = PackedBatch(**arrays, keys=[sample.key for sample in samples])
+    def _filled(self, batch: PackedBatch, samples: list[Sample], pool: ThreadPoolExecutor) -> PackedBatch:
+        """The batch with its samples' keys and raw inputs."""
+        batch.keys = [sample.key for sample in samples]
         for m, spec in enumerate(self.specs):
             if spec.kind in (Kind.PIXELS, Kind.EMBEDDING):
                 shown = np.asarray(batch.input_valid) & (np.asarray(batch.input_mod) == m)
-                batch.values[spec.name] = raw_values(spec, samples.tolist(), shown.any(axis=1), pool)
+                batch.values[spec.name] = raw_values(spec, samples, shown.any(axis=1), pool)
         return batch
 
-    def _mask(self, lane: int, number: int, cache: GroupCache) -> _Block:
-        positions = mask_block_positions(lane, number, self.options.lanes)
-        found, tokens = fetch(self.specs, self.order, positions, self.seed, cache)
-        samples = np.empty(len(found), object)
-        samples[:] = found
-        batch = mask_batch(self.specs, self.masking, tokens, mask_generator(self.seed, lane, number))
-        return _Block(number, int(positions[0]), samples, batch)
 
-
-@dataclass(frozen=True)
-class _Block:
-    """A block of masks: its number within its lane, its first position, its `Sample`s and their batch without raw
-    inputs."""
-
-    number: int
-    first: int
-    samples: np.ndarray
-    batch: PackedBatch
+def _weights(masking: MaskingConfig, dataset: Dataset) -> np.ndarray:
+    """How often each mixture is drawn for the samples of a dataset: float (mixtures,)."""
+    weights = np.array([mixture.weight for mixture in masking.mixtures])
+    if dataset.mixtures is not None:
+        weights[[i not in dataset.mixtures for i in range(len(weights))]] = 0
+    return weights
 
 
 def _ahead(batches: Iterator[tuple[int, PackedBatch]], depth: int) -> Iterator[tuple[int, PackedBatch]]:

@@ -2,7 +2,7 @@
 
 For each sample: numbers of tokens, a component of the mixture of Dirichlets, budgets for each modality (budgets.py),
 then which tokens: disjoint random subsets of grids, spans of sequences (spans.py). The chosen tokens are packed into
-a `PackedBatch`; nothing here loops over samples, and all randomness comes from the generator that the caller gives.
+a `PackedBatch`; nothing here loops over samples, and what a sample gets follows from its key alone (draws.py).
 
 Decisions:
 - `redistribute=False` is the reference (apple/ml-4m) in distribution. Its budgets are often not used: texts are
@@ -26,6 +26,7 @@ from ..modalities import Kind, ModalitySpec
 from ..model.batch import PackedBatch
 from . import ragged, spans
 from .budgets import draw_budgets, fill_up
+from .draws import Draws
 from .packing import Chosen, pack
 from .spans import KEEPS, Keep
 
@@ -108,7 +109,11 @@ class Tokens:
 
 
 def mask_batch(
-    specs: Sequence[ModalitySpec], config: MaskingConfig, tokens: Mapping[str, Tokens], rng: np.random.Generator
+    specs: Sequence[ModalitySpec],
+    config: MaskingConfig,
+    tokens: Mapping[str, Tokens],
+    keys: np.ndarray | np.random.Generator,
+    weights: np.ndarray | None = None,
 ) -> PackedBatch:
     """Choose inputs and targets of a batch.
 
@@ -116,7 +121,10 @@ def mask_batch(
         specs: the model's modalities; their order numbers `input_mod` and `target_mod`.
         config: checked against `specs` once by the caller (`config.check`).
         tokens: what the samples have, for every modality of `specs`.
-        rng: all randomness; the same state gives the same batch.
+        keys: uint64 (B,), what each sample's randomness follows from, and random themselves (`order.mask_keys`); or a
+            generator to draw them from.
+        weights: float (B, K), how often each of the K components is drawn for each sample, in proportion; those of the
+            components themselves if None.
 
     Returns:
         A batch of NumPy arrays without `values` and `keys`. Grid and pixel tokens are in raster order. `input_ids` of
@@ -124,13 +132,16 @@ def mask_batch(
         max_tokens, which must be a row of zeros.
     """
     lengths = np.stack([tokens[spec.name].lengths for spec in specs], axis=1)
-    draw = _draw(specs, config, lengths, rng)
-    texts = _mask_texts(specs, config, tokens, draw, rng)
-    _settle(specs, config, lengths, draw, texts, rng)
+    draws = Draws(keys) if isinstance(keys, np.ndarray) else Draws.fresh(keys, len(lengths))
+    if weights is None:
+        weights = np.tile([mixture.weight for mixture in config.mixtures], (len(lengths), 1))
+    draw = _draw(specs, config, lengths, weights, draws)
+    texts = _mask_texts(specs, config, tokens, draw, draws)
+    _settle(specs, config, lengths, draw, texts, draws)
     inputs: list[Chosen] = []
     targets: list[Chosen] = []
     for m, spec in enumerate(specs):
-        text = texts.get(m) or _mask_grid(spec, tokens[spec.name], draw.inputs[:, m], draw.targets[:, m], rng)
+        text = texts.get(m) or _mask_grid(spec, tokens[spec.name], draw.inputs[:, m], draw.targets[:, m], draws)
         inputs.append(text[0])
         targets.append(text[1])
     return pack(specs, inputs, targets, config.input_tokens[1], config.target_tokens[1])
@@ -149,8 +160,10 @@ class _Draw:
     targets: np.ndarray
 
 
-def _draw(specs: Sequence[ModalitySpec], config: MaskingConfig, lengths: np.ndarray, rng: np.random.Generator) -> _Draw:
-    names, count = [spec.name for spec in specs], len(lengths)
+def _draw(
+    specs: Sequence[ModalitySpec], config: MaskingConfig, lengths: np.ndarray, odds: np.ndarray, draws: Draws
+) -> _Draw:
+    names = [spec.name for spec in specs]
     in_alphas, out_alphas = (
         np.array([[float(getattr(m, side).get(n, 0.0)) for n in names] for m in config.mixtures])
         for side in ("input_alphas", "target_alphas")
@@ -160,28 +173,30 @@ def _draw(specs: Sequence[ModalitySpec], config: MaskingConfig, lengths: np.ndar
     is_target = np.array([spec.is_target for spec in specs])
     can_show = (lengths > 0) | (not config.redistribute)
     can_predict = can_show & is_target | (not config.redistribute)
-    odds = np.tile([mixture.weight for mixture in config.mixtures], (count, 1))
     feasible = (can_show @ (in_alphas > 0).T) & (can_predict @ (out_alphas > 0).T)
     if config.redistribute:
-        odds = np.where(feasible.any(axis=1, keepdims=True), odds * feasible, odds)
-    component = _draw_component(odds, rng)
+        possible = odds * feasible
+        odds = np.where(possible.any(axis=1, keepdims=True), possible, odds)
+    component = _draw_component(odds, draws.of("component"))
     in_alphas, out_alphas = in_alphas[component], out_alphas[component]
     if config.redistribute:
         can_show, can_predict = can_show & (in_alphas > 0), can_predict & (out_alphas > 0)
-    in_total = rng.integers(config.input_tokens[0], config.input_tokens[1] + 1, count)
-    out_total = rng.integers(config.target_tokens[0], config.target_tokens[1] + 1, count)
+    in_total, out_total = (
+        least + draws.of("total", side).below(np.full(len(odds), most + 1 - least))
+        for side, (least, most) in (("input", config.input_tokens), ("target", config.target_tokens))
+    )
     limit = np.array([spec.max_tokens for spec in specs])
-    inputs = np.minimum(draw_budgets(in_alphas, in_total, ~can_show, rng), limit)
+    inputs = np.minimum(draw_budgets(in_alphas, in_total, ~can_show, draws.of("inputs")), limit)
     is_text = np.array([spec.kind in _TEXT_KINDS for spec in specs])
-    targets = draw_budgets(out_alphas, out_total, ~can_predict, rng)
+    targets = draw_budgets(out_alphas, out_total, ~can_predict, draws.of("targets"))
     targets = np.minimum(targets, np.where(is_text, limit, limit - inputs))
     return _Draw(in_total, out_total, in_alphas, out_alphas, keeps[component], inputs, targets)
 
 
-def _draw_component(odds: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _draw_component(odds: np.ndarray, draws: Draws) -> np.ndarray:
     """An index for each row of `odds` (B, K), in their proportions; never one whose odds are 0."""
     ends = np.cumsum(odds, axis=1)
-    component: np.ndarray = (ends > rng.random((len(odds), 1)) * ends[:, -1:]).argmax(axis=1)
+    component: np.ndarray = (ends >= draws.uniform(1) * ends[:, -1:]).argmax(axis=1)
     return component
 
 
@@ -191,7 +206,7 @@ def _settle(
     lengths: np.ndarray,
     draw: _Draw,
     texts: Mapping[int, tuple[Chosen, Chosen]],
-    rng: np.random.Generator,
+    draws: Draws,
 ) -> None:
     """Make `draw.inputs` and `draw.targets` what is really used, and give the rest to the grids if so configured."""
     for m, (shown, predicted) in texts.items():
@@ -202,12 +217,12 @@ def _settle(
     draw.inputs = np.where(is_grid, np.minimum(draw.inputs, room), draw.inputs)
     if config.redistribute:
         left = draw.input_total - draw.inputs.sum(axis=1)
-        draw.inputs = fill_up(draw.inputs, room, left, draw.input_alphas, rng)
+        draw.inputs = fill_up(draw.inputs, room, left, draw.input_alphas, draws.of("fill inputs"))
     room = np.where(is_target, room - draw.inputs, 0)
     draw.targets = np.where(is_grid, np.minimum(draw.targets, room), draw.targets)
     if config.redistribute:
         left = draw.target_total - draw.targets.sum(axis=1)
-        draw.targets = fill_up(draw.targets, room, left, draw.target_alphas, rng)
+        draw.targets = fill_up(draw.targets, room, left, draw.target_alphas, draws.of("fill targets"))
 
 
 def _mask_texts(
@@ -215,25 +230,26 @@ def _mask_texts(
     config: MaskingConfig,
     tokens: Mapping[str, Tokens],
     draw: _Draw,
-    rng: np.random.Generator,
+    draws: Draws,
 ) -> dict[int, tuple[Chosen, Chosen]]:
     """Inputs and targets of sequences and embeddings, by the index of their modality.
 
     All modalities are masked together, one after the other in the same flat arrays: most are short, and the cost of a
     NumPy call is paid once for all. Positions are ranks within the chosen tokens.
     """
-    texts = [_text(m, spec, tokens[spec.name], draw, rng) for m, spec in enumerate(specs) if spec.kind in _TEXT_KINDS]
+    texts = [_text(m, spec, tokens[spec.name], draw, draws) for m, spec in enumerate(specs) if spec.kind in _TEXT_KINDS]
     if not texts:
         return {}
     ids, lengths, inputs, targets, keeps, chunks = (
         np.concatenate([getattr(text, name) for text in texts])
         for name in ("ids", "lengths", "inputs", "targets", "keeps", "chunks")
     )
-    split = spans.split(ids, spans.draw_keep(lengths, inputs, keeps, chunks, rng), lengths, config.first_sentinel)
+    own = Draws.concatenate([text.draws for text in texts])
+    split = spans.split(ids, spans.draw_keep(lengths, inputs, keeps, chunks, own), lengths, config.first_sentinel)
     # Without an input budget the input is empty, and not the sentinel that stands for all of the text.
     shown = np.where(inputs > 0, split.input_lengths, 0)
     input_ids = split.input_ids[ragged.spread(inputs > 0, split.input_lengths)]
-    start, length = spans.cut_targets(split, targets, rng)
+    start, length = spans.cut_targets(split, targets, own.of("cut"))
     predicted = np.maximum(length - 1, 0)
     reads = ragged.indices(ragged.exclusive_cumsum(split.target_lengths) + start, predicted)
     chosen, row, first_input, first_target = {}, 0, 0, 0
@@ -265,27 +281,28 @@ class _Text:
     targets: np.ndarray
     keeps: np.ndarray
     chunks: np.ndarray
+    draws: Draws
 
 
-def _text(m: int, spec: ModalitySpec, tokens: Tokens, draw: _Draw, rng: np.random.Generator) -> _Text:
+def _text(m: int, spec: ModalitySpec, tokens: Tokens, draw: _Draw, draws: Draws) -> _Text:
     targets = draw.targets[:, m] * spec.is_target  # parity: embeddings draw a target budget and lose it
     rows = np.flatnonzero(((draw.inputs[:, m] > 0) | (targets > 0)) & (tokens.lengths > 0))
-    lengths = tokens.lengths[rows]
+    lengths, own = tokens.lengths[rows], draws.of("tokens", spec.name).rows(rows)
     if tokens.ids is None:
         ids = ~ragged.ranks(lengths)
     else:
         order = ragged.indices(ragged.exclusive_cumsum(tokens.lengths)[rows], lengths)
         if spec.chunked:
-            order = _shuffle_chunks(order, lengths, rng)
+            order = _shuffle_chunks(order, lengths, own.of("order"))
         ids = tokens.ids[order].astype(np.int64)
     chunks = np.full(len(rows), spans.CHUNK_TOKENS if spec.chunked else 1)
-    return _Text(m, rows, ids, lengths, draw.inputs[rows, m], targets[rows], draw.keeps[rows, m], chunks)
+    return _Text(m, rows, ids, lengths, draw.inputs[rows, m], targets[rows], draw.keeps[rows, m], chunks, own)
 
 
-def _shuffle_chunks(order: np.ndarray, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _shuffle_chunks(order: np.ndarray, lengths: np.ndarray, draws: Draws) -> np.ndarray:
     """Token indices with each sequence's pairs in a random order; an odd token at its end (EOS) stays there."""
     pairs = lengths // spans.CHUNK_TOKENS
-    keys = ragged.spread(np.arange(len(pairs)), pairs) + rng.random(int(pairs.sum()))
+    keys = ragged.spread(2.0 * np.arange(len(pairs)), pairs) + draws.flat(pairs)
     ranks = np.argsort(keys) - ragged.spread(ragged.exclusive_cumsum(pairs), pairs)
     begin = ragged.spread(ragged.exclusive_cumsum(lengths), pairs)
     shuffled = order.copy()
@@ -295,11 +312,12 @@ def _shuffle_chunks(order: np.ndarray, lengths: np.ndarray, rng: np.random.Gener
 
 
 def _mask_grid(
-    spec: ModalitySpec, tokens: Tokens, inputs: np.ndarray, targets: np.ndarray, rng: np.random.Generator
+    spec: ModalitySpec, tokens: Tokens, inputs: np.ndarray, targets: np.ndarray, draws: Draws
 ) -> tuple[Chosen, Chosen]:
     """Disjoint random subsets of a grid; `inputs` and `targets` say how many tokens, (B,) each."""
     rows = np.flatnonzero((inputs + targets > 0) & (tokens.lengths > 0))
-    shown, predicted = choose_disjoint(spec.max_tokens, inputs[rows], targets[rows], rng)
+    own = draws.of("tokens", spec.name).rows(rows)
+    shown, predicted = choose_disjoint(spec.max_tokens, inputs[rows], targets[rows], own)
     sides = []
     for chosen, wanted in ((shown, inputs), (predicted, targets)):
         counts = np.zeros(len(inputs), np.int64)
@@ -311,12 +329,13 @@ def _mask_grid(
 
 
 def choose_disjoint(
-    length: int, first: np.ndarray, second: np.ndarray, rng: np.random.Generator
+    length: int, first: np.ndarray, second: np.ndarray, draws: Draws
 ) -> tuple[np.ndarray, np.ndarray]:
     """Two disjoint uniformly random subsets of 0..length-1 for each row.
 
     Args:
         first, second: int64 (R,), sizes; first + second <= length.
+        draws: of the R rows.
 
     Returns:
         bool (R, length) twice.
@@ -324,7 +343,7 @@ def choose_disjoint(
     # One random key for each position, unique within its row because its low bits are the position: sorting gives
     # thresholds, and comparing with them gives the subsets in raster order without a second sort.
     bits = max(length - 1, 1).bit_length()
-    keys = rng.integers(0, 2**32, (len(first), length), dtype=np.uint32)
+    keys = draws.bits(length)
     keys <<= np.uint32(bits)
     keys |= np.arange(length, dtype=np.uint32)
     ordered = np.sort(keys, axis=1)

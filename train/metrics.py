@@ -1,8 +1,9 @@
 """Metrics of a run: metrics.jsonl (one line for each logged step), and the same numbers as TensorBoard events and on
 the trackers that the recipe names (trackers.py).
 
-Both files are rewritten as a whole in one PUT, since object stores cannot append. After a resume the lines beyond the
-checkpoint's step are dropped, so that the file tells one story.
+Both files are rewritten as a whole in one PUT, since object stores cannot append; of long runs they are large, so that
+a thread does it while training goes on. What a checkpoint needs is put before it (`flush`). After a resume the lines
+beyond the checkpoint's step are dropped, so that the file tells one story.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +40,28 @@ class Metrics:
         self._scratch = tempfile.TemporaryDirectory(prefix="fourmill-events-")
         self._writer = SummaryWriter(self._scratch.name, purge_step=step + 1)
         self._trackers = trackers
+        self._text = bytearray().join(map(_line, self.rows))
+        self._thread = ThreadPoolExecutor(1, "fourmill-log")
+        self._putting: Future[None] | None = None
         self._flushed = time.monotonic()
 
     def log(self, step: int, kind: str, values: dict[str, float]) -> None:
         """Add a line. `kind` is "train" or "val"; names with a slash group curves, as in "loss/caption"."""
-        self.rows.append({"step": step, "kind": kind, **{name: float(f"{v:.6g}") for name, v in values.items()}})
+        self._add({"step": step, "kind": kind, **{name: float(f"{v:.6g}") for name, v in values.items()}})
         for name, value in values.items():
             self._writer.add_scalar(f"{kind}/{name}", value, step)
         for tracker in self._trackers:
             tracker.log(step, {f"{kind}/{name}": value for name, value in values.items()})
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self.flush()
+            self.flush(wait=False)
+
+    def skipped(self, line: dict[str, Any]) -> None:
+        """Add a line of kind "skipped", see `Window.take_skipped`."""
+        self._add({"step": line["step"], "kind": "skipped", **line})
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self._text += _line(row)
 
     def last(self, kind: str, prefix: str = "") -> dict[str, float]:
         """The values of the newest line of a kind, their names with a prefix; {} if there is none."""
@@ -56,20 +69,38 @@ class Metrics:
         row = rows[-1] if rows else {}
         return {prefix + name: value for name, value in row.items() if name not in ("step", "kind")}
 
-    def flush(self) -> None:
-        """Put both files."""
-        storage.put(self.url, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+    def flush(self, wait: bool = True) -> None:
+        """Put both files. OSError if they could not be put, now or at an earlier time.
+
+        Args:
+            wait: return when they are there; else a thread does it, unless it is at it already.
+        """
+        if self._putting is not None and (wait or self._putting.done()):
+            putting, self._putting = self._putting, None
+            putting.result()
+        self._flushed = time.monotonic()
+        if wait:
+            self._put(bytes(self._text))
+        elif self._putting is None:
+            self._putting = self._thread.submit(self._put, bytes(self._text))
+
+    def _put(self, text: bytes) -> None:
+        storage.put(self.url, text)
         self._writer.flush()
         for path in Path(self._scratch.name).iterdir():
             storage.put(storage.join(self._events, path.name), path.read_bytes())
-        self._flushed = time.monotonic()
 
     def close(self) -> None:
         self.flush()
+        self._thread.shutdown()
         self._writer.close()
         for tracker in self._trackers:
             tracker.close()
         self._scratch.cleanup()
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row).encode() + b"\n"
 
 
 def read(folder: str) -> list[dict[str, Any]]:

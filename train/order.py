@@ -1,7 +1,7 @@
 """The order of training: which sample stands at which position of the endless global sequence.
 
 A pure function of (seed, position), with random access: resuming anywhere replays nothing, and how many processes
-share the sequence does not change it. This format is called ORDER 2; changing it changes what a seed means.
+share the sequence does not change it. Its format is numbered (`FORMAT`): changing it changes what a seed means.
 
 - An epoch is every row `repeat` times. Its row groups come in a random order, different in each epoch.
 - The epoch is cut into `lanes` of equal length; position p belongs to lane p % lanes, and rank r of w takes the
@@ -9,23 +9,31 @@ share the sequence does not change it. This format is called ORDER 2; changing i
   its own, and it reads only its share of the data.
 - Within a lane, blocks of `buffer_rows // lanes` neighbouring rows are shuffled: the shuffle buffer. A row appears all
   of its `repeat` times in one block, so that it is read once for all (4M repeats 4 times).
-- Masks are drawn for `MASK_BLOCK` neighbouring positions of a lane at a time, from (seed, lane, block): many enough
-  for NumPy to be fast, and the same whatever the batch size and the number of ranks. The blocks of the lanes begin one
-  after the other, so that not all are due at once.
+- Crops and masks of a sample follow from (seed, position) alone, whoever draws them together with whatever others.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
 
 import numpy as np
+
+from .draws import GOLDEN, mix64
 
 # Streams of randomness below one seed; adding a stream changes no other.
 _EPOCH_STREAM, _BLOCK_STREAM, _MASK_STREAM, _CROP_STREAM = range(4)
 
-MASK_BLOCK = 256
+FORMAT = 2  # part of what a run is: a run that goes on under another order would see samples twice or never
+
+
+@dataclass(frozen=True)
+class Block:
+    """A shuffled block: its lane, its number within the lane, which only grows, and its row groups."""
+
+    lane: int
+    number: tuple[int, int]
+    groups: frozenset[int]
 
 
 @dataclass(frozen=True, eq=False)  # caches go by identity: hashing a million row groups takes milliseconds
@@ -64,6 +72,13 @@ class Order:
         """Rows of one lane that are shuffled at a time."""
         return max(1, self.buffer_rows // self.lanes)
 
+    def blocks(self, positions: np.ndarray) -> list[Block]:
+        """The shuffled blocks that hold some positions, int64 (n,), and the row groups that these read from."""
+        epochs, rest = np.divmod(positions, self.epoch_size)
+        lanes, blocks = rest % self.lanes, rest // self.lanes // (self.block_rows * self.repeat)
+        names = np.unique(np.stack([lanes, epochs, blocks]), axis=1).T.tolist()
+        return [Block(lane, (epoch, block), _groups(self, epoch, lane, block)) for lane, epoch, block in names]
+
     def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Row group and row within it, for positions int64 (n,) >= 0: int64 (n,) each."""
         epochs, rest = np.divmod(positions, self.epoch_size)
@@ -94,6 +109,11 @@ def _block(order: Order, epoch: int, lane: int, block: int) -> tuple[np.ndarray,
     return permutation[which], rows - np.concatenate([[0], ends])[which]
 
 
+@lru_cache(maxsize=256)
+def _groups(order: Order, epoch: int, lane: int, block: int) -> frozenset[int]:
+    return frozenset(np.unique(_block(order, epoch, lane, block)[0]).tolist())
+
+
 @lru_cache(maxsize=4)
 def _epoch(order: Order, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """Row groups in their order of this epoch, and the number of rows up to and with each."""
@@ -110,36 +130,16 @@ def deal(first: int, batch_size: int, rank: int, world: int) -> np.ndarray:
     return np.arange(first + (rank - first) % world, first + batch_size, world, dtype=np.int64)
 
 
-def mask_blocks(positions: np.ndarray, lanes: int) -> list[tuple[int, int, np.ndarray]]:
-    """(lane, block, which of `positions`, int64 (n,), are in it), ascending by lane and block."""
-    of = positions % lanes
-    numbers = (positions // lanes + _mask_offset(of, lanes)) // MASK_BLOCK
-    names, member = np.unique(np.stack([of, numbers]), axis=1, return_inverse=True)
-    return [(*name, np.flatnonzero(member.reshape(-1) == i)) for i, name in enumerate(names.T.tolist())]
-
-
-def mask_block_positions(lane: int, block: int, lanes: int) -> np.ndarray:
-    """All positions of a block, int64 (MASK_BLOCK,), fewer in a lane's first; every `lanes`-th, ascending."""
-    begin = block * MASK_BLOCK - _mask_offset(lane, lanes)
-    return np.arange(max(begin, 0), begin + MASK_BLOCK, dtype=np.int64) * lanes + lane
-
-
-def mask_generator(seed: int, lane: int, block: int) -> np.random.Generator:
-    """The randomness of the masks of a block."""
-    return np.random.default_rng([seed, _MASK_STREAM, lane, block])
-
-
-def _mask_offset(lane: Any, lanes: int) -> Any:
-    return lane * MASK_BLOCK // lanes
+def mask_keys(seed: int, positions: np.ndarray) -> np.ndarray:
+    """What the masks of the samples at some positions follow from: uint64 (n,), see draws.py."""
+    return _random_at(seed, _MASK_STREAM, positions)
 
 
 def draw_crops(seed: int, positions: np.ndarray) -> np.ndarray:
-    """A random number for each position, of which the crop is the remainder: uint64 (n,).
+    """A random number for each position, of which the crop is the remainder: uint64 (n,)."""
+    return _random_at(seed, _CROP_STREAM, positions)
 
-    SplitMix64 (Steele et al., 2014) of the position: a generator for each position would cost 20 microseconds.
-    """
-    start = np.random.default_rng([seed, _CROP_STREAM]).integers(0, 2**64, dtype=np.uint64)
-    x = start + (positions.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+
+def _random_at(seed: int, stream: int, positions: np.ndarray) -> np.ndarray:
+    start = np.random.default_rng([seed, stream]).integers(0, 2**64, dtype=np.uint64)
+    return mix64(start + positions.astype(np.uint64) * GOLDEN)

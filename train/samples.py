@@ -60,12 +60,13 @@ def _tokens(
     for group, here in members:
         column = group.columns[spec.name]
         picked = (rows[here], crops[here] % column.spec.crops)
-        starts[here] = column.starts[picked]
         # Pixels count patches, not bytes. A text may be longer than this run's position table: 4M cuts it.
         most = np.where(column.valid[picked[0]], spec.max_tokens, 0)
         lengths[here] = most if spec.kind is Kind.PIXELS else np.minimum(column.lengths[picked], most)
         if grid is not None:
             grid[here] = column.values[picked]
+        elif spec.kind is Kind.SEQUENCE:
+            starts[here] = column.starts[picked]
     if spec.kind is not Kind.SEQUENCE:
         return Tokens(lengths, grid)
     flat = np.empty(int(lengths.sum()), np.uint16)

@@ -60,6 +60,7 @@ class Saver:
 
     def __init__(self, folder: str, keep: int) -> None:
         self._folder, self._keep = folder, keep
+        self.notes: list[str] = []  # what the user should know of the checkpoints that were found
         # Its own group, since its collectives run in a thread; gloo, since they are of host memory.
         self.group: dist.ProcessGroup | None = None
         if dist.is_initialized():
@@ -69,14 +70,14 @@ class Saver:
         self._writing: ConcurrentFuture[Any] | None = None
 
     def newest(self) -> Checkpoint | None:
-        """The newest complete checkpoint, or None.
+        """The newest complete checkpoint that is not damaged, or None; see `checkpoint.newest`.
 
         One worker looks for all: an earlier attempt may still be writing, and each could find another one.
         """
         if self.group is None:
-            return checkpoint.newest(self._folder)
+            return checkpoint.newest(self._folder, self.notes)
         step = torch.tensor(-1)
-        if dist.get_rank(self.group) == 0 and (found := checkpoint.newest(self._folder)) is not None:
+        if dist.get_rank(self.group) == 0 and (found := checkpoint.newest(self._folder, self.notes)):
             step.fill_(found.step)
         dist.broadcast(step, src=0, group=self.group)
         newest = int(step)
@@ -115,15 +116,15 @@ def load(found: Checkpoint, tensors: dict[str, torch.Tensor], group: dist.Proces
     Raises:
         OSError: it cannot be read, or has other tensors.
     """
-    with _told("read", found.url):
+    with _told("read", found.url, "; if its files are damaged, move the folder away to go on from the one before"):
         load_state_dict(dict(tensors), storage_reader=_Reader(found), process_group=group, no_dist=group is None)
 
 
 class _told:
     """torch gathers what went wrong on all workers in an exception that is no Exception; here it becomes an OSError."""
 
-    def __init__(self, verb: str, url: str) -> None:
-        self._verb, self._url = verb, url
+    def __init__(self, verb: str, url: str, advice: str = "") -> None:
+        self._verb, self._url, self._advice = verb, url, advice
 
     def __enter__(self) -> None:
         pass
@@ -131,7 +132,7 @@ class _told:
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         if isinstance(error, CheckpointException):
             causes = "; ".join(f"worker {rank}: {cause[0]!r}" for rank, cause in sorted(error.failures.items()))
-            raise OSError(f"{self._url}: cannot {self._verb} the checkpoint: {causes}") from error
+            raise OSError(f"{self._url}: cannot {self._verb} the checkpoint: {causes}{self._advice}") from error
 
 
 class _Writer(StorageWriter):
@@ -162,15 +163,20 @@ class _Writer(StorageWriter):
         results = []
         for number, part in enumerate(_parts(plan.items)):
             name = f"{plan.storage_data}-{number}.safetensors"
-            tensors = {}
+            tensors, places = {}, []
             for i, item in enumerate(part):
                 tensor = planner.resolve_data(item)
                 assert isinstance(tensor, torch.Tensor) and item.tensor_data is not None
                 tensors[str(i)] = tensor.detach().cpu().contiguous()
                 chunk = item.tensor_data.chunk
-                place = {"file": name, "key": str(i), "offsets": list(chunk.offsets), "sizes": list(chunk.sizes)}
-                results.append(WriteResult(item.index, tensors[str(i)].nbytes, place))
-            storage.put(storage.join(self._url, name), save(tensors))
+                places.append({"file": name, "key": str(i), "offsets": list(chunk.offsets), "sizes": list(chunk.sizes)})
+            data = save(tensors)
+            storage.put(storage.join(self._url, name), data)
+            # The first of a file counts for all of it, header and padding too.
+            counted = [len(data)] + [0] * (len(part) - 1)
+            results += [
+                WriteResult(item.index, size, place) for item, size, place in zip(part, counted, places, strict=True)
+            ]
         done: Future[list[WriteResult]] = Future()
         done.set_result(results)
         return done

@@ -18,6 +18,7 @@ from enum import StrEnum
 import numpy as np
 
 from . import ragged
+from .draws import Draws
 
 KEEP_DECAY = 0.9  # of the keep probability, each time an input is over its budget
 CHUNK_TOKENS = 2  # a chunk of metadata is a pair, "v1=type v0=value"
@@ -52,7 +53,7 @@ class Spans:
 
 
 def draw_keep(
-    lengths: np.ndarray, budgets: np.ndarray, keeps: np.ndarray, chunks: np.ndarray, rng: np.random.Generator
+    lengths: np.ndarray, budgets: np.ndarray, keeps: np.ndarray, chunks: np.ndarray, draws: Draws
 ) -> np.ndarray:
     """Which tokens stay in the inputs.
 
@@ -64,29 +65,38 @@ def draw_keep(
         budgets: int64 (R,), the most tokens of each input, sentinels included; 0 keeps nothing.
         keeps: int64 (R,), indices into `KEEPS`.
         chunks: int64 (R,), tokens that stay or go together; fewer at the end of a sequence (EOS) are a chunk, too.
+        draws: of the R sequences.
 
     Returns:
         bool (sum of lengths,).
     """
-    prob = np.where(keeps == KEEPS.index(Keep.BINARY), rng.integers(0, 2, len(keeps)), rng.random(len(keeps)))
+    prob = draws.of("share").uniform(1)[:, 0]
+    prob = np.where(keeps == KEEPS.index(Keep.BINARY), prob > 0.5, prob)
     prob[keeps == KEEPS.index(Keep.ALL)] = 1.0
     starts = ragged.exclusive_cumsum(lengths)
     kept = np.zeros(int(lengths.sum()), bool)
     pending = np.flatnonzero(budgets > 0)
+    done, count = 0, 1
     while pending.size:  # every sequence fits in the end: a wholly masked one is a single sentinel
-        length = lengths[pending]
-        draw = _draw_once(length, prob[pending], chunks[pending], rng)
+        # Some attempts at once, of which the first that fits counts: most need few, and some dozens.
+        rows, attempts = np.repeat(pending, count), np.tile(np.arange(done, done + count), len(pending))
+        length = lengths[rows]
+        chances = prob[rows] * np.float32(KEEP_DECAY) ** attempts.astype(np.float32)
+        draw = _draw_once(length, chances, chunks[rows], draws.of("keep").rows(rows).numbered(attempts))
         size = ragged.row_sums(draw | run_starts(~draw, length), length)  # what is kept, and a sentinel for each run
-        fits = size <= budgets[pending]
-        kept[ragged.indices(starts[pending[fits]], length[fits])] = draw[ragged.spread(fits, length)]
-        pending = pending[~fits]
-        prob[pending] *= KEEP_DECAY
+        fits = (size <= budgets[rows]).reshape(-1, count)
+        fitting = fits.any(axis=1)
+        chosen = np.flatnonzero(fitting) * count + fits.argmax(axis=1)[fitting]
+        first = ragged.exclusive_cumsum(length)[chosen]
+        kept[ragged.indices(starts[rows[chosen]], length[chosen])] = draw[ragged.indices(first, length[chosen])]
+        pending = pending[~fitting]
+        done, count = done + count, min(2 * count, 16)
     return kept
 
 
-def _draw_once(lengths: np.ndarray, prob: np.ndarray, chunks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _draw_once(lengths: np.ndarray, prob: np.ndarray, chunks: np.ndarray, draws: Draws) -> np.ndarray:
     units = -(-lengths // chunks)
-    draw: np.ndarray = rng.random(int(units.sum()), dtype=np.float32) < ragged.spread(prob.astype(np.float32), units)
+    draw: np.ndarray = draws.flat(units) <= ragged.spread(prob, units)
     if (chunks == 1).all():
         return draw
     unit = ragged.ranks(lengths) // ragged.spread(chunks, lengths)
@@ -137,7 +147,7 @@ def split(ids: np.ndarray, kept: np.ndarray, lengths: np.ndarray, first_sentinel
     )
 
 
-def cut_targets(spans: Spans, budgets: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def cut_targets(spans: Spans, budgets: np.ndarray, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
     """The window of each target that its budget pays for.
 
     A target over budget starts at a random sentinel, never the last. If less than the budget would be left from
@@ -145,13 +155,14 @@ def cut_targets(spans: Spans, budgets: np.ndarray, rng: np.random.Generator) -> 
 
     Args:
         budgets: int64 (R,), the most tokens of each target, its first sentinel included.
+        draws: of the R sequences.
 
     Returns:
         First token of each window within its target, and its length: int64 (R,) each.
     """
     first = ragged.exclusive_cumsum(spans.runs)
     over = (spans.target_lengths > budgets) & (spans.runs > 0)
-    chosen = rng.integers(0, np.maximum(spans.runs, 1))
+    chosen = draws.below(np.maximum(spans.runs, 1))
     start = np.zeros(len(budgets), np.int64)
     start[over] = spans.sentinels[(first + chosen)[over]]
     # The earliest sentinel whose rest fits is the one after those whose rest does not.

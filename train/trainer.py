@@ -5,7 +5,8 @@ Decisions:
   the whole batch, however many workers and micro-batches share it: a run that was killed goes on, on any number of
   workers, with the batches that an uninterrupted run would have seen and the weights and moments it had.
 - Nothing in a step waits for the device; losses are looked at every `log_every` steps and before each checkpoint, and
-  that is when a loss or gradient that is not finite is found and named (step, modality, samples). No checkpoint has it.
+  that is when a loss or gradient that is not finite is found and named (step, modality, samples). No checkpoint has it:
+  a step whose gradient is not finite changes nothing. The run stops, or goes on without it (`train.nonfinite`).
 - Validation uses the same masks every time, and counts each modality's loss over its targets.
 """
 
@@ -15,6 +16,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,9 +39,10 @@ from .parallel import Parallel, to_device, whole
 from .schedule import cosine_lr
 from .trackers import trackers
 from .weights import MODEL, Weights, save_model
-from .window import Window, by_modality, target_weights
+from .window import Entry, Window, by_modality, target_weights
 
 VALIDATION_SEED = 1_000_003  # masks of validation never depend on the run's seed
+MAX_SKIPPED = 10  # steps in a row, with `train.nonfinite: skip`: whatever is wrong will not go away
 
 
 class Trainer:
@@ -59,11 +62,14 @@ class Trainer:
         self.peak_lr = settings.base_lr * settings.batch_size / 256
         self.step = 0
         self.seconds = 0.0
+        self.skipped: list[int] = []  # steps of the run that changed nothing
         self.checkpoints = storage.join(job.folder, "checkpoints")
         self.saver = sharded.Saver(self.checkpoints, settings.keep_checkpoints)
         found = self.saver.newest()
         begins = found is None and settings.init is not None
-        self.notes = initial.fill(model, settings.init) if begins and settings.init is not None else []
+        self.notes = [*self.saver.notes]
+        if begins and settings.init is not None:
+            self.notes += initial.fill(model, settings.init)
         self.parallel = Parallel(
             model,
             settings.parallel,
@@ -79,7 +85,8 @@ class Trainer:
     def _loader(self, shards: tuple[Shard, ...], seed: int, repeat: int, training: bool) -> TokenLoader:
         tokens = storage.join(self.job.recipe.root, "tokens")
         datasets = self.job.datasets if training else ()
-        masking, options = masking_config(self.job), LoaderOptions(repeat=repeat)
+        masking, shape = masking_config(self.job, datasets), self.settings.loader
+        options = LoaderOptions(shape.lanes, shape.buffer_rows, repeat)
         return TokenLoader(tokens, shards, self.job.specs, masking, seed, options, datasets)
 
     def _resume(self, found: checkpoint.Checkpoint) -> None:
@@ -92,8 +99,8 @@ class Trainer:
                 "(the order of the modalities counts); move the folder away, or set another train.name"
             )
         sharded.load(found, self.weights.tensors(), self.saver.group)
-        self.step, self.seconds = found.step, state["seconds"]
-        self.weights.resumed(self.step)
+        self.step, self.seconds, self.skipped = found.step, state["seconds"], state.get("skipped", [])
+        self.weights.resumed(self.step - len(self.skipped))
 
     def run(self, reporter: workers.Reporter) -> None:
         """Train to the last step, with validation, checkpoints and log lines on the way; rank 0 commits the run."""
@@ -112,17 +119,14 @@ class Trainer:
             saves = self.step % settings.checkpoint_every == 0 or done
             # Looked at before it is saved; and a run that goes on from here has the same windows, so the same lines.
             if self.step % settings.log_every == 0 or saves:
-                values = self._close(window) | {"lr": lr}
-                if logged is not None:
-                    logged.log(self.step, "train", values)
-                    self._report(reporter, f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s")
+                self._look(window, lr, logged, reporter)
                 window = Window(self.outputs)
             paused = time.monotonic()
             if self.job.val_shards and (self.step % settings.validate_every == 0 or done):
                 values = self.validate()
                 if logged is not None:
                     logged.log(self.step, "val", values)
-                    logged.flush()
+                    logged.flush(wait=False)
             self.seconds = time.monotonic() - started
             if saves:
                 if logged is not None:
@@ -159,25 +163,58 @@ class Trainer:
                 (part_loss * self.world).backward()  # type: ignore[no-untyped-call]
             loss += part_loss.detach()
             sums += losses.detach() * counts[i]
-        norm = nn.utils.clip_grad_norm_(self.weights.parameters, settings.clip_norm or math.inf)
+        norm = whole(nn.utils.clip_grad_norm_(self.weights.parameters, settings.clip_norm or math.inf).detach())
         lr = cosine_lr(
             self.step, peak=self.peak_lr, minimum=settings.min_lr, warmup=settings.warmup_steps, steps=settings.steps
         )
-        self.weights.step(lr)
+        self.weights.step(lr, norm)
         self.step += 1
-        window.losses.append(loss)
-        window.sums.append(sums)
-        window.counts.append([sum(group.counts[i] for group in groups) for i in places])
-        window.norms.append(whole(norm.detach()))
-        window.keys.append(batch.keys)
+        targets = [sum(group.counts[i] for group in groups) for i in places]
+        window.entries.append(Entry(self.step, loss, sums, targets, norm, batch.keys))
         return lr
+
+    def _look(self, window: Window, lr: float, logged: Metrics | None, reporter: workers.Reporter) -> None:
+        """Look at a window, and log it. FloatingPointError says what to do about values that are not finite."""
+        try:
+            skipped = self._skip(window) if self.settings.nonfinite == "skip" else []
+            values = self._close(window) | {"lr": lr} if window.entries else {}
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}; {self._advice()}") from None
+        if logged is None:
+            return
+        for line in skipped:
+            logged.skipped(line)
+        if values:
+            logged.log(self.step, "train", values)
+            notes = [f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s"]
+            self._report(reporter, ", ".join(notes + [f"{len(self.skipped)} steps skipped"] * bool(self.skipped)))
+
+    def _skip(self, window: Window) -> list[dict[str, Any]]:
+        """Lines of the log for the steps of a window that are skipped. FloatingPointError if they are too many."""
+        lines = window.take_skipped(self._gather)
+        self.skipped += [line["step"] for line in lines]
+        last = self.skipped[-MAX_SKIPPED:]
+        if lines and len(last) == MAX_SKIPPED and last[-1] - last[0] == MAX_SKIPPED - 1:
+            raise FloatingPointError(
+                f"the norm of the gradient is not finite at step {last[-1]}, as at the {MAX_SKIPPED - 1} before it "
+                f"(modalities: {', '.join(lines[-1]['modalities'])}; samples: {', '.join(lines[-1]['samples'])}, ...)"
+            )
+        return lines
+
+    def _advice(self) -> str:
+        """What to do about a loss or gradient that is not finite."""
+        skip = "set train.nonfinite=skip to go on without such steps; or " if self.settings.nonfinite == "stop" else ""
+        another = "lower train.base_lr, or set train.clip_norm, which makes another run"
+        if checkpoint.complete(self.checkpoints):
+            another += f" (train.init={self.checkpoints} begins it with the newest weights)"
+        return skip + another
 
     def _close(self, window: Window) -> dict[str, float]:
         """What a line of the log says of a window. FloatingPointError: see `Window.close`."""
-        values, predicted = window.close(self.step, self._reduce)
+        values, predicted = window.close(self._reduce)
         seconds, settings = time.monotonic() - window.started, self.settings
         # Tokens are counted by budget, padding included, as in the papers.
-        samples = len(window) * settings.batch_size
+        samples = len(window.entries) * settings.batch_size
         values["tokens_per_second"] = samples * settings.tokens_per_sample / seconds
         values["data_wait_share"] = window.waited / seconds
         cuda = self.model.device.type == "cuda"
@@ -194,6 +231,13 @@ class Trainer:
         summed = tensor.to(self.model.device, copy=True)
         dist.all_reduce(summed)
         return summed.to(tensor.device)
+
+    def _gather(self, value: Any) -> list[Any]:
+        """A value of every rank, in their order."""
+        values = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
+        return values
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -240,7 +284,8 @@ class Trainer:
 
     def save(self) -> None:
         """Begin a checkpoint; training goes on while it is written."""
-        state = {"model": self.model.config.to_dict(), "seconds": self.seconds, "averaged": self.averages}
+        state = {"model": self.model.config.to_dict(), "averaged": self.averages}
+        state |= {"seconds": self.seconds, "skipped": self.skipped}
         self.saver.save(self.step, self.weights.tensors(), state)
 
     def _save_models(self) -> None:

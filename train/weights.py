@@ -42,13 +42,21 @@ class Weights:
         self.ema = ema
         self.average = [p.detach().clone() for p in self.parameters] if ema else []
 
-    def step(self, lr: float) -> None:
-        """One step of the optimiser, and of the average."""
+    def step(self, lr: float, norm: Tensor) -> None:
+        """One step of the optimiser, and of the average; neither changes anything if `norm` is not finite.
+
+        Args:
+            norm: of the whole gradient, the same scalar on all workers. It is not looked at by the host: AdamW's kernel
+                reads `found_inf`, as from a GradScaler, and leaves its own count of steps as it was.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        found_inf = (~torch.isfinite(norm)).float()
+        self.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
         self.optimizer.step()
         if self.ema:
-            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - self.ema)
+            weight = (1 - self.ema) * (1 - found_inf)
+            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], [weight] * len(self.average))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -108,6 +116,11 @@ def load_model(folder: str, device: str = "cpu") -> FourM:
     found = checkpoint.newest(storage.join(folder, "checkpoints"))
     if found is None:
         raise FileNotFoundError(f"there is no complete checkpoint below {folder}; run `fourmill train` first")
+    return of_checkpoint(found).to(device).eval()
+
+
+def of_checkpoint(found: checkpoint.Checkpoint) -> FourM:
+    """The model that a run would hand on if it ended with a checkpoint: its average, if there is one and it is used."""
     from . import sharded  # seconds, which a finished model does not need
 
     state = found.marker()["state"]
@@ -115,4 +128,4 @@ def load_model(folder: str, device: str = "cpu") -> FourM:
     names = {name for name, p in model.named_parameters() if p.requires_grad}
     chosen = "ema" if state["averaged"] else "model"
     sharded.load(found, {f"{chosen}.{name}": p.detach() for name, p in model.named_parameters() if name in names})
-    return model.to(device).eval()
+    return model

@@ -1,5 +1,8 @@
 """The losses since the last line of the log: kept on the device, looked at once, and the guard against NaN.
 
+A step whose gradient's norm is not finite has changed nothing (`Weights.step`). Whether the run goes on without it or
+stops is the recipe's to say (`train.nonfinite`).
+
 Legend: S outputs of the model; values are of this worker's part of each step's batch.
 """
 
@@ -9,72 +12,107 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 Reduce = Callable[[Tensor], Tensor]
+Gather = Callable[[Any], list[Any]]
+NAMED = 8  # samples of a step that are named
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One step.
+
+    step: optimiser steps done after it.
+    loss: scalar, this worker's part: those of all workers add up to it.
+    sums: float (S,), sums of the targets' cross-entropies.
+    counts: numbers of targets, S of them.
+    norm: scalar, of the whole gradient.
+    keys: the samples.
+    """
+
+    step: int
+    loss: Tensor
+    sums: Tensor
+    counts: list[int]
+    norm: Tensor
+    keys: list[str]
 
 
 @dataclass
 class Window:
-    """One entry for each step.
+    """Steps that were not looked at yet.
 
-    losses: scalars, this worker's part of the step's loss: those of all workers add up to it.
-    sums: float (S,), sums of the targets' cross-entropies.
-    counts: numbers of targets, S of them.
-    norms: scalars, of the whole gradient.
-    keys: the samples.
     waited, started: seconds spent waiting for data, and the clock at the start; pauses move the start.
     """
 
     outputs: Sequence[str]
-    losses: list[Tensor] = field(default_factory=list)
-    sums: list[Tensor] = field(default_factory=list)
-    counts: list[list[int]] = field(default_factory=list)
-    norms: list[Tensor] = field(default_factory=list)
-    keys: list[list[str]] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
     waited: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
-    def __len__(self) -> int:
-        return len(self.losses)
+    def take_skipped(self, gather: Gather) -> list[dict[str, Any]]:
+        """Take the steps that changed nothing out of the window.
 
-    def close(self, step: int, reduce: Reduce) -> tuple[dict[str, float], dict[str, float]]:
+        Args:
+            gather: a value to those of all workers, in a list. All workers call it, since all have the same norms.
+
+        Returns:
+            A line of the log for each: "step", "modalities" whose loss is not finite (all outputs if none is),
+            "samples", the first of the workers on which that is so.
+        """
+        finite = torch.isfinite(torch.stack([entry.norm for entry in self.entries])).tolist()
+        taken = [entry for entry, good in zip(self.entries, finite, strict=True) if not good]
+        if not taken:
+            return []
+        self.entries = [entry for entry, good in zip(self.entries, finite, strict=True) if good]
+        lines = []
+        told = gather([(self._bad(entry.sums), entry.keys[:NAMED]) for entry in taken])
+        for entry, workers in zip(taken, zip(*told, strict=True), strict=True):
+            blamed = [one for one in workers if one[0]] or [(self.outputs, workers[0][1])]
+            bad, keys = {name for names, _ in blamed for name in names}, [key for _, keys in blamed for key in keys]
+            modalities = [name for name in self.outputs if name in bad]
+            lines.append({"step": entry.step, "modalities": modalities, "samples": keys[:NAMED]})
+        return lines
+
+    def close(self, reduce: Reduce) -> tuple[dict[str, float], dict[str, float]]:
         """(means over steps and workers: "loss", "loss/MODALITY", "gradient_norm" of the last step; targets of each
         modality).
 
         Args:
-            step: optimiser steps done, that of the newest entry.
             reduce: a float64 tensor to its sum over all workers.
 
         Raises:
             FloatingPointError: a loss or a gradient's norm is not finite; names step, modalities and samples.
         """
-        losses, sums = torch.stack(self.losses).double().cpu(), torch.stack(self.sums).double().cpu()
-        self._check("loss", losses, sums, step)
-        mine = torch.cat([losses.mean()[None], sums.sum(0), torch.tensor(self.counts, dtype=torch.float64).sum(0)])
+        losses = torch.stack([entry.loss for entry in self.entries]).double().cpu()
+        self._check("loss", losses)
+        sums = torch.stack([entry.sums for entry in self.entries]).double().cpu().sum(0)
+        counts = torch.tensor([entry.counts for entry in self.entries], dtype=torch.float64).sum(0)
         size = len(self.outputs)
-        loss, totals, counts = torch.split(reduce(mine), [1, size, size])
+        loss, totals, counts = torch.split(reduce(torch.cat([losses.mean()[None], sums, counts])), [1, size, size])
         # Gradients are shared: after the sum above a worker whose own loss was bad has said so, and better.
-        norms = torch.stack(self.norms).cpu()
-        self._check("norm of the gradient", norms, sums, step)
+        norms = torch.stack([entry.norm for entry in self.entries]).cpu()
+        self._check("norm of the gradient", norms)
         predicted = dict(zip(self.outputs, counts.tolist(), strict=True))
         values = {"loss": loss.item(), **by_modality(self.outputs, totals, counts), "gradient_norm": norms[-1].item()}
         return values, predicted
 
-    def _check(self, what: str, values: Tensor, sums: Tensor, step: int) -> None:
-        finite = torch.isfinite(values)
-        if finite.all():
-            return
-        at = int((~finite).nonzero()[0])
-        bad = [n for n, v in zip(self.outputs, sums[at].tolist(), strict=True) if not math.isfinite(v)]
-        raise FloatingPointError(
-            f"the {what} is {values[at].item()} at step {step - len(values) + at + 1} "
-            f"(modalities: {', '.join(bad) or 'all'}; samples: {', '.join(self.keys[at][:8])}, ...); "
-            "lower train.base_lr, or set train.clip_norm"
-        )
+    def _check(self, what: str, values: Tensor) -> None:
+        """FloatingPointError if one of the steps' values is not finite."""
+        for entry, value in zip(self.entries, values.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the {what} is {value} at step {entry.step} "
+                    f"(modalities: {', '.join(self._bad(entry.sums)) or 'all'}; "
+                    f"samples: {', '.join(entry.keys[:NAMED])}, ...)"
+                )
+
+    def _bad(self, sums: Tensor) -> list[str]:
+        return [name for name, value in zip(self.outputs, sums.tolist(), strict=True) if not math.isfinite(value)]
 
 
 def by_modality(outputs: Sequence[str], sums: Tensor, counts: Tensor) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,12 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fourmill_tests import data
 from PIL import Image
 
 from fourmill import jobs
 from fourmill import recipe as recipes
-from fourmill.pipelines import images, mill, source
+from fourmill.model import ml4m
+from fourmill.model.checkpoint import CONFIG, WEIGHTS
+from fourmill.model.known import Known
+from fourmill.pipelines import images, labelled, mill, source
 from fourmill.pipelines.reject import Reject
 from fourmill.recipe import RecipeError
 from fourmill.tokenize import codecs
@@ -142,6 +147,9 @@ MISTAKES: list[dict[str, Any]] = [
     {"images": {"size": 65}},
     {"train": {"model": {"dim": 90, "heads": 9}}},
     {"train": {"mixtures": [{"input_alpha": 0}]}},
+    {"train": {"mixtures": [{"target_alpha": {"rgb": 1, "caption": 1}}]}},
+    {"train": {"mixtures": [{"keep": {"tok_canny_edge": "all"}}]}},
+    {"train": {"min_lr": 1.0}},
     {"generate": {"chains": [{"inputs": "rgb", "to": [{"target": "caption", "scheme": "roar"}]}]}},
     {"generate": {"chains": [{"inputs": "rgb", "to": [{"target": "caption", "max_tokens": 300}]}]}},
     {"generate": {"chains": [{"inputs": "caption", "to": ["rgb"]}]}},
@@ -172,3 +180,39 @@ def test_every_mistake_is_told_as_the_table_says(guide: Callable[[str], Any], tm
     unsaid = {q for q, p in patterns.items() if not any(re.fullmatch(p, sentence) for sentence in said)}
     elsewhere = ("there is no recipe at", "root: cannot write below")
     assert {quote for quote in unsaid if not quote.startswith(elsewhere)} == set()
+
+
+def _refused(folder: Path) -> Iterator[Callable[[], object]]:
+    """What the table of models and labelled images is about, one call for each row."""
+    golden = Path(__file__).parents[1] / "golden" / "fm7_swiglu_nobias"
+    for name in ("weights", "config", "other"):
+        shutil.copytree(golden, folder / name)
+    weights, config = (folder / name / file for name, file in (("weights", WEIGHTS), ("config", CONFIG)))
+    weights.write_bytes(weights.read_bytes()[:5_000])
+    config.write_text(config.read_text()[:50])
+    other = folder / "other" / CONFIG
+    other.write_text(other.read_text().replace('"dim": 16', '"dim": 32'))
+    yield from (lambda name=name: ml4m.load(folder / name) for name in ("weights", "config", "other"))
+    (folder / "a.tar").write_bytes(data.tar([("a.jpg", b"x" * 2_000), ("a.cls", b"1")])[:2_000])
+    (folder / "a.csv").write_text("path,label\n0.png,dog\n1.png\n")
+    (folder / "b.csv").write_bytes(b"path,label\n\xff.png,dog\n")
+    yield from (lambda name=name: labelled.read(str(folder / name)) for name in ("a.tar", "a.csv", "b.csv"))
+    model, device = ml4m.load(golden), torch.device("cpu")
+    patches = np.zeros((1, 196, 768))
+    for given in (
+        {"rgb": patches.astype(int)}, {"rgb": np.zeros((1, 3, 224, 224))}, {"caption": ["a boat"]},
+        {"rgb": patches, "rgb@224": patches},
+    ):  # fmt: skip
+        yield lambda given=given: Known.of(model.config, given, device, 1)
+
+
+def test_models_and_labelled_images_are_refused_as_the_table_says(guide: Callable[[str], Any], tmp_path: Path) -> None:
+    text = guide("bad-input").text.partition("## Models and labelled images")[2].partition("\n## ")[0]
+    quoted = re.findall(r"^\| .* \| `([^`]+)` \|$", text, re.MULTILINE)
+    patterns = [re.escape(quote).replace(r"\.\.\.", ".*") for quote in quoted]
+    calls = list(_refused(tmp_path))
+    assert len(calls) == len(patterns)
+    for call, pattern in zip(calls, patterns, strict=True):
+        with pytest.raises(ValueError) as caught:
+            call()
+        assert re.fullmatch(pattern, str(caught.value))

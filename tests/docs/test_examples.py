@@ -17,12 +17,16 @@ from fourmill_tests import data
 from fourmill import jobs
 from fourmill import recipe as recipes
 from fourmill.infra import ledger
-from fourmill.modalities import LABELS, MODALITIES, TOKENIZERS
+from fourmill.modalities import LABELS, MODALITIES, TOKENIZERS, spec
+from fourmill.model import ml4m
+from fourmill.model.config import FourMConfig
+from fourmill.model.fourm import FourM
 from fourmill.pipelines.specialists import registry
 from fourmill.recipe import Recipe, RecipeError
 from fourmill.report import draw
 from fourmill.tokenize import codecs, store
 from fourmill.tokenize import labels as label_files
+from fourmill.tokenize.wordpiece import WordPiece
 
 Guides = Callable[[str], Any]
 
@@ -246,3 +250,25 @@ def test_the_code_of_the_formats_guide_runs(
         space: dict[str, Any] = {}
         exec(block, space)
         assert capsys.readouterr().out.strip()
+
+
+# Models
+
+
+def test_the_code_of_the_generation_guide_runs(guide: Guides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a tiny model of the published sizes of grids, and a small vocabulary."""
+    text = WordPiece.fit(["a red boat", "two cats on a sofa"], vocab_size=5_000)
+    text.save(tmp_path / "text")
+    (tmp_path / "text" / "tokenizer.json").rename(tmp_path / "text_tokenizer_4m_wordpiece_30k.json")
+    (tmp_path / "cat.jpg").write_bytes(data.encode(skimage.data.chelsea()))
+    specs = [spec(name, image_size=224) for name in ("rgb", "tok_rgb", "tok_clip")]
+    specs.append(spec("caption", image_size=224, vocab_size=text.vocab_size))
+    sizes: dict[str, Any] = {"dim": 8, "num_heads": 2, "encoder_depth": 1, "decoder_depth": 1}
+    model = FourM(FourMConfig(tuple(specs), **sizes)).eval()
+    monkeypatch.setattr(ml4m, "load", lambda name: model)
+    monkeypatch.chdir(tmp_path)
+    (block,) = guide("generate").blocks("python")
+    space: dict[str, Any] = {}
+    exec(block, space)
+    assert space["described"]["tok_clip"].shape == (1, 196) and space["drawn"]["tok_rgb"].shape == (2, 196)
+    assert isinstance(text.decode(space["described"]["caption"][0]), str)

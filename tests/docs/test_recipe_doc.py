@@ -41,7 +41,7 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any
             section = TokenizerSettings  # kept as a mapping, so that `each` can override it field by field
         if f"{prefix}{name}" in ("tokenizers.common.weights", "tokenizers.common.revision"):
             yield f"tokenizers.each.NAME.{name}", field.default  # of one tokenizer alone
-        elif section is not None:
+        elif section is not None and f"{prefix}{name}" != "train.datasets[].mixtures":  # as train.mixtures
             yield from _fields(section, f"{prefix}{name}{'[]' if many else ''}.")
         else:
             yield f"{prefix}{name}", field.get_default(call_default_factory=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -49,3 +51,25 @@ def test_attention_is_that_of_pytorch(dtype: torch.dtype, queries: int, masked: 
     assert found.dtype == dtype
     tolerance = 1e-5 if dtype == torch.float32 else 3e-2
     torch.testing.assert_close(found.double(), expected, atol=tolerance, rtol=tolerance)
+
+
+def test_compiled_and_odd_products_are_left_to_pytorch() -> None:
+    """Strides, dtypes and sizes that oneDNN would take for others; and compilers, which cannot take its product."""
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(7, 5), torch.randn(6, 5), torch.randn(12)[::2]
+    with torch.inference_mode():
+        torch.testing.assert_close(blocks.product(x, weight, bias), F.linear(x, weight, bias))
+        for rows in (1, 7):
+            with pytest.raises(RuntimeError):
+                blocks.product(x[:rows], weight.bfloat16())
+            with pytest.raises(RuntimeError):
+                blocks.product(x[:rows], weight[:, :4])
+    layer, graphs = blocks.Linear(5, 6), []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        graphs.append(graph)
+        return graph
+
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(layer, backend=backend, fullgraph=True)(x), layer(x))
+    assert "mkldnn" not in str(graphs[0].graph)

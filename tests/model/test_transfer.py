@@ -57,11 +57,20 @@ def test_other_sizes_resize_the_positions(model: FourM) -> None:
 def test_only_what_is_given_is_read(model: FourM) -> None:
     encoder = Encoder(model, ["rgb", "tok_rgb"])
     assert encoder({"tok_rgb": grids()}).tokens.shape == (2, 9, 16)
-    for given in ({}, {"caption": grids()}):
-        with pytest.raises(ValueError, match="expected some of rgb, tok_rgb"):
+    for given, got in (({}, "none"), ({"caption": grids()}, "caption")):
+        with pytest.raises(ValueError, match=f"got inputs {got}, expected some of rgb, tok_rgb"):
             encoder(given)
-    with pytest.raises(ValueError, match="multiples of 2 px"):
-        encoder({"rgb": images(1, 7, 6)})
+    for given, message in (
+        ({"rgb": images(1, 7, 6)}, "multiples of 2 px"),
+        ({"rgb": images().permute(0, 2, 3, 1)}, r"got \(2, 6, 6, 3\), expected \(B, 3, H, W\)"),
+        ({"rgb": images().long()}, "pixels: got torch.int64, expected uint8"),
+        ({"tok_rgb": grids().flatten(1)}, r"tok_rgb: got \(2, 9\), expected ids \(B, rows, columns\)"),
+        ({"rgb": images(), model.config.published[0]: images()}, "which are the same modality"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            encoder(given)
+    with pytest.raises(KeyError, match="there is no tok_rgb; there are rgb"):
+        encoder({"rgb": images()}).map("tok_rgb")
     with pytest.raises(ValueError, match="caption: the encoder cannot read it, expected one of rgb, tok_rgb"):
         Encoder(model, ["caption"])
 

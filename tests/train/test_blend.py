@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from fourmill.modalities import Kind
 from fourmill.train.blend import BLOCK, Blend, Dataset, Stores
 from fourmill.train.job import masking_config
 from fourmill.train.loader import LoaderOptions, TokenLoader
+from fourmill.train.masking import Mixture
 from fourmill.train.order import Order, deal
 
 
@@ -100,6 +102,27 @@ def test_samples_come_with_what_their_dataset_has(datasets: list[Dataset], tmp_p
         assert not batch.values["rgb"][shown].any()
     batches.close()  # type: ignore[attr-defined]
     assert [round(seen[f"set{i}"] / 200, 1) for i in range(3)] == [0.6, 0.2, 0.2]
+
+
+def test_datasets_have_mixtures_and_repeats_of_their_own(datasets: list[Dataset], tmp_path: Path) -> None:
+    job = training.job(tmp_path / "job")
+    own = [Mixture({"rgb": 1.0}, {"tok_rgb": 1.0}), Mixture({"tok_rgb": 1.0}, {"caption": 1.0})]
+    masking = replace(masking_config(job), mixtures=(*own, Mixture({"caption": 1.0}, {"caption": 1.0}, weight=5.0)))
+    first, *_, last = datasets
+    several = [replace(first, mixtures=range(2), repeat=3), replace(last, mixtures=range(2, 3), weight=1.0)]
+    one = TokenLoader("", (), training.SPECS, masking, 5, LoaderOptions(lanes=4, buffer_rows=16), several)
+    assert one.epoch_size == 3 * 20 + 12
+    batches, seen = one.batches(0, 20), set()
+    for _, batch in itertools.islice(batches, 6):
+        for i, key in enumerate(batch.keys):
+            shown, asked = ({training.SPECS[m].name for m in getattr(batch, f"{side}_mod")[i][
+                getattr(batch, f"{side}_valid")[i]].tolist()} for side in ("input", "target"))  # fmt: skip
+            seen.add((key[:4], *sorted(shown), "to", *sorted(asked)))
+    batches.close()  # type: ignore[attr-defined]
+    assert {("set0", "rgb", "to", "tok_rgb"), ("set0", "tok_rgb", "to", "caption")} <= seen
+    assert {row[1:] for row in seen if row[0] == "set2"} <= {("caption", "to", "caption"), ("caption", "to"),
+                                                            ("to", "caption")}  # fmt: skip
+    assert not any("caption" in row[: row.index("to")] for row in seen if row[0] == "set0")
 
 
 @pytest.mark.parametrize("world", [2, 4])

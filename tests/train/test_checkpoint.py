@@ -128,3 +128,46 @@ class Evil:
 def test_code_in_a_checkpoint_is_refused() -> None:
     with pytest.raises(pickle.UnpicklingError):
         checkpoint.unpack(checkpoint.pack({"x": Evil()}))
+
+
+def damaged(folder: str, step: int, how: str) -> None:
+    url = checkpoint.step_url(folder, step)
+    if how == "missing":
+        storage.delete(storage.join(url, "trainer.pt"))
+        return
+    name = checkpoint.MARKER if how == "marker" else "trainer.pt"
+    storage.put(storage.join(url, name), storage.read_bytes(storage.join(url, name))[:-3])
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [("marker", "complete.json is damaged"), ("cut", "trainer.pt has 4 of 7 bytes"), ("missing", "trainer.pt is miss")],
+)
+def test_a_damaged_one_is_passed_over_and_told(folder: str, how: str, said: str) -> None:
+    for step in (1, 2):
+        checkpoint.save(folder, step, FILES, keep=2)
+    damaged(folder, 2, how)
+    notes: list[str] = []
+    found = checkpoint.newest(folder, notes)
+    assert found is not None and found.step == 1
+    (note,) = notes
+    assert said in note and "step-00000002" in note and "passed over for step 1" in note
+    damaged(folder, 1, how)
+    with pytest.raises(ValueError, match=f"{said}.*step-00000001.*bring the files back, or delete"):
+        checkpoint.newest(folder)
+
+
+def test_a_damaged_one_is_not_kept_in_place_of_a_whole_one(folder: str) -> None:
+    """From step 1 it goes on with saves at other steps than before."""
+    for step in (1, 5):
+        checkpoint.save(folder, step, FILES, keep=2)
+    damaged(folder, 5, "cut")
+    checkpoint.save(folder, 3, FILES, keep=1)
+    found = checkpoint.newest(folder)
+    assert found is not None and found.step == 3
+
+
+def test_a_checkpoint_is_found_by_its_own_folder(folder: str) -> None:
+    saved = checkpoint.save(folder, 7, FILES, keep=1)
+    assert checkpoint.at(saved.url) == saved
+    assert checkpoint.at(folder) is None and checkpoint.at(checkpoint.step_url(folder, 8)) is None

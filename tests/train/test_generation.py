@@ -28,11 +28,10 @@ from fourmill.train.groups import Shard
 NAMES, TOKENS, CODES = ("tok_dinov2_global", "tok_imagebind_global"), 16, 32
 
 
-def recipe(root: Path, precision: str = "auto", **chain: Any) -> Any:
+def recipe(root: Path, **chain: Any) -> Any:
     steps = [{"target": NAMES[1], "scheme": "roar", "steps": 2, "guidance": {NAMES[0]: 2.0}}]
     chains = [{"inputs": [NAMES[0]], "to": steps} | chain]
     changes = {"modalities": list(NAMES), "generate__chains": chains, "generate__samples": 3}
-    changes["generate__precision"] = precision
     return parse(data.settings(root, ["x.tar"], **changes))
 
 
@@ -66,7 +65,7 @@ def test_an_ensemble_averages_what_its_members_decode_to(job: GenerateJob) -> No
     model = FourM(FourMConfig(job.specs, dim=16, num_heads=2, encoder_depth=1, decoder_depth=1)).eval()
     _, given = generation.conditions(job, [NAMES[0]], "val")
     step = generation.model_step(recipe(Path(job.recipe.root)).generate.chains[0].to[0], job.specs[1])
-    several = generation.members(model, given, [step], 3, 0, job.special)
+    several = generation.members(job, model, given, [step], 3)
     codes = [torch.from_numpy(np.asarray(member[NAMES[1]]).astype(np.int64)) for member in several]
     assert not torch.equal(codes[0], codes[1]) and not torch.equal(codes[1], codes[2])
     decoded = torch.stack([tokenizer.load(Path(job.run) / "tokenizers" / NAMES[1]).decode(c) for c in codes]).detach()
@@ -75,15 +74,21 @@ def test_an_ensemble_averages_what_its_members_decode_to(job: GenerateJob) -> No
         np.testing.assert_allclose(values, decoded[:, i].mean(0), atol=1e-2)
 
 
-@pytest.mark.parametrize(("asked", "dtype"), [("auto", torch.float32), ("bf16", torch.bfloat16)])
-def test_the_model_runs_in_the_precision_that_was_asked_for(job: GenerateJob, asked: str, dtype: torch.dtype) -> None:
-    model = FourM(FourMConfig(job.specs, dim=16, num_heads=2, encoder_depth=1, decoder_depth=1)).eval()
-    asking = replace(job, recipe=recipe(Path(job.recipe.root), precision=asked))
-    generation.run(asking, lambda folder, device: model.to(device))
-    if not torch.cuda.is_available():
-        assert model.mask_token.dtype == dtype
-    column = store.read(str(Path(job.folder, "chain-0", f"{NAMES[1]}.parquet")))
-    assert column.valid.all() and column.values.max() < CODES
+def test_batches_change_nothing_and_precision_is_what_was_asked_for(job: GenerateJob) -> None:
+    def run(**fields: Any) -> tuple[bytes, set[torch.dtype]]:
+        torch.manual_seed(0)
+        model = FourM(FourMConfig(job.specs, dim=16, num_heads=2, encoder_depth=1, decoder_depth=1)).eval()
+        seen: set[torch.dtype] = set()
+        model.encoder[0].mlp.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+        settings = job.recipe.generate.model_copy(update=fields)
+        asking = replace(job, recipe=job.recipe.model_copy(update={"generate": settings}))
+        generation.run(asking, lambda folder, device: model.to(device))
+        return Path(job.folder, "chain-0", f"{NAMES[1]}.parquet").read_bytes(), seen
+
+    whole, dtypes = run(precision="fp32")
+    assert dtypes == {torch.float32}
+    assert run(precision="fp32", batch_size=2)[0] == run(precision="fp32", batch_size=1)[0] == whole
+    assert run(precision="bf16")[1] == {torch.bfloat16}
 
 
 def test_weights_of_conditions_change_what_is_generated(job: GenerateJob) -> None:

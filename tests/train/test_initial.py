@@ -169,3 +169,39 @@ def test_a_run_begins_with_them_and_is_another_run(tmp_path: Path) -> None:
     model_files.save(model(*training.SPECS, seed=8), tmp_path / "trained")
     assert initial.identity(str(tmp_path / "trained")) != before
     assert initial.identity("EPFL-VILAB/4M-7_B_CC12M") == "EPFL-VILAB/4M-7_B_CC12M" and initial.identity(None) is None
+
+
+def test_a_run_begins_with_a_checkpoint_of_another(tmp_path: Path) -> None:
+    """By its folder, or by that of all, which is the newest; its content is what it is in a fingerprint."""
+    from fourmill.train_settings import Train
+
+    job = training.job(tmp_path)
+    training.train_until(job, 5)
+    folder = Path(job.folder, "checkpoints")
+    (second, fourth), trained = sorted(map(str, folder.iterdir())), training.trainer(job).model
+    assert [initial.resolved(Train(init=place)).init for place in (str(folder), second)] == [fourth, second]
+    prints = {initial.identity(place) for place in (second, fourth)}
+    assert len(prints) == 2 and not prints & {second, fourth}
+    mine = model(*training.SPECS, seed=1)
+    assert initial.fill(mine, fourth) == []
+    assert all(torch.equal(p, q) for p, q in zip(mine.parameters(), trained.parameters(), strict=True))
+
+
+def test_what_is_not_there_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub id cannot be looked at, unless it is the path of a folder here."""
+    from fourmill.recipe import RecipeError
+    from fourmill.train_settings import DatasetShare, Train
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out" / "runs").mkdir(parents=True)
+    for place in ("/nowhere", "a/b/c", "out/model", str(tmp_path / "out"), "s3://nowhere"):
+        if place.startswith("s3"):
+            place = "memory://nowhere/model"
+        with pytest.raises(RecipeError, match=f"^train.init: there is no model at {place}; expected the `model` or"):
+            initial.check(Train(init=place))
+    initial.check(Train(init="EPFL-VILAB/4M-7_B_CC12M", datasets=[DatasetShare()]))
+    with pytest.raises(RecipeError, match=r"^train.datasets: nowhere is no root, there is no recipe.yaml; label"):
+        initial.check(Train(datasets=[DatasetShare(), DatasetShare(root="nowhere")]))
+    (tmp_path / "nowhere").mkdir()
+    (tmp_path / "nowhere" / "recipe.yaml").touch()
+    initial.check(Train(datasets=[DatasetShare(root="nowhere")]))

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model.batch import PackedBatch
 from fourmill.tokenize.store import ColumnSpec, encode_column
-from fourmill.train.groups import Shard
+from fourmill.train.groups import RowGroup, Shard
 from fourmill.train.loader import LoaderOptions, TokenLoader
 from fourmill.train.masking import MaskingConfig, Mixture
+from fourmill.train.order import deal
 from fourmill.train.samples import decode_patches
 
 RGB, GRID, TEXT, T5 = range(4)
@@ -154,9 +155,8 @@ def test_a_sample_without_tokens_still_counts(root: Path) -> None:
 
 
 @pytest.mark.parametrize("world", [2, 3, 4, 6])
-def test_the_number_of_ranks_changes_nothing(root: Path, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_ranks_changes_nothing(root: Path, world: int) -> None:
     """Same samples, crops, masks and pixels at each step, whether or not the ranks divide the 4 lanes."""
-    monkeypatch.setattr("fourmill.train.order.MASK_BLOCK", 8)
     alone = take(loader(root).batches(0, 12), 6)
     together = [take(loader(root).batches(0, 12, rank, world), 6) for rank in range(world)]
     for i, (step, batch) in enumerate(alone):
@@ -180,17 +180,17 @@ def test_resuming_continues(root: Path) -> None:
         st.tuples(st.sampled_from([(1, 1), (6, 3), (8, 2), (20, 4), (15, 5)]), st.integers(0, 3)), max_size=5
     ),
     lanes=st.sampled_from([1, 2, 3, 8]),
-    block=st.sampled_from([1, 5, 16]),
+    together=st.sampled_from([1, 10, 64]),
     seed=st.integers(0, 9),
 )
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_batch_sizes_and_ranks_give_the_same_masked_samples(
-    root: Path, runs: list[tuple[tuple[int, int], int]], lanes: int, block: int, seed: int
+    root: Path, runs: list[tuple[tuple[int, int], int]], lanes: int, together: int, seed: int
 ) -> None:
     """Runs of other batch sizes on other numbers of ranks, one after another: no sample is lost or comes twice, and
     each has the crop, mask and raw inputs that it has for one reader of one sample at a time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fourmill.train.order.MASK_BLOCK", block)
+        patch.setattr("fourmill.train.loader._SAMPLES_TOGETHER", together)
         one = loader(root, options=replace(OPTIONS, lanes=lanes), seed=seed)
         total = sum(size * steps for (size, _), steps in runs)
         straight = [sample for _, b in take(one.batches(0, 1), total) for sample in described(b)]
@@ -200,6 +200,37 @@ def test_any_batch_sizes_and_ranks_give_the_same_masked_samples(
             found = Counter(sample for batches in ranks for _, b in batches for sample in described(b))
             assert found == Counter(straight[done : done + size * steps])
             done += size * steps
+
+
+@given(
+    size=st.sampled_from([12, 24, 120]),
+    world=st.sampled_from([1, 3, 4]),
+    shape=st.sampled_from([{}, {"lanes": 1}, {"buffer_rows": 200, "repeat": 2}, {"lanes": 3, "buffer_rows": 4}]),
+)
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_row_groups_are_read_ahead_once_for_a_block(root: Path, size: int, world: int, shape: dict[str, int]) -> None:
+    """None that is still needed is dropped and read again, on small and large batches; none waits for its reading."""
+    one = loader(root, options=replace(OPTIONS, **shape))
+    reads: Counter[int] = Counter()
+    read = one.store.read
+
+    def counted(group: int) -> RowGroup:
+        reads[group] += 1
+        return read(group)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one.store, "read", counted)
+        patch.setattr("fourmill.train.loader._SAMPLES_TOGETHER", 16)
+        steps = max(1, one.epoch_size // size)
+        take(one.batches(0, size, 0, world), steps)
+    blocks = Counter(
+        (block.lane, block.number, group)
+        for block in one.order.blocks(deal(0, (steps + 200) * size, 0, world))
+        for group in block.groups
+    )
+    assert set(blocks.values()) == {1}
+    for group, times in reads.items():
+        assert times <= sum(g == group for _, _, g in blocks), "at most once for each block that reads from it"
 
 
 def test_only_what_is_shown_is_decoded(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model.batch import PackedBatch
 from fourmill.train import masking, ragged
+from fourmill.train.draws import Draws
 from fourmill.train.masking import MaskingConfig, Mixture, Tokens, choose_disjoint, mask_batch
 from fourmill.train.spans import Keep
 
@@ -40,6 +41,10 @@ MIXTURES = (
 )
 CONFIG = MaskingConfig((4, 24), (6, 32), MIXTURES)
 EOS, FIRST_SENTINEL = 3, 5
+
+
+def fresh(rows: int, seed: int = 0) -> Draws:
+    return Draws.fresh(np.random.default_rng(seed), rows)
 
 
 def make_tokens(count: int, rng: np.random.Generator, missing: float = 0.3) -> dict[str, Tokens]:
@@ -131,6 +136,35 @@ def test_laws(seed: int, redistribute: bool, missing: float) -> None:
                     assert (b.target_end[i][out] == np.flatnonzero(out)[-1] + 1).all()
 
 
+@given(seed=st.integers(0, 10**6), redistribute=st.booleans(), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_sample_is_masked_as_if_it_were_alone(seed: int, redistribute: bool, data: st.DataObject) -> None:
+    """Whoever is masked with it: what a sample gets follows from its tokens and its key."""
+    rng = np.random.default_rng(seed)
+    tokens, keys = make_tokens(12, rng), rng.integers(0, 2**64, 12, dtype=np.uint64)
+    config = replace(CONFIG, redistribute=redistribute)
+    whole = mask_batch(SPECS, config, tokens, keys)
+    chosen = np.array(data.draw(st.lists(st.integers(0, 11), min_size=1, max_size=6)))
+    part = mask_batch(SPECS, config, {name: some(t, chosen) for name, t in tokens.items()}, keys[chosen])
+    for name, array in part.arrays().items():
+        np.testing.assert_array_equal(array, whole.arrays()[name][chosen], name)
+
+
+def some(tokens: Tokens, rows: np.ndarray) -> Tokens:
+    lengths = tokens.lengths[rows]
+    if tokens.ids is None or tokens.ids.ndim == 2:
+        return Tokens(lengths, None if tokens.ids is None else tokens.ids[rows])
+    return Tokens(lengths, tokens.ids[ragged.indices(ragged.exclusive_cumsum(tokens.lengths)[rows], lengths)])
+
+
+def test_weights_of_samples_choose_among_the_components() -> None:
+    tokens = make_tokens(400, np.random.default_rng(0), missing=0.0)
+    only = (Mixture({"rgb": 1.0}, {"tok_rgb": 1.0}), Mixture({"tok_depth": 1.0}, {"caption": 1.0}, weight=9.0))
+    weights = np.where(np.arange(400)[:, None] % 2, [[1.0, 0.0]], [[0.0, 1.0]])
+    b = mask_batch(SPECS, MaskingConfig((8, 8), (8, 8), only), tokens, np.random.default_rng(0), weights)
+    assert (b.input_mod[1::2] == NAMES.index("rgb")).all() and (b.input_mod[::2] == NAMES.index("tok_depth")).all()
+
+
 def test_same_generator_same_batch() -> None:
     tokens = make_tokens(8, np.random.default_rng(0))
     first, again, other = (mask_batch(SPECS, CONFIG, tokens, np.random.default_rng(seed)) for seed in (1, 1, 2))
@@ -192,12 +226,12 @@ def test_disjoint_subsets(length: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     first = rng.integers(0, length + 1, 20)
     second = rng.integers(0, length + 1 - first)
-    a, b = choose_disjoint(length, first, second, rng)
+    a, b = choose_disjoint(length, first, second, Draws.fresh(rng, len(first)))
     assert (a.sum(1) == first).all() and (b.sum(1) == second).all() and not (a & b).any()
 
 
 def test_disjoint_subsets_are_uniform() -> None:
-    a, b = choose_disjoint(10, np.full(20_000, 3), np.full(20_000, 4), np.random.default_rng(0))
+    a, b = choose_disjoint(10, np.full(20_000, 3), np.full(20_000, 4), fresh(20_000))
     for chosen, share in ((a, 0.3), (b, 0.4)):
         error = (chosen.mean(axis=0) - share) / np.sqrt(share * (1 - share) / 20_000)
         assert np.abs(error).max() < 4.5
@@ -239,7 +273,7 @@ def test_configs_are_checked_against_the_model(config: MaskingConfig, message: s
 def test_budget_shares_are_dirichlet() -> None:
     """Mean and variance of a Dirichlet with an alpha where plain Gamma draws underflow in single precision."""
     alphas = np.tile([0.01, 0.02, 0.07], (40_000, 1))
-    budgets = masking.draw_budgets(alphas, np.full(40_000, 1000), np.zeros_like(alphas, bool), np.random.default_rng(0))
+    budgets = masking.draw_budgets(alphas, np.full(40_000, 1000), np.zeros_like(alphas, bool), fresh(40_000))
     assert (budgets.sum(axis=1) == 1000).all()
     share = budgets / 1000
     mean = alphas[0] / alphas[0].sum()

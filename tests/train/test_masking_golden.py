@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.train import spans
+from fourmill.train.draws import Draws
 from fourmill.train.masking import MaskingConfig, Mixture, Tokens, mask_batch
 from fourmill.train.spans import KEEPS, Keep
 
@@ -20,6 +21,10 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "data"
 SPAN_CASES = json.loads((GOLDEN / "span_masking.json").read_text())["cases"]
 STATISTICS = json.loads((GOLDEN / "masking_stats.json").read_text())
 EXAMPLES = json.loads((GOLDEN / "mask_examples.json").read_text())
+
+
+def fresh(seed: int, rows: int) -> Draws:
+    return Draws.fresh(np.random.default_rng(seed), rows)
 
 
 def test_spans_exactly() -> None:
@@ -75,9 +80,7 @@ def test_recorded_text_masks_are_possible(case: dict[str, Any]) -> None:
         repeats = iter([bool(first_kept >> i & 1) for i in range(3)])
         kept = np.array([next(repeats) if t == 4321 else t in shown for t in text])
         got = spans.split(np.array(text), kept, np.array([len(text)]), first_sentinel=5)
-        starts = {
-            spans.cut_targets(got, np.array([case["target_budget"]]), np.random.default_rng(s))[0][0] for s in range(9)
-        }
+        starts = {spans.cut_targets(got, np.array([case["target_budget"]]), fresh(s, 1))[0][0] for s in range(24)}
         windows = [got.target_ids[s : s + case["target_budget"]].tolist() for s in starts]
         possible |= (not shown or got.input_ids.tolist() == shown) and target in windows
     assert possible and first == case["input_budget"]
@@ -90,11 +93,11 @@ def test_targets_over_budget_start_at_the_earliest_sentinel_that_fits() -> None:
     assert split.target_ids.tolist() == [5, 1000, 6, 1002, 7, 1004, 8]
     windows = set()
     for seed in range(40):
-        start, length = spans.cut_targets(split, np.array([4]), np.random.default_rng(seed))
+        start, length = spans.cut_targets(split, np.array([4]), fresh(seed, 1))
         windows.add((int(start[0]), int(length[0])))
     assert windows == {(0, 4), (2, 4), (4, 3)}
     for seed in range(40):
-        start, length = spans.cut_targets(split, np.array([6]), np.random.default_rng(seed))
+        start, length = spans.cut_targets(split, np.array([6]), fresh(seed, 1))
         windows.add((int(start[0]), int(length[0])))
     assert windows == {(0, 4), (2, 4), (4, 3), (0, 6), (2, 5)}
 
@@ -102,7 +105,7 @@ def test_targets_over_budget_start_at_the_earliest_sentinel_that_fits() -> None:
 @pytest.mark.parametrize(("keep", "shares"), [(Keep.ALL, {1.0}), (Keep.BINARY, {0.0, 1.0})])
 def test_keep_rules(keep: Keep, shares: set[float]) -> None:
     lengths, many = np.full(200, 10), np.full(200, 10)
-    kept = spans.draw_keep(lengths, many, np.full(200, KEEPS.index(keep)), np.ones(200, int), np.random.default_rng(0))
+    kept = spans.draw_keep(lengths, many, np.full(200, KEEPS.index(keep)), np.ones(200, int), fresh(0, 200))
     assert set(kept.reshape(200, 10).mean(axis=1)) == shares
 
 
@@ -110,7 +113,7 @@ def test_random_keep_is_uniform() -> None:
     """With a uniform keep probability every number of kept tokens is equally likely (Bayes' billiard)."""
     count = 22_000
     arrays = np.full(count, 10), np.full(count, 10), np.full(count, KEEPS.index(Keep.RANDOM)), np.ones(count, int)
-    kept = spans.draw_keep(*arrays, np.random.default_rng(0)).reshape(count, 10)
+    kept = spans.draw_keep(*arrays, fresh(0, count)).reshape(count, 10)
     counts = np.bincount(kept.sum(axis=1), minlength=11)
     assert ((counts - count / 11) ** 2 / (count / 11)).sum() < 29.6  # chi-square, 10 degrees of freedom, p = 0.001
 

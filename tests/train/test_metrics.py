@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fourmill.infra import storage
 from fourmill.train import metrics
 from fourmill.train.metrics import Metrics
 
@@ -56,5 +59,46 @@ def test_lines_are_put_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyP
     log = Metrics(str(tmp_path), 0)
     monkeypatch.setattr(metrics, "FLUSH_SECONDS", 0.0)
     log.log(1, "train", {"loss": 1.0})
+    log._thread.shutdown()
     assert len(metrics.read(str(tmp_path))) == 1
+
+
+def test_training_does_not_wait_for_a_slow_storage_but_a_checkpoint_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the first lines are being put others come; `flush` puts those too."""
+    go, put, texts = threading.Event(), storage.put, []
+
+    def slow(url: str, data: bytes, **options: Any) -> bool:
+        assert go.wait(30)
+        if url.endswith(".jsonl"):
+            texts.append(data.count(b"\n"))
+        return put(url, data, **options)
+
+    log = Metrics(str(tmp_path), 0)
+    monkeypatch.setattr(storage, "put", slow)
+    monkeypatch.setattr(metrics, "FLUSH_SECONDS", 0.0)
+    for step in (1, 2, 3):
+        log.log(step, "train", {"loss": 1.0})
+    log.skipped({"step": 4, "modalities": ["caption"], "samples": ["a"]})
+    assert not texts
+    go.set()
+    log.flush()
+    assert texts == [1, 4]
+    assert metrics.read(str(tmp_path))[3] == {"step": 4, "kind": "skipped", "modalities": ["caption"], "samples": ["a"]}
     log.close()
+
+
+def test_lines_that_could_not_be_put_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> bool:
+        raise OSError("No space left on device")
+
+    log = Metrics(str(tmp_path), 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "put", full)
+        log.log(1, "train", {"loss": 1.0})
+        log.flush(wait=False)
+        with pytest.raises(OSError, match="No space left"):
+            log.flush()
+    log.close()
+    assert len(metrics.read(str(tmp_path))) == 1

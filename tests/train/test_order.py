@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourmill.train.order import Order, deal, draw_crops
+from fourmill.modalities import Kind, ModalitySpec
+from fourmill.train.masking import MaskingConfig, Mixture, Tokens, mask_batch
+from fourmill.train.order import FORMAT, Order, deal, draw_crops, mask_keys
 
 orders = st.builds(
     Order,
@@ -79,12 +81,26 @@ def test_order_depends_on_seed_and_epoch_and_mixes() -> None:
 
 
 def test_order_is_pinned() -> None:
-    """ORDER 1: these positions never change for these seeds; if they must, the version in order.py goes up."""
+    """Positions, crops and masks never change for these seeds; if they must, FORMAT in order.py goes up."""
+    assert FORMAT == 2
     order = Order((5, 3, 7, 0, 4), seed=11, lanes=2, buffer_rows=8, repeat=2)
     assert rows_at(order, np.array([0, 1, 2, 3, 37, 38, 39, 1000])) == PINNED
     assert (draw_crops(11, np.arange(6)) % np.uint64(10)).tolist() == PINNED_CROPS
+    specs = [ModalitySpec("tok_rgb", Kind.GRID, 50, 16), ModalitySpec("caption", Kind.SEQUENCE, 9000, 8)]
+    tokens = {
+        "tok_rgb": Tokens(np.full(2, 16), np.tile(np.arange(16), (2, 1))),
+        "caption": Tokens(np.full(2, 8), np.tile(np.arange(1000, 1008), 2)),
+    }
+    alphas = {"tok_rgb": 1.0, "caption": 1.0}
+    config = MaskingConfig((8, 8), (4, 6), (Mixture(alphas, alphas),))
+    b = mask_batch(specs, config, tokens, mask_keys(11, np.array([0, 1_000_000])))
+    assert (b.input_ids.tolist(), b.target_ids.tolist()) == PINNED_MASKS
 
 
+PINNED_MASKS = (
+    [[1, 4, 7, 10, 11, 12, 14, 5], [0, 3, 7, 8, 11, 12, 13, 5]],
+    [[13, 15, 1000, 1001, 0, 0], [10, 14, 15, 1000, 0, 0]],
+)
 PINNED = [(1, 2), (2, 4), (1, 0), (2, 6), (0, 4), (0, 3), (1, 0), (1, 0)]
 PINNED_CROPS = [2, 2, 3, 3, 6, 8]
 

@@ -20,6 +20,7 @@ from fourmill.model.fourm import FourM
 from fourmill.recipe import Recipe, RecipeError, dump
 from fourmill.tokenize import store
 from fourmill.train import checkpoint, metrics, pretrain, sharded
+from fourmill.train.job import masking_config
 from fourmill.train.masking import Keep
 from fourmill.train.pretrain import Trainer, TrainJob
 from fourmill.train.weights import Weights
@@ -146,7 +147,14 @@ def test_a_gradient_that_is_not_finite_is_named(
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
     with pytest.raises(FloatingPointError, match=r"the norm of the gradient is inf at step 1 .*samples: 0000"):
         train(job)
+    again = job_of(copied(trained[0], tmp_path / "again", train__nonfinite="skip"))
+    assert again.fingerprint == job.fingerprint, "what is advised goes on with the same run"
     assert checkpoint.newest(str(Path(job.folder, "checkpoints"))) is None
+
+
+def test_a_mistyped_init_is_told_before_anything_starts(trained: tuple[Recipe, TrainJob], tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"train.init: there is no model at /nowhere; expected the `model` or"):
+        job_of(copied(trained[0], tmp_path / "out", train__init="/nowhere"))
 
 
 def test_a_run_killed_before_its_commit_has_the_same_record(
@@ -237,12 +245,17 @@ def test_other_roots_are_trained_on_too(tokenized: Recipe, tmp_path: Path) -> No
     names = ["tok_canny_edge", "caption"]
     other = copied(tokenized, tmp_path / "other", modalities=names, generate__chains=[])
     (tmp_path / "other" / "recipe.yaml").write_text(dump(other))
-    shares = [{"weight": 3.0}, {"root": str(tmp_path / "other"), "weight": 1.0}]
+    texts = [{"input_alpha": {"caption": 1}, "target_alpha": {"caption": 1}, "weight": 2}]
+    shares = [{"weight": 3.0}, {"root": str(tmp_path / "other"), "weight": 1.0, "mixtures": texts, "repeat": 3}]
     recipe = copied(tokenized, tmp_path / "out", train__datasets=shares)
     job = job_of(recipe)
     mine, theirs = job.datasets
     assert (mine.url, theirs.url) == (f"{recipe.root}/tokens", f"{tmp_path}/other/tokens")
-    assert (mine.weight, theirs.weight) == (3.0, 1.0)
+    assert (mine.weight, theirs.weight) == (3.0, 1.0) and (mine.repeat, theirs.repeat) == (1, 3)
+    count = len(recipe.train.mixtures)
+    assert (mine.mixtures, theirs.mixtures) == (range(count), range(count, count + 1))
+    assert [m.weight for m in masking_config(job, job.datasets).mixtures[count:]] == [2.0]
+    assert len(masking_config(job).mixtures) == count
     assert mine.modalities == ("rgb", *names) and theirs.modalities == tuple(names)
     assert mine.shards == theirs.shards == job.shards and job.rows == 32
     seen: set[str] = set()
@@ -250,11 +263,11 @@ def test_other_roots_are_trained_on_too(tokenized: Recipe, tmp_path: Path) -> No
     assert job_of(copied(tokenized, tmp_path / "b", **options)).fingerprint != job.fingerprint
     trainer = train(job)
     assert trainer.step == 12
-    for share in ([{"weight": 2.0}, shares[1]], shares[1:], []):
+    for share in ([{"weight": 2.0}, shares[1]], shares[1:], [shares[0], shares[1] | {"repeat": 2}], []):
         changed = job_of(data.recipe(recipe.root, recipe.samples.train, recipe.samples.val,
                                      **(OPTIONS | {"train__datasets": share})))  # fmt: skip
         seen.add(changed.fingerprint)
-    assert len(seen | {job.fingerprint}) == 4
+    assert len(seen | {job.fingerprint}) == 5
 
 
 def test_roots_that_do_not_fit_are_sentences(tokenized: Recipe, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def curves(root: Path) -> np.ndarray:
 
 @pytest.mark.timeout(180)
 def test_ranks_share_a_run(tmp_path: Path) -> None:
-    for name in ("ddp", "shrinks", "grows"):
+    for name in ("ddp", "shrinks", "grows", "skips-ddp", "skips-fsdp"):
         training.job(tmp_path / name)  # the columns, before two processes write them
     training.train_until(training.job(tmp_path / "grows", **ranks.SHARDED), 5)
     ranks.spawn(ranks.trains, 2, tmp_path)
@@ -44,3 +44,16 @@ def test_ranks_share_a_run(tmp_path: Path) -> None:
         mine, theirs = (model_files.load(at / "runs/4m/print/model").state_dict() for at in (tmp_path / name, root))
         for key in theirs:
             torch.testing.assert_close(mine[key], theirs[key], rtol=1e-3, atol=2e-4)
+    check_skipped(tmp_path)
+
+
+def check_skipped(folder: Path) -> None:
+    """What the second of two ranks saw is in the log of the first, and all that is learned is what one rank learns."""
+    training.job(folder / "skips-alone")
+    ranks.skips(folder / "skips-alone", "ddp", 0, 1)
+    (alone,) = [row for row in runs.losses(folder / "skips-alone") if row["kind"] == "skipped"]
+    for name in ("skips-ddp", "skips-fsdp"):
+        (line,) = [row for row in runs.losses(folder / name) if row["kind"] == "skipped"]
+        assert line["step"] == 2 and line["modalities"] == alone["modalities"] == ["caption"]
+        assert len(line["samples"]) == 4 and set(line["samples"]) < set(alone["samples"])
+        np.testing.assert_allclose(curves(folder / name), curves(folder / "skips-alone"), rtol=2e-4, atol=1e-6)

@@ -113,11 +113,27 @@ def test_a_storage_that_fails_is_a_sentence(tmp_path: Path, monkeypatch: pytest.
     assert checkpoint.newest(str(tmp_path)) is None
 
 
-def test_a_cut_file_is_found(tmp_path: Path) -> None:
+def test_a_file_that_lost_a_byte_is_not_read(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes are those of the files, headers and all: none of its parts may be cut."""
+    monkeypatch.setattr(sharded, "PART_BYTES", 40)
+    for step in (1, 2):
+        save(folder, step)
+    url = checkpoint.step_url(folder, 2)
+    parts = [name for name in storage.list_names(url) if name.endswith(".safetensors")]
+    assert len(parts) == 2
+    for name in parts:
+        whole = storage.read_bytes(storage.join(url, name))
+        storage.put(storage.join(url, name), whole[:-1])
+        assert values(folder)[0] == 1
+        storage.put(storage.join(url, name), whole)
+    assert values(folder)[0] == 2
+
+
+def test_a_file_of_other_content_is_a_sentence(tmp_path: Path) -> None:
     save(str(tmp_path), 1)
     (file,) = (tmp_path / "step-00000001").glob("*.safetensors")
-    file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(OSError, match=r"cannot read the checkpoint: .*the file was cut"):
+    file.write_bytes(b"\xff" * file.stat().st_size)
+    with pytest.raises(OSError, match=r"cannot read the checkpoint: .*no safetensors file.*; .* move the folder away"):
         values(str(tmp_path))
 
 

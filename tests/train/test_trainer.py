@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,94 @@ def test_a_killed_run_goes_on_as_if_it_had_not(whole: Trainer, tmp_path: Path, a
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
+def test_a_damaged_checkpoint_is_passed_over(whole: Trainer, tmp_path: Path) -> None:
+    """The one before it counts, the run says so, and ends as if nothing had happened."""
+    job = training.job(tmp_path)
+    training.train_until(job, 5)
+    Path(job.folder, "checkpoints", "step-00000004", checkpoint.MARKER).write_text("{")
+    made = training.train(job)
+    assert [note.partition("; ")[2] for note in made.notes] == ["passed over for step 2"]
+    assert runs.losses(tmp_path) == runs.losses(Path(whole.job.recipe.root))
+    mine, theirs = weights_of(job.folder), weights_of(whole.job.folder)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """The gradients of these steps hold a NaN."""
+    take, clip, now = Trainer.train_step, torch.nn.utils.clip_grad_norm_, [0]
+
+    def stepping(self: Trainer, *args: Any) -> float:
+        now[0] = self.step + 1
+        return take(self, *args)
+
+    def clipping(parameters: list[torch.Tensor], *args: Any) -> torch.Tensor:
+        if now[0] in steps:
+            assert parameters[3].grad is not None
+            parameters[3].grad.view(-1)[0] = math.nan
+        return clip(parameters, *args)
+
+    monkeypatch.setattr(Trainer, "train_step", stepping)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipping)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_a_gradient_that_is_not_finite_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip_norm: float | None
+) -> None:
+    """Weights, moments, average, and the number of steps that corrects the moments."""
+    poison(monkeypatch, 3)  # at the first step the learning rate is 0: nothing differs from its average yet
+    one = training.trainer(training.job(tmp_path, ema=0.5, clip_norm=clip_norm, weight_decay=0.5))
+    batches, window = one.loader.batches(0, 8), trainer.Window(one.outputs)
+    seen = []
+    for _ in range(4):
+        one.train_step(next(batches)[1], window)
+        steps = {f"step.{n}": one.weights.optimizer.state[p]["step"] for n, p in one.weights.named.items()}
+        seen.append({name: tensor.clone() for name, tensor in (one.weights.tensors() | steps).items()})
+    batches.close()  # type: ignore[attr-defined]
+    _, before, after, later = seen
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(not torch.equal(after[name], later[name]) for name in after)
+    assert all(torch.isfinite(tensor).all() for tensor in later.values())
+    assert all(int(later[name]) == 3 for name in later if name.startswith("step."))
+
+
+def test_a_run_goes_on_without_such_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are in the log, and a run that was stopped in between ends with the same weights, bit by bit."""
+    with monkeypatch.context() as patch:
+        poison(patch, 2, 3)
+        with pytest.raises(
+            FloatingPointError, match=r"gradient is nan at step 2 .*; set train.nonfinite=skip to go on"
+        ):
+            training.train(training.job(tmp_path / "stopped"))
+        whole = training.train(training.job(tmp_path / "whole", nonfinite="skip", ema=0.5, log_every=2))
+        killed = training.job(tmp_path / "killed", nonfinite="skip", ema=0.5, log_every=2)
+        training.train_until(killed, 5)
+        training.train(killed)
+    rows = runs.losses(tmp_path / "whole")
+    assert rows == runs.losses(tmp_path / "killed")
+    assert [(row["step"], row["kind"]) for row in rows] == [
+        (2, "skipped"), (2, "train"), (3, "val"), (3, "skipped"), (4, "train"), (6, "train"), (6, "val"),
+    ]  # fmt: skip
+    assert rows[0]["modalities"] == list(whole.outputs), "the losses were good, so nobody knows which it was"
+    assert len(rows[0]["samples"]) == 8 and all(key.startswith("train-") for key in rows[0]["samples"])
+    for name in ("model", "last"):
+        mine, theirs = weights_of(killed.folder, name), weights_of(whole.job.folder, name)
+        assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+def test_too_many_such_steps_in_a_row_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those with others in between; and what is advised then is another run that begins with these weights."""
+    monkeypatch.setattr(trainer, "MAX_SKIPPED", 3)
+    poison(monkeypatch, 1, 2, 4, 5, 6)
+    job = training.job(tmp_path, nonfinite="skip")
+    said = (
+        r"the norm of the gradient is not finite at step 6, as at the 2 before it \(modalities: tok_rgb, .*; samples: "
+        rf"train-.*; lower train.base_lr.* \(train.init={job.folder}/checkpoints begins"
+    )
+    with pytest.raises(FloatingPointError, match=said):
+        training.train(job)
+
+
 def losses(root: Path) -> np.ndarray:
     return np.array([row["loss"] for row in runs.losses(root)])
 
@@ -68,7 +157,7 @@ def test_the_token_loss_is_the_mean_over_all_targets(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = one.model(batch, weighting="token").loss
     one.train_step(batch, window)
-    assert window.losses[0].item() == pytest.approx(expected.item(), rel=1e-6)
+    assert window.entries[0].loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_the_modality_loss_is_the_models_own(tmp_path: Path) -> None:
@@ -78,7 +167,7 @@ def test_the_modality_loss_is_the_models_own(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = one.model(batch).loss
     one.train_step(batch, window)
-    assert window.losses[0].item() == pytest.approx(expected.item(), rel=1e-6)
+    assert window.entries[0].loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_bfloat16_trains_like_float32(whole: Trainer, tmp_path: Path) -> None:

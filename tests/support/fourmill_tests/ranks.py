@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ def _rank(rank: int, work: Callable[..., None], world: int, folder: str) -> None
         dist.destroy_process_group()
 
 
+SKIPPING: dict[str, Any] = {"nonfinite": "skip", "ema": 0.5, "log_every": 3}
+
+
 def _unseen(folder: str) -> checkpoint.Checkpoint:
     raise AssertionError("only the first rank may look for checkpoints")
 
@@ -44,3 +48,20 @@ def trains(rank: int, world: int, folder: Path) -> None:
     training.train(training.job(folder / "ddp"), rank, world)
     training.train_until(training.job(folder / "shrinks", **SHARDED), 5, rank, world)
     training.train(training.job(folder / "grows", **SHARDED), rank, world)
+    for mode in ("ddp", "fsdp"):
+        skips(folder / f"skips-{mode}", mode, rank, world)
+
+
+def skips(folder: Path, mode: str, rank: int, world: int) -> None:
+    """A run in which the last rank's captions have no finite loss at step 2; both ranks must leave that step out."""
+    made = training.trainer(training.job(folder, parallel=mode, **SKIPPING), rank, world)
+    losses = made.parallel.losses
+
+    def damaged(*args: Any) -> torch.Tensor:
+        bad = [math.nan if name == "caption" else 1.0 for name in made.outputs]
+        return losses(*args) * torch.tensor(bad) if made.step == 1 and rank == world - 1 else losses(*args)
+
+    made.parallel.losses = damaged  # type: ignore[method-assign]
+    reporter: Any = training.Silent()
+    made.run(reporter)
+    assert made.skipped == [2]
