@@ -129,6 +129,14 @@ def fit_job(recipe: Recipe, specialists: dict[str, Specialist], missing: list[st
     )
 
 
+def check_training(recipe: Recipe) -> None:
+    """RecipeError if what training begins with, or also trains on, is not there: better told before the labelling."""
+    if recipe.train.init or recipe.train.datasets:
+        from .train import initial  # loads torch
+
+        initial.check(recipe.train)
+
+
 def train_job(recipe: Recipe, specialists: dict[str, Specialist]) -> TrainJob:
     """The training run that the recipe asks for. RecipeError if no training shard has all of its columns."""
     from .train import initial, order

@@ -26,6 +26,7 @@ def describe(recipe: Recipe, measure: int = 0) -> dict[str, Any]:
         measure: samples of the first shard to label and tokenize here, on this machine, and throw away; 0 for none.
     """
     recipe, specialists = jobs.prepare(recipe)
+    jobs.check_training(recipe)
     fitted = jobs.fitted(recipe, specialists)
     outputs = plans.label_outputs(recipe, specialists)
     unfitted = [name for name in jobs.fit_fingerprints(recipe, specialists) if name not in fitted]

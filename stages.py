@@ -216,7 +216,8 @@ def run(recipe: Recipe) -> list[Summary]:
     Tokenizers are fitted and columns made from the shards that can be read; training waits until all are there, since
     a model of fewer shards would be another one, and a shard that could not be read today may be read tomorrow.
     """
-    jobs.prepare(recipe)  # what is wrong with the recipe itself is told at once, not in the closing table
+    # What is wrong with the recipe itself is told at once, not in the closing table.
+    jobs.check_training(jobs.prepare(recipe)[0])
     done: list[Summary] = []
     for stage in (label, fit, tokenize, train, generate):
         lacking = [summary.stage for summary in done if not summary.complete]

@@ -62,6 +62,7 @@ def inspect_run(path: str, folder: str) -> Inspection:
 
 def _curves(rows: list[dict[str, Any]], wanted: Callable[[str], bool]) -> list[dict[str, Any]]:
     """One row for each metric: its first, last and best training value, its last validation value, its history."""
+    rows = [row for row in rows if row["kind"] in ("train", "val")]
     names = dict.fromkeys(name for row in rows for name in row if name not in ("step", "kind") and wanted(name))
     table = []
     for name in names:

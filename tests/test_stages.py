@@ -10,7 +10,7 @@ import pytest
 import yaml
 from fourmill_tests import data
 
-from fourmill import stages
+from fourmill import planning, stages
 from fourmill.infra import ledger
 from fourmill.pipelines import engine
 from fourmill.pipelines.mill import Job, Mill
@@ -71,6 +71,23 @@ def test_mistakes_are_found_before_ray_starts(
     shards = data.good_shards(tmp_path / "s", 1, 1)
     with pytest.raises(RecipeError, match=expected):
         stage(data.recipe(tmp_path / "out", shards, **(PLAIN | changes)))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("train__init", "/nowhere/model", "train.init: there is no model at /nowhere/model"),
+        ("train__datasets", [{"root": "/nowhere"}], "train.datasets: /nowhere is no root"),
+    ],
+)
+@pytest.mark.parametrize("stage", [stages.run, planning.describe])
+def test_what_training_lacks_is_found_before_anything_is_labelled(
+    no_ray: None, tmp_path: Path, stage: Any, field: str, value: Any, message: str
+) -> None:
+    shards = data.good_shards(tmp_path / "s", 1, 1)
+    with pytest.raises(RecipeError, match=message):
+        stage(data.recipe(tmp_path / "out", shards, **(PLAIN | {field: value})))
     assert not (tmp_path / "out").exists()
 
 

@@ -11,7 +11,6 @@ Decisions:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 import torch
@@ -98,7 +97,7 @@ def load(place: str) -> FourM:
     files = (model_files.CONFIG, model_files.WEIGHTS)
     with storage.local_folder(place, [f for f in files if storage.exists(storage.join(place, f))]) as folder:
         config = folder / model_files.CONFIG
-        own = config.is_file() and "modalities" in json.loads(config.read_text())
+        own = config.is_file() and "modalities" in model_files.read_config(config)
         return model_files.load(folder) if own else ml4m.load(folder)
 
 
