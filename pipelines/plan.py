@@ -16,6 +16,7 @@ from ..infra.fingerprint import fingerprint
 from ..infra.ledger import SAMPLES
 from ..modalities import MODALITIES, TEXT, Kind, ModalitySpec
 from ..recipe import Recipe, RecipeError
+from ..tokenize import store
 from ..tokenize.codecs import CODEC_VERSION
 from . import source
 from .specialists import registry
@@ -127,6 +128,7 @@ def token_outputs(
         identity: dict[str, Any] = {
             "codec": modality.codec,
             "version": CODEC_VERSION,
+            "format": store.VERSION,
             "tokenizers": contents,
             "max_tokens": 0 if spec.kind is Kind.PIXELS else spec.max_tokens,  # patches are cut by the loader
         }

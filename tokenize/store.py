@@ -3,17 +3,21 @@
 Decisions:
 - Rows never move: row i of every column of a shard is row i of the shard. A sample without tokens is null, not missing.
 - A column explains itself: its schema's metadata carries the `ColumnSpec` and the version of the format.
-- Row groups of 1,024 samples are what the loader reads at a time.
+- Row groups of 1,024 samples are what the loader reads at a time, and of these the crops that it uses: each crop is a
+  field of its own.
 - The same tokens give the same bytes (with the same pyarrow), so that a sha256 in the ledger means something.
 
-Physical types of the `tokens` field, next to the string field `key`:
+Physical types of the fields `crop0`, `crop1`, ..., in all of which a sample without tokens is null; the field `key`
+is a string:
 
 | kind | Parquet | in memory (`Column.values`) |
 |---|---|---|
-| grid | FIXED_LEN_BYTE_ARRAY, uint16 little-endian (crops, length) | uint16 (samples, crops, length), not copied |
-| sequence | list<list<uint16>>, one list for each crop | uint16 (tokens,), not copied |
-| pixels | list<binary>, one JPEG or PNG file for each crop | uint8 (bytes,), not copied |
-| embedding | list<binary>, float16 little-endian (n, dim) for each crop | float16 (vectors, dim), not copied |
+| grid | FIXED_LEN_BYTE_ARRAY, uint16 little-endian (length,) | uint16 (samples, crops, length) |
+| sequence | list<uint16> | uint16 (tokens,), crop after crop |
+| pixels | large_binary, a JPEG or PNG file | uint8 (bytes,), crop after crop |
+| embedding | large_binary, float16 little-endian (n, dim) | float16 (vectors, dim), crop after crop |
+
+A single crop is not copied.
 
 Fixed-length bytes are read some three times as fast as list<uint16>, and take 20 % less room (benchmarks/store.py).
 """
@@ -26,7 +30,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -38,7 +42,7 @@ from ..modalities import Kind
 
 ROW_GROUP = 1024
 FORMAT = "fourmill.column"
-VERSION = 1
+VERSION = 2
 MAX_VOCAB = 2**16  # ids are uint16
 
 # A local path, an fsspec URL, the bytes of a file, or a seekable binary file.
@@ -98,8 +102,7 @@ class Column:
     valid: bool (samples,); False where the sample has no tokens.
     values: see the table above. Read-only. Where a grid's sample is not valid its values mean nothing.
     starts, lengths: int64 (samples, crops): crop c of sample i is `values[starts[i, c]:][:lengths[i, c]]`, in tokens,
-        bytes or vectors; lengths are 0 where not valid. For grids starts count in rows of `values` times crops, so
-        that the same holds of `values.reshape(-1)`.
+        bytes or vectors; lengths are 0 where not valid. For grids the same holds of `values.reshape(-1)`.
     """
 
     spec: ColumnSpec
@@ -150,8 +153,10 @@ def encode_column(spec: ColumnSpec, keys: Sequence[str], rows: Sequence[Any]) ->
                 _check_row(spec, row)
             except ValueError as error:
                 raise ValueError(f"column {spec.modality}, sample {key!r}: {error}") from None
-    tokens = _ENCODERS[spec.kind](spec, rows)
-    return encode_table({"key": pa.array(keys, pa.string()), "tokens": tokens}, _metadata(spec), ROW_GROUP)
+    fields = {"key": pa.array(keys, pa.string())}
+    for c in range(spec.crops):
+        fields[_field(c)] = _encode(spec, [None if row is None else row[c] for row in rows])
+    return encode_table(fields, _metadata(spec), ROW_GROUP)
 
 
 class ColumnReader:
@@ -175,17 +180,27 @@ class ColumnReader:
     def row_group_sizes(self) -> list[int]:
         return [self._footer.row_group(i).num_rows for i in range(self.num_row_groups)]
 
-    def read(self, row_groups: Sequence[int] | None = None) -> Column:
-        """All samples, or those of some row groups, in the order given. One group, or a file of one, is not copied."""
+    def read(self, row_groups: Sequence[int] | None = None, crops: Sequence[int] | None = None) -> Column:
+        """All samples, or those of some row groups, in the order given; all crops, or some, as a column of these alone.
+
+        One crop of one group, or of a file of one, is not copied.
+        """
         groups = list(range(self.num_row_groups)) if row_groups is None else list(row_groups)
         if bad := [g for g in groups if not 0 <= g < self.num_row_groups]:
             raise ValueError(
                 f"{source_name(self.source)}: row groups {bad} asked for, the file has 0..{self.num_row_groups - 1}"
             )
+        numbers = list(range(self.spec.crops)) if crops is None else list(crops)
+        bad = [c for c in numbers if not 0 <= c < self.spec.crops]
+        if bad or not numbers:
+            raise ValueError(
+                f"{source_name(self.source)}: crops {bad or numbers} asked for, the file has 0..{self.spec.crops - 1}"
+            )
+        fields = [_field(c) for c in numbers]
         with open_parquet(self.source, self._footer) as file:
             # Threads would only help wide tables; callers read many columns side by side instead.
-            table = file.read_row_groups(groups, columns=["key", "tokens"], use_threads=False)
-        return _column(self.spec, table)
+            table = file.read_row_groups(groups, columns=["key", *fields], use_threads=False)
+        return _column(replace(self.spec, crops=len(numbers)), table, fields)
 
 
 def read(source: Source, row_groups: Sequence[int] | None = None) -> Column:
@@ -309,38 +324,25 @@ def _check_ids(spec: ColumnSpec, ids: np.ndarray) -> None:
         raise ValueError(f"got token id {largest}, the vocabulary has {spec.vocab_size}")
 
 
-def _encode_grid(spec: ColumnSpec, rows: Sequence[Any]) -> pa.Array:
-    values = np.zeros((len(rows), spec.crops, spec.length), np.dtype("<u2"))
-    valid = np.array([row is not None for row in rows], bool)
-    if valid.any():
-        values[valid] = np.stack([row for row in rows if row is not None])
-    width = spec.crops * spec.length * 2
-    mask = pa.py_buffer(np.packbits(valid, bitorder="little").tobytes())
-    return pa.Array.from_buffers(pa.binary(width), len(rows), [mask, pa.py_buffer(values)])
+def _field(crop: int) -> str:
+    return f"crop{crop}"
 
 
-def _encode_ragged(spec: ColumnSpec, rows: Sequence[Any]) -> pa.Array:
-    """list<item> for each sample, one item for each crop; null samples hold no items."""
-    valid = np.array([row is not None for row in rows], bool)
-    crops = [crop for row in rows if row is not None for crop in row]
-    offsets = pa.array(np.concatenate([[0], np.cumsum(valid)]) * spec.crops, pa.int32())
+def _encode(spec: ColumnSpec, crops: Sequence[Any]) -> pa.Array:
+    """One crop of each sample, None for those without."""
     if spec.kind is Kind.SEQUENCE:
-        flat = np.concatenate(crops) if crops else np.zeros(0, np.uint16)
-        ends = np.cumsum([0, *map(len, crops)])
-        items: pa.Array = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(flat, pa.uint16()))
-    elif spec.kind is Kind.EMBEDDING:
-        items = pa.array([np.ascontiguousarray(crop, "<f2").tobytes() for crop in crops], pa.large_binary())
-    else:
-        items = pa.array(crops, pa.large_binary())  # large: a shard may hold more than 2 GiB
-    return pa.ListArray.from_arrays(offsets, items, mask=pa.array(~valid))
-
-
-_ENCODERS = {
-    Kind.GRID: _encode_grid,
-    Kind.SEQUENCE: _encode_ragged,
-    Kind.PIXELS: _encode_ragged,
-    Kind.EMBEDDING: _encode_ragged,
-}
+        return pa.array(crops, pa.list_(pa.uint16()))
+    if spec.kind is Kind.PIXELS:
+        return pa.array(crops, pa.large_binary())  # large: a shard may hold more than 2 GiB
+    if spec.kind is Kind.EMBEDDING:
+        vectors = [None if crop is None else np.ascontiguousarray(crop, "<f2").tobytes() for crop in crops]
+        return pa.array(vectors, pa.large_binary())
+    values = np.zeros((len(crops), spec.length), np.dtype("<u2"))
+    valid = np.array([crop is not None for crop in crops], bool)
+    if valid.any():
+        values[valid] = np.stack([crop for crop in crops if crop is not None])
+    mask = pa.py_buffer(np.packbits(valid, bitorder="little").tobytes())
+    return pa.Array.from_buffers(pa.binary(spec.length * 2), len(crops), [mask, pa.py_buffer(values)])
 
 
 def _one_chunk(table: pa.Table, name: str) -> pa.Array:
@@ -348,35 +350,40 @@ def _one_chunk(table: pa.Table, name: str) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def _column(spec: ColumnSpec, table: pa.Table) -> Column:
-    tokens = _one_chunk(table, "tokens")
-    valid = ~tokens.is_null().to_numpy(zero_copy_only=False)
-    count, crops = len(tokens), spec.crops
+def _column(spec: ColumnSpec, table: pa.Table, fields: Sequence[str]) -> Column:
+    arrays = [_one_chunk(table, name) for name in fields]
+    valid = ~arrays[0].is_null().to_numpy(zero_copy_only=False)
+    count, crops = len(valid), spec.crops
     if spec.kind is Kind.GRID:
-        flat = np.frombuffer(tokens.buffers()[1], np.uint16) if count else np.zeros(0, np.uint16)
-        width = crops * spec.length
-        values = flat[tokens.offset * width : (tokens.offset + count) * width].reshape(count, crops, spec.length)
+        grids = [_grid(spec, array) for array in arrays]
+        values = grids[0][:, None] if crops == 1 else np.stack(grids, axis=1)
         starts = np.arange(count * crops, dtype=np.int64).reshape(count, crops) * spec.length
-        lengths = np.where(valid[:, None], spec.length, 0).repeat(crops, 1).astype(np.int64)
+        lengths = np.full((count, crops), spec.length, np.int64)
     else:
-        values, ends = _items(spec, tokens.values)
-        first = np.where(valid, tokens.offsets.to_numpy()[:-1], 0)[:, None] + np.arange(crops)
-        first = np.where(valid[:, None], first, 0)
-        starts = ends[first] if len(ends) > 1 else np.zeros((count, crops), np.int64)
-        lengths = np.where(valid[:, None], ends[np.minimum(first + 1, len(ends) - 1)] - starts, 0)
+        parts = [_items(spec, array) for array in arrays]
+        first = np.cumsum([0, *(len(part) for part, _ in parts)])
+        values = parts[0][0] if crops == 1 else np.concatenate([part for part, _ in parts])
+        starts = np.stack([ends[:-1] + at for (_, ends), at in zip(parts, first, strict=False)], axis=1)
+        lengths = np.stack([np.diff(ends) for _, ends in parts], axis=1)
     values.flags.writeable = False
-    return Column(spec, _one_chunk(table, "key"), valid, values, starts, lengths)
+    return Column(spec, _one_chunk(table, "key"), valid, values, starts, lengths * valid[:, None])
 
 
-def _items(spec: ColumnSpec, items: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Values of all crops of all samples, end to end, and where each begins and ends: int64 (items + 1,)."""
+def _grid(spec: ColumnSpec, array: pa.Array) -> np.ndarray:
+    """uint16 (samples, length)."""
+    flat = np.frombuffer(array.buffers()[1] if len(array) else b"", np.uint16)
+    return flat[array.offset * spec.length : (array.offset + len(array)) * spec.length].reshape(-1, spec.length)
+
+
+def _items(spec: ColumnSpec, array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Values of one crop of all samples, end to end, and where each begins and ends: int64 (samples + 1,)."""
     if spec.kind is Kind.SEQUENCE:
-        return items.values.to_numpy(), items.offsets.to_numpy().astype(np.int64)
-    _, offsets, data = items.buffers()
-    ends = np.frombuffer(offsets, np.int64)[items.offset : items.offset + len(items) + 1]
-    if data is None or not len(items):
-        data, ends = b"", np.zeros(1, np.int64)
-    raw = np.frombuffer(data, np.uint8)[: int(ends[-1])]
+        return array.values.to_numpy(), array.offsets.to_numpy().astype(np.int64)
+    _, offsets, data = array.buffers()
+    ends = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
+    if not len(array):
+        ends = np.zeros(1, np.int64)
+    raw = np.frombuffer(data or b"", np.uint8)[: int(ends[-1])]
     if spec.kind is Kind.PIXELS:
         return raw, ends
     return raw.view(np.float16).reshape(-1, spec.dim), ends // (2 * spec.dim)

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..modalities import ModalitySpec
 from .groups import RowGroup, Shard, TokenStore
-from .order import Block, Order
+from .order import Block, Order, Places, Visit
 
 _BLEND_STREAM = 4  # after those of order.py
 BLOCK = 1_000
@@ -54,10 +54,10 @@ class Stores:
         self._first = np.cumsum([0, *(len(store.group_rows) for store in self.stores)])
         self.group_rows = tuple(rows for store in self.stores for rows in store.group_rows)
 
-    def read(self, group: int) -> RowGroup:
+    def read(self, group: int, draws: np.ndarray) -> RowGroup:
         """See `TokenStore.read`."""
         which = int(np.searchsorted(self._first, group, side="right")) - 1
-        return self.stores[which].read(group - int(self._first[which]))
+        return self.stores[which].read(group - int(self._first[which]), draws)
 
 
 class Blend:
@@ -85,19 +85,26 @@ class Blend:
         """See `Order.blocks`; every dataset has lanes of its own."""
         which, own = self.assign(positions)
         return [
-            Block(i * self.lanes + b.lane, b.number, frozenset(g + int(self._first_group[i]) for g in b.groups))
+            Block(i * self.lanes + b.lane, b.number, frozenset((g + int(self._first_group[i]), e) for g, e in b.visits))
             for i in np.unique(which).tolist()
             for b in self.orders[i].blocks(own[which == i])
         ]
 
-    def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Row group (numbered as in `Stores`) and row within it, for positions int64 (n,) >= 0: int64 (n,) each."""
+    def crops(self, visit: Visit) -> np.ndarray:
+        """See `Order.crops`."""
+        group, epoch = visit
+        which = int(np.searchsorted(self._first_group, group, side="right")) - 1
+        return self.orders[which].crops((group - int(self._first_group[which]), epoch))
+
+    def locate(self, positions: np.ndarray) -> Places:
+        """See `Order.locate`; row groups are numbered as in `Stores`, and each dataset has epochs of its own."""
         which, own = self.assign(positions)
-        groups, rows = np.empty_like(own), np.empty_like(own)
+        places = Places(*(np.empty_like(own) for _ in range(4)))
         for i in np.unique(which).tolist():
             here = which == i
-            groups[here], rows[here] = self.orders[i].locate(own[here])
-        return groups + self._first_group[which], rows
+            for whole, part in zip(places, self.orders[i].locate(own[here]), strict=True):
+                whole[here] = part
+        return places._replace(groups=places.groups + self._first_group[which])
 
     def assign(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The dataset of each position and its position in that dataset's own sequence: int64 (n,) each."""

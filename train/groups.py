@@ -13,7 +13,7 @@ import pyarrow as pa
 from ..infra import storage
 from ..modalities import Kind, ModalitySpec
 from ..tokenize.store import ROW_GROUP, Column, ColumnReader, ColumnSpec
-from .order import Block
+from .order import Block, Visit
 
 # Footers kept open: each takes one or two round trips to an object store, and a few kilobytes.
 _FOOTERS = 4096
@@ -29,12 +29,16 @@ class Shard:
 
 @dataclass(frozen=True)
 class RowGroup:
-    """The same samples in all modalities: keys (samples,), and a column for each modality."""
+    """The same samples in all modalities: keys (samples,), and a column for each modality.
+
+    Columns hold the crops that are used, or the one that they have. crops: int64 (turns,), which of the crops held each
+    turn shows.
+    """
 
     shard: str
     keys: pa.StringArray
     columns: dict[str, Column]
-    crops: int
+    crops: np.ndarray
 
 
 class TokenStore:
@@ -56,15 +60,26 @@ class TokenStore:
         self.group_rows = tuple(min(ROW_GROUP, shard.rows - i * ROW_GROUP) for shard, i in self._shards)
         self._reader = lru_cache(maxsize=_FOOTERS)(self._open)
 
-    def read(self, group: int) -> RowGroup:
+    def read(self, group: int, draws: np.ndarray) -> RowGroup:
         """One row group of every modality.
+
+        Args:
+            draws: uint64 (turns,), of which the crops are the remainders; only these are read.
 
         Raises:
             ValueError: a column is missing, is of other sizes than the run or the ledger says, or has other keys than
                 its neighbours; names shard and modality.
         """
         shard, index = self._shards[group]
-        columns = {spec.name: self._reader(shard, spec).read([index]) for spec in self.specs}
+        readers = {spec.name: self._reader(shard, spec) for spec in self.specs}
+        several = {name: reader.spec.crops for name, reader in readers.items() if reader.spec.crops > 1}
+        if len(set(several.values())) > 1:
+            raise ValueError(f"shard {shard.name}: columns have different numbers of crops, {several}; tokenize again")
+        # Columns have either one crop or the shard's number of crops: the same crop is taken in all of them.
+        used, crops = np.unique(draws % np.uint64(max(several.values(), default=1)), return_inverse=True)
+        columns = {
+            name: reader.read([index], used.tolist() if name in several else None) for name, reader in readers.items()
+        }
         first = next(iter(columns.values()))
         for name, column in columns.items():
             if not column.keys.equals(first.keys):
@@ -72,12 +87,8 @@ class TokenStore:
                     f"shard {shard.name}: the keys of {name} differ from those of {first.spec.modality} in row group "
                     f"{index}; all columns of a shard hold the same keys in the same order; tokenize {name} again"
                 )
-        crops = {column.spec.crops for column in columns.values()} - {1}
-        if len(crops) > 1:
-            found = {name: column.spec.crops for name, column in columns.items()}
-            raise ValueError(f"shard {shard.name}: columns have different numbers of crops, {found}; tokenize again")
         columns |= {spec.name: _nulls(spec, first.keys) for spec in self._absent}
-        return RowGroup(shard.name, first.keys, columns, max(crops, default=1))
+        return RowGroup(shard.name, first.keys, columns, crops)
 
     def _open(self, shard: Shard, spec: ModalitySpec) -> ColumnReader:
         url = storage.join(self.url, spec.name, f"{shard.name}.parquet")
@@ -128,19 +139,19 @@ class GroupCache:
     For one thread. What a reading raised is raised by `get`.
     """
 
-    def __init__(self, read: Callable[[int], RowGroup], pool: ThreadPoolExecutor) -> None:
+    def __init__(self, read: Callable[[Visit], RowGroup], pool: ThreadPoolExecutor) -> None:
         self._read, self._pool = read, pool
-        self._futures: dict[int, Future[RowGroup]] = {}
-        self._blocks: dict[int, dict[tuple[int, int], frozenset[int]]] = {}
+        self._futures: dict[Visit, Future[RowGroup]] = {}
+        self._blocks: dict[int, dict[tuple[int, int], frozenset[Visit]]] = {}
 
     def want(self, blocks: Iterable[Block]) -> None:
         """Begin to read the row groups of blocks that will be asked for."""
         for block in blocks:
             lane = self._blocks.setdefault(block.lane, {})
             if block.number not in lane:
-                lane[block.number] = block.groups
-                for group in sorted(block.groups - self._futures.keys()):
-                    self._futures[group] = self._pool.submit(self._read, group)
+                lane[block.number] = block.visits
+                for visit in sorted(block.visits - self._futures.keys()):
+                    self._futures[visit] = self._pool.submit(self._read, visit)
 
     def begin(self, blocks: Iterable[Block]) -> None:
         """From now on these blocks and later ones of their lanes are asked for: earlier ones are over."""
@@ -151,10 +162,10 @@ class GroupCache:
         for lane, number in over:
             del self._blocks[lane][number]
         if over:
-            needed = frozenset().union(*(groups for lane in self._blocks.values() for groups in lane.values()))
-            for group in self._futures.keys() - needed:
-                del self._futures[group]
+            needed = frozenset().union(*(visits for lane in self._blocks.values() for visits in lane.values()))
+            for visit in self._futures.keys() - needed:
+                del self._futures[visit]
 
-    def get(self, group: int) -> RowGroup:
-        """A row group of a block that was wanted and is not over."""
-        return self._futures[group].result()
+    def get(self, visit: Visit) -> RowGroup:
+        """What a block reads that was wanted and is not over."""
+        return self._futures[visit].result()

@@ -4,7 +4,7 @@
 which sample follows from rank and world alone, and the union over all ranks is the next part of one global sequence
 (order.py), whatever their number and however often training was interrupted.
 
-A sample's crop and mask are functions of (seed, position), too: the same for any number of ranks and any batch size.
+A sample's mask and crop follow from (seed, position), too: the same for any number of ranks and any batch size.
 
 Reading, image decoding and masking run in threads ahead of the consumer; an error there is raised at the consumer.
 """
@@ -132,7 +132,7 @@ class TokenLoader:
 
         readers = ThreadPoolExecutor(self.options.threads, thread_name_prefix="reader")
         decoders = ThreadPoolExecutor(self.options.threads, thread_name_prefix="decoder")
-        cache = GroupCache(self.store.read, readers)
+        cache = GroupCache(lambda visit: self.store.read(visit[0], self.order.crops(visit)), readers)
         try:
             for i in range(ahead):
                 cache.want(self.order.blocks(dealt(first + i * stride)))
@@ -150,7 +150,7 @@ class TokenLoader:
             decoders.shutdown(cancel_futures=True)
 
     def _masked(self, positions: np.ndarray, cache: GroupCache) -> tuple[list[Sample], PackedBatch]:
-        samples, tokens = fetch(self.specs, self.order, positions, self.seed, cache)
+        samples, tokens = fetch(self.specs, self.order.locate(positions), cache)
         weights = self._mixtures[self.order.assign(positions)[0]] if isinstance(self.order, Blend) else None
         return samples, mask_batch(self.specs, self.masking, tokens, mask_keys(self.seed, positions), weights)
 

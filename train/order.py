@@ -9,13 +9,15 @@ share the sequence does not change it. Its format is numbered (`FORMAT`): changi
   its own, and it reads only its share of the data.
 - Within a lane, blocks of `buffer_rows // lanes` neighbouring rows are shuffled: the shuffle buffer. A row appears all
   of its `repeat` times in one block, so that it is read once for all (4M repeats 4 times).
-- Crops and masks of a sample follow from (seed, position) alone, whoever draws them together with whatever others.
+- Masks follow from (seed, position) alone. Crops follow from (seed, epoch, row group, turn), a turn being one of the
+  `repeat` times: all samples of a row group show the same of their crops then, so that only these crops are read.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,16 +26,28 @@ from .draws import GOLDEN, mix64
 # Streams of randomness below one seed; adding a stream changes no other.
 _EPOCH_STREAM, _BLOCK_STREAM, _MASK_STREAM, _CROP_STREAM = range(4)
 
-FORMAT = 2  # part of what a run is: a run that goes on under another order would see samples twice or never
+FORMAT = 3  # part of what a run is: a run that goes on under another order would see samples twice or never
+
+
+class Places(NamedTuple):
+    """Where samples stand, int64 (n,) each: row group, row within it, which epoch it is, which turn of the sample."""
+
+    groups: np.ndarray
+    rows: np.ndarray
+    epochs: np.ndarray
+    turns: np.ndarray
+
+
+Visit = tuple[int, int]  # a row group in an epoch: what is read at once
 
 
 @dataclass(frozen=True)
 class Block:
-    """A shuffled block: its lane, its number within the lane, which only grows, and its row groups."""
+    """A shuffled block: its lane, its number within the lane, which only grows, and what it reads."""
 
     lane: int
     number: tuple[int, int]
-    groups: frozenset[int]
+    visits: frozenset[Visit]
 
 
 @dataclass(frozen=True, eq=False)  # caches go by identity: hashing a million row groups takes milliseconds
@@ -77,41 +91,48 @@ class Order:
         epochs, rest = np.divmod(positions, self.epoch_size)
         lanes, blocks = rest % self.lanes, rest // self.lanes // (self.block_rows * self.repeat)
         names = np.unique(np.stack([lanes, epochs, blocks]), axis=1).T.tolist()
-        return [Block(lane, (epoch, block), _groups(self, epoch, lane, block)) for lane, epoch, block in names]
+        return [Block(lane, (epoch, block), _visits(self, epoch, lane, block)) for lane, epoch, block in names]
 
-    def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Row group and row within it, for positions int64 (n,) >= 0: int64 (n,) each."""
+    def crops(self, visit: Visit) -> np.ndarray:
+        """A random number for each turn of a row group in an epoch, of which the crop is the remainder: uint64
+        (repeat,)."""
+        group, epoch = visit
+        return np.random.default_rng([self.seed, _CROP_STREAM, epoch, group]).integers(
+            0, 2**63, self.repeat, dtype=np.uint64
+        )
+
+    def locate(self, positions: np.ndarray) -> Places:
+        """Where the samples at some positions stand, int64 (n,) >= 0."""
         epochs, rest = np.divmod(positions, self.epoch_size)
         lanes, within_lane = rest % self.lanes, rest // self.lanes
         blocks, within = np.divmod(within_lane, self.block_rows * self.repeat)
-        groups, rows = np.empty_like(rest), np.empty_like(rest)
+        groups, rows, turns = (np.empty_like(rest) for _ in range(3))
         # Positions of a batch lie in few blocks: one or two of each lane.
         names, member = np.unique(np.stack([epochs, lanes, blocks]), axis=1, return_inverse=True)
         for i, (epoch, lane, block) in enumerate(names.T.tolist()):
             here = np.flatnonzero(member.reshape(-1) == i)
-            block_groups, block_rows = _block(self, epoch, lane, block)
-            groups[here], rows[here] = block_groups[within[here]], block_rows[within[here]]
-        return groups, rows
+            groups[here], rows[here], turns[here] = (part[within[here]] for part in _block(self, epoch, lane, block))
+        return Places(groups, rows, epochs, turns)
 
 
 @lru_cache(maxsize=256)
-def _block(order: Order, epoch: int, lane: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Groups and rows of one shuffled block."""
+def _block(order: Order, epoch: int, lane: int, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Groups, rows and turns of one shuffled block."""
     share, more = divmod(order.epoch_size, order.lanes)
     begin = lane * share + min(lane, more)
     end = begin + share + (lane < more)
     size = order.block_rows * order.repeat
     first = begin + block * size
     rng = np.random.default_rng([order.seed, _BLOCK_STREAM, epoch, lane, block])
-    rows = (first + rng.permutation(min(size, end - first))) // order.repeat
+    rows, turns = np.divmod(first + rng.permutation(min(size, end - first)), order.repeat)
     permutation, ends = _epoch(order, epoch)
     which = np.searchsorted(ends, rows, side="right")
-    return permutation[which], rows - np.concatenate([[0], ends])[which]
+    return permutation[which], rows - np.concatenate([[0], ends])[which], turns
 
 
 @lru_cache(maxsize=256)
-def _groups(order: Order, epoch: int, lane: int, block: int) -> frozenset[int]:
-    return frozenset(np.unique(_block(order, epoch, lane, block)[0]).tolist())
+def _visits(order: Order, epoch: int, lane: int, block: int) -> frozenset[Visit]:
+    return frozenset((group, epoch) for group in np.unique(_block(order, epoch, lane, block)[0]).tolist())
 
 
 @lru_cache(maxsize=4)
@@ -132,14 +153,5 @@ def deal(first: int, batch_size: int, rank: int, world: int) -> np.ndarray:
 
 def mask_keys(seed: int, positions: np.ndarray) -> np.ndarray:
     """What the masks of the samples at some positions follow from: uint64 (n,), see draws.py."""
-    return _random_at(seed, _MASK_STREAM, positions)
-
-
-def draw_crops(seed: int, positions: np.ndarray) -> np.ndarray:
-    """A random number for each position, of which the crop is the remainder: uint64 (n,)."""
-    return _random_at(seed, _CROP_STREAM, positions)
-
-
-def _random_at(seed: int, stream: int, positions: np.ndarray) -> np.ndarray:
-    start = np.random.default_rng([seed, stream]).integers(0, 2**64, dtype=np.uint64)
+    start = np.random.default_rng([seed, _MASK_STREAM]).integers(0, 2**64, dtype=np.uint64)
     return mix64(start + positions.astype(np.uint64) * GOLDEN)

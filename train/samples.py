@@ -10,15 +10,14 @@ import numpy as np
 
 from ..modalities import Kind, ModalitySpec
 from . import ragged
-from .blend import Blend
 from .groups import GroupCache, RowGroup
 from .masking import Tokens
-from .order import Order, draw_crops
+from .order import Places
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A row of a row group, and the number that its crop is drawn with."""
+    """A row of a row group, and which of the crops that are held it shows."""
 
     group: RowGroup
     row: int
@@ -35,20 +34,18 @@ class Sample:
         return column.crop(self.row, self.crop % column.spec.crops)
 
 
-def fetch(
-    specs: Sequence[ModalitySpec], order: Order | Blend, positions: np.ndarray, seed: int, cache: GroupCache
-) -> tuple[list[Sample], dict[str, Tokens]]:
-    """The samples at some positions, int64 (n,), and their tokens in each of `specs`."""
-    groups, rows = order.locate(positions)
-    crops = draw_crops(seed, positions)
-    found = {group: cache.get(group) for group in np.unique(groups).tolist()}
-    members = [(found[group], np.flatnonzero(groups == group)) for group in found]
-    # Columns have either one crop or the shard's number of crops, so that this picks the same crop in all of them.
+def fetch(specs: Sequence[ModalitySpec], places: Places, cache: GroupCache) -> tuple[list[Sample], dict[str, Tokens]]:
+    """The samples at some places, and their tokens in each of `specs`."""
+    visits, of = np.unique(np.stack([places.groups, places.epochs]), axis=1, return_inverse=True)
+    groups = [cache.get((group, epoch)) for group, epoch in visits.T.tolist()]
+    of = of.reshape(-1)
+    members = [(group, np.flatnonzero(of == i)) for i, group in enumerate(groups)]
+    crops = np.empty_like(of)
     for group, here in members:
-        crops[here] %= np.uint64(group.crops)
-    tokens = {spec.name: _tokens(spec, members, rows, crops.astype(np.int64)) for spec in specs}
-    places = zip(groups.tolist(), rows.tolist(), crops.tolist(), strict=True)
-    return [Sample(found[group], row, crop) for group, row, crop in places], tokens
+        crops[here] = group.crops[places.turns[here]]
+    tokens = {spec.name: _tokens(spec, members, places.rows, crops) for spec in specs}
+    chosen = zip(of.tolist(), places.rows.tolist(), crops.tolist(), strict=True)
+    return [Sample(groups[i], row, crop) for i, row, crop in chosen], tokens
 
 
 def _tokens(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,42 @@ def test_damaged_pages_are_named(tmp_path: Path) -> None:
         read(tmp_path / "damaged.parquet")
 
 
+@pytest.mark.parametrize("spec", [GRID, TEXT, PIXELS], ids=lambda s: s.kind)
+@pytest.mark.parametrize("crops", [[1], [1, 0], [0, 1], [0, 0]])
+def test_some_crops_are_a_column_of_their_own(spec: ColumnSpec, crops: list[int]) -> None:
+    keys, rows = make_rows(spec, [True, False, True, True])
+    column = store.ColumnReader(encode_column(spec, keys, rows)).read(crops=crops)
+    assert column.spec == replace(spec, crops=len(crops)) and column.valid.tolist() == [True, False, True, True]
+    for i, row in enumerate(rows):
+        assert_same(column.sample(i), None if row is None else row[crops] if spec is GRID else [row[c] for c in crops])
+    for bad in ([2], [-1], []):
+        with pytest.raises(ValueError, match=r"crops .* asked for, the file has 0\.\.1"):
+            store.ColumnReader(encode_column(spec, keys, rows)).read(crops=bad)
+
+
+def test_only_the_crops_that_are_asked_for_are_read(tmp_path: Path) -> None:
+    spec = replace(PIXELS, crops=8, length=5000)
+    path = tmp_path / "00000.parquet"
+    path.write_bytes(encode_column(spec, *make_rows(spec, [True] * 300)))
+
+    class Counted(io.BytesIO):
+        count = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            data = super().read(size)
+            self.count += len(data)
+            return data
+
+    file = Counted(path.read_bytes())
+    reader = store.ColumnReader(file)
+    file.count = 0
+    reader.read(crops=[3])
+    assert file.count < path.stat().st_size / 6
+
+
 def test_grid_is_not_copied() -> None:
-    column = read(encode_column(GRID, *make_rows(GRID, [True] * 5)))
-    assert column.values.shape == (5, 2, 9) and not column.values.flags.owndata and not column.values.flags.writeable
+    column = store.ColumnReader(encode_column(GRID, *make_rows(GRID, [True] * 5))).read(crops=[1])
+    assert column.values.shape == (5, 1, 9) and not column.values.flags.owndata and not column.values.flags.writeable
 
 
 def test_same_tokens_same_bytes() -> None:
@@ -127,7 +161,7 @@ def test_same_tokens_same_bytes() -> None:
 
 def test_a_column_explains_itself() -> None:
     metadata = pq.read_schema(io.BytesIO(encode_column(GRID, *make_rows(GRID, [True])))).metadata
-    assert metadata[b"shape"] == b"(2, 9)" and metadata[b"dtype"] == b"<u2" and metadata[b"version"] == b"1"
+    assert metadata[b"shape"] == b"(2, 9)" and metadata[b"dtype"] == b"<u2" and metadata[b"version"] == b"2"
     assert b'"tokenizer": "abc"' in metadata[b"spec"] and b'"vocab_size": 500' in metadata[b"spec"]
 
 
@@ -183,8 +217,8 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
 
 
 def test_future_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "VERSION", 2)
+    monkeypatch.setattr(store, "VERSION", 3)
     data = encode_column(GRID, *make_rows(GRID, [True]))
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="format version 2, this release reads 1"):
+    with pytest.raises(ValueError, match="format version 3, this release reads 2"):
         read(data)

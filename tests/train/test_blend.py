@@ -142,7 +142,7 @@ def test_ranks_share_a_blend(datasets: list[Dataset], tmp_path: Path, world: int
 def test_stores_number_their_groups_through(datasets: list[Dataset]) -> None:
     stores = Stores(datasets, training.SPECS)
     assert stores.group_rows == (20, 40, 12)
-    text = stores.read(2)
+    text = stores.read(2, np.zeros(1, np.uint64))
     assert text.shard == "set2" and list(text.columns["caption"].keys) == list(text.columns["rgb"].keys)
     for spec in training.SPECS:
         column = text.columns[spec.name]
@@ -176,12 +176,12 @@ def test_any_workers_and_kills_give_the_next_part_of_the_sequence(
         done = []
         for s in range(step, step + steps):
             parts = [order.locate(deal(s * batch, batch, rank, world)) for rank in range(world)]
-            done.append([pair for groups, rows in parts for pair in zip(groups.tolist(), rows.tolist(), strict=True)])
+            done.append([pair for at in parts for pair in zip(at.groups.tolist(), at.rows.tolist(), strict=True)])
         survived = (step + steps) // 2 * 2 - step
         for rows in done[: max(survived, 0)]:
             kept += rows
         step += max(survived, 0)
-    groups, rows = order.locate(np.arange(step * batch))
+    groups, rows, *_ = order.locate(np.arange(step * batch))
     assert Counter(kept) == Counter(zip(groups.tolist(), rows.tolist(), strict=True))
     if not several:
         times = Counter(kept)

@@ -214,9 +214,9 @@ def test_row_groups_are_read_ahead_once_for_a_block(root: Path, size: int, world
     reads: Counter[int] = Counter()
     read = one.store.read
 
-    def counted(group: int) -> RowGroup:
+    def counted(group: int, draws: np.ndarray) -> RowGroup:
         reads[group] += 1
-        return read(group)
+        return read(group, draws)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(one.store, "read", counted)
@@ -226,7 +226,7 @@ def test_row_groups_are_read_ahead_once_for_a_block(root: Path, size: int, world
     blocks = Counter(
         (block.lane, block.number, group)
         for block in one.order.blocks(deal(0, (steps + 200) * size, 0, world))
-        for group in block.groups
+        for group, _ in block.visits
     )
     assert set(blocks.values()) == {1}
     for group, times in reads.items():

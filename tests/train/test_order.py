@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.train.masking import MaskingConfig, Mixture, Tokens, mask_batch
-from fourmill.train.order import FORMAT, Order, deal, draw_crops, mask_keys
+from fourmill.train.order import FORMAT, Order, deal, mask_keys
 
 orders = st.builds(
     Order,
@@ -25,7 +25,7 @@ orders = st.builds(
 
 
 def rows_at(order: Order, positions: np.ndarray) -> list[tuple[int, int]]:
-    groups, rows = order.locate(positions)
+    groups, rows, *_ = order.locate(positions)
     return list(zip(groups.tolist(), rows.tolist(), strict=True))
 
 
@@ -82,10 +82,10 @@ def test_order_depends_on_seed_and_epoch_and_mixes() -> None:
 
 def test_order_is_pinned() -> None:
     """Positions, crops and masks never change for these seeds; if they must, FORMAT in order.py goes up."""
-    assert FORMAT == 2
+    assert FORMAT == 3
     order = Order((5, 3, 7, 0, 4), seed=11, lanes=2, buffer_rows=8, repeat=2)
     assert rows_at(order, np.array([0, 1, 2, 3, 37, 38, 39, 1000])) == PINNED
-    assert (draw_crops(11, np.arange(6)) % np.uint64(10)).tolist() == PINNED_CROPS
+    assert [(order.crops((group, 7)) % np.uint64(10)).tolist() for group in range(3)] == PINNED_CROPS
     specs = [ModalitySpec("tok_rgb", Kind.GRID, 50, 16), ModalitySpec("caption", Kind.SEQUENCE, 9000, 8)]
     tokens = {
         "tok_rgb": Tokens(np.full(2, 16), np.tile(np.arange(16), (2, 1))),
@@ -98,16 +98,27 @@ def test_order_is_pinned() -> None:
 
 
 PINNED_MASKS = (
-    [[1, 4, 7, 10, 11, 12, 14, 5], [0, 3, 7, 8, 11, 12, 13, 5]],
-    [[13, 15, 1000, 1001, 0, 0], [10, 14, 15, 1000, 0, 0]],
+    [[4, 12, 14, 1000, 1001, 5, 1006, 1007], [3, 7, 8, 12, 13, 5, 1006, 6]],
+    [[1, 7, 1002, 1003, 0, 0], [0, 11, 14, 1000, 0, 0]],
 )
 PINNED = [(1, 2), (2, 4), (1, 0), (2, 6), (0, 4), (0, 3), (1, 0), (1, 0)]
-PINNED_CROPS = [2, 2, 3, 3, 6, 8]
+PINNED_CROPS = [[9, 2], [4, 2], [1, 0]]
 
 
 def test_crops_are_uniform() -> None:
-    counts = np.bincount((draw_crops(3, np.arange(100_000)) % np.uint64(10)).astype(int), minlength=10)
-    assert ((counts - 10_000) ** 2 / 10_000).sum() < 27.9  # chi-square, 9 degrees of freedom, p = 0.001
+    order = Order((5,) * 100, seed=3, repeat=4)
+    drawn = np.stack([order.crops((group, epoch)) for group in range(100) for epoch in range(25)])
+    counts = np.bincount((drawn % np.uint64(10)).astype(int).ravel(), minlength=10)
+    assert ((counts - 1000) ** 2 / 1000).sum() < 27.9  # chi-square, 9 degrees of freedom, p = 0.001
+
+
+def test_each_turn_of_a_row_comes_once_in_an_epoch() -> None:
+    order = Order((5, 3, 7), seed=1, lanes=2, buffer_rows=8, repeat=3)
+    for epoch in range(3):
+        places = order.locate(np.arange(epoch * 45, (epoch + 1) * 45))
+        assert set(places.epochs.tolist()) == {epoch}
+        seen = list(zip(places.groups.tolist(), places.rows.tolist(), places.turns.tolist(), strict=True))
+        assert sorted(seen) == [(g, r, t) for g, n in enumerate((5, 3, 7)) for r in range(n) for t in range(3)]
 
 
 @pytest.mark.parametrize(
