@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .train.fit import FitJob
     from .train.generation import GenerateJob
     from .train.job import TrainJob
+    from .train_settings import Mixture
 
 
 def prepare(recipe: Recipe) -> tuple[Recipe, dict[str, Specialist]]:
@@ -180,12 +182,27 @@ def _datasets(recipe: Recipe, mine: columns.Columns) -> tuple[tuple[Dataset, ...
         mixtures = own
         if share.mixtures is not None:
             mixtures = last = range(last.stop, last.stop + len(share.mixtures))
+        _check_mixtures(theirs.root, names, share.mixtures or recipe.train.mixtures)
         repeat = share.repeat or recipe.train.repeat
         tokens = storage.join(theirs.root, "tokens")
         found.append(Dataset(tokens, shards, share.weight, names, repeat, mixtures))
         settings = share.model_dump(mode="json", exclude={"root"})
         told.append([settings, names, *theirs.identity()])
     return tuple(found), told or mine.identity()
+
+
+def _check_mixtures(root: str, names: Sequence[str], mixtures: Sequence[Mixture]) -> None:
+    """RecipeError if none of the mixtures shows one of the modalities of a dataset and asks for one."""
+
+    def some(alpha: float | dict[str, float], among: Sequence[str]) -> bool:
+        return any(alpha.get(name, 0.0) if isinstance(alpha, dict) else alpha for name in among)
+
+    targets = [name for name in names if MODALITIES[name].is_target]
+    if not any(some(mixture.input_alpha, names) and some(mixture.target_alpha, targets) for mixture in mixtures):
+        raise RecipeError(
+            f"train.datasets: no mixture shows and asks for any of {', '.join(names)}, which {root} has; give it "
+            "`mixtures` of its own"
+        )
 
 
 def _columns_of(root: str) -> columns.Columns:

@@ -18,7 +18,7 @@ Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Alpha = Annotated[float, Field(ge=0, lt=1e9)]
+Alpha = Annotated[float, Field(ge=0, le=1e6)]  # MAX_ALPHA of train/budgets.py
 
 
 SECTION = ConfigDict(extra="forbid", frozen=True)  # of every part of a recipe

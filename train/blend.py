@@ -4,8 +4,8 @@ Like the order of one dataset (order.py) this is a pure function of (seed, posit
 blend resumes anywhere and is dealt to any number of ranks:
 
 - Each lane is cut into blocks of 1,000 positions. A block holds each dataset its share of times, rounded to whole
-  positions, in a random order of its own; the k-th position of a dataset in a lane is the k-th of that dataset's own
-  order in the same lane.
+  positions, in a random order of its own; the k-th position of a dataset in a lane is the k-th of that lane (those of
+  the same remainder) of the dataset's own sequence.
 - Every dataset has its own epochs: a small one with a large weight comes round more often.
 
 A dataset may lack modalities that others have (captions alone, as C4 in 4M-21): its samples have none of their tokens.

@@ -12,6 +12,7 @@ from .draws import Draws
 
 # 4M's floor of alphas: a modality with alpha 0 gets nothing, unless all have alpha 0.
 MIN_ALPHA = 1e-9
+MAX_ALPHA = 1e6  # as good as all to one; above it float32 cannot tell what to accept
 
 
 def draw_budgets(alphas: np.ndarray, totals: np.ndarray, excluded: np.ndarray, draws: Draws) -> np.ndarray:
@@ -35,6 +36,8 @@ def draw_budgets(alphas: np.ndarray, totals: np.ndarray, excluded: np.ndarray, d
     nobody = np.isneginf(top[:, 0])
     shares = np.exp(log_gamma - np.where(nobody[:, None], 0.0, top))
     shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1.0)  # the largest is 1 before this line
+    # A share is never all: with alphas of 0.01 float32 would round it to that, and nothing would be left to give.
+    shares = np.minimum(shares, 1 - 2**-24)
     budgets: np.ndarray = np.floor(shares * totals[:, None]).astype(np.int64)
     left = np.where(nobody, 0, totals - budgets.sum(axis=1))
     rows = np.repeat(np.arange(count), left)

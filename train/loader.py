@@ -169,6 +169,8 @@ def _weights(masking: MaskingConfig, dataset: Dataset) -> np.ndarray:
     weights = np.array([mixture.weight for mixture in masking.mixtures])
     if dataset.mixtures is not None:
         weights[[i not in dataset.mixtures for i in range(len(weights))]] = 0
+    if not weights.any():
+        raise ValueError(f"{dataset.url}: none of the masking's mixtures is for this dataset")
     return weights
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from ..modalities import Kind, ModalitySpec
 from ..model.batch import PackedBatch
 from . import ragged, spans
-from .budgets import draw_budgets, fill_up
+from .budgets import MAX_ALPHA, draw_budgets, fill_up
 from .draws import Draws
 from .packing import Chosen, pack
 from .spans import KEEPS, Keep
@@ -84,9 +84,9 @@ class MaskingConfig:
                 if unknown := sorted(set(getattr(mixture, what)) - set(known)):
                     raise ValueError(f"masking.mixtures[{i}].{what}: {unknown} are not among {sorted(known)}")
             if bad := [
-                a for a in (*mixture.input_alphas.values(), *mixture.target_alphas.values()) if not 0 <= a < 1e9
+                a for a in (*mixture.input_alphas.values(), *mixture.target_alphas.values()) if not 0 <= a <= MAX_ALPHA
             ]:
-                raise ValueError(f"masking.mixtures[{i}]: alphas must be >= 0 and finite, got {bad}")
+                raise ValueError(f"masking.mixtures[{i}]: alphas must be 0 to {MAX_ALPHA:.0e}, got {bad}")
             for alphas, specs_of_side in (
                 (mixture.input_alphas, list(known)),
                 (mixture.target_alphas, [n for n, spec in known.items() if spec.is_target]),

@@ -43,7 +43,8 @@ Visit = tuple[int, int]  # a row group in an epoch: what is read at once
 
 @dataclass(frozen=True)
 class Block:
-    """A shuffled block: its lane, its number within the lane, which only grows, and what it reads."""
+    """A shuffled block: its lane of the whole sequence, its number within the lane, which only grows, and what it
+    reads."""
 
     lane: int
     number: tuple[int, int]
@@ -89,9 +90,10 @@ class Order:
     def blocks(self, positions: np.ndarray) -> list[Block]:
         """The shuffled blocks that hold some positions, int64 (n,), and the row groups that these read from."""
         epochs, rest = np.divmod(positions, self.epoch_size)
-        lanes, blocks = rest % self.lanes, rest // self.lanes // (self.block_rows * self.repeat)
-        names = np.unique(np.stack([lanes, epochs, blocks]), axis=1).T.tolist()
-        return [Block(lane, (epoch, block), _visits(self, epoch, lane, block)) for lane, epoch, block in names]
+        blocks = rest // self.lanes // (self.block_rows * self.repeat)
+        # A lane of the sequence runs through the parts of the epochs in turn, if the lanes do not divide their size.
+        names = np.unique(np.stack([positions % self.lanes, epochs, rest % self.lanes, blocks]), axis=1).T.tolist()
+        return [Block(lane, (epoch, block), _visits(self, epoch, part, block)) for lane, epoch, part, block in names]
 
     def crops(self, visit: Visit) -> np.ndarray:
         """A random number for each turn of a row group in an epoch, of which the crop is the remainder: uint64

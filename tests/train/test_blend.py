@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from fourmill.modalities import Kind
 from fourmill.train.blend import BLOCK, Blend, Dataset, Stores
+from fourmill.train.groups import GroupCache
 from fourmill.train.job import masking_config
 from fourmill.train.loader import LoaderOptions, TokenLoader
 from fourmill.train.masking import Mixture
@@ -125,6 +128,12 @@ def test_datasets_have_mixtures_and_repeats_of_their_own(datasets: list[Dataset]
     assert not any("caption" in row[: row.index("to")] for row in seen if row[0] == "set0")
 
 
+def test_a_dataset_that_no_mixture_serves_is_refused(datasets: list[Dataset], tmp_path: Path) -> None:
+    masking = masking_config(training.job(tmp_path / "job"))
+    with pytest.raises(ValueError, match="none of the masking's mixtures is for this dataset"):
+        TokenLoader("", (), training.SPECS, masking, 5, LoaderOptions(), [replace(datasets[0], mixtures=range(0))])
+
+
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_share_a_blend(datasets: list[Dataset], tmp_path: Path, world: int) -> None:
     def keys(rank: int, world: int) -> list[list[str]]:
@@ -150,6 +159,40 @@ def test_stores_number_their_groups_through(datasets: list[Dataset]) -> None:
         if spec.name != "caption":
             assert not column.lengths.any() and column.sample(3) is None
             assert column.values.dtype == (np.uint8 if spec.kind is Kind.PIXELS else np.uint16)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    lanes=st.sampled_from([1, 2, 4, 8]),
+    dealt=st.sampled_from([(1, 4), (3, 3), (3, 12), (4, 8), (5, 40)]),
+    ahead=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=60)
+def test_what_a_batch_reads_is_there_over_many_epochs(
+    sizes: list[int], lanes: int, dealt: tuple[int, int], ahead: int, seed: int
+) -> None:
+    """Small datasets come round again in the middle of a batch, with sizes that lanes and ranks do not divide. As the
+    loader does: blocks are wanted some batches ahead, begun, and read."""
+    world, batch = dealt
+    weights = [1.0, 9.0, 0.5][: len(sizes)]
+    orders = [Order((size, 2 * size), seed, lanes, buffer_rows=16, repeat=1 + i) for i, size in enumerate(sizes)]
+    order = Blend(orders, weights, seed) if len(sizes) > 1 else orders[0]
+
+    def read(visit: tuple[int, int]) -> Any:
+        return visit
+
+    with ThreadPoolExecutor(1) as pool:
+        cache = GroupCache(read, pool)
+        for step in range(ahead):
+            cache.want(order.blocks(deal(step * batch, batch, 0, world)))
+        for step in range(1200 // batch):
+            cache.want(order.blocks(deal((step + ahead) * batch, batch, 0, world)))
+            positions = deal(step * batch, batch, 0, world)
+            cache.begin(order.blocks(positions))
+            places = order.locate(positions)
+            for visit in zip(places.groups.tolist(), places.epochs.tolist(), strict=True):
+                assert cache.get(visit) == visit
 
 
 # the law of the loader, for one dataset and for several

@@ -270,6 +270,16 @@ def test_other_roots_are_trained_on_too(tokenized: Recipe, tmp_path: Path) -> No
     assert len(seen | {job.fingerprint}) == 5
 
 
+def test_a_root_that_no_mixture_serves_is_a_sentence(tokenized: Recipe, tmp_path: Path) -> None:
+    other = copied(tokenized, tmp_path / "other", modalities=["caption"], generate__chains=[])
+    (tmp_path / "other" / "recipe.yaml").write_text(dump(other))
+    mixtures = [{"input_alpha": {"rgb": 1}, "target_alpha": 1.0}]
+    shares = [{"weight": 1.0}, {"root": str(tmp_path / "other")}]
+    recipe = copied(tokenized, tmp_path / "out", train__datasets=shares, train__mixtures=mixtures)
+    with pytest.raises(RecipeError, match=r"no mixture shows and asks for any of caption, which .*other has; give it"):
+        job_of(recipe)
+
+
 def test_roots_that_do_not_fit_are_sentences(tokenized: Recipe, tmp_path: Path) -> None:
     def asked(root: Path) -> TrainJob:
         shares = [{}, {"root": str(root)}]
