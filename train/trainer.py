@@ -326,11 +326,4 @@ class Trainer:
 def split(batch: PackedBatch, parts: int) -> list[PackedBatch]:
     """Consecutive samples as batches of their own, none copied; their number divides by `parts`."""
     size = batch.num_samples // parts
-    return [
-        PackedBatch(
-            **{name: array[i : i + size] for name, array in batch.arrays().items()},
-            values={name: values[i : i + size] for name, values in batch.values.items()},
-            keys=batch.keys[i : i + size],
-        )
-        for i in range(0, batch.num_samples, size)
-    ]
+    return [batch.rows(i, i + size) for i in range(0, batch.num_samples, size)]
