@@ -20,6 +20,8 @@ from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
 from fourmill.model.generate import Step, generate
 from fourmill.model.known import SpecialIds
+from fourmill.train.generation import KEPT_MEMORY
+from fourmill.train.memory import keep_freed_memory
 
 REFERENCE = (28.0, 38.0)
 TEXT_TOKENS = 40
@@ -47,6 +49,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bf16", action="store_true")
     args = parser.parse_args()
+    keep_freed_memory(KEPT_MEMORY)  # as `fourmill generate` does
     torch.manual_seed(0)
     model = FourM(FourMConfig.preset("B", specs_of(), tied_heads=False)).eval()
     if args.bf16:

@@ -136,8 +136,10 @@ class CrossAttention(_Heads):
         k, v = self.split(self.kv(context), 2)
         return self.k_norm(k), v
 
-    def forward(self, x: Tensor, keys_values: KeysValues, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
         (q,) = self.split(self.q(x), 1)
+        if mask is None:
+            return self.attend(self.q_norm(q), *keys_values, None)
         seen = mask.any(dim=-1, keepdim=True)
         return self.attend(self.q_norm(q), *keys_values, mask | ~seen, seen)
 
@@ -184,8 +186,8 @@ class DecoderBlock(nn.Module):
         self.norm2 = layer_norm(config.dim, config)
         self.mlp = Mlp(config)
 
-    def forward(self, x: Tensor, context: Tensor, self_mask: Tensor | None, cross_mask: Tensor) -> Tensor:
-        """x (B, M, D), context (B, N, D), self_mask (B, 1, M, M) or None for all, cross_mask (B, 1, 1, N)."""
+    def forward(self, x: Tensor, context: Tensor, self_mask: Tensor | None, cross_mask: Tensor | None) -> Tensor:
+        """x (B, M, D), context (B, N, D), self_mask (B, 1, M, M), cross_mask (B, 1, 1, N); None for all."""
         x = x + self.self_attn(self.norm1(x), self_mask)
         return self._read(x, self.context_keys_values(context), cross_mask)
 
@@ -193,13 +195,13 @@ class DecoderBlock(nn.Module):
         return self.cross_attn.keys_values(self.context_norm(context))
 
     def step(
-        self, x: Tensor, past: KeysValues | None, context: KeysValues, cross_mask: Tensor
+        self, x: Tensor, past: KeysValues | None, context: KeysValues, cross_mask: Tensor | None
     ) -> tuple[Tensor, KeysValues]:
         """One more token x (B, 1, D) of a causal sequence, with cached keys and values."""
         y, past = self.self_attn.step(self.norm1(x), past)
         return self._read(x + y, context, cross_mask), past
 
-    def _read(self, x: Tensor, context: KeysValues, cross_mask: Tensor) -> Tensor:
+    def _read(self, x: Tensor, context: KeysValues, cross_mask: Tensor | None) -> Tensor:
         x = x + self.cross_attn(self.query_norm(x), context, cross_mask)
         x = x + self.mlp(self.norm2(x))
         return x

@@ -33,10 +33,10 @@ Weighting = Literal["modality", "token", "ml4m_token"]
 
 @dataclass(frozen=True)
 class Context:
-    """What the decoder reads: `tokens` (B, N, D) and `mask` (B, 1, 1, N), True = valid."""
+    """What the decoder reads: `tokens` (B, N, D) and `mask` (B, 1, 1, N), True = valid; None if all are."""
 
     tokens: Tensor
-    mask: Tensor
+    mask: Tensor | None
 
 
 @dataclass(frozen=True)

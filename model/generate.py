@@ -210,7 +210,7 @@ def _generate_grid(model: FourM, known: Known, step: Step, random: Sequence[np.r
     done, left = order[:, :0], order
     finite = torch.ones((), dtype=torch.bool, device=ids.device)
     own = step.target in model.config.inputs
-    context = None if own else model.encode(*known.inputs({}))
+    context = None if own else _encode(model, known, {})
     for i, (count, temperature) in enumerate(zip(counts.tolist(), temperatures.tolist(), strict=True)):
         if count == 0:
             continue
@@ -218,7 +218,7 @@ def _generate_grid(model: FourM, known: Known, step: Step, random: Sequence[np.r
         queries = left if step.scheme == "maskgit" else left[:, :count]
         if own:
             tokens = Tokens.everywhere(ids.gather(1, done), done).repeat(1 + len(step.scales))
-            context = model.encode(*known.inputs({step.target: tokens}))
+            context = _encode(model, known, {step.target: tokens})
         assert context is not None
         logits = _grid_logits(model, context, step, queries)
         finite &= logits.isfinite().all()
@@ -234,6 +234,15 @@ def _generate_grid(model: FourM, known: Known, step: Step, random: Sequence[np.r
         done = torch.cat([done, queries], dim=1)
     _check_finite(finite, step)  # once: each look waits for the device
     return ids
+
+
+def _encode(model: FourM, known: Known, own: dict[str, Tokens]) -> Context:
+    """The context of what is known and of the target's `own` tokens; on a CPU, which need not be waited for, without a
+    mask if nothing is padded."""
+    context = model.encode(*known.inputs(own))
+    if context.mask is not None and context.mask.device.type == "cpu" and bool(context.mask.all()):
+        context = replace(context, mask=None)
+    return context
 
 
 def _check_finite(finite: Tensor, step: Step) -> None:
@@ -277,7 +286,7 @@ def _generate_text(
     start = torch.full((known.num_samples, 1), special.sentinel(1), device=known.device)
     masked = Tokens.everywhere(start, torch.zeros_like(start))
     own = {step.target: masked} if step.target in model.config.inputs else {}
-    writer = _Writer(model, step, model.encode(*known.inputs(own)))
+    writer = _Writer(model, step, _encode(model, known, own))
     raw = start[: len(random)]
     ended = torch.zeros_like(raw, dtype=torch.bool)
     finite = torch.ones((), dtype=torch.bool, device=raw.device)

@@ -30,8 +30,10 @@ from ..tokenize.codec import Options
 from ..tokenize.labels import encode_cell
 from .ensemble import average
 from .groups import Shard
+from .memory import keep_freed_memory
 from .samples import decode_patches
 
+KEPT_MEMORY = 2**29  # bytes: activations of a step, on a CPU
 MEMBER_STRIDE = 1 << 32  # of the numbers that samples draw by: members of an ensemble share none
 
 
@@ -57,6 +59,8 @@ def run(job: GenerateJob, load_model: Callable[[str, str], FourM]) -> None:
     """Generate every chain of the recipe and commit the result."""
     start = time.monotonic()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        keep_freed_memory(KEPT_MEMORY)
     model = load_model(job.run, device)
     steps = sum(len(chain.to) for chain in job.recipe.generate.chains)
     size = 0
