@@ -172,7 +172,7 @@ def _datasets(recipe: Recipe, mine: columns.Columns) -> tuple[tuple[Dataset, ...
 
     found, told = [], []
     own = range(len(recipe.train.mixtures))
-    last = own
+    counted = own.stop  # mixtures so far: those of datasets come after the run's
     for share in recipe.train.datasets:
         theirs = mine if share.root is None else _columns_of(share.root)
         names = columns.shared(mine, theirs)
@@ -181,7 +181,7 @@ def _datasets(recipe: Recipe, mine: columns.Columns) -> tuple[tuple[Dataset, ...
             raise RecipeError(f"train.datasets: no training shard of {theirs.root} has all of its columns")
         mixtures = own
         if share.mixtures is not None:
-            mixtures = last = range(last.stop, last.stop + len(share.mixtures))
+            mixtures = range(counted, counted := counted + len(share.mixtures))
         _check_mixtures(theirs.root, names, share.mixtures or recipe.train.mixtures)
         repeat = share.repeat or recipe.train.repeat
         tokens = storage.join(theirs.root, "tokens")
@@ -195,7 +195,7 @@ def _check_mixtures(root: str, names: Sequence[str], mixtures: Sequence[Mixture]
     """RecipeError if none of the mixtures shows one of the modalities of a dataset and asks for one."""
 
     def some(alpha: float | dict[str, float], among: Sequence[str]) -> bool:
-        return any(alpha.get(name, 0.0) if isinstance(alpha, dict) else alpha for name in among)
+        return any(train_settings.alpha_of(alpha, name) for name in among)
 
     targets = [name for name in names if MODALITIES[name].is_target]
     if not any(some(mixture.input_alpha, names) and some(mixture.target_alpha, targets) for mixture in mixtures):

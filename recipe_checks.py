@@ -9,6 +9,7 @@ from . import modalities as registry
 from .infra.explain import nearest
 from .modalities import LABELS, MODALITIES, TOKENIZERS, Form, Kind
 from .tokenizer_settings import PICTURES, useless, warm_starts
+from .train_settings import alpha_of
 
 if TYPE_CHECKING:
     from .recipe import Chain, Recipe, Step
@@ -91,7 +92,7 @@ def _check_mixture(recipe: Recipe, mixture: Mixture) -> None:
         ("input_alpha", mixture.input_alpha, recipe.modalities),
         ("target_alpha", mixture.target_alpha, targets),
     ):
-        if names and not any(alpha.get(name, 0.0) if isinstance(alpha, dict) else alpha for name in names):
+        if names and not any(alpha_of(alpha, name) for name in names):
             raise ValueError(f"train.mixtures: no {what} above 0 for any of {', '.join(names)}")
 
 

@@ -41,6 +41,11 @@ class Mixture(Section):
     keep: Keep | dict[str, Keep] = "random"
 
 
+def alpha_of(alpha: float | dict[str, float], name: str) -> float:
+    """The concentration of one modality: a number serves all, and a modality that is not named has 0."""
+    return alpha.get(name, 0.0) if isinstance(alpha, dict) else alpha
+
+
 class Model(Section):
     """Sizes of the 4M transformer; the defaults are 4M-B (12 + 12 layers, 768 wide, SwiGLU without biases)."""
 

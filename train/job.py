@@ -9,6 +9,7 @@ from ..infra import storage
 from ..modalities import Kind, ModalitySpec
 from ..model.config import FourMConfig
 from ..recipe import Recipe
+from ..train_settings import alpha_of
 from .blend import Dataset
 from .groups import Shard
 from .masking import MaskingConfig, Mixture
@@ -58,7 +59,7 @@ def masking_config(job: TrainJob, datasets: Sequence[Dataset] = ()) -> MaskingCo
         return (tokens, tokens) if isinstance(tokens, int) else tokens
 
     def alphas(alpha: float | dict[str, float], specs: list[ModalitySpec]) -> dict[str, float]:
-        return {s.name: alpha.get(s.name, 0.0) if isinstance(alpha, dict) else alpha for s in specs}
+        return {s.name: alpha_of(alpha, s.name) for s in specs}
 
     everything, targets = list(job.specs), [spec for spec in job.specs if spec.is_target]
     texts = [spec.name for spec in job.specs if spec.kind in (Kind.SEQUENCE, Kind.EMBEDDING)]

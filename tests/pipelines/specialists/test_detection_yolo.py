@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from fourmill_tests import pictures
 from fourmill_tests import tiny_detectors as tiny
+from fourmill_tests.pictures import items, noise
 from PIL import Image
 from pydantic import ValidationError
 
 from fourmill.pipelines.reject import Reject
-from fourmill.pipelines.specialists.base import Item
 from fourmill.pipelines.specialists.detection_yolo import YoloBoxes, ultralytics
 
 
@@ -26,18 +27,7 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def ready(path: str, **options: Any) -> Any:
-    torch.set_num_threads(1)
-    specialist = YoloBoxes(weights=path, allow_pickle=True, **{"size": 128, "min_score": 0.5, **options})
-    specialist.setup("cpu")
-    return specialist
-
-
-def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def items(*images: np.ndarray) -> list[Item]:
-    return [Item(str(i), image, None) for i, image in enumerate(images)]
+    return pictures.ready(YoloBoxes(weights=path, allow_pickle=True, **{"size": 128, "min_score": 0.5, **options}))
 
 
 def assert_alike(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:

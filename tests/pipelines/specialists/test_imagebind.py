@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from fourmill_tests import tiny_features as tiny
+from fourmill_tests.pictures import items, noise, ready
 from safetensors.torch import save_file
 
-from fourmill.pipelines.specialists.base import Item
 from fourmill.pipelines.specialists.imagebind import ImageBind, ImageBindGlobal
 from fourmill.pipelines.specialists.imagebind_trunk import from_tensors
 
@@ -24,20 +23,6 @@ HEADS = 2
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny.imagebind(tmp_path_factory.mktemp("imagebind") / "weights"))
-
-
-def ready(specialist: ImageBind) -> Any:
-    torch.set_num_threads(1)
-    specialist.setup("cpu")
-    return specialist
-
-
-def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def items(*images: np.ndarray) -> list[Item]:
-    return [Item(str(i), image, None) for i, image in enumerate(images)]
 
 
 def published(pixels: torch.Tensor) -> torch.Tensor:
