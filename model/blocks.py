@@ -10,9 +10,12 @@ would be alone, with no keys at all.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from .config import FourMConfig
 
@@ -30,29 +33,24 @@ class Linear(nn.Linear):
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear: x (..., I) @ weight (O, I).T + bias (O,); faster where a CPU generates in float32.
+    """F.linear: x (..., I) @ weight (O, I).T + bias (O,); faster on a CPU in float32.
 
     There F.linear is MKL's. For one to four rows, which is text being written, MKL streams the weights through one
     core, but in `weight @ x.T` through all, if that is no vector: two to three times the speed on two cores. For more
-    rows oneDNN is 10 to 15 % faster (AMD EPYC with AVX-512; benchmarks/generation.py).
+    rows oneDNN is 10 to 20 % faster (AMD EPYC with AVX-512; benchmarks/generation.py, train_step.py).
     """
-    if not _generates_on_cpu(x) or not _plain(x, weight, bias):
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or not _plain(x, weight, bias):
         return F.linear(x, weight, bias)
     rows = x.shape[:-1].numel()
-    if not 0 < rows <= FEW_ROWS:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    if rows > FEW_ROWS:
+        y: Tensor = _OneDnn.apply(x, weight, bias)
         return y
+    if rows == 0 or torch.is_grad_enabled():
+        return F.linear(x, weight, bias)
     flat = x.reshape(rows, -1)
     columns = torch.cat([flat, flat]).T if rows == 1 else flat.T
     y = (weight @ columns).T[:rows].reshape(*x.shape[:-1], -1)
     return y if bias is None else y + bias
-
-
-def _generates_on_cpu(x: Tensor) -> bool:
-    """No gradients, no compiler (which has kernels of its own), no autocast."""
-    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    return not torch.is_autocast_enabled("cpu")
 
 
 def _plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -60,7 +58,31 @@ def _plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     dense = all(type(t) in (Tensor, nn.Parameter) and t.dtype == torch.float32 for t in (x, weight))
     fitting = weight.ndim == 2 and x.ndim > 0 and x.shape[-1] == weight.shape[1]
     biased = bias is None or (bias.dtype == torch.float32 and bias.is_contiguous() and bias.shape == weight.shape[:1])
-    return _HAS_MKL and _HAS_ONEDNN and bool(torch.backends.mkldnn.enabled) and dense and fitting and biased
+    backends = _HAS_MKL and _HAS_ONEDNN and bool(torch.backends.mkldnn.enabled)
+    return backends and dense and fitting and biased and not torch.is_autocast_enabled("cpu")
+
+
+class _OneDnn(torch.autograd.Function):
+    """A product of dense float32 on a CPU, and its gradients: for the weight's, MKL is as fast."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return y
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias = ctx.needs_input_grad
+        grad = grad.contiguous()
+        rows = grad.flatten(0, -2)
+        return (
+            torch.ops.mkldnn._linear_pointwise(grad, weight.t(), None, "none", [], "") if for_x else None,
+            rows.t() @ x.reshape(len(rows), -1) if for_weight else None,
+            rows.sum(0) if for_bias else None,
+        )
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

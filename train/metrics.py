@@ -8,6 +8,7 @@ beyond the checkpoint's step are dropped, so that the file tells one story.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import time
@@ -91,11 +92,21 @@ class Metrics:
             storage.put(storage.join(self._events, path.name), path.read_bytes())
 
     def close(self) -> None:
+        """The run is complete. OSError if its log could not be put."""
         self.flush()
-        self._thread.shutdown()
-        self._writer.close()
         for tracker in self._trackers:
             tracker.close()
+        self._release()
+
+    def abandon(self) -> None:
+        """The run stopped short of its end, and may go on later: put what there is, if that can be done."""
+        with contextlib.suppress(OSError):
+            self.flush()
+        self._release()
+
+    def _release(self) -> None:
+        self._thread.shutdown()
+        self._writer.close()
         self._scratch.cleanup()
 
 

@@ -104,9 +104,16 @@ class Trainer:
 
     def run(self, reporter: workers.Reporter) -> None:
         """Train to the last step, with validation, checkpoints and log lines on the way; rank 0 commits the run."""
-        settings = self.settings
         logged = Metrics(self.job.folder, self.step, trackers(self.job)) if self.rank == 0 else None
-        started = time.monotonic() - self.seconds
+        try:
+            self._run(reporter, logged)
+        except BaseException:
+            if logged is not None:
+                logged.abandon()  # lines that are not put yet say what led here
+            raise
+
+    def _run(self, reporter: workers.Reporter, logged: Metrics | None) -> None:
+        settings, started = self.settings, time.monotonic() - self.seconds
         batches = self.loader.batches(self.step, settings.batch_size, self.rank, self.world)
         window = Window(self.outputs)
         self._report(reporter, "; ".join(self.notes))

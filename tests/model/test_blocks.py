@@ -1,4 +1,4 @@
-"""The short cuts of generation on a CPU say what PyTorch's own kernels say."""
+"""The short cuts of a CPU say what PyTorch's own kernels say."""
 
 from __future__ import annotations
 
@@ -28,6 +28,39 @@ def test_products_are_those_of_linear(shape: list[int], inside: int, outside: in
     with torch.inference_mode():
         found = blocks.product(x, weight, bias)
     torch.testing.assert_close(found, F.linear(x, weight, bias), atol=1e-4, rtol=1e-4)
+
+
+@given(
+    shape=st.lists(st.integers(0, 5), min_size=0, max_size=3),
+    inside=st.integers(1, 40),
+    outside=st.integers(1, 70),
+    biased=st.booleans(),
+    strided=st.booleans(),
+    frozen=st.sampled_from(["none", "input", "weight"]),
+)
+@settings(deadline=None)
+def test_gradients_of_products_are_those_of_linear(
+    shape: list[int], inside: int, outside: int, biased: bool, strided: bool, frozen: str
+) -> None:
+    torch.manual_seed(len(shape) + inside)
+    base = torch.randn(*shape, inside, dtype=torch.float64)
+    weight, bias = torch.randn(outside, inside, dtype=torch.float64), torch.randn(outside, dtype=torch.float64)
+    towards = torch.randn(*shape, outside).expand(2, *shape, outside).mT.contiguous().mT.select(0, 1)
+
+    def gradients(product: Any, dtype: torch.dtype) -> list[torch.Tensor | None]:
+        x, w, b = (
+            t.to(dtype).requires_grad_(name != frozen) for t, name in ((base, "input"), (weight, "weight"), (bias, ""))
+        )
+        wide = torch.stack([x, x], dim=-1)[..., 0] if strided else x
+        product(wide, w, b if biased else None).backward(towards.to(dtype))
+        return [x.grad, w.grad, b.grad]
+
+    for found, expected in zip(
+        gradients(blocks.product, torch.float32), gradients(F.linear, torch.float64), strict=True
+    ):
+        assert (found is None) == (expected is None)
+        if found is not None and expected is not None:
+            torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_products_keep_the_precision_that_autocast_asks_for() -> None:

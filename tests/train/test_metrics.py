@@ -102,3 +102,12 @@ def test_lines_that_could_not_be_put_are_told(tmp_path: Path, monkeypatch: pytes
             log.flush()
     log.close()
     assert len(metrics.read(str(tmp_path))) == 1
+
+
+def test_a_run_that_stops_short_keeps_its_lines(tmp_path: Path) -> None:
+    log = Metrics(str(tmp_path), 0)
+    log.log(1, "train", {"loss": 1.0})
+    assert metrics.read(str(tmp_path)) == []
+    log.abandon()
+    assert [row["loss"] for row in metrics.read(str(tmp_path))] == [1.0]
+    assert list((tmp_path / "tensorboard").iterdir())
