@@ -93,11 +93,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """
     if q.shape[2] > 1 or q.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    scores = (k @ (q * q.shape[-1] ** -0.5).mT).mT  # the larger matrix first: half as long again the other way round
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
-    y: Tensor = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(v.dtype) @ v
-    return y
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(v.dtype)
+    return (v.mT @ weights.mT).mT
 
 
 def layer_norm(dim: int, config: FourMConfig) -> nn.LayerNorm:

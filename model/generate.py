@@ -310,7 +310,7 @@ class _Writer:
         self.model, self.step, self.cross_mask = model, step, context.mask
         self.blocks = [block for block in model.decoder if isinstance(block, DecoderBlock)]
         # Read once for each token: worth a copy that lies as the attention reads it.
-        self.context = [_contiguous(block.context_keys_values(context.tokens)) for block in self.blocks]
+        self.context = [_as_read(*block.context_keys_values(context.tokens)) for block in self.blocks]
         self.past: list[KeysValues | None] = [None] * len(self.blocks)
         self.length = 0
 
@@ -326,8 +326,9 @@ class _Writer:
         return guide(product(self.model.decoder_norm(x), self.model.head(self.step.target)), self.step.scales)
 
 
-def _contiguous(pair: KeysValues) -> KeysValues:
-    return pair[0].contiguous(), pair[1].contiguous()
+def _as_read(keys: Tensor, values: Tensor) -> KeysValues:
+    """Copies whose memory is (B, H, K, E) and (B, H, E, K): in both products of `attention` rows are read in turn."""
+    return keys.contiguous(), values.mT.contiguous().mT
 
 
 def _text_of(raw: Sequence[int], special: SpecialIds) -> list[int]:
