@@ -262,14 +262,19 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _download(hub_id: str, revision: str | None) -> Path:
+def check_hub(hub_id: str) -> None:
+    """ValueError if the hub has no such model, or cannot be asked and none was kept here; fetches no weights."""
+    _download(hub_id, None, [CONFIG])
+
+
+def _download(hub_id: str, revision: str | None, files: Sequence[str] = (WEIGHTS, CONFIG)) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     if hub_id.count("/") != 1 or hub_id.startswith((".", "/")):
         raise ValueError(f"{hub_id}: no such folder, and no Hugging Face Hub id (OWNER/NAME)")
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=[WEIGHTS, CONFIG]))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(files)))
     except (OSError, HFValidationError) as error:  # the Hub's own errors are OSErrors
         raise ValueError(
             f"{hub_id}: no such folder, and the Hugging Face Hub did not give it: {error}; check the id and the "

@@ -75,7 +75,12 @@ def _is_hub_id(place: str) -> bool:
 
 def check(train: Train) -> None:
     """RecipeError if what training needs from elsewhere is not there: initial weights, the roots of other datasets."""
-    resolved(train)
+    place = resolved(train).init
+    if place is not None and place == train.init and _is_hub_id(place):
+        try:
+            ml4m.check_hub(place)
+        except ValueError as error:
+            raise RecipeError(f"train.init: {error}") from None
     for share in train.datasets:
         if share.root is not None and not storage.exists(join(share.root, "recipe.yaml")):
             raise RecipeError(

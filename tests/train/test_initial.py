@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -188,7 +189,9 @@ def test_a_run_begins_with_a_checkpoint_of_another(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hub id cannot be looked at, unless it is the path of a folder here."""
+    """Folders, models of the hub, the roots of other datasets."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     from fourmill.recipe import RecipeError
     from fourmill.train_settings import DatasetShare, Train
 
@@ -199,7 +202,19 @@ def test_what_is_not_there_is_told_before_anything_starts(tmp_path: Path, monkey
             place = "memory://nowhere/model"
         with pytest.raises(RecipeError, match=f"^train.init: there is no model at {place}; expected the `model` or"):
             initial.check(Train(init=place))
+    asked = []
+
+    def hub(name: str, *, allow_patterns: list[str], **_: Any) -> str:
+        asked.append((name, allow_patterns))
+        if name == "EPFL-VILAB/4M-7_B_CC12":
+            raise LocalEntryNotFoundError("Repository Not Found")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub)
     initial.check(Train(init="EPFL-VILAB/4M-7_B_CC12M", datasets=[DatasetShare()]))
+    with pytest.raises(RecipeError, match=r"^train.init: EPFL-VILAB/4M-7_B_CC12: no such folder, and the Hugging Face"):
+        initial.check(Train(init="EPFL-VILAB/4M-7_B_CC12"))
+    assert asked == [(name, ["config.json"]) for name in ("EPFL-VILAB/4M-7_B_CC12M", "EPFL-VILAB/4M-7_B_CC12")]
     with pytest.raises(RecipeError, match=r"^train.datasets: nowhere is no root, there is no recipe.yaml; label"):
         initial.check(Train(datasets=[DatasetShare(), DatasetShare(root="nowhere")]))
     (tmp_path / "nowhere").mkdir()
