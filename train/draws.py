@@ -17,6 +17,8 @@ import numpy as np
 
 from . import ragged
 
+_AT_ONCE = 2**15  # numbers of a Gamma draw's arrays, a dozen of which then fit into a core's cache
+_STEP = np.uint32(0x9E3779B9)
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # of the golden ratio: its multiples are spread evenly
 
 
@@ -38,8 +40,12 @@ class Draws:
         """For each row those of purpose number `numbers`, int64 (R,): for rows that are repeated."""
         return Draws(mix64(self.keys + mix64(numbers.astype(np.uint64))))
 
-    def rows(self, rows: np.ndarray) -> Draws:
-        """Of some rows; int64 indices, which may repeat, or bool."""
+    def times(self, numbers: np.ndarray) -> Draws:
+        """Each row once for each of some purpose `numbers`, int64 (n,), one row after the other: of R * n rows."""
+        return Draws(mix64(self.keys[:, None] + mix64(numbers.astype(np.uint64))).ravel())
+
+    def rows(self, rows: np.ndarray | slice) -> Draws:
+        """Of some rows; int64 indices, which may repeat, or bool, or a slice."""
         return Draws(self.keys[rows])
 
     @staticmethod
@@ -58,13 +64,14 @@ class Draws:
 
     def uniform(self, count: int) -> np.ndarray:
         """float32 (R, count) in (0, 1], of 24 bits."""
-        return _unit(self.bits(count))
+        return self._columns(count).T
 
     def flat(self, counts: np.ndarray) -> np.ndarray:
-        """`counts`, int64 (R,), numbers of each row, end to end: float32 (sum of counts,) in (0, 1]."""
+        """`counts`, int64 (R,), numbers of each row, end to end: uint32 (sum of counts,); row by row as of `bits`."""
         low, high = self._halves()
-        index = ragged.ranks(counts).astype(np.uint32)
-        return _unit(_hash(index, ragged.spread(low, counts), ragged.spread(high, counts)))
+        low -= ragged.exclusive_cumsum(counts).astype(np.uint32) * _STEP  # a row's numbers begin at index 0
+        index = np.arange(int(counts.sum()), dtype=np.uint32)
+        return _hash(index, ragged.spread(low, counts), ragged.spread(high, counts))
 
     def below(self, highs: np.ndarray) -> np.ndarray:
         """An integer of 0..high-1 for each row; `highs`, int64 (R,), 1 to 2^31: int64 (R,)."""
@@ -76,10 +83,19 @@ class Draws:
 
         Gamma(a) = Gamma(a + 1) * U^(1/a): in logarithms this does not underflow for the alphas of 0.01 that 4M uses.
         """
-        shapes = shapes.astype(np.float32)
-        drawn: np.ndarray = np.log(self.of("boost").uniform(shapes.shape[1])) / shapes
-        drawn += _log_gamma_above_1(self.of("gamma"), shapes + np.float32(1))
-        return drawn
+        block = _AT_ONCE // shapes.shape[1]
+        if len(shapes) > block:
+            return np.concatenate(
+                [self.rows(slice(i, i + block)).log_gamma(shapes[i : i + block]) for i in range(0, len(shapes), block)]
+            )
+        columns = shapes.T.astype(np.float32, order="C")
+        drawn, log_u = _log_gamma_above_1(self, columns + np.float32(1))
+        drawn += log_u / columns
+        return np.ascontiguousarray(drawn.T)
+
+    def _columns(self, count: int) -> np.ndarray:
+        """`uniform`, transposed: NumPy's inner loops are long where there are many rows, and few numbers of each."""
+        return _unit(_hash(np.arange(count, dtype=np.uint32)[:, None], *self._halves()))
 
     def _halves(self) -> tuple[np.ndarray, np.ndarray]:
         return self.keys.astype(np.uint32), (self.keys >> np.uint64(32)).astype(np.uint32)
@@ -96,13 +112,14 @@ def mix64(x: np.ndarray) -> np.ndarray:
 
 def _hash(index: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """uint32 of an index under a key of two halves: a 32-bit mixer with the key in its first two rounds."""
-    x: np.ndarray = index * np.uint32(0x9E3779B9) + low
-    x ^= x >> np.uint32(16)
+    x: np.ndarray = index * _STEP + low
+    shifted = np.empty_like(x)  # the only temporary: fresh memory for each round costs more than the arithmetic
+    x ^= np.right_shift(x, np.uint32(16), out=shifted)
     x *= np.uint32(0x21F0AAAD)
     x += high
-    x ^= x >> np.uint32(15)
+    x ^= np.right_shift(x, np.uint32(15), out=shifted)
     x *= np.uint32(0x735A2D97)
-    x ^= x >> np.uint32(15)
+    x ^= np.right_shift(x, np.uint32(15), out=shifted)
     return x
 
 
@@ -113,19 +130,22 @@ def _unit(bits: np.ndarray) -> np.ndarray:
     return unit
 
 
-def _log_gamma_above_1(draws: Draws, shapes: np.ndarray) -> np.ndarray:
-    """Logarithms of Gamma draws of shapes of at least 1, float32 (R, S), by rejection (Marsaglia and Tsang 2000)."""
-    width = shapes.shape[1]
+def _log_gamma_above_1(draws: Draws, shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logarithms of Gamma draws of shapes of at least 1, by rejection (Marsaglia and Tsang 2000), and of uniform
+    numbers independent of them. `shapes` is float32 (S, R), as are both results."""
     d = shapes - np.float32(1 / 3)
-    u = draws.uniform(3 * width)
-    logs = np.log(u[:, : 2 * width])
-    normal = np.sqrt(-2 * logs[:, :width]) * np.cos(np.float32(2 * np.pi) * u[:, 2 * width :])
+    u = draws._columns(3 * len(shapes)).reshape(3, *shapes.shape)
+    logs = np.log(u[:2])
+    normal = np.sqrt(-2 * logs[0]) * np.cos(np.float32(2 * np.pi) * u[2])
     cube = np.maximum(1 + normal / np.sqrt(9 * d), np.float32(1e-7))  # as good as never so low, and rejected there
     v = cube * cube * cube
     log_v = np.log(v)
-    rejected = logs[:, width:] >= 0.5 * normal * normal + d * (1 - v + log_v)
+    # What is accepted is uniform below its limit, so that its share of the limit is a uniform number once more.
+    limit = np.minimum(0.5 * normal * normal + d * (1 - v + log_v), np.float32(0))
+    log_u = logs[1] - limit
     result: np.ndarray = np.log(d) + log_v
-    row, column = np.nonzero(rejected)  # 1 in 20, drawn again
+    rejected = column, row = np.nonzero(log_u >= 0)  # 1 in 20, drawn again
     if row.size:
-        result[row, column] = _log_gamma_above_1(draws.rows(row).numbered(column), shapes[row, column][:, None])[:, 0]
-    return result
+        again = _log_gamma_above_1(draws.rows(row).numbered(column), shapes[rejected][None])
+        result[rejected], log_u[rejected] = again[0][0], again[1][0]
+    return result, log_u

@@ -8,7 +8,7 @@ Decisions:
 - `redistribute=False` is the reference (apple/ml-4m) in distribution. Its budgets are often not used: texts are
   shorter, modalities missing. With `redistribute=True` missing modalities take no part in the draw, components of the
   mixture that a sample has no inputs or no targets for are not drawn for it, and what is not used goes to its grids,
-  in the proportions of the same Dirichlet. Modalities with alpha 0 get nothing.
+  in the proportions of the same Dirichlet draw. Modalities with alpha 0 get nothing.
 - A target sequence of n tokens makes n - 1 predictions: its first sentinel is only read (teacher forcing).
 - Chunks of metadata are put in a new random order at each draw, EOS last (4M-21).
 
@@ -149,12 +149,12 @@ def mask_batch(
 
 @dataclass
 class _Draw:
-    """What was drawn for each sample: totals (B,), alphas (B, S), keep rules (B, S), budgets (B, S)."""
+    """What was drawn for each sample: totals (B,), shares (B, S), keep rules (B, S), budgets (B, S)."""
 
     input_total: np.ndarray
     target_total: np.ndarray
-    input_alphas: np.ndarray
-    target_alphas: np.ndarray
+    input_shares: np.ndarray
+    target_shares: np.ndarray
     keeps: np.ndarray
     inputs: np.ndarray
     targets: np.ndarray
@@ -179,18 +179,23 @@ def _draw(
         odds = np.where(possible.any(axis=1, keepdims=True), possible, odds)
     component = _draw_component(odds, draws.of("component"))
     in_alphas, out_alphas = in_alphas[component], out_alphas[component]
-    if config.redistribute:
-        can_show, can_predict = can_show & (in_alphas > 0), can_predict & (out_alphas > 0)
     in_total, out_total = (
         least + draws.of("total", side).below(np.full(len(odds), most + 1 - least))
         for side, (least, most) in (("input", config.input_tokens), ("target", config.target_tokens))
     )
+    (inputs, targets), (in_shares, out_shares) = (
+        np.split(both, 2)
+        for both in draw_budgets(  # both sides together: twice the rows cost less than a second call
+            np.concatenate([in_alphas * can_show, out_alphas * can_predict]),
+            np.concatenate([in_total, out_total]),
+            Draws.concatenate([draws.of("inputs"), draws.of("targets")]),
+        )
+    )
     limit = np.array([spec.max_tokens for spec in specs])
-    inputs = np.minimum(draw_budgets(in_alphas, in_total, ~can_show, draws.of("inputs")), limit)
     is_text = np.array([spec.kind in _TEXT_KINDS for spec in specs])
-    targets = draw_budgets(out_alphas, out_total, ~can_predict, draws.of("targets"))
+    inputs = np.minimum(inputs, limit)
     targets = np.minimum(targets, np.where(is_text, limit, limit - inputs))
-    return _Draw(in_total, out_total, in_alphas, out_alphas, keeps[component], inputs, targets)
+    return _Draw(in_total, out_total, in_shares, out_shares, keeps[component], inputs, targets)
 
 
 def _draw_component(odds: np.ndarray, draws: Draws) -> np.ndarray:
@@ -217,12 +222,13 @@ def _settle(
     draw.inputs = np.where(is_grid, np.minimum(draw.inputs, room), draw.inputs)
     if config.redistribute:
         left = draw.input_total - draw.inputs.sum(axis=1)
-        draw.inputs = fill_up(draw.inputs, room, left, draw.input_alphas, draws.of("fill inputs"))
+        spared = np.where(is_target, np.minimum(draw.targets, room - draw.inputs), 0)  # what the targets drew is theirs
+        draw.inputs = fill_up(draw.inputs, room - spared, left, draw.input_shares, draws.of("fill inputs"))
     room = np.where(is_target, room - draw.inputs, 0)
     draw.targets = np.where(is_grid, np.minimum(draw.targets, room), draw.targets)
     if config.redistribute:
         left = draw.target_total - draw.targets.sum(axis=1)
-        draw.targets = fill_up(draw.targets, room, left, draw.target_alphas, draws.of("fill targets"))
+        draw.targets = fill_up(draw.targets, room, left, draw.target_shares, draws.of("fill targets"))
 
 
 def _mask_texts(
@@ -302,7 +308,7 @@ def _text(m: int, spec: ModalitySpec, tokens: Tokens, draw: _Draw, draws: Draws)
 def _shuffle_chunks(order: np.ndarray, lengths: np.ndarray, draws: Draws) -> np.ndarray:
     """Token indices with each sequence's pairs in a random order; an odd token at its end (EOS) stays there."""
     pairs = lengths // spans.CHUNK_TOKENS
-    keys = ragged.spread(2.0 * np.arange(len(pairs)), pairs) + draws.flat(pairs)
+    keys = ragged.spread(np.arange(len(pairs), dtype=np.uint64) << np.uint64(32), pairs) | draws.flat(pairs)
     ranks = np.argsort(keys) - ragged.spread(ragged.exclusive_cumsum(pairs), pairs)
     begin = ragged.spread(ragged.exclusive_cumsum(lengths), pairs)
     shuffled = order.copy()
@@ -315,22 +321,19 @@ def _mask_grid(
     spec: ModalitySpec, tokens: Tokens, inputs: np.ndarray, targets: np.ndarray, draws: Draws
 ) -> tuple[Chosen, Chosen]:
     """Disjoint random subsets of a grid; `inputs` and `targets` say how many tokens, (B,) each."""
-    rows = np.flatnonzero((inputs + targets > 0) & (tokens.lengths > 0))
+    rows = np.flatnonzero(inputs + targets)
     own = draws.of("tokens", spec.name).rows(rows)
-    shown, predicted = choose_disjoint(spec.max_tokens, inputs[rows], targets[rows], own)
     sides = []
-    for chosen, wanted in ((shown, inputs), (predicted, targets)):
-        counts = np.zeros(len(inputs), np.int64)
-        counts[rows] = wanted[rows]
-        position = np.flatnonzero(chosen) - ragged.spread(np.arange(len(rows)) * spec.max_tokens, counts[rows])
-        ids = position if tokens.ids is None else tokens.ids[ragged.spread(rows, counts[rows]), position]
+    positions = choose_disjoint(spec.max_tokens, inputs[rows], targets[rows], own)
+    for position, counts in zip(positions, (inputs, targets), strict=True):
+        ids = position
+        if tokens.ids is not None:
+            ids = tokens.ids.ravel().take(position + ragged.spread(rows * spec.max_tokens, counts[rows]))
         sides.append(Chosen(counts, ids, position))
     return sides[0], sides[1]
 
 
-def choose_disjoint(
-    length: int, first: np.ndarray, second: np.ndarray, draws: Draws
-) -> tuple[np.ndarray, np.ndarray]:
+def choose_disjoint(length: int, first: np.ndarray, second: np.ndarray, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
     """Two disjoint uniformly random subsets of 0..length-1 for each row.
 
     Args:
@@ -338,18 +341,17 @@ def choose_disjoint(
         draws: of the R rows.
 
     Returns:
-        bool (R, length) twice.
+        The subsets, row after row, each in ascending order: int64 (sum of first,) and (sum of second,).
     """
     # One random key for each position, unique within its row because its low bits are the position: sorting gives
-    # thresholds, and comparing with them gives the subsets in raster order without a second sort.
-    bits = max(length - 1, 1).bit_length()
+    # thresholds, and comparing with them gives the subsets in raster order without a second sort. Positions count from
+    # 1 there: a threshold of 0 is below all keys.
     keys = draws.bits(length)
-    keys <<= np.uint32(bits)
-    keys |= np.arange(length, dtype=np.uint32)
-    ordered = np.sort(keys, axis=1)
-    rows = np.arange(len(first))
-    in_first, in_both = (
-        (keys <= ordered[rows, np.maximum(size, 1) - 1][:, None]) & (size > 0)[:, None]
-        for size in (first, first + second)
-    )
-    return in_first, in_both ^ in_first
+    keys <<= np.uint32(length.bit_length())
+    keys |= np.arange(1, length + 1, dtype=np.uint32)
+    ordered, rows, both = np.sort(keys, axis=1), np.arange(len(first)), first + second
+    highest_first, highest = (np.where(size > 0, ordered[rows, size - 1], np.uint32(0)) for size in (first, both))
+    chosen = np.flatnonzero(keys <= highest[:, None])
+    in_first = keys.ravel().take(chosen) <= ragged.spread(highest_first, both)
+    chosen -= ragged.spread(rows * length, both)
+    return chosen.compress(in_first), chosen.compress(~in_first)

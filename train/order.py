@@ -26,7 +26,7 @@ from .draws import GOLDEN, mix64
 # Streams of randomness below one seed; adding a stream changes no other.
 _EPOCH_STREAM, _BLOCK_STREAM, _MASK_STREAM, _CROP_STREAM = range(4)
 
-FORMAT = 3  # part of what a run is: a run that goes on under another order would see samples twice or never
+FORMAT = 4  # part of what a run is: a run that goes on under another order would see samples twice or never
 
 
 class Places(NamedTuple):

@@ -42,49 +42,54 @@ def pack(
     Args:
         inputs, targets: for each of `specs`, in their order; a sample's counts sum to no more than the width.
     """
-    shown, predicted = _pack_side(inputs, num_inputs), _pack_side(targets, num_targets)
-    queries, ends = (np.zeros_like(predicted.ids) for _ in range(2))
-    for spec, piece, slots, used in zip(specs, targets, predicted.slots, predicted.used, strict=True):
-        queries.reshape(-1)[slots] = -1 if piece.queries is None else piece.queries
-        # A grid's targets all see each other; a text's see those before them and themselves.
-        causal = spec.kind is Kind.SEQUENCE
-        ends.reshape(-1)[slots] = slots % num_targets + 1 if causal else ragged.spread(used, piece.counts)
+    shown, predicted = _Side(inputs, num_inputs), _Side(targets, num_targets)
+    queries = [np.full(len(t.ids), -1, np.int32) if t.queries is None else t.queries for t in targets]
+    # A grid's targets all see each other; a text's see those before them and themselves.
+    causal = np.array([spec.kind is Kind.SEQUENCE for spec in specs] + [True])
+    ends = predicted.spread(np.where(causal, 0, predicted.ends))
+    own = np.arange(1, num_targets + 1, dtype=np.int32) * predicted.valid
     return PackedBatch(
-        input_ids=shown.ids,
+        input_ids=shown.gather([piece.ids for piece in inputs]),
         input_mod=shown.mod,
-        input_pos=shown.position,
+        input_pos=shown.gather([piece.positions for piece in inputs]),
         input_valid=shown.valid,
-        target_ids=predicted.ids,
-        query_ids=queries,
+        target_ids=predicted.gather([piece.ids for piece in targets]),
+        query_ids=predicted.gather(queries),
         target_mod=predicted.mod,
-        target_pos=predicted.position,
-        target_end=ends,
+        target_pos=predicted.gather([piece.positions for piece in targets]),
+        target_end=np.where(ends > 0, ends, own),
         target_valid=predicted.valid,
     )
 
 
-@dataclass(frozen=True)
 class _Side:
-    """Inputs or targets: int32 (B, width) each, `valid` bool. For each modality `slots`, the places of its tokens in
-    the flattened arrays, and `used`, the places of each sample that are taken with it."""
+    """Where the tokens of one side go: each sample's are those of all modalities and then padding, S + 1 runs.
 
-    ids: np.ndarray
-    mod: np.ndarray
-    position: np.ndarray
-    valid: np.ndarray
-    slots: list[np.ndarray]
-    used: list[np.ndarray]
+    counts, ends: int64 (B, S + 1), places of each run and where it ends.
+    mod: int32 (B, width); valid: bool (B, width).
+    """
 
+    def __init__(self, chosen: Sequence[Chosen], width: int) -> None:
+        given = np.stack([piece.counts for piece in chosen])
+        used = given.sum(axis=0)
+        assert used.max(initial=0) <= width
+        self.width = width
+        counts = np.vstack([given, width - used])
+        self.counts = counts.T
+        self.ends = np.cumsum(self.counts, axis=1)
+        self.mod = self.spread(np.r_[: len(chosen), 0])
+        self.valid = np.arange(width) < used[:, None]
+        # The tokens lie modality after modality; after the last come `width` zeros, which pad.
+        starts = ragged.exclusive_cumsum(counts.ravel()).reshape(counts.shape)
+        starts[-1] = used.sum()
+        self._source = ragged.indices(starts.T.ravel(), self.counts.ravel()).reshape(-1, width)
 
-def _pack_side(chosen: Sequence[Chosen], width: int) -> _Side:
-    count = len(chosen[0].counts)
-    ids, mod, position = (np.zeros((count, width), np.int32) for _ in range(3))
-    slots, used = [], [np.zeros(count, np.int64)]
-    for m, piece in enumerate(chosen):
-        slots.append(ragged.indices(np.arange(count) * width + used[-1], piece.counts))
-        used.append(used[-1] + piece.counts)
-        ids.reshape(-1)[slots[-1]] = piece.ids
-        mod.reshape(-1)[slots[-1]] = m
-        position.reshape(-1)[slots[-1]] = piece.positions
-    assert used[-1].max(initial=0) <= width
-    return _Side(ids, mod, position, np.arange(width) < used[-1][:, None], slots, used[1:])
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """A value for each run, (S + 1,) or (B, S + 1), given to all its places: int32 (B, width)."""
+        each = np.broadcast_to(values.astype(np.int32), self.counts.shape)
+        return ragged.spread(each.ravel(), self.counts.ravel()).reshape(-1, self.width)
+
+    def gather(self, pieces: Sequence[np.ndarray]) -> np.ndarray:
+        """Values of the tokens of each modality, put in place: int32 (B, width)."""
+        flat = np.concatenate([*pieces, np.zeros(self.width, np.int32)], dtype=np.int32, casting="same_kind")
+        return flat.take(self._source)

@@ -14,7 +14,7 @@ def exclusive_cumsum(lengths: np.ndarray) -> np.ndarray:
 
 def ranks(lengths: np.ndarray) -> np.ndarray:
     """0, 1, ..., length - 1 for each row: int64 (sum of lengths,)."""
-    return spread(-exclusive_cumsum(lengths), lengths) + np.arange(int(lengths.sum()))
+    return indices(np.zeros_like(lengths), lengths)
 
 
 def spread(per_row: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -24,12 +24,15 @@ def spread(per_row: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 def indices(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Of the elements of some rows (or windows) of a flat array, row by row: int64 (sum of lengths,)."""
-    return spread(starts - exclusive_cumsum(lengths), lengths) + np.arange(int(lengths.sum()))
+    index = spread(starts - exclusive_cumsum(lengths), lengths)
+    index += np.arange(len(index))
+    return index
 
 
-def row_sums(flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Sums of a flat array's rows: int64 (rows,). Empty rows sum to 0."""
-    ends = np.concatenate([[0], np.cumsum(flat, dtype=np.int64)])
-    starts = exclusive_cumsum(lengths)
-    sums: np.ndarray = ends[starts + lengths] - ends[starts]
-    return sums
+def counts(flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """How many of each row of a flat bool array are true: int64 (rows,)."""
+    counted = np.zeros(len(lengths), np.int64)
+    if len(flat):
+        some = lengths > 0  # `reduceat` takes no empty rows
+        counted[some] = np.add.reduceat(flat.view(np.uint8), exclusive_cumsum(lengths)[some], dtype=np.int32)
+    return counted

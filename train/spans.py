@@ -75,39 +75,45 @@ def draw_keep(
     prob[keeps == KEEPS.index(Keep.ALL)] = 1.0
     starts = ragged.exclusive_cumsum(lengths)
     kept = np.zeros(int(lengths.sum()), bool)
-    pending = np.flatnonzero(budgets > 0)
-    done, count = 0, 1
+    pending = np.flatnonzero((budgets > 0) & (prob > 0))
+    done, count, own = 0, 1, draws.of("keep")
     while pending.size:  # every sequence fits in the end: a wholly masked one is a single sentinel
         # Some attempts at once, of which the first that fits counts: most need few, and some dozens.
-        rows, attempts = np.repeat(pending, count), np.tile(np.arange(done, done + count), len(pending))
-        length = lengths[rows]
-        chances = prob[rows] * np.float32(KEEP_DECAY) ** attempts.astype(np.float32)
-        draw = _draw_once(length, chances, chunks[rows], draws.of("keep").rows(rows).numbered(attempts))
-        size = ragged.row_sums(draw | run_starts(~draw, length), length)  # what is kept, and a sentinel for each run
-        fits = (size <= budgets[rows]).reshape(-1, count)
+        attempts = np.arange(done, done + count)
+        chances = prob[pending, None] * (KEEP_DECAY**attempts).astype(np.float32)
+        length, chunk = (np.repeat(values[pending], count) for values in (lengths, chunks))
+        draw = _draw_once(length, chances.ravel(), chunk, own.rows(pending).times(attempts))
+        # What is kept is shown, and a sentinel for each run: at what follows a kept token, or begins the sequence.
+        shown, first = draw.copy(), ragged.exclusive_cumsum(length)
+        shown[1:] |= draw[:-1]
+        shown[first] = True
+        fits = ragged.counts(shown, length).reshape(-1, count) <= budgets[pending, None]
         fitting = fits.any(axis=1)
-        chosen = np.flatnonzero(fitting) * count + fits.argmax(axis=1)[fitting]
-        first = ragged.exclusive_cumsum(length)[chosen]
-        kept[ragged.indices(starts[rows[chosen]], length[chosen])] = draw[ragged.indices(first, length[chosen])]
+        begin = first.reshape(-1, count)[fitting, fits.argmax(axis=1)[fitting]]
+        settled = pending[fitting]
+        into, of = (ragged.indices(start, lengths[settled]) for start in (starts[settled], begin))
+        kept[into] = draw[of]
         pending = pending[~fitting]
         done, count = done + count, min(2 * count, 16)
     return kept
 
 
 def _draw_once(lengths: np.ndarray, prob: np.ndarray, chunks: np.ndarray, draws: Draws) -> np.ndarray:
-    units = -(-lengths // chunks)
-    draw: np.ndarray = draws.flat(units) <= ragged.spread(prob, units)
-    if (chunks == 1).all():
-        return draw
-    unit = ragged.ranks(lengths) // ragged.spread(chunks, lengths)
-    draw = draw[ragged.spread(ragged.exclusive_cumsum(units), lengths) + unit]
+    """bool (sum of lengths,): each chunk with the probability of its sequence, float32 (R,) above 0."""
+    # The highest of the random bits that keep: no float for each token.
+    highest = (np.ceil(prob.astype(np.float64) * 2**32) - 1).astype(np.uint32)
+    draw: np.ndarray = draws.flat(lengths) <= ragged.spread(highest, lengths)
+    if (several := chunks > 1).any():  # a chunk does what its first token does
+        length, first = lengths[several], ragged.exclusive_cumsum(lengths)[several]
+        token = ragged.indices(first, length)
+        draw[token] = draw[token - ragged.ranks(length) % ragged.spread(chunks[several], length)]
     return draw
 
 
 def run_starts(masked: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """True at the first token of each run of masked tokens: bool, flat like `masked`."""
     starts = masked.copy()
-    starts[1:] &= ~masked[:-1]
+    starts[1:] = masked[1:] > masked[:-1]
     first = ragged.exclusive_cumsum(lengths)
     starts[first] = masked[first]
     return starts
@@ -124,26 +130,27 @@ def split(ids: np.ndarray, kept: np.ndarray, lengths: np.ndarray, first_sentinel
     """
     masked = ~kept
     starts = run_starts(masked, lengths)
-    runs, hidden = ragged.row_sums(starts, lengths), ragged.row_sums(masked, lengths)
-    # Runs begun, and tokens masked, within its own sequence, up to and with each token.
-    run = np.cumsum(starts) - ragged.spread(ragged.exclusive_cumsum(runs), lengths)
-    rank = np.cumsum(masked) - ragged.spread(ragged.exclusive_cumsum(hidden), lengths)
-    sentinel = first_sentinel - 1 + run
-    shown = kept | starts
+    runs, hidden = ragged.counts(starts, lengths), ragged.counts(masked, lengths)
     target_lengths = hidden + runs + 1
     begin = ragged.exclusive_cumsum(target_lengths)
+    # Before a masked token stand those before it, a sentinel for each run so far, and one that ends each target.
+    token = np.flatnonzero(masked)
+    opens = starts.take(token)
+    place = np.arange(len(token)) + np.cumsum(opens, dtype=np.int32) + ragged.spread(np.arange(len(runs)), hidden)
+    sentinel_place, sentinel = place.compress(opens) - 1, first_sentinel + ragged.ranks(runs)
     target = np.empty(int(target_lengths.sum()), np.int32)
-    place = ragged.spread(begin, lengths) + rank - 1 + run
-    target[place[masked]] = ids[masked]
-    target[place[starts] - 1] = sentinel[starts]
+    target[place] = ids.take(token)
+    target[sentinel_place] = sentinel
     target[begin + target_lengths - 1] = first_sentinel + runs
+    shown = ids.astype(np.int32)
+    shown[token.compress(opens)] = sentinel
     return Spans(
-        input_ids=np.where(starts, sentinel, ids)[shown].astype(np.int32),
-        input_lengths=ragged.row_sums(shown, lengths),
+        input_ids=shown.compress(kept | starts),
+        input_lengths=lengths - hidden + runs,
         target_ids=target,
         target_lengths=target_lengths,
         runs=runs,
-        sentinels=(rank - 2 + run)[starts],
+        sentinels=sentinel_place - ragged.spread(begin, runs),
     )
 
 
@@ -167,7 +174,7 @@ def cut_targets(spans: Spans, budgets: np.ndarray, draws: Draws) -> tuple[np.nda
     start[over] = spans.sentinels[(first + chosen)[over]]
     # The earliest sentinel whose rest fits is the one after those whose rest does not.
     need = spans.target_lengths - budgets
-    too_early = ragged.row_sums(spans.sentinels < ragged.spread(need, spans.runs), spans.runs)
+    too_early = ragged.counts(spans.sentinels < ragged.spread(need, spans.runs), spans.runs)
     short = over & (start > need)
     start[short] = spans.sentinels[(first + too_early)[short]]
     return start, np.minimum(spans.target_lengths - start, budgets)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourmill.train.draws import Draws
+from fourmill.train.draws import Draws, _log_gamma_above_1
 
 MANY = 40_000
 
@@ -60,6 +60,14 @@ def test_gamma_of_one_is_exponential_and_of_a_half_is_a_squared_normal() -> None
     assert chi_square(2 / np.pi * np.arcsin(np.sqrt(share)), 50) < 86  # 49 degrees of freedom, p = 0.001
 
 
+def test_what_accepts_a_gamma_draw_serves_again() -> None:
+    """The uniform number left over has no memory of the draw: Gamma(a) with a below 1 is the product of both."""
+    above, log_u = _log_gamma_above_1(draws(), np.full((1, MANY), 1.5, np.float32))
+    assert chi_square(np.exp(log_u), 100) < 149
+    below = log_u[above > np.median(above)]
+    assert chi_square(np.exp(below), 50) < 86
+
+
 def test_tiny_shapes_do_not_underflow() -> None:
     values = draws(1000).log_gamma(np.full((1000, 3), 1e-9))
     assert np.isfinite(values).all() and values.min() < -1e8
@@ -73,7 +81,11 @@ def test_numbers_belong_to_their_rows(rows: list[int], counts: list[int]) -> Non
     np.testing.assert_array_equal(some.bits(7), all_of.bits(7)[chosen])
     np.testing.assert_array_equal(some.log_gamma(shapes[chosen]), all_of.log_gamma(shapes)[chosen])
     np.testing.assert_array_equal(some.of("x", 1).uniform(2), all_of.of("x", 1).uniform(2)[chosen])
+    np.testing.assert_array_equal(all_of.flat(np.full(50, 7)), all_of.bits(7).ravel())
+    np.testing.assert_array_equal(
+        all_of.times(chosen).bits(2).reshape(50, -1, 2)[3], all_of.rows(np.full(len(rows), 3)).numbered(chosen).bits(2)
+    )
     lengths = np.array(counts)
     pieces = np.split(all_of.flat(lengths), np.cumsum(lengths)[:-1])
-    parts = [pieces[row] for row in rows] or [np.zeros(0, np.float32)]
+    parts = [pieces[row] for row in rows] or [np.zeros(0, np.uint32)]
     np.testing.assert_array_equal(some.flat(lengths[chosen]), np.concatenate(parts))

@@ -48,6 +48,10 @@ def fresh(rows: int, seed: int = 0) -> Draws:
     return Draws.fresh(np.random.default_rng(seed), rows)
 
 
+def fixed() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
 def make_tokens(count: int, rng: np.random.Generator, missing: float = 0.3) -> dict[str, Tokens]:
     """Random samples. Texts hold ids from 1000 on, each different from its neighbours, and EOS."""
     tokens = {}
@@ -179,7 +183,7 @@ def test_small_alphas_leave_a_token_to_give(modalities: int, total: int) -> None
         winners = torch.distributions.Dirichlet(alphas).sample((len(rows),)).argmax(1)
         expected.index_put_((rows, winners), torch.ones(1, dtype=torch.long), accumulate=True)
     shape = (count, modalities)
-    budgets = masking.draw_budgets(np.full(shape, 0.01), np.full(count, total), np.zeros(shape, bool), fresh(count))
+    budgets, _ = masking.draw_budgets(np.full(shape, 0.01), np.full(count, total), fresh(count))
     assert (budgets.sum(1) == total).all()
     for mine, theirs in (((budgets > 0).sum(1), (expected > 0).sum(1)), (budgets.max(1), expected.max(1).values),
                          ((budgets == total).any(1), (expected == total).any(1))):  # fmt: skip
@@ -205,12 +209,47 @@ def test_redistribution_fills_the_budgets() -> None:
     assert parity.input_valid[complete].mean() < 0.9 and parity.target_valid[complete].mean() < 0.95
 
 
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_what_is_left_goes_in_proportion_to_shares_until_all_are_full(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    budgets, capacity = rng.integers(0, 9, (30, 5)), rng.integers(0, 30, (30, 5))
+    shares = rng.choice([0, 1e-300, 1e-20, 0.1, 0.3, 1.0], (30, 5))
+    left = rng.integers(0, 60, 30)
+    filled = masking.fill_up(budgets, capacity, left, shares, fresh(30, seed))
+    given_out, room = filled - budgets, np.where(shares > 0, np.maximum(capacity - budgets, 0), 0)
+    assert (given_out >= 0).all() and (given_out <= room).all()
+    assert (given_out.sum(axis=1) == np.minimum(left, room.sum(axis=1))).all()
+    # Whoever has room left took no less for its share than anyone, give or take the token of rounding.
+    for extra, space, share in zip(given_out, room, shares, strict=True):
+        for i in np.flatnonzero(extra < space):
+            assert ((extra - 1) * share[i] <= (extra[i] + 1) * share).all()
+
+
+def test_what_is_left_goes_in_exact_proportion_on_average() -> None:
+    count = 20_000
+    shares, none = np.tile([0.5, 0.3, 0.2, 0.0], (count, 1)), np.zeros((count, 4), np.int64)
+    filled = masking.fill_up(none, np.tile([3, 90, 90, 90], (count, 1)), np.full(count, 7), shares, fresh(count))
+    assert (filled[:, 0] == 3).all() and not filled[:, 3].any()  # 3 of 7, and of the other 4 come 2.4 and 1.6
+    assert abs(filled[:, 1].mean() - 2.4) < 4.5 * (0.24 / count) ** 0.5
+
+
 def test_redistribution_respects_alphas_of_zero() -> None:
     tokens = make_tokens(200, np.random.default_rng(0), missing=0.0)
     config = MaskingConfig((24, 24), (8, 8), (Mixture({"rgb": 1000.0}, {"caption": 1.0}),))
     b = mask_batch(SPECS, config, tokens, np.random.default_rng(1))
     assert (b.input_valid.sum(axis=1) == 16).all() and not b.input_mod.any()
     assert (b.target_mod[b.target_valid] == NAMES.index("caption")).all()
+
+
+def test_redistribution_shows_nothing_that_targets_drew() -> None:
+    tokens = {name: Tokens(np.zeros(500, np.int64), given.ids) for name, given in make_tokens(500, fixed(), 0).items()}
+    tokens["tok_rgb"] = Tokens(np.full(500, 16), tokens["tok_rgb"].ids)
+    tokens["caption"] = Tokens(np.full(500, 2), np.tile([1000, EOS], 500))
+    shown = Mixture({"tok_rgb": 1.0, "caption": 1.0}, {"tok_rgb": 1.0})
+    b = mask_batch(SPECS, MaskingConfig((16, 16), (8, 8), (shown,)), tokens, fixed())
+    # Of 16 tokens the grid draws 0 to 16, all as likely; what the caption cannot use leaves 8 of them, where there are.
+    assert abs(b.target_valid.sum(axis=1).mean() - (9 * 8 + sum(range(8))) / 17) < 0.5
 
 
 def test_missing_modalities_leave_their_budget_to_others() -> None:
@@ -249,11 +288,15 @@ def test_disjoint_subsets(length: int, seed: int) -> None:
     first = rng.integers(0, length + 1, 20)
     second = rng.integers(0, length + 1 - first)
     a, b = choose_disjoint(length, first, second, Draws.fresh(rng, len(first)))
-    assert (a.sum(1) == first).all() and (b.sum(1) == second).all() and not (a & b).any()
+    for own, other in zip(np.split(a, first.cumsum()), np.split(b, second.cumsum()), strict=True):
+        assert (np.diff(own) > 0).all() and (np.diff(other) > 0).all() and not set(own) & set(other)
+        assert set(own) | set(other) <= set(range(length))
+    assert len(a) == first.sum() and len(b) == second.sum()
 
 
 def test_disjoint_subsets_are_uniform() -> None:
-    a, b = choose_disjoint(10, np.full(20_000, 3), np.full(20_000, 4), fresh(20_000))
+    flat = choose_disjoint(10, np.full(20_000, 3), np.full(20_000, 4), fresh(20_000))
+    a, b = ((part.reshape(20_000, -1, 1) == np.arange(10)).any(axis=1) for part in flat)
     for chosen, share in ((a, 0.3), (b, 0.4)):
         error = (chosen.mean(axis=0) - share) / np.sqrt(share * (1 - share) / 20_000)
         assert np.abs(error).max() < 4.5
@@ -295,7 +338,7 @@ def test_configs_are_checked_against_the_model(config: MaskingConfig, message: s
 def test_budget_shares_are_dirichlet() -> None:
     """Mean and variance of a Dirichlet with an alpha where plain Gamma draws underflow in single precision."""
     alphas = np.tile([0.01, 0.02, 0.07], (40_000, 1))
-    budgets = masking.draw_budgets(alphas, np.full(40_000, 1000), np.zeros_like(alphas, bool), fresh(40_000))
+    budgets, _ = masking.draw_budgets(alphas, np.full(40_000, 1000), fresh(40_000))
     assert (budgets.sum(axis=1) == 1000).all()
     share = budgets / 1000
     mean = alphas[0] / alphas[0].sum()
