@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from .config import FourMConfig
 
@@ -66,22 +65,25 @@ class _OneDnn(torch.autograd.Function):
     """A product of dense float32 on a CPU, and its gradients: for the weight's, MKL is as fast."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return y
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        x, weight, _ = inputs
+        for_x, for_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if for_weight else None, weight if for_x else None)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        for_x, for_weight, for_bias = ctx.needs_input_grad
         grad = grad.contiguous()
         rows = grad.flatten(0, -2)
         return (
-            torch.ops.mkldnn._linear_pointwise(grad, weight.t(), None, "none", [], "") if for_x else None,
-            rows.t() @ x.reshape(len(rows), -1) if for_weight else None,
-            rows.sum(0) if for_bias else None,
+            None if weight is None else product(grad, weight.t()),
+            None if x is None else rows.t() @ x.reshape(len(rows), -1),
+            rows.sum(0) if ctx.needs_input_grad[2] else None,
         )
 
 

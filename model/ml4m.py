@@ -263,8 +263,15 @@ def _literal(text: str) -> Any:
 
 
 def check_hub(hub_id: str) -> None:
-    """ValueError if the hub has no such model, or cannot be asked and none was kept here; fetches no weights."""
-    _download(hub_id, None, [CONFIG])
+    """ValueError if the hub says that it has no such model. Fetches no weights; whether a
+    hub that cannot be asked has it is left to who loads it."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        _download(hub_id, None, [CONFIG])
+    except ValueError as error:
+        if not isinstance(error.__cause__, LocalEntryNotFoundError):
+            raise
 
 
 def _download(hub_id: str, revision: str | None, files: Sequence[str] = (WEIGHTS, CONFIG)) -> Path:

@@ -100,8 +100,9 @@ class Metrics:
 
     def abandon(self) -> None:
         """The run stopped short of its end, and may go on later: put what there is, if that can be done."""
-        with contextlib.suppress(OSError):
-            self.flush()
+        self._thread.shutdown()
+        with contextlib.suppress(Exception):  # of any kind: it would hide why the run stopped
+            self._put(bytes(self._text))
         self._release()
 
     def _release(self) -> None:

@@ -63,6 +63,37 @@ def test_gradients_of_products_are_those_of_linear(
             torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=1e-3)
 
 
+def test_gradients_of_gradients_are_those_of_linear() -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(7, 5), torch.randn(6, 5), torch.randn(6)
+
+    def norm_of_gradient(product: Any) -> list[torch.Tensor]:
+        leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
+        scores = product(product(leaves[0], *leaves[1:]).tanh(), leaves[1].T)
+        (gradient,) = torch.autograd.grad(scores.sum(), leaves[0], create_graph=True)
+        return list(torch.autograd.grad(gradient.square().sum(), leaves))
+
+    found, expected = norm_of_gradient(blocks.product), norm_of_gradient(F.linear)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+    of_weight = torch.func.grad(lambda w, product: product(x, w, bias).square().sum())
+    torch.testing.assert_close(of_weight(weight, blocks.product), of_weight(weight, F.linear), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("frozen", ["input", "weight"])
+def test_products_keep_what_their_gradients_need(frozen: str) -> None:
+    x, layer, kept = torch.randn(7, 5), blocks.Linear(5, 6), []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.shape)
+        return tensor
+
+    x.requires_grad_(frozen != "input")
+    layer.weight.requires_grad_(frozen != "weight")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        layer(x)
+    assert kept == [(7, 5) if frozen == "input" else (6, 5)]
+
+
 def test_products_keep_the_precision_that_autocast_asks_for() -> None:
     x, layer = torch.randn(2, 1, 8), blocks.Linear(8, 6)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

@@ -190,7 +190,8 @@ def test_a_run_begins_with_a_checkpoint_of_another(tmp_path: Path) -> None:
 
 def test_what_is_not_there_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Folders, models of the hub, the roots of other datasets."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    import httpx
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
     from fourmill.recipe import RecipeError
     from fourmill.train_settings import DatasetShare, Train
@@ -207,8 +208,9 @@ def test_what_is_not_there_is_told_before_anything_starts(tmp_path: Path, monkey
     def hub(name: str, *, allow_patterns: list[str], **_: Any) -> str:
         asked.append((name, allow_patterns))
         if name == "EPFL-VILAB/4M-7_B_CC12":
-            raise LocalEntryNotFoundError("Repository Not Found")
-        return str(tmp_path)
+            response = httpx.Response(401, request=httpx.Request("GET", "https://hub"))
+            raise RepositoryNotFoundError("Repository Not Found", response=response)
+        raise LocalEntryNotFoundError("no network, and nothing in the cache")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", hub)
     initial.check(Train(init="EPFL-VILAB/4M-7_B_CC12M", datasets=[DatasetShare()]))

@@ -104,10 +104,25 @@ def test_lines_that_could_not_be_put_are_told(tmp_path: Path, monkeypatch: pytes
     assert len(metrics.read(str(tmp_path))) == 1
 
 
-def test_a_run_that_stops_short_keeps_its_lines(tmp_path: Path) -> None:
+@pytest.mark.parametrize("put_fails", [False, True])
+def test_a_run_that_stops_short_keeps_its_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put_fails: bool
+) -> None:
+    class NoCredentials(Exception):
+        """Errors of object stores are not all OSErrors."""
+
+    def refuse(*_: Any, **__: Any) -> bool:
+        raise NoCredentials
+
     log = Metrics(str(tmp_path), 0)
     log.log(1, "train", {"loss": 1.0})
     assert metrics.read(str(tmp_path)) == []
+    with monkeypatch.context() as patch:
+        if put_fails:
+            patch.setattr(storage, "put", refuse)
+            log.flush(wait=False)
+            Metrics(str(tmp_path), 0).abandon()
+            log._thread.shutdown()
     log.abandon()
     assert [row["loss"] for row in metrics.read(str(tmp_path))] == [1.0]
     assert list((tmp_path / "tensorboard").iterdir())
