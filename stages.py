@@ -181,7 +181,7 @@ def train(recipe: Recipe) -> Summary:
         losses = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("loss", "val_loss") if name in metrics)
         told = record.identity
         summary.notes.append(f"{told['steps']} steps, {told['parameters']:,} parameters: {losses}")
-        summary.notes.append(job.folder)
+        summary.notes += [job.folder, *told.get("notes", [])]
     return _finish(recipe, summary, start, "run", job.fingerprint)
 
 

@@ -158,7 +158,8 @@ class Train(Section):
         """What would do instead: batches for these workers, and workers for this batch."""
         multiple = math.lcm(*range(least, most + 1)) * self.accumulate
         nearest = max(1, round(self.batch_size / multiple)) * multiple
-        text = f"for any number of {least} to {most} take a multiple of {multiple}, such as {nearest}"
+        workers = f"{most} workers" if least == most else f"any number of {least} to {most}"
+        text = f"for {workers} take a multiple of {multiple}, such as {nearest}"
         fitting = [n for n in range(1, most + 1) if not self.batch_size % (n * self.accumulate)]
         if not fitting:
             return text

@@ -47,7 +47,7 @@ def inspect_run(path: str, folder: str) -> Inspection:
         "fingerprint": print_,
         "finished": None if name.startswith("fit-") else record is not None,
         "steps": rows[-1]["step"] if rows else 0,
-        "samples_seen": record.rows if record else None,
+        "training_samples": record.rows if record else None,
         "seconds": record.seconds if record else None,
         "parameters": record.identity.get("parameters") if record else None,
         "losses": _curves(rows, lambda n: n == "loss" or n.startswith("loss/")),

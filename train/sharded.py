@@ -115,13 +115,15 @@ def load(found: Checkpoint, tensors: dict[str, torch.Tensor], group: dist.Proces
 
     Raises:
         OSError: it cannot be read, or has other tensors.
+        ValueError: its files are damaged.
     """
     with _told("read", found.url, "; if its files are damaged, move the folder away to go on from the one before"):
         load_state_dict(dict(tensors), storage_reader=_Reader(found), process_group=group, no_dist=group is None)
 
 
 class _told:
-    """torch gathers what went wrong on all workers in an exception that is no Exception; here it becomes an OSError."""
+    """torch gathers what went wrong on all workers in an exception that is no Exception; here it becomes an OSError, or
+    a ValueError if it is the content of files, which would be the same at another attempt."""
 
     def __init__(self, verb: str, url: str, advice: str = "") -> None:
         self._verb, self._url, self._advice = verb, url, advice
@@ -131,8 +133,10 @@ class _told:
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         if isinstance(error, CheckpointException):
-            causes = "; ".join(f"worker {rank}: {cause[0]!r}" for rank, cause in sorted(error.failures.items()))
-            raise OSError(f"{self._url}: cannot {self._verb} the checkpoint: {causes}{self._advice}") from error
+            failures = [(rank, failure[0]) for rank, failure in sorted(error.failures.items())]
+            kind = ValueError if all(isinstance(cause, ValueError) for _, cause in failures) else OSError
+            causes = "; ".join(f"worker {rank}: {cause!r}" for rank, cause in failures)
+            raise kind(f"{self._url}: cannot {self._verb} the checkpoint: {causes}{self._advice}") from error
 
 
 class _Writer(StorageWriter):
@@ -278,11 +282,12 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 
 
 def _header(file: Any, name: str) -> tuple[dict[str, Any], int]:
-    """The header of a safetensors file, and where its data begin."""
-    (length,) = struct.unpack("<Q", file.read(8))
-    if length > 100_000_000:
-        raise ValueError(f"{name}: no safetensors file")
-    header: dict[str, Any] = json.loads(file.read(length))
+    """The header of a safetensors file, and where its data begin. ValueError if it is none."""
+    try:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header: dict[str, Any] = json.loads(file.read(length) if length < 100_000_000 else b"")
+    except (struct.error, ValueError):  # whose own text is all of what could not be read
+        raise ValueError(f"{name}: no safetensors file, or its header is damaged") from None
     return header, 8 + length
 
 
