@@ -15,7 +15,8 @@ def keep_freed_memory(most: int | None = None) -> bool:
     """Let this process keep the memory that it frees, for its next allocations; returns whether it could.
 
     Args:
-        most: bytes that it keeps, below 2 GiB, and then only of blocks up to 32 MiB; all of all if None.
+        most: bytes that it keeps, below 2 GiB, at the end of its heap, and then only of blocks up to 32 MiB; all of all
+            if None.
 
     A step allocates and frees gradients of hundreds of MB. glibc hands such blocks back to the kernel at once, and the
     next step takes them again page by page, each zeroed: 7 % of the CPU time of a 4M-B step on 2 cores, and of a chain
