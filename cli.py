@@ -21,7 +21,7 @@ RECIPE_STAGES = {
 }
 
 EPILOG = """examples:
-  fourmill demo                                     the whole line on real photos, about five minutes
+  fourmill demo                                     the whole line on real photos, some six minutes
   fourmill init --samples 'data/{00000..00009}.tar' --root out > recipe.yaml
   fourmill run recipe.yaml                          shards -> labels -> tokens -> a trained 4M -> a report
   fourmill tokenize recipe.yaml --set engine.actors=4
