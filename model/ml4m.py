@@ -263,8 +263,7 @@ def _literal(text: str) -> Any:
 
 
 def check_hub(hub_id: str) -> None:
-    """ValueError if the hub says that it has no such model. Fetches no weights; whether a
-    hub that cannot be asked has it is left to who loads it."""
+    """ValueError if the hub says that it has no such model; a hub that cannot be asked is no error. Needs no weights."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:

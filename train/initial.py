@@ -76,7 +76,7 @@ def _is_hub_id(place: str) -> bool:
 def check(train: Train) -> None:
     """RecipeError if what training needs from elsewhere is not there: initial weights, the roots of other datasets."""
     place = resolved(train).init
-    if place is not None and place == train.init and _is_hub_id(place):
+    if place is not None and _is_hub_id(place):  # a place that was found is absolute, or a URL
         try:
             ml4m.check_hub(place)
         except ValueError as error:

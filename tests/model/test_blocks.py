@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 
 from fourmill.model import blocks
 
-
-@given(
+PRODUCTS: dict[str, st.SearchStrategy[Any]] = dict(
     shape=st.lists(st.integers(0, 5), min_size=0, max_size=3),
     inside=st.integers(1, 40),
     outside=st.integers(1, 70),
     biased=st.booleans(),
     strided=st.booleans(),
 )
+
+
+@given(**PRODUCTS)
 @settings(deadline=None)
 def test_products_are_those_of_linear(shape: list[int], inside: int, outside: int, biased: bool, strided: bool) -> None:
     torch.manual_seed(len(shape) + inside)
@@ -30,14 +32,7 @@ def test_products_are_those_of_linear(shape: list[int], inside: int, outside: in
     torch.testing.assert_close(found, F.linear(x, weight, bias), atol=1e-4, rtol=1e-4)
 
 
-@given(
-    shape=st.lists(st.integers(0, 5), min_size=0, max_size=3),
-    inside=st.integers(1, 40),
-    outside=st.integers(1, 70),
-    biased=st.booleans(),
-    strided=st.booleans(),
-    frozen=st.sampled_from(["none", "input", "weight"]),
-)
+@given(**PRODUCTS, frozen=st.sampled_from(["none", "input", "weight"]))
 @settings(deadline=None)
 def test_gradients_of_products_are_those_of_linear(
     shape: list[int], inside: int, outside: int, biased: bool, strided: bool, frozen: str

@@ -48,10 +48,6 @@ def fresh(rows: int, seed: int = 0) -> Draws:
     return Draws.fresh(np.random.default_rng(seed), rows)
 
 
-def fixed() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
 def make_tokens(count: int, rng: np.random.Generator, missing: float = 0.3) -> dict[str, Tokens]:
     """Random samples. Texts hold ids from 1000 on, each different from its neighbours, and EOS."""
     tokens = {}
@@ -243,11 +239,12 @@ def test_redistribution_respects_alphas_of_zero() -> None:
 
 
 def test_redistribution_shows_nothing_that_targets_drew() -> None:
-    tokens = {name: Tokens(np.zeros(500, np.int64), given.ids) for name, given in make_tokens(500, fixed(), 0).items()}
+    tokens = make_tokens(500, np.random.default_rng(0), missing=0.0)
+    tokens = {name: Tokens(np.zeros(500, np.int64), all_of.ids) for name, all_of in tokens.items()}
     tokens["tok_rgb"] = Tokens(np.full(500, 16), tokens["tok_rgb"].ids)
     tokens["caption"] = Tokens(np.full(500, 2), np.tile([1000, EOS], 500))
     shown = Mixture({"tok_rgb": 1.0, "caption": 1.0}, {"tok_rgb": 1.0})
-    b = mask_batch(SPECS, MaskingConfig((16, 16), (8, 8), (shown,)), tokens, fixed())
+    b = mask_batch(SPECS, MaskingConfig((16, 16), (8, 8), (shown,)), tokens, np.random.default_rng(1))
     # Of 16 tokens the grid draws 0 to 16, all as likely; what the caption cannot use leaves 8 of them, where there are.
     assert abs(b.target_valid.sum(axis=1).mean() - (9 * 8 + sum(range(8))) / 17) < 0.5
 
