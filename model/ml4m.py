@@ -263,7 +263,7 @@ def _literal(text: str) -> Any:
 
 
 def check_hub(hub_id: str) -> None:
-    """ValueError if the hub says that it has no such model; a hub that cannot be asked is no error. Needs no weights."""
+    """ValueError if the hub says it has no such model; one that cannot be asked is no error. Fetches no weights."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
