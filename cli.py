@@ -245,7 +245,7 @@ def _transfer(args: argparse.Namespace) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from .report import inspect
+    from .report.inspect import inspect
 
     return inspect.show(args.path, row=args.row, as_json=args.json)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import __version__, pages, recipe, stages
-from .pipelines import photos
+from .pipelines.demo import photos
 from .summaries import Summary
 
 # 112 px crops with 8 px patches: 14 x 14 tokens, as 4M's 224 px crops with 16 px patches, at a quarter of the pixels.
@@ -32,7 +32,7 @@ modalities: [rgb, tok_rgb, tok_canny_edge, color_palette, metadata, caption, det
 labels:
   keep: [canny_edge, color_palette, metadata, caption, det]
   specialists:
-    det: {{specialist: "people:HogPeople"}}   # needs no download
+    det: {{specialist: hog_people}}   # needs no download
 
 tokenizers:
   text: {{vocab_size: 6000}}
@@ -134,7 +134,7 @@ def recipe_text(root: Path) -> str:
 
 
 def _extras(root: Path) -> dict[str, Any]:
-    from .report.report import Command, Photo
+    from .report.html.report import Command, Photo
 
     splits = {"train": "train", "val": "validation"}
     credits = [

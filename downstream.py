@@ -16,8 +16,8 @@ def retrieve(
     recipe: Recipe, query: str, texts: Sequence[str], target: str, split: str, top: int, as_json: bool
 ) -> int:
     """Search the images of a split and print what was found; see `train.retrieve.run`. Returns the exit status."""
-    from .train import retrieve as retrieval
-    from .train import weights
+    from .train.downstream import retrieve as retrieval
+    from .train.pretrain import weights
 
     if top < 1:
         raise ValueError(f"--top: got {top}, expected 1 or more")
@@ -57,8 +57,8 @@ def transfer(model: str, train: Sequence[str], val: Sequence[str], out: str, opt
     import torch
 
     from .pipelines import labelled
-    from .train import initial
-    from .train import transfer as tuning
+    from .train.downstream import transfer as tuning
+    from .train.pretrain import initial
 
     settings = tuning.Settings(**options)
     images = labelled.read(list(train))

@@ -27,7 +27,7 @@ def tokenizers(recipe: Recipe) -> Summary:
     if there:
         import torch
 
-        from .train import evaluate
+        from .train.downstream import evaluate
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         job = jobs.fit_job(recipe, specialists, there, prints)

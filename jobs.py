@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from . import recipe as recipes
-from . import tokenizer_settings, train_settings
 from .infra import ledger, storage
 from .infra.fingerprint import fingerprint
 from .infra.ledger import SAMPLES
@@ -24,16 +23,18 @@ from .pipelines.specialists import registry
 from .pipelines.specialists.base import Specialist
 from .pipelines.specialists.pretrained import digest
 from .recipe import Recipe, RecipeError
+from .tokenize import settings as tokenizer_settings
 from .tokenize.codecs import CODEC_VERSION, Options
-from .train import adopt
+from .train import settings as train_settings
+from .train.tokenizers import adopt
 
 if TYPE_CHECKING:
-    from .pipelines.mill import Job
-    from .train.blend import Dataset
-    from .train.fit import FitJob
-    from .train.generation import GenerateJob
-    from .train.job import TrainJob
-    from .train_settings import Mixture
+    from .pipelines.engine.shard_worker import Job
+    from .train.data.blend import Dataset
+    from .train.downstream.generation import GenerateJob
+    from .train.pretrain.job import TrainJob
+    from .train.settings import Mixture
+    from .train.tokenizers.fit import FitJob
 
 
 def prepare(recipe: Recipe) -> tuple[Recipe, dict[str, Specialist]]:
@@ -49,7 +50,7 @@ def prepare(recipe: Recipe) -> tuple[Recipe, dict[str, Specialist]]:
 
 def mill_job(recipe: Recipe, specialists: dict[str, Specialist], outputs: dict[str, Output]) -> Job:
     """What an actor needs to know to make `outputs`."""
-    from .pipelines.mill import Job
+    from .pipelines.engine.shard_worker import Job
 
     scratch = os.path.join(tempfile.gettempdir(), f"fourmill-{os.getuid()}")
     options, modules = codec_options(recipe), tuple(recipe.modules)
@@ -103,7 +104,7 @@ def fitted(recipe: Recipe, specialists: dict[str, Specialist]) -> dict[str, Fitt
 
 def fit_job(recipe: Recipe, specialists: dict[str, Specialist], missing: list[str], prints: dict[str, str]) -> FitJob:
     from .pipelines.fit_data import FitData
-    from .train.fit import FitJob
+    from .train.tokenizers.fit import FitJob
 
     labels = plans.label_outputs(recipe, specialists)
     wanted = {TOKENIZERS[name].label if name in TOKENIZERS else "caption" for name in missing}
@@ -134,16 +135,17 @@ def fit_job(recipe: Recipe, specialists: dict[str, Specialist], missing: list[st
 def check_training(recipe: Recipe) -> None:
     """RecipeError if what training begins with, or also trains on, is not there: better told before the labelling."""
     if recipe.train.init or recipe.train.datasets:
-        from .train import initial  # loads torch
+        from .train.pretrain import initial  # loads torch
 
         initial.check(recipe.train)
 
 
 def train_job(recipe: Recipe, specialists: dict[str, Specialist]) -> TrainJob:
     """The training run that the recipe asks for. RecipeError if no training shard has all of its columns."""
-    from .train import initial, order
-    from .train.groups import Shard
-    from .train.job import TrainJob
+    from .train.data import order
+    from .train.data.groups import Shard
+    from .train.pretrain import initial
+    from .train.pretrain.job import TrainJob
 
     if not any(MODALITIES[name].is_target for name in recipe.modalities):
         raise RecipeError("train: none of the modalities can be predicted; add grids or text, for example tok_rgb")
@@ -167,8 +169,8 @@ TRAIN_OPERATIONS = train_settings.OPERATIONS
 
 def _datasets(recipe: Recipe, mine: columns.Columns) -> tuple[tuple[Dataset, ...], list[Any]]:
     """The datasets that the recipe trains on, () if it is its own alone; and what they are, for a fingerprint."""
-    from .train.blend import Dataset
-    from .train.groups import Shard
+    from .train.data.blend import Dataset
+    from .train.data.groups import Shard
 
     found, told = [], []
     own = range(len(recipe.train.mixtures))
@@ -225,8 +227,8 @@ def _sentinels(recipe: Recipe) -> tuple[int, int]:
 
 
 def generate_job(recipe: Recipe, run: TrainJob) -> GenerateJob:
-    from .model.known import SpecialIds
-    from .train.generation import GenerateJob
+    from .model.generation.known import SpecialIds
+    from .train.downstream.generation import GenerateJob
 
     # `SpecialIds` counts from [S_0], masking from [S_1].
     text = SpecialIds(first_sentinel=run.first_sentinel - 1, num_sentinels=run.num_sentinels)

@@ -9,7 +9,7 @@ Decisions:
   exception are modalities of another resolution than the run's, `tok_rgb@448`.
 - Vocabularies and lengths are those of the published checkpoints (4M-21, table 5); a recipe may fit smaller ones,
   and `resolve` gives the sizes that one run uses.
-- A specialist is named by a string ("canny:Canny" is pipelines/specialists/canny.py, class Canny), so that reading
+- A specialist is named by a string ("canny" is pipelines/specialists/classical/canny.py, class Canny), so that reading
   this table imports nothing heavy.
 """
 
@@ -59,7 +59,7 @@ class Form(StrEnum):
 class Label:
     """What a specialist says of a sample, at the frame of the source image.
 
-    `specialist` is the default one as "module:Class" below pipelines/specialists.
+    `specialist` is the default one: a name of pipelines/specialists/registry.py, or "package.module:Class" of your own.
     """
 
     name: str
@@ -180,23 +180,23 @@ def _label(name: str, storage: Storage, form: Form, specialist: str, summary: st
 LABELS: dict[str, Label] = dict(
     (
         _label("rgb", Storage.IMAGE, Form.COLORS, "source", "the image itself, upright, 8-bit RGB"),
-        _label("caption", Storage.JSON, Form.RECORD, "captions:Captions", "the caption that came with the image"),
-        _label("t5_caption", Storage.ARRAY, Form.SEQUENCE, "t5:T5Embeddings", "T5 embeddings of the caption"),
-        _label("det", Storage.JSON, Form.RECORD, "detection:Boxes", "boxes with COCO class names and scores"),
-        _label("depth", Storage.ARRAY, Form.DEPTH, "depth:Depth", "relative depth, 0 nearest to 1 farthest"),
-        _label("normal", Storage.ARRAY, Form.NORMALS, "normals:Normals", "surface normals"),
-        _label("semseg", Storage.IMAGE, Form.CLASSES, "segmentation:Panoptic", "COCO panoptic classes (133)"),
-        _label("clip", Storage.ARRAY, Form.FEATURES, "features:Clip", "CLIP-B/16 dense features"),
-        _label("dinov2", Storage.ARRAY, Form.FEATURES, "features:Dino", "DINOv2-B/14 dense features"),
-        _label("dinov2_global", Storage.ARRAY, Form.VECTOR, "features:DinoGlobal", "DINOv2-B/14 class token"),
-        _label("imagebind", Storage.ARRAY, Form.FEATURES, "imagebind:ImageBind", "ImageBind-H/14 dense features"),
-        _label("imagebind_global", Storage.ARRAY, Form.VECTOR, "imagebind:ImageBindGlobal", "ImageBind class token"),
-        _label("sam_instance", Storage.JSON, Form.RECORD, "sam:SamInstances", "SAM instance masks"),
-        _label("sam_edge", Storage.IMAGE, Form.EDGES, "sam_edges:SamEdges", "Canny edges of the SAM instance map"),
-        _label("human_poses", Storage.JSON, Form.RECORD, "human_poses:Hmr2", "3-D human poses and shapes (SMPL)"),
-        _label("canny_edge", Storage.IMAGE, Form.EDGES, "canny:Canny", "Canny edges of the image"),
-        _label("color_palette", Storage.JSON, Form.RECORD, "palette:Palette", "palettes of 1 to 7 colours"),
-        _label("metadata", Storage.JSON, Form.RECORD, "metadata:Metadata", "sizes, counts and statistics"),
+        _label("caption", Storage.JSON, Form.RECORD, "captions", "the caption that came with the image"),
+        _label("t5_caption", Storage.ARRAY, Form.SEQUENCE, "t5", "T5 embeddings of the caption"),
+        _label("det", Storage.JSON, Form.RECORD, "detector", "boxes with COCO class names and scores"),
+        _label("depth", Storage.ARRAY, Form.DEPTH, "depth", "relative depth, 0 nearest to 1 farthest"),
+        _label("normal", Storage.ARRAY, Form.NORMALS, "normals", "surface normals"),
+        _label("semseg", Storage.IMAGE, Form.CLASSES, "panoptic", "COCO panoptic classes (133)"),
+        _label("clip", Storage.ARRAY, Form.FEATURES, "clip", "CLIP-B/16 dense features"),
+        _label("dinov2", Storage.ARRAY, Form.FEATURES, "dinov2", "DINOv2-B/14 dense features"),
+        _label("dinov2_global", Storage.ARRAY, Form.VECTOR, "dinov2_global", "DINOv2-B/14 class token"),
+        _label("imagebind", Storage.ARRAY, Form.FEATURES, "imagebind", "ImageBind-H/14 dense features"),
+        _label("imagebind_global", Storage.ARRAY, Form.VECTOR, "imagebind_global", "ImageBind class token"),
+        _label("sam_instance", Storage.JSON, Form.RECORD, "sam", "SAM instance masks"),
+        _label("sam_edge", Storage.IMAGE, Form.EDGES, "sam_edges", "Canny edges of the SAM instance map"),
+        _label("human_poses", Storage.JSON, Form.RECORD, "hmr2", "3-D human poses and shapes (SMPL)"),
+        _label("canny_edge", Storage.IMAGE, Form.EDGES, "canny", "Canny edges of the image"),
+        _label("color_palette", Storage.JSON, Form.RECORD, "palette", "palettes of 1 to 7 colours"),
+        _label("metadata", Storage.JSON, Form.RECORD, "metadata", "sizes, counts and statistics"),
     )
 )
 

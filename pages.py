@@ -24,7 +24,7 @@ def write_gallery(recipe: Recipe, count: int = 60, out: str | None = None) -> st
         count: samples, evenly from all shards that are labelled.
         out: a local file or any URL; ROOT/gallery.html unless given.
     """
-    from .report.gallery import Gallery, render_gallery
+    from .report.html.gallery import Gallery, render_gallery
 
     if not 1 <= count <= 2000:
         raise ValueError(f"view: {count} samples, expected 1 to 2,000; a page of 300 is about 40 MB")
@@ -59,7 +59,7 @@ def write_report(recipe: Recipe, out: str | None = None, extras: dict[str, Any] 
         out: a local file or any URL; ROOT/report.html unless given.
         extras: fields of `report.report.ReportData` that only the caller knows (title, photos, commands, ...).
     """
-    from .report.report import render_report
+    from .report.html.report import render_report
     from .report.results import collect
 
     recipe, collector, plan = gather(recipe)

@@ -13,7 +13,7 @@ from . import jobs
 from .infra.progress import duration
 from .modalities import MODALITIES, TOKENIZERS
 from .pipelines import plan as plans
-from .pipelines.mill import Job
+from .pipelines.engine.shard_worker import Job
 from .pipelines.specialists.base import Specialist
 from .pipelines.specialists.pretrained import Pretrained
 from .recipe import Recipe
@@ -97,7 +97,7 @@ def _column(recipe: Recipe, name: str) -> dict[str, Any]:
 
 def _actors(recipe: Recipe, job: Job, shards: int) -> dict[str, Any]:
     """What one actor takes, and how many run at once: on the cluster of engine.address, or on this machine."""
-    from .pipelines import engine
+    from .pipelines.engine import driver as engine
 
     nodes = _nodes(recipe.engine.address)
     cpus, gpus, memory = engine.needed(job, any(node.get("GPU") for node in nodes))
@@ -130,7 +130,7 @@ def _nodes(address: str | None) -> list[dict[str, float]]:
 def _measured(job: Job, plan: plans.Plan, count: int, told: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    from .pipelines.mill import Mill
+    from .pipelines.engine.shard_worker import Mill
 
     task = next(iter(plan.tasks.values()))
     mill = Mill(job)
@@ -209,7 +209,7 @@ def _show_measured(console: Any, measured: dict[str, Any]) -> None:
 def _label_row(row: dict[str, Any]) -> tuple[str, ...]:
     weights = row["weights"] + (f"@{row['revision']}" if row["revision"] else "")
     memory = f"{row['memory_gb']:g}"
-    made = row["specialist"].removeprefix("pipelines.specialists.")
+    made = row["specialist"]
     chain = ", ".join(row["from"]), ", ".join(row["for"])
     return row["label"], made, weights, row["licence"], *chain, row["device"], memory
 

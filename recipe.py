@@ -15,11 +15,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 
 from . import modalities as registry
 from .infra.explain import explain
+from .infra.fields import SECTION, Positive, Share, UrlList, empty_is_default
 from .modalities import MODALITIES, TEXT, TOKENIZERS, Form, Kind, ModalitySpec
 from .recipe_checks import check
-from .recipe_fields import SECTION, Positive, Share, UrlList, empty_is_default
-from .tokenizer_settings import TokenizerSettings, merge
-from .train_settings import Train
+from .tokenize.settings import TokenizerSettings, merge
+from .train.settings import Train
 
 
 class RecipeError(ValueError):
@@ -125,7 +125,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 def _temperature_schedule(value: str) -> str:
-    from .model.schedules import check_temperature_schedule
+    from .model.generation.schedules import check_temperature_schedule
 
     return check_temperature_schedule(value)
 

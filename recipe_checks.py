@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from . import modalities as registry
 from .infra.explain import nearest
 from .modalities import LABELS, MODALITIES, TOKENIZERS, Form, Kind
-from .tokenizer_settings import PICTURES, useless, warm_starts
-from .train_settings import alpha_of
+from .tokenize.settings import PICTURES, useless, warm_starts
+from .train.settings import alpha_of
 
 if TYPE_CHECKING:
     from .recipe import Chain, Recipe, Step
-    from .train_settings import Mixture
+    from .train.settings import Mixture
 
 
 _CHANNELS = {Form.COLORS: 3, Form.NORMALS: 3, Form.EDGES: 1, Form.DEPTH: 1}

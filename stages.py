@@ -62,7 +62,7 @@ def _mill(
     summary = Summary(stage, existed=len(plan.done), missing={f"shard {s}": why for s, why in plan.absent.items()})
     records = list(plan.done.values())
     if plan.missing:
-        from .pipelines import engine
+        from .pipelines.engine import driver as engine
 
         _start(recipe)
         job = jobs.mill_job(recipe, *plans.working(specialists, outputs, plan.missing))
@@ -133,7 +133,7 @@ def fit(recipe: Recipe) -> Summary:
     missing = [name for name in prints if name not in there]
     summary = Summary("fit", existed=len(there))
     if missing:
-        from .train import fit as fitting
+        from .train.tokenizers import fit as fitting
         from .train.workers import Resources
 
         _start(recipe)
@@ -163,7 +163,7 @@ def train(recipe: Recipe) -> Summary:
     output = f"runs/{recipe.train.name}"
     record = ledger.read(recipe.root, output, job.fingerprint)
     if record is None:
-        from .train import pretrain
+        from .train.pretrain import pretrain
 
         _start(recipe)
         try:
@@ -201,7 +201,8 @@ def generate(recipe: Recipe) -> Summary:
     if ledger.read(recipe.root, output, job.fingerprint) is not None:
         summary.existed = len(recipe.generate.chains)
     else:
-        from .train import generation, weights
+        from .train.downstream import generation
+        from .train.pretrain import weights
 
         _start(recipe)
         generation.run(job, weights.load_model)

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from fourmill.modalities import Kind
-from fourmill.model import ml4m
 from fourmill.model.batch import PackedBatch
 from fourmill.model.fourm import FourM
+from fourmill.model.published import ml4m
 
 ModDict = dict[str, dict[str, torch.Tensor]]
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from fourmill.tokenize.inputs import to_input
-from fourmill.tokenize.vqvae import VQVAE, VQVAEConfig
+from fourmill.tokenize.networks.vqvae import VQVAE, VQVAEConfig
 
 
 def models(image_size: int) -> dict[str, tuple[VQVAEConfig, int]]:

@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 
 from fourmill import jobs, recipe
-from fourmill.pipelines import engine, photos
 from fourmill.pipelines import plan as plans
+from fourmill.pipelines.demo import photos
+from fourmill.pipelines.engine import driver as engine
 from fourmill.pipelines.specialists.base import Item, Specialist
 
 LABELS = ["canny_edge", "color_palette", "caption", "det", "metadata"]

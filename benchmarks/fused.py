@@ -23,15 +23,16 @@ import torch
 from engine import read
 
 from fourmill import jobs, recipe
-from fourmill.pipelines import engine, photos
 from fourmill.pipelines import plan as plans
-from fourmill.pipelines.mill import Job, Mill
+from fourmill.pipelines.demo import photos
+from fourmill.pipelines.engine import driver as engine
+from fourmill.pipelines.engine.shard_worker import Job, Mill
 from fourmill.pipelines.specialists.base import Item
 from fourmill.tokenize import tokenizer
 from fourmill.tokenize.codecs import Labelled
 from fourmill.tokenize.crops import crops
-from fourmill.tokenize.vqvae import VQVAE, VQVAEConfig
-from fourmill.train import fit as fitting
+from fourmill.tokenize.networks.vqvae import VQVAE, VQVAEConfig
+from fourmill.train.tokenizers import fit as fitting
 
 MODALITIES = ["tok_rgb", "tok_canny_edge", "tok_dinov2", "tok_dinov2_global", "tok_clip", "caption", "color_palette"]
 BATCH = 16

@@ -18,9 +18,9 @@ from train_step import specs_of
 
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
-from fourmill.model.generate import Step, generate
-from fourmill.model.known import SpecialIds
-from fourmill.train.generation import KEPT_MEMORY
+from fourmill.model.generation.generate import Step, generate
+from fourmill.model.generation.known import SpecialIds
+from fourmill.train.downstream.generation import KEPT_MEMORY
 from fourmill.train.memory import keep_freed_memory
 
 REFERENCE = (28.0, 38.0)

@@ -20,9 +20,9 @@ import numpy as np
 
 from fourmill.modalities import MODALITIES, Kind, ModalitySpec, spec
 from fourmill.tokenize.store import ColumnSpec, encode_column
-from fourmill.train.groups import Shard
-from fourmill.train.loader import LoaderOptions, TokenLoader
-from fourmill.train.masking import MaskingConfig, Mixture, Tokens, mask_batch
+from fourmill.train.data.groups import Shard
+from fourmill.train.data.loader import LoaderOptions, TokenLoader
+from fourmill.train.masking.masking import MaskingConfig, Mixture, Tokens, mask_batch
 
 GRIDS = ("tok_rgb", "tok_depth", "tok_normal", "tok_semseg", "tok_clip")
 TEXTS = {"caption": 16, "det": 26}  # tokens of each

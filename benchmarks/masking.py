@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from fourmill.modalities import Kind, ModalitySpec
-from fourmill.train.masking import MaskingConfig, Mixture, Tokens, mask_batch
-from fourmill.train.spans import Keep
+from fourmill.train.masking.masking import MaskingConfig, Mixture, Tokens, mask_batch
+from fourmill.train.masking.spans import Keep
 
 HARDWARE = "2 cores of a shared cloud machine, November 2026"
 RECORDED = Path(__file__).parents[1] / "tests" / "golden" / "data" / "masking_stats.json"

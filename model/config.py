@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeVar
 
 from ..modalities import Kind, ModalitySpec
-from .published import local_name, published_names
+from .published.names import local_name, published_names
 
 T = TypeVar("T")
 
@@ -182,7 +182,7 @@ class FourMConfig:
         if "modalities" not in values or not set(values) <= known:
             raise ValueError(
                 f"no configuration of a fourmill model: unknown keys {sorted(set(values) - known)}, expected "
-                "'modalities' and sizes; checkpoints of apple/ml-4m are read by fourmill.model.ml4m.load"
+                "'modalities' and sizes; checkpoints of apple/ml-4m are read by fourmill.model.published.ml4m.load"
             )
         try:
             specs = tuple(ModalitySpec(**(spec | {"kind": Kind(spec["kind"])})) for spec in values["modalities"])

@@ -14,7 +14,7 @@ from ..modalities import TOKENIZERS
 from ..tokenize import inputs
 from ..tokenize.crops import crops
 from . import source
-from .mill import Job, Mill, Sample
+from .engine.shard_worker import Job, Mill, Sample
 from .plan import ShardTask
 
 LEAST_PER_SHARD = 256  # samples that are worth opening a shard for

@@ -155,7 +155,7 @@ def label_fingerprints(recipe: Recipe, specialists: dict[str, Specialist]) -> di
     prints = {"rgb": image}
     for label, specialist in specialists.items():
         needs = {need: prints[need] for need in (*specialist.needs, *specialist.looks_at()) if need in prints}
-        prints[label] = fingerprint(image if specialist.sees_image else text, specialist.identity(), needs)
+        prints[label] = fingerprint(image if specialist.sees_image else text, specialist.fingerprint_parts(), needs)
     return prints
 
 

@@ -36,7 +36,7 @@ labels:
                             # raw labels that are kept beside the tokens; dense ones are large
   specialists:              # options of each label's specialist; `specialist: module:Class` takes another one
     canny_edge: {{low: 100, high: 200}}
-    det: {{specialist: "people:HogPeople"}}   # people only, without a download; leave it out for a COCO detector
+    det: {{specialist: hog_people}}   # people only, without a download; leave it out for a COCO detector
 
 tokenizers:
   text: {{vocab_size: 30000}} # WordPiece, fitted on the captions

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..modalities import LABELS, NO_CLASS, Form
-from ..tokenize import masks, smpl
+from ..tokenize import masks
+from ..tokenize.text import smpl
 
 
 def error_of(label: str, truth: Any, decoded: Any) -> tuple[str, float] | None:

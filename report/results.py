@@ -17,12 +17,12 @@ from ..pipelines.plan import Fitted, Plan
 from ..recipe import Recipe
 from ..tokenize import codecs, store
 from ..train import metrics
-from ..train.generation import GenerateJob
-from ..train.job import TrainJob
-from .chart import Series
-from .draw import METADATA_FIELDS
-from .gallery import GallerySample, TokenView
-from .report import (
+from ..train.downstream.generation import GenerateJob
+from ..train.pretrain.job import TrainJob
+from .draw.labels import METADATA_FIELDS
+from .html.chart import Series
+from .html.gallery import GallerySample, TokenView
+from .html.report import (
     Column,
     Curve,
     Fact,
@@ -275,7 +275,7 @@ def _guidance(guidance: float | Mapping[str, float]) -> str:
 
 def _how(job: GenerateJob, number: int) -> str:
     """The settings of a chain's steps in words."""
-    from ..train.generation import model_step
+    from ..train.downstream.generation import model_step
 
     specs = {spec.name: spec for spec in job.specs}
     words = []

@@ -15,14 +15,14 @@ import numpy as np
 from ..infra import ledger, storage
 from ..modalities import MODALITIES, Kind
 from ..pipelines import source
-from ..pipelines.mill import Job, Mill, Sample
+from ..pipelines.engine.shard_worker import Job, Mill, Sample
 from ..pipelines.plan import Output, ShardTask
 from ..tokenize import codecs, store
 from ..tokenize.codec import Codec, Labelled
 from ..tokenize.text_codecs import Text
 from .errors import error_of
-from .gallery import GallerySample, TokenView
-from .report import Photo
+from .html.gallery import GallerySample, TokenView
+from .html.report import Photo
 
 CROPS_SHOWN = 2
 SHARDS_LOOKED_AT = 16

@@ -23,8 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..modalities import MODALITIES, Kind
-from . import draw
-from .gallery import GallerySample, TokenView, label_title
+from .draw import labels as draw
+from .html.gallery import GallerySample, TokenView, label_title
 
 HALF_BLOCK = "\u2580"  # the upper half in the foreground colour, the lower half in the background colour
 SHADES = " .:-=+*#%@"

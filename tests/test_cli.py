@@ -16,7 +16,7 @@ from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model import checkpoint
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
-from fourmill.pipelines import engine
+from fourmill.pipelines.engine import driver as engine
 from fourmill.stages import Summary
 from fourmill.train import workers
 

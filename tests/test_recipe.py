@@ -85,7 +85,7 @@ def test_what_is_no_mapping(value: Any) -> None:
     [
         ({"canny_edge": {"lo": 1}}, "labels.specialists.canny_edge: lo: no such field; did you mean 'low'"),
         ({"canny_edge": {"low": "x"}}, "labels.specialists.canny_edge: low"),
-        ({"canny_edge": {"specialist": "canny"}}, "expected 'module:Class'"),
+        ({"canny_edge": {"specialist": "cany"}}, "did you mean 'canny'"),
         ({"canny_edge": {"specialist": "canny:Cany"}}, "cannot load 'canny:Cany'"),
         ({"canny_edge": {"specialist": "no.such.module:X"}}, "cannot load"),
         ({"canny_edge": {"specialist": "people:HogPeople"}}, "makes the label det, not canny_edge"),

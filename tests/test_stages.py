@@ -12,8 +12,8 @@ from fourmill_tests import data
 
 from fourmill import planning, stages
 from fourmill.infra import ledger
-from fourmill.pipelines import engine
-from fourmill.pipelines.mill import Job, Mill
+from fourmill.pipelines.engine import driver as engine
+from fourmill.pipelines.engine.shard_worker import Job, Mill
 from fourmill.pipelines.plan import ShardTask
 from fourmill.recipe import RecipeError
 from fourmill.train import workers

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..modalities import MODALITIES, Kind, ModalitySpec
 from .crops import Crop
-from .sentences import DEFAULT_SCORE
 from .store import ColumnSpec
+from .text.sentences import DEFAULT_SCORE
 
 if TYPE_CHECKING:
     from .tokenizer import Tokenizer

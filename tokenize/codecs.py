@@ -17,8 +17,8 @@ from ..infra import storage
 from ..modalities import BODY_POSE, MODALITIES, SAM_MASK, TEXT, TOKENIZERS, Form, ModalitySpec
 from .codec import Codebook, Codec, Labelled, Options, check_fingerprint
 from .store import ColumnSpec
+from .text.wordpiece import WordPiece
 from .text_codecs import Boxes, Instances, MetadataSentence, PaletteSentence, Poses, Text
-from .wordpiece import WordPiece
 
 __all__ = [
     "CODEC_VERSION", "NAMES", "Codec", "Embedding", "Grid", "Labelled", "Options", "Patches", "Text", "gist", "load",

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 
 from ..modalities import BODY_POSE, LABELS, NO_CLASS, SAM_MASK, TOKENIZERS, Form
 from .crops import Crop, Resample, apply
-from .instance_sentences import instance_masks
-from .pose_sentences import body_poses, humans_in_crop
+from .text.instance_sentences import instance_masks
+from .text.pose_sentences import body_poses, humans_in_crop
 
 _TRUNCATED = 0.1  # share of the depth values at each end that do not count for mean and deviation
 _RESAMPLE = {Form.COLORS: Resample.IMAGE, Form.EDGES: Resample.EDGES, Form.CLASSES: Resample.LABELS}

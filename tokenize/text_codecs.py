@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..modalities import ModalitySpec
-from . import instance_sentences, pose_sentences, sentences
 from .codec import Codebook, Codec, Labelled, Options
 from .crops import hashed_uniforms
-from .wordpiece import WordPiece
+from .text import instance_sentences, pose_sentences, sentences
+from .text.wordpiece import WordPiece
 
 
 class Text(Codec):

@@ -20,9 +20,9 @@ import torch
 from pydantic import ValidationError
 
 from ..infra.explain import explain
-from .arch import is_diffusion
-from .divae import DiVAE, DiVAEConfig
-from .vqvae import VQVAE, VQVAEConfig
+from .networks.arch import is_diffusion
+from .networks.divae import DiVAE, DiVAEConfig
+from .networks.vqvae import VQVAE, VQVAEConfig
 
 Tokenizer = VQVAE | DiVAE
 

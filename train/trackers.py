@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from .job import TrainJob
+from .pretrain.job import TrainJob
 
 PROJECT = "fourmill"
 

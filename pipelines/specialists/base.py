@@ -38,6 +38,9 @@ class Item:
 class Specialist(BaseModel):
     """Base of all specialists. Subclasses set the class variables, declare options as fields and define `__call__`.
 
+    name: what recipes, `plan` and the ledger call it; "package.module:Class" unless set.
+    fingerprint_name: what fingerprints call it, if that is not its name: it never changes, though the name and the file
+        may.
     label: the label it makes, a key of `modalities.LABELS`.
     version: raise it when the same options give other labels than before.
     needs: labels that it is made from, besides the image and the caption: they are made first, whether the recipe asks
@@ -52,6 +55,8 @@ class Specialist(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    name: ClassVar[str] = ""
+    fingerprint_name: ClassVar[str] = ""
     label: ClassVar[str]
     version: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ()
@@ -82,6 +87,15 @@ class Specialist(BaseModel):
         return self.memory_gb
 
     def identity(self) -> dict[str, Any]:
-        """What a label depends on: class, version and options; the engine hashes it into the fingerprint."""
-        name = f"{type(self).__module__.removeprefix('fourmill.')}:{type(self).__qualname__}"
-        return {"specialist": name, "version": self.version, "options": self.model_dump(mode="json")}
+        """What a label depends on, for people: name, version and options."""
+        return {"specialist": self.full_name(), "version": self.version, "options": self.model_dump(mode="json")}
+
+    def fingerprint_parts(self) -> dict[str, Any]:
+        """The same as it is hashed into fingerprints."""
+        # Not inherited: a subclass is another specialist.
+        return self.identity() | {"specialist": type(self).__dict__.get("fingerprint_name") or self.full_name()}
+
+    @classmethod
+    def full_name(cls) -> str:
+        """The registered name; of a class without one its place, "package.module:Class"."""
+        return cls.__dict__.get("name") or f"{cls.__module__}:{cls.__qualname__}"

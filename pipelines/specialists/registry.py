@@ -4,16 +4,54 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
-from ...infra.explain import explain
+from ...infra.explain import explain, nearest
 from ...modalities import LABELS, MODALITIES, TOKENIZERS
 from ...recipe import Recipe, RecipeError
 from .base import Specialist
 
 SOURCE = "source"  # the label is the image itself
+
+
+@dataclass(frozen=True)
+class Registered:
+    """Where a specialist of ours is, "folder.module:Class" below this folder, and the name it had in the first release.
+
+    The first name stays what fingerprints hold, so that files can move: see `Specialist.fingerprint_name`.
+    """
+
+    path: str
+    first: str
+
+
+SPECIALISTS: dict[str, Registered] = {
+    "canny": Registered("classical.canny:Canny", "canny:Canny"),
+    "captions": Registered("text.captions:Captions", "captions:Captions"),
+    "t5": Registered("text.t5:T5Embeddings", "t5:T5Embeddings"),
+    "detector": Registered("detection.transformers:Boxes", "detection:Boxes"),
+    "yolo": Registered("detection.yolo:YoloBoxes", "detection_yolo:YoloBoxes"),
+    "hog_people": Registered("detection.people:HogPeople", "people:HogPeople"),
+    "depth": Registered("dense.depth:Depth", "depth:Depth"),
+    "normals": Registered("dense.normals:Normals", "normals:Normals"),
+    "marigold": Registered("dense.normals_marigold:MarigoldNormals", "normals_marigold:MarigoldNormals"),
+    "normals_from_depth": Registered("dense.normals_geometry:NormalsFromDepth", "normals_geometry:NormalsFromDepth"),
+    "panoptic": Registered("dense.segmentation:Panoptic", "segmentation:Panoptic"),
+    "clip": Registered("features.features:Clip", "features:Clip"),
+    "dinov2": Registered("features.features:Dino", "features:Dino"),
+    "dinov2_global": Registered("features.features:DinoGlobal", "features:DinoGlobal"),
+    "imagebind": Registered("features.imagebind:ImageBind", "imagebind:ImageBind"),
+    "imagebind_global": Registered("features.imagebind:ImageBindGlobal", "imagebind:ImageBindGlobal"),
+    "sam": Registered("instances.sam:SamInstances", "sam:SamInstances"),
+    "sam_edges": Registered("instances.sam_edges:SamEdges", "sam_edges:SamEdges"),
+    "hmr2": Registered("poses.human_poses:Hmr2", "human_poses:Hmr2"),
+    "palette": Registered("classical.palette:Palette", "palette:Palette"),
+    "metadata": Registered("classical.metadata:Metadata", "metadata:Metadata"),
+}
+_BY_FIRST_NAME = {registered.first: name for name, registered in SPECIALISTS.items()}  # recipes of the first release
 
 
 def build(recipe: Recipe) -> dict[str, Specialist]:
@@ -67,12 +105,15 @@ def _place(label: str, made: dict[str, Specialist], ordered: dict[str, Specialis
 def _instantiate(label: str, name: Any, options: dict[str, Any], modules: Sequence[str] = ()) -> Specialist:
     where = f"labels.specialists.{label}"
     module, colon, attribute = str(name).partition(":")
+    if module not in modules and (ours := SPECIALISTS.get(_BY_FIRST_NAME.get(str(name), str(name)))):
+        module, colon, attribute = f"{__package__}.{ours.path}".partition(":")
     if not colon:
-        raise RecipeError(f"{where}.specialist: expected 'module:Class', got {name!r}")
-    # A bare module is one of ours; a dotted one, or one that the recipe names, is the user's own.
-    path = module if "." in module or module in modules else f"{__package__}.{module}"
+        raise RecipeError(
+            f"{where}.specialist: there is no {name!r}{nearest(str(name), SPECIALISTS)}; expected one of "
+            f"{', '.join(SPECIALISTS)}, or 'package.module:Class' of your own"
+        )
     try:
-        cls = getattr(importlib.import_module(path), attribute)
+        cls = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise RecipeError(f"{where}.specialist: cannot load {name!r}: {error}") from None
     if not (isinstance(cls, type) and issubclass(cls, Specialist)):

@@ -19,10 +19,11 @@ from PIL import Image
 
 from fourmill import jobs
 from fourmill import recipe as recipes
-from fourmill.model import ml4m
 from fourmill.model.checkpoint import CONFIG, WEIGHTS
-from fourmill.model.known import Known
-from fourmill.pipelines import images, labelled, mill, source
+from fourmill.model.generation.known import Known
+from fourmill.model.published import ml4m
+from fourmill.pipelines import images, labelled, source
+from fourmill.pipelines.engine import shard_worker as mill
 from fourmill.pipelines.reject import Reject
 from fourmill.recipe import RecipeError
 from fourmill.tokenize import codecs

@@ -18,15 +18,15 @@ from fourmill import jobs
 from fourmill import recipe as recipes
 from fourmill.infra import ledger
 from fourmill.modalities import LABELS, MODALITIES, TOKENIZERS, spec
-from fourmill.model import ml4m
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
+from fourmill.model.published import ml4m
 from fourmill.pipelines.specialists import registry
 from fourmill.recipe import Recipe, RecipeError
-from fourmill.report import draw
+from fourmill.report.draw import labels as draw
 from fourmill.tokenize import codecs, store
 from fourmill.tokenize import labels as label_files
-from fourmill.tokenize.wordpiece import WordPiece
+from fourmill.tokenize.text.wordpiece import WordPiece
 
 Guides = Callable[[str], Any]
 

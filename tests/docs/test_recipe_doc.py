@@ -17,7 +17,7 @@ from fourmill.modalities import MODALITIES, TEXT, Kind
 from fourmill.pipelines import plan as plans
 from fourmill.pipelines.specialists import registry
 from fourmill.recipe import Recipe
-from fourmill.tokenizer_settings import OPERATIONS, TokenizerSettings
+from fourmill.tokenize.settings import OPERATIONS, TokenizerSettings
 
 # A row of a table: | `a.b` | default | meaning | changes |
 _ROW = re.compile(r"^\| `([\w.\[\]]+)` \| ([^|]*) \|.*\| ([^|]*) \|$", re.MULTILINE)

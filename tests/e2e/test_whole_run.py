@@ -10,7 +10,7 @@ import pytest
 from fourmill_tests import data, runs
 from fourmill_tests.runs import Run
 
-from fourmill.pipelines import engine
+from fourmill.pipelines.engine import driver as engine
 from fourmill.tokenize import store
 from fourmill.train import workers
 
@@ -113,7 +113,7 @@ def test_status_of_another_recipe_says_what_is_missing(whole_run: Run) -> None:
     ],
 )  # fmt: skip
 def test_inspect_shows_whatever_it_is_given(whole_run: Run, path: str) -> None:
-    pytest.importorskip("fourmill.report.inspect")
+    pytest.importorskip("fourmill.report.inspect.inspect")
     status, out, err = runs.command("inspect", str(whole_run.folder / path))
     assert status == 0, err
     assert out.strip() and "\x1b[2J" not in out  # what captions hold never reaches the terminal

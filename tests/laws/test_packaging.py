@@ -20,7 +20,7 @@ def package_files() -> set[str]:
         f for f in ROOT.iterdir() if f.is_dir() and f.name not in NOT_PACKAGED and not f.name.startswith((".", "_"))
     ]
     files = [*ROOT.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))]
-    files += [path for path in (ROOT / "report" / "templates").iterdir() if path.is_file()]
+    files += [path for path in (ROOT / "report" / "html" / "templates").iterdir() if path.is_file()]
     files += (ROOT / "recipes").rglob("*.yaml")
     return {str(path.relative_to(ROOT)) for path in files if ".egg-info" not in str(path)}
 

@@ -96,7 +96,7 @@ def test_specialists_make_the_label_they_are_listed_under() -> None:
     for label, specialist in built.items():
         assert type(specialist).label == label
         assert {*specialist.needs, *specialist.uses} <= set(LABELS)
-        assert specialist.identity()["specialist"].startswith("pipelines.specialists.")
+        assert specialist.identity()["specialist"] in registry.SPECIALISTS
 
 
 def test_specialists_with_weights_say_whence_and_under_which_licence() -> None:

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fourmill.model import checkpoint, ml4m
+from fourmill.model import checkpoint
 from fourmill.model.fourm import FourM
+from fourmill.model.published import ml4m
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fm7_swiglu_nobias"
 Save, Load = Callable[[FourM, Path], None], Callable[[Path], FourM]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from fourmill.model import ml4m
 from fourmill.model.fourm import FourM
+from fourmill.model.published import ml4m
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fm21_qknorm"
 Arrays = dict[str, np.ndarray]

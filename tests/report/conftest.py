@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fourmill.report.gallery import GallerySample, TokenView
+from fourmill.report.html.gallery import GallerySample, TokenView
 from fourmill.tokenize.crops import Crop
 
 ATTACK = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"

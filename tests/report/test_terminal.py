@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fourmill.report import terminal
-from fourmill.report.gallery import GallerySample, TokenView
+from fourmill.report.html.gallery import GallerySample, TokenView
 
 
 def printed(view: object, *, color: bool = False, width: int = 100) -> str:

@@ -10,7 +10,7 @@ from fourmill.modalities import spec
 from fourmill.tokenize import tokenizer
 from fourmill.tokenize.codecs import Codebook, Grid, Labelled, Options
 from fourmill.tokenize.crops import Crop
-from fourmill.tokenize.vqvae import VQVAE, VQVAEConfig
+from fourmill.tokenize.networks.vqvae import VQVAE, VQVAEConfig
 
 
 def test_what_cannot_be_coded_is_a_reject_of_its_sample_alone(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fourmill.tokenize import ml4m
-from fourmill.tokenize.divae import DiVAE
-from fourmill.tokenize.quantize import VectorQuantizer
+from fourmill.tokenize.networks.divae import DiVAE
+from fourmill.tokenize.networks.quantize import VectorQuantizer
 from fourmill.tokenize.tokenizer import save
 
 GOLDEN = Path(__file__).parents[1] / "golden"

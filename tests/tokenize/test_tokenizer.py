@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fourmill.tokenize.divae import DiVAE, DiVAEConfig
+from fourmill.tokenize.networks.divae import DiVAE, DiVAEConfig
+from fourmill.tokenize.networks.uvit import UViTSize
+from fourmill.tokenize.networks.vit import sincos_positions
+from fourmill.tokenize.networks.vqvae import VQVAE, VQVAEConfig
 from fourmill.tokenize.tokenizer import build, fingerprint, load, read_quality, read_settings, save
-from fourmill.tokenize.uvit import UViTSize
-from fourmill.tokenize.vit import sincos_positions
-from fourmill.tokenize.vqvae import VQVAE, VQVAEConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TINY: dict[str, Any] = {"image_size": 16, "patch_size": 8, "codebook_size": 32, "latent_dim": 8}

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from fourmill_tests import training
 
-from fourmill.train import metrics, pretrain, trackers
+from fourmill.train import metrics, trackers
+from fourmill.train.pretrain import pretrain
 
 
 class Wandb(ModuleType):

@@ -152,7 +152,7 @@ def test_two_ranks_train_on_when_one_is_killed(
         import signal
         from pathlib import Path
 
-        from fourmill.train import pretrain
+        from fourmill.train.pretrain import pretrain
 
         pretrain.work({**config, "job": config["whole"]})
         step = pretrain.Trainer.train_step

@@ -13,7 +13,7 @@ from fourmill_tests import tiny_dense
 from pydantic import Field, ValidationError
 from safetensors.torch import load_file, save_file
 
-from fourmill.pipelines.specialists.depth import Depth
+from fourmill.pipelines.specialists.dense.depth import Depth
 from fourmill.pipelines.specialists.pretrained import Pretrained, batches, digest, loaded
 
 

@@ -9,8 +9,8 @@ import pytest
 from fourmill import recipe as recipes
 from fourmill.modalities import MODALITIES
 from fourmill.pipelines.specialists import registry
-from fourmill.pipelines.specialists.canny import Canny
-from fourmill.pipelines.specialists.sam_edges import SamEdges
+from fourmill.pipelines.specialists.classical.canny import Canny
+from fourmill.pipelines.specialists.instances.sam_edges import SamEdges
 from fourmill.recipe import Recipe, RecipeError
 
 

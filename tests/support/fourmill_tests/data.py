@@ -21,7 +21,7 @@ from fourmill import recipe as recipes
 from fourmill.infra import ledger
 from fourmill.infra.storage import TEMPORARY_PREFIX
 from fourmill.pipelines import plan as plans
-from fourmill.pipelines.mill import Mill
+from fourmill.pipelines.engine.shard_worker import Mill
 from fourmill.recipe import Recipe
 
 PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")
@@ -32,7 +32,7 @@ TINY: dict[str, Any] = {
     "images": {"size": 64, "patch_size": 16, "max_pixels": 1_000_000},
     "labels": {
         "keep": ["canny_edge", "color_palette", "metadata", "det", "caption"],
-        "specialists": {"det": {"specialist": "people:HogPeople"}},
+        "specialists": {"det": {"specialist": "hog_people"}},
     },
     "tokenizers": {
         "text": {"vocab_size": 6000},
@@ -196,7 +196,7 @@ class Silent:
 
 def fit(recipe: Recipe) -> None:
     """The fit stage in this process."""
-    from fourmill.train import fit as fitting
+    from fourmill.train.tokenizers import fit as fitting
 
     recipe, specialists = jobs.prepare(recipe)
     prints = jobs.fit_fingerprints(recipe, specialists)

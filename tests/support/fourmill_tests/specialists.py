@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fourmill.pipelines.specialists.base import Item, Specialist
-from fourmill.pipelines.specialists.canny import Canny
-from fourmill.pipelines.specialists.people import HogPeople
+from fourmill.pipelines.specialists.classical.canny import Canny
+from fourmill.pipelines.specialists.detection.people import HogPeople
 
 
 class Slow(Canny):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fourmill.modalities import COCO_CLASSES
-from fourmill.pipelines.specialists.detection_yolo import ultralytics
+from fourmill.pipelines.specialists.detection.yolo import ultralytics
 
 NAMES = {i: name for i, name in enumerate(COCO_CLASSES)}
 _HEADS = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}

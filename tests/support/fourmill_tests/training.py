@@ -14,9 +14,9 @@ from fourmill import recipe as recipes
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model.fourm import FourM
 from fourmill.tokenize.store import ColumnSpec, encode_column
-from fourmill.train.groups import Shard
-from fourmill.train.job import TrainJob, model_config
-from fourmill.train.trainer import Trainer
+from fourmill.train.data.groups import Shard
+from fourmill.train.pretrain.job import TrainJob, model_config
+from fourmill.train.pretrain.trainer import Trainer
 
 SPECS = (
     ModalitySpec("rgb", Kind.PIXELS, 0, 4, input_dim=48),

@@ -1,0 +1,35 @@
+"""Types of the fields of a recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+UrlList = Annotated[list[str], BeforeValidator(_as_list)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Alpha = Annotated[float, Field(ge=0, le=1e6)]  # MAX_ALPHA of train/masking/budgets.py
+
+
+SECTION = ConfigDict(extra="forbid", frozen=True)  # of every part of a recipe
+
+
+def empty_is_default(value: Any) -> Any:
+    """YAML reads a section whose fields are all commented out as null."""
+    return {} if value is None else value
+
+
+def check_heads(dim: int, heads: int) -> None:
+    """ValueError if attention heads do not share a width evenly."""
+    if dim % heads:
+        raise ValueError(f"dim: {dim} does not divide among {heads} heads")

@@ -1,0 +1,342 @@
+"""Chained any-to-any generation: MaskGIT, random order and autoregressive steps (4M section 3.4, 4M-21 section 5).
+
+Decisions:
+- All passes of guidance, under each condition and under none, are one batch with one order. (apple/ml-4m draws an order
+  for each and mixes logits of different positions, unless it is seeded.)
+- What is generated conditions the next step in all passes. (With several weighted conditions apple/ml-4m forgets it.)
+- Each sample draws from its own generator, seeded by (seed, sample, step of the chain): neighbours in a batch, other
+  steps and the device change nothing.
+- Every finished target conditions the steps after it, and guidance with one scale then drops it with the others.
+- A target that is still to come is no input. (The scripts of apple/ml-4m show the first sentinel of all of a chain's
+  texts from its first step on, which no mask of training does; `init_empty_target_modality` for each target just
+  before its step is the same as here.) A text that was cut short conditions what follows with its end.
+- The encoder runs where its inputs have changed: once for a text, whose tokens come from cached keys and values, once
+  for a grid that the model does not read, once for each step of a grid that it reads.
+- A target at another resolution is another modality: super-resolution is a chain from `tok_rgb` to `tok_rgb@448`.
+
+Legend: B samples, L tokens of a grid, Q queries of a step, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...modalities import Kind, ModalitySpec
+from ..blocks import DecoderBlock, KeysValues, product
+from ..config import ByName, FourMConfig
+from ..fourm import Context, FourM
+from .known import PUBLISHED_IDS, Known, SpecialIds, Tokens
+from .sampling import guide, sample
+from .schedules import temperature_schedule, token_schedule
+
+Generated = dict[str, np.ndarray | list[list[int]]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One target of a chain and how it is decoded.
+
+    Attributes:
+        target: an output modality of the model; its published name will do, here and below.
+        scheme: "maskgit" fills the most confident positions first (Chang et al. 2022); "roar" fills positions in random
+            order; "autoregressive" writes a sequence from left to right.
+        steps: forward passes of a grid; a sequence takes one for each token.
+        temperature: 0 takes the likeliest token.
+        temperature_schedule: constant, linear, onex:MIN or onex:MIN:POWER; grids only.
+        schedule: tokens for each step of MaskGIT, cosine or linear. "roar" is always linear.
+        top_k: sample among the likeliest k tokens; 0 for all.
+        top_p: sample among the likeliest tokens of this mass; 1 for all.
+        guidance: scale of classifier-free guidance on everything known, 1 for none; or the weight of each of several
+            conditions or earlier targets, as l + sum_i w_i (l_i - l): l_i is what the model says under condition i
+            alone, l under none of them. What is known but not named stays in all passes.
+        max_tokens: longest sequence, with its end; the modality's if 0.
+
+    Raises:
+        ValueError: at construction, for settings out of range.
+    """
+
+    target: str
+    scheme: Literal["maskgit", "roar", "autoregressive"]
+    steps: int = 1
+    temperature: float = 1.0
+    temperature_schedule: str = "constant"
+    schedule: Literal["cosine", "linear"] = "cosine"
+    top_k: int = 0
+    top_p: float = 1.0
+    guidance: float | Mapping[str, float] = 1.0
+    max_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if self.scheme not in ("maskgit", "roar", "autoregressive"):
+            raise ValueError(f"{self.target}: scheme {self.scheme!r}, expected maskgit, roar or autoregressive")
+        scales = self.guidance.values() if isinstance(self.guidance, Mapping) else [self.guidance]
+        if not all(map(math.isfinite, [self.temperature, *scales])):
+            raise ValueError(
+                f"{self.target}: temperature {self.temperature}, guidance {self.guidance}; expected finite numbers"
+            )
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.max_tokens < 0:
+            raise ValueError(
+                f"{self.target}: temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}, max_tokens "
+                f"{self.max_tokens}; expected none below 0, and top_p above 0 and at most 1"
+            )
+        if isinstance(self.guidance, Mapping) and not self.guidance:
+            raise ValueError(f"{self.target}: guidance names no condition; leave it out, or give weights or one scale")
+        temperature_schedule(self.temperature_schedule, self.temperature, token_schedule(self.schedule, self.steps, 1))
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """The weight of each conditional pass; none without guidance."""
+        if isinstance(self.guidance, Mapping):
+            return tuple(self.guidance.values())
+        return () if self.guidance == 1 else (self.guidance,)
+
+    def passes(self, known: Known, special: SpecialIds) -> Known:
+        """What the passes of guidance know, those under conditions first, the unconditional one last."""
+        if isinstance(self.guidance, Mapping):
+            named = set(self.guidance)
+            return known.passes([*(named - {name} for name in self.guidance), named], special)
+        return known.passes([(), known.tokens], special) if self.scales else known
+
+    def counts(self, tokens: int) -> np.ndarray:
+        """How many of `tokens` each step fills, int64 (steps,)."""
+        return token_schedule("linear" if self.scheme == "roar" else self.schedule, self.steps, tokens)
+
+
+@torch.inference_mode()
+def generate(
+    model: FourM,
+    conditions: Mapping[str, Any],
+    chain: Sequence[Step],
+    *,
+    seed: int,
+    sample_ids: Sequence[int] | None = None,
+    special: SpecialIds = PUBLISHED_IDS,
+) -> Generated:
+    """Generate the targets of `chain`, one after another, each conditioned on `conditions` and those before it.
+
+    Args:
+        model: on any device; wrap the call in `torch.autocast` for bfloat16.
+        conditions: modality -> one entry for each of B samples. Grids: integers (B, L), -1 where not known. Sequences:
+            lists of ids with end of sequence, no sentinels; None for a sample without. Pixels: uint8 patches (B, L, D),
+            in raster order, flattened as (ph pw c). Embeddings: B arrays (n, D), or None.
+        chain: what to generate, in order.
+        seed, sample_ids: what the samples' random numbers follow from; sample_ids are 0 .. B-1 if None. Without
+            conditions, sample_ids also says how many samples to make.
+        special: ids of the text vocabulary.
+
+    Returns:
+        target -> uint16 (B, L) for grids; for sequences B lists of ids, without end of sequence and sentinels.
+
+    Raises:
+        ValueError: conditions or chain do not fit the model, or its logits are not finite; names the target.
+    """
+    config = model.config
+    conditions = config.by_own_name(conditions)
+    chain = [_own_names(config, step) for step in chain]
+    streams = None if sample_ids is None else list(sample_ids)
+    sizes = [len(given) for given in conditions.values()] or [len(streams or ())]
+    streams = list(range(sizes[0])) if streams is None else streams
+    if not streams or len(streams) != sizes[0]:
+        raise ValueError(
+            f"got {sizes[0]} samples of conditions and {len(streams)} sample_ids, expected equally many, at least 1; "
+            "without conditions, sample_ids says how many"
+        )
+    _check_chain(model, conditions, chain)
+    known = Known.of(config, conditions, model.device, sizes[0])
+    results: Generated = ByName(config)
+    for number, step in enumerate(chain):
+        spec = config.spec(step.target)
+        random = [np.random.default_rng((seed, stream, number)) for stream in streams]
+        context = step.passes(known, special)
+        if spec.kind is Kind.GRID:
+            grid = _generate_grid(model, context, step, random).cpu().numpy().astype(np.uint16)
+            results[spec.name] = grid
+            if spec.name in model.config.inputs:
+                known.add_grid(spec, grid)
+        else:
+            raw = _generate_text(model, context, step, random, special).tolist()
+            texts = [_text_of(row, special) for row in raw]
+            results[spec.name] = texts
+            if spec.name in model.config.inputs:
+                known.add_sequences(spec, [[*text, special.eos][: spec.max_tokens] for text in texts])
+    return results
+
+
+def _own_names(config: FourMConfig, step: Step) -> Step:
+    """A step with the names that modalities have here."""
+    guidance = step.guidance
+    if isinstance(guidance, Mapping):
+        known = {name: weight for name, weight in guidance.items() if config.find(name) is not None}
+        guidance = {**config.by_own_name(known), **{n: w for n, w in guidance.items() if n not in known}}
+    return replace(step, target=config.spec(step.target).name, guidance=guidance)
+
+
+def _check_chain(model: FourM, conditions: Mapping[str, Any], chain: Sequence[Step]) -> None:
+    done = set(conditions)
+    for step in chain:
+        spec = model.config.spec(step.target)
+        if step.target not in model.config.outputs:
+            raise ValueError(f"{step.target} is no output of the model; it predicts {', '.join(model.config.outputs)}")
+        if step.target in done:
+            raise ValueError(f"{step.target} is generated, but is already a condition or an earlier target")
+        if (spec.kind is Kind.SEQUENCE) != (step.scheme == "autoregressive"):
+            fitting = "autoregressive" if spec.kind is Kind.SEQUENCE else "maskgit or roar"
+            raise ValueError(f"{step.target}: scheme {step.scheme}, expected {fitting} for a {spec.kind.value}")
+        if step.max_tokens > spec.max_tokens:
+            raise ValueError(f"{step.target}: max_tokens {step.max_tokens}, expected at most {spec.max_tokens}")
+        named = step.guidance if isinstance(step.guidance, Mapping) else {}
+        if unknown := sorted(set(named) - {name for name in done if name in model.config.inputs}):
+            raise ValueError(
+                f"{step.target}: guidance by {', '.join(unknown)}, expected conditions or earlier targets that the "
+                f"model reads: {', '.join(sorted(done)) or 'there are none'}"
+            )
+        done.add(step.target)
+
+
+def _generate_grid(model: FourM, known: Known, step: Step, random: Sequence[np.random.Generator]) -> Tensor:
+    """Ids of a grid, int64 (B, L), in `step.steps` steps; `known` holds B samples for each pass of guidance."""
+    spec = model.config.spec(step.target)
+    order, uniforms = _grid_noise(step, spec, random, known.device)
+    counts = step.counts(spec.max_tokens)
+    temperatures = temperature_schedule(step.temperature_schedule, step.temperature, counts)
+    ids = torch.zeros_like(order)
+    done, left = order[:, :0], order
+    finite = torch.ones((), dtype=torch.bool, device=ids.device)
+    own = step.target in model.config.inputs
+    context = None if own else _encode(model, known, {})
+    for i, (count, temperature) in enumerate(zip(counts.tolist(), temperatures.tolist(), strict=True)):
+        if count == 0:
+            continue
+        # MaskGIT asks for all that is missing and keeps the best; random order asks for what it will keep.
+        queries = left if step.scheme == "maskgit" else left[:, :count]
+        if own:
+            tokens = Tokens.everywhere(ids.gather(1, done), done).repeat(1 + len(step.scales))
+            context = _encode(model, known, {step.target: tokens})
+        assert context is not None
+        logits = _grid_logits(model, context, step, queries)
+        finite &= logits.isfinite().all()
+        drawn, confidence = sample(logits, uniforms[:, i].gather(1, queries), temperature, step.top_k, step.top_p)
+        if step.scheme == "maskgit":
+            chosen = confidence.topk(count, dim=1).indices
+            queries, drawn = queries.gather(1, chosen), drawn.gather(1, chosen)
+            keep = torch.ones_like(left, dtype=torch.bool).scatter(1, chosen, False)
+            left = left[keep].view(len(left), -1)
+        else:
+            left = left[:, count:]
+        ids = ids.scatter(1, queries, drawn)
+        done = torch.cat([done, queries], dim=1)
+    _check_finite(finite, step)  # once: each look waits for the device
+    return ids
+
+
+def _encode(model: FourM, known: Known, own: dict[str, Tokens]) -> Context:
+    """The context of what is known and of the target's `own` tokens; on a CPU, which need not be waited for, without a
+    mask if nothing is padded."""
+    context = model.encode(*known.inputs(own))
+    if context.mask is not None and context.mask.device.type == "cpu" and bool(context.mask.all()):
+        context = replace(context, mask=None)
+    return context
+
+
+def _check_finite(finite: Tensor, step: Step) -> None:
+    if not bool(finite):
+        raise ValueError(
+            f"{step.target}: the model's logits are not finite; its weights may be damaged, or the conditions, or "
+            "float16 too narrow (take bfloat16 or float32)"
+        )
+
+
+def _grid_noise(
+    step: Step, spec: ModalitySpec, random: Sequence[np.random.Generator], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The positions in the order they are asked for, int64 (B, L), and uniform numbers, float32 (B, steps, L)."""
+    length = spec.max_tokens
+    raster = step.scheme == "maskgit"
+    order = np.stack([np.arange(length) if raster else rng.permutation(length) for rng in random])
+    uniforms = np.stack([rng.random((step.steps, length), dtype=np.float32) for rng in random])
+    return torch.from_numpy(order).to(device), torch.from_numpy(uniforms).to(device)
+
+
+def _grid_logits(model: FourM, context: Context, step: Step, queries: Tensor) -> Tensor:
+    """Logits (B, Q, V) at positions `queries` (B, Q), given what the encoder read of each pass."""
+    pos = queries.repeat(1 + len(step.scales), 1)
+    asked = Tokens.everywhere(torch.full_like(pos, -1), pos)
+    x = model.embed_queries(asked.ids, torch.full_like(pos, model.config.index(step.target)), pos, asked.valid)
+    return guide(product(model.decode(x, context, None), model.head(step.target)), step.scales)
+
+
+def _generate_text(
+    model: FourM, known: Known, step: Step, random: Sequence[np.random.Generator], special: SpecialIds
+) -> Tensor:
+    """Raw ids of a sequence, int64 (B, 1 + written): first sentinel, text, end; padding after a sample's end.
+
+    The model sees the whole sequence as one masked span: the first sentinel in the input, and in the target the first
+    sentinel, the text with its end, the second sentinel.
+    """
+    spec = model.config.spec(step.target)
+    length = step.max_tokens or spec.max_tokens
+    uniforms = torch.from_numpy(np.stack([rng.random(length, dtype=np.float32) for rng in random])).to(known.device)
+    start = torch.full((known.num_samples, 1), special.sentinel(1), device=known.device)
+    masked = Tokens.everywhere(start, torch.zeros_like(start))
+    own = {step.target: masked} if step.target in model.config.inputs else {}
+    writer = _Writer(model, step, _encode(model, known, own))
+    raw = start[: len(random)]
+    ended = torch.zeros_like(raw, dtype=torch.bool)
+    finite = torch.ones((), dtype=torch.bool, device=raw.device)
+    for i in range(length):
+        logits = writer.next(raw[:, -1:])
+        finite &= logits.isfinite().all()
+        drawn, _ = sample(logits, uniforms[:, i : i + 1], step.temperature, step.top_k, step.top_p)
+        drawn = torch.where(ended, special.pad, drawn)
+        raw = torch.cat([raw, drawn], dim=1)
+        ended = ended | (drawn == special.eos) | (drawn == special.sentinel(2))
+        if bool(ended.all()):
+            break
+    _check_finite(finite, step)
+    return raw
+
+
+class _Writer:
+    """The decoder on one causal sequence, with cached keys and values of its layers and of the context."""
+
+    def __init__(self, model: FourM, step: Step, context: Context) -> None:
+        self.model, self.step, self.cross_mask = model, step, context.mask
+        self.blocks = [block for block in model.decoder if isinstance(block, DecoderBlock)]
+        # Read once for each token: worth a copy that lies as the attention reads it.
+        self.context = [_as_read(*block.context_keys_values(context.tokens)) for block in self.blocks]
+        self.past: list[KeysValues | None] = [None] * len(self.blocks)
+        self.length = 0
+
+    def next(self, token: Tensor) -> Tensor:
+        """Logits (B, 1, V) after one more token (B, 1), which all passes of guidance read."""
+        ids = token.repeat(1 + len(self.step.scales), 1)
+        mod = torch.full_like(ids, self.model.config.index(self.step.target))
+        pos = torch.full_like(ids, self.length)
+        x = self.model.embed_queries(ids, mod, pos, torch.ones_like(ids, dtype=torch.bool))
+        for i, block in enumerate(self.blocks):
+            x, self.past[i] = block.step(x, self.past[i], self.context[i], self.cross_mask)
+        self.length += 1
+        return guide(product(self.model.decoder_norm(x), self.model.head(self.step.target)), self.step.scales)
+
+
+def _as_read(keys: Tensor, values: Tensor) -> KeysValues:
+    """Copies whose memory is (B, H, K, E) and (B, H, E, K): in both products of `attention` rows are read in turn."""
+    return keys.contiguous(), values.mT.contiguous().mT
+
+
+def _text_of(raw: Sequence[int], special: SpecialIds) -> list[int]:
+    """The text in raw ids: up to its end, without markers."""
+    text = []
+    for token in raw[1:]:
+        if token in (special.eos, special.sentinel(2)):
+            break
+        if not special.is_marker(token):
+            text.append(token)
+    return text

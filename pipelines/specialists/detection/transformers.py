@@ -1,0 +1,204 @@
+"""Boxes of COCO's 80 classes by a detector of transformers: D-FINE, RT-DETR, RF-DETR, DETR, YOLOS.
+
+Decisions:
+- Preprocessing and reading of the outputs are those of the weights' own processor. Images are prepared one by one and
+  never padded into each other.
+- A label keeps boxes well below the score of 0.6 from which 4M writes them, so that this threshold can be moved without
+  detecting again.
+- Boxes and scores are rounded to 1e-5: finer digits differ with the size of a batch, and thresholds and the order of
+  boxes must not turn on them.
+- Classes are told by name. Other spellings of COCO's names are translated; classes that COCO lacks are dropped, since
+  4M has no words for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, PrivateAttr
+
+from ....modalities import COCO_CLASSES
+from ...reject import Reject
+from ..base import Item
+from ..pretrained import Pretrained, batches
+
+_DIGITS = 5
+
+# Names that older configurations (Pascal VOC's, darknet's) and Objects365 have for classes of COCO.
+_SYNONYMS = {
+    "aeroplane": "airplane",
+    "motorbike": "motorcycle",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+    "tv monitor": "tv",
+    "television": "tv",
+    "diningtable": "dining table",
+    "pottedplant": "potted plant",
+    "doughnut": "donut",
+    "hair dryer": "hair drier",
+    "cellphone": "cell phone",
+    "mobile phone": "cell phone",
+    "fridge": "refrigerator",
+}
+
+# COCO's own category ids run to 90 with ten gaps, 0 being no category; DETR's kin count with them.
+_GAPS = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+_BY_CATEGORY_ID = tuple("N/A" if i in _GAPS else COCO_CLASSES[i - sum(gap <= i for gap in _GAPS)] for i in range(91))
+
+
+def coco_names(names: Sequence[str], wanted: str = "classes") -> list[str | None]:
+    """For each class of a model its name in COCO_CLASSES, or None if COCO has no such class.
+
+    Names without a meaning ("LABEL_0", "0") are read by position if they are 80 (the order of COCO_CLASSES) or 91
+    (COCO's category ids). ValueError if no name is COCO's; it names `wanted` as the option that helps.
+    """
+    if not any(name.lower().removeprefix("label").strip("_ 0123456789") for name in names):
+        known = {len(COCO_CLASSES): COCO_CLASSES, len(_BY_CATEGORY_ID): _BY_CATEGORY_ID}.get(len(names))
+        if known is None:
+            raise ValueError(f"its {len(names)} classes have no names; give them in order as `{wanted}`")
+        names = known
+    found = [_coco_name(name) for name in names]
+    if not any(found):
+        raise ValueError(
+            f"none of its {len(names)} classes ({', '.join(names[:5])}...) is one of COCO's 80; if they are, give "
+            f"their names in order as `{wanted}`"
+        )
+    return found
+
+
+def _coco_name(name: str) -> str | None:
+    plain = " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+    plain = _SYNONYMS.get(plain, plain)
+    return plain if plain in COCO_CLASSES else None
+
+
+def records(
+    boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, names: Sequence[str | None], most: int
+) -> list[dict[str, Any]]:
+    """Detections of one image as the label has them, best first, rounded to 1e-5.
+
+    Args:
+        boxes: float (n, 4) xmin, ymin, xmax, ymax in 0..1 of the frame; what sticks out is cut off.
+        scores: float (n,) in 0..1.
+        classes: int (n,), indices into `names`; those without a name are dropped.
+        names: COCO's names of the model's classes.
+        most: how many to keep.
+    """
+    boxes, scores = boxes.astype(np.float64).clip(0, 1).round(_DIGITS), scores.astype(np.float64).round(_DIGITS)
+    named = np.array([0 <= c < len(names) and names[c] is not None for c in classes], dtype=bool)
+    keep = named & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
+    # Ties are broken by class and position: a network's own order is no promise.
+    order = np.lexsort((boxes[:, 3], boxes[:, 2], boxes[:, 1], boxes[:, 0], classes, -scores))[:most]
+    return [{"box": boxes[i].tolist(), "label": names[classes[i]], "score": float(scores[i])} for i in order]
+
+
+# Boxes float (n, 4) xmin, ymin, xmax, ymax in 0..1, scores float (n,), indices of classes int (n,).
+Found = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class Detector(Pretrained):
+    """Base of detectors with weights: `_detect` gives boxes, scores and classes, this makes labels of them.
+
+    Coordinates are written in thousandths, which half precision cannot hold near 1; detectors are small. Hence fp32.
+    """
+
+    label: ClassVar[str] = "det"
+    version: ClassVar[int] = 2  # boxes and scores rounded
+    task: ClassVar[str] = "object detection"
+    gpu_precision: ClassVar[Literal["fp32", "fp16", "bf16"]] = "fp32"
+    gpus: ClassVar[float] = 0.25
+    memory_gb: ClassVar[float] = 2.0
+
+    min_score: float = Field(0.3, ge=0, lt=1, description="Boxes below this score are dropped.")
+    max_boxes: int = Field(100, ge=1, description="Boxes of an image that are kept, the best ones.")
+
+    _names: list[str | None] = PrivateAttr(default_factory=list)
+
+    def __call__(self, items: Sequence[Item]) -> list[list[dict[str, Any]] | Reject]:
+        """For each item its boxes, best first: {"box": [xmin, ymin, xmax, ymax] in 0..1, "label", "score"}."""
+        assert self._names, "call setup first"
+        return [
+            found if isinstance(found, Reject) else records(*found, self._names, self.max_boxes)
+            for found in self._detect([_image(item) for item in items])
+        ]
+
+    def _detect(self, images: list[np.ndarray]) -> list[Found | Reject]:
+        """Detections of each image, or why there are none to tell."""
+        raise NotImplementedError
+
+    def _not_finite(self) -> Reject:
+        return Reject(f"{self.label}: NaN or infinite outputs; try another precision")
+
+    def _set_names(self, names: Sequence[str]) -> None:
+        try:
+            self._names = coco_names(names, f"labels.specialists.{self.label}.classes")
+        except ValueError as error:
+            raise ValueError(f"{self.label}: {self.weights}: {error}") from error
+
+
+def _image(item: Item) -> np.ndarray:
+    assert item.image is not None, "items without an image are rejected before the call"
+    return item.image
+
+
+class Boxes(Detector):
+    """Any `AutoModelForObjectDetection`. The default is D-FINE-X (Peng et al., 2024), 59.3 AP on COCO."""
+
+    name: ClassVar[str] = "detector"
+    fingerprint_name: ClassVar[str] = "pipelines.specialists.detection:Boxes"
+    licence: ClassVar[str] = "Apache-2.0"
+
+    weights: str = Field(
+        "ustc-community/dfine-xlarge-obj2coco", description="Hub id or local folder of a detector of transformers."
+    )
+    classes: tuple[str, ...] = Field(
+        (), description="Names of the model's classes, in order, where its configuration has none or others."
+    )
+
+    _model: Any = PrivateAttr(default=None)
+    _processor: Any = PrivateAttr(default=None)
+
+    def setup(self, device: str) -> None:
+        """Load the detector. ValueError if it is none, or if it knows no class of COCO."""
+        model, processor = self.load("AutoModelForObjectDetection", device), self.processor()
+        if not hasattr(processor, "post_process_object_detection"):
+            raise ValueError(
+                f"{self.label}: the processor of {self.weights}, {type(processor).__name__}, does not read detections; "
+                "copy the preprocessor_config.json of the detector that it was trained from"
+            )
+        told = model.config.id2label
+        self._set_names(self.classes or [str(told.get(i, "N/A")) for i in range(max(told) + 1)])
+        self._model, self._processor = model, processor
+
+    def _detect(self, images: list[np.ndarray]) -> list[Found | Reject]:
+        import torch
+
+        made = [self._prepared(image) for image in images]
+        found: list[Found | Reject] = [part if isinstance(part, Reject) else self._not_finite() for part in made]
+        good = [i for i, part in enumerate(made) if not isinstance(part, Reject)]
+        for indices, pixels in batches([made[i]["pixel_values"][0] for i in good], self.batch_size):
+            inputs = {"pixel_values": pixels.to(self._model.device, self._model.dtype)}
+            members = [good[i] for i in indices]
+            if "pixel_mask" in made[members[0]]:  # of processors that may pad an image to a fixed size
+                inputs["pixel_mask"] = torch.cat([made[i]["pixel_mask"] for i in members]).to(self._model.device)
+            with torch.inference_mode():
+                outputs = self._model(**inputs)
+            outputs.logits, outputs.pred_boxes = outputs.logits.float().cpu(), outputs.pred_boxes.float().cpu()
+            # Without target sizes the boxes stay in 0..1.
+            parts = self._processor.post_process_object_detection(outputs, threshold=self.min_score)
+            for n, (i, part) in enumerate(zip(members, parts, strict=True)):
+                if outputs.logits[n].isfinite().all() and outputs.pred_boxes[n].isfinite().all():
+                    found[i] = (part["boxes"].numpy(), part["scores"].numpy(), part["labels"].numpy())
+        return found
+
+    def _prepared(self, image: np.ndarray) -> Any:
+        """What the network takes; a Reject for an image that is too thin for the processor."""
+        try:
+            # Channels last is said, since an image 3 px high would be ambiguous.
+            return self._processor(images=image, input_data_format="channels_last", return_tensors="pt")
+        except (ValueError, RuntimeError) as error:
+            height, width = image.shape[:2]
+            return Reject(f"{self.label}: an image of {width} x {height} px cannot be prepared: {error}")

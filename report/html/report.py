@@ -1,0 +1,275 @@
+"""The report of a run: one self-contained HTML page from `ReportData`; what `fourmill demo` shows at its end.
+
+Decisions:
+- Sections without data are left out, and so are their links; nothing is shown that was not measured.
+- Losses are drawn beside the loss of a uniform guess, training and validation in one plot: learning the training
+  photos by heart is then plain to see.
+- Generated modalities stand beside the truth, chosen by position in the validation set and not by looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from markupsafe import Markup
+
+from ...modalities import MODALITIES
+from ..draw import labels as draw
+from . import chart, page
+from .chart import Series
+from .gallery import GallerySample, SampleCard, draw_sample, label_title
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number with its name, e.g. ("samples", "1,234", "of 38 photos")."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the run: seconds of wall clock, and what it made ("samples", 1234)."""
+
+    name: str
+    seconds: float
+    count: int = 0
+    unit: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo the corpus was made of, uint8 (H, W, 3), with its attribution; `split` is "train" or "validation"."""
+
+    name: str
+    image: np.ndarray
+    author: str
+    licence: str
+    source: str = ""
+    split: str = ""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A label in the frame of its crop, what its tokens give back, and their distance, e.g. ("PSNR", 24.1)."""
+
+    key: str
+    truth: Any
+    decoded: Any
+    error: tuple[str, float] | None = None
+    backdrop: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class TokenizerResult:
+    """A tokenizer: reconstructions of validation samples, and how often each code was used, counts (vocabulary,)."""
+
+    modality: str
+    facts: Sequence[Fact] = ()
+    reconstructions: Sequence[Reconstruction] = ()
+    counts: np.ndarray | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The loss of one modality (or of all), nats a token; `chance` is the loss of a uniform guess, log(vocabulary)."""
+
+    title: str
+    train: Series
+    validation: Series | None = None
+    chance: float | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a generation grid: the label it shows, and whether it was given, generated or is the truth."""
+
+    label: str
+    role: Literal["given", "generated", "truth"]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class GenerationRow:
+    """A validation sample: one label for each column (None: nothing), and the crop that boxes are drawn on."""
+
+    key: str
+    cells: Sequence[Any]
+    backdrop: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class GenerationGrid:
+    """Generations under one condition, e.g. "from RGB to everything", with the settings in `note`."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[GenerationRow]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class RejectCount:
+    """A reason and how often it occurred, with one key to look at."""
+
+    output: str
+    reason: str
+    count: int
+    example: str = ""
+
+
+@dataclass(frozen=True)
+class Command:
+    """Something to try next."""
+
+    command: str
+    purpose: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """Everything a report shows. Only `title` is required."""
+
+    title: str
+    subtitle: str = ""
+    made: str = ""  # date, version, machine
+    facts: Sequence[Fact] = ()
+    stages: Sequence[Stage] = ()
+    corpus_note: str = ""
+    mosaic: Sequence[tuple[str, np.ndarray]] = ()  # (key, uint8 (H, W, 3))
+    photos: Sequence[Photo] = ()
+    labels_note: str = ""
+    samples: Sequence[GallerySample] = ()
+    tokenizers: Sequence[TokenizerResult] = ()
+    training_note: str = ""
+    training_facts: Sequence[Fact] = ()
+    curves: Sequence[Curve] = ()
+    validation_note: str = "Validation is on photos that training has not seen."
+    generation_note: str = ""
+    generations: Sequence[GenerationGrid] = ()
+    rejects: Sequence[RejectCount] = ()
+    caveats: Sequence[str] = ()
+    commands: Sequence[Command] = ()
+
+
+@dataclass(frozen=True)
+class TokenizerCard:
+    """A tokenizer, drawn."""
+
+    title: str
+    modality: str
+    result: TokenizerResult
+    pairs: list[tuple[str, draw.Panel, draw.Panel, str]]  # (key, truth, decoded, error)
+    usage: Markup | None
+    facts: list[Fact]
+
+
+@dataclass(frozen=True)
+class GridCard:
+    """A generation grid, drawn."""
+
+    grid: GenerationGrid
+    titles: list[str]
+    rows: list[tuple[str, list[draw.Panel]]]
+
+
+@dataclass(frozen=True)
+class CurveCard:
+    """A curve, drawn."""
+
+    title: str
+    svg: Markup
+    last: list[tuple[str, str, str]]  # (class of the line, name, last value)
+
+
+def render_report(data: ReportData) -> str:
+    """The report as one self-contained HTML page; write it as UTF-8.
+
+    Raises:
+        ValueError: a row of a generation grid has not one cell for each column, or a curve's steps and values differ.
+    """
+    sections = [
+        ("corpus", "Corpus", data.mosaic or data.photos),
+        ("labels", "Labels", data.samples),
+        ("tokenizers", "Tokenizers", data.tokenizers),
+        ("training", "Training", data.curves or data.training_facts),
+        ("generation", "Generation", data.generations),
+        ("rejects", "Rejects", data.rejects),
+        ("caveats", "What to keep in mind", data.caveats),
+        ("next", "What to try next", data.commands),
+    ]
+    return page.render(
+        "report.html",
+        styles=("base.css", "report.css"),
+        data=data,
+        sections=[(anchor, title) for anchor, title, content in sections if len(content)],
+        total_seconds=sum(stage.seconds for stage in data.stages),
+        longest=max((stage.seconds for stage in data.stages), default=0.0) or 1.0,
+        mosaic=[draw.draw_rgb(square(image), size=112, alt=key) for key, image in data.mosaic],
+        photos=[(photo, draw.draw_rgb(square(photo.image), size=64, alt="")) for photo in data.photos],
+        samples=[_label_card(sample) for sample in data.samples],
+        tokenizers=[_tokenizer_card(result) for result in data.tokenizers],
+        curves=[_curve_card(curve) for curve in data.curves],
+        grids=[_grid_card(grid) for grid in data.generations],
+    )
+
+
+def square(image: np.ndarray) -> np.ndarray:
+    """The largest central square of an image, (H, W, 3) -> (s, s, 3)."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top : top + side, left : left + side]
+
+
+def _label_card(sample: GallerySample) -> SampleCard:
+    return draw_sample(replace(sample, tokens=(), crops=()))
+
+
+def _tokenizer_card(result: TokenizerResult) -> TokenizerCard:
+    modality = MODALITIES.get(result.modality)
+    label = modality.label if modality else result.modality
+    pairs = []
+    for one in result.reconstructions:
+        truth, decoded = (
+            draw.draw(label, value, one.backdrop, size=192, like=one.truth) for value in (one.truth, one.decoded)
+        )
+        pairs.append((one.key, truth, decoded, f"{one.error[0]} {one.error[1]:.4g}" if one.error else ""))
+    facts, usage = list(result.facts), None
+    if result.counts is not None:
+        counts = np.asarray(result.counts)
+        used = int((counts > 0).sum())
+        level = chart.perplexity(counts)
+        facts.append(Fact("codes used", f"{used:,} of {counts.size:,}", f"{used / max(counts.size, 1):.0%}"))
+        facts.append(Fact("perplexity", f"{level:,.1f}", "codes that, used equally, would say as much"))
+        about = f"Use of the codebook of {result.modality}: {used} of {counts.size} codes, perplexity {level:.1f}"
+        usage = chart.usage_chart(counts, label=about)
+    return TokenizerCard(label_title(label), result.modality, result, pairs, usage, facts)
+
+
+def _curve_card(curve: Curve) -> CurveCard:
+    series = [curve.train] + ([curve.validation] if curve.validation else [])
+    last = [(f"line-{i}", one.name, "-" if one.last is None else f"{one.last:.3f}") for i, one in enumerate(series)]
+    if curve.chance is not None:
+        last.append(("chance", "chance", f"{curve.chance:.3f}"))
+    label = f"Loss of {curve.title}: " + ", ".join(f"{name} ends at {value}" for _, name, value in last)
+    return CurveCard(curve.title, chart.line_chart(series, label=label, chance=curve.chance), last)
+
+
+def _grid_card(grid: GenerationGrid) -> GridCard:
+    rows = []
+    for row in grid.rows:
+        if len(row.cells) != len(grid.columns):
+            got = f"{len(row.cells)} cells for {len(grid.columns)} columns"
+            raise ValueError(f"{grid.title}, {row.key}: got {got}; expected one for each, None where there is nothing")
+        cells = zip(grid.columns, row.cells, strict=True)
+        panels = [draw.draw(column.label, cell, row.backdrop, size=224) for column, cell in cells]
+        rows.append((row.key, panels))
+    return GridCard(grid, [label_title(column.label) for column in grid.columns], rows)

@@ -1,0 +1,367 @@
+"""Columns and label files for `fourmill inspect`: one, or all shards of a modality or label as if they were one.
+
+Decisions:
+- Footers of all files are read, data of few: statistics come from row groups spread evenly over everything, at most
+  `MAX_ROWS` and `MAX_BYTES`, and the facts say how many; the row that is shown costs its row group.
+- Tokens are decoded with the tokenizers of the root that a file lies in, if they are the ones that made the tokens.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ...infra import ledger, storage
+from ...infra.ledger import Record
+from ...modalities import LABELS, MODALITIES, TEXT, Form, Kind, ModalitySpec, Storage
+from ...tokenize import codecs, labels, store
+from ...tokenize.store import Column, ColumnSpec
+from ..draw import labels as draw
+from . import statistics
+from .view import Inspection
+
+MAX_ROWS = {Kind.GRID: 16_384, Kind.SEQUENCE: 16_384, Kind.PIXELS: 4_096, Kind.EMBEDDING: 1_024}
+MAX_LABEL_ROWS = {Storage.JSON: 16_384, Storage.IMAGE: 512, Storage.ARRAY: 512}
+MAX_BYTES = 1 << 28  # a row group of T5 embeddings alone may have 600 MB: then one is read
+SHOWN_CROPS = 4
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What the end of a Parquet file says: rows and uncompressed bytes of its row groups, and its metadata."""
+
+    url: str
+    size: int
+    groups: tuple[int, ...]
+    group_bytes: tuple[int, ...]
+    metadata: dict[str, str]
+
+    @property
+    def rows(self) -> int:
+        return sum(self.groups)
+
+
+def footer(url: str) -> Footer:
+    """ValueError or OSError naming the file if it is no Parquet file or damaged."""
+    stat = storage.stat(url)
+    with store.open_parquet(url) as file:
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        found = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items() if k != b"ARROW:schema"}
+    rows, sizes = tuple(g.num_rows for g in groups), tuple(g.total_byte_size for g in groups)
+    return Footer(url, stat.size if stat else 0, rows, sizes, found)
+
+
+def inspect(path: str, urls: Sequence[str], row: int, pictures: bool) -> Inspection:
+    """Facts of Parquet files that hold one modality's tokens or one label.
+
+    Args:
+        path: as the user gave it; a folder if there are several files.
+        urls: the files, at least one, in the order of their rows.
+        row: the sample to look at, counted over all files.
+        pictures: whether the sample is to be drawn; this loads what decodes it.
+
+    Raises:
+        ValueError: a file is damaged, of another format or version, or there is no such row.
+    """
+    with ThreadPoolExecutor(16) as pool:
+        footers = list(pool.map(footer, urls))
+    form = footers[0].metadata.get("format")
+    if form == store.FORMAT:
+        return _columns(path, footers, row, pictures)
+    if form == labels.FORMAT:
+        return _labels(path, footers, row)
+    raise ValueError(
+        f"{footers[0].url}: expected a token column ({store.FORMAT}) or labels ({labels.FORMAT}), "
+        f"got Parquet of format {form!r}; only files that fourmill wrote can be inspected"
+    )
+
+
+def _columns(path: str, footers: list[Footer], row: int, pictures: bool) -> Inspection:
+    spec = store.ColumnReader(footers[0].url).spec
+    texts = {one.metadata.get("spec") for one in footers}
+    # To see what a codebook says costs loading its VQ-VAE.
+    codec, note = codec_beside(footers[0].url, spec) if pictures or spec.kind is not Kind.GRID else (None, "")
+    read = [
+        store.read(footers[i].url, groups)
+        for i, groups in choose(footers, MAX_ROWS[spec.kind], MAX_BYTES).items()
+        if footers[i].metadata.get("spec") == footers[0].metadata.get("spec")
+    ]
+    facts: dict[str, Any] = {
+        "path": path,
+        "kind": "column" if len(footers) == 1 else "columns",
+        "modality": spec.modality,
+        "summary": MODALITIES[spec.modality].summary if spec.modality in MODALITIES else None,
+        "tokens": spec.kind.value,
+        **_size(footers),
+        "shape": footers[0].metadata.get("shape"),
+        "dtype": footers[0].metadata.get("dtype"),
+        **{name: value for name, value in asdict(spec).items() if name not in ("modality", "kind")},
+        "keys": _keys(footers),
+        "notes": [note] if note else [],
+    }
+    if len(texts) > 1:
+        facts["notes"].append(
+            f"{len(texts)} kinds of columns (sizes, tokenizers) lie here; statistics are of the first"
+        )
+    records = _ledger(footers, facts)
+    facts["statistics"] = statistics.of_columns(read, words(codec)) if read else None
+    place = locate(footers, row)
+    inspection = Inspection(facts | {"sample": None})
+    if place is not None:
+        url, group, index = place
+        column = store.read(url, [group])
+        sample, drawn = sample_of(column, index, codec, pictures)
+        inspection.facts["sample"] = {"row": row, **sample, "reason": _reason(records, url, sample["key"])}
+        inspection.pictures = drawn
+    return inspection
+
+
+def sample_of(
+    column: Column, index: int, codec: codecs.Codec | None, pictures: bool
+) -> tuple[dict[str, Any], list[tuple[str, np.ndarray]]]:
+    """One sample of a column as facts, {"key", "null", "crops": [...]}, and as pictures with their titles."""
+    crops, drawn = [], []
+    for number in range(min(column.spec.crops, SHOWN_CROPS)) if column.valid[index] else ():
+        facts, images = _crop(column.spec, column.crop(index, number), codec, pictures)
+        crops.append({"crop": number, **facts})
+        drawn += [(f"crop {number}: {title}", image) for title, image in images]
+    return {"key": column.keys[index].as_py(), "null": not column.valid[index], "crops": crops}, drawn
+
+
+def _crop(
+    spec: ColumnSpec, tokens: np.ndarray, codec: codecs.Codec | None, pictures: bool
+) -> tuple[dict[str, Any], list[tuple[str, np.ndarray]]]:
+    if spec.kind is Kind.EMBEDDING:
+        return {"vectors": len(tokens), "values": statistics.spread([tokens])}, []
+    images = []
+    if spec.kind is Kind.PIXELS:
+        picture = _guarded(codec, tokens)
+        shown = isinstance(picture, np.ndarray)
+        size = " x ".join(map(str, picture.shape)) if isinstance(picture, np.ndarray) else None
+        if shown and pictures:
+            images.append(("pixels", picture))
+        return {"bytes": tokens.size, "shape": size, "problem": None if shown else picture}, images
+    facts: dict[str, Any] = {"tokens": tokens.size, "ids": tokens.tolist()}
+    if spec.kind is Kind.GRID:
+        side = round(tokens.size**0.5)
+        shape = (side, side) if side * side == tokens.size else (1, tokens.size)
+        if pictures:
+            title = f"{shape[0]} x {shape[1]} token ids, a colour for each"
+            images.append((title, draw.id_colors(tokens.reshape(shape))))
+            picture = _guarded(codec, tokens)
+            images += [("decoded", picture)] if isinstance(picture, np.ndarray) else []
+        return facts, images
+    text = _guarded(codec, tokens)
+    if isinstance(codec, codecs.Text):
+        # The words first: what a sentence means is only shown where it can be parsed.
+        facts["text"] = codec.wordpiece.decode(tokens) if int(tokens.max()) < codec.wordpiece.vocab_size else None
+        facts["value"] = text if text != facts["text"] else None
+    return facts, images
+
+
+def _guarded(codec: codecs.Codec | None, tokens: np.ndarray) -> Any:
+    """The decoded crop, or why it cannot be decoded: a viewer is most needed where data are wrong."""
+    if codec is None:
+        return None
+    import cv2
+
+    try:
+        return codec.decode(tokens)
+    except (ValueError, KeyError, IndexError, cv2.error) as error:
+        return f"cannot be decoded: {str(error).splitlines()[0]}"
+
+
+def codec_beside(url: str, spec: ColumnSpec) -> tuple[codecs.Codec | None, str]:
+    """The codec that made a column, with the tokenizer of the root around it; None and why not, if there is none."""
+    if spec.modality not in MODALITIES:
+        return None, f"this release has no modality {spec.modality!r}"
+    if spec.kind is Kind.EMBEDDING:
+        return None, ""
+    names = MODALITIES[spec.modality].tokenizers
+    root = root_above(url, f"tokenizers/{names[-1]}/config.json") if names else ""
+    if root is None:
+        return None, f"no tokenizers/{names[-1]} in a folder above: tokens are not decoded"
+    try:
+        here = "+".join(_fingerprint(root, name) for name in names)
+        if spec.tokenizer and here != spec.tokenizer:
+            told = ", ".join(f"tokenizers/{name}" for name in names)
+            return None, f"{told} is another one now ({here}): tokens are not decoded"
+        no_place = LABELS[MODALITIES[spec.modality].label].form is Form.VECTOR
+        sizes = ModalitySpec(spec.modality, spec.kind, spec.vocab_size, spec.length, learned_positions=no_place)
+        return codecs.load(sizes, codecs.Options(seed=0, image_size=spec.length, crops=spec.crops), root), ""
+    except (ValueError, OSError) as error:
+        return None, f"tokens are not decoded: {error}"
+
+
+def _fingerprint(root: str, name: str) -> str:
+    record = ledger.read(root, "tokenizers", name)
+    if record is not None:
+        return record.sha256
+    if name == TEXT:
+        return codecs.load_text(root).fingerprint()
+    from ...tokenize import tokenizer
+
+    with storage.local_folder(storage.join(root, "tokenizers", name), codecs.CODEBOOK_FILES) as folder:
+        return tokenizer.fingerprint(folder)
+
+
+def root_above(url: str, name: str, levels: int = 8) -> str | None:
+    """The nearest folder above `url` in which there is `name`."""
+    folder = url
+    for _ in range(levels):
+        parent = posixpath.dirname(folder.rstrip("/"))
+        if parent in ("", folder) or parent.endswith(":/"):
+            return None
+        folder = parent
+        if storage.exists(storage.join(folder, name)):
+            return folder
+    return None
+
+
+def words(codec: codecs.Codec | None) -> Callable[[int], str | None]:
+    """What a token id is called; ids of a codebook have no names."""
+    if not isinstance(codec, codecs.Text):
+        return lambda token: None
+    piece = codec.wordpiece
+    special = {piece.pad_id: "[PAD]", piece.unk_id: "[UNK]", piece.sos_id: "[SOS]", piece.eos_id: "[EOS]"}
+    return lambda token: special.get(token) or (piece.decode([token]) if token < piece.vocab_size else None)
+
+
+def _labels(path: str, footers: list[Footer], row: int) -> Inspection:
+    name, form = (footers[0].metadata.get(key, "") for key in ("label", "storage"))
+    labels.read_labels(footers[0].url, [])  # refuses other versions by name
+    kind = Storage(form)
+    values: list[Any] = []
+    for i, groups in choose(footers, MAX_LABEL_ROWS[kind], MAX_BYTES).items():
+        values += labels.read_labels(footers[i].url, groups)[1]
+    facts: dict[str, Any] = {
+        "path": path,
+        "kind": "label" if len(footers) == 1 else "labels",
+        "label": name,
+        "storage": form,
+        **_size(footers),
+        "keys": _keys(footers),
+        "notes": [],
+    }
+    records = _ledger(footers, facts)
+    inspection = Inspection(facts | {"statistics": statistics.of_labels(values), "sample": None})
+    place = locate(footers, row)
+    if place is not None:
+        url, group, index = place
+        keys, found = labels.read_labels(url, [group])
+        key, value = keys[index], found[index]
+        sample = {"row": row, "key": key, "null": value is None, "reason": _reason(records, url, key)}
+        array = isinstance(value, np.ndarray)
+        sample |= {
+            "shape": list(value.shape) if array else None,
+            "dtype": str(value.dtype) if array else None,
+            "value": None if array else value,
+        }
+        inspection.facts["sample"] = sample
+        inspection.label = (name, value)
+        if array and value.dtype == np.uint8 and value.size and (value.ndim == 2 or value.shape[2:] == (3,)):
+            inspection.pictures = [(name, value)]
+    return inspection
+
+
+def choose(footers: Sequence[Footer], max_rows: int, max_bytes: int) -> dict[int, list[int]]:
+    """Row groups to take statistics from, file -> groups: all, or as many as the limits allow, evenly spread."""
+    pairs = [(i, g) for i, one in enumerate(footers) for g in range(len(one.groups))]
+    if not pairs:
+        return {}
+    rows, size = sum(one.rows for one in footers), sum(sum(one.group_bytes) for one in footers)
+    share = min(1.0, max_rows / max(rows, 1), max_bytes / max(size, 1))
+    count = max(1, int(len(pairs) * share))
+    chosen: dict[int, list[int]] = {}
+    for place in range(count):
+        i, group = pairs[place * len(pairs) // count]
+        chosen.setdefault(i, []).append(group)
+    return chosen
+
+
+def locate(footers: Sequence[Footer], row: int) -> tuple[str, int, int] | None:
+    """(file, row group, index in it) of a row counted over all files; None if there are no rows and row is 0."""
+    total = sum(one.rows for one in footers)
+    check_row(row, total)
+    for one in footers:
+        for group, count in enumerate(one.groups):
+            if row < count:
+                return one.url, group, row
+            row -= count
+    return None
+
+
+def check_row(row: int, total: int) -> None:
+    """ValueError if there is no such row; row 0 of nothing is the default and no mistake."""
+    if row != 0 and not 0 <= row < total:
+        raise ValueError(f"--row: got {row}, expected 0 to {total - 1}" if total else f"--row: got {row} of no rows")
+
+
+def _size(footers: Sequence[Footer]) -> dict[str, Any]:
+    rows, size = sum(one.rows for one in footers), sum(one.size for one in footers)
+    return {
+        "files": len(footers),
+        "rows": rows,
+        "row_groups": sum(len(one.groups) for one in footers),
+        "bytes": size,
+        "bytes_per_sample": size / rows if rows else None,
+    }
+
+
+def _keys(footers: Sequence[Footer]) -> dict[str, Any]:
+    full = [one for one in footers if one.rows]
+    if not full:
+        return {"count": 0, "first": None, "last": None}
+
+    def key(url: str, group: int, index: int) -> str:
+        with store.open_parquet(url) as file:
+            return str(file.read_row_group(group, columns=["key"]).column("key")[index].as_py())
+
+    last = full[-1]
+    return {
+        "count": sum(one.rows for one in full),
+        "first": key(full[0].url, next(g for g, rows in enumerate(full[0].groups) if rows), 0),
+        "last": key(last.url, max(g for g, rows in enumerate(last.groups) if rows), -1),
+    }
+
+
+def _ledger(footers: Sequence[Footer], facts: dict[str, Any]) -> dict[str, Record]:
+    """Adds "ledger" (null outside of a dataset), "rejects" and notes to the facts. Returns the records by shard."""
+    facts |= {"ledger": None, "rejects": {}}
+    head, name = posixpath.split(posixpath.dirname(footers[0].url))
+    root, family = posixpath.split(head)
+    if family not in ("tokens", "labels"):
+        return {}
+    output = f"{family}/{name}"
+    shards = {posixpath.basename(one.url).removesuffix(".parquet"): one for one in footers}
+    try:
+        found = {shard: record for (_, shard), record in ledger.read_many(root, [output], list(shards)).items()}
+    except ValueError as error:
+        facts["notes"].append(str(error))
+        return {}
+    wrong = [shard for shard, record in found.items() if record.bytes != shards[shard].size]
+    for title, bad in (("no record in the ledger", [s for s in shards if s not in found]), ("another size", wrong)):
+        if bad:
+            more = f" and {len(bad) - 3} others" if len(bad) > 3 else ""
+            facts["notes"].append(f"{title}, so not committed: {', '.join(bad[:3])}{more}; run the stage again")
+    prints = sorted({record.fingerprint for record in found.values()})
+    facts["ledger"] = {
+        "committed": len(found) - len(wrong),
+        "fingerprints": prints,
+        "nulls": sum(record.nulls for record in found.values()),
+        "seconds": sum(record.seconds for record in found.values()),
+    }
+    facts["rejects"] = dict(Counter(codecs.gist(r["reason"]) for record in found.values() for r in record.rejects))
+    return found
+
+
+def _reason(records: dict[str, Record], url: str, key: str) -> str | None:
+    """Why a sample was rejected, None if it was not."""
+    record = records.get(posixpath.basename(url).removesuffix(".parquet"))
+    return next((r["reason"] for r in record.rejects if r["key"] == key), None) if record else None

@@ -1,0 +1,148 @@
+"""A whole dataset for `fourmill inspect`: outputs by the ledger, tokenizers, runs, and one sample across them."""
+
+from __future__ import annotations
+
+import posixpath
+from typing import Any
+
+import numpy as np
+
+from ...infra import ledger, storage
+from ...modalities import Kind
+from ...tokenize import codecs, labels, store
+from ..html.gallery import GallerySample, TokenView
+from .files import Footer, codec_beside, footer, locate
+from .runs import run_rows, summarise, uncommitted
+from .view import Inspection
+from .weights import read_json
+
+FAMILIES = ("tokens", "labels")
+
+
+def inspect_root(path: str, root: str, row: int) -> Inspection:
+    """Facts of ROOT; `row` counts samples over all shards, as the columns have them.
+
+    Raises:
+        ValueError: there is no such row, or a file that is read for it is damaged.
+    """
+    outputs, rejects, remarks = summarise(storage.join(root, "ledger"))
+    loose = uncommitted(root)
+    notes = remarks[:5]
+    if loose:
+        notes.append(f"{len(loose)} files have no record in the ledger and do not count: {', '.join(loose[:3])}")
+    facts = {
+        "path": path,
+        "kind": "dataset",
+        "recipe": storage.exists(storage.join(root, "recipe.yaml")),
+        "notes": notes,
+        "outputs": outputs,
+        "tokenizers": _tokenizers(root),
+        "runs": run_rows(storage.join(root, "runs")),
+        "rejects": rejects,
+        "sample": None,
+    }
+    inspection = Inspection(facts)
+    if place := _place(root, row):
+        inspection.gallery = gather(root, *place)
+        facts["sample"] = _sample_facts(row, inspection.gallery)
+    return inspection
+
+
+def _tokenizers(root: str) -> list[dict[str, Any]]:
+    rows = []
+    for name in storage.list_names(storage.join(root, "tokenizers")):
+        url = storage.join(root, "tokenizers", name, "config.json")
+        config = read_json(url) if storage.exists(url) else {}
+        record = ledger.read(root, "tokenizers", name)
+        rows.append(
+            {
+                "tokenizer": name,
+                "fingerprint": record.sha256 if record else None,
+                "vocab_size": config.get("codebook_size") or config.get("vocab_size"),
+                "quality": ", ".join(f"{k} {v:.4g}" for k, v in (config.get("quality") or {}).items()) or None,
+            }
+        )
+    return rows
+
+
+def _outputs(root: str) -> list[str]:
+    """Names of what is stored, "tokens/det", columns first."""
+    return [f"{f}/{n}" for f in FAMILIES for n in storage.list_names(storage.join(root, f))]
+
+
+def _place(root: str, row: int) -> tuple[str, int] | None:
+    """(shard, row in it) of a row counted over all shards, by the first output that has files; None if none has."""
+    for output in _outputs(root):
+        names = [n for n in storage.list_names(storage.join(root, output)) if n.endswith(".parquet")]
+        if not names:
+            continue
+        footers = [footer(storage.join(root, output, name)) for name in names]
+        if (place := locate(footers, row)) is None:
+            return None
+        at = next(one for one in footers if one.url == place[0])
+        before = sum(at.groups[: place[1]])
+        return posixpath.basename(at.url).removesuffix(".parquet"), before + place[2]
+    return None
+
+
+def gather(root: str, shard: str, row: int) -> GallerySample:
+    """Everything that is stored of one sample: row `row` of every column and label file of its shard."""
+    sample: dict[str, Any] = {"key": "", "image": None, "caption": None}
+    found: dict[str, Any] = {}
+    tokens: list[TokenView] = []
+    rejects: dict[str, str] = {}
+    for output in _outputs(root):
+        url = ledger.output_url(root, output, shard)
+        if not storage.exists(url):
+            continue
+        about = footer(url)
+        place = locate([about], row)
+        assert place is not None, f"{url}: row {row} is there in another output of the shard"
+        if output.startswith("tokens/"):
+            sample["key"], view, picture = _tokens(about, place)
+            sample["image"] = picture if picture is not None else sample["image"]
+            tokens += [view] if view else []
+        else:
+            keys, values = labels.read_labels(url, [place[1]])
+            sample["key"] = keys[place[2]]
+            found[output.removeprefix("labels/")] = values[place[2]]
+        record = ledger.read(root, output, shard)
+        for reject in record.rejects if record else ():
+            if reject["key"] == sample["key"]:
+                rejects[output] = reject["reason"]
+    caption = next((view.text for view in tokens if view.modality == "caption"), None)
+    sample["caption"] = found.get("caption") or caption
+    return GallerySample(shard=shard, labels=found, tokens=tokens, rejects=rejects, **sample)
+
+
+def _tokens(about: Footer, place: tuple[str, int, int]) -> tuple[str, TokenView | None, np.ndarray | None]:
+    """(key, tokens of the first crop, its picture if the column holds pixels)."""
+    url, group, index = place
+    column = store.read(url, [group])
+    key, spec = column.keys[index].as_py(), column.spec
+    if not column.valid[index]:
+        return key, None if spec.kind is Kind.PIXELS else TokenView(spec.modality, None), None
+    codec, _ = codec_beside(url, spec) if spec.kind is not Kind.GRID else (None, "")
+    ids = column.crop(index, 0)
+    if spec.kind is Kind.PIXELS:
+        picture = codec.decode(ids) if codec else None
+        return key, None, picture
+    text = codec.wordpiece.decode(ids) if isinstance(codec, codecs.Text) else ""
+    if spec.kind is Kind.EMBEDDING:
+        return key, None, None
+    return key, TokenView(spec.modality, ids, text=text, crop=0), None
+
+
+def _sample_facts(row: int, sample: GallerySample) -> dict[str, Any]:
+    return {
+        "row": row,
+        "shard": sample.shard,
+        "key": sample.key,
+        "caption": sample.caption,
+        "labels": sorted(sample.labels),
+        "tokens": {
+            view.modality: None if view.tokens is None else {"tokens": len(view.tokens), "text": view.text or None}
+            for view in sample.tokens
+        },
+        "rejects": dict(sample.rejects),
+    }

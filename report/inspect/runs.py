@@ -1,0 +1,296 @@
+"""Runs, generations, ledgers, recipes and whole roots for `fourmill inspect`."""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ...infra import ledger, storage
+from ...infra.ledger import Record
+from ...modalities import MODALITIES
+from ...pipelines import plan as plans
+from ...recipe import Images, parse
+from ...tokenize.codecs import gist
+from ...train import checkpoint, metrics
+from .files import check_row
+from .view import Inspection
+from .weights import read_json
+
+MAX_RECORDS = 2_000  # read of each folder of the ledger; beyond that evenly spread ones
+MAX_HISTORY = 256
+SHOWN_REJECTS = 16
+
+
+def inspect_run(path: str, folder: str) -> Inspection:
+    """Facts of a training or fitting run: its losses, checkpoints and what was generated with it."""
+    try:
+        rows = metrics.read(folder)
+    except ValueError as error:
+        raise ValueError(f"{storage.join(folder, 'metrics.jsonl')}: a line is no JSON ({error})") from None
+    if not all(isinstance(line, dict) and {"step", "kind"} <= set(line) for line in rows):
+        raise ValueError(f"{storage.join(folder, 'metrics.jsonl')}: a line has no step or kind; the file is damaged")
+    name, print_ = posixpath.basename(posixpath.dirname(folder)), posixpath.basename(folder)
+    done = checkpoint.complete(storage.join(folder, "checkpoints"))
+    every = [n for n in storage.list_names(storage.join(folder, "checkpoints")) if n.startswith("step-")]
+    root, family = posixpath.split(posixpath.dirname(posixpath.dirname(folder)))
+    record = ledger.read(root, f"runs/{name}", print_) if family == "runs" else None
+    facts = {
+        "path": path,
+        "kind": "run",
+        "name": name,
+        "fingerprint": print_,
+        "finished": None if name.startswith("fit-") else record is not None,
+        "steps": rows[-1]["step"] if rows else 0,
+        "training_samples": record.rows if record else None,
+        "seconds": record.seconds if record else None,
+        "parameters": record.identity.get("parameters") if record else None,
+        "losses": _curves(rows, lambda n: n == "loss" or n.startswith("loss/")),
+        "other_metrics": _curves(rows, lambda n: n != "loss" and not n.startswith("loss/")),
+        "checkpoints": [{"step": one.step, "bytes": _bytes(one)} for one in done],
+        "incomplete_checkpoints": sorted(set(every) - {posixpath.basename(one.url) for one in done}),
+        "generated": storage.list_names(storage.join(folder, "generated")),
+        "sample": None,
+    }
+    return Inspection(facts)
+
+
+def _curves(rows: list[dict[str, Any]], wanted: Callable[[str], bool]) -> list[dict[str, Any]]:
+    """One row for each metric: its first, last and best training value, its last validation value, its history."""
+    rows = [row for row in rows if row["kind"] in ("train", "val")]
+    names = dict.fromkeys(name for row in rows for name in row if name not in ("step", "kind") and wanted(name))
+    table = []
+    for name in names:
+        train, val = (
+            [row[name] for row in rows if row["kind"] == kind and isinstance(row.get(name), int | float)]
+            for kind in ("train", "val")
+        )
+        table.append(
+            {
+                "metric": name,
+                "first": train[0] if train else None,
+                "last": train[-1] if train else None,
+                "lowest": float(np.nanmin(train)) if np.isfinite(train).any() else None,
+                "last_val": val[-1] if val else None,
+                "history": _thin(train),
+                "history_val": _thin(val),
+            }
+        )
+    return table
+
+
+def _thin(values: list[float]) -> list[float]:
+    """At most `MAX_HISTORY` of the values, evenly spread, with the first and the last."""
+    count = min(len(values), MAX_HISTORY)
+    return [values[round(i * (len(values) - 1) / max(count - 1, 1))] for i in range(count)]
+
+
+def _bytes(found: checkpoint.Checkpoint) -> int | None:
+    sizes = read_json(storage.join(found.url, checkpoint.MARKER)).get("files", {})
+    return sum(sizes.values()) if isinstance(sizes, dict) else None
+
+
+def inspect_generated(path: str, folder: str, row: int) -> Inspection:
+    """Facts of one generated chain: its condition, its steps, and one sample with its texts and pictures."""
+    from ...pipelines import images
+    from ...pipelines.reject import Reject
+
+    about = read_json(storage.join(folder, "samples.json"))
+    samples = about.get("samples")
+    if not isinstance(samples, list):
+        raise ValueError(f"{folder}/samples.json: there is no list `samples`; expected what `fourmill generate` wrote")
+    check_row(row, len(samples))
+    steps = about.get("steps") or []
+    inspection = Inspection(
+        {
+            "path": path,
+            "kind": "generated chain",
+            "inputs": about.get("inputs"),
+            "rows": len(samples),
+            "steps": [{n: v for n, v in step.items() if v is not None} for step in steps],
+            "sample": _generated_sample(samples[row], row) if samples else None,
+        }
+    )
+    for step in steps if samples else ():
+        url = storage.join(folder, str(step.get("target")), f"{row:04d}.png")
+        if step.get("target") in MODALITIES and storage.exists(url):
+            try:
+                picture = images.decode(storage.read_bytes(url), Images.model_fields["max_pixels"].default)
+                inspection.pictures.append((f"{step['target']}, generated", picture))
+            except Reject as error:
+                inspection.facts["sample"][f"{step['target']}_picture"] = str(error)
+    return inspection
+
+
+def _generated_sample(sample: dict[str, Any], row: int) -> dict[str, Any]:
+    """A sample of samples.json; its row in the shard makes room for its row here."""
+    rest = {name: value for name, value in sample.items() if name not in ("row", "key", "shard")}
+    place = {"key": sample.get("key"), "shard": sample.get("shard"), "row_in_shard": sample.get("row")}
+    return {"row": row, **place, **rest}
+
+
+def inspect_record(path: str, url: str) -> Inspection:
+    """Facts of one ledger record. ValueError if it is none."""
+    record = ledger.parse(storage.read_bytes(url), url)
+    marker = f"/ledger/{record.output}/{record.shard}.json"
+    root = url.removesuffix(marker) if url.endswith(marker) else None
+    stat = None
+    if root is not None and record.output.startswith(("tokens/", "labels/")):
+        stat = storage.stat(ledger.output_url(root, record.output, record.shard))
+    facts = {
+        "path": path,
+        "kind": "ledger record",
+        **{n: getattr(record, n) for n in ("output", "shard", "fingerprint", "rows", "nulls", "bytes", "sha256")},
+        "bytes_per_sample": record.bytes / record.rows if record.rows else None,
+        "seconds": record.seconds,
+        "code": record.code,
+        "file_bytes": stat.size if stat else None,
+        "file_matches": None if stat is None else stat.size == record.bytes,
+        "source": record.source.__dict__,
+        "identity": record.identity,
+        "rejects": dict(Counter(gist(reject["reason"]) for reject in record.rejects)),
+        "rejected": record.rejects[:SHOWN_REJECTS],
+        "sample": None,
+    }
+    return Inspection(facts)
+
+
+def inspect_ledger(path: str, folder: str) -> Inspection:
+    """Facts of a folder of ledger records: the whole ledger, or that of one family or output."""
+    outputs, rejects, remarks = summarise(folder)
+    if not outputs and not remarks:
+        raise ValueError(f"{path}: there are no ledger records below this folder")
+    facts = {"path": path, "kind": "ledger", "outputs": outputs, "rejects": rejects, "notes": remarks, "sample": None}
+    return Inspection(facts)
+
+
+def summarise(folder: str) -> tuple[list[dict[str, Any]], dict[str, int], list[str]]:
+    """(a row for each output, reason -> rejects, remarks on damaged or unread records) below a folder of the ledger."""
+    rows, rejects, remarks = [], Counter[str](), []
+    for url in _folders(folder):
+        names = [name for name in storage.list_names(url) if name.endswith(".json")]
+        chosen = names[:: max(1, -(-len(names) // MAX_RECORDS))]
+        with ThreadPoolExecutor(16) as pool:
+            found = list(pool.map(_read, [storage.join(url, name) for name in chosen]))
+        records = [one for one in found if isinstance(one, Record)]
+        remarks += [one for one in found if isinstance(one, str)]
+        if not records:
+            continue
+        rejects.update(f"{r.output}: {gist(one['reason'])}" for r in records for one in r.rejects)
+        total = {n: sum(getattr(r, n) for r in records) for n in ("rows", "nulls", "bytes")}
+        if len(chosen) < len(names):
+            remarks.append(f"{records[0].output}: sums are of {len(chosen):,} of {len(names):,} records")
+        rows.append(
+            {
+                "output": records[0].output,
+                "records": len(names),
+                **total,
+                "bytes_per_sample": total["bytes"] / total["rows"] if total["rows"] and total["bytes"] else None,
+                "fingerprints": len({r.fingerprint for r in records}),
+            }
+        )
+    return rows, dict(rejects), remarks
+
+
+def _folders(folder: str, depth: int = 3) -> list[str]:
+    """Folders with records at or below `folder`, in order."""
+    names = storage.list_names(folder)
+    found = [folder] if any(name.endswith(".json") for name in names) else []
+    if depth:
+        for name in names:
+            if not name.endswith(".json"):
+                found += _folders(storage.join(folder, name), depth - 1)
+    return found
+
+
+def _read(url: str) -> Record | str:
+    try:
+        return ledger.parse(storage.read_bytes(url), url)
+    except ValueError as error:
+        return str(error)
+
+
+def inspect_recipe(path: str, url: str) -> Inspection:
+    """Facts of a recipe: what it makes of what. RecipeError with a line for each mistake."""
+    try:
+        data = yaml.safe_load(storage.read_bytes(url))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: this is no YAML: {error}") from None
+    recipe = parse(data, path)
+    notes: list[str] = []
+    splits: dict[str, list[str]] = {}
+    try:
+        splits = plans.shards(recipe)[1]
+    except (ValueError, OSError) as error:
+        notes.append(str(error))
+    facts = {
+        "path": path,
+        "kind": "recipe",
+        "root": recipe.root,
+        "seed": recipe.seed,
+        "shards": {split: len(names) for split, names in splits.items()},
+        "image_size": recipe.images.size,
+        "crops": recipe.images.crops,
+        "labels_kept": list(recipe.labels.keep),
+        "chains": [f"{', '.join(c.inputs)} -> {', '.join(s.target for s in c.to)}" for c in recipe.generate.chains],
+        "notes": notes,
+        "modalities": [
+            {
+                "modality": spec.name,
+                "kind": spec.kind.value,
+                "label": MODALITIES[spec.name].label,
+                "vocab_size": spec.vocab_size,
+                "max_tokens": spec.max_tokens,
+                "patch_size": recipe.patch_size(spec.name) if MODALITIES[spec.name].patch_size else None,
+            }
+            for spec in recipe.specs()
+        ],
+        "samples": recipe.samples.model_dump(mode="json"),
+        "train": {**recipe.train.model_dump(mode="json", exclude={"mixtures", "model"})},
+        "model": recipe.train.model.model_dump(mode="json"),
+        "sample": None,
+    }
+    return Inspection(facts)
+
+
+def inspect_runs(path: str, folder: str) -> Inspection:
+    """Facts of all runs of a root, ROOT/runs."""
+    return Inspection({"path": path, "kind": "runs", "runs": run_rows(folder), "sample": None})
+
+
+def run_rows(folder: str) -> list[dict[str, Any]]:
+    """A row for each run below ROOT/runs, NAME/FINGERPRINT."""
+    rows = []
+    for name in storage.list_names(folder):
+        for print_ in storage.list_names(storage.join(folder, name)):
+            facts = inspect_run("", storage.join(folder, name, print_)).facts
+            losses: dict[str, Any] = next((row for row in facts["losses"] if row["metric"] == "loss"), {})
+            rows.append(
+                {
+                    "run": name,
+                    "fingerprint": print_,
+                    "finished": facts["finished"],
+                    "steps": facts["steps"],
+                    "loss": losses.get("last"),
+                    "loss_val": losses.get("last_val"),
+                    "checkpoints": len(facts["checkpoints"]),
+                    "history": losses.get("history", []),
+                }
+            )
+    return rows
+
+
+def uncommitted(root: str) -> list[str]:
+    """Files of outputs that have no record, "tokens/tok_rgb/00003": left by a killed job, or put there by hand."""
+    found = []
+    for family in ("labels", "tokens"):
+        for name in storage.list_names(storage.join(root, family)):
+            files = {n.removesuffix(".parquet") for n in storage.list_names(storage.join(root, family, name))}
+            records = {n.removesuffix(".json") for n in storage.list_names(storage.join(root, "ledger", family, name))}
+            found += [f"{family}/{name}/{shard}" for shard in sorted(files - records)]
+    return found

@@ -1,0 +1,155 @@
+"""Source shards for `fourmill inspect`: one tar, or a folder of them."""
+
+from __future__ import annotations
+
+import io
+import os
+import posixpath
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...infra import storage
+from ...pipelines import images, source
+from ...pipelines.reject import Reject
+from ...pipelines.source import Shard
+from ...pipelines.tar import Sample
+from ...recipe import Images
+from ...tokenize.codecs import gist
+from ..html.gallery import GallerySample
+from . import statistics
+from .files import check_row
+from .view import Inspection
+
+LOOKED_AT = 256  # samples whose image header and caption are read for statistics
+OPENED = 4  # shards of a folder that are opened for statistics
+
+
+def inspect_shard(path: str, url: str, row: int) -> Inspection:
+    """Facts of one WebDataset tar; a remote one is streamed once.
+
+    Raises:
+        ValueError: it is no tar, or there is no such row.
+    """
+    with _open(url) as shard:
+        facts = {"path": path, "kind": "shard", **_facts(shard)}
+        total = len(shard.samples)
+        check_row(row, total)
+        inspection = Inspection(facts | {"sample": None})
+        if total:
+            sample = shard.samples[row]
+            inspection.gallery = _sample(shard, sample)
+            inspection.facts["sample"] = _sample_facts(row, sample, inspection.gallery)
+        # Broken JSON is known only after reading.
+        inspection.facts["rejects"] = dict(Counter(gist(reason) for _, reason in shard.rejects))
+        return inspection
+
+
+def inspect_shards(path: str, urls: Sequence[str], row: int) -> Inspection:
+    """Facts of a folder of tars: sizes of all, contents of a few; `row` is one of the first shard."""
+    sizes = [stat.size if (stat := storage.stat(url)) else 0 for url in urls]
+    opened = [urls[i * len(urls) // min(len(urls), OPENED)] for i in range(min(len(urls), OPENED))]
+    rows: list[dict[str, Any]] = []
+    for url in opened:
+        try:
+            with _open(url) as shard:
+                about = _facts(shard)
+            rows.append({"shard": posixpath.basename(url), **{n: about[n] for n in ("rows", "bytes")}, "problem": None})
+        except ValueError as error:
+            rows.append({"shard": posixpath.basename(url), "rows": None, "bytes": None, "problem": str(error)})
+    first = inspect_shard(path, urls[0], row)
+    facts = {
+        "path": path,
+        "kind": "shards",
+        "files": len(urls),
+        "bytes": sum(sizes),
+        "first": posixpath.basename(urls[0]),
+        "last": posixpath.basename(urls[-1]),
+        "opened": rows,
+        "first_shard": {name: v for name, v in first.facts.items() if name not in ("path", "kind", "sample")},
+        "sample": first.facts["sample"],
+    }
+    return Inspection(facts, gallery=first.gallery)
+
+
+def _open(url: str) -> Any:
+    return source.open_shard(url, os.path.join(tempfile.gettempdir(), f"fourmill-{os.getuid()}"))
+
+
+def _facts(shard: Shard) -> dict[str, Any]:
+    samples = shard.samples
+    step = max(1, -(-len(samples) // LOOKED_AT))
+    looked = samples[::step]
+    headers = [_header(shard, sample) for sample in looked]
+    sizes = np.array([size for size, _ in headers if size is not None], np.int64).reshape(-1, 2)
+    captions = [caption for sample in looked if isinstance(caption := _caption(shard, sample), str)]
+    return {
+        "rows": len(samples),
+        "bytes": shard.size,
+        "bytes_per_sample": shard.size / len(samples) if samples else None,
+        "keys": {
+            "count": len(samples),
+            "first": samples[0].key if samples else None,
+            "last": samples[-1].key if samples else None,
+        },
+        "extensions": dict(Counter(extension for sample in samples for extension in sample.members)),
+        "without_image": sum(not sample.image for sample in samples),
+        "ignored": dict(shard.ignored),
+        "rejects": dict(Counter(gist(reason) for _, reason in shard.rejects)),
+        "statistics": {
+            "samples": len(looked),
+            "with_caption": len(captions),
+            "caption_characters": statistics.histogram(np.array([len(caption) for caption in captions], np.int64)),
+            "formats": dict(Counter(form for _, form in headers)),
+            "width": statistics.histogram(sizes[:, 0]),
+            "height": statistics.histogram(sizes[:, 1]),
+        },
+    }
+
+
+def _header(shard: Shard, sample: Sample) -> tuple[tuple[int, int] | None, str]:
+    """((width, height) as stored, format) from an image's header; nothing is decoded."""
+    try:
+        with Image.open(io.BytesIO(shard.image(sample)), formats=images.FORMATS) as image:
+            return image.size, str(image.format)
+    except Reject:
+        return None, "none"
+    except Exception:  # bytes from the web make Pillow raise about anything, see pipelines/images.py
+        return None, "unreadable"
+
+
+def _caption(shard: Shard, sample: Sample) -> str | Reject | None:
+    try:
+        return shard.caption(sample)
+    except Reject as error:
+        return error
+
+
+def _sample(shard: Shard, sample: Sample) -> GallerySample:
+    caption = _caption(shard, sample)
+    reasons = [reason for key, reason in shard.rejects if key == sample.key]
+    problems = {"tar": "; ".join(reasons)} if reasons else {}
+    if isinstance(caption, Reject):
+        problems["caption"] = str(caption)
+    image = None
+    try:
+        image = images.decode(shard.image(sample), Images.model_fields["max_pixels"].default)
+    except Reject as error:
+        problems["rgb"] = str(error)
+    name = posixpath.basename(shard.url)
+    return GallerySample(sample.key, name, image, caption if isinstance(caption, str) else None, rejects=problems)
+
+
+def _sample_facts(row: int, sample: Sample, view: GallerySample) -> dict[str, Any]:
+    return {
+        "row": row,
+        "key": sample.key,
+        "bytes": {extension: member.size for extension, member in sample.members.items()},
+        "size": None if view.image is None else [view.image.shape[1], view.image.shape[0]],
+        "caption": view.caption,
+        "rejects": dict(view.rejects),
+    }

@@ -1,0 +1,80 @@
+"""Nearest neighbours by cosine, and votes over them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fourmill.model.downstream import retrieval
+from fourmill.model.downstream.retrieval import knn_accuracy, knn_scores, nearest, predict_vectors
+from fourmill.model.fourm import FourM
+
+
+def test_nearest_are_those_of_the_full_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    queries, gallery = rng.standard_normal((5, 7)), rng.standard_normal((50, 7)) * rng.random((50, 1)) * 100
+    table = queries @ gallery.T / np.linalg.norm(queries, axis=1)[:, None] / np.linalg.norm(gallery, axis=1)
+    for chunk in (1_000, 50, 7, 1):
+        monkeypatch.setattr(retrieval, "CHUNK", chunk)
+        index, cosine = nearest(queries, gallery.astype(np.float32), 6)
+        assert np.array_equal(index, np.argsort(-table, axis=1)[:, :6])
+        np.testing.assert_allclose(cosine, -np.sort(-table, axis=1)[:, :6], atol=1e-5)
+    assert nearest(queries, gallery, 100)[0].shape == (5, 50)
+
+
+def test_of_equally_near_ones_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "CHUNK", 2)
+    index, cosine = nearest(np.ones((1, 3)), np.stack([np.ones(3), np.zeros(3), np.full(3, 2.0), np.ones(3)]), 4)
+    assert index.tolist() == [[0, 2, 3, 1]]
+    assert cosine[0].tolist() == pytest.approx([1, 1, 1, 0])
+
+
+def test_votes_are_weighted_by_nearness() -> None:
+    gallery = np.array([[1, 0], [0.8, 0.6], [0.8, -0.6], [-1, 0]])
+    scores = knn_scores(np.array([[2.0, 0]]), gallery, np.array([1, 0, 0, 2]), 3, k=3, temperature=0.5)
+    expected = np.array([2 * np.exp(-0.2 / 0.5), 1.0, 0.0])
+    np.testing.assert_allclose(scores[0], expected, rtol=1e-5)
+    assert int(scores.argmax()) == 0
+    sharp = knn_scores(np.array([[2.0, 0]]), gallery, np.array([1, 0, 0, 2]), 3, k=3, temperature=0.07)
+    assert int(sharp.argmax()) == 1, "a low temperature listens to the nearest alone"
+
+
+def test_accuracy_counts_the_best_voted() -> None:
+    scores = torch.tensor([[0.1, 0.9, 0.0], [0.5, 0.3, 0.2], [0.2, 0.3, 0.5]])
+    assert knn_accuracy(scores, np.array([1, 1, 0]), top=(1, 2)) == pytest.approx({1: 1 / 3, 2: 2 / 3})
+    assert knn_accuracy(scores, np.array([1, 1, 0]), top=(5,)) == {5: 1.0}
+
+
+def test_separable_classes_are_told_apart() -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 4, 200)
+    vectors = np.eye(4, 16)[labels] * 3 + rng.standard_normal((200, 16))
+    scores = knn_scores(vectors[:50], vectors[50:], labels[50:], 4)
+    assert knn_accuracy(scores, labels[:50])[1] > 0.9
+
+
+def test_predicted_vectors_follow_from_the_query_alone(model: FourM) -> None:
+    table = np.random.default_rng(0).standard_normal((20, 8))
+    captions = [[20, 3], [21, 22, 3], [23, 3]]
+
+    def vectors(chosen: list[int], **options: object) -> np.ndarray:
+        given = {"caption": [captions[i] for i in chosen]}
+        return predict_vectors(model, given, "tok_dinov2_global", lambda ids: table[ids].sum(1), **options)
+
+    whole = vectors([0, 1, 2])
+    assert whole.shape == (3, 8) and whole.dtype == np.float32
+    assert np.array_equal(vectors([2, 0], sample_ids=[2, 0]), whole[[2, 0]])
+
+
+@pytest.mark.parametrize(
+    ("queries", "gallery", "k"), [((2, 3), (4, 5), 1), ((2, 3), (0, 3), 1), ((2, 3), (4, 3), 0), ((3,), (4, 3), 1)]
+)
+def test_shapes_that_do_not_fit_are_refused(queries: tuple, gallery: tuple, k: int) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        nearest(np.ones(queries), np.ones(gallery), k)
+
+
+def test_labels_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 labels from 0 to 2 for 3 vectors, expected one each, 0 to 1"):
+        knn_scores(np.ones((1, 2)), np.ones((3, 2)), np.array([0, 1, 2]), 2)

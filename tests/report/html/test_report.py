@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from fourmill.report.html import report
+from fourmill.report.html.chart import Series
+from fourmill.report.html.gallery import GallerySample
+from fourmill.report.html.report import ReportData, render_report
+
+
+def full(sample: GallerySample, attack: str) -> ReportData:
+    """A report with every section, hostile wherever text can be."""
+    image = sample.image
+    assert image is not None
+    window = image[:, 50:250]
+    grid = report.GenerationGrid(
+        title=f"to everything {attack}",
+        columns=[
+            report.Column("rgb", "given"),
+            report.Column("det", "generated", attack),
+            report.Column("caption", "truth"),
+        ],
+        rows=[
+            report.GenerationRow(attack, [window, sample.labels["det"], attack], window),
+            report.GenerationRow("b", [None] * 3),
+        ],
+        note=attack,
+    )
+    return ReportData(
+        title=f"A run {attack}",
+        subtitle=attack,
+        made=attack,
+        facts=[report.Fact("samples", "1,200", attack)],
+        stages=[report.Stage("label", 30.0, 600, "labels"), report.Stage("train", 90.0, 1_000, "steps", attack)],
+        corpus_note=attack,
+        mosaic=[(attack, image), ("b", image)],
+        photos=[report.Photo("coffee", image, attack, "CC0", "scikit-image", "train")],
+        samples=[sample],
+        tokenizers=[
+            report.TokenizerResult(
+                "tok_rgb",
+                [report.Fact("PSNR", "21 dB")],
+                [report.Reconstruction(attack, window, window // 2, ("PSNR", 21.4))],
+                np.array([4, 4, 4, 4, 0, 0, 0, 0]),
+                attack,
+            )
+        ],
+        curves=[report.Curve(attack, Series("train", [0, 1], [6.0, 2.5]), Series("validation", [1], [3.25]), 6.931)],
+        training_facts=[report.Fact("budget", "64 tokens")],
+        generations=[grid],
+        rejects=[report.RejectCount("labels/det", attack, 3, attack)],
+        caveats=[attack],
+        commands=[report.Command("fourmill view demo", attack)],
+    )
+
+
+def test_every_section_is_there_with_its_numbers(sample: GallerySample, attack: str) -> None:
+    html = render_report(full(sample, attack))
+    anchors = re.findall(r'<a href="#(\w+)">', html)
+    assert anchors == ["corpus", "labels", "tokenizers", "training", "generation", "rejects", "caveats", "next"]
+    assert re.findall(r'<section id="(\w+)"', html) == anchors
+    for text in (
+        "2 min 00 s",
+        "600 labels",
+        "4 of 8",
+        "PSNR 21.4",
+        "3.250",
+        "2.500",
+        "6.931",
+        "bin 23",
+        "fourmill view demo",
+    ):
+        assert text in html, text
+    assert re.findall(r"width:([\d.]+)%", html) == ["33.33", "100.00"]
+    assert "<dd>4.0</dd>" in html  # perplexity of four codes used equally
+
+
+def test_nothing_hostile_becomes_markup(sample: GallerySample, attack: str) -> None:
+    html = render_report(full(sample, attack))
+    assert html.count("&lt;script&gt;") >= 15
+    assert "<script" not in html
+    assert "<img src=x" not in html
+    sources = re.findall(r'(?:src|href)="([^"]*)"', html)
+    assert all(source.startswith(("data:image/webp;base64,", "#")) for source in sources)
+
+
+def test_an_empty_report_has_no_sections() -> None:
+    html = render_report(ReportData(title="Nothing yet"))
+    assert "<h1>Nothing yet</h1>" in html
+    assert "<section" not in html
+    assert "<nav" not in html
+
+
+def test_a_row_with_a_missing_cell_is_refused() -> None:
+    grid = report.GenerationGrid("g", [report.Column("rgb", "given")] * 2, [report.GenerationRow("key7", [None])])
+    with pytest.raises(ValueError, match="g, key7: got 1 cells for 2 columns"):
+        render_report(ReportData(title="t", generations=[grid]))
+
+
+def test_square_is_the_centre() -> None:
+    image = np.arange(4 * 10 * 3).reshape(4, 10, 3)
+    assert np.array_equal(report.square(image), image[:, 3:7])
+    assert np.array_equal(report.square(image.transpose(1, 0, 2)), image.transpose(1, 0, 2)[3:7])
+
+
+def test_the_page_is_the_same_each_time(sample: GallerySample, attack: str) -> None:
+    assert render_report(full(sample, attack)) == render_report(full(sample, attack))

@@ -1,0 +1,301 @@
+"""Training without Ray, on columns of random tokens: the same run however it is shared, stopped and watched."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fourmill_tests import runs, training
+
+from fourmill.model import checkpoint as model_files
+from fourmill.train import checkpoint
+from fourmill.train.pretrain import trainer, weights
+from fourmill.train.pretrain.trainer import Trainer, split
+from fourmill.train.pretrain.weights import load_model
+
+
+def weights_of(folder: str, name: str = "model") -> dict[str, torch.Tensor]:
+    return model_files.load(Path(folder, name)).state_dict()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """A run that nothing happened to."""
+    return training.train(training.job(tmp_path_factory.mktemp("whole")))
+
+
+def test_the_loss_falls_and_everything_is_logged(whole: Trainer) -> None:
+    rows = runs.losses(Path(whole.job.recipe.root))
+    train = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in train] == [1, 2, 3, 4, 5, 6]
+    assert train[-1]["loss"] < train[0]["loss"] - 0.1
+    assert {"loss", "loss/tok_rgb", "loss/caption", "loss/tok_dinov2_global", "lr", "gradient_norm"} <= set(train[0])
+    assert [row["step"] for row in rows if row["kind"] == "val"] == [3, 6]
+
+
+@pytest.mark.parametrize("at", [1, 5])
+def test_a_killed_run_goes_on_as_if_it_had_not(whole: Trainer, tmp_path: Path, at: int) -> None:
+    """Before the first checkpoint, and after the second; the weights are equal bit by bit."""
+    job = training.job(tmp_path)
+    training.train_until(job, at)
+    torch.manual_seed(99)
+    training.train(job)
+    assert runs.losses(tmp_path) == runs.losses(Path(whole.job.recipe.root))
+    mine, theirs = weights_of(job.folder), weights_of(whole.job.folder)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_a_damaged_checkpoint_is_passed_over(whole: Trainer, tmp_path: Path) -> None:
+    """The one before it counts, the run says so, and ends as if nothing had happened."""
+    job = training.job(tmp_path)
+    training.train_until(job, 5)
+    Path(job.folder, "checkpoints", "step-00000004", checkpoint.MARKER).write_text("{")
+    made = training.train(job)
+    assert [note.partition("; ")[2] for note in made.notes] == ["passed over for step 2"]
+    assert runs.losses(tmp_path) == runs.losses(Path(whole.job.recipe.root))
+    mine, theirs = weights_of(job.folder), weights_of(whole.job.folder)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """The gradients of these steps hold a NaN."""
+    take, clip, now = Trainer.train_step, torch.nn.utils.clip_grad_norm_, [0]
+
+    def stepping(self: Trainer, *args: Any) -> float:
+        now[0] = self.step + 1
+        return take(self, *args)
+
+    def clipping(parameters: list[torch.Tensor], *args: Any) -> torch.Tensor:
+        if now[0] in steps:
+            assert parameters[3].grad is not None
+            parameters[3].grad.view(-1)[0] = math.nan
+        return clip(parameters, *args)
+
+    monkeypatch.setattr(Trainer, "train_step", stepping)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipping)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_a_gradient_that_is_not_finite_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip_norm: float | None
+) -> None:
+    """Weights, moments, average, and the number of steps that corrects the moments."""
+    poison(monkeypatch, 3)  # at the first step the learning rate is 0: nothing differs from its average yet
+    one = training.trainer(training.job(tmp_path, ema=0.5, clip_norm=clip_norm, weight_decay=0.5))
+    batches, window = one.loader.batches(0, 8), trainer.Window(one.outputs)
+    seen = []
+    for _ in range(4):
+        one.train_step(next(batches)[1], window)
+        steps = {f"step.{n}": one.weights.optimizer.state[p]["step"] for n, p in one.weights.named.items()}
+        seen.append({name: tensor.clone() for name, tensor in (one.weights.tensors() | steps).items()})
+    batches.close()  # type: ignore[attr-defined]
+    _, before, after, later = seen
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(not torch.equal(after[name], later[name]) for name in after)
+    assert all(torch.isfinite(tensor).all() for tensor in later.values())
+    assert all(int(later[name]) == 3 for name in later if name.startswith("step."))
+
+
+def test_a_run_goes_on_without_such_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are in the log, and a run that was stopped in between ends with the same weights, bit by bit."""
+    with monkeypatch.context() as patch:
+        poison(patch, 2, 3)
+        with pytest.raises(
+            FloatingPointError, match=r"gradient is nan at step 2 .*; set train.nonfinite=skip to go on"
+        ):
+            training.train(training.job(tmp_path / "stopped"))
+        whole = training.train(training.job(tmp_path / "whole", nonfinite="skip", ema=0.5, log_every=2))
+        killed = training.job(tmp_path / "killed", nonfinite="skip", ema=0.5, log_every=2)
+        training.train_until(killed, 5)
+        training.train(killed)
+    rows = runs.losses(tmp_path / "whole")
+    assert rows == runs.losses(tmp_path / "killed")
+    assert [(row["step"], row["kind"]) for row in rows] == [
+        (2, "skipped"), (2, "train"), (3, "val"), (3, "skipped"), (4, "train"), (6, "train"), (6, "val"),
+    ]  # fmt: skip
+    assert rows[0]["modalities"] == list(whole.outputs), "the losses were good, so nobody knows which it was"
+    assert len(rows[0]["samples"]) == 8 and all(key.startswith("train-") for key in rows[0]["samples"])
+    for name in ("model", "last"):
+        mine, theirs = weights_of(killed.folder, name), weights_of(whole.job.folder, name)
+        assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+def test_too_many_such_steps_in_a_row_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those with others in between; and what is advised then is another run that begins with these weights."""
+    monkeypatch.setattr(trainer, "MAX_SKIPPED", 3)
+    poison(monkeypatch, 1, 2, 4, 5, 6)
+    job = training.job(tmp_path, nonfinite="skip")
+    said = (
+        r"the norm of the gradient is not finite at step 6, as at the 2 before it \(modalities: tok_rgb, .*; samples: "
+        rf"train-.*; lower train.base_lr.* \(train.init={job.folder}/checkpoints begins"
+    )
+    with pytest.raises(FloatingPointError, match=said):
+        training.train(job)
+
+
+def losses(root: Path) -> np.ndarray:
+    return np.array([row["loss"] for row in runs.losses(root)])
+
+
+@pytest.mark.parametrize(
+    "change", [{"accumulate": 4}, {"activation_checkpointing": True}, {"accumulate": 2, "loss": "token"}]
+)
+def test_how_a_step_is_divided_does_not_change_it(whole: Trainer, tmp_path: Path, change: dict[str, Any]) -> None:
+    base = {"loss": change["loss"]} if "loss" in change else {}
+    plain = training.train(training.job(tmp_path / "plain", **base)) if base else whole
+    training.train(training.job(tmp_path / "other", **change))
+    np.testing.assert_allclose(losses(tmp_path / "other"), losses(Path(plain.job.recipe.root)), rtol=1e-4)
+
+
+def test_the_token_loss_is_the_mean_over_all_targets(tmp_path: Path) -> None:
+    one = training.trainer(training.job(tmp_path, loss="token"))
+    window = trainer.Window(one.outputs)
+    _, batch = next(one.loader.batches(0, 8))
+    with torch.no_grad():
+        expected = one.model(batch, weighting="token").loss
+    one.train_step(batch, window)
+    assert window.entries[0].loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_modality_loss_is_the_models_own(tmp_path: Path) -> None:
+    one = training.trainer(training.job(tmp_path, accumulate=2))
+    window = trainer.Window(one.outputs)
+    _, batch = next(one.loader.batches(0, 8))
+    with torch.no_grad():
+        expected = one.model(batch).loss
+    one.train_step(batch, window)
+    assert window.entries[0].loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_bfloat16_trains_like_float32(whole: Trainer, tmp_path: Path) -> None:
+    made = training.train(training.job(tmp_path, precision="bf16"))
+    assert all(p.dtype == torch.float32 for p in made.model.parameters())
+    mine, theirs = losses(tmp_path), losses(Path(whole.job.recipe.root))
+    np.testing.assert_allclose(mine, theirs, rtol=0.02)
+    assert not np.array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("use_ema", [True, False])
+def test_the_average_is_kept_beside_the_weights(whole: Trainer, tmp_path: Path, use_ema: bool) -> None:
+    decay = 0.5
+    job = training.job(tmp_path, ema=decay, use_ema=use_ema)
+    averages: list[dict[str, torch.Tensor]] = []
+    one = training.trainer(job)
+    average = {name: p.detach().clone() for name, p in one.weights.named.items()}
+    batches = one.loader.batches(0, 8)
+    for _ in range(3):
+        one.train_step(next(batches)[1], trainer.Window(one.outputs))
+        average = {n: decay * average[n] + (1 - decay) * p.detach() for n, p in one.weights.named.items()}
+    averages.append(average)
+    for name, value in zip(one.weights.named, one.weights.average, strict=True):
+        torch.testing.assert_close(value, average[name])
+    batches.close()  # type: ignore[attr-defined]
+
+    training.train(job)
+    raw, other = ("last", "model") if use_ema else ("model", "ema")
+    plain = weights_of(whole.job.folder)
+    mine = weights_of(job.folder, raw)
+    assert all(torch.equal(mine[name], plain[name]) for name in plain)
+    moved = weights_of(job.folder, other)
+    assert any(not torch.equal(moved[name], plain[name]) for name in plain)
+    chosen = load_model(job.folder).state_dict()
+    assert all(torch.equal(chosen[name], (moved if use_ema else mine)[name]) for name in plain)
+    values = [row["loss"] for row in runs.losses(tmp_path) if row["kind"] == "val"]
+    theirs = [row["loss"] for row in runs.losses(Path(whole.job.recipe.root)) if row["kind"] == "val"]
+    assert (values == theirs) is not use_ema
+
+
+def test_a_model_can_be_had_before_its_run_ends(whole: Trainer, tmp_path: Path) -> None:
+    job = training.job(tmp_path, ema=0.9)
+    one = training.trainer(job)
+    batches = one.loader.batches(0, 8)
+    for _ in range(2):
+        one.train_step(next(batches)[1], trainer.Window(one.outputs))
+    batches.close()  # type: ignore[attr-defined]
+    one.save()
+    one.saver.wait()
+    loaded = load_model(job.folder)
+    for (name, p), value in zip(loaded.named_parameters(), one.weights.average, strict=True):
+        assert torch.equal(p, value), name
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing waits until two more steps are done; the checkpoint holds what was when it began."""
+    import threading
+
+    from fourmill.train import sharded
+
+    job = training.job(tmp_path)
+    one = training.trainer(job)
+    batches = one.loader.batches(0, 8)
+    one.train_step(next(batches)[1], trainer.Window(one.outputs))
+    before = {name: tensor.clone() for name, tensor in one.weights.tensors().items()}
+    go, put = threading.Event(), sharded.storage.put
+
+    def slow(url: str, data: bytes, **options: Any) -> bool:
+        assert go.wait(30)
+        return put(url, data, **options)
+
+    monkeypatch.setattr(sharded.storage, "put", slow)
+    one.save()
+    for _ in range(2):
+        one.train_step(next(batches)[1], trainer.Window(one.outputs))
+    batches.close()  # type: ignore[attr-defined]
+    assert checkpoint.newest(one.checkpoints) is None
+    go.set()
+    one.saver.wait()
+    found = checkpoint.newest(one.checkpoints)
+    assert found is not None and found.step == 1
+    other = training.trainer(job)
+    assert other.step == 1
+    for name, tensor in other.weights.tensors().items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(other.weights.optimizer.state[p]["step"] == 1 for p in other.weights.parameters)
+
+
+def test_a_batch_is_split_into_its_samples(tmp_path: Path) -> None:
+    one = training.trainer(training.job(tmp_path))
+    batches = one.loader.batches(0, 8)
+    _, batch = next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    parts = split(batch, 4)
+    assert [part.num_samples for part in parts] == [2] * 4
+    assert [key for part in parts for key in part.keys] == batch.keys
+    for name in ("input_ids", "target_end"):
+        np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(batch, name))
+    np.testing.assert_array_equal(np.concatenate([part.values["rgb"] for part in parts]), batch.values["rgb"])
+
+
+def test_models_are_whole_or_are_none(whole: Trainer) -> None:
+    assert weights.MODEL_FILES[-1] == model_files.CONFIG, "written last"
+    folder = Path(whole.job.folder, "model")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(weights.MODEL_FILES)
+
+
+@pytest.mark.parametrize(("world", "batch", "accumulate"), [(1, 8, 1), (2, 24, 1), (3, 24, 2), (4, 8, 2), (1, 48, 1)])
+def test_validation_is_of_the_same_samples_and_masks_on_any_workers(
+    tmp_path: Path, world: int, batch: int, accumulate: int
+) -> None:
+    """Exactly the samples that were asked for, in micro-batches that are no larger than those of training."""
+
+    def validated(world: int, **settings: Any) -> tuple[dict[str, bytes], int]:
+        job = training.job(tmp_path, rows=16, validation_samples=7, **settings)
+        seen, most = {}, 0
+        for rank in range(world):
+            trainer = training.trainer(job, rank, world)
+            for part in trainer._validation_batches(trainer._loader(job.val_shards, 1, 1, training=False)):
+                most = max(most, part.num_samples)
+                for i in np.flatnonzero(np.asarray(part.target_valid).any(axis=1)).tolist():
+                    assert part.keys[i] not in seen
+                    shown = {name: np.asarray(array)[i] for name, array in part.arrays().items()}
+                    seen[part.keys[i]] = b"".join(shown[name].tobytes() for name in sorted(shown))
+        return seen, most
+
+    expected, _ = validated(1)
+    seen, most = validated(world, batch_size=batch, accumulate=accumulate)
+    assert seen == expected and len(seen) == 7
+    assert most <= batch // (world * accumulate)

@@ -1,0 +1,88 @@
+"""What a fit sees at a step: rows by tokenizer, other sizes, and batches made ahead."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fourmill.modalities import SAM_MASK
+from fourmill.tokenize.settings import merge
+from fourmill.train.tokenizers.examples import ahead, collect, resized, side, size_at
+
+ADAPTED = merge("tok_rgb", {"patch_size": 8, "steps": 10, "resolutions": {"sizes": [64, 96, 128], "steps": 50}}, {})
+
+
+def nothing(done: int) -> None:
+    pass
+
+
+def test_rows_are_collected_by_tokenizer_in_their_order() -> None:
+    one, two = np.arange(6, dtype=np.float16).reshape(3, 2), np.ones((1, 4, 4), np.uint8)
+    found = collect(iter([("a", one[:2]), ("b", two), ("a", one[2:])]), 5, nothing)
+    assert np.array_equal(found["a"], one) and found["a"].dtype == np.float16
+    assert found["b"].shape == (1, 4, 4) and found["b"].dtype == np.uint8
+    assert collect(iter([]), 5, nothing) == {}
+    with pytest.raises(ValueError, match=r"fit a: got examples of shape \(3,\) after \(2,\)"):
+        collect(iter([("a", one), ("a", np.zeros((1, 3), np.float16))]), 5, nothing)
+
+
+def test_the_cache_is_as_large_as_the_largest_size() -> None:
+    assert side("tok_rgb", ADAPTED, 64) == 128
+    assert side("tok_rgb", merge("tok_rgb", {}, {}), 64) == 64
+    assert side(SAM_MASK, merge(SAM_MASK, {}, {}), 224) == 64
+    clip = merge("tok_clip", {}, {"patch_size": 16})
+    assert side("tok_clip", clip, 224) == 14 and side("tok_dinov2_global", merge("tok_dinov2_global", {}, {}), 224) == 0
+
+
+def test_sizes_are_the_crops_first_and_random_afterwards() -> None:
+    assert {size_at(ADAPTED, 64, 0, step) for step in range(10)} == {64}
+    later = [size_at(ADAPTED, 64, 0, step) for step in range(10, 60)]
+    assert set(later) == {64, 96, 128}
+    assert later == [size_at(ADAPTED, 64, 0, step) for step in range(10, 60)]
+    assert later != [size_at(ADAPTED, 64, 1, step) for step in range(10, 60)]
+
+
+def test_rows_are_resampled_as_their_form_wants_it() -> None:
+    classes = np.zeros((2, 32, 32), np.uint8)
+    classes[:, :, 16:] = 7
+    half = resized("tok_semseg", classes, 16)
+    assert half.shape == (2, 16, 16) and set(np.unique(half)) == {0, 7}
+    grey = np.zeros((1, 32, 32, 3), np.uint8)
+    grey[:, ::2] = 200
+    assert np.abs(resized("tok_rgb", grey, 16).astype(int) - 100).max() <= 1  # averaged
+    edges = np.zeros((1, 32, 32), np.uint8)
+    edges[:, 8] = 255
+    assert set(np.unique(resized("tok_canny_edge", edges, 16))) == {0, 255}
+    normals = np.zeros((1, 32, 32, 3), np.float16)
+    normals[..., 0], normals[:, ::2, :, 0], normals[:, ::2, :, 2] = 1, 0, 1
+    made = resized("tok_normal", normals, 16)
+    np.testing.assert_allclose(np.linalg.norm(made, axis=-1), 1, atol=1e-5)
+    features = np.zeros((1, 4, 4, 8), np.float16)
+    assert resized("tok_clip", features, 16) is features and resized("tok_rgb", grey, 32) is grey
+
+
+def test_batches_are_made_one_ahead_and_in_order() -> None:
+    made: list[int] = []
+    threads: set[Any] = set()
+
+    def make(step: int) -> int:
+        made.append(step)
+        threads.add(threading.current_thread())
+        return step
+
+    source = ahead(make, 3, 7)
+    assert next(source) == 3 and next(source) == 4
+    assert list(source) == [5, 6] and made == [3, 4, 5, 6]
+    assert threading.main_thread() not in threads
+    assert list(ahead(make, 7, 7)) == []
+
+
+def test_an_error_while_a_batch_is_made_is_not_lost() -> None:
+    def make(step: int) -> int:
+        raise ValueError(f"step {step}")
+
+    with pytest.raises(ValueError, match="step 0"):
+        list(ahead(make, 0, 3))

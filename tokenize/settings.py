@@ -1,0 +1,243 @@
+"""The settings of fitted tokenizers, and 4M-21's own for each of them.
+
+Decisions:
+- A tokenizer's settings are its row of ROWS (4M-21, table 5 and appendix), overridden by the recipe's `common`, which
+  is for all, and then by `each.NAME`. What makes no sense for a form (a patch size for vectors, a loss for class maps)
+  is not taken from `common`, so that one line can shrink all tokenizers of a small run.
+- The paper counts epochs. A step is a step here: an epoch is taken as 10 M samples of CC12M at batches of 256.
+- 16 tokens of a global vector come from 16 books of codes, 8 of a body pose from 8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..infra.explain import explain
+from ..infra.fields import Beta, Count, Positive, Rate, Share, Weight, check_heads
+from ..modalities import BODY_POSE, SAM_MASK, TOKENIZERS, Form
+
+# Settings that change how a fit is done, or measured, and not what comes out.
+OPERATIONS = frozenset({"checkpoint_every", "compile", "validation_samples", "validation_steps"})
+PICTURES = (Form.COLORS, Form.EDGES, Form.DEPTH, Form.NORMALS)
+
+
+_GROUPS = 32  # channels of a diffusion decoder are normalised in so many groups
+_SCHEDULE = r"^(linear|scaled_linear|squaredcos_cap_v2|sigmoid|shifted_cosine:[0-9]+(\.[0-9]+)?)$"
+
+
+class Resolutions(BaseModel):
+    """Multi-resolution adaptation after the fit: each batch at another size, positions interpolated (4M: 224 to 448).
+
+    Crops are cached at the largest size.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = tuple(range(224, 449, 32))
+    steps: Positive = 195_000
+    base_lr: Rate = 5e-5
+    warmup_steps: Count | None = None  # a fifth of the steps unless given
+
+    @property
+    def warmup(self) -> int:
+        return self.steps // 5 if self.warmup_steps is None else self.warmup_steps
+
+
+class TokenizerSettings(BaseModel):
+    """A tokenizer and how it is fitted; the defaults are ViT-B's. `docs/recipe.md` says what each field means.
+
+    `base_lr` is for a batch of 256 and scaled linearly, as in the paper. `samples` are the crops (of masks and poses:
+    the instances in them) that are fitted on, evenly from the training shards, cached on local disk.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights: str | None = None  # a finished tokenizer instead of a fit: hub id or local folder
+    revision: str | None = None
+    codebook_size: Annotated[int, Field(gt=1, le=65_536)] | None = None  # the registry's unless given
+    patch_size: Positive | None = None  # of pictures the images', else the registry's, unless given
+    latent_dim: Positive = 32
+    class_dim: Positive = 64  # width of the embedding of a class
+    dim: Positive = 768
+    encoder_depth: Positive = 12
+    decoder_depth: Positive = 12
+    heads: Positive = 12
+    decoder: Literal["vit", "unet", "uvit"] = "vit"
+    out_conv: bool = True
+    unet_channels: Positive = 256
+    unet_multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 2, 2)
+    unet_blocks: Positive = 3
+    unet_attention: tuple[Positive, ...] = (4, 8)
+    uvit_channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (128, 256)
+    decoder_patch_size: Positive = 4
+    prediction: Literal["sample", "epsilon", "v_prediction"] = "sample"
+    noise_schedule: Annotated[str, Field(pattern=_SCHEDULE)] = "linear"
+    zero_terminal_snr: bool = False
+    thresholding: bool = False
+    clip_sample: bool = False
+    guidance_dropout: Share = 0.0
+    loss: Literal["mse", "l1", "smooth_l1", "cosine", "cross_entropy"] = "mse"
+    gradient_weight: Weight = 0.0
+    perceptual_weight: Weight = 0.0
+    perceptual_backbone: str | None = None  # local file: torchvision's VGG-16
+    norm_latents: bool = False
+    warm_start: bool = False  # begin as principal components of patches; for fits of minutes
+    ema_decay: Beta = 0.99
+    dead_code_coefficient: Weight = 32.0
+    average: Beta = 0.99  # EMA of the weights that are kept in the end
+    steps: Positive = 780_000
+    batch_size: Positive = 256  # over all workers
+    accumulate: Positive = 1
+    base_lr: Rate = 1e-4
+    warmup_steps: Count = 195_000
+    weight_decay: Weight = 0.05
+    clip_norm: Weight = 1.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
+    hflip: Share = 0.5
+    crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.8
+    color_jitter: Share = 0.0  # of RGB; for small corpora, which lack colours
+    resolutions: Resolutions | None = None
+    samples: Positive = 100_000
+    validation_samples: Positive = 512
+    validation_steps: Annotated[int, Field(gt=0, le=1_000)] = 25  # of DDIM, while quality is measured
+    checkpoint_every: Positive = 1_000
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TokenizerSettings:
+        check_heads(self.dim, self.heads)
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size: {self.batch_size} does not divide into {self.accumulate} parts (accumulate)")
+        for field, widths in (("unet_channels", (self.unet_channels,)), ("uvit_channels", self.uvit_channels)):
+            if any(width % _GROUPS for width in widths):
+                raise ValueError(f"{field}: got {getattr(self, field)}; expected multiples of {_GROUPS}")
+        kind, _, shift = self.noise_schedule.partition(":")
+        if shift and not float(shift):
+            raise ValueError(f"noise_schedule: got {self.noise_schedule}; expected a shift above 0")
+        if self.prediction == "epsilon" and (self.zero_terminal_snr or shift):
+            why = f"{kind} ends there, take another noise_schedule" if shift else "switch zero_terminal_snr off"
+            raise ValueError(f"prediction: epsilon cannot start from noise alone; {why}")
+        if self.perceptual_weight and self.perceptual_backbone is None:
+            raise ValueError(
+                "perceptual_weight: LPIPS needs perceptual_backbone, the path of torchvision's VGG-16 weights "
+                "(vgg16-397923af.pth); nothing is downloaded unasked"
+            )
+        return self
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of its pictures must be multiples of, in pixels."""
+        patch = self.patch_size or 1
+        if self.decoder == "vit":
+            return patch
+        # A UViT halves once more before its transformer.
+        halvings = len(self.unet_multipliers) - 1 if self.decoder == "unet" else len(self.uvit_channels)
+        return math.lcm(patch, self.decoder_patch_size * 2**halvings)
+
+    @property
+    def total_steps(self) -> int:
+        """With those of the adaptation to other resolutions."""
+        return self.steps + (self.resolutions.steps if self.resolutions else 0)
+
+
+_EPOCH = 39_000  # steps: 10 M samples at batches of 256
+
+
+def _row(epochs: int, **settings: Any) -> dict[str, Any]:
+    return {"steps": epochs * _EPOCH, "warmup_steps": 5 * _EPOCH} | settings
+
+
+def _diffusion(epochs: int, loss: str, **settings: Any) -> dict[str, Any]:
+    """ViT-B encoder, patched UNet decoder that predicts the sample."""
+    return _row(epochs, decoder="unet", loss=loss, precision="fp16", average=0.9999, **settings)
+
+
+def _vit(epochs: int, loss: str, **settings: Any) -> dict[str, Any]:
+    return _row(epochs, decoder="vit", loss=loss, precision="bf16", out_conv=False, **settings)
+
+
+def _mlp(epochs: int, loss: str, **settings: Any) -> dict[str, Any]:
+    """Bottleneck MLP of 6 blocks, 1024 wide, with Memcodes."""
+    sizes = {"dim": 1024, "encoder_depth": 6, "decoder_depth": 6, "heads": 1, "latent_dim": 1024}
+    return _row(epochs, loss=loss, precision="bf16", **sizes, **settings)
+
+
+_FEATURES = {"crop_scale": 0.2}  # features are of other crops than pictures
+
+# tokenizer: epochs, loss, what is its own. 4M-21, table 5 and appendix.
+ROWS: dict[str, dict[str, Any]] = {
+    "tok_rgb": _diffusion(50, "mse", clip_sample=True),
+    "tok_depth": _diffusion(20, "smooth_l1"),
+    "tok_normal": _diffusion(20, "mse"),
+    "tok_canny_edge": _diffusion(50, "smooth_l1", base_lr=5e-5),
+    "tok_semseg": _vit(20, "cross_entropy"),
+    "tok_clip": _vit(20, "smooth_l1", **_FEATURES),
+    "tok_dinov2": _vit(20, "smooth_l1", **_FEATURES),
+    "tok_imagebind": _vit(20, "smooth_l1", **_FEATURES),
+    "tok_dinov2_global": _mlp(15, "cosine", **_FEATURES),
+    "tok_imagebind_global": _mlp(15, "cosine", **_FEATURES),
+    SAM_MASK: _vit(24, "cross_entropy", latent_dim=1024, average=0.0) | {"out_conv": True, "precision": "fp16"},
+    BODY_POSE: _mlp(15, "smooth_l1", warmup_steps=_EPOCH),
+}
+
+
+def row(name: str) -> dict[str, Any]:
+    """4M-21's settings of a tokenizer; of one that you declared those of its form."""
+    form = TOKENIZERS[name].form
+    own = {Form.CLASSES: ROWS["tok_semseg"], Form.FEATURES: ROWS["tok_clip"], Form.VECTOR: ROWS["tok_dinov2_global"]}
+    return ROWS.get(name) or own.get(form, ROWS["tok_normal"])
+
+
+_OF_COLORS = frozenset({"perceptual_weight", "perceptual_backbone", "color_jitter"})
+_OF_DIFFUSION = frozenset({
+    "unet_channels", "unet_multipliers", "unet_blocks", "unet_attention", "uvit_channels", "decoder_patch_size",
+    "prediction", "noise_schedule", "zero_terminal_snr", "thresholding", "clip_sample", "guidance_dropout",
+    "validation_steps",
+})  # fmt: skip
+_OF_PICTURES = _OF_DIFFUSION | {"decoder", "gradient_weight"}
+_OF_CODEBOOKS = frozenset({"ema_decay", "dead_code_coefficient", "norm_latents"})  # which Memcodes do not have
+
+_USELESS: dict[Form, frozenset[str]] = {
+    Form.COLORS: frozenset({"class_dim"}),
+    **dict.fromkeys((Form.EDGES, Form.DEPTH, Form.NORMALS), _OF_COLORS | {"class_dim"}),
+    Form.CLASSES: _OF_COLORS | _OF_PICTURES | {"loss", "warm_start"},
+    Form.FEATURES: _OF_COLORS | _OF_PICTURES | {"class_dim", "resolutions"},
+    Form.VECTOR: _OF_COLORS | _OF_PICTURES | _OF_CODEBOOKS
+    | {"class_dim", "resolutions", "patch_size", "heads", "out_conv", "warm_start"},
+}  # fmt: skip
+
+
+def useless(name: str) -> frozenset[str]:
+    """Settings that a tokenizer has no use for."""
+    entry = TOKENIZERS[name]
+    return _USELESS[entry.form] | ({"resolutions"} if entry.image_size else set())
+
+
+def _its_own(name: str) -> frozenset[str]:
+    """Settings that mean another thing for it than for pictures, so that `common` does not set them."""
+    entry = TOKENIZERS[name]
+    if entry.form is Form.VECTOR:
+        return frozenset({"latent_dim"})
+    return frozenset({"patch_size"}) if entry.form is Form.FEATURES or entry.image_size else frozenset()
+
+
+def warm_starts(name: str, settings: TokenizerSettings) -> bool:
+    """Whether a fit begins as principal components: those of pictures and features with a ViT decoder can."""
+    linear = TOKENIZERS[name].form not in (Form.CLASSES, Form.VECTOR) and settings.decoder == "vit"
+    return settings.warm_start and linear
+
+
+def merge(name: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> TokenizerSettings:
+    """The settings of one tokenizer. ValueError with the place of each mistake."""
+    apply = {field: value for field, value in common.items() if field not in useless(name) | _its_own(name)}
+    paper, given = row(name), {**apply, **own}
+    if isinstance(given.get("steps"), int):  # a shorter fit warms up for the same share of it
+        given = {"warmup_steps": round(paper["warmup_steps"] / paper["steps"] * given["steps"])} | given
+    try:
+        return TokenizerSettings.model_validate({**paper, **given})
+    except ValidationError as error:
+        raise ValueError(explain(error, f"each.{name}", TokenizerSettings)) from None

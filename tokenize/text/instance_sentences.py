@@ -1,0 +1,267 @@
+"""Sentences of SAM instances: masks as text and back, in the form of 4M-21 as released.
+
+For each of 7 random points of the crop: `point v0=y v1=x` (in this order), and for each instance that holds the point
+`polygon v0=xmin v1=ymin v2=xmax v3=ymax` and the 16 ids of its mask's tokenizer; `none` if there is no such instance.
+Coordinates count cells of a grid of 224 x 224 over the crop, whatever its size in pixels.
+
+Decisions:
+- A mask is tokenized within its box: the box is rounded to cells first, and the mask then read from the source's pixels
+  over exactly that box, so that pasting it back puts it where it was.
+- Instances whose box takes less than 0.05 % of the crop are left out, as in the released code.
+- A point is inside of an instance if its cell's centre is; holes are outside. (The released code fills them.)
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import masks as run_lengths
+from ..crops import Crop, hashed_uniforms
+from .sentences import id_rows, split_id
+
+GRID = 224
+MASK_SIZE = 64
+MASK_TOKENS = 16
+CODES = 1024
+POINTS = 7
+MIN_BOX_SHARE = 0.0005
+
+_POINT_WORDS, _INSTANCE_WORDS = 3, 5 + MASK_TOKENS
+_NUMBER = r"(\d{1,3})(?!\d)"
+_PART = re.compile(
+    rf"(?<!\w)point\s+v0={_NUMBER}\s+v1={_NUMBER}(?!\S)"
+    rf"|(?<!\w)polygon\s+v0={_NUMBER}\s+v1={_NUMBER}\s+v2={_NUMBER}\s+v3={_NUMBER}"
+    rf"((?:\s+v[01]=\d{{1,3}}){{{MASK_TOKENS}}})(?!\S)",
+    re.ASCII,
+)
+_ID = re.compile(r"v([01])=(\d+)")
+
+
+@dataclass(frozen=True)
+class Queried:
+    """What the sentence of a crop speaks of.
+
+    boxes: int64 (n, 4), xmin, ymin, xmax, ymax in cells of the grid; the last two are exclusive.
+    masks: uint8 (n, 64, 64), 0 or 1 within the box.
+    points: for each point (x, y) on the grid the instances that hold it, in the order in which they are written.
+    """
+
+    boxes: np.ndarray
+    masks: np.ndarray
+    points: tuple[tuple[tuple[int, int], tuple[int, ...]], ...]
+
+
+class _Seen(NamedTuple):
+    """An instance in a crop: its mask in the source's frame, and the crop's window in pixels of that mask."""
+
+    box: tuple[int, int, int, int]
+    mask: np.ndarray
+    window: tuple[float, float, float, float]
+    flip: bool
+
+    def holds(self, x: int, y: int) -> bool:
+        """Whether the centre of a cell of the grid lies in the mask."""
+        left, top, right, bottom = self.window
+        across = (GRID - 1 - x if self.flip else x) + 0.5
+        column = int(left + across / GRID * (right - left))
+        row = int(top + (y + 0.5) / GRID * (bottom - top))
+        return bool(self.mask[min(row, self.mask.shape[0] - 1), min(column, self.mask.shape[1] - 1)])
+
+    def within_box(self, size: int) -> np.ndarray:
+        """The mask over its box, uint8 (size, size), never empty: at least its fullest cells are set."""
+        left, top, right, bottom = self.window
+        xmin, ymin, xmax, ymax = self.box
+        if self.flip:
+            xmin, xmax = GRID - xmax, GRID - xmin
+        across, down = (right - left) / GRID, (bottom - top) / GRID
+        box = (left + xmin * across, top + ymin * down, left + xmax * across, top + ymax * down)
+        share = run_lengths.resample(self.mask, box, size)
+        mask = (share >= min(0.5, float(share.max()))).astype(np.uint8)
+        return mask[:, ::-1] if self.flip else mask
+
+
+def _see(instance: Mapping[str, Any], width: int, height: int, crop: Crop) -> _Seen | None:
+    """An instance as a crop shows it; None if the crop shows nothing of it, or too little."""
+    mask = run_lengths.decode(instance["mask"])
+    across, down = mask.shape[1] / width, mask.shape[0] / height  # 1 where masks are as large as the image
+    left, right = crop.left * across, (crop.left + crop.width) * across
+    top, bottom = crop.top * down, (crop.top + crop.height) * down
+    first_row, first_column = math.floor(top), math.floor(left)
+    inside = mask[first_row : math.ceil(bottom), first_column : math.ceil(right)]
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    if not rows.size:
+        return None
+    xmin, xmax = _cells(columns[0] + first_column, columns[-1] + 1 + first_column, left, right)
+    ymin, ymax = _cells(rows[0] + first_row, rows[-1] + 1 + first_row, top, bottom)
+    if (xmax - xmin) * (ymax - ymin) < MIN_BOX_SHARE * GRID * GRID:
+        return None
+    if crop.flip:
+        xmin, xmax = GRID - xmax, GRID - xmin
+    return _Seen((xmin, ymin, xmax, ymax), mask, (left, top, right, bottom), crop.flip)
+
+
+def _cells(first: float, stop: float, start: float, end: float) -> tuple[int, int]:
+    """Pixels [first, stop) as cells of the grid over [start, end), rounded, at least one."""
+    scale = GRID / (end - start)
+    low = min(max(round((first - start) * scale), 0), GRID - 1)
+    return low, min(max(round((stop - start) * scale), low + 1), GRID)
+
+
+def _seen(label: Sequence[Mapping[str, Any]], width: int, height: int, crop: Crop) -> list[_Seen]:
+    found = []
+    for instance in label:
+        xmin, _, xmax, _ = (c * width for c in instance["box"])
+        _, ymin, _, ymax = (c * height for c in instance["box"])
+        # Most masks miss a small crop: decode only those whose box does not.
+        near_x = xmin < crop.left + crop.width + 1 and xmax > crop.left - 1
+        if near_x and ymin < crop.top + crop.height + 1 and ymax > crop.top - 1:
+            found.append(_see(instance, width, height, crop))
+    return [one for one in found if one is not None]
+
+
+def instance_masks(
+    label: Sequence[Mapping[str, Any]], width: int, height: int, crop: Crop, size: int = MASK_SIZE
+) -> np.ndarray:
+    """The masks of all instances that a crop shows, each within its box: uint8 (n, size, size), 0 or 1.
+
+    Args:
+        label: {"box": [xmin, ymin, xmax, ymax] in [0, 1] of the image, "mask": run lengths of the whole image, ...}.
+        width, height: of the source image, in pixels.
+        crop: the window of the source image.
+    """
+    found = [one.within_box(size) for one in _seen(label, width, height, crop)]
+    return np.array(found, np.uint8).reshape(-1, size, size)
+
+
+def query(
+    label: Sequence[Mapping[str, Any]], width: int, height: int, crop: Crop, seed: int, key: str, index: int,
+    points: int = POINTS, max_words: int = 289,
+) -> Queried:  # fmt: skip
+    """Random points of a crop and the instances that hold them, as many as a sentence has room for.
+
+    Points and the order of the instances of a point are a pure function of (seed, key, index).
+
+    Args:
+        label, width, height, crop: see `instance_masks`.
+        seed, key, index: of the dataset, the sample and the crop.
+        points: how many; of points that fall on one cell one is kept.
+        max_words: length of the sentence without EOS. The first instance that does not fit ends it.
+    """
+    seen = _seen(label, width, height, crop)
+    kept: dict[int, None] = {}  # instances, in the order in which they are first written
+    asked: dict[tuple[int, int], tuple[int, ...]] = {}
+    left = max_words
+    for i in range(points):
+        x, y = (int(draw * GRID) for draw in hashed_uniforms(2, "point", seed, key, index, i))
+        if (x, y) in asked:
+            continue
+        holders = [n for n, one in enumerate(seen) if one.holds(x, y)]
+        holders.sort(key=lambda n, i=i: hashed_uniforms(1, "instance", seed, key, index, i, n))  # type: ignore[misc]
+        room = (left - _POINT_WORDS) // _INSTANCE_WORDS if holders else left - _POINT_WORDS
+        if room < 1:
+            break
+        written = tuple(holders[:room])
+        left -= _POINT_WORDS + (_INSTANCE_WORDS * len(written) or 1)
+        kept |= dict.fromkeys(written)
+        asked[x, y] = written
+        if len(written) < len(holders):
+            break
+    number = {n: position for position, n in enumerate(kept)}
+    return Queried(
+        np.array([seen[n].box for n in kept], np.int64).reshape(-1, 4),
+        np.array([seen[n].within_box(MASK_SIZE) for n in kept], np.uint8).reshape(-1, MASK_SIZE, MASK_SIZE),
+        tuple((point, tuple(number[n] for n in written)) for point, written in asked.items()),
+    )
+
+
+def instances_to_chunks(queried: Queried, ids: np.ndarray) -> list[str]:
+    """The sentence in chunks that are kept whole: a point with its first instance (or `none`), then each further one.
+
+    Args:
+        ids: integers (n, 16), the tokens of `queried.masks`, below 1024.
+    """
+    tokens = id_rows("sam_instance", ids, len(queried.boxes), MASK_TOKENS)
+    polygons = [
+        " ".join(["polygon", *(f"v{axis}={c}" for axis, c in enumerate(box)), *map(split_id, mask)])
+        for box, mask in zip(queried.boxes.tolist(), tokens, strict=True)
+    ]
+    chunks = []
+    for (x, y), instances in queried.points:
+        first, *others = [polygons[i] for i in instances] or ["none"]
+        chunks += [f"point v0={y} v1={x} {first}", *others]
+    return chunks
+
+
+def text_to_instances(text: str, codes: int = CODES) -> list[dict[str, Any]]:
+    """The whole instances of a sentence, in the frame of the crop, each as often as it is said.
+
+    Args:
+        codes: size of the tokenizer's codebook; instances with a larger id are left out.
+
+    Returns:
+        {"box": [xmin, ymin, xmax, ymax] in [0, 1], "point": [x, y] in [0, 1] or None if no point came before, "tokens":
+        16 ids}. Instances whose corners are swapped or outside of the crop are left out.
+    """
+    found: list[dict[str, Any]] = []
+    point: list[float] | None = None
+    for match in _PART.finditer(text):
+        if match[1]:
+            y, x = int(match[1]), int(match[2])
+            point = [(x + 0.5) / GRID, (y + 0.5) / GRID] if max(x, y) < GRID else None
+            continue
+        xmin, ymin, xmax, ymax = (int(match[i]) for i in range(3, 7))
+        ids = [512 * int(axis) + int(number) for axis, number in _ID.findall(match[7])]
+        if xmin < xmax <= GRID and ymin < ymax <= GRID and max(ids) < codes:
+            box = [xmin / GRID, ymin / GRID, xmax / GRID, ymax / GRID]
+            found.append({"box": box, "point": point, "tokens": ids})
+    return found
+
+
+def paste_masks(instances: Sequence[Mapping[str, Any]], masks: np.ndarray) -> list[dict[str, Any]]:
+    """Instances with the masks that their tokens decode to, as a label of the crop, largest first.
+
+    Args:
+        instances: from `text_to_instances`; one that is said for several points is pasted once.
+        masks: (n, size, size), 0 and 1 or shares, within the boxes.
+
+    Returns:
+        {"box", "point", "mask": run lengths at 224 x 224, "area": share of the crop}.
+    """
+    pasted: dict[tuple[float, ...], dict[str, Any]] = {}
+    for instance, mask in zip(instances, np.asarray(masks, np.float32), strict=True):
+        said = (*instance["box"], *instance.get("tokens", (len(pasted),)))
+        if said in pasted:
+            continue
+        xmin, ymin, xmax, ymax = (round(c * GRID) for c in instance["box"])
+        canvas = np.zeros((GRID, GRID), np.uint8)
+        canvas[ymin:ymax, xmin:xmax] = _resize(mask, xmax - xmin, ymax - ymin) >= 0.5
+        pasted[said] = {
+            "box": list(instance["box"]), "point": instance["point"],
+            "mask": run_lengths.encode(canvas), "area": float(canvas.mean()),
+        }  # fmt: skip
+    return sorted(pasted.values(), key=lambda instance: -instance["area"])
+
+
+def _resize(mask: np.ndarray, width: int, height: int) -> np.ndarray:
+    import cv2
+
+    shrinks = width <= mask.shape[1] and height <= mask.shape[0]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized: np.ndarray = cv2.resize(mask, (width, height), interpolation=method)
+    return resized
+
+
+def queried_to_label(queried: Queried) -> list[dict[str, Any]]:
+    """What a sentence says if its masks were not tokenized, in the form of `paste_masks`."""
+    first: dict[int, list[float]] = {}
+    for (x, y), holders in queried.points:
+        for i in holders:
+            first.setdefault(i, [(x + 0.5) / GRID, (y + 0.5) / GRID])
+    instances = [{"box": (box / GRID).tolist(), "point": first[i]} for i, box in enumerate(queried.boxes)]
+    return paste_masks(instances, queried.masks)

@@ -1,0 +1,171 @@
+"""Row groups of the token store, read ahead of the loader by a few threads and kept while they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+
+from ...infra import storage
+from ...modalities import Kind, ModalitySpec
+from ...tokenize.store import ROW_GROUP, Column, ColumnReader, ColumnSpec
+from .order import Block, Visit
+
+# Footers kept open: each takes one or two round trips to an object store, and a few kilobytes.
+_FOOTERS = 4096
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard and its number of samples, from the ledger."""
+
+    name: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """The same samples in all modalities: keys (samples,), and a column for each modality.
+
+    Columns hold the crops that are used, or the one that they have. crops: int64 (turns,), which of the crops held each
+    turn shows.
+    """
+
+    shard: str
+    keys: pa.StringArray
+    columns: dict[str, Column]
+    crops: np.ndarray
+
+
+class TokenStore:
+    """The row groups of some modalities of a dataset, numbered through its shards.
+
+    Args:
+        url: the folder of the columns: url/MODALITY/SHARD.parquet.
+        shards: in any order, as long as it is always the same.
+        specs: the modalities to read.
+        present: names of those that have columns here; the others are null for every sample. Empty for all.
+    """
+
+    def __init__(
+        self, url: str, shards: Sequence[Shard], specs: Sequence[ModalitySpec], present: Collection[str] = ()
+    ) -> None:
+        self.url, self.specs = url, tuple(spec for spec in specs if not present or spec.name in present)
+        self._absent = tuple(spec for spec in specs if spec not in self.specs)
+        self._shards = [(shard, i) for shard in shards for i in range(-(-shard.rows // ROW_GROUP))]
+        self.group_rows = tuple(min(ROW_GROUP, shard.rows - i * ROW_GROUP) for shard, i in self._shards)
+        self._reader = lru_cache(maxsize=_FOOTERS)(self._open)
+
+    def read(self, group: int, draws: np.ndarray) -> RowGroup:
+        """One row group of every modality.
+
+        Args:
+            draws: uint64 (turns,), of which the crops are the remainders; only these are read.
+
+        Raises:
+            ValueError: a column is missing, is of other sizes than the run or the ledger says, or has other keys than
+                its neighbours; names shard and modality.
+        """
+        shard, index = self._shards[group]
+        readers = {spec.name: self._reader(shard, spec) for spec in self.specs}
+        several = {name: reader.spec.crops for name, reader in readers.items() if reader.spec.crops > 1}
+        if len(set(several.values())) > 1:
+            raise ValueError(f"shard {shard.name}: columns have different numbers of crops, {several}; tokenize again")
+        # Columns have either one crop or the shard's number of crops: the same crop is taken in all of them.
+        used, crops = np.unique(draws % np.uint64(max(several.values(), default=1)), return_inverse=True)
+        columns = {
+            name: reader.read([index], used.tolist() if name in several else None) for name, reader in readers.items()
+        }
+        first = next(iter(columns.values()))
+        for name, column in columns.items():
+            if not column.keys.equals(first.keys):
+                raise ValueError(
+                    f"shard {shard.name}: the keys of {name} differ from those of {first.spec.modality} in row group "
+                    f"{index}; all columns of a shard hold the same keys in the same order; tokenize {name} again"
+                )
+        columns |= {spec.name: _nulls(spec, first.keys) for spec in self._absent}
+        return RowGroup(shard.name, first.keys, columns, crops)
+
+    def _open(self, shard: Shard, spec: ModalitySpec) -> ColumnReader:
+        url = storage.join(self.url, spec.name, f"{shard.name}.parquet")
+        try:
+            reader = ColumnReader(url)
+        except FileNotFoundError:
+            raise ValueError(f"shard {shard.name} has no {spec.name} tokens ({url}); tokenize them first") from None
+        _check_column(reader, shard, spec)
+        return reader
+
+
+def _nulls(spec: ModalitySpec, keys: pa.StringArray) -> Column:
+    """A column of a modality that no sample has."""
+    dim = spec.input_dim if spec.kind is Kind.EMBEDDING else 0
+    column = ColumnSpec(spec.name, spec.kind, 1, spec.max_tokens, spec.vocab_size, dim)
+    shapes = {Kind.GRID: (len(keys), 1, spec.max_tokens), Kind.EMBEDDING: (0, spec.input_dim)}
+    values = np.zeros(shapes.get(spec.kind, (0,)), column.dtype)
+    nothing = np.zeros((len(keys), 1), np.int64)
+    return Column(column, keys, np.zeros(len(keys), np.bool_), values, nothing, nothing)
+
+
+def _check_column(reader: ColumnReader, shard: Shard, spec: ModalitySpec) -> None:
+    column, where = reader.spec, f"shard {shard.name}, {spec.name}"
+    if (column.modality, column.kind) != (spec.name, spec.kind):
+        raise ValueError(f"{where}: expected a {spec.kind} column, the file holds {column.kind} of {column.modality}")
+    if reader.num_rows != shard.rows:
+        raise ValueError(
+            f"{where}: the file has {reader.num_rows} samples, the ledger says {shard.rows}; tokenize again"
+        )
+    if any(size != ROW_GROUP for size in reader.row_group_sizes()[:-1]):
+        raise ValueError(f"{where}: row groups must have {ROW_GROUP} samples, got {reader.row_group_sizes()[:9]}")
+    if column.vocab_size > spec.vocab_size:
+        raise ValueError(f"{where}: token ids go to {column.vocab_size}, the model's vocabulary has {spec.vocab_size}")
+    length = column.length
+    if spec.kind is Kind.PIXELS:
+        expected = spec.side * round((spec.input_dim / 3) ** 0.5)
+        if length != expected:
+            raise ValueError(f"{where}: crops have {length} px, the model expects {expected} px")
+    elif spec.kind is Kind.GRID and length != spec.max_tokens:
+        raise ValueError(f"{where}: the file has {length} tokens of each crop, the model expects {spec.max_tokens}")
+    elif spec.kind is Kind.EMBEDDING and column.dim != spec.input_dim:
+        raise ValueError(f"{where}: vectors have {column.dim} numbers, the model expects {spec.input_dim}")
+
+
+class GroupCache:
+    """The row groups in use: read ahead in a pool, and dropped when no block that is still to come reads from them.
+
+    For one thread. What a reading raised is raised by `get`.
+    """
+
+    def __init__(self, read: Callable[[Visit], RowGroup], pool: ThreadPoolExecutor) -> None:
+        self._read, self._pool = read, pool
+        self._futures: dict[Visit, Future[RowGroup]] = {}
+        self._blocks: dict[int, dict[tuple[int, int], frozenset[Visit]]] = {}
+
+    def want(self, blocks: Iterable[Block]) -> None:
+        """Begin to read the row groups of blocks that will be asked for."""
+        for block in blocks:
+            lane = self._blocks.setdefault(block.lane, {})
+            if block.number not in lane:
+                lane[block.number] = block.visits
+                for visit in sorted(block.visits - self._futures.keys()):
+                    self._futures[visit] = self._pool.submit(self._read, visit)
+
+    def begin(self, blocks: Iterable[Block]) -> None:
+        """From now on these blocks and later ones of their lanes are asked for: earlier ones are over."""
+        first: dict[int, tuple[int, int]] = {}
+        for block in blocks:
+            first[block.lane] = min(block.number, first.get(block.lane, block.number))
+        over = [(lane, number) for lane, least in first.items() for number in self._blocks[lane] if number < least]
+        for lane, number in over:
+            del self._blocks[lane][number]
+        if over:
+            needed = frozenset().union(*(visits for lane in self._blocks.values() for visits in lane.values()))
+            for visit in self._futures.keys() - needed:
+                del self._futures[visit]
+
+    def get(self, visit: Visit) -> RowGroup:
+        """What a block reads that was wanted and is not over."""
+        return self._futures[visit].result()

@@ -1,0 +1,210 @@
+"""The loader: from the token store to packed batches, in an order that is a pure function of (seed, position).
+
+`TokenLoader.batches` yields endlessly; its whole state is the number of samples consumed so far. Which process gets
+which sample follows from rank and world alone, and the union over all ranks is the next part of one global sequence
+(order.py), whatever their number and however often training was interrupted.
+
+A sample's mask and crop follow from (seed, position), too: the same for any number of ranks and any batch size.
+
+Reading, image decoding and masking run in threads ahead of the consumer; an error there is raised at the consumer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...modalities import Kind, ModalitySpec
+from ...model.batch import PackedBatch
+from ..masking.masking import MaskingConfig, mask_batch
+from .blend import Blend, Dataset, Stores
+from .groups import GroupCache, Shard, TokenStore
+from .order import Order, deal, mask_keys
+from .samples import Sample, fetch, raw_values
+
+_SAMPLES_TOGETHER = 512  # are masked at least, of several steps if batches are smaller: NumPy's overhead is shared
+_POLL_SECONDS = 0.1  # how often the producer looks whether the consumer has gone
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How the store is read. The first three are part of the order: other values give another sequence.
+
+    lanes, buffer_rows, repeat: see `Order`; `repeat` is of a single store, datasets have their own.
+    threads: readers and image decoders of each process.
+    prefetch: batches made ahead.
+    read_ahead: batches ahead of these for which row groups are read.
+    """
+
+    lanes: int = 8
+    buffer_rows: int = 16_384
+    repeat: int = 1
+    threads: int = 4
+    prefetch: int = 4
+    read_ahead: int = 8
+
+
+class TokenLoader:
+    """Packed, masked batches of a dataset.
+
+    Args:
+        url: the folder of the columns, url/MODALITY/SHARD.parquet; any fsspec URL.
+        shards: the shards and their numbers of samples, always in the same order.
+        specs: the model's modalities, in its order.
+        masking: how to mask.
+        seed: of order, crops and masks.
+        datasets: several stores to draw from by their weights, instead of `url` and `shards`.
+
+    Raises:
+        ValueError: `masking` does not fit `specs`, options are out of range, or there are no samples.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        shards: Sequence[Shard],
+        specs: Sequence[ModalitySpec],
+        masking: MaskingConfig,
+        seed: int,
+        options: LoaderOptions = LoaderOptions(),
+        datasets: Sequence[Dataset] = (),
+    ) -> None:
+        masking.check(specs)
+        for name in ("threads", "prefetch", "read_ahead"):
+            if getattr(options, name) < 1:
+                raise ValueError(f"loader.{name}: got {getattr(options, name)}, expected at least 1")
+        self.specs, self.masking, self.seed, self.options = tuple(specs), masking, seed, options
+        shape = (seed, options.lanes, options.buffer_rows)
+        self.store: TokenStore | Stores
+        self.order: Order | Blend
+        if datasets:
+            self.store = Stores(datasets, specs)
+            sizes = [store.group_rows for store in self.store.stores]
+            orders = [Order(rows, *shape, one.repeat) for rows, one in zip(sizes, datasets, strict=True)]
+            self.order = Blend(orders, [one.weight for one in datasets], seed)
+            self._mixtures = np.stack([_weights(masking, one) for one in datasets])
+        else:
+            self.store = TokenStore(url, shards, specs)
+            self.order = Order(self.store.group_rows, *shape, options.repeat)
+
+    @property
+    def epoch_size(self) -> int:
+        """Samples of one epoch of the global sequence, repetitions included."""
+        return self.order.epoch_size
+
+    def batches(
+        self, start_step: int, batch_size: int, rank: int = 0, world: int = 1, *, start_sample: int | None = None
+    ) -> Iterator[tuple[int, PackedBatch]]:
+        """This rank's batches from a step on, without end.
+
+        Args:
+            start_step: number of the first batch.
+            batch_size: samples of a step over all ranks; a multiple of `world`.
+            start_sample: samples consumed before it, over all ranks; `start_step * batch_size` if not given. Give it
+                when the batch size has changed since the start of the run.
+
+        Yields:
+            Step, and a batch of batch_size / world samples as NumPy arrays, `values` and `keys` included. Embeddings
+            have a row of zeros after the last (see `mask_batch`). A sample without any tokens has nothing valid.
+
+        Raises:
+            ValueError: the store is not what the run expects, or an image cannot be decoded; names shard and modality.
+        """
+        first = start_step * batch_size if start_sample is None else start_sample
+        deal(first, batch_size, rank, world)  # wrong arguments fail here and not at the first batch
+        return _ahead(self._produce(start_step, first, batch_size, rank, world), self.options.prefetch)
+
+    def _produce(
+        self, start_step: int, first: int, batch_size: int, rank: int, world: int
+    ) -> Iterator[tuple[int, PackedBatch]]:
+        own = batch_size // world
+        together = max(1, _SAMPLES_TOGETHER // own)  # steps
+        stride, ahead = together * batch_size, -(-self.options.read_ahead // together)
+
+        def dealt(start: int) -> np.ndarray:
+            return deal(start, stride, rank, world)
+
+        readers = ThreadPoolExecutor(self.options.threads, thread_name_prefix="reader")
+        decoders = ThreadPoolExecutor(self.options.threads, thread_name_prefix="decoder")
+        cache = GroupCache(lambda visit: self.store.read(visit[0], self.order.crops(visit)), readers)
+        try:
+            for i in range(ahead):
+                cache.want(self.order.blocks(dealt(first + i * stride)))
+            for step in itertools.count(start_step, together):
+                cache.want(self.order.blocks(dealt(first + ahead * stride)))
+                positions = dealt(first)
+                cache.begin(self.order.blocks(positions))
+                samples, batch = self._masked(positions, cache)
+                for i in range(together):
+                    here = batch.rows(i * own, (i + 1) * own)
+                    yield step + i, self._filled(here, samples[i * own : (i + 1) * own], decoders)
+                first += stride
+        finally:
+            readers.shutdown(cancel_futures=True)
+            decoders.shutdown(cancel_futures=True)
+
+    def _masked(self, positions: np.ndarray, cache: GroupCache) -> tuple[list[Sample], PackedBatch]:
+        samples, tokens = fetch(self.specs, self.order.locate(positions), cache)
+        weights = self._mixtures[self.order.assign(positions)[0]] if isinstance(self.order, Blend) else None
+        return samples, mask_batch(self.specs, self.masking, tokens, mask_keys(self.seed, positions), weights)
+
+    def _filled(self, batch: PackedBatch, samples: list[Sample], pool: ThreadPoolExecutor) -> PackedBatch:
+        """The batch with its samples' keys and raw inputs."""
+        batch.keys = [sample.key for sample in samples]
+        for m, spec in enumerate(self.specs):
+            if spec.kind in (Kind.PIXELS, Kind.EMBEDDING):
+                shown = np.asarray(batch.input_valid) & (np.asarray(batch.input_mod) == m)
+                batch.values[spec.name] = raw_values(spec, samples, shown.any(axis=1), pool)
+        return batch
+
+
+def _weights(masking: MaskingConfig, dataset: Dataset) -> np.ndarray:
+    """How often each mixture is drawn for the samples of a dataset: float (mixtures,)."""
+    weights = np.array([mixture.weight for mixture in masking.mixtures])
+    if dataset.mixtures is not None:
+        weights[[i not in dataset.mixtures for i in range(len(weights))]] = 0
+    if not weights.any():
+        raise ValueError(f"{dataset.url}: none of the masking's mixtures is for this dataset")
+    return weights
+
+
+def _ahead(batches: Iterator[tuple[int, PackedBatch]], depth: int) -> Iterator[tuple[int, PackedBatch]]:
+    """The same items, made in a thread up to `depth` ahead. Closing this iterator ends the thread."""
+    ready: queue.Queue[tuple[int, PackedBatch] | BaseException] = queue.Queue(depth)
+    gone = threading.Event()
+
+    def put(item: tuple[int, PackedBatch] | BaseException) -> None:
+        while not gone.is_set():
+            try:
+                return ready.put(item, timeout=_POLL_SECONDS)
+            except queue.Full:
+                continue
+
+    def run() -> None:
+        try:
+            for item in batches:
+                put(item)
+                if gone.is_set():
+                    break
+        except BaseException as error:  # whatever it is, the consumer must not wait for ever
+            put(error)
+        finally:
+            batches.close()  # type: ignore[attr-defined]
+
+    thread = threading.Thread(target=run, name="loader", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        gone.set()
+        thread.join()

@@ -1,0 +1,209 @@
+"""The generation stage: chains of the recipe on validation samples, as columns, pictures and text.
+
+RUN/generated/FINGERPRINT/chain-0/{samples.json, MODALITY.parquet, MODALITY/0000.png}
+
+What a grid decodes to is written as a kept label would be: pictures and class maps as PNG, maps of numbers as .npy.
+With an ensemble it is the average of its members; columns and texts are those of the first.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...infra import ledger, storage
+from ...infra.progress import Progress
+from ...modalities import LABELS, MODALITIES, Kind, ModalitySpec, Storage
+from ...model.fourm import FourM
+from ...model.generation.generate import Generated, Step, generate
+from ...model.generation.known import SpecialIds
+from ...recipe import Chain, Recipe
+from ...recipe import Step as StepRecipe
+from ...tokenize import codecs, store
+from ...tokenize.codec import Options
+from ...tokenize.labels import encode_cell
+from ..data.groups import Shard
+from ..data.samples import decode_patches
+from ..memory import keep_freed_memory
+from .ensemble import average
+
+KEPT_MEMORY = 2**29  # bytes: activations of a step, on a CPU
+MEMBER_STRIDE = 1 << 32  # of the numbers that samples draw by: members of an ensemble share none
+
+
+@dataclass(frozen=True)
+class GenerateJob:
+    """Chains to generate with the model of one run, conditioned on samples of a split (name -> shards): in order, the
+    first that have every input of a chain."""
+
+    recipe: Recipe
+    run: str
+    fingerprint: str
+    specs: tuple[ModalitySpec, ...]
+    splits: dict[str, tuple[Shard, ...]]
+    options: Options
+    special: SpecialIds
+
+    @property
+    def folder(self) -> str:
+        return storage.join(self.run, "generated", self.fingerprint)
+
+
+def run(job: GenerateJob, load_model: Callable[[str, str], FourM]) -> None:
+    """Generate every chain of the recipe and commit the result."""
+    start = time.monotonic()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        keep_freed_memory(KEPT_MEMORY)
+    model = load_model(job.run, device)
+    steps = sum(len(chain.to) for chain in job.recipe.generate.chains)
+    size = 0
+    with Progress("generate", steps, "modalities") as progress:
+        for number, chain in enumerate(job.recipe.generate.chains):
+            files = _generate_chain(job, model, chain)
+            for name, data in files.items():
+                size += len(data)
+                storage.put(storage.join(job.folder, f"chain-{number}", name), data)
+            progress.update(len(chain.to))
+    record = ledger.Record(
+        output=f"generated/{job.recipe.train.name}",
+        shard=job.fingerprint,
+        fingerprint=job.fingerprint,
+        source=ledger.Source(0, "", ""),
+        rows=job.recipe.generate.samples,
+        nulls=0,
+        rejects=[],
+        bytes=size,
+        sha256="",
+        seconds=round(time.monotonic() - start, 3),
+        identity={"run": job.run, "generate": job.recipe.generate.model_dump(mode="json")},
+    )
+    storage.put(ledger.record_url(job.recipe.root, record.output, record.shard), ledger.dumps(record))
+
+
+def members(
+    job: GenerateJob, model: FourM, given: dict[str, Any], steps: Sequence[Step], count: int
+) -> list[Generated]:
+    """`count` generations from the same conditions; the first is the one that a single generation would be."""
+    settings, device = job.recipe.generate, model.device.type
+    samples = len(next(iter(given.values())))
+    narrow = settings.precision == "bf16" or (settings.precision == "auto" and device == "cuda")
+    made = []
+    for member in range(count):
+        parts = []
+        for i in range(0, samples, settings.batch_size):
+            here = slice(i, i + settings.batch_size)
+            ids = range(member * MEMBER_STRIDE, member * MEMBER_STRIDE + samples)[here]
+            some = {name: values[here] for name, values in given.items()}
+            with torch.autocast(device, torch.bfloat16, enabled=narrow):
+                parts.append(generate(model, some, steps, seed=settings.seed, sample_ids=ids, special=job.special))
+        made.append({name: _joined([part[name] for part in parts]) for name in parts[0]})
+    return made
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [row for part in parts for row in part]
+
+
+def model_step(step: StepRecipe, spec: ModalitySpec) -> Step:
+    """A step of a recipe with what it leaves open: MaskGIT for grids, autoregressive for text."""
+    grid = spec.kind is Kind.GRID
+    return Step(
+        step.target,
+        step.scheme or ("maskgit" if grid else "autoregressive"),
+        steps=min(step.steps, spec.max_tokens) if grid else 1,
+        temperature=step.temperature,
+        temperature_schedule=step.temperature_schedule,
+        schedule=step.schedule,
+        top_k=step.top_k or 0,
+        top_p=step.top_p or 1.0,
+        guidance=step.guidance,
+        max_tokens=step.max_tokens or 0,
+    )
+
+
+def conditions(
+    job: GenerateJob, inputs: Sequence[str], split: str
+) -> tuple[list[tuple[str, str, int]], dict[str, Any]]:
+    """The first samples that have all inputs: (shard, key, row) of each, and what `generate` takes for them.
+
+    ValueError if there is none.
+    """
+    specs = {spec.name: spec for spec in job.specs}
+    chosen: list[tuple[str, str, int]] = []
+    given: dict[str, list[Any]] = {name: [] for name in inputs}
+    for shard in job.splits.get(split) or job.splits["train"]:
+        readers = {
+            name: store.ColumnReader(storage.join(job.recipe.root, "tokens", name, f"{shard.name}.parquet"))
+            for name in inputs
+        }
+        groups = next(iter(readers.values())).row_group_sizes()
+        for group, first in enumerate(np.cumsum([0, *groups])[:-1].tolist()):
+            columns = {name: reader.read([group]) for name, reader in readers.items()}
+            whole = np.logical_and.reduce([column.valid for column in columns.values()])
+            for row in np.flatnonzero(whole).tolist():
+                chosen.append((shard.name, columns[inputs[0]].keys[row].as_py(), first + row))
+                for name, column in columns.items():
+                    given[name].append(_condition(specs[name], column.crop(row, 0)))
+                if len(chosen) == job.recipe.generate.samples:
+                    return chosen, _stacked(specs, given)
+    if not chosen:
+        raise ValueError(f"generate: no sample has all of {', '.join(inputs)}; see `fourmill status`")
+    return chosen, _stacked(specs, given)
+
+
+def _stacked(specs: dict[str, ModalitySpec], given: dict[str, list[Any]]) -> dict[str, Any]:
+    dense = (Kind.GRID, Kind.PIXELS)
+    return {name: np.stack(values) if specs[name].kind in dense else values for name, values in given.items()}
+
+
+def _condition(spec: ModalitySpec, tokens: np.ndarray) -> Any:
+    if spec.kind is Kind.PIXELS:
+        return decode_patches(tokens, spec)
+    if spec.kind is Kind.EMBEDDING:
+        return tokens
+    return tokens.astype(np.int64).tolist() if spec.kind is Kind.SEQUENCE else tokens.astype(np.int64)
+
+
+def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, bytes]:
+    """The files of one chain: samples.json, a column for each target, a picture for each generated grid."""
+    specs = {spec.name: spec for spec in job.specs}
+    chosen, given = conditions(job, chain.inputs, chain.split)
+    steps = [model_step(step, specs[step.target]) for step in chain.to]
+    first, *others = members(job, model, given, steps, chain.ensemble)
+    samples: list[dict[str, Any]] = [{"shard": shard, "key": key, "row": row} for shard, key, row in chosen]
+    files = {}
+    for name, tokens in first.items():
+        spec = specs[name]
+        codec = codecs.load(spec, job.options, job.recipe.root, str(model.device))
+        rows: list[Any] = list(tokens)
+        if spec.kind is Kind.GRID:
+            assert isinstance(codec, codecs.Grid)
+            storage_of = LABELS[MODALITIES[name].label].storage
+            suffix = "png" if storage_of is Storage.IMAGE else "npy"
+            decoded = np.stack([codec.decode_many(np.asarray(made[name])) for made in (first, *others)])
+            for index, value in enumerate(average(LABELS[MODALITIES[name].label].form, decoded)):
+                files[f"{name}/{index:04d}.{suffix}"] = _cell(storage_of, value)
+            rows = [row[None] for row in rows]
+        else:
+            for sample, ids in zip(samples, rows, strict=True):
+                value = codec.decode(ids)
+                sample[name] = value
+            rows = [[np.array([*ids, job.special.eos][: spec.max_tokens], np.uint16)] for ids in rows]
+        column = store.ColumnSpec(name, spec.kind, 1, spec.max_tokens, spec.vocab_size)
+        files[f"{name}.parquet"] = store.encode_column(column, [key for _, key, _ in chosen], rows)
+    text = {"inputs": chain.inputs, "steps": [step.model_dump(mode="json") for step in chain.to], "samples": samples}
+    files["samples.json"] = (json.dumps(text, indent=1, ensure_ascii=False) + "\n").encode()
+    return files
+
+
+def _cell(storage_of: Storage, value: np.ndarray) -> bytes:
+    data = encode_cell(storage_of, value)
+    assert isinstance(data, bytes)
+    return data

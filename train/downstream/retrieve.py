@@ -1,0 +1,152 @@
+"""The retrieval stage: which images of a dataset fit a caption, an edge map, another image, ... (4M-21, section 4.1).
+
+The gallery is a column of global tokens, decoded by its tokenizer; the trained model predicts the query's vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...infra import storage
+from ...modalities import Kind, ModalitySpec
+from ...model.downstream.retrieval import nearest, predict_vectors
+from ...model.fourm import FourM
+from ...tokenize import codecs, store
+from ..data.groups import Shard
+from .generation import GenerateJob, conditions
+
+BATCH = 256  # vectors that are decoded or predicted at a time
+
+Place = tuple[str, str, int]  # shard, key, row
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The images that are searched: where each is, and its global vector, float16 (N, D)."""
+
+    places: list[Place]
+    vectors: np.ndarray
+
+
+@dataclass(frozen=True)
+class Found:
+    """A query, by its text or by the sample it comes from, and the best places with their cosines, best first."""
+
+    query: str | Place
+    places: list[tuple[Place, float]]
+
+    @property
+    def rank(self) -> int | None:
+        """The place of the query's own sample among those found, from 1; None if it is not there."""
+        return next((i for i, (place, _) in enumerate(self.places, 1) if place == self.query), None)
+
+
+def global_modality(specs: Sequence[ModalitySpec], asked: str = "") -> ModalitySpec:
+    """The modality whose vectors are compared: `asked`, or the first global one. ValueError if there is none."""
+    found = [spec for spec in specs if spec.kind is Kind.GRID and spec.learned_positions]
+    for spec in found:
+        if asked in ("", spec.name):
+            return spec
+    raise ValueError(
+        f"retrieve: {asked or 'no modality'} is no global modality of the recipe, it has "
+        f"{', '.join(spec.name for spec in found) or 'none; add tok_dinov2_global, and train with it'}"
+    )
+
+
+def gallery(job: GenerateJob, target: ModalitySpec, split: str, device: str = "cpu") -> Gallery:
+    """Every sample of a split that has the tokens of `target`, decoded."""
+    codec = _codec(job, target, device)
+    places: list[Place] = []
+    vectors: list[np.ndarray] = []
+    for shard in _shards(job, split):
+        column = store.read(storage.join(job.recipe.root, "tokens", target.name, f"{shard.name}.parquet"))
+        rows = np.flatnonzero(column.valid)
+        places += [(shard.name, column.keys[row].as_py(), row) for row in rows.tolist()]
+        ids = column.values[rows, 0]
+        vectors += [codec.decode_many(ids[i : i + BATCH]).astype(np.float16) for i in range(0, len(ids), BATCH)]
+    if not places:
+        raise ValueError(f"retrieve: no sample of {split} has {target.name}; see `fourmill status`")
+    return Gallery(places, np.concatenate(vectors))
+
+
+def run(
+    job: GenerateJob,
+    load_model: Callable[[str, str], FourM],
+    query: str,
+    *,
+    texts: Sequence[str] = (),
+    target: str = "",
+    split: str = "val",
+    top: int = 5,
+) -> list[Found]:
+    """Search the images of a split.
+
+    Args:
+        job: of `jobs.generate_job`; its recipe's `generate.samples` says how many samples are queries.
+        query: the modality that is given: of the first samples of the split that have it, or `texts` in its place.
+        texts: sentences of the modality `query`, instead of samples.
+        target: the global modality that is predicted; the recipe's first if empty.
+        split: "val" or "train"; training samples if there are no validation shards.
+        top: places that are found for each query.
+
+    Raises:
+        ValueError: the recipe has no such modality, or no sample has it.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    specs = {spec.name: spec for spec in job.specs}
+    wanted = global_modality(job.specs, target)
+    if query not in specs or query == wanted.name:
+        others = ", ".join(name for name in specs if name != wanted.name)
+        raise ValueError(f"retrieve: the query is {query!r}, expected one of the recipe's modalities {others}")
+    if texts:
+        asked: list[Any] = list(texts)
+        given: dict[str, Any] = {query: [_ids(job, specs[query], text) for text in texts]}
+    else:
+        asked, given = conditions(job, [query], split)
+    model, codec = load_model(job.run, device), _codec(job, wanted, device)
+    vectors = [
+        predict_vectors(
+            model,
+            {query: given[query][i : i + BATCH]},
+            wanted.name,
+            codec.decode_many,
+            seed=job.recipe.generate.seed,
+            sample_ids=range(i, min(i + BATCH, len(asked))),
+            special=job.special,
+        )
+        for i in range(0, len(asked), BATCH)
+    ]
+    searched = gallery(job, wanted, split, device)
+    index, cosine = nearest(np.concatenate(vectors), searched.vectors, top)
+    return [
+        Found(name, [(searched.places[i], c) for i, c in zip(row, cosines, strict=True)])
+        for name, row, cosines in zip(asked, index.tolist(), cosine.tolist(), strict=True)
+    ]
+
+
+def recall(found: Sequence[Found], top: Sequence[int] = (1, 5)) -> dict[int, float]:
+    """Share of queries from samples whose own image is among the `top` first, by `top`."""
+    ranks = [one.rank for one in found]
+    return {n: sum(rank is not None and rank <= n for rank in ranks) / max(len(ranks), 1) for n in top}
+
+
+def _shards(job: GenerateJob, split: str) -> tuple[Shard, ...]:
+    return job.splits.get(split) or job.splits["train"]
+
+
+def _codec(job: GenerateJob, spec: ModalitySpec, device: str) -> codecs.Grid:
+    codec = codecs.load(spec, job.options, job.recipe.root, device)
+    assert isinstance(codec, codecs.Grid)
+    return codec
+
+
+def _ids(job: GenerateJob, spec: ModalitySpec, text: str) -> list[int]:
+    """A sentence as the model reads it, with its end."""
+    if spec.kind is not Kind.SEQUENCE:
+        raise ValueError(f"retrieve: {spec.name} is a {spec.kind.value} and takes no text; leave the text out")
+    return [int(token) for token in codecs.load_text(job.recipe.root).encode(text, spec.max_tokens)]

@@ -1,0 +1,210 @@
+"""Fine-tuning a 4M encoder to classify images (4M-21, table 2 and appendix): one process, one device.
+
+Decisions:
+- Order and crops of the training images follow from (seed, epoch, image): the same call gives the same weights.
+- Settings are those of the paper's ImageNet-1K fine-tuning where it gives them, without its RandAugment and Mixup.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ...infra.progress import Progress
+from ...model.config import FourMConfig
+from ...model.downstream.heads import Classifier
+from ...model.downstream.transfer import Encoder, add_lora, parameter_groups
+from ...model.fourm import FourM
+from ...tokenize import crops
+from ..schedule import cosine_lr
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+THREADS = 8  # that decode images
+
+
+class Images(Protocol):
+    """Images with a class each, see pipelines/labelled.py."""
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an encoder is fine-tuned.
+
+    Attributes:
+        lr: of the head; the layers below it learn at lr * layer_decay^distance.
+        crop_scale: smallest and largest share of the area of an image's largest square that a training crop has.
+        lora_rank: 0 trains all weights; above, only corrections of this rank, and the head.
+    """
+
+    epochs: int = 20
+    batch_size: int = 1024
+    lr: float = 1e-4
+    warmup_epochs: float = 1.0
+    weight_decay: float = 0.05
+    layer_decay: float = 0.75
+    drop_path: float = 0.1
+    smoothing: float = 0.1
+    pool: Literal["mean", "class"] = "mean"
+    lora_rank: int = 0
+    image_size: int = 224
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    clip_norm: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch_size, self.image_size) < 1 or self.lr <= 0 or self.lora_rank < 0:
+            raise ValueError(
+                f"transfer: epochs {self.epochs}, batch_size {self.batch_size}, image_size {self.image_size}, lr "
+                f"{self.lr}, lora_rank {self.lora_rank}; expected them above 0, lora_rank at least 0"
+            )
+
+
+def build(model: FourM, classes: int, settings: Settings) -> Classifier:
+    """The untrained classifier on a model's RGB encoder."""
+    torch.manual_seed(settings.seed)
+    encoder = Encoder(model, ("rgb",), settings.drop_path, settings.pool == "class")
+    if settings.lora_rank:
+        add_lora(encoder, settings.lora_rank)
+    return Classifier(encoder, classes)
+
+
+def finetune(
+    model: FourM, train: Images, val: Images, settings: Settings, device: str = "cpu"
+) -> tuple[Classifier, list[dict[str, float]]]:
+    """Train a classifier.
+
+    Returns:
+        It, in evaluation mode, and for each epoch the mean training loss, and top-1 and top-5 accuracy on `val`.
+
+    Raises:
+        FloatingPointError: the loss is not finite; names epoch and step.
+    """
+    classifier = build(model, len(train.classes), settings).to(device)
+    groups = parameter_groups(
+        classifier.encoder, classifier.head, settings.lr, settings.layer_decay, settings.weight_decay
+    )
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    rounds = max(len(train) // settings.batch_size, 1)
+    schedule = {"warmup": round(settings.warmup_epochs * rounds), "steps": settings.epochs * rounds}
+    history = []
+    with Progress("transfer", settings.epochs * rounds, "steps") as progress:
+        for epoch in range(settings.epochs):
+            classifier.train()
+            losses: list[torch.Tensor] = []
+            for images, labels in _training_batches(train, settings, epoch, device):
+                step = epoch * rounds + len(losses)
+                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                    group["lr"] = cosine_lr(step, peak=peak, minimum=0.0, **schedule)
+                loss = F.cross_entropy(_logits(classifier, images), labels, label_smoothing=settings.smoothing)
+                optimizer.zero_grad()
+                torch.autograd.backward(loss)
+                if settings.clip_norm is not None:
+                    torch.nn.utils.clip_grad_norm_(trained, settings.clip_norm)
+                optimizer.step()
+                losses.append(loss.detach())
+                progress.update(1)
+            mean = float(torch.stack(losses).mean())
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"transfer: the loss of epoch {epoch} is {mean}; lower lr, or set clip_norm")
+            history.append({"loss": mean} | accuracy(classifier, val, settings, device))
+    return classifier.eval(), history
+
+
+def accuracy(classifier: Classifier, images: Images, settings: Settings, device: str = "cpu") -> dict[str, float]:
+    """Top-1 and top-5 accuracy on centre crops."""
+    classifier.eval()
+    hits, order = torch.zeros(2), np.arange(len(images))
+    for batch, labels in _batches(images, order, settings, device, epoch=None):
+        with torch.no_grad():
+            ranked = _logits(classifier, batch).topk(min(5, len(images.classes)), dim=1).indices
+        right = (ranked == labels[:, None]).cpu()
+        hits += torch.stack([right[:, 0].sum(), right.any(dim=1).sum()])
+    top1, top5 = (hits / max(len(images), 1)).tolist()
+    return {"top1": top1, "top5": top5}
+
+
+def save(classifier: Classifier, config: FourMConfig, classes: Sequence[str], settings: Settings, folder: str) -> None:
+    """Write a classifier; the configuration comes last, so that a folder that has one is whole."""
+    from safetensors.torch import save_file
+
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / CONFIG).unlink(missing_ok=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in classifier.state_dict().items()}, path / WEIGHTS)
+    told = {"model": config.to_dict(), "classes": list(classes), "settings": asdict(settings)}
+    (path / CONFIG).write_text(json.dumps(told, indent=1) + "\n")
+
+
+def load(folder: str) -> tuple[Classifier, tuple[str, ...], Settings]:
+    """A classifier that `save` wrote, in evaluation mode, its classes and settings. ValueError if it is none."""
+    from safetensors.torch import load_file
+
+    path = Path(folder)
+    if not (path / CONFIG).is_file():
+        raise ValueError(f"{folder}: no {CONFIG}; expected a classifier that was written whole")
+    told: dict[str, Any] = json.loads((path / CONFIG).read_text())
+    scale = tuple(told["settings"]["crop_scale"])
+    settings = Settings(**(told["settings"] | {"crop_scale": scale}))
+    classifier = build(FourM(FourMConfig.from_dict(told["model"])), len(told["classes"]), settings)
+    try:
+        classifier.load_state_dict(load_file(path / WEIGHTS))
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: the tensors do not fit {CONFIG}: {error}") from error
+    return classifier.eval(), tuple(told["classes"]), settings
+
+
+def _logits(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
+        logits: torch.Tensor = classifier({"rgb": images})
+    return logits.float()
+
+
+def _training_batches(
+    images: Images, settings: Settings, epoch: int, device: str
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    order = np.random.default_rng((settings.seed, epoch)).permutation(len(images))
+    whole = max(len(order) // settings.batch_size * settings.batch_size, min(len(order), settings.batch_size))
+    return _batches(images, order[:whole], settings, device, epoch)
+
+
+def _batches(
+    images: Images, order: np.ndarray, settings: Settings, device: str, epoch: int | None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Pixels uint8 (B, 3, size, size) and labels int64 (B,); the next batch is decoded while one is used."""
+
+    def pixels(index: int) -> np.ndarray:
+        image = images.image(index)
+        size = image.shape[1], image.shape[0]
+        key = f"{index}" if epoch is None else f"{epoch}/{index}"
+        windows = crops.crops(settings.seed, key, *size, 1 if epoch is None else 2, settings.crop_scale)
+        return crops.apply(windows[-1], image, settings.image_size)
+
+    parts = [order[i : i + settings.batch_size].tolist() for i in range(0, len(order), settings.batch_size)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        waiting = [pool.submit(pixels, i) for i in parts[0]] if parts else []
+        for part, following in zip(parts, [*parts[1:], []], strict=True):
+            arrays = [future.result() for future in waiting]
+            waiting = [pool.submit(pixels, i) for i in following]
+            batch = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+            yield batch.to(device), torch.from_numpy(images.labels[part]).to(device)

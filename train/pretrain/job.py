@@ -1,0 +1,91 @@
+"""A training run as plain values: what its recipe and the token store say, resolved for loader and model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...infra import storage
+from ...modalities import Kind, ModalitySpec
+from ...model.config import FourMConfig
+from ...recipe import Recipe
+from ..data.blend import Dataset
+from ..data.groups import Shard
+from ..masking.masking import MaskingConfig, Mixture
+from ..masking.spans import Keep
+from ..settings import alpha_of
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """A training run. `fingerprint` is of everything its weights depend on; it names the run's folder.
+
+    shards, val_shards: (name, rows) of the columns in ROOT/tokens.
+    first_sentinel, num_sentinels: of the text tokenizer ([S_1] is the first that spans use).
+    datasets: what is trained on if the recipe names several; `shards` alone if empty.
+    """
+
+    recipe: Recipe
+    fingerprint: str
+    specs: tuple[ModalitySpec, ...]
+    shards: tuple[Shard, ...]
+    val_shards: tuple[Shard, ...]
+    first_sentinel: int
+    num_sentinels: int
+    datasets: tuple[Dataset, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        return run_folder(self.recipe, self.fingerprint)
+
+    @property
+    def rows(self) -> int:
+        """Training samples of all datasets."""
+        return sum(shard.rows for one in self.datasets for shard in one.shards) or sum(s.rows for s in self.shards)
+
+
+def run_folder(recipe: Recipe, fingerprint: str) -> str:
+    """ROOT/runs/NAME/FINGERPRINT: runs with other settings stand beside each other."""
+    return storage.join(recipe.root, "runs", recipe.train.name, fingerprint)
+
+
+def masking_config(job: TrainJob, datasets: Sequence[Dataset] = ()) -> MaskingConfig:
+    """The recipe's masking with one alpha for each modality; after its own mixtures those of `datasets` that have some
+    (`Dataset.mixtures` counts through)."""
+    train = job.recipe.train
+    given = [*train.mixtures, *(m for one in train.datasets for m in one.mixtures or () if datasets)]
+
+    def span(tokens: int | tuple[int, int]) -> tuple[int, int]:
+        return (tokens, tokens) if isinstance(tokens, int) else tokens
+
+    def alphas(alpha: float | dict[str, float], specs: list[ModalitySpec]) -> dict[str, float]:
+        return {s.name: alpha_of(alpha, s.name) for s in specs}
+
+    everything, targets = list(job.specs), [spec for spec in job.specs if spec.is_target]
+    texts = [spec.name for spec in job.specs if spec.kind in (Kind.SEQUENCE, Kind.EMBEDDING)]
+    mixtures = []
+    for m in given:
+        keep = {n: m.keep.get(n, "random") if isinstance(m.keep, dict) else m.keep for n in texts}
+        keeps = {name: Keep(rule) for name, rule in keep.items()}
+        mixtures.append(Mixture(alphas(m.input_alpha, everything), alphas(m.target_alpha, targets), m.weight, keeps))
+    return MaskingConfig(
+        span(train.input_tokens),
+        span(train.target_tokens),
+        tuple(mixtures),
+        redistribute=train.redistribute,
+        first_sentinel=job.first_sentinel,
+        num_sentinels=job.num_sentinels,
+    )
+
+
+def model_config(job: TrainJob) -> FourMConfig:
+    sizes = job.recipe.train.model
+    return FourMConfig(
+        job.specs,
+        dim=sizes.dim,
+        encoder_depth=sizes.encoder_depth,
+        decoder_depth=sizes.decoder_depth,
+        num_heads=sizes.heads,
+        mlp_ratio=sizes.mlp_ratio,
+        qk_norm=sizes.qk_norm,
+    )

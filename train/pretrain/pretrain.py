@@ -1,0 +1,45 @@
+"""Training 4M: the work of Ray Train workers, from columns to checkpoints and the finished model (trainer.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ...modalities import import_modules
+from ...model.fourm import FourM
+from .. import trackers, workers
+from ..memory import keep_freed_memory
+from .job import TrainJob, masking_config, model_config, run_folder
+from .trainer import Trainer
+from .weights import load_model
+
+__all__ = ["TrainJob", "Trainer", "load_model", "masking_config", "model_config", "run", "run_folder", "work"]
+
+
+def run(job: TrainJob) -> None:
+    """Train under Ray Train.
+
+    ValueError if a tracker is not installed; RuntimeError with the cause if the workers fail for good.
+    """
+    train = job.recipe.train
+    trackers.check(train.trackers)
+    resources = workers.Resources(train.workers, train.cpus, train.gpus)
+    workers.run(work, {"job": job}, resources, "train", job.recipe.engine.address)
+
+
+def work(config: dict[str, Any]) -> None:
+    """One worker's part."""
+    from ray import train
+
+    context = train.get_context()
+    torch.set_num_threads(config["threads"])
+    job: TrainJob = config["job"]
+    import_modules(job.recipe.modules)  # modalities of the user's own
+    device = train.torch.get_device()
+    if device.type == "cpu":
+        keep_freed_memory()
+    torch.manual_seed(job.recipe.seed)
+    model = FourM(model_config(job)).to(device)
+    trainer = Trainer(job, model, context.get_world_rank(), context.get_world_size())
+    trainer.run(config["reporter"])

@@ -1,0 +1,337 @@
+"""One rank of a training run: from batches to checkpoints, log lines and the finished model.
+
+Decisions:
+- Which sample stands in which batch, its crop and its masks are functions of (seed, position), and the loss is that of
+  the whole batch, however many workers and micro-batches share it: a run that was killed goes on, on any number of
+  workers, with the batches that an uninterrupted run would have seen and the weights and moments it had.
+- Nothing in a step waits for the device; losses are looked at every `log_every` steps and before each checkpoint, and
+  that is when a loss or gradient that is not finite is found and named (step, modality, samples). No checkpoint has it:
+  a step whose gradient is not finite changes nothing. The run stops, or goes on without it (`train.nonfinite`).
+- Validation uses the same masks every time, and counts each modality's loss over its targets.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ... import recipe as recipes
+from ...infra import ledger, storage
+from ...model.batch import PackedBatch
+from ...model.fourm import FourM
+from ...model.prepare import check_batch, group_targets
+from .. import checkpoint, sharded, workers
+from ..data.groups import Shard
+from ..data.loader import LoaderOptions, TokenLoader
+from ..data.order import deal
+from ..flops import peak_flops, step_flops
+from ..metrics import Metrics
+from ..parallel import Parallel, to_device, whole
+from ..schedule import cosine_lr
+from ..trackers import trackers
+from . import initial
+from .job import TrainJob, masking_config
+from .weights import MODEL, Weights, save_model
+from .window import Entry, Window, by_modality, target_weights
+
+VALIDATION_SEED = 1_000_003  # masks of validation never depend on the run's seed
+MAX_SKIPPED = 10  # steps in a row, with `train.nonfinite: skip`: whatever is wrong will not go away
+
+
+class Trainer:
+    """One rank of a run: its model, optimiser, loader and log.
+
+    Args:
+        model: with fresh weights, the same on every rank, on its device. It becomes the trained one.
+    """
+
+    def __init__(self, job: TrainJob, model: FourM, rank: int = 0, world: int = 1) -> None:
+        self.job, self.model, self.rank, self.world = job, model, rank, world
+        self.settings = settings = job.recipe.train
+        if settings.batch_size % (world * settings.accumulate):
+            parts = f"{world} workers" + (f" x {settings.accumulate} parts" if settings.accumulate > 1 else "")
+            raise ValueError(f"train.batch_size: {settings.batch_size} does not divide among {parts}")
+        self.outputs = model.config.outputs
+        self.peak_lr = settings.base_lr * settings.batch_size / 256
+        self.step = 0
+        self.seconds = 0.0
+        self.skipped: list[int] = []  # steps of the run that changed nothing
+        self.checkpoints = storage.join(job.folder, "checkpoints")
+        self.saver = sharded.Saver(self.checkpoints, settings.keep_checkpoints)
+        found = self.saver.newest()
+        begins = found is None and settings.init is not None
+        self.notes = [*self.saver.notes]
+        if begins and settings.init is not None:
+            self.notes += initial.fill(model, settings.init)
+        self.parallel = Parallel(
+            model,
+            settings.parallel,
+            settings.precision,
+            compiled=settings.compile,
+            checkpointing=settings.activation_checkpointing,
+        )
+        self.weights = Weights(model, weight_decay=settings.weight_decay, betas=settings.betas, ema=settings.ema)
+        if found is not None:
+            self._resume(found)
+        self.loader = self._loader(job.shards, job.recipe.seed, settings.repeat, training=True)
+
+    def _loader(self, shards: tuple[Shard, ...], seed: int, repeat: int, training: bool) -> TokenLoader:
+        tokens = storage.join(self.job.recipe.root, "tokens")
+        datasets = self.job.datasets if training else ()
+        masking, shape = masking_config(self.job, datasets), self.settings.loader
+        options = LoaderOptions(shape.lanes, shape.buffer_rows, repeat)
+        return TokenLoader(tokens, shards, self.job.specs, masking, seed, options, datasets)
+
+    def _resume(self, found: checkpoint.Checkpoint) -> None:
+        state = found.marker()["state"]
+        mine, theirs = self.model.config.to_dict(), state["model"]
+        if other := [name for name in mine if mine[name] != theirs.get(name)]:
+            # Tables of several modalities may have the same sizes: the weights could be loaded, into the wrong ones.
+            raise ValueError(
+                f"{found.url}: this checkpoint is of a model with other {', '.join(other)} than the recipe's "
+                "(the order of the modalities counts); move the folder away, or set another train.name"
+            )
+        sharded.load(found, self.weights.tensors(), self.saver.group)
+        self.step, self.seconds, self.skipped = found.step, state["seconds"], state.get("skipped", [])
+        self.weights.resumed(self.step - len(self.skipped))
+
+    def run(self, reporter: workers.Reporter) -> None:
+        """Train to the last step, with validation, checkpoints and log lines on the way; rank 0 commits the run."""
+        logged = Metrics(self.job.folder, self.step, trackers(self.job)) if self.rank == 0 else None
+        try:
+            self._run(reporter, logged)
+        except BaseException:
+            if logged is not None:
+                logged.abandon()  # lines that are not put yet say what led here
+            raise
+
+    def _run(self, reporter: workers.Reporter, logged: Metrics | None) -> None:
+        settings, started = self.settings, time.monotonic() - self.seconds
+        batches = self.loader.batches(self.step, settings.batch_size, self.rank, self.world)
+        window = Window(self.outputs)
+        self._report(reporter, "; ".join(self.notes))
+        while self.step < settings.steps:
+            before = time.monotonic()
+            _, batch = next(batches)
+            window.waited += time.monotonic() - before
+            lr = self.train_step(batch, window)
+            done = self.step == settings.steps
+            saves = self.step % settings.checkpoint_every == 0 or done
+            # Looked at before it is saved; and a run that goes on from here has the same windows, so the same lines.
+            if self.step % settings.log_every == 0 or saves:
+                self._look(window, lr, logged, reporter)
+                window = Window(self.outputs)
+            paused = time.monotonic()
+            if self.job.val_shards and (self.step % settings.validate_every == 0 or done):
+                values = self.validate()
+                if logged is not None:
+                    logged.log(self.step, "val", values)
+                    logged.flush(wait=False)
+            self.seconds = time.monotonic() - started
+            if saves:
+                if logged is not None:
+                    logged.flush()  # the lines first: whoever goes on from the checkpoint needs them
+                self.save()
+            window.started += time.monotonic() - paused
+        batches.close()  # type: ignore[attr-defined]
+        self.saver.wait()
+        self._save_models()
+        if logged is not None:
+            logged.close()
+            self._commit(logged.last("train") | logged.last("val", "val_"))
+        if self.world > 1:
+            dist.barrier()
+
+    def train_step(self, batch: PackedBatch, window: Window) -> float:
+        """One optimiser step on this rank's part of the batch, as NumPy arrays. Returns its learning rate."""
+        settings = self.settings
+        check_batch(self.model.config, batch)
+        parts = split(batch, settings.accumulate)
+        groups = [group_targets(part, len(self.job.specs)) for part in parts]
+        places = [self.model.config.index(name) for name in self.outputs]
+        counts = torch.tensor([[group.counts[i] for i in places] for group in groups], dtype=torch.float32)
+        counts = counts.to(self.model.device, non_blocking=True)
+        weights = target_weights(counts, self._reduce(counts.sum(0)), settings.loss)
+        self.parallel.train()
+        self.weights.optimizer.zero_grad(set_to_none=True)
+        loss, sums = torch.zeros((), device=counts.device), torch.zeros(len(places), device=counts.device)
+        for i, (part, group) in enumerate(zip(parts, groups, strict=True)):
+            with self.parallel.micro_batch(last=i == len(parts) - 1):
+                losses = self.parallel.losses(to_device(part, self.model.device), group)
+                part_loss = (losses * weights[i]).sum()
+                # Gradients are averaged over the workers, and are to be added up.
+                (part_loss * self.world).backward()  # type: ignore[no-untyped-call]
+            loss += part_loss.detach()
+            sums += losses.detach() * counts[i]
+        norm = whole(nn.utils.clip_grad_norm_(self.weights.parameters, settings.clip_norm or math.inf).detach())
+        lr = cosine_lr(
+            self.step, peak=self.peak_lr, minimum=settings.min_lr, warmup=settings.warmup_steps, steps=settings.steps
+        )
+        self.weights.step(lr, norm)
+        self.step += 1
+        targets = [sum(group.counts[i] for group in groups) for i in places]
+        window.entries.append(Entry(self.step, loss, sums, targets, norm, batch.keys))
+        return lr
+
+    def _look(self, window: Window, lr: float, logged: Metrics | None, reporter: workers.Reporter) -> None:
+        """Look at a window, and log it. FloatingPointError says what to do about values that are not finite."""
+        try:
+            skipped = self._skip(window) if self.settings.nonfinite == "skip" else []
+            values = self._close(window) | {"lr": lr} if window.entries else {}
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}; {self._advice()}") from None
+        if logged is None:
+            return
+        for line in skipped:
+            logged.skipped(line)
+        if values:
+            logged.log(self.step, "train", values)
+            notes = [f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s"]
+            self._report(reporter, ", ".join(notes + [f"{len(self.skipped)} steps skipped"] * bool(self.skipped)))
+
+    def _skip(self, window: Window) -> list[dict[str, Any]]:
+        """Lines of the log for the steps of a window that are skipped. FloatingPointError if they are too many."""
+        lines = window.take_skipped(self._gather)
+        self.skipped += [line["step"] for line in lines]
+        last = self.skipped[-MAX_SKIPPED:]
+        if lines and len(last) == MAX_SKIPPED and last[-1] - last[0] == MAX_SKIPPED - 1:
+            raise FloatingPointError(
+                f"the norm of the gradient is not finite at step {last[-1]}, as at the {MAX_SKIPPED - 1} before it "
+                f"(modalities: {', '.join(lines[-1]['modalities'])}; samples: {', '.join(lines[-1]['samples'])}, ...)"
+            )
+        return lines
+
+    def _advice(self) -> str:
+        """What to do about a loss or gradient that is not finite."""
+        skip = "set train.nonfinite=skip to go on without such steps; or " if self.settings.nonfinite == "stop" else ""
+        another = "lower train.base_lr, or set train.clip_norm, which makes another run"
+        if checkpoint.complete(self.checkpoints):
+            another += f" (train.init={self.checkpoints} begins it with the newest weights)"
+        return skip + another
+
+    def _close(self, window: Window) -> dict[str, float]:
+        """What a line of the log says of a window. FloatingPointError: see `Window.close`."""
+        values, predicted = window.close(self._reduce)
+        seconds, settings = time.monotonic() - window.started, self.settings
+        # Tokens are counted by budget, padding included, as in the papers.
+        samples = len(window.entries) * settings.batch_size
+        values["tokens_per_second"] = samples * settings.tokens_per_sample / seconds
+        values["data_wait_share"] = window.waited / seconds
+        cuda = self.model.device.type == "cuda"
+        peak = settings.peak_flops or (peak_flops(torch.cuda.get_device_name(self.model.device)) if cuda else None)
+        if peak:
+            flops = step_flops(self.model.config, samples, *settings.budgets, predicted)
+            values["mfu"] = flops / seconds / (peak * self.world)
+        return values
+
+    def _reduce(self, tensor: Tensor) -> Tensor:
+        """The sum over all ranks, on the tensor's device."""
+        if self.world == 1:
+            return tensor
+        summed = tensor.to(self.model.device, copy=True)
+        dist.all_reduce(summed)
+        return summed.to(tensor.device)
+
+    def _gather(self, value: Any) -> list[Any]:
+        """A value of every rank, in their order."""
+        values = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Mean cross-entropy of each modality, nats a target, on the first validation samples with fixed masks.
+
+        The samples and their masks are the same for any number of workers and any batch size.
+        """
+        self.parallel.train(False)
+        loader = self._loader(self.job.val_shards, VALIDATION_SEED, 1, training=False)
+        sums, totals = torch.zeros(2, len(self.outputs), dtype=torch.float64)
+        with self._weights(self.averages):
+            for batch in self._validation_batches(loader):
+                groups = group_targets(batch, len(self.job.specs))
+                counts = torch.tensor([groups.counts[self.model.config.index(name)] for name in self.outputs])
+                sums += self.parallel.losses(batch, groups).double().cpu() * counts
+                totals += counts
+        values = by_modality(self.outputs, self._reduce(sums), self._reduce(totals))
+        return {"loss": sum(values.values()) / len(self.outputs)} | values
+
+    def _validation_batches(self, loader: TokenLoader) -> Iterator[PackedBatch]:
+        """This rank's part of the validation samples, in as many micro-batches on each rank; those beyond the last
+        sample have no targets."""
+        samples = min(self.settings.validation_samples, loader.epoch_size)
+        size = self.settings.batch_size // self.settings.accumulate
+        batches = loader.batches(0, size, self.rank, self.world)
+        for step in range(-(-samples // size)):
+            _, batch = next(batches)
+            positions = deal(step * size, size, self.rank, self.world)
+            batch.target_valid = np.asarray(batch.target_valid) & (positions < samples)[:, None]
+            yield batch
+        batches.close()  # type: ignore[attr-defined]
+
+    @property
+    def averages(self) -> bool:
+        """Whether the average of the weights is what is validated and handed on."""
+        return bool(self.settings.ema) and self.settings.use_ema
+
+    @contextmanager
+    def _weights(self, averaged: bool) -> Iterator[None]:
+        """The model with its average, or as it is trained."""
+        with self.weights.averaged() if averaged else nullcontext():
+            yield
+        self.parallel.forget()
+
+    def save(self) -> None:
+        """Begin a checkpoint; training goes on while it is written."""
+        state = {"model": self.model.config.to_dict(), "averaged": self.averages}
+        state |= {"seconds": self.seconds, "skipped": self.skipped}
+        self.saver.save(self.step, self.weights.tensors(), state)
+
+    def _save_models(self) -> None:
+        """RUN/model, which is handed on; with an average the other weights beside it, RUN/last or RUN/ema."""
+        models = {MODEL: self.averages}
+        if self.settings.ema:
+            models |= {"last": False} if self.averages else {"ema": True}
+        for name, averaged in models.items():
+            with self._weights(averaged):
+                save_model(self.model, storage.join(self.job.folder, name), write=self.rank == 0)
+
+    def _report(self, reporter: workers.Reporter, notes: str) -> None:
+        if self.rank == 0:
+            reporter.post(stage="train", done=self.step, total=self.settings.steps, unit="steps", notes=notes)
+
+    def _commit(self, last: dict[str, float]) -> None:
+        """The run's record: from now on the run is complete."""
+        root, name = self.job.recipe.root, self.settings.name
+        parameters = sum(p.numel() for p in self.weights.parameters)
+        storage.put(storage.join(self.job.folder, "recipe.yaml"), recipes.dump(self.job.recipe).encode())
+        record = ledger.Record(
+            output=f"runs/{name}",
+            shard=self.job.fingerprint,
+            fingerprint=self.job.fingerprint,
+            source=ledger.Source(0, "", ""),
+            rows=self.job.rows,
+            nulls=0,
+            rejects=[],
+            bytes=0,
+            sha256="",
+            seconds=round(self.seconds, 3),
+            identity={"metrics": last, "parameters": parameters, "steps": self.step}
+            | ({"notes": self.notes} if self.notes else {}),
+        )
+        storage.put(ledger.record_url(root, record.output, record.shard), ledger.dumps(record))
+
+
+def split(batch: PackedBatch, parts: int) -> list[PackedBatch]:
+    """Consecutive samples as batches of their own, none copied; their number divides by `parts`."""
+    size = batch.num_samples // parts
+    return [batch.rows(i, i + size) for i in range(0, batch.num_samples, size)]

@@ -1,0 +1,131 @@
+"""What a training run learns: parameters, the optimiser's moments, the average of the weights; and the model it ends
+with, whole, in one safetensors file (model/checkpoint.py)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...infra import storage
+from ...model import checkpoint as model_files
+from ...model.config import FourMConfig
+from ...model.fourm import FourM
+from .. import checkpoint
+from ..parallel import whole
+
+MODEL_FILES = (model_files.WEIGHTS, model_files.CONFIG)
+MODEL = "model"  # folder of a finished run's model
+
+
+class Weights:
+    """Parameters, moments and average of a model, each by the parameter's name.
+
+    Args:
+        model: as it is trained; its parameters may be shards already.
+        ema: decay of the average for each step; 0 keeps none.
+    """
+
+    def __init__(
+        self, model: FourM, *, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.95), ema: float = 0.0
+    ) -> None:
+        self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameters = list(self.named.values())
+        self.optimizer = torch.optim.AdamW(model.parameter_groups(weight_decay), betas=betas, fused=True)
+        for p in self.parameters:
+            step = torch.zeros((), device=p.device)
+            self.optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        self.ema = ema
+        self.average = [p.detach().clone() for p in self.parameters] if ema else []
+
+    def step(self, lr: float, norm: Tensor) -> None:
+        """One step of the optimiser, and of the average; neither changes anything if `norm` is not finite.
+
+        Args:
+            norm: of the whole gradient, the same scalar on all workers. It is not looked at by the host: AdamW's kernel
+                reads `found_inf`, as from a GradScaler, and leaves its own count of steps as it was.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        found_inf = (~torch.isfinite(norm)).float()
+        self.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+        self.optimizer.step()
+        if self.ema:
+            weight = (1 - self.ema) * (1 - found_inf)
+            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], [weight] * len(self.average))
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model has the average as its parameters, if there is one."""
+        kept = [p.detach().clone() for p in self.parameters] if self.average else []
+        self._assign(self.average)
+        try:
+            yield
+        finally:
+            self._assign(kept)
+
+    @torch.no_grad()
+    def _assign(self, values: list[Tensor]) -> None:
+        for p, value in zip(self.parameters if values else (), values, strict=True):
+            p.copy_(value)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a checkpoint holds; reading one into these goes on from there (`resumed`)."""
+        found = {f"model.{name}": p.detach() for name, p in self.named.items()}
+        for moment in ("exp_avg", "exp_avg_sq"):
+            found |= {f"{moment}.{name}": self.optimizer.state[p][moment] for name, p in self.named.items()}
+        return found | {f"ema.{name}": value for name, value in zip(self.named, self.average, strict=False)}
+
+    def resumed(self, step: int) -> None:
+        """Called when `tensors` hold what they were after a number of optimiser steps."""
+        for p in self.parameters:
+            self.optimizer.state[p]["step"].fill_(float(step))
+
+
+def save_model(model: FourM, url: str, *, write: bool) -> None:
+    """Put the model below `url`, whole. All workers must call it; the one with `write` has all of it in host memory."""
+    state = {}
+    for name, tensor in model.state_dict().items():
+        gathered = whole(tensor.detach())
+        if write:
+            state[name] = gathered.cpu()
+    if not write:
+        return
+    with torch.device("meta"):
+        copy = FourM(model.config)
+    copy.load_state_dict(state, assign=True)
+    with tempfile.TemporaryDirectory(prefix="fourmill-") as scratch:
+        model_files.save(copy, scratch)
+        for name in MODEL_FILES:  # the configuration last: a folder that has one is whole
+            storage.put(storage.join(url, name), Path(scratch, name).read_bytes())
+
+
+def load_model(folder: str, device: str = "cpu") -> FourM:
+    """The model of a run, in evaluation mode: the finished one, else that of the newest complete checkpoint.
+
+    FileNotFoundError if there is none.
+    """
+    url = storage.join(folder, MODEL)
+    if storage.exists(storage.join(url, model_files.CONFIG)):
+        with storage.local_folder(url, MODEL_FILES) as local:
+            return model_files.load(local, device)
+    found = checkpoint.newest(storage.join(folder, "checkpoints"))
+    if found is None:
+        raise FileNotFoundError(f"there is no complete checkpoint below {folder}; run `fourmill train` first")
+    return of_checkpoint(found).to(device).eval()
+
+
+def of_checkpoint(found: checkpoint.Checkpoint) -> FourM:
+    """The model that a run would hand on if it ended with a checkpoint: its average, if there is one and it is used."""
+    from .. import sharded  # seconds, which a finished model does not need
+
+    state = found.marker()["state"]
+    model = FourM(FourMConfig.from_dict(state["model"]))
+    names = {name for name, p in model.named_parameters() if p.requires_grad}
+    chosen = "ema" if state["averaged"] else "model"
+    sharded.load(found, {f"{chosen}.{name}": p.detach() for name, p in model.named_parameters() if name in names})
+    return model

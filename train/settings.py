@@ -1,0 +1,201 @@
+"""The `train` section of a recipe: the sizes of the transformer, its data and masks, and how it is trained."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from ..infra.fields import SECTION, Alpha, Beta, Count, Positive, Rate, Weight, check_heads, empty_is_default
+
+Keep = Literal["random", "all", "binary"]
+Tokens = Positive | tuple[Positive, Positive]
+
+_WARMUP_SHARE = 0.02  # of the steps: 4M's 10 B of 500 B tokens
+
+# Settings that change how training is watched and spread, and not what it learns. Sums are taken in another order on
+# another number of workers, in other micro-batches, or by compiled blocks; the run is the same.
+OPERATIONS = frozenset(
+    {
+        "name", "workers", "cpus", "gpus", "accumulate", "activation_checkpointing", "compile", "parallel", "log_every",
+        "validate_every", "validation_samples", "checkpoint_every", "keep_checkpoints", "trackers", "peak_flops",
+        "nonfinite",  # a run that was stopped goes on with the other choice
+    }
+)  # fmt: skip
+# What other fields say as well, or what the run's fingerprint holds by content.
+DERIVED = frozenset({"total_tokens", "warmup_tokens", "init", "datasets"})
+
+
+class Section(BaseModel):
+    model_config = SECTION
+    _empty = model_validator(mode="before")(empty_is_default)
+
+
+class Mixture(Section):
+    """One Dirichlet mixture of 4M's masking: concentrations for each modality (a number serves all)."""
+
+    weight: Rate = 1.0
+    input_alpha: Alpha | dict[str, Alpha] = 1.0
+    target_alpha: Alpha | dict[str, Alpha] = 1.0
+    keep: Keep | dict[str, Keep] = "random"
+
+
+def alpha_of(alpha: float | dict[str, float], name: str) -> float:
+    """The concentration of one modality: a number serves all, and a modality that is not named has 0."""
+    return alpha.get(name, 0.0) if isinstance(alpha, dict) else alpha
+
+
+class Model(Section):
+    """Sizes of the 4M transformer; the defaults are 4M-B (12 + 12 layers, 768 wide, SwiGLU without biases)."""
+
+    dim: Positive = 768
+    encoder_depth: Positive = 12
+    decoder_depth: Positive = 12
+    heads: Positive = 12
+    mlp_ratio: Rate = 4.0
+    qk_norm: bool = False
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Model:
+        check_heads(self.dim, self.heads)
+        return self
+
+
+class DatasetShare(Section):
+    """A dataset that is trained on, and how often. `root` is where its own recipe put its columns; none for this
+    recipe's own samples. `mixtures` and `repeat` are the run's unless it has its own (4M-21: captions alone)."""
+
+    root: str | None = None
+    weight: Rate = 1.0
+    mixtures: Annotated[list[Mixture], Field(min_length=1)] | None = None
+    repeat: Positive | None = None
+
+
+class Loader(Section):
+    """How samples are shuffled (docs/train.md). Both numbers are part of the order."""
+
+    lanes: Positive = 8  # workers that read nothing twice
+    buffer_rows: Positive = 16_384  # samples that are shuffled at a time
+
+
+class Train(Section):
+    """Training of 4M (4M-21, table 6). `base_lr` is for a batch of 256 and scaled linearly, as in the paper."""
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "4m"  # of the run's folder
+    model: Model = Model()
+    init: str | None = None  # a trained model to begin with
+    datasets: list[DatasetShare] = []
+    input_tokens: Tokens = 128
+    target_tokens: Tokens = 128
+    mixtures: Annotated[list[Mixture], Field(min_length=1)] = [Mixture()]
+    redistribute: bool = True  # give the unused budget of short modalities to the others
+    loss: Literal["modality", "token"] = "modality"
+    batch_size: Positive = 256
+    loader: Loader = Loader()
+    repeat: Positive = 1  # each sample that is read trains so many times, under other masks (4M: 4)
+    steps: Positive = 100_000
+    warmup_steps: Count = 2_000  # the same share of other numbers of steps, unless given
+    total_tokens: Rate | None = None  # instead of steps and warmup_steps, budgets x batch, padding included (4M)
+    warmup_tokens: Weight | None = None
+    base_lr: Rate = 1e-4
+    min_lr: Weight = 0.0
+    weight_decay: Weight = 0.05
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    clip_norm: Rate | None = None
+    nonfinite: Literal["stop", "skip"] = "stop"  # at a gradient that is not finite, the run or that step
+    ema: Beta = 0.0  # decay of an average of the weights; 0 keeps none
+    use_ema: bool = True  # validate and hand on the average, if there is one
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # bfloat16 autocast on CUDA
+    workers: Positive | tuple[Positive, Positive] = 1  # or [least, most]: as many as the cluster has
+    cpus: Rate | None = None  # for each worker; all of the cluster's unless given
+    gpus: Weight = 0.0
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    accumulate: Positive = 1  # micro-batches of a step
+    activation_checkpointing: bool = False
+    compile: bool = False
+    log_every: Positive = 10
+    validate_every: Positive = 1_000
+    validation_samples: Positive = 1_024
+    checkpoint_every: Positive = 1_000
+    keep_checkpoints: Positive = 2
+    trackers: list[Literal["wandb", "mlflow"]] = []
+    peak_flops: Rate | None = None  # of one device; known GPUs need none
+
+    @property
+    def budgets(self) -> tuple[int, int]:
+        """Most input and target tokens of a sample."""
+        spans = (self.input_tokens, self.target_tokens)
+        inputs, targets = (span if isinstance(span, int) else span[1] for span in spans)
+        return inputs, targets
+
+    @property
+    def tokens_per_sample(self) -> int:
+        """By budget, padding included, as the papers count."""
+        return sum(self.budgets)
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """Least and most workers."""
+        return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Train:
+        spans = {"input_tokens": self.input_tokens, "target_tokens": self.target_tokens, "workers": self.workers}
+        for name, span in spans.items():
+            if isinstance(span, tuple) and span[0] > span[1]:
+                raise ValueError(f"{name}: got {list(span)}, expected [least, most]")
+        least, most = self.worker_range
+        for workers in range(least, most + 1):
+            if self.batch_size % (workers * self.accumulate):
+                parts = f"{workers} workers" + (f" x accumulate {self.accumulate}" if self.accumulate > 1 else "")
+                raise ValueError(
+                    f"batch_size: {self.batch_size} does not divide among {parts}; {self._batch_that_fits(least, most)}"
+                )
+        return self
+
+    def _batch_that_fits(self, least: int, most: int) -> str:
+        """What would do instead: batches for these workers, and workers for this batch."""
+        multiple = math.lcm(*range(least, most + 1)) * self.accumulate
+        nearest = max(1, round(self.batch_size / multiple)) * multiple
+        workers = f"{most} workers" if least == most else f"any number of {least} to {most}"
+        text = f"for {workers} take a multiple of {multiple}, such as {nearest}"
+        fitting = [n for n in range(1, most + 1) if not self.batch_size % (n * self.accumulate)]
+        if not fitting:
+            return text
+        runs = [(n, m) for n in fitting for m in fitting if n <= m and set(range(n, m + 1)) <= set(fitting)]
+        first, last = max(runs, key=lambda run: (run[1] - run[0], run[1]))
+        return f"{text}, or with this batch workers: {[first, last] if first < last else last}"
+
+    @model_validator(mode="after")
+    def _decays(self) -> Train:
+        peak = self.base_lr * self.batch_size / 256
+        if self.min_lr > peak * (1 + 1e-9):
+            raise ValueError(
+                f"min_lr: {self.min_lr:g} is above the highest learning rate, base_lr x batch_size / 256 = {peak:g}, "
+                "from which the decay goes down to it; lower min_lr"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_are_steps(self) -> Train:
+        tokens_per_step = self.tokens_per_sample * self.batch_size
+        for tokens, steps in (("total_tokens", "steps"), ("warmup_tokens", "warmup_steps")):
+            if (count := getattr(self, tokens)) is None:
+                continue
+            # The papers' budgets are round numbers of tokens; ml-4m rounds up, too.
+            derived = math.ceil(count / tokens_per_step)
+            if steps in self.model_fields_set and getattr(self, steps) != derived:
+                raise ValueError(
+                    f"{tokens}: {count:g} tokens are {derived} steps of {tokens_per_step}, and {steps} says "
+                    f"{getattr(self, steps)}; give one of the two (`--set train.{tokens}=null` takes it away)"
+                )
+            object.__setattr__(self, steps, derived)
+        if self.warmup_tokens is None and "warmup_steps" not in self.model_fields_set:
+            object.__setattr__(self, "warmup_steps", round(self.steps * _WARMUP_SHARE))
+        if self.warmup_steps and self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps: {self.warmup_steps} of {self.steps} steps never reach the learning rate; give fewer, "
+                "or leave warmup_steps and warmup_tokens out"
+            )
+        return self

@@ -1,0 +1,106 @@
+"""Finished tokenizers in place of fitted ones: published, or of another root.
+
+Their sizes are theirs: `resolve` writes them into the recipe, so that masking, columns and model follow.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...modalities import BODY_POSE, TOKENIZERS, Form, Tokenizer
+from ...recipe import Recipe, RecipeError, parse
+from ...tokenize.settings import TokenizerSettings
+
+if TYPE_CHECKING:
+    from ...tokenize.networks.vqvae import VQConfig
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """The recipe with the codebook and patch sizes of the finished tokenizers that it names, and their paths absolute.
+
+    RecipeError if one cannot be found, or is of other sizes than the recipe says.
+    """
+    data = recipe.model_dump(mode="json")
+    for name in recipe.tokenizers_needed:
+        settings = recipe.tokenizers.of(name)
+        if settings.weights is None:
+            continue
+        where = f"tokenizers, {name}: weights {settings.weights}"
+        try:
+            config, place = _read(settings)
+        except (ValueError, OSError) as error:
+            raise RecipeError(f"{where}: {error}") from None
+        sizes = {"codebook_size": int(config.get("codebook_size") or 16_384)}
+        if TOKENIZERS[name].form is not Form.VECTOR:
+            sizes["patch_size"] = int(config.get("patch_size") or 16)
+        for field, size in sizes.items():
+            asked = recipe.tokenizers.each.get(name, {}).get(field)
+            if asked is not None and asked != size:
+                raise RecipeError(f"{where}: its {field} is {size}, the recipe says {asked}; leave it out")
+        data["tokenizers"]["each"].setdefault(name, {}).update({**sizes, "weights": place})
+    return parse(data) if data["tokenizers"]["each"] != recipe.tokenizers.each else recipe
+
+
+def _read(settings: TokenizerSettings) -> tuple[dict[str, Any], str]:
+    """A finished tokenizer's settings, and its place: a hub id, or the absolute path of a folder."""
+    assert settings.weights is not None
+    folder = Path(settings.weights).expanduser()
+    if folder.is_dir():
+        from ...tokenize import tokenizer
+
+        return tokenizer.read_settings(folder), str(folder.resolve())
+    from ...tokenize import ml4m
+
+    if not ml4m.is_hub_id(settings.weights):
+        raise ValueError("there is no such folder, and it is no hub id of the form org/name")
+    return ml4m.hub_settings(settings.weights, settings.revision), settings.weights
+
+
+def bring(name: str, settings: TokenizerSettings, image_size: int, folder: str) -> dict[str, Any]:
+    """Put a finished tokenizer into a local folder: its `sha256`, `vocab_size` and `quality`, for its record.
+
+    ValueError if it is not of the kind, or of the sizes, that the recipe needs.
+    """
+    from ...tokenize import ml4m, tokenizer
+
+    assert settings.weights is not None
+    model = ml4m.load(settings.weights, settings.revision)
+    problem = _problem(TOKENIZERS[name], settings, model.config, image_size)
+    if problem:
+        raise ValueError(f"weights {settings.weights}: {problem}")
+    # What it will read are pictures in [-1, 1] already.
+    model.config = model.config.model_copy(update={"undo_std": False})
+    local = Path(settings.weights)
+    quality = tokenizer.read_quality(local) if local.is_dir() else {}
+    tokenizer.save(model, folder, quality)
+    return {
+        "sha256": tokenizer.fingerprint(folder), "vocab_size": model.config.codebook_size, "quality": quality,
+        "measured_on": "elsewhere",
+    }  # fmt: skip
+
+
+_CHANNELS = {Form.COLORS: 3, Form.NORMALS: 3, Form.EDGES: 1, Form.DEPTH: 1}
+
+
+def _problem(entry: Tokenizer, settings: TokenizerSettings, config: VQConfig, image_size: int) -> str:
+    """Why a tokenizer cannot serve, "" if it can."""
+    from ...tokenize.networks.divae import DiVAEConfig
+
+    books = entry.tokens if entry.form is Form.VECTOR else 1
+    wanted: dict[str, Any] = {"codebook_size": settings.codebook_size, "num_codebooks": books}
+    if entry.form is not Form.VECTOR:
+        wanted |= {"patch_size": settings.patch_size, "n_labels": entry.n_labels or None}
+        wanted |= {"patch_proj": entry.form is not Form.FEATURES}
+    # How wide other labels are is known when they come, see `Codebook.encode`.
+    if channels := entry.channels if entry.name == BODY_POSE else _CHANNELS.get(entry.form):
+        wanted |= {"n_channels": channels}
+    for field, value in wanted.items():
+        if getattr(config, field) != value:
+            return f"its {field} is {getattr(config, field)}, {entry.name} needs {value}"
+    size = entry.image_size or image_size
+    if entry.form is not Form.VECTOR and size % config.patch_size:
+        return f"images of {size} px do not divide into its patches of {config.patch_size} px"
+    if isinstance(config, DiVAEConfig) and size % config.multiple:
+        return f"its decoder needs images whose sides are multiples of {config.multiple} px, got {size}"
+    return ""

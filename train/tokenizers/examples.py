@@ -1,0 +1,130 @@
+"""What a fit sees at a step: rows of examples, cached in files, in an order that is a pure function of (seed, step)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from ...modalities import TOKENIZERS, Form
+from ...tokenize import inputs
+from ...tokenize.crops import Crop
+from ...tokenize.settings import TokenizerSettings
+
+Told = Callable[[int], None]
+
+
+class Data(Protocol):
+    """What is fitted on; see pipelines/fit_data.py. `tasks` are its shards."""
+
+    @property
+    def tasks(self) -> Sequence[Any]: ...
+
+    def captions(self, count: int) -> Iterator[str]: ...
+
+    def examples(
+        self, sizes: Mapping[str, int], count: int, scale: float, hflip: float, seed: int, device: str = "cpu"
+    ) -> Iterator[tuple[str, np.ndarray]]: ...
+
+    def part(self, rank: int, world: int) -> Data: ...
+
+
+class Board(Protocol):
+    """Where a fit says how far it is; see workers.Reporter."""
+
+    def post(self, *, stage: str, done: float, total: float, unit: str, notes: str = "") -> None: ...
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The examples of one tokenizer, (n, ...), memory-mapped from a file without a name.
+
+    val: what quality is measured on, by rank 0 alone: `measured_on` says whether it is of validation shards, or some
+    of `train`, since there is nothing else.
+    """
+
+    train: np.ndarray
+    val: np.ndarray
+    measured_on: Literal["val", "train"]
+
+
+def collect(examples: Iterable[tuple[str, np.ndarray]], count: int, told: Told) -> dict[str, np.ndarray]:
+    """Rows by tokenizer, at most `count` of each, in the order in which they come.
+
+    Args:
+        told: called now and then with the number of rows of the tokenizer that has fewest.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    filled: dict[str, int] = {}
+    for calls, (name, rows) in enumerate(examples, 1):
+        if name not in arrays:
+            with tempfile.TemporaryFile() as file:
+                # The file is sparse: room for rows that do not come costs nothing.
+                arrays[name], filled[name] = np.memmap(file, rows.dtype, "w+", shape=(count, *rows.shape[1:])), 0
+        start, stop = filled[name], filled[name] + len(rows)
+        if rows.shape[1:] != arrays[name].shape[1:]:
+            raise ValueError(
+                f"fit {name}: got examples of shape {rows.shape[1:]} after {arrays[name].shape[1:]}; the label must "
+                "come from one specialist"
+            )
+        arrays[name][start:stop], filled[name] = rows, stop
+        if calls % 64 == 0:
+            told(min(filled.values()))
+    return {name: array[: filled[name]] for name, array in arrays.items()}
+
+
+def side(name: str, settings: TokenizerSettings, image_size: int) -> int:
+    """Along one side of what is cached: the largest size that pictures are fitted at, cells of a feature map."""
+    form = TOKENIZERS[name].form
+    if form is Form.VECTOR:
+        return 0
+    if form is Form.FEATURES:
+        assert settings.patch_size is not None
+        return image_size // settings.patch_size
+    later = settings.resolutions.sizes if settings.resolutions else ()
+    return TOKENIZERS[name].image_size or max(image_size, *later, 0)
+
+
+def size_at(settings: TokenizerSettings, image_size: int, seed: int, step: int) -> int:
+    """The size of the pictures of a step: the crops', and afterwards a random one of the adaptation's."""
+    if settings.resolutions is None or step < settings.steps:
+        return image_size
+    return int(np.random.default_rng((seed, step)).choice(settings.resolutions.sizes))
+
+
+def resized(name: str, rows: np.ndarray, size: int) -> np.ndarray:
+    """Rows of pictures at another size, resampled as their form wants it; others as they are."""
+    entry = TOKENIZERS[name]
+    if entry.form in (Form.FEATURES, Form.VECTOR) or entry.image_size or rows.shape[1] == size:
+        return rows
+    whole = Crop(0, 0, rows.shape[2], rows.shape[1])
+    frame = (rows.shape[2], rows.shape[1])
+    return np.stack([inputs.window(entry.label, row, whole, size, frame) for row in rows])
+
+
+def batch_indices(seed: int, step: int, batch: int, count: int) -> np.ndarray:
+    """Which samples step `step` sees: epochs of fresh permutations, laid end to end. int64 (batch,)."""
+    positions = np.arange(step * batch, (step + 1) * batch)
+    indices = np.empty(batch, np.int64)
+    for epoch in np.unique(positions // count):
+        order = np.random.default_rng((seed, int(epoch))).permutation(count)
+        mine = positions // count == epoch
+        indices[mine] = order[positions[mine] % count]
+    return indices
+
+
+def ahead(make: Callable[[int], Any], start: int, stop: int) -> Iterator[Any]:
+    """make(start), ..., make(stop - 1), each made by a thread while the one before is being used."""
+    if start >= stop:
+        return
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(make, start)
+        for step in range(start, stop):
+            made = following.result()
+            if step + 1 < stop:
+                following = pool.submit(make, step + 1)
+            yield made

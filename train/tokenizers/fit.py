@@ -1,0 +1,355 @@
+"""Fitting the tokenizers: the work of Ray Train workers, from cached examples to ROOT/tokenizers/NAME/ and its record.
+
+One job fits everything that is missing, so that workers start and read the shards only once. Batches are a pure
+function of (seed, step), checkpoints are complete or absent: a fit that was killed ends with the same weights as one
+that was not.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from ...infra import ledger, storage
+from ...modalities import TEXT, TOKENIZERS, Form, import_modules
+from ...recipe import TextTokenizer
+from ...tokenize.settings import TokenizerSettings
+from .. import checkpoint, workers
+from ..metrics import Metrics
+from .augment import color_jitter
+from .examples import Board, Data, Rows, ahead, batch_indices, collect, resized, side, size_at
+
+Result = TypeVar("Result")
+
+OUTPUT = "tokenizers"
+LOG_EVERY = 10
+SPECIAL_WORDS = 4_300  # of the text vocabulary, rounded up
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """What is to be fitted. `prints` are the fingerprints of the settings, by tokenizer; `val` may be None.
+
+    tokenizers: settings with their sizes, see `Recipe.tokenizer`; those with `weights` are brought, not fitted.
+    """
+
+    root: str
+    seed: int
+    image_size: int
+    text: TextTokenizer | None
+    tokenizers: dict[str, TokenizerSettings]
+    prints: dict[str, str]
+    train: Data
+    val: Data | None
+    share: Literal["tokenizers", "batches"] = "tokenizers"
+
+
+def run(job: FitJob, resources: workers.Resources, address: str | None) -> None:
+    """Fit everything in the job under Ray Train.
+
+    Raises:
+        ValueError: more workers than shards are to share batches, or the workers do not fit on the cluster.
+        RuntimeError: the workers failed for good; the text is the cause.
+    """
+    shards = len(job.train.tasks)
+    if job.share == "batches" and resources.most > shards:
+        raise ValueError(
+            f"fit.workers: {resources.most} workers share batches, but there are only {shards} training shards, and "
+            "each reads its own; lower fit.workers or set fit.share: tokenizers"
+        )
+    workers.run(work, {"job": job}, resources, "fit", address)
+
+
+def work(config: dict[str, Any]) -> None:
+    """One worker's part. Public for tests: without Ray Train it is rank 0 of 1."""
+    import torch
+    from ray import train
+
+    context = train.get_context()
+    torch.set_num_threads(config["threads"])
+    device = str(train.torch.get_device())
+    import_modules(config["job"].train.job.modules)  # tokenizers of the user's own
+    fit_all(config["job"], context.get_world_rank(), context.get_world_size(), device, config["reporter"])
+
+
+def fit_all(job: FitJob, rank: int, world: int, device: str, board: Board) -> None:
+    """A rank's part of a job.
+
+    Raises:
+        ValueError: some tokenizers cannot be fitted: "NAME: reason; NAME: reason", see `reasons`. The others are,
+            unless several ranks share batches: then the first failure ends the job, as the other ranks would wait.
+    """
+    import torch
+
+    failures = _Failures()
+    if rank == 0 and job.text is not None:
+        failures.attempt([TEXT], lambda: fit_text(job, board))
+    if job.share == "tokenizers":
+        # Each of this worker's tokenizers is a job of its own: nothing may be averaged with the other workers'.
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        names = list(job.tokenizers)[rank::world]
+        job, rank, world = replace(job, tokenizers={name: job.tokenizers[name] for name in names}), 0, 1
+    failures.at_once = world > 1
+    for name, settings in job.tokenizers.items():
+        if settings.weights is not None and rank == 0:
+            failures.attempt([name], partial(_bring, job, name))
+    for group in groups(job):
+        cache = failures.attempt(group, partial(fill, job, group, rank, world, device, board))
+        if cache is None:
+            continue
+        for name in group:
+            failures.attempt([name], partial(_fit_cached, job, name, cache, rank, world, device, board))
+    failures.tell()
+
+
+class _Failures:
+    """Why tokenizers could not be fitted: errors that would come again, so that the others are fitted first.
+
+    at_once: tell the first one at once.
+    """
+
+    def __init__(self) -> None:
+        self.at_once, self._told = False, dict[str, str]()
+
+    def attempt(self, names: Collection[str], work: Callable[[], Result]) -> Result | None:
+        """What `work`, of these tokenizers, returns; None if it failed."""
+        try:
+            return work()
+        except workers.FINAL as error:
+            traceback.print_exc()  # the whole of it, for the worker's log
+            self._told |= dict.fromkeys(names, str(error))
+            if self.at_once:
+                self.tell()
+            return None
+
+    def tell(self) -> None:
+        if self._told:
+            raise ValueError("; ".join(f"{name}: {why}" for name, why in self._told.items()))
+
+
+def reasons(failure: str, names: Collection[str]) -> dict[str, str]:
+    """The text of a fit's failure, or of several workers' together, by tokenizer; {} if it names none of them."""
+    parts = re.split(rf"(?:^|; )(?:\w+Error: )?({'|'.join(map(re.escape, names))}): ", failure)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def _bring(job: FitJob, name: str) -> None:
+    from . import adopt
+
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        told = adopt.bring(name, job.tokenizers[name], job.image_size, scratch)
+        commit(job, name, scratch, told, 0, start)
+
+
+def _fit_cached(
+    job: FitJob, name: str, cache: Mapping[str, Rows], rank: int, world: int, device: str, board: Board
+) -> None:
+    if name not in cache:
+        label = TOKENIZERS[name].label
+        raise ValueError(f"no training sample has the label {label}; see the rejects in the ledger")
+    fit_one(job, name, cache[name], rank, world, device, board)
+
+
+def fit_text(job: FitJob, board: Board) -> None:
+    """Fit the WordPiece vocabulary on the training captions and commit it."""
+    from ...tokenize.text.wordpiece import WordPiece
+
+    assert job.text is not None
+    start = time.monotonic()
+    captions = list(job.train.captions(job.text.captions))
+    board.post(stage="fit text", done=0, total=len(captions), unit="captions")
+    # A vocabulary with little room beyond the special words keeps fewer characters (each also as a continuation).
+    alphabet = min(1_000, (job.text.vocab_size - SPECIAL_WORDS) // 3)
+    wordpiece = WordPiece.fit(captions, vocab_size=job.text.vocab_size, max_alphabet=alphabet)
+    with tempfile.TemporaryDirectory() as folder:
+        wordpiece.save(folder)
+        told = {"sha256": wordpiece.fingerprint(), "vocab_size": wordpiece.vocab_size, "quality": {}}
+        commit(job, TEXT, folder, told, len(captions), start)
+    board.post(stage="fit text", done=len(captions), total=len(captions), unit="captions")
+
+
+def groups(job: FitJob, fitted: bool = False) -> list[list[str]]:
+    """Tokenizers whose crops are drawn alike share one pass over the shards. Those with weights need none to be
+    fitted."""
+    found: dict[Any, list[str]] = {}
+    for name, s in job.tokenizers.items():
+        if s.weights is None or fitted:
+            found.setdefault((s.samples, s.validation_samples, s.crop_scale, s.hflip), []).append(name)
+    return list(found.values())
+
+
+def fill(
+    job: FitJob, group: list[str], rank: int, world: int, device: str, board: Board, few: bool = False
+) -> dict[str, Rows]:
+    """The examples of a group's tokenizers; without those for which there are none.
+
+    Args:
+        few: only those that quality is measured on; training ones for tokenizers that have no others.
+    """
+    settings = job.tokenizers[group[0]]
+
+    def rows(data: Data, names: list[str], count: int, seed: int, what: str, shares: int) -> dict[str, np.ndarray]:
+        sizes = {name: side(name, job.tokenizers[name], job.image_size) for name in names}
+        source = data.examples(sizes, count, settings.crop_scale, settings.hflip, seed, device)
+
+        def told(done: int) -> None:
+            if rank == 0:
+                board.post(stage=f"fit {what}", done=done * shares, total=count * shares, unit="crops")
+
+        return collect(source, count, told)
+
+    count, names = settings.validation_samples, group
+    val: dict[str, np.ndarray] = {}
+    if job.val is not None and rank == 0:
+        val = rows(job.val, names, count, job.seed + 1, "validation", 1)
+    if few:
+        names = [name for name in names if name not in val]
+    most = count if few else -(-settings.samples // world)
+    train = rows(job.train.part(rank, world), names, most, job.seed, "training", world) if names else {}
+    found: dict[str, Rows] = {}
+    for name in group:
+        if name in val and (few or name in train):
+            found[name] = Rows(train.get(name, val[name]), val[name], "val")
+        elif name in train:
+            found[name] = Rows(train[name], train[name][:count], "train")
+    return found
+
+
+def batches(job: FitJob, name: str, rows: np.ndarray, rank: int, batch: int, start: int, device: str) -> Iterator[Any]:
+    """The input of each step from `start` on, prepared one step ahead."""
+    from ...tokenize.inputs import to_input
+
+    settings = job.tokenizers[name]
+
+    def make(step: int) -> Any:
+        indices = batch_indices(job.seed + rank, step, batch, len(rows))
+        return to_input(name, resized(name, rows[indices], size_at(settings, job.image_size, job.seed, step)))
+
+    for step, x in enumerate(ahead(make, start, settings.total_steps), start):
+        x = x.to(device)
+        if TOKENIZERS[name].form is Form.COLORS:
+            x = color_jitter(x, settings.color_jitter, job.seed + rank, step)
+        yield x
+
+
+def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: str, board: Board) -> None:
+    """Fit one tokenizer from its newest checkpoint on, measure it, and commit it."""
+    import torch
+
+    from . import build, losses
+    from .vq import VQTrainer
+    from .warm_start import cannot_warm_start
+
+    start, settings = time.monotonic(), job.tokenizers[name]
+    batch = max(1, settings.batch_size // world)
+    model = build.model(name, settings, job.image_size, rows.train.shape[1:], job.seed)
+    backbone = settings.perceptual_backbone if TOKENIZERS[name].form is Form.COLORS else None
+    perceptual = losses.lpips(backbone, device) if backbone else None
+    config = build.fit_config(name, settings, batch, job.seed)
+    if config.warm_start and (why := cannot_warm_start(model.config)):
+        # How wide features are is known only now.
+        print(f"fit {name}: no warm start: {why}", file=sys.stderr, flush=True)
+        config = config.model_copy(update={"warm_start": False})
+    trainer = VQTrainer(model.to(device), config, perceptual)
+    folder = storage.join(job.root, "runs", f"fit-{name}", job.prints[name])
+    checkpoints = storage.join(folder, "checkpoints")
+    found = checkpoint.newest(checkpoints)
+    if found is not None:
+        trainer.load_state_dict(checkpoint.unpack(found.read("state.pt"), device))
+    metrics = Metrics(folder, trainer.steps_done) if rank == 0 else None
+    total = settings.total_steps
+    board.post(stage=f"fit {name}", done=trainer.steps_done, total=total, unit="steps")
+    for x in batches(job, name, rows.train, rank, batch, trainer.steps_done, device):
+        values, step = trainer.step(x), trainer.steps_done
+        if metrics is None:
+            continue
+        if step % LOG_EVERY == 0 or step == total:
+            metrics.log(step, "train", values)
+            notes = f"loss {values['loss']:.4f}, {values['codes_in_batch']:.0f} codes in a batch"
+            board.post(stage=f"fit {name}", done=step, total=total, unit="steps", notes=notes)
+        # The last one too: what fails while quality is measured must not cost the fit.
+        if step % settings.checkpoint_every == 0 or step == total:
+            metrics.flush()  # the lines first: whoever goes on from the checkpoint needs them
+            checkpoint.save(checkpoints, step, {"state.pt": checkpoint.pack(trainer.state_dict())}, keep=1)
+    if metrics is not None:
+        _finish(job, name, rows, trainer.result(), batch, metrics, start, world, perceptual)
+    if world > 1:
+        torch.distributed.barrier()
+
+
+def _finish(
+    job: FitJob, name: str, rows: Rows, model: Any, batch: int, metrics: Metrics, start: float, world: int,
+    perceptual: Any,
+) -> None:  # fmt: skip
+    """Measure a fitted tokenizer and commit it."""
+    from ...tokenize import tokenizer
+    from .quality import quality
+
+    settings = job.tokenizers[name]
+    pieces = (rows.val[i : i + batch] for i in range(0, len(rows.val), batch))
+    measured = quality(
+        name, model, (resized(name, piece, job.image_size) for piece in pieces), settings.validation_steps, perceptual
+    )
+    metrics.log(settings.total_steps, rows.measured_on, measured)
+    metrics.close()
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save(model.cpu(), scratch, measured)
+        told = {
+            "sha256": tokenizer.fingerprint(scratch), "vocab_size": settings.codebook_size, "quality": measured,
+            "measured_on": rows.measured_on,
+        }  # fmt: skip
+        commit(job, name, scratch, told, len(rows.train) * world, start)
+
+
+def commit(job: FitJob, name: str, folder: str, told: Mapping[str, Any], samples: int, start: float) -> None:
+    """Put a tokenizer's files and then its record.
+
+    As `ledger.commit` does for one file: of two jobs that put their files at the same time one wins the record, and if
+    the other holds a different tokenizer it commits again, so that the record is never of the other one's files.
+
+    Args:
+        told: `sha256`, the fingerprint of its contents, and what else its record says: `vocab_size`, `quality`, ...
+
+    Raises:
+        OSError: other jobs keep committing other tokenizers.
+    """
+    files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+    settings: TextTokenizer | TokenizerSettings | None = job.text if name == TEXT else job.tokenizers[name]
+    assert settings is not None
+    identity = {key: value for key, value in told.items() if key != "sha256"}
+    record = ledger.Record(
+        output=OUTPUT,
+        shard=name,
+        fingerprint=job.prints[name],
+        source=ledger.Source(0, "", ""),
+        rows=samples,
+        nulls=0,
+        rejects=[],
+        bytes=sum(map(len, files.values())),
+        sha256=told["sha256"],
+        seconds=round(time.monotonic() - start, 3),
+        identity={"settings": settings.model_dump(mode="json"), **identity},
+    )
+    url = ledger.record_url(job.root, OUTPUT, name)
+    for _ in range(ledger.ATTEMPTS):
+        storage.delete(url)
+        for file, data in files.items():
+            storage.put(storage.join(job.root, OUTPUT, name, file), data)
+        if storage.put(url, ledger.dumps(record), if_absent=True):
+            return
+        other = ledger.read(job.root, OUTPUT, name)
+        if other is not None and (other.fingerprint, other.sha256) == (record.fingerprint, record.sha256):
+            return
+    raise OSError(f"{url}: other jobs keep committing other tokenizers; do not fit two recipes on one root at a time")
