@@ -12,9 +12,7 @@ from .infra import ledger
 from .recipe import Recipe, RecipeError
 
 
-def retrieve(
-    recipe: Recipe, query: str, texts: Sequence[str], target: str, split: str, top: int, as_json: bool
-) -> int:
+def retrieve(recipe: Recipe, query: str, texts: Sequence[str], target: str, split: str, top: int, as_json: bool) -> int:
     """Search the images of a split and print what was found; see `train.retrieve.run`. Returns the exit status."""
     from .train.downstream import retrieve as retrieval
     from .train.pretrain import weights

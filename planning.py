@@ -55,9 +55,7 @@ def _done(plan: plans.Plan, output: str) -> int:
     return sum(name == output for name, _ in plan.done)
 
 
-def _label(
-    recipe: Recipe, label: str, specialist: Specialist, specialists: Mapping[str, Specialist]
-) -> dict[str, Any]:
+def _label(recipe: Recipe, label: str, specialist: Specialist, specialists: Mapping[str, Specialist]) -> dict[str, Any]:
     pretrained = isinstance(specialist, Pretrained)
     serves = [name for name in recipe.modalities if MODALITIES[name].label == label]
     serves += [name for name, other in specialists.items() if label in (*other.needs, *other.looks_at())]

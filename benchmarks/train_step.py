@@ -56,7 +56,7 @@ def random_batch(specs: list[ModalitySpec], samples: int, budget: int, seed: int
 
 
 def timed(loss_of: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer) -> list[float]:
-    """Seconds of forward, backward and optimiser of one step."""
+    """Seconds of forward, backward and optimizer of one step."""
     marks = [time.perf_counter()]
     loss = loss_of()
     marks.append(time.perf_counter())

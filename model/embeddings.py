@@ -15,7 +15,7 @@ from ..modalities import Kind, ModalitySpec
 from .config import FourMConfig
 from .positions import position_rows, position_table
 
-# ImageNet statistics: 4M normalises the RGB pixels of its input so (apple/ml-4m, RGBTransform).
+# ImageNet statistics: 4M normalizes the RGB pixels of its input so (apple/ml-4m, RGBTransform).
 RGB_MEAN = (0.485, 0.456, 0.406)
 RGB_STD = (0.229, 0.224, 0.225)
 
@@ -115,12 +115,12 @@ class Projections(nn.Module):
     def normalize_pixels(self, patches: Tensor) -> Tensor:
         """uint8 patches (B, L, 3 p^2), flattened as (ph pw c), to float32 with ImageNet statistics.
 
-        Floats are taken as normalised already. ValueError for other integers, which are neither.
+        Floats are taken as normalized already. ValueError for other integers, which are neither.
         """
         if patches.is_floating_point():
             return patches
         if patches.dtype != torch.uint8:
-            raise ValueError(f"pixels: got {patches.dtype}, expected uint8 (0 to 255), or floats that are normalised")
+            raise ValueError(f"pixels: got {patches.dtype}, expected uint8 (0 to 255), or floats that are normalized")
         pixels = patches.view(*patches.shape[:-1], -1, 3).float() / 255
         return ((pixels - self.pixel_mean) / self.pixel_std).flatten(-2)
 

@@ -61,7 +61,7 @@ class FourMOutput:
 
 
 class FourM(nn.Module):
-    """The 4M transformer. Parameters are initialised as MAE's (see initialize.py)."""
+    """The 4M transformer. Parameters are initialized as MAE's (see initialize.py)."""
 
     def __init__(self, config: FourMConfig) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class FourM(nn.Module):
         return x * valid.unsqueeze(-1) + emb
 
     def decode(self, queries: Tensor, context: Context, mask: Tensor | None) -> Tensor:
-        """Normalised decoder outputs (B, M, D); mask (B, 1, M, M) or None if every query sees all."""
+        """Normalized decoder outputs (B, M, D); mask (B, 1, M, M) or None if every query sees all."""
         for block in self.decoder:
             queries = self._run(block, queries, context.tokens, mask, context.mask)
         y: Tensor = self.decoder_norm(queries)
@@ -175,7 +175,7 @@ class FourM(nn.Module):
         return self.decoder_embeddings.tokens if self.heads is None else self.heads
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for an optimiser: matrices and tables decay, norms and biases do not (apple/ml-4m)."""
+        """Groups for an optimizer: matrices and tables decay, norms and biases do not (apple/ml-4m)."""
         no_decay = self.no_decay_names()
         named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         return [

@@ -87,9 +87,7 @@ def collect(
     return ReportData(**{**fields, **extras})
 
 
-def _facts(
-    recipe: Recipe, plan: Plan, rows: Mapping[str, int], record: ledger.Record | None
-) -> list[Fact]:
+def _facts(recipe: Recipe, plan: Plan, rows: Mapping[str, int], record: ledger.Record | None) -> list[Fact]:
     samples = {split: sum(rows.get(shard, 0) for shard in plan.splits[split]) for split in ("train", "val")}
     facts = [
         Fact("samples", f"{sum(samples.values()):,}", f"{samples['train']:,} to train, {samples['val']:,} to validate"),

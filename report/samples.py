@@ -146,9 +146,7 @@ def token_view(codec: Codec, sample: Sample, tokens: np.ndarray | None, crop: in
     return TokenView(name, np.asarray(tokens), truth, decoded, error_of(label, truth, decoded), text, index)
 
 
-def _gallery_sample(
-    shard: str, sample: Sample, tokens: list[TokenView], rejects: Mapping[str, str]
-) -> GallerySample:
+def _gallery_sample(shard: str, sample: Sample, tokens: list[TokenView], rejects: Mapping[str, str]) -> GallerySample:
     item = sample.item
     info = {name: str(item.info[name]) for name in ("attribution", "license", "licence") if item.info.get(name)}
     labels = {name: value for name, value in item.labels.items() if name not in ("rgb", "caption")}

@@ -57,9 +57,7 @@ def decode_cell(storage: Storage, cell: bytes | str) -> Any:
     return _DECODE[storage](cell)
 
 
-def encode_cells(
-    label_name: str, storage: Storage, keys: Sequence[str], cells: Sequence[bytes | str | None]
-) -> bytes:
+def encode_cells(label_name: str, storage: Storage, keys: Sequence[str], cells: Sequence[bytes | str | None]) -> bytes:
     """`encode_labels` of cells that `encode_cell` has made already."""
     cell_type = pa.string() if storage is Storage.JSON else pa.large_binary()
     metadata = {"format": FORMAT, "version": str(VERSION), "label": label_name, "storage": str(storage)}

@@ -25,7 +25,7 @@ OPERATIONS = frozenset({"checkpoint_every", "compile", "validation_samples", "va
 PICTURES = (Form.COLORS, Form.EDGES, Form.DEPTH, Form.NORMALS)
 
 
-_GROUPS = 32  # channels of a diffusion decoder are normalised in so many groups
+_GROUPS = 32  # channels of a diffusion decoder are normalized in so many groups
 _SCHEDULE = r"^(linear|scaled_linear|squaredcos_cap_v2|sigmoid|shifted_cosine:[0-9]+(\.[0-9]+)?)$"
 
 

@@ -20,7 +20,7 @@ _STEP = re.compile(r"step-(\d+)")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint: its step (optimiser steps done) and its folder."""
+    """A complete checkpoint: its step (optimizer steps done) and its folder."""
 
     step: int
     url: str

@@ -42,7 +42,7 @@ def peak_flops(device_name: str) -> float | None:
 
 
 def step_flops(config: FourMConfig, samples: int, inputs: int, targets: int, predicted: Mapping[str, float]) -> float:
-    """Operations of one optimiser step, forward and backward.
+    """Operations of one optimizer step, forward and backward.
 
     Args:
         samples: of the batch, over all workers.

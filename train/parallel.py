@@ -103,7 +103,7 @@ class Parallel:
         yield
 
     def forget(self) -> None:
-        """Called when parameters were changed by other hands than the optimiser's: gathered copies are dropped."""
+        """Called when parameters were changed by other hands than the optimizer's: gathered copies are dropped."""
         if self._sharded:
             self._module.reshard()
 

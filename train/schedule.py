@@ -6,7 +6,7 @@ import math
 
 
 def cosine_lr(step: int, *, peak: float, minimum: float, warmup: int, steps: int) -> float:
-    """The learning rate of optimiser step `step` (0, 1, ...) of `steps`.
+    """The learning rate of optimizer step `step` (0, 1, ...) of `steps`.
 
     Linear warm-up from 0 that reaches `peak` at step warmup - 1, then half a cosine down to `minimum`, as apple/ml-4m's
     `cosine_scheduler` (golden: lr_cosine).

@@ -45,7 +45,7 @@ def predict_vectors(
         decode: its tokenizer: ids (Q, tokens) to vectors (Q, D).
 
     Returns:
-        float32 (Q, D), not normalised.
+        float32 (Q, D), not normalized.
     """
     step = retrieval_step(target)
     made = generate(model, conditions, [step], seed=seed, sample_ids=sample_ids, special=special)[target]

@@ -95,7 +95,7 @@ class Encoder(nn.Module):
         """Features of a batch.
 
         Args:
-            inputs: each of the encoder's modalities, or some. Pixels: uint8 (B, 3, H, W), or floats that are normalised
+            inputs: each of the encoder's modalities, or some. Pixels: uint8 (B, 3, H, W), or floats that are normalized
                 already; H and W are multiples of the patch. Grids: ids (B, rows, columns).
 
         Raises:
@@ -184,7 +184,7 @@ def add_lora(encoder: Encoder, rank: int, alpha: int | None = None) -> None:
 def parameter_groups(
     encoder: Encoder, head: nn.Module, lr: float, layer_decay: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Groups for an optimiser with a learning rate for each layer (Clark et al. 2020; BEiT).
+    """Groups for an optimizer with a learning rate for each layer (Clark et al. 2020; BEiT).
 
     The head learns at `lr`, the last block at lr * layer_decay, ..., the embeddings at lr * layer_decay^(blocks + 1).
     Norms, biases and other vectors do not decay. Frozen parameters are in no group.

@@ -121,7 +121,7 @@ class Known:
     def add_values(self, spec: ModalitySpec, given: Sequence[Any]) -> None:
         """Pixels or embeddings: for each sample an array (n, D); None where there is none.
 
-        Pixels are all patches of a picture: all uint8, or all floats that are normalised already.
+        Pixels are all patches of a picture: all uint8, or all floats that are normalized already.
         """
         rows = [None if row is None else to_numpy(spec.name, row) for row in given]
         there = [row for row in rows if row is not None]
@@ -223,7 +223,7 @@ def _dtype_of(spec: ModalitySpec, rows: Sequence[np.ndarray]) -> type[np.generic
         return np.uint8
     if any(t.kind != "f" for t in types):
         got = ", ".join(sorted(map(str, types)))
-        pixels = "uint8 (0 to 255) in all samples, or floats that are normalised already"
+        pixels = "uint8 (0 to 255) in all samples, or floats that are normalized already"
         expected = pixels if spec.kind is Kind.PIXELS else "floats"
         raise ValueError(f"{spec.name}: got values of the type {got}, expected {expected}")
     return np.float16 if types == {np.dtype(np.float16)} else np.float32

@@ -45,7 +45,7 @@ def pack(
 
     Args:
         model: that will read the batch.
-        mod_dict: published modality name -> `tensor` (B, n) or (B, h, w) ids, or (B, 3, H, W) normalised pixels, or
+        mod_dict: published modality name -> `tensor` (B, n) or (B, h, w) ids, or (B, 3, H, W) normalized pixels, or
             (B, n, D) embeddings; `input_mask` and `target_mask`, bool (B, n), True = ignore; `decoder_attention_mask`,
             int (B, n), compressed (see the source). Modalities are concatenated in its order. NumPy arrays, or tensors
             of any device and dtype; no gradient flows to them.

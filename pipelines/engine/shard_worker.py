@@ -180,9 +180,7 @@ class Mill:
         rejects = record.rejects if record is not None else []
         return dict(zip(keys, cells, strict=True)) | {reject["key"]: Reject(reject["reason"]) for reject in rejects}
 
-    def _decoded(
-        self, shard: source.Shard, entries: Sequence[tar.Sample], wants_image: bool
-    ) -> Iterator[list[Sample]]:
+    def _decoded(self, shard: source.Shard, entries: Sequence[tar.Sample], wants_image: bool) -> Iterator[list[Sample]]:
         """Batches of samples, decoded ahead by threads, in the shard's order."""
         size = self.job.engine.batch_size
         ahead = size + 2 * self.job.engine.decode_threads  # decoded images are large: no more than the next batch

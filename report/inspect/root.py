@@ -12,7 +12,7 @@ from ...modalities import Kind
 from ...tokenize import codecs, labels, store
 from ..html.gallery import GallerySample, TokenView
 from .files import Footer, codec_beside, footer, locate
-from .runs import run_rows, summarise, uncommitted
+from .runs import run_rows, summarize, uncommitted
 from .view import Inspection
 from .weights import read_json
 
@@ -25,7 +25,7 @@ def inspect_root(path: str, root: str, row: int) -> Inspection:
     Raises:
         ValueError: there is no such row, or a file that is read for it is damaged.
     """
-    outputs, rejects, remarks = summarise(storage.join(root, "ledger"))
+    outputs, rejects, remarks = summarize(storage.join(root, "ledger"))
     loose = uncommitted(root)
     notes = remarks[:5]
     if loose:

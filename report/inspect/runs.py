@@ -162,14 +162,14 @@ def inspect_record(path: str, url: str) -> Inspection:
 
 def inspect_ledger(path: str, folder: str) -> Inspection:
     """Facts of a folder of ledger records: the whole ledger, or that of one family or output."""
-    outputs, rejects, remarks = summarise(folder)
+    outputs, rejects, remarks = summarize(folder)
     if not outputs and not remarks:
         raise ValueError(f"{path}: there are no ledger records below this folder")
     facts = {"path": path, "kind": "ledger", "outputs": outputs, "rejects": rejects, "notes": remarks, "sample": None}
     return Inspection(facts)
 
 
-def summarise(folder: str) -> tuple[list[dict[str, Any]], dict[str, int], list[str]]:
+def summarize(folder: str) -> tuple[list[dict[str, Any]], dict[str, int], list[str]]:
     """(a row for each output, reason -> rejects, remarks on damaged or unread records) below a folder of the ledger."""
     rows, rejects, remarks = [], Counter[str](), []
     for url in _folders(folder):

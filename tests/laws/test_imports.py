@@ -19,7 +19,11 @@ ALLOWED: dict[str, set[str]] = {
     "infra": set(),
     "modalities": set(),
     "recipe": {
-        "infra", "modalities", "recipe_checks", "tokenize", "train",
+        "infra",
+        "modalities",
+        "recipe_checks",
+        "tokenize",
+        "train",
         "model",  # the names of schedules
     },
     "recipe_checks": {"infra", "modalities", "recipe", "tokenize", "train"},  # recipes for types
@@ -29,7 +33,13 @@ ALLOWED: dict[str, set[str]] = {
     "train": {"infra", "modalities", "recipe", "tokenize", "model"},
     "report": {"infra", "modalities", "recipe", "tokenize", "pipelines", "model", "train"},
     "jobs": {
-        "infra", "modalities", "recipe", "tokenize", "pipelines", "train", "model",
+        "infra",
+        "modalities",
+        "recipe",
+        "tokenize",
+        "pipelines",
+        "train",
+        "model",
     },
     "stages": {"infra", "modalities", "recipe", "tokenize", "pipelines", "train", "summaries", "jobs"},
     "summaries": {"infra", "report"},

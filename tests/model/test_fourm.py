@@ -183,7 +183,7 @@ def test_compiled_blocks_share_two_graphs_over_steps(random_batch: Batches, conf
     assert len(graphs) == 2
 
 
-def test_pixels_are_normalised_with_imagenet_statistics(model: FourM) -> None:
+def test_pixels_are_normalized_with_imagenet_statistics(model: FourM) -> None:
     patches = torch.randint(0, 256, (2, 9, 12), dtype=torch.uint8)
     expected = (patches.view(2, 9, 4, 3) / 255 - torch.tensor(RGB_MEAN)) / torch.tensor(RGB_STD)
     torch.testing.assert_close(model.projections.normalize_pixels(patches), expected.view(2, 9, 12))

@@ -85,7 +85,7 @@ def test_no_modality_is_there_twice(model: FourM, given: dict[str, Arrays]) -> N
         ml4m.pack(model, given | {"rgb": given["rgb@224"]}, 64, 64)
 
 
-def test_pixels_are_bytes_or_normalised(model: FourM, given: dict[str, Arrays]) -> None:
+def test_pixels_are_bytes_or_normalized(model: FourM, given: dict[str, Arrays]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 224, 224))
     with torch.no_grad():
         for dtype in (np.uint8, np.float32):

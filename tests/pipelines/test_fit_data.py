@@ -111,9 +111,7 @@ def test_each_tokenizer_goes_on_until_it_has_its_rows_and_labels_no_more(tmp_pat
     assert 0 < len(few["sam_mask"]) <= 100  # what there is, and no endless search
 
 
-def test_who_shares_the_pass_does_not_change_the_crops(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_shares_the_pass_does_not_change_the_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks never get their share, so that in later shards they take more views of a sample than pictures do."""
     monkeypatch.setattr(fit_data_module, "LEAST_PER_SHARD", 8)
     source = fit_data(tmp_path / "out", data.good_shards(tmp_path / "s", 3, 5))

@@ -3,7 +3,7 @@
 Legend: B batch, L latent width, h w token grid, N = B h w latents, K codes, n heads.
 
 A latent's code is the one of largest cosine; the codebook learns by exponential moving averages (EMA) of the
-normalised latents assigned to it, not by gradients; the encoder learns through the straight-through estimator and the
+normalized latents assigned to it, not by gradients; the encoder learns through the straight-through estimator and the
 commitment loss. Buffers have apple/ml-4m's names (`quantize._codebook.embed`, ...).
 
 Decisions:
@@ -47,7 +47,7 @@ class Codebook(nn.Module):
 
     def assign(self, latents_NL: torch.Tensor) -> torch.Tensor:
         """The code of largest cosine, (N,) int64; the lowest of equals."""
-        # The length of a latent does not change its argmax, so only the codes are normalised.
+        # The length of a latent does not change its argmax, so only the codes are normalized.
         codes_LK = F.normalize(self.embed, dim=1).t()
         return torch.cat([(chunk @ codes_LK).argmax(1) for chunk in row_chunks(latents_NL, len(self.embed))])
 

@@ -18,7 +18,7 @@ from pydantic import ConfigDict
 from torch import nn
 
 from .diffusion import timestep_embedding
-from .vit import Attention, Mlp, ViTSize, initialise, sincos_positions
+from .vit import Attention, Mlp, ViTSize, initialize, sincos_positions
 
 CONDITIONINGS = ("concat", "xattn")
 
@@ -104,10 +104,10 @@ class UViT(nn.Module):
         )
         self.conv_norm_out = nn.GroupNorm(size.norm_num_groups, widths[0])
         self.conv_out = nn.ConvTranspose2d(widths[0], channels, p, stride=p)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
-        initialise(self)
+    def _initialize(self) -> None:
+        initialize(self)
         for name, module in self.named_modules():
             if name.endswith(("conv2", "adaLN_gate")):  # residual branches start closed
                 nn.init.zeros_(module.weight)

@@ -2,7 +2,7 @@
 
 Legend: B batch, C channels, H W pixels, h w token grid, N = h w, D width of a token, p side of a patch in pixels.
 
-Names of parameters and buffers, initialisation and arithmetic are those of apple/ml-4m, so that its checkpoints load:
+Names of parameters and buffers, initialization and arithmetic are those of apple/ml-4m, so that its checkpoints load:
 pre-norm blocks without a LayerNorm at the end, fixed 2-D sine-cosine positions resized bicubically to other grids, an
 optional tanh MLP next to the quantizer (ViT-VQGAN, arXiv 2110.04627), optional ConvNeXt blocks after unpatching.
 """
@@ -155,7 +155,7 @@ class ViTEncoder(_ViT):
         super().__init__(size, grid, post_mlp)
         self.patch_size = patch_size if patch_proj else 1
         self.proj = nn.Conv2d(channels, size.dim_tokens, kernel_size=self.patch_size, stride=self.patch_size)
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[2:]
@@ -183,7 +183,7 @@ class ViTDecoder(_ViT):
         self.channels, self.patch_size = channels, patch_size if patch_proj else 1
         self.out_proj = nn.Linear(size.dim_tokens, channels * self.patch_size**2)
         self.out_conv = nn.Sequential(ConvNeXtBlock(channels), ConvNeXtBlock(channels)) if out_conv else None
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, _, height, width = x.shape
@@ -195,8 +195,8 @@ class ViTDecoder(_ViT):
         return image
 
 
-def initialise(model: nn.Module) -> None:
-    """MAE's initialisation, as in 4M: Xavier uniform, with q, k, v as separate matrices; biases of linear layers 0."""
+def initialize(model: nn.Module) -> None:
+    """MAE's initialization, as in 4M: Xavier uniform, with q, k, v as separate matrices; biases of linear layers 0."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             rows = module.weight.shape[0] // (3 if name.endswith("qkv") else 1)

@@ -305,4 +305,3 @@ class VQVAE(VQ):
     def _reconstruct(self, quantized: torch.Tensor) -> torch.Tensor:
         recon: torch.Tensor = self.decoder(self.post_quant_proj(quantized))
         return recon
-

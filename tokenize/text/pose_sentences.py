@@ -104,9 +104,7 @@ def body_poses(humans: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return np.array(poses, np.float32).reshape(len(poses), smpl.SIZES["body_pose"])
 
 
-def poses_to_chunks(
-    humans: Sequence[Mapping[str, Any]], ids: np.ndarray, seed: int, key: str, index: int
-) -> list[str]:
+def poses_to_chunks(humans: Sequence[Mapping[str, Any]], ids: np.ndarray, seed: int, key: str, index: int) -> list[str]:
     """The sentence of `humans_in_crop`, a chunk for each human; `WordPiece.encode_chunks` then keeps humans whole.
 
     Args:

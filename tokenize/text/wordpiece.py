@@ -249,7 +249,7 @@ def _clean(text: str, control: bool = False) -> str:
 
 
 def _alphabet(tokenizer: Tokenizer, corpus: Sequence[str], limit: int) -> list[str]:
-    """The most frequent characters after normalisation, sorted; printable ASCII is always among them."""
+    """The most frequent characters after normalization, sorted; printable ASCII is always among them."""
     counts: Counter[str] = Counter()
     normalizer = tokenizer.normalizer
     assert normalizer is not None

@@ -57,9 +57,7 @@ class Evaluation:
     measured_on: Literal["val", "train"]
 
 
-def evaluate(
-    job: FitJob, device: str, board: Board, batch: int = 32
-) -> tuple[list[Evaluation], dict[str, str]]:
+def evaluate(job: FitJob, device: str, board: Board, batch: int = 32) -> tuple[list[Evaluation], dict[str, str]]:
     """Measure the tokenizers of ROOT/tokenizers that a job names and write the table.
 
     Args:

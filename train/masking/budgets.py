@@ -82,6 +82,6 @@ def fill_up(
 
 
 def _log_gamma(alphas: np.ndarray, draws: Draws) -> np.ndarray:
-    """Logarithms of Gamma(alpha) draws, -inf where alpha is 0; normalised they are a Dirichlet draw."""
+    """Logarithms of Gamma(alpha) draws, -inf where alpha is 0; normalized they are a Dirichlet draw."""
     given = alphas > 0
     return np.where(given, draws.log_gamma(np.where(given, alphas, 1.0)), np.float32(-np.inf))

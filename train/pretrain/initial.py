@@ -1,4 +1,4 @@
-"""Initial weights from a trained model: 4M-21 begins with 4M-7, specialised models with the general one (4M-21, 3.4).
+"""Initial weights from a trained model: 4M-21 begins with 4M-7, specialized models with the general one (4M-21, 3.4).
 
 Decisions:
 - The architectures are the same, field by field: weights that fit by their shapes alone would compute something else.

@@ -47,7 +47,7 @@ MAX_SKIPPED = 10  # steps in a row, with `train.nonfinite: skip`: whatever is wr
 
 
 class Trainer:
-    """One rank of a run: its model, optimiser, loader and log.
+    """One rank of a run: its model, optimizer, loader and log.
 
     Args:
         model: with fresh weights, the same on every rank, on its device. It becomes the trained one.
@@ -151,7 +151,7 @@ class Trainer:
             dist.barrier()
 
     def train_step(self, batch: PackedBatch, window: Window) -> float:
-        """One optimiser step on this rank's part of the batch, as NumPy arrays. Returns its learning rate."""
+        """One optimizer step on this rank's part of the batch, as NumPy arrays. Returns its learning rate."""
         settings = self.settings
         check_batch(self.model.config, batch)
         parts = split(batch, settings.accumulate)

@@ -1,4 +1,4 @@
-"""What a training run learns: parameters, the optimiser's moments, the average of the weights; and the model it ends
+"""What a training run learns: parameters, the optimizer's moments, the average of the weights; and the model it ends
 with, whole, in one safetensors file (model/checkpoint.py)."""
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Weights:
         self.average = [p.detach().clone() for p in self.parameters] if ema else []
 
     def step(self, lr: float, norm: Tensor) -> None:
-        """One step of the optimiser, and of the average; neither changes anything if `norm` is not finite.
+        """One step of the optimizer, and of the average; neither changes anything if `norm` is not finite.
 
         Args:
             norm: of the whole gradient, the same scalar on all workers. It is not looked at by the host: AdamW's kernel
@@ -81,7 +81,7 @@ class Weights:
         return found | {f"ema.{name}": value for name, value in zip(self.named, self.average, strict=False)}
 
     def resumed(self, step: int) -> None:
-        """Called when `tensors` hold what they were after a number of optimiser steps."""
+        """Called when `tensors` hold what they were after a number of optimizer steps."""
         for p in self.parameters:
             self.optimizer.state[p]["step"].fill_(float(step))
 

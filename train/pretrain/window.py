@@ -26,7 +26,7 @@ NAMED = 8  # samples of a step that are named
 class Entry:
     """One step.
 
-    step: optimiser steps done after it.
+    step: optimizer steps done after it.
     loss: scalar, this worker's part: those of all workers add up to it.
     sums: float (S,), sums of the targets' cross-entropies.
     counts: numbers of targets, S of them.

@@ -90,7 +90,7 @@ class VQFitConfig(BaseModel):
 
 
 class VQTrainer:
-    """Owns the model, its optimiser and its step counter."""
+    """Owns the model, its optimizer and its step counter."""
 
     def __init__(self, model: Tokenizer, config: VQFitConfig, perceptual: Perceptual | None = None) -> None:
         """`model` is on its device already.
@@ -190,7 +190,7 @@ class VQTrainer:
         )
 
     def _update(self, lr: float) -> float:
-        """One step of the optimiser and of the averages; the norm of the gradient before it was clipped."""
+        """One step of the optimizer and of the averages; the norm of the gradient before it was clipped."""
         self._share_gradients()
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip or math.inf).item()

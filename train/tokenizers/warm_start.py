@@ -1,6 +1,6 @@
 """A warm start for small VQ-VAE fits: begin as principal components of patches rather than as noise.
 
-A randomly initialised ViT tokenizer codes positions and noise at first, and needs thousands of steps to find the mean
+A randomly initialized ViT tokenizer codes positions and noise at first, and needs thousands of steps to find the mean
 colours of patches. Started here, it is a working linear tokenizer before its first step, and training only improves it.
 On crops of photos at 32 px, 64 codes and 100 steps this was worth 2 dB. Not in 4M, whose fits are long.
 """

@@ -139,7 +139,7 @@ def geometric_complexity(normals: np.ndarray) -> float:
 
 
 def occlusion(depth: np.ndarray) -> float:
-    """Share of pixels at depth edges: Sobel's gradient (3 x 3, not normalised) is above 0.3.
+    """Share of pixels at depth edges: Sobel's gradient (3 x 3, not normalized) is above 0.3.
 
     Depth (H, W) in [0, 1] is first resized to as many pixels as 224 x 224, at its aspect, so that the score does not
     hang on the image's resolution: a step of 8 % of the depth's range is an edge then, a slope over 28 pixels is not.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
 
-# Image towers by model type, so that nobody loads a text tower. The first kind normalises its class token alone.
+# Image towers by model type, so that nobody loads a text tower. The first kind normalizes its class token alone.
 # AltCLIP, BLIP and models that nobody thought of are opened whole, and what they call `vision_model` is taken.
 _CLIPS = {
     "clip": "CLIPVisionModel",
@@ -235,11 +235,11 @@ class Features(Pretrained):
         if "spatial_shapes" in inspect.signature(model.forward).parameters:
             side = patch * math.isqrt(vision.num_patches)
             return Backbone(model, _plain(processor), side, patch, lambda pixels: _flexible(model, pixels, patch))
-        unnormalised = config.model_type in _CLIPS
+        unnormalized = config.model_type in _CLIPS
         side = usual_side(processor)
         if isinstance(trained := getattr(vision, "image_size", None), int):
             side = min(side, trained)  # DINOv2's positions are for more than its usual input; none are for less
-        return Backbone(model, processor, side, patch, lambda pixels: _last_tokens(model, pixels, unnormalised, patch))
+        return Backbone(model, processor, side, patch, lambda pixels: _last_tokens(model, pixels, unnormalized, patch))
 
 
 def usual_side(processor: Any) -> int:
@@ -258,7 +258,7 @@ def _half(values: np.ndarray) -> np.ndarray | str:
     return half if np.isfinite(half).all() else "features beyond the range of float16"
 
 
-def _last_tokens(model: Any, pixels: torch.Tensor, unnormalised: bool, patch: int) -> torch.Tensor:
+def _last_tokens(model: Any, pixels: torch.Tensor, unnormalized: bool, patch: int) -> torch.Tensor:
     """Every token after the last LayerNorm, and after the projection where the model has one: (B, n + h w, C)."""
     import torch
 
@@ -270,7 +270,7 @@ def _last_tokens(model: Any, pixels: torch.Tensor, unnormalised: bool, patch: in
         patches = (pixels.shape[2] // patch) * (pixels.shape[3] // patch)
         options["noise"] = torch.arange(patches, device=pixels.device).expand(len(pixels), -1)
     tokens: torch.Tensor = model(pixel_values=pixels, **options).last_hidden_state
-    if unnormalised:
+    if unnormalized:
         tokens = getattr(model, "vision_model", model).post_layernorm(tokens)
     projection = getattr(model, "visual_projection", None)
     return tokens if projection is None else projection(tokens)

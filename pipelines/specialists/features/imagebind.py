@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class ImageBind(Features):
     """Patch tokens after the trunk's last block, before any head: (16, 16, 1280) of a square image.
 
-    The residual stream of the trunk is not normalised; 4M-21 takes it as it is.
+    The residual stream of the trunk is not normalized; 4M-21 takes it as it is.
     """
 
     name: ClassVar[str] = "imagebind"

@@ -108,7 +108,7 @@ def from_state(state: Mapping[str, Tensor], heads: int = 16, head_heads: int = 8
 
 
 class Hmr2Network(nn.Module):
-    """(n, 3, rows, columns) of RGB, normalised as ImageNet's, to `Body`; see `Sizes.crop`.
+    """(n, 3, rows, columns) of RGB, normalized as ImageNet's, to `Body`; see `Sizes.crop`.
 
     The decoder and its heads stay in float32, whatever the backbone is in: they cost little, and rotations show it.
     """

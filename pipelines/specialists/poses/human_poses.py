@@ -129,7 +129,7 @@ def person_crop(image: np.ndarray | None, box: Sequence[float], rows: int, colum
         rows, columns: of the crop, rows >= columns.
 
     Returns:
-        float32 (3, rows, columns), normalised as ImageNet's.
+        float32 (3, rows, columns), normalized as ImageNet's.
     """
     assert image is not None, "items without an image are rejected before the call"
     height, width = image.shape[:2]

@@ -71,4 +71,3 @@ def test_another_specialist_takes_its_options() -> None:
     )
     identity = built["canny_edge"].identity()
     assert identity["specialist"] == "fourmill_tests.specialists:Slow" and identity["options"]["low"] == 9
-

@@ -1,4 +1,4 @@
-"""`fourmill inspect`: every kind is recognised by its contents, its numbers are right, and damage is a sentence."""
+"""`fourmill inspect`: every kind is recognized by its contents, its numbers are right, and damage is a sentence."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def _save(folder: Path, model: Any, processor: Any) -> Path:
 
 
 def stir(model: torch.nn.Module) -> None:
-    """Random weights large enough that an output depends on the image: those of initialisation leave it constant."""
+    """Random weights large enough that an output depends on the image: those of initialization leave it constant."""
     for parameter in model.parameters():
         if parameter.ndim > 1 and parameter.is_floating_point():
             fan_in = parameter[0].numel() if parameter.shape[0] > 1 else parameter.shape[-1]

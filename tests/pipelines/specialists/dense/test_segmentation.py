@@ -186,7 +186,7 @@ SHORT = [name.replace("-other", "").replace("-merged", "") for name in NAMES]  #
     [NAMES, SHORT, [f"LABEL_{i}" for i in range(133)], [*NAMES[:80], *(f"stuff {i}" for i in range(53))]],
     ids=["coco", "detectron2", "unnamed", "things"],
 )
-def test_coco_panoptic_order_is_recognised(names: list[str]) -> None:
+def test_coco_panoptic_order_is_recognized(names: list[str]) -> None:
     assert class_table(dict(enumerate(names))).tolist() == list(range(133))
 
 

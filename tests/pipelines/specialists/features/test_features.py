@@ -236,7 +236,7 @@ def vit(**options: Any) -> dict[str, Any]:
 
 
 def saved(path: Path, model: Any) -> str:
-    """With weights that are not those of initialisation, which leave biases zero and LayerNorms idle."""
+    """With weights that are not those of initialization, which leave biases zero and LayerNorms idle."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
