@@ -124,14 +124,13 @@ def _downstream(verbs: Any) -> None:
 
 
 def _verb(verbs: Any, name: str, text: str, examples: list[str]) -> argparse.ArgumentParser:
-    verb: argparse.ArgumentParser = verbs.add_parser(
+    return verbs.add_parser(
         name,
         help=text,
         description=f"{text[0].upper()}{text[1:]}.",
         epilog="examples:\n" + "".join(f"  {example}\n" for example in examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    return verb
 
 
 def _recipe(verb: argparse.ArgumentParser) -> None:

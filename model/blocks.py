@@ -42,8 +42,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight, bias)
     rows = x.shape[:-1].numel()
     if rows > FEW_ROWS:
-        y: Tensor = _OneDnn.apply(x, weight, bias)
-        return y
+        return _OneDnn.apply(x, weight, bias)
     if rows == 0 or torch.is_grad_enabled():
         return F.linear(x, weight, bias)
     flat = x.reshape(rows, -1)
@@ -66,8 +65,7 @@ class _OneDnn(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return y
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
@@ -99,8 +97,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(v.dtype)
-    y: Tensor = (v.mT @ weights.mT).mT
-    return y
+    return (v.mT @ weights.mT).mT
 
 
 def layer_norm(dim: int, config: FourMConfig) -> nn.LayerNorm:
@@ -129,8 +126,7 @@ class _Heads(nn.Module):
         y = attention(q.to(v.dtype), k.to(v.dtype), v, mask)
         if seen is not None:
             y = y * seen
-        out: Tensor = self.proj(y.transpose(1, 2).flatten(2))
-        return out
+        return self.proj(y.transpose(1, 2).flatten(2))
 
 
 class SelfAttention(_Heads):
@@ -181,8 +177,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = F.gelu(self.fc1(x)) if self.gelu else F.silu(self.fc1(x))
-        out: Tensor = self.fc2(hidden if self.fc3 is None else hidden * self.fc3(x))
-        return out
+        return self.fc2(hidden if self.fc3 is None else hidden * self.fc3(x))
 
 
 class EncoderBlock(nn.Module):

@@ -148,8 +148,7 @@ class FourM(nn.Module):
         mask = mask | ~mask.any(dim=-1, keepdim=True)  # no row of attention is empty; the decoder reads no pads
         for block in self.encoder:
             x = self._run(block, x, mask)
-        y: Tensor = self.encoder_norm(x)
-        return y
+        return self.encoder_norm(x)
 
     def embed_queries(self, ids: Tensor, mod: Tensor, pos: Tensor, valid: Tensor) -> Tensor:
         """Decoder inputs (B, M, D); id -1 is the mask token."""
@@ -163,8 +162,7 @@ class FourM(nn.Module):
         """Normalized decoder outputs (B, M, D); mask (B, 1, M, M) or None if every query sees all."""
         for block in self.decoder:
             queries = self._run(block, queries, context.tokens, mask, context.mask)
-        y: Tensor = self.decoder_norm(queries)
-        return y
+        return self.decoder_norm(queries)
 
     def head(self, modality: str) -> Tensor:
         """The output weights of a modality, (vocabulary, D), a view."""

@@ -110,8 +110,7 @@ class Codebook:
                 ids = self.model.encode(x)
         except ValueError as error:
             raise ValueError(f"{self.name} of {self.folder}: {error}") from error
-        tokens: np.ndarray = ids.reshape(len(rows), -1).cpu().numpy().astype(np.uint16)
-        return tokens
+        return ids.reshape(len(rows), -1).cpu().numpy().astype(np.uint16)
 
     def decode(self, tokens: np.ndarray, side: int = 0) -> np.ndarray:
         """(n, tokens) to labels in the frame of a crop, see `inputs.to_label`.

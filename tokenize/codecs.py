@@ -133,8 +133,7 @@ class Grid(Codec):
         return window(self.modality.label, sample.value, sample.crops[crop], self._size, sample.size)
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
-        decoded: np.ndarray = self.decode_many(np.asarray(tokens)[None])[0]
-        return decoded
+        return self.decode_many(np.asarray(tokens)[None])[0]
 
     def decode_many(self, tokens: np.ndarray) -> np.ndarray:
         """Labels of many crops: ids (n, length) to what `inputs.to_label` says of this modality's form."""
@@ -204,8 +203,7 @@ def _sentence(codec: str) -> Callable[[ModalitySpec, Options, WordPiece], Text]:
     module, colon, name = codec.partition(":")
     if not colon:
         return _SENTENCES[codec]
-    made: Callable[[ModalitySpec, Options, WordPiece], Text] = getattr(importlib.import_module(module), name)
-    return made
+    return getattr(importlib.import_module(module), name)
 
 
 def load_codebook(root: str, name: str, device: str = "cpu", expected: str = "") -> Codebook:

@@ -61,8 +61,7 @@ def window(label: str, value: np.ndarray, crop: Crop, size: int, frame: tuple[in
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors along the last axis at length 1; those that averaging made 0 stay so."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    scaled: np.ndarray = vectors / np.maximum(length, 1e-6)
-    return scaled
+    return vectors / np.maximum(length, 1e-6)
 
 
 def _feature_window(features: np.ndarray, crop: Crop, size: int, frame: tuple[int, int]) -> np.ndarray:
@@ -72,8 +71,7 @@ def _feature_window(features: np.ndarray, crop: Crop, size: int, frame: tuple[in
     if crop.flip:
         columns = columns[::-1]
     across = np.einsum("cw,hwd->hcd", columns, features, optimize=True)
-    found: np.ndarray = np.einsum("rh,hcd->rcd", rows, across, optimize=True)
-    return found
+    return np.einsum("rh,hcd->rcd", rows, across, optimize=True)
 
 
 def _interpolation(start: int, length: int, pixels: int, cells: int, size: int) -> np.ndarray:

@@ -127,8 +127,7 @@ def _encode_array(array: np.ndarray) -> bytes:
 
 
 def _decode_array(cell: bytes) -> np.ndarray:
-    array: np.ndarray = np.load(io.BytesIO(cell), allow_pickle=False)
-    return array
+    return np.load(io.BytesIO(cell), allow_pickle=False)
 
 
 _ENCODE: dict[Storage, Callable[[Any], Any]] = {

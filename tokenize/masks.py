@@ -77,8 +77,7 @@ def resample(mask: np.ndarray, window: tuple[float, float, float, float], size: 
     columns = slice(max(math.floor(left), 0), min(math.ceil(right), width))
     down = _overlaps(top, bottom, rows, size)
     across = _overlaps(left, right, columns, size)
-    covered: np.ndarray = down @ mask[rows, columns].astype(np.float32) @ across.T
-    return covered
+    return down @ mask[rows, columns].astype(np.float32) @ across.T
 
 
 def _overlaps(start: float, stop: float, pixels: slice, size: int) -> np.ndarray:

@@ -152,8 +152,7 @@ class Instances(_Coded):
         return instance_sentences.query(sample.value, *sample.size, window, seed, sample.key, crop, max_words=words)
 
     def coded(self, subject: Any) -> np.ndarray:
-        masks: np.ndarray = subject.masks
-        return masks
+        return subject.masks
 
     def chunks(self, sample: Labelled, crop: int, subject: Any, ids: np.ndarray) -> list[str]:
         return instance_sentences.instances_to_chunks(subject, ids)

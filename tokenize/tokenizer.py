@@ -156,8 +156,7 @@ def _literal(text: str) -> Any:
 
 def read_quality(folder: str | Path) -> dict[str, float]:
     """What the fit measured, {} for a published folder."""
-    quality: dict[str, float] = read_settings(folder).get("quality") or {}
-    return quality
+    return read_settings(folder).get("quality") or {}
 
 
 def fingerprint(folder: str | Path) -> str:

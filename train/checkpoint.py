@@ -31,8 +31,7 @@ class Checkpoint:
     def marker(self) -> dict[str, Any]:
         """What the marker says. ValueError if it is damaged."""
         try:
-            told: dict[str, Any] = json.loads(self.read(MARKER))
-            return told
+            return json.loads(self.read(MARKER))
         except ValueError as error:  # no JSON, or not UTF-8
             raise ValueError(f"{MARKER} is damaged ({error})") from None
 
@@ -143,5 +142,4 @@ def unpack(data: bytes, device: str = "cpu") -> dict[str, Any]:
     """The inverse of `pack`; refuses anything but tensors and plain values."""
     import torch
 
-    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
-    return state
+    return torch.load(io.BytesIO(data), map_location=device, weights_only=True)

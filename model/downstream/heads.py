@@ -26,8 +26,7 @@ class PooledHead(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         pooled = features.mean() if self.pool == "mean" else features.tokens[:, 0]
-        out: Tensor = self.linear(self.norm(pooled))
-        return out
+        return self.linear(self.norm(pooled))
 
 
 class LinearMap(nn.Module):
@@ -88,8 +87,7 @@ class Classifier(nn.Module):
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Logits (B, C)."""
-        out: Tensor = self.head(self.encoder(inputs))
-        return out
+        return self.head(self.encoder(inputs))
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:

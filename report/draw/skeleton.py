@@ -62,8 +62,7 @@ def project(human: Mapping[str, Any], width: int, height: int) -> np.ndarray:
     """`pose` in pixels of a picture, float64 (25, 2), by the weak-perspective camera of the person's square."""
     x, y, side = smpl.person_square([c * edge for c, edge in zip(human["box"], (width, height) * 2, strict=True)])
     scale, tx, ty = human["camera"]
-    seen: np.ndarray = np.array([x, y]) + side / 2 * scale * (pose(human)[:, :2] + np.array([tx, ty]))
-    return seen
+    return np.array([x, y]) + side / 2 * scale * (pose(human)[:, :2] + np.array([tx, ty]))
 
 
 def draw_skeletons(humans: Sequence[Mapping[str, Any]], image: np.ndarray | None, *, size: int = 320) -> Panel:

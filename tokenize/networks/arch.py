@@ -53,8 +53,7 @@ def sizes_of(table: Mapping[str, Any], enc_type: str, dec_type: str) -> dict[str
 
 def _size(name: str, kind: type[Size], value: Any) -> Size:
     if not isinstance(value, Mapping):
-        size: Size = value
-        return size
+        return value
     known = {field.name: field.default for field in fields(kind)}
     given = {key: it for key, it in value.items() if key in known or key not in _NEUTRAL or _NEUTRAL[key] != it}
     wrong = [f"got {key} {it!r}" for key, it in given.items() if key not in known]

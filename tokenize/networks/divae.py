@@ -153,8 +153,7 @@ class DiVAE(VQ):
 
         def model(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             if unguided:
-                out: torch.Tensor = self.decoder(x, t, cond)
-                return out
+                return self.decoder(x, t, cond)
             with_codes, without = self.decoder(x.repeat(2, 1, 1, 1), t.repeat(2), both, mask).chunk(2)
             return torch.lerp(without, with_codes, guidance)
 
@@ -197,8 +196,7 @@ class DiVAE(VQ):
 
     def step(self, x: torch.Tensor, generator: torch.Generator | None = None) -> Step:
         """What a training step compares, see `VQVAE.step`; the target is x, the noise or the velocity."""
-        made: Step = self(x, generator)
-        return made
+        return self(x, generator)
 
     def _check_size(self, x: torch.Tensor) -> None:
         height, width = x.shape[2:]

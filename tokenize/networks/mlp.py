@@ -49,5 +49,4 @@ class _Block(nn.Module):
         self.block = nn.Sequential(nn.Linear(thin, wide), nn.GELU(), nn.Linear(wide, thin))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.block(x)
-        return out
+        return self.block(x)

@@ -151,8 +151,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         h = self.in_layers(x) + self.emb_layers(time)[:, :, None, None]
-        out: torch.Tensor = self.skip_connection(x) + self.out_layers(h)
-        return out
+        return self.skip_connection(x) + self.out_layers(h)
 
 
 class AttentionBlock(nn.Module):
@@ -169,8 +168,7 @@ class AttentionBlock(nn.Module):
         flat = x.flatten(2)
         q, k, v = self.qkv(self.norm(flat)).unflatten(1, (self.heads, 3, -1)).transpose(3, 4).unbind(2)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(1, 2)
-        out: torch.Tensor = (flat + self.proj_out(mixed)).view_as(x)
-        return out
+        return (flat + self.proj_out(mixed)).view_as(x)
 
 
 class Downsample(nn.Module):
@@ -179,8 +177,7 @@ class Downsample(nn.Module):
         self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.op(x)
-        return out
+        return self.op(x)
 
 
 class Upsample(nn.Module):
@@ -189,8 +186,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return out
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 def _norm(channels: int) -> nn.GroupNorm:

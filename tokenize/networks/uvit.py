@@ -137,8 +137,7 @@ class UViT(nn.Module):
             h = self.upsample_mid(F.interpolate(h, scale_factor=2.0, mode="nearest"))
         for block in self.up_blocks:
             h = block(h, time, skips)
-        out: torch.Tensor = self.conv_out(F.silu(self.conv_norm_out(h)))
-        return out
+        return self.conv_out(F.silu(self.conv_norm_out(h)))
 
 
 class _TimeEmbedding(nn.Module):
@@ -148,8 +147,7 @@ class _TimeEmbedding(nn.Module):
         self.linear_2 = nn.Linear(time_dim, time_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.linear_2(F.silu(self.linear_1(x)))
-        return out
+        return self.linear_2(F.silu(self.linear_1(x)))
 
 
 class _Conv(nn.Module):
@@ -160,8 +158,7 @@ class _Conv(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=stride, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.conv(x)
-        return out
+        return self.conv(x)
 
 
 class _Resnet(nn.Module):
@@ -176,8 +173,7 @@ class _Resnet(nn.Module):
 
     def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         h = self.conv1(F.silu(self.norm1(x))) + self.time_emb_proj(F.silu(time))[:, :, None, None]
-        out: torch.Tensor = self.conv_shortcut(x) + self.conv2(F.silu(self.norm2(h)))
-        return out
+        return self.conv_shortcut(x) + self.conv2(F.silu(self.norm2(h)))
 
 
 class _Down(nn.Module):
@@ -315,8 +311,7 @@ class _Block(nn.Module):
 
         def modulated(norm: nn.Module, branch: int) -> torch.Tensor:
             shift, scale = modulations[2 * branch : 2 * branch + 2]
-            out: torch.Tensor = norm(x) * (1 + scale) + shift
-            return out
+            return norm(x) * (1 + scale) + shift
 
         if self.skip_linear is not None and skip is not None:
             x = self.skip_linear(torch.cat([x, skip], dim=2))
@@ -347,5 +342,4 @@ class _CrossAttention(nn.Module):
             # A large negative number, not -inf: where everything is blocked, attention is uniform rather than NaN.
             mask = blocked[:, None, None].to(q.dtype) * -torch.finfo(q.dtype).max
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        out: torch.Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
-        return out
+        return self.proj(mixed.transpose(1, 2).flatten(2))

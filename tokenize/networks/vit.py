@@ -65,8 +65,7 @@ class Attention(nn.Module):
         batch, tokens, dim = x.shape
         q, k, v = self.qkv(x).view(batch, tokens, 3, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, dim)
-        out: torch.Tensor = self.proj(mixed)
-        return out
+        return self.proj(mixed)
 
 
 class Mlp(nn.Module):
@@ -80,8 +79,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = self.fc1(x)
-        out: torch.Tensor = self.fc2(hidden.tanh() if self.tanh else F.gelu(hidden))
-        return out
+        return self.fc2(hidden.tanh() if self.tanh else F.gelu(hidden))
 
 
 class Block(nn.Module):

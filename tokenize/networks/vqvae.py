@@ -193,8 +193,7 @@ class VQ(nn.Module):
             x = x[:, :, None, None]
         else:
             x = self.pixels(x)
-        z: torch.Tensor = self.quant_proj(self.encoder(x))
-        return z
+        return self.quant_proj(self.encoder(x))
 
     def pixels(self, x: torch.Tensor) -> torch.Tensor:
         """What comes in as it is reconstructed: with `undo_std`, pictures (B, 3, H, W) in [-1, 1]."""
@@ -303,5 +302,4 @@ class VQVAE(VQ):
         return Step(recon, self.pixels(x), commitment, ids)
 
     def _reconstruct(self, quantized: torch.Tensor) -> torch.Tensor:
-        recon: torch.Tensor = self.decoder(self.post_quant_proj(quantized))
-        return recon
+        return self.decoder(self.post_quant_proj(quantized))

@@ -253,8 +253,7 @@ def _resize(mask: np.ndarray, width: int, height: int) -> np.ndarray:
 
     shrinks = width <= mask.shape[1] and height <= mask.shape[0]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized: np.ndarray = cv2.resize(mask, (width, height), interpolation=method)
-    return resized
+    return cv2.resize(mask, (width, height), interpolation=method)
 
 
 def queried_to_label(queried: Queried) -> list[dict[str, Any]]:

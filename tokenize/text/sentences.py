@@ -103,8 +103,7 @@ def id_rows(label: str, ids: np.ndarray, count: int, length: int) -> list[list[i
     rows = np.asarray(ids)
     if len(rows) != count or (count and rows.shape[1:] != (length,)):
         raise ValueError(f"{label}: got ids of shape {rows.shape}; expected {(count, length)}")
-    listed: list[list[int]] = rows.tolist()
-    return listed
+    return rows.tolist()
 
 
 def text_to_boxes(text: str) -> list[dict[str, Any]]:

@@ -63,8 +63,7 @@ def nearest(matrices: np.ndarray) -> np.ndarray:
     """The rotations nearest to matrices (n, 3, 3), such as a tokenizer gives back."""
     u, _, v = np.linalg.svd(matrices)
     u[..., 2] *= np.linalg.det(u @ v)[:, None]
-    turned: np.ndarray = u @ v
-    return turned
+    return u @ v
 
 
 def mirror(human: Mapping[str, Any]) -> dict[str, Any]:

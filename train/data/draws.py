@@ -106,8 +106,7 @@ def mix64(x: np.ndarray) -> np.ndarray:
     x = x + GOLDEN
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = x ^ (x >> np.uint64(31))
-    return mixed
+    return x ^ (x >> np.uint64(31))
 
 
 def _hash(index: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -25,8 +25,7 @@ class Sample:
 
     @property
     def key(self) -> str:
-        key: str = self.group.keys[self.row].as_py()
-        return key
+        return self.group.keys[self.row].as_py()
 
     def raw(self, modality: str) -> np.ndarray:
         """File bytes or vectors; empty if it has none."""

@@ -77,8 +77,7 @@ def fill_up(
     # Whole tokens, as many on average: the ends are rounded down after one shift for all, which is never 0 or 1.
     whole = np.floor(ends + (draws.uniform(1) - 2.0**-25))
     extra = np.diff(whole, axis=1, prepend=0).astype(np.int64)
-    filled: np.ndarray = budgets + np.minimum(extra, room)
-    return filled
+    return budgets + np.minimum(extra, room)
 
 
 def _log_gamma(alphas: np.ndarray, draws: Draws) -> np.ndarray:

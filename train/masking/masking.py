@@ -202,8 +202,7 @@ def _draw(
 def _draw_component(odds: np.ndarray, draws: Draws) -> np.ndarray:
     """An index for each row of `odds` (B, K), in their proportions; never one whose odds are 0."""
     ends = np.cumsum(odds, axis=1)
-    component: np.ndarray = (ends >= draws.uniform(1) * ends[:, -1:]).argmax(axis=1)
-    return component
+    return (ends >= draws.uniform(1) * ends[:, -1:]).argmax(axis=1)
 
 
 def _settle(

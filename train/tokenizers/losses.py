@@ -69,8 +69,7 @@ def lpips(backbone: str, device: str) -> Callable[[torch.Tensor, torch.Tensor], 
     network = network.eval().to(device)
 
     def distance(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        value: torch.Tensor = network(prediction.clamp(-1, 1), target).mean()
-        return value
+        return network(prediction.clamp(-1, 1), target).mean()
 
     return distance
 

@@ -208,8 +208,7 @@ def _rotations(matrices: torch.Tensor) -> torch.Tensor:
     u, _, vh = torch.linalg.svd(matrices)
     sign = torch.linalg.det(u @ vh)
     fixed = torch.cat([u[:, :, :2], u[:, :, 2:] * sign[:, None, None]], dim=2)
-    rotations: torch.Tensor = fixed @ vh
-    return rotations
+    return fixed @ vh
 
 
 def _mean(sums: Sums, *names: str) -> dict[str, float]:

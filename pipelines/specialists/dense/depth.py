@@ -103,5 +103,4 @@ def relative_depth(prediction: np.ndarray, inverse: bool) -> np.ndarray | None:
     if high - low <= _RESOLUTION * max(abs(low), abs(high)):
         return None
     share = (prediction.astype(np.float32) - low) / (high - low)
-    depth: np.ndarray = np.clip(1 - share if inverse else share, 0, 1).astype(np.float16)
-    return depth
+    return np.clip(1 - share if inverse else share, 0, 1).astype(np.float16)

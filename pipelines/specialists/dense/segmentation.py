@@ -108,8 +108,7 @@ class Panoptic(DenseModel):
             truncation=True,
             return_tensors="pt",
         )
-        tokens: torch.Tensor = (made["input_ids"] * made["attention_mask"]).to(device)
-        return tokens
+        return (made["input_ids"] * made["attention_mask"]).to(device)
 
     def forward(self, pixels: torch.Tensor) -> Any:
         if self._task_tokens is None:

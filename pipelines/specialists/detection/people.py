@@ -127,5 +127,4 @@ def _intersection_over_union(boxes: np.ndarray) -> np.ndarray:
     high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
     shared: np.ndarray = np.prod(np.clip(high - low, 0, None), axis=2)
     area: np.ndarray = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    ratio: np.ndarray = shared / (area[:, None] + area[None, :] - shared)
-    return ratio
+    return shared / (area[:, None] + area[None, :] - shared)

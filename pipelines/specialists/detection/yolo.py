@@ -97,7 +97,7 @@ class YoloBoxes(Detector):
 
     def _kept(self, raw: torch.Tensor) -> list[torch.Tensor]:
         """For each image of raw outputs its boxes that stay, (n, 6): xmin, ymin, xmax, ymax in pixels, score, class."""
-        kept: list[torch.Tensor] = ultralytics("utils.nms").non_max_suppression(
+        return ultralytics("utils.nms").non_max_suppression(
             raw,
             self.min_score,
             self.max_overlap,
@@ -106,7 +106,6 @@ class YoloBoxes(Detector):
             max_time_img=float("inf"),  # its clock would drop boxes on a busy machine
             end2end=bool(getattr(self._model, "end2end", False)),
         )
-        return kept
 
 
 def ultralytics(module: str) -> Any:

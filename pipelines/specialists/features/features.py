@@ -186,8 +186,7 @@ class Features(Pretrained):
             return_tensors="pt",
             **(_IMAGENET if self.normalization == "imagenet" else {}),
         )
-        pixels: torch.Tensor = made["pixel_values"][0]
-        return pixels
+        return made["pixel_values"][0]
 
     def _run(self, pixels: torch.Tensor) -> torch.Tensor:
         import torch
@@ -283,12 +282,11 @@ def _flexible(model: Any, pixels: torch.Tensor, patch: int) -> torch.Tensor:
     batch, channels, height, width = pixels.shape
     rows, columns = height // patch, width // patch
     patches = pixels.view(batch, channels, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1)
-    tokens: torch.Tensor = model(
+    return model(
         pixel_values=patches.reshape(batch, rows * columns, -1),
         pixel_attention_mask=torch.ones(batch, rows * columns, dtype=torch.int64, device=pixels.device),
         spatial_shapes=torch.tensor([[rows, columns]] * batch),
     ).last_hidden_state
-    return tokens
 
 
 def _plain(processor: Any) -> Any:

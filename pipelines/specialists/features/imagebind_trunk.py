@@ -47,8 +47,7 @@ class VisionTrunk(nn.Module):
         rows, columns = patches_BDhw.shape[2:]
         patches = patches_BDhw.flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self._positions(rows, columns)
-        out: torch.Tensor = self.blocks(self.norm_pre(x))
-        return out
+        return self.blocks(self.norm_pre(x))
 
     def _positions(self, rows: int, columns: int) -> torch.Tensor:
         """(1, 1 + h w, D), resized bicubically from the square grid of training to any other."""

@@ -196,8 +196,7 @@ def _candidates(view: View, points: torch.Tensor, size: tuple[int, int], setting
 
 def _cut_by_window(boxes: torch.Tensor, window: Sequence[int], shape: tuple[int, ...]) -> torch.Tensor:
     """Whether a mask ends at the window (within 20 pixels) and not at the image: it may go on beyond."""
-    cut: torch.Tensor = amg.is_box_near_crop_edge(boxes, list(window), [0, 0, shape[1], shape[0]])
-    return cut
+    return amg.is_box_near_crop_edge(boxes, list(window), [0, 0, shape[1], shape[0]])
 
 
 def _instance(mask: np.ndarray, **known: Any) -> Instance:

@@ -122,8 +122,7 @@ class Hmr2Network(nn.Module):
     def forward(self, crops: Tensor) -> Body:
         weight = self.backbone.patch_embed.proj.weight
         features = self.backbone(crops.to(weight.device, weight.dtype))
-        body: Body = self.smpl_head(features.float())
-        return body
+        return self.smpl_head(features.float())
 
 
 def rotations_from_6d(numbers: Tensor) -> Tensor:
@@ -150,8 +149,7 @@ class _Backbone(nn.Module):
         x = self.patch_embed(crops) + self.pos_embed[:, 1:] + self.pos_embed[:, :1]
         for block in self.blocks:
             x = block(x)
-        normed: Tensor = self.last_norm(x)
-        return normed
+        return self.last_norm(x)
 
 
 class _PatchEmbed(nn.Module):
@@ -174,8 +172,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
+        return x + self.mlp(self.norm2(x))
 
 
 class _SelfAttention(nn.Module):
@@ -186,8 +183,7 @@ class _SelfAttention(nn.Module):
         self.proj = nn.Linear(known.width, known.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.proj(_attention(self.heads, *self.qkv(x).chunk(3, -1)))
-        return out
+        return self.proj(_attention(self.heads, *self.qkv(x).chunk(3, -1)))
 
 
 class _Mlp(nn.Module):
@@ -197,8 +193,7 @@ class _Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 def _attention(heads: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -266,8 +261,7 @@ class _PreNorm(nn.Module):
         self.fn = fn
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
-        out: Tensor = self.fn(self.norm(x), *context)
-        return out
+        return self.fn(self.norm(x), *context)
 
 
 class _HeadSelfAttention(nn.Module):
@@ -278,8 +272,7 @@ class _HeadSelfAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(known.head_inner, known.head_width))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.to_out(_attention(self.heads, *self.to_qkv(x).chunk(3, -1)))
-        return out
+        return self.to_out(_attention(self.heads, *self.to_qkv(x).chunk(3, -1)))
 
 
 class _CrossAttention(nn.Module):
@@ -291,8 +284,7 @@ class _CrossAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(known.head_inner, known.head_width))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        out: Tensor = self.to_out(_attention(self.heads, self.to_q(x), *self.to_kv(context).chunk(2, -1)))
-        return out
+        return self.to_out(_attention(self.heads, self.to_q(x), *self.to_kv(context).chunk(2, -1)))
 
 
 class _FeedForward(nn.Module):
@@ -303,5 +295,4 @@ class _FeedForward(nn.Module):
         self.net = nn.Sequential(*layers, nn.Linear(known.head_hidden, known.head_width))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.net(x)
-        return out
+        return self.net(x)
