@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from . import modalities as registry
 from .infra.explain import explain
-from .infra.fields import SECTION, Positive, Share, UrlList, empty_is_default
+from .infra.fields import Positive, Section, Share, UrlList
 from .modalities import MODALITIES, TEXT, TOKENIZERS, Form, Kind, ModalitySpec
+from .pipelines.engine.settings import Engine
+from .pipelines.settings import Images, Labels, Samples
 from .recipe_checks import check
 from .tokenize.settings import TokenizerSettings, merge
 from .train.settings import Train
@@ -24,38 +26,6 @@ from .train.settings import Train
 
 class RecipeError(ValueError):
     """The recipe cannot be used; the text says where, what was got, and what would do."""
-
-
-class Section(BaseModel):
-    model_config = SECTION
-    _empty = model_validator(mode="before")(empty_is_default)
-
-
-class Samples(Section):
-    """Where the source shards are. Each field takes a URL, a brace pattern, a glob, a folder, or a list of these."""
-
-    train: UrlList
-    val: UrlList = []
-
-
-class Images(Section):
-    """How images are read and cropped. `size` is the side of a crop in pixels, 4M's 224 unless you know better."""
-
-    size: Positive = 224
-    patch_size: Positive = 16
-    crops: Positive = 1  # crop 0 is the centre crop; the others are random
-    crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.8  # least share of the largest square that a random crop covers
-    hflip: Share = 0.5
-    max_pixels: Positive = 100_000_000  # larger images are refused before they are decoded
-    pixel_format: Literal["jpeg", "png"] = "jpeg"  # of the `rgb` column
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
-
-
-class Labels(Section):
-    """Which labels are kept raw in labels/, and each specialist's options (`specialist: module:Class` swaps it)."""
-
-    keep: list[str] = []
-    specialists: dict[str, dict[str, Any]] = {}
 
 
 class TextTokenizer(Section):
@@ -93,19 +63,6 @@ class Tokenizers(Section):
     def of(self, name: str) -> TokenizerSettings:
         """The settings of one tokenizer: its row, overridden by `common` where that applies, and by `each`."""
         return merge(name, self.common, self.each.get(name, {}))
-
-
-class Engine(Section):
-    """How work is spread. None of it changes a result."""
-
-    address: str | None = None  # of a running Ray cluster ("auto"); a local one is started otherwise
-    actors: Positive | None = None  # as many as the cluster's CPUs (or GPUs) allow unless given
-    cpus: Annotated[float, Field(gt=0)] | None = None  # for each actor; what its specialists declare unless given
-    gpus: Annotated[float, Field(ge=0)] | None = None
-    decode_threads: Positive = 2
-    batch_size: Positive = 32
-    attempts: Positive = 3  # a shard whose actor dies this often is given up
-    max_reject_run: Positive = 1_000  # so many rejects of one output in a row stop the job
 
 
 class Fit(Section):

@@ -1,10 +1,10 @@
-"""Types of the fields of a recipe."""
+"""The base class of all settings, and the types of their fields."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 def _as_list(value: Any) -> Any:
@@ -21,12 +21,16 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 Alpha = Annotated[float, Field(ge=0, le=1e6)]  # MAX_ALPHA of train/masking/budgets.py
 
 
-SECTION = ConfigDict(extra="forbid", frozen=True)  # of every part of a recipe
+class Section(BaseModel):
+    """A part of a recipe: fields that it does not know are refused, and nothing can be set later."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-def empty_is_default(value: Any) -> Any:
-    """YAML reads a section whose fields are all commented out as null."""
-    return {} if value is None else value
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_default(cls, value: Any) -> Any:
+        # YAML reads a section whose fields are all commented out as null.
+        return {} if value is None else value
 
 
 def check_heads(dim: int, heads: int) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
-from ..infra.fields import SECTION, Alpha, Beta, Count, Positive, Rate, Weight, check_heads, empty_is_default
+from ..infra.fields import Alpha, Beta, Count, Positive, Rate, Section, Weight, check_heads
 
 Keep = Literal["random", "all", "binary"]
 Tokens = Positive | tuple[Positive, Positive]
@@ -25,11 +25,6 @@ OPERATIONS = frozenset(
 )  # fmt: skip
 # What other fields say as well, or what the run's fingerprint holds by content.
 DERIVED = frozenset({"total_tokens", "warmup_tokens", "init", "datasets"})
-
-
-class Section(BaseModel):
-    model_config = SECTION
-    _empty = model_validator(mode="before")(empty_is_default)
 
 
 class Mixture(Section):

@@ -22,14 +22,15 @@ import numpy as np
 from ...infra import ledger, storage
 from ...infra.ledger import SAMPLES
 from ...modalities import LABELS, Storage, import_modules
-from ...recipe import Engine, Images
 from ...tokenize import codecs, store
 from ...tokenize import labels as label_files
 from ...tokenize.crops import Crop, crops
 from .. import images, source, tar
 from ..plan import Output, ShardTask, sources
 from ..reject import Reject
+from ..settings import Images
 from ..specialists.base import Item, Specialist
+from .settings import Engine
 
 
 class RejectRun(RuntimeError):

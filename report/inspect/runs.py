@@ -15,7 +15,8 @@ from ...infra import ledger, storage
 from ...infra.ledger import Record
 from ...modalities import MODALITIES
 from ...pipelines import plan as plans
-from ...recipe import Images, parse
+from ...pipelines.settings import Images
+from ...recipe import parse
 from ...tokenize.codecs import gist
 from ...train import checkpoint, metrics
 from .files import check_row

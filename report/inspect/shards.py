@@ -16,9 +16,9 @@ from PIL import Image
 from ...infra import storage
 from ...pipelines import images, source
 from ...pipelines.reject import Reject
+from ...pipelines.settings import Images
 from ...pipelines.source import Shard
 from ...pipelines.tar import Sample
-from ...recipe import Images
 from ...tokenize.codecs import gist
 from ..html.gallery import GallerySample
 from . import statistics

@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
         "infra",
         "modalities",
         "recipe_checks",
+        "pipelines",  # settings
         "tokenize",
         "train",
         "model",  # the names of schedules

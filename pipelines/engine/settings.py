@@ -1,0 +1,22 @@
+"""Settings of the engine: the section `engine` of a recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ...infra.fields import Positive, Section
+
+
+class Engine(Section):
+    """How work is spread. None of it changes a result."""
+
+    address: str | None = None  # of a running Ray cluster ("auto"); a local one is started otherwise
+    actors: Positive | None = None  # as many as the cluster's CPUs (or GPUs) allow unless given
+    cpus: Annotated[float, Field(gt=0)] | None = None  # for each actor; what its specialists declare unless given
+    gpus: Annotated[float, Field(ge=0)] | None = None
+    decode_threads: Positive = 2
+    batch_size: Positive = 32
+    attempts: Positive = 3  # a shard whose actor dies this often is given up
+    max_reject_run: Positive = 1_000  # so many rejects of one output in a row stop the job
