@@ -39,8 +39,8 @@ class Guide:
 
 @pytest.fixture(scope="session")
 def guide() -> Callable[[str], Guide]:
-    """A page by its name without suffix."""
-    return lambda name: Guide(DOCS / f"{name}.md")
+    """A page by its path below docs/ without suffix, or by its name alone."""
+    return lambda name: Guide(next(DOCS.rglob(f"{name}.md")))
 
 
 @dataclass(frozen=True)
