@@ -1,7 +1,7 @@
-"""Order of the tests, the folder of their helpers, and the few things that are started once for all of them.
+"""Order and markers of the tests, the folder of their helpers, and what is started once for all of them.
 
 tests/support/ is on the path of the tests and of Ray's workers: `fourmill_tests` holds small datasets made of photos,
-specialists that misbehave, and a local S3 server.
+specialists that misbehave, a local S3 server and a browser.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from fourmill_tests.browser import Browser
     from fourmill_tests.runs import Run
     from fourmill_tests.s3 import S3
+    from fourmill_tests.small import SmallRoot
 
 TESTS = Path(__file__).parent
 SUPPORT = str(TESTS / "support")
-FOLDERS = {"laws": 0, "e2e": 3, "chaos": 4}  # fast ones first; the others are 1, or 2 if they need Ray
+FIRST, LAST = ("laws",), ("e2e", "chaos")
 
 # Models of tests are tiny: threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,14 +30,31 @@ sys.path.insert(0, SUPPORT)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH", "")]))
 
 
+def _needs_ray(item: pytest.Item) -> bool:
+    return "ray_cluster" in getattr(item, "fixturenames", ())
+
+
+def _rank(item: pytest.Item) -> int:
+    folder = item.path.relative_to(TESTS).parts[0]
+    if folder in FIRST:
+        return 0
+    if folder in LAST:
+        return 4 + LAST.index(folder)
+    return 3 if _needs_ray(item) else 1 + bool(item.get_closest_marker("slow"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first; those of the one Ray cluster together. The order within a folder stays."""
-
-    def rank(item: pytest.Item) -> int:
+    """Mark what follows from a test's place and fixtures; then fast tests first, those of the one Ray together."""
+    for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
-        return FOLDERS.get(folder, 2 if "ray_cluster" in getattr(item, "fixturenames", ()) else 1)
-
-    items.sort(key=rank)
+        if folder == "chaos":
+            item.add_marker(pytest.mark.chaos)
+        if folder in LAST or _needs_ray(item):
+            item.add_marker(pytest.mark.slow)
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
+    items.sort(key=_rank)  # stable: the order within a file stays
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +76,28 @@ def ray_cluster(s3: S3) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One headless Chromium for all tests."""
+    from fourmill_tests.browser import CHROMIUM, Browser
+
+    if CHROMIUM is None:
+        pytest.skip("no chromium on PATH")
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="session")
+def small_root(tmp_path_factory: pytest.TempPathFactory) -> SmallRoot:
+    """Four shards, good and bad: labelled, fitted, tokenized without Ray. Read only: a test that writes copies it."""
+    from fourmill_tests import small
+
+    return small.build(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
 def whole_run(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """`init` and `run` on small shards, good and bad, in this process. Look, and do not write below its root."""
+    """`init` and `run` on small shards, good and bad, in this process. Read only: a test that writes copies it."""
     from fourmill_tests import runs
 
     return runs.whole(tmp_path_factory.mktemp("whole"))

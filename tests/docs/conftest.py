@@ -1,4 +1,4 @@
-"""The guides as what they hold: fenced blocks and commands; and a small root to try them on."""
+"""The guides as what they hold: fenced blocks and commands."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fourmill_tests import data
-
-from fourmill import recipe as recipes
-from fourmill.infra.ledger import Record
-from fourmill.recipe import Recipe
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -41,35 +36,3 @@ class Guide:
 def guide() -> Callable[[str], Guide]:
     """A page by its path below docs/ without suffix, or by its name alone."""
     return lambda name: Guide(next(DOCS.rglob(f"{name}.md")))
-
-
-@dataclass(frozen=True)
-class Milled:
-    """A root in FOLDER/out, made without Ray from the shards in FOLDER/s."""
-
-    folder: Path
-    recipe: Recipe
-    records: list[Record]
-
-
-@pytest.fixture(scope="session")
-def milled(tmp_path_factory: pytest.TempPathFactory) -> Milled:
-    """Good shards and bad ones: labelled, fitted, tokenized. Look, and do not write below its root."""
-    folder = tmp_path_factory.mktemp("docs")
-    shards = data.good_shards(folder / "s", 1, 8)
-    contents = {
-        "bad": data.tar(data.bad_entries()),
-        "empty": data.tar([]),
-        "cut": data.tar(data.good_entries(20, 4))[:-15_000],
-    }
-    for name, content in contents.items():
-        (folder / "s" / f"{name}.tar").write_bytes(content)
-        shards.append(str(folder / "s" / f"{name}.tar"))
-    modalities = ["rgb", "tok_rgb", "color_palette", "metadata", "caption", "det"]
-    labels = ["canny_edge", "caption", "color_palette", "det", "metadata"]
-    recipe = data.recipe(folder / "out", shards, modalities=modalities, labels__keep=labels, generate__chains=[])
-    records = data.mill(recipe, data.outputs(recipe, tokens=False))
-    data.fit(recipe)
-    records += data.mill(recipe, data.outputs(recipe, labels=False))
-    (folder / "out" / "recipe.yaml").write_text(recipes.dump(recipe))
-    return Milled(folder, recipe, records)

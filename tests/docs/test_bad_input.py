@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from fourmill_tests import data
+from fourmill_tests.small import SmallRoot
 from PIL import Image
 
 from fourmill import jobs
@@ -104,9 +105,9 @@ def _of_labels(folder: Path) -> Iterator[str]:
         folder / "out", shards, modalities=["det", "caption"], labels__keep=["det"], labels__specialists=odd,
         generate__chains=[],
     )  # fmt: skip
-    records = data.mill(recipe, data.outputs(recipe, tokens=False))
+    records = data.make(recipe, data.outputs(recipe, tokens=False))
     data.fit(recipe)
-    records += data.mill(recipe, data.outputs(recipe, labels=False), stored=["det"])
+    records += data.make(recipe, data.outputs(recipe, labels=False), stored=["det"])
     yield from (reject["reason"] for record in records for reject in record.rejects)
     odd_pictures = (np.zeros((0, 3), np.uint8), np.zeros((4, 4), np.float32), np.zeros((2, 2), np.uint8))
     for label, value in (*(("canny_edge", value) for value in odd_pictures), ("depth", np.array([np.nan], np.float16))):
@@ -117,16 +118,16 @@ def _of_labels(folder: Path) -> Iterator[str]:
     yield from (str(row) for row in boxes.encode([sample]) if isinstance(row, Exception))
 
 
-def test_every_recorded_reason_is_in_the_tables(milled: Any, reasons: set[str]) -> None:
-    recorded = {gist(reject["reason"]) for record in milled.records for reject in record.rejects}
+def test_every_recorded_reason_is_in_the_tables(small_root: SmallRoot, reasons: set[str]) -> None:
+    recorded = {gist(reject["reason"]) for record in small_root.records.values() for reject in record.rejects}
     assert len(recorded) >= 10
     assert recorded - reasons == set()
 
 
 def test_every_reason_of_the_tables_is_given(
-    milled: Any, reasons: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_root: SmallRoot, reasons: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = {reject["reason"] for record in milled.records for reject in record.rejects}
+    given = {reject["reason"] for record in small_root.records.values() for reject in record.rejects}
     given |= {*_of_tars(tmp_path, monkeypatch), *_of_images()}
     monkeypatch.undo()
     # Python says from 3.12 on which value it was.

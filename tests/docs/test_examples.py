@@ -13,6 +13,7 @@ import pytest
 import skimage.data
 import yaml
 from fourmill_tests import data
+from fourmill_tests.small import SmallRoot
 
 from fourmill import jobs
 from fourmill import recipe as recipes
@@ -68,9 +69,9 @@ def _cats(tmp_path: Path, package: Path, guide: Guides) -> dict[str, Any]:
 
 def test_the_specialist_of_the_guide_finds_the_cat(tmp_path: Path, package: Path, guide: Guides) -> None:
     recipe = recipes.parse(_cats(tmp_path, package, guide))
-    records = data.mill(recipe, data.outputs(recipe, tokens=False))
+    records = data.make(recipe, data.outputs(recipe, tokens=False))
     data.fit(recipe)
-    records += data.mill(recipe, data.outputs(recipe, labels=False), stored=["det"])
+    records += data.make(recipe, data.outputs(recipe, labels=False), stored=["det"])
 
     keys, (cat, cup, dot) = label_files.read_labels(str(tmp_path / "out/labels/det/00000.parquet"))
     assert keys == ["cat", "cup", "dot"] and dot is None
@@ -159,9 +160,9 @@ def _text_run(tmp_path: Path, module: str, name: str, infos: list[dict[str, Any]
     samples = [str(tmp_path / "00000.tar")]
     chosen = {"modules": [module], "modalities": ["caption", name], "labels__keep": [name], "generate__chains": []}
     recipe = data.recipe(tmp_path / "out", samples, **chosen)
-    data.mill(recipe, data.outputs(recipe, tokens=False))
+    data.make(recipe, data.outputs(recipe, tokens=False))
     data.fit(recipe)
-    records = data.mill(recipe, data.outputs(recipe, labels=False))
+    records = data.make(recipe, data.outputs(recipe, labels=False))
     (record,) = [record for record in records if record.output == f"tokens/{name}"]
     return recipe, record
 
@@ -191,9 +192,9 @@ def test_the_picture_of_the_guide_is_fitted_and_becomes_a_column(
         "generate__chains": [],
     }  # fmt: skip
     recipe = data.recipe(tmp_path / "out", shards, **chosen)
-    data.mill(recipe, data.outputs(recipe, tokens=False))
+    data.make(recipe, data.outputs(recipe, tokens=False))
     data.fit(recipe)
-    data.mill(recipe, data.outputs(recipe, labels=False), stored=["sketch"])
+    data.make(recipe, data.outputs(recipe, labels=False), stored=["sketch"])
 
     _, drawn = label_files.read_labels(str(tmp_path / "out/labels/sketch/train-00000.parquet"))
     assert all(picture.ndim == 3 and picture.min() < 200 < np.median(picture) for picture in drawn)
@@ -241,9 +242,9 @@ def test_a_module_that_cannot_be_imported_or_takes_a_name_is_told(module: Callab
 
 
 def test_the_code_of_the_formats_guide_runs(
-    milled: Any, guide: Guides, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small_root: SmallRoot, guide: Guides, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(milled.folder)
+    monkeypatch.chdir(small_root.folder)
     blocks = guide("formats").blocks("python")
     assert blocks
     for block in blocks:

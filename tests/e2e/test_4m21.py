@@ -48,7 +48,7 @@ def run(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
     recipe = recipes.load(folder / "recipe.yaml")
     labelled = stages.label(recipe)  # by actors, whose nodes fetch and check the weights
     data.fit(recipe)
-    data.mill(recipe, data.outputs(recipe, labels=False), stored=recipe.labels.keep)
+    data.make(recipe, data.outputs(recipe, labels=False), stored=recipe.labels.keep)
     return Run(folder, recipe, labelled, stages.train(recipe), stages.generate(recipe))
 
 
@@ -171,5 +171,5 @@ def test_another_model_of_a_task_makes_its_label_again_and_no_other(run: Run) ->
         run.folder / "recipe.yaml",
         [f"labels.specialists.depth.weights={other}", "labels.keep=[depth]", f"root={run.folder / 'other'}"],
     )
-    (record,) = [r for r in data.mill(chosen, data.outputs(chosen, tokens=False)) if r.shard == "val-00000"][-1:]
+    (record,) = [r for r in data.make(chosen, data.outputs(chosen, tokens=False)) if r.shard == "val-00000"][-1:]
     assert record.output == "labels/depth" and record.nulls == 0

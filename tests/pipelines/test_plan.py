@@ -114,7 +114,7 @@ def labelled(tmp_path: Path) -> tuple[Any, dict[str, plans.Output]]:
     paths = data.good_shards(tmp_path / "s", 2, 2)
     recipe = data.recipe(tmp_path / "out", paths, modalities=["rgb"], labels__keep=["caption"], generate__chains=[])
     asked = data.outputs(recipe, tokens=False)
-    data.mill(recipe, asked)
+    data.make(recipe, asked)
     return recipe, asked
 
 

@@ -143,7 +143,7 @@ def test_two_ranks_train_on_when_one_is_killed(
     for name in ("tok_rgb/model.safetensors", "tok_canny_edge/model.safetensors", "text/tokenizer.json"):
         mine, theirs = (Path(one.root, "tokenizers", name).read_bytes() for one in (recipe, alone))
         assert mine == theirs, name
-    data.mill(recipe, data.outputs(recipe, labels=False))
+    data.make(recipe, data.outputs(recipe, labels=False))
     shutil.copytree(recipe.root, tmp_path / "killed", ignore=lambda _, names: {"runs"} & set(names))
 
     def dying(config: dict[str, Any]) -> None:

@@ -104,7 +104,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def expected(tmp_path_factory: pytest.TempPathFactory, shards: list[str]) -> dict[str, bytes]:
     """The same columns, made without Ray."""
     plain = recipe(tmp_path_factory.mktemp("plain"), shards)
-    data.mill(plain, data.outputs(plain))
+    data.make(plain, data.outputs(plain))
     return data.columns(plain.root)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fourmill_tests import data
+from fourmill_tests.small import SmallRoot
 from PIL import Image
 
 from fourmill.infra.ledger import Record
@@ -24,72 +24,42 @@ FROM_CAPTIONS = {"labels/caption", "tokens/caption"}
 FROM_ANYTHING = {"samples", "labels/metadata", "tokens/metadata"}
 
 
-@dataclass
-class Milled:
-    recipe: Recipe
-    records: dict[tuple[str, str], Record]
-
-    @property
-    def root(self) -> Path:
-        return Path(self.recipe.root)
-
-
-@pytest.fixture(scope="module")
-def milled(tmp_path_factory: pytest.TempPathFactory) -> Milled:
-    """Good shards, one of everything that goes wrong, an empty one and a truncated one: labelled, fitted, tokenized."""
-    folder = tmp_path_factory.mktemp("mill")
-    shards = data.good_shards(folder / "s", 1, 6)
-    contents = {
-        "bad": data.tar(data.bad_entries()),
-        "empty": data.tar([]),
-        "cut": data.tar(data.good_entries(20, 4))[:-15_000],
-    }
-    for name, content in contents.items():
-        (folder / "s" / f"{name}.tar").write_bytes(content)
-        shards.append(str(folder / "s" / f"{name}.tar"))
-    recipe = data.recipe(folder / "out", shards)
-    records = data.mill(recipe, data.outputs(recipe, tokens=False))
-    data.fit(recipe)
-    records += data.mill(recipe, data.outputs(recipe, labels=False))
-    return Milled(recipe, {(record.output, record.shard): record for record in records})
-
-
-def keys_of(milled: Milled, output: str, shard: str) -> list[str]:
-    path = milled.root / output / f"{shard}.parquet"
+def keys_of(small_root: SmallRoot, output: str, shard: str) -> list[str]:
+    path = small_root.root / output / f"{shard}.parquet"
     if output.startswith("labels/"):
         return label_files.read_labels(str(path))[0]
     keys: list[str] = store.read(str(path)).keys.to_pylist()
     return keys
 
 
-def test_every_output_of_every_shard_is_there(milled: Milled) -> None:
-    names = {name for name, _ in milled.records}
-    assert len(names) == 13 and len(milled.records) == 13 * 4
+def test_every_output_of_every_shard_is_there(small_root: SmallRoot) -> None:
+    names = {name for name, _ in small_root.records}
+    assert len(names) == 13 and len(small_root.records) == 13 * 4
 
 
 @pytest.mark.parametrize(("shard", "keys"), [("bad", data.BAD_KEYS), ("empty", [])])
-def test_rows_never_move(milled: Milled, shard: str, keys: list[str]) -> None:
-    for output, name in milled.records:
+def test_rows_never_move(small_root: SmallRoot, shard: str, keys: list[str]) -> None:
+    for output, name in small_root.records:
         if name == shard and output != "samples":
-            assert keys_of(milled, output, shard) == keys, output
+            assert keys_of(small_root, output, shard) == keys, output
 
 
-def test_counts_add_up(milled: Milled) -> None:
-    for (output, shard), record in milled.records.items():
+def test_counts_add_up(small_root: SmallRoot) -> None:
+    for (output, shard), record in small_root.records.items():
         if output == "samples":
             continue
-        assert record.rows == len(keys_of(milled, output, shard)) == milled.records["samples", shard].rows
+        assert record.rows == len(keys_of(small_root, output, shard)) == small_root.records["samples", shard].rows
         assert record.nulls == len(record.rejects) == len({reject["key"] for reject in record.rejects})
         if output.startswith("tokens/"):
-            valid = store.read(str(milled.root / output / f"{shard}.parquet")).valid
+            valid = store.read(str(small_root.root / output / f"{shard}.parquet")).valid
             assert int((~valid).sum()) == record.nulls
         else:
-            values = label_files.read_labels(str(milled.root / output / f"{shard}.parquet"))[1]
+            values = label_files.read_labels(str(small_root.root / output / f"{shard}.parquet"))[1]
             assert sum(value is None for value in values) == record.nulls
 
 
-def test_every_reject_has_its_reason(milled: Milled) -> None:
-    for (output, shard), record in milled.records.items():
+def test_every_reject_has_its_reason(small_root: SmallRoot) -> None:
+    for (output, shard), record in small_root.records.items():
         if shard != "bad":
             continue
         reasons = {reject["key"]: reject["reason"] for reject in record.rejects}
@@ -103,31 +73,31 @@ def test_every_reject_has_its_reason(milled: Milled) -> None:
         assert all(reasons[key].startswith(start) for key, start in expected.items()), (output, reasons)
 
 
-def test_a_truncated_tar_keeps_what_can_be_read(milled: Milled) -> None:
-    record = milled.records["samples", "cut"]
+def test_a_truncated_tar_keeps_what_can_be_read(small_root: SmallRoot) -> None:
+    record = small_root.records["samples", "cut"]
     assert 1 <= record.rows < 4
     assert record.rejects[-1]["key"] == "" and "truncated" in record.rejects[-1]["reason"]
-    assert keys_of(milled, "tokens/tok_rgb", "cut") == [f"{i:06d}" for i in range(20, 20 + record.rows)]
+    assert keys_of(small_root, "tokens/tok_rgb", "cut") == [f"{i:06d}" for i in range(20, 20 + record.rows)]
 
 
-def test_values_are_those_of_the_samples(milled: Milled) -> None:
-    captions = dict(zip(*label_files.read_labels(str(milled.root / "labels/caption/bad.parquet")), strict=True))
+def test_values_are_those_of_the_samples(small_root: SmallRoot) -> None:
+    captions = dict(zip(*label_files.read_labels(str(small_root.root / "labels/caption/bad.parquet")), strict=True))
     assert captions["attack"] == data.ATTACK
     assert captions["apart"] == "The text of this one comes last."
     assert captions["sidecar"] == "From the sidecar."
     assert len(captions["endless"]) == 100_000
-    metadata = dict(zip(*label_files.read_labels(str(milled.root / "labels/metadata/bad.parquet")), strict=True))
+    metadata = dict(zip(*label_files.read_labels(str(small_root.root / "labels/metadata/bad.parquet")), strict=True))
     assert metadata["sidecar"]["original_width"] == 640 and "watermark_score" not in metadata["sidecar"]
     assert metadata["turned"]["original_width"] == 80  # EXIF says it stands on its side
     assert metadata["zero"] == {"caption_n_chars": 20, "caption_n_words": 4, "caption_n_sentences": 1}
-    edges = dict(zip(*label_files.read_labels(str(milled.root / "labels/canny_edge/bad.parquet")), strict=True))
+    edges = dict(zip(*label_files.read_labels(str(small_root.root / "labels/canny_edge/bad.parquet")), strict=True))
     assert edges["turned"].shape == (120, 80) and not edges["black"].any()
-    long = store.read(str(milled.root / "tokens/caption/bad.parquet"))
+    long = store.read(str(small_root.root / "tokens/caption/bad.parquet"))
     assert len(long.crop(data.BAD_KEYS.index("endless"), 0)) == 256
 
 
-def test_pixels_are_the_centre_of_the_image(milled: Milled) -> None:
-    column = store.read(str(milled.root / "tokens/rgb/bad.parquet"))
+def test_pixels_are_the_centre_of_the_image(small_root: SmallRoot) -> None:
+    column = store.read(str(small_root.root / "tokens/rgb/bad.parquet"))
     crop = Image.open(io.BytesIO(bytes(column.crop(data.BAD_KEYS.index("good"), 0))))
     expected = Image.fromarray(data.picture(40)).crop((12, 0, 108, 96)).resize((64, 64), Image.Resampling.BOX)
     assert crop.size == (64, 64)
@@ -138,31 +108,31 @@ def test_pixels_are_the_centre_of_the_image(milled: Milled) -> None:
     "changes",
     [{"engine__batch_size": 1}, {"engine__batch_size": 64, "engine__decode_threads": 1}, {"engine__decode_threads": 7}],
 )
-def test_batches_and_threads_change_no_byte(milled: Milled, tmp_path: Path, changes: dict[str, Any]) -> None:
-    again(milled, tmp_path, changes, stored=())
-    assert data.columns(tmp_path) == data.columns(milled.root)
+def test_batches_and_threads_change_no_byte(small_root: SmallRoot, tmp_path: Path, changes: dict[str, Any]) -> None:
+    again(small_root, tmp_path, changes, stored=())
+    assert data.columns(tmp_path) == data.columns(small_root.root)
 
 
-def test_stored_labels_give_the_same_tokens_as_new_ones(milled: Milled, tmp_path: Path) -> None:
+def test_stored_labels_give_the_same_tokens_as_new_ones(small_root: SmallRoot, tmp_path: Path) -> None:
     """The first run of the fixture read its labels from storage; this one makes them again, in the same pass."""
-    records = again(milled, tmp_path, {}, stored=())
-    assert data.columns(tmp_path) == data.columns(milled.root)
+    records = again(small_root, tmp_path, {}, stored=())
+    assert data.columns(tmp_path) == data.columns(small_root.root)
     for record in records:
         if record.output in ("tokens/rgb", "tokens/tok_rgb", "samples", "labels/det"):
-            assert record.rejects == milled.records[record.output, record.shard].rejects
+            assert record.rejects == small_root.records[record.output, record.shard].rejects
 
 
-def again(milled: Milled, root: Path, changes: dict[str, Any], stored: tuple[str, ...]) -> list[Record]:
+def again(small_root: SmallRoot, root: Path, changes: dict[str, Any], stored: tuple[str, ...]) -> list[Record]:
     """Everything at once in another root, with the same tokenizers."""
-    shutil.copytree(milled.root / "tokenizers", root / "tokenizers")
-    shutil.copytree(milled.root / "ledger" / "tokenizers", root / "ledger" / "tokenizers")
-    recipe = data.recipe(root, milled.recipe.samples.train, **changes)
-    return data.mill(recipe, data.outputs(recipe), stored)
+    shutil.copytree(small_root.root / "tokenizers", root / "tokenizers")
+    shutil.copytree(small_root.root / "ledger" / "tokenizers", root / "ledger" / "tokenizers")
+    recipe = data.recipe(root, small_root.recipe.samples.train, **changes)
+    return data.make(recipe, data.outputs(recipe), stored)
 
 
-def test_labels_read_from_storage_are_the_ones_used(milled: Milled, tmp_path: Path) -> None:
+def test_labels_read_from_storage_are_the_ones_used(small_root: SmallRoot, tmp_path: Path) -> None:
     """Marked labels show that tokens really come from storage, rejects of theirs included."""
-    again(milled, tmp_path, {}, stored=())
+    again(small_root, tmp_path, {}, stored=())
     shard = "train-00000"
     path = tmp_path / "labels" / "caption" / f"{shard}.parquet"
     keys, captions = label_files.read_labels(str(path))
@@ -171,12 +141,12 @@ def test_labels_read_from_storage_are_the_ones_used(milled: Milled, tmp_path: Pa
     path.write_bytes(label_files.encode_labels("caption", storage, keys, captions))
     for column in ("caption", "tok_canny_edge"):
         (tmp_path / "ledger" / "tokens" / column / f"{shard}.json").unlink()
-    recipe = data.recipe(tmp_path, milled.recipe.samples.train)
-    records = {r.output: r for r in data.mill(recipe, data.outputs(recipe), stored=("caption", "canny_edge"))}
+    recipe = data.recipe(tmp_path, small_root.recipe.samples.train)
+    records = {r.output: r for r in data.make(recipe, data.outputs(recipe), stored=("caption", "canny_edge"))}
     assert set(records) == {"tokens/caption", "tokens/tok_canny_edge"}
     assert [reject["key"] for reject in records["tokens/caption"].rejects] == [keys[1]]
     new = store.read(str(tmp_path / "tokens" / "caption" / f"{shard}.parquet"))
-    old = store.read(str(milled.root / "tokens" / "caption" / f"{shard}.parquet"))
+    old = store.read(str(small_root.root / "tokens" / "caption" / f"{shard}.parquet"))
     assert new.crop(0, 0).tolist() != old.crop(0, 0).tolist()
     assert new.crop(2, 0).tolist() == old.crop(2, 0).tolist()
 
@@ -193,7 +163,7 @@ def odd(tmp_path: Path, count: int = 16, **changes: Any) -> Recipe:
 
 def test_what_no_specialist_should_return_is_a_reject_of_that_sample_alone(tmp_path: Path) -> None:
     recipe = odd(tmp_path)
-    records = {record.output: record for record in data.mill(recipe, data.outputs(recipe, tokens=False))}
+    records = {record.output: record for record in data.make(recipe, data.outputs(recipe, tokens=False))}
     reasons = {reject["key"]: reject["reason"] for reject in records["labels/det"].rejects}
     starts = {
         0: "det: the specialist returned nothing",
@@ -213,7 +183,7 @@ def test_what_no_specialist_should_return_is_a_reject_of_that_sample_alone(tmp_p
 def test_what_a_sentence_cannot_say_is_null_in_its_column_alone(tmp_path: Path) -> None:
     recipe = odd(tmp_path, 8, modalities=["det"])
     data.fit(recipe)
-    records = {record.output: record for record in data.mill(recipe, data.outputs(recipe))}
+    records = {record.output: record for record in data.make(recipe, data.outputs(recipe))}
     assert {reject["key"] for reject in records["tokens/det"].rejects} == {f"{i:06d}" for i in (0, 1, 2, 3, 4)}
     (unicorn,) = (reject["reason"] for reject in records["tokens/det"].rejects if reject["key"] == "000002")
     assert "unicorn" in unicorn
@@ -225,7 +195,7 @@ def test_a_run_of_rejects_stops_the_job_and_names_shard_and_key(tmp_path: Path) 
     changes = {"labels__keep": ["canny_edge"], "labels__specialists": specialists, "engine__max_reject_run": 3}
     recipe = odd(tmp_path, 6, **changes)
     with pytest.raises(RejectRun, match=r"3 rejects in a row, .* shard train-00000, key 000002: .*weights are broken"):
-        data.mill(recipe, data.outputs(recipe, tokens=False))
+        data.make(recipe, data.outputs(recipe, tokens=False))
     assert not list(Path(recipe.root).rglob("*.json"))
 
 
@@ -246,8 +216,8 @@ def test_a_shard_that_cannot_be_read_raises_and_leaves_nothing(
     assert not Path(recipe.root).exists()
 
 
-def test_records_tell_what_they_stand_for(milled: Milled) -> None:
-    record = json.loads((milled.root / "ledger/tokens/tok_canny_edge/bad.json").read_text())
+def test_records_tell_what_they_stand_for(small_root: SmallRoot) -> None:
+    record = json.loads((small_root.root / "ledger/tokens/tok_canny_edge/bad.json").read_text())
     assert record["identity"]["codec"] == "vq" and record["identity"]["crops"]["size"] == 64
-    assert record["source"]["size"] == Path(milled.recipe.samples.train[1]).stat().st_size
-    assert record["bytes"] == (milled.root / "tokens/tok_canny_edge/bad.parquet").stat().st_size
+    assert record["source"]["size"] == Path(small_root.recipe.samples.train[1]).stat().st_size
+    assert record["bytes"] == (small_root.root / "tokens/tok_canny_edge/bad.parquet").stat().st_size

@@ -46,7 +46,7 @@ def tokenized(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     val = data.good_shards(folder / "s", 1, 8, first=50, name="val")
     recipe = data.recipe(folder / "out", train, val, **OPTIONS)
     data.fit(recipe)
-    data.mill(recipe, data.outputs(recipe))
+    data.make(recipe, data.outputs(recipe))
     return recipe
 
 

@@ -126,7 +126,7 @@ def test_shards_without_captions_still_give_a_vocabulary(tmp_path: Path) -> None
     bare = data.recipe(tmp_path / "out", str(tmp_path / "a.tar"), modalities=["color_palette"], labels__keep=[],
                        generate__chains=[])  # fmt: skip
     data.fit(bare)
-    (record,) = (r for r in data.mill(bare, data.outputs(bare)) if r.output == "tokens/color_palette")
+    (record,) = (r for r in data.make(bare, data.outputs(bare)) if r.output == "tokens/color_palette")
     assert record.rows == 3 and record.nulls == 0
 
 
