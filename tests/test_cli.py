@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 import yaml
 from fourmill_tests import data, runs
 
-from fourmill import cli, stages, summaries
-from fourmill.modalities import Kind, ModalitySpec
-from fourmill.model import checkpoint
-from fourmill.model.config import FourMConfig
-from fourmill.model.fourm import FourM
+from fourmill import cli
 from fourmill.pipelines.engine import driver as engine
-from fourmill.stages import Summary
 from fourmill.train import workers
+from fourmill.verbs.make import label
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +45,9 @@ def test_every_verb_has_help_with_examples(verb: str) -> None:
 
 def test_help_lists_every_verb() -> None:
     status, out, _ = runs.command("--help")
-    assert status == 0 and all(verb in out for verb in VERBS)
-    assert set(VERBS) == set(cli._VERBS)
+    assert status == 0 and all(f"\n  {verb} " in out for verb in VERBS)
+    assert out.index("\nmake:") < out.index("\nlook:")
+    assert set(VERBS) == set(cli.verbs())
 
 
 @pytest.mark.parametrize(
@@ -102,7 +96,7 @@ def test_an_interrupt_says_how_to_go_on(recipe: Path, monkeypatch: pytest.Monkey
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "label", interrupt)
+    monkeypatch.setattr(label, "make", interrupt)
     status, _, err = runs.command("label", str(recipe))
     assert status == 130 and "same command again" in err
 
@@ -111,7 +105,7 @@ def test_our_own_bugs_keep_their_traceback(recipe: Path, monkeypatch: pytest.Mon
     def bug(_: object) -> None:
         raise TypeError("ours")
 
-    monkeypatch.setattr(stages, "label", bug)
+    monkeypatch.setattr(label, "make", bug)
     with pytest.raises(TypeError, match="ours"):
         runs.command("label", str(recipe))
 
@@ -120,61 +114,3 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(recipe: Path, tmp_path: P
     (tmp_path / "file").touch()
     status, _, err = runs.command("demo", "--out", str(tmp_path / "file" / "out"))
     assert status == 2 and err.startswith("fourmill demo: ") and str(tmp_path / "file") in err
-
-
-# transfer
-
-
-@pytest.fixture
-def pets(tmp_path: Path) -> Path:
-    """A folder with a tiny model in model/, and two labelled pictures in a tar and in a table."""
-    torch.manual_seed(0)
-    spec = ModalitySpec("rgb", Kind.PIXELS, 0, 4, 192), ModalitySpec("tok_rgb", Kind.GRID, 8, 4)
-    sizes: dict[str, Any] = {"dim": 8, "num_heads": 2, "encoder_depth": 1, "decoder_depth": 1}
-    checkpoint.save(FourM(FourMConfig(spec, **sizes)), tmp_path / "model")
-    pictures = [data.encode(data.picture(i), "PNG") for i in range(2)]
-    for i, picture in enumerate(pictures):
-        (tmp_path / f"{i}.png").write_bytes(picture)
-    entries = [(f"{i}.{s}", x) for i, p in enumerate(pictures) for s, x in (("png", p), ("cls", str(i).encode()))]
-    (tmp_path / "train-0.tar").write_bytes(data.tar(entries))
-    (tmp_path / "val.csv").write_text("path,label\n0.png,0\n1.png,1\n")
-    return tmp_path
-
-
-def transfer(pets: Path) -> tuple[int, str, str]:
-    options = ["--epochs", "1", "--batch-size", "2", "--image-size", "16"]
-    places = ["--train", str(pets / "train-*.tar"), "--val", str(pets / "val.csv"), "--out", str(pets / "out")]
-    return runs.command("transfer", str(pets / "model"), *places, *options)
-
-
-def test_the_first_example_of_transfer(pets: Path) -> None:
-    status, out, err = transfer(pets)
-    assert status == 0 and f"classifier: {pets / 'out'}" in out, err
-
-
-@pytest.mark.parametrize("damaged", ["model/model.safetensors", "train-0.tar", "val.csv"])
-def test_damaged_files_are_sentences(pets: Path, damaged: str) -> None:
-    content = (pets / damaged).read_bytes()
-    (pets / damaged).write_bytes(content[: len(content) // 3] if damaged != "val.csv" else b"\xff" + content)
-    status, _, err = transfer(pets)
-    assert status == 2 and err.startswith(f"fourmill transfer: {pets / damaged}: "), err
-
-
-# closing tables
-
-
-def test_the_closing_table_says_what_is_missing_and_why(capsys: pytest.CaptureFixture[str]) -> None:
-    bad = Summary("label", made=3, missing={"shard 00007": "there is no shard at s/00007.tar"})
-    bad.rejects = Counter({"labels/det: image: N bytes": 2})
-    assert summaries.show([Summary("fit"), bad]) == 1
-    out = capsys.readouterr().out
-    for text in ("label: shard 00007", "there is no shard at s/00007.tar", "labels/det: image: N bytes"):
-        assert text in out
-    assert summaries.show([Summary("fit", made=1)]) == 0
-
-
-def test_text_from_the_data_cannot_move_the_cursor_or_be_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    bad = Summary("label", missing={"shard \x1b[2J": "[bold]not markup[/bold] \x1b]0;owned\x07"})
-    summaries.show([bad])
-    out = capsys.readouterr().out
-    assert "[bold]not markup[/bold]" in out and "\x1b[2J" not in out and "\x07" not in out

@@ -8,7 +8,7 @@ import pytest
 from fourmill_tests import data, runs
 from fourmill_tests.runs import Run
 
-from fourmill import stages
+from fourmill.verbs.make import fit
 
 pytestmark = pytest.mark.timeout(
     1200
@@ -80,6 +80,6 @@ def test_a_worker_that_is_killed_while_it_fits_is_replaced(ray_cluster: str, tmp
         labels__specialists={"canny_edge": killer},
         generate__chains=[],
     )
-    summary = stages.fit(recipe)
+    summary = fit.make(recipe)
     assert marker.exists()
     assert summary.complete and summary.made == 1

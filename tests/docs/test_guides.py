@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 from collections.abc import Callable
@@ -12,16 +11,16 @@ from typing import Any
 import pytest
 import yaml
 
-from fourmill import cli, jobs, recipe, stages
-from fourmill.summaries import Summary
+from fourmill import cli, jobs, recipe
+from fourmill.verbs.make import fit, generate, label, run, tokenize, train
+from fourmill.verbs.summary import Summary
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(str(path.relative_to(DOCS).with_suffix("")) for path in DOCS.rglob("*.md"))
 
 
 def _verbs() -> set[str]:
-    (action,) = [a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction)]
-    return set(action.choices)
+    return set(cli.verbs())
 
 
 def _commands(text: str) -> list[str]:
@@ -90,23 +89,22 @@ def _unreached(name: str) -> Callable[[recipe.Recipe], Summary]:
     def stage(_: recipe.Recipe) -> Summary:
         raise AssertionError(f"{name} must wait")
 
-    stage.__name__ = name
     return stage
 
 
 def test_run_tells_what_training_waits_for_as_the_guide_says(
     guide: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def label(_: recipe.Recipe, defer: bool) -> Summary:
+    def make_labels(_: recipe.Recipe, defer: bool) -> Summary:
         return Summary("label", missing={"shard 00007": "there is no shard at /data/00007.tar"})
 
     monkeypatch.setattr(jobs, "prepare", lambda recipe: (recipe, {}))
-    monkeypatch.setattr(stages, "label", label)
-    for name in ("fit", "tokenize"):
-        monkeypatch.setattr(stages, name, lambda _, name=name: Summary(name))
-    for name in ("train", "generate"):
-        monkeypatch.setattr(stages, name, _unreached(name))
-    done = stages.run(recipe.parse({"root": "out", "samples": "a.tar"}))
+    monkeypatch.setattr(label, "make", make_labels)
+    for name, stage in (("fit", fit), ("tokenize", tokenize)):
+        monkeypatch.setattr(stage, "make", lambda _, name=name: Summary(name))
+    for name, stage in (("train", train), ("generate", generate)):
+        monkeypatch.setattr(stage, "make", _unreached(name))
+    done = run.make(recipe.parse({"root": "out", "samples": "a.tar"}))
     rows = {f"{s.stage}: {what}": why for s in done for what, why in s.missing.items()}
     assert set(rows) == {"label: shard 00007", "train: train", "generate: generate"}
     shown = re.sub(r" +", " ", guide("run").text)

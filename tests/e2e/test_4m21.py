@@ -13,14 +13,17 @@ import pytest
 import yaml
 from fourmill_tests import data, runs, tiny_models
 
-from fourmill import planning, stages
 from fourmill import recipe as recipes
 from fourmill.infra import ledger, storage
 from fourmill.modalities import LABELS, MODALITIES, Kind, Storage
 from fourmill.recipe import Recipe
-from fourmill.summaries import Summary
 from fourmill.tokenize import store
 from fourmill.tokenize.labels import decode_cell, read_labels
+from fourmill.verbs.look import status
+from fourmill.verbs.make import generate, plan
+from fourmill.verbs.make import label as label_verb
+from fourmill.verbs.make import train as train_verb
+from fourmill.verbs.summary import Summary
 
 PUBLISHED = {name for name in MODALITIES if "@" not in name}
 
@@ -46,10 +49,10 @@ def run(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
     settings = tiny_models.recipe_4m21(folder, train, val)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
     recipe = recipes.load(folder / "recipe.yaml")
-    labelled = stages.label(recipe)  # by actors, whose nodes fetch and check the weights
+    labelled = label_verb.make(recipe)  # by actors, whose nodes fetch and check the weights
     data.fit(recipe)
     data.make(recipe, data.outputs(recipe, labels=False), stored=recipe.labels.keep)
-    return Run(folder, recipe, labelled, stages.train(recipe), stages.generate(recipe))
+    return Run(folder, recipe, labelled, train_verb.make(recipe), generate.make(recipe))
 
 
 def test_the_recipe_names_every_modality_of_4m_21(run: Run) -> None:
@@ -60,7 +63,7 @@ def test_every_stage_is_complete(run: Run) -> None:
     for summary in (run.labelled, run.trained, run.generated):
         assert summary.complete, summary.missing
         assert not summary.rejects, summary.rejects
-    assert stages.status(run.recipe)["missing"] == {}
+    assert status.describe(run.recipe)["missing"] == {}
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
@@ -103,7 +106,7 @@ def test_every_modality_that_can_be_is_generated(run: Run) -> None:
 
 
 def test_the_plan_tells_models_in_the_order_of_their_needs(run: Run) -> None:
-    told = planning.describe(run.recipe, measure=2)
+    told = plan.describe(run.recipe, measure=2)
     order = [row["label"] for row in told["labels"]]
     assert order.index("det") < order.index("human_poses") < order.index("metadata")
     assert order.index("sam_instance") < order.index("sam_edge")

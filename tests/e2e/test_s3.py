@@ -11,9 +11,9 @@ from fourmill_tests.runs import Run
 from fourmill_tests.s3 import S3, Request
 
 from fourmill import recipe as recipes
-from fourmill import stages
 from fourmill.infra import storage
 from fourmill.recipe import Recipe
+from fourmill.verbs.make import label, tokenize
 
 pytestmark = pytest.mark.timeout(
     1200
@@ -33,7 +33,7 @@ def milled(ray_cluster: str, whole_run: Run, s3: S3) -> tuple[Recipe, list[Reque
     samples = [f"samples.train={bucket}/s/train-*.tar", f"samples.val={bucket}/s/val-00000.tar"]
     recipe = recipes.load(whole_run.recipe, [*samples, f"root={bucket}/out"])
     seen = len(s3.requests)
-    for stage in (stages.label, stages.tokenize):
+    for stage in (label.make, tokenize.make):
         summary = stage(recipe)
         assert summary.complete and summary.made
     return recipe, s3.requests[seen:]
@@ -72,7 +72,7 @@ def test_a_record_follows_its_data(milled: tuple[Recipe, list[Request]]) -> None
 def test_a_second_run_on_s3_writes_nothing(milled: tuple[Recipe, list[Request]], s3: S3) -> None:
     recipe, _ = milled
     seen = len(s3.requests)
-    summary = stages.tokenize(recipe)
+    summary = tokenize.make(recipe)
     assert summary.made == 0 and summary.existed == 4 * (7 + 4 + 1)
     assert {request.method for request in s3.requests[seen:]} <= {"GET", "HEAD"}
 
@@ -80,4 +80,4 @@ def test_a_second_run_on_s3_writes_nothing(milled: tuple[Recipe, list[Request]],
 def test_an_unwritable_root_is_found_before_any_work(whole_run: Run, s3: S3, tmp_path: Path) -> None:
     recipe = recipes.load(whole_run.recipe, ["root=s3://no-such-bucket-here/out"])
     with pytest.raises(ValueError, match="root: cannot write below s3://no-such-bucket-here/out"):
-        stages.label(recipe)
+        label.make(recipe)

@@ -122,7 +122,6 @@ def test_inspect_shows_whatever_it_is_given(whole_run: Run, path: str) -> None:
 
 
 def test_view_writes_a_page_in_which_captions_are_text(whole_run: Run, tmp_path: Path) -> None:
-    pytest.importorskip("fourmill.pages")
     page = tmp_path / "gallery.html"
     status, out, err = runs.command("view", str(whole_run.recipe), "--samples", "60", "--out", str(page))
     assert status == 0, out + err

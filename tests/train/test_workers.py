@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from fourmill_tests import data, runs
 
-from fourmill import jobs, stages
+from fourmill import jobs
 from fourmill.infra import ledger
 from fourmill.train import workers
 from fourmill.train.workers import Resources, Told, bundle_of, capacity
+from fourmill.verbs.make import fit, train
 
 GPU_NODE = {"CPU": 32.0, "GPU": 4.0, "memory": 1e11}
 
@@ -138,7 +139,7 @@ def test_two_ranks_train_on_when_one_is_killed(
     }
     recipe = data.recipe(tmp_path / "out", *shards, **options)
     alone = data.recipe(tmp_path / "alone", *shards, **options)
-    assert stages.fit(recipe).complete
+    assert fit.make(recipe).complete
     data.fit(alone)
     for name in ("tok_rgb/model.safetensors", "tok_canny_edge/model.safetensors", "text/tokenizer.json"):
         mine, theirs = (Path(one.root, "tokenizers", name).read_bytes() for one in (recipe, alone))
@@ -173,7 +174,7 @@ def test_two_ranks_train_on_when_one_is_killed(
     workers.run(dying, config, Resources(2, cpus=1), "train", None)
     assert (tmp_path / "flag").exists()
     assert "workers failed and were started again (attempt 2)" in capsys.readouterr().err
-    assert stages.train(recipe).existed == 1
+    assert train.make(recipe).existed == 1
     assert ledger.read(str(tmp_path / "killed"), "runs/4m", job.fingerprint) is not None
     rows = runs.losses(tmp_path / "killed")
     assert rows == runs.losses(Path(recipe.root))

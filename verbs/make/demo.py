@@ -6,17 +6,18 @@ gets the photos' attributions. `fourmill run OUT/demo.yaml` does the same again,
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from ..summary import Summary, show
 
-from . import __version__, pages, recipe, stages
-from .pipelines.demo import photos
-from .summaries import Summary
+ORDER = 10
+HELP = "the whole line on the photos that scikit-image, scikit-learn and matplotlib ship"
+EXAMPLES = ("fourmill demo", "fourmill demo --out /tmp/demo")
 
 # 112 px crops with 8 px patches: 14 x 14 tokens, as 4M's 224 px crops with 16 px patches, at a quarter of the pixels.
 RECIPE = """\
@@ -104,21 +105,38 @@ generate:
 """
 
 
-def run(out: str) -> list[Summary]:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", default="demo", metavar="DIR", help="where everything goes (default: demo)")
+
+
+def main(args: argparse.Namespace) -> int:
+    status = show(make(args.out))
+    if status == 0:
+        print(closing_words(args.out))
+    return status
+
+
+def make(out: str) -> list[Summary]:
     """Make the shards, run the recipe, write report and gallery below the local folder `out`."""
+    from ... import recipe
+    from ...pipelines.demo import photos
+    from .. import pages
+    from . import run
+
     start = time.monotonic()
     root = Path(out).expanduser().resolve()
-    made = photos.write_shards(root / "samples")
-    first = Summary("photos", made=len(made.written), existed=sum(map(len, made.shards.values())) - len(made.written))
-    first.notes.append(", ".join(f"{count} {split} samples" for split, count in made.samples.items()))
+    shards = photos.write_shards(root / "samples")
+    existed = sum(map(len, shards.shards.values())) - len(shards.written)
+    first = Summary("photos", made=len(shards.written), existed=existed)
+    first.notes.append(", ".join(f"{count} {split} samples" for split, count in shards.samples.items()))
     first.seconds = time.monotonic() - start
     path = root / "demo.yaml"
     path.write_text(recipe_text(root), encoding="utf-8")
     loaded = recipe.load(path)
-    done = [first, *stages.run(loaded)]
+    done = [first, *run.make(loaded)]
     if all(summary.complete for summary in done):
         start = time.monotonic()
-        pages.report_of(loaded, _extras(root))
+        pages.current_report(loaded, _extras(root))
         pages.write_gallery(loaded, 40)
         done.append(Summary("report", made=2, seconds=time.monotonic() - start, notes=[str(root / "report.html")]))
     return done
@@ -134,7 +152,11 @@ def recipe_text(root: Path) -> str:
 
 
 def _extras(root: Path) -> dict[str, Any]:
-    from .report.html.report import Command, Photo
+    import numpy as np
+
+    from ... import __version__
+    from ...pipelines.demo import photos
+    from ...report.html.report import Command, Photo
 
     splits = {"train": "train", "val": "validation"}
     credits = [

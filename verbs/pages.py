@@ -1,18 +1,18 @@
-"""The pages people look at, written from what a root holds: the gallery (`view`) and the report of a run."""
+"""The pages that people look at, written from what a root holds: the gallery and the report of a run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from . import jobs
-from .infra import storage
-from .infra.fingerprint import fingerprint
-from .infra.ledger import SAMPLES
-from .pipelines import plan as plans
-from .pipelines.plan import Plan
-from .recipe import Recipe, RecipeError
-from .report.samples import Collector, spread
+from .. import jobs
+from ..infra import storage
+from ..infra.fingerprint import fingerprint
+from ..infra.ledger import SAMPLES
+from ..pipelines import plan as plans
+from ..pipelines.plan import Plan
+from ..recipe import Recipe, RecipeError
+from ..report.samples import Collector, spread
 
 REPORT_VERSION = 1
 
@@ -24,14 +24,12 @@ def write_gallery(recipe: Recipe, count: int = 60, out: str | None = None) -> st
         count: samples, evenly from all shards that are labelled.
         out: a local file or any URL; ROOT/gallery.html unless given.
     """
-    from .report.html.gallery import Gallery, render_gallery
+    from ..report.html.gallery import Gallery, render_gallery
 
-    if not 1 <= count <= 2000:
-        raise ValueError(f"view: {count} samples, expected 1 to 2,000; a page of 300 is about 40 MB")
-    recipe, collector, plan = gather(recipe)
+    recipe, collector, plan = collect(recipe)
     rows = {shard: record.rows for (output, shard), record in plan.done.items() if output == SAMPLES}
     if not rows:
-        raise RecipeError("view: no shard is labelled yet; run `fourmill label` or `fourmill run` first")
+        raise RecipeError("no shard is labelled yet; run `fourmill label` or `fourmill run` first")
     tasks = list(plan.tasks.values())
     samples = collector.samples(tasks, spread(tasks, rows, count))
     facts = [("root", recipe.root), ("shards", f"{len(rows):,}"), ("samples", f"{sum(rows.values()):,}")]
@@ -39,7 +37,7 @@ def write_gallery(recipe: Recipe, count: int = 60, out: str | None = None) -> st
     return _write(page, out or storage.join(recipe.root, "gallery.html"))
 
 
-def gather(recipe: Recipe) -> tuple[Recipe, Collector, Plan]:
+def collect(recipe: Recipe) -> tuple[Recipe, Collector, Plan]:
     """What both pages need: the recipe as stages see it, a collector of samples, and the plan of all outputs."""
     recipe, specialists = jobs.prepare(recipe)
     labels = plans.label_outputs(recipe, specialists)
@@ -57,23 +55,23 @@ def write_report(recipe: Recipe, out: str | None = None, extras: dict[str, Any] 
 
     Args:
         out: a local file or any URL; ROOT/report.html unless given.
-        extras: fields of `report.report.ReportData` that only the caller knows (title, photos, commands, ...).
+        extras: fields of `report.html.report.ReportData` that only the caller knows (title, photos, commands, ...).
     """
-    from .report.html.report import render_report
-    from .report.results import collect
+    from ..report import results
+    from ..report.html.report import render_report
 
-    recipe, collector, plan = gather(recipe)
+    recipe, collector, plan = collect(recipe)
     specialists = collector.job.specialists
     tokenizers = jobs.fitted(recipe, specialists)
     if not collector.columns:
-        raise RecipeError("report: the tokenizers are not fitted yet; run `fourmill run` first")
+        raise RecipeError("the tokenizers are not fitted yet; run `fourmill run` first")
     run = jobs.train_job(recipe, specialists)
     generation = jobs.generate_job(recipe, run) if recipe.generate.chains else None
-    data = collect(recipe, collector, plan, tokenizers, run, generation, extras or {})
+    data = results.collect(recipe, collector, plan, tokenizers, run, generation, extras or {})
     return _write(render_report(data), out or storage.join(recipe.root, "report.html"))
 
 
-def report_of(recipe: Recipe, extras: dict[str, Any] | None = None) -> str:
+def current_report(recipe: Recipe, extras: dict[str, Any] | None = None) -> str:
     """Where the report of a complete run is.
 
     It is written if there is none yet, or if the one there shows another state of the root: the fingerprint of all that

@@ -3,20 +3,37 @@ weights, tokenizers, columns, what an actor takes, what is left to do, and how l
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import jobs
-from .infra.progress import duration
-from .modalities import MODALITIES, TOKENIZERS
-from .pipelines import plan as plans
-from .pipelines.engine.shard_worker import Job
-from .pipelines.specialists.base import Specialist
-from .pipelines.specialists.pretrained import Pretrained
-from .recipe import Recipe
+from ...infra.progress import duration
+from .. import arguments, summary
+
+if TYPE_CHECKING:
+    from ...pipelines.engine.shard_worker import Job
+    from ...pipelines.plan import Plan, ShardTask
+    from ...pipelines.specialists.base import Specialist
+    from ...recipe import Recipe
+
+ORDER = 30
+HELP = "what the recipe will do: labels, weights, tokenizers, actors, time"
+EXAMPLES = ("fourmill plan recipe.yaml", "fourmill plan recipe.yaml --measure 32")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments.add_recipe(parser)
+    text = "label and tokenize so many samples here, throw them away, and estimate the time of all (default: 0)"
+    parser.add_argument("--measure", type=int, default=0, metavar="N", help=text)
+    arguments.add_json(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    if args.measure < 0:
+        raise ValueError(f"--measure: got {args.measure}, expected 0 or more samples")
+    return show(describe(arguments.load_recipe(args), args.measure), as_json=args.json)
 
 
 def describe(recipe: Recipe, measure: int = 0) -> dict[str, Any]:
@@ -25,6 +42,9 @@ def describe(recipe: Recipe, measure: int = 0) -> dict[str, Any]:
     Args:
         measure: samples of the first shard to label and tokenize here, on this machine, and throw away; 0 for none.
     """
+    from ... import jobs
+    from ...pipelines import plan as plans
+
     recipe, specialists = jobs.prepare(recipe)
     jobs.check_training(recipe)
     fitted = jobs.fitted(recipe, specialists)
@@ -35,7 +55,7 @@ def describe(recipe: Recipe, measure: int = 0) -> dict[str, Any]:
     plan = plans.make(recipe, outputs)
     job = jobs.mill_job(recipe, specialists, outputs)
     rows = {shard: record.rows for (_, shard), record in plan.done.items()}
-    told: dict[str, Any] = {
+    described: dict[str, Any] = {
         "root": recipe.root,
         "shards": len(plan.shards),
         "samples": sum(rows.values()) if len(rows) == len(plan.shards) else None,
@@ -47,15 +67,18 @@ def describe(recipe: Recipe, measure: int = 0) -> dict[str, Any]:
         "absent": plan.absent,
     }
     if measure and plan.tasks:
-        told["measured"] = _measured(job, plan, measure, told)
-    return told
+        described["measured"] = _measured(job, plan, measure, described)
+    return described
 
 
-def _done(plan: plans.Plan, output: str) -> int:
+def _done(plan: Plan, output: str) -> int:
     return sum(name == output for name, _ in plan.done)
 
 
 def _label(recipe: Recipe, label: str, specialist: Specialist, specialists: Mapping[str, Specialist]) -> dict[str, Any]:
+    from ...modalities import MODALITIES
+    from ...pipelines.specialists.pretrained import Pretrained
+
     pretrained = isinstance(specialist, Pretrained)
     serves = [name for name in recipe.modalities if MODALITIES[name].label == label]
     serves += [name for name, other in specialists.items() if label in (*other.needs, *other.looks_at())]
@@ -75,12 +98,16 @@ def _label(recipe: Recipe, label: str, specialist: Specialist, specialists: Mapp
 
 
 def _tokenizer(recipe: Recipe, name: str, fitted: bool) -> dict[str, Any]:
+    from ...modalities import MODALITIES, TOKENIZERS
+
     label = TOKENIZERS[name].label if name in TOKENIZERS else "caption"
     serves = [modality for modality in recipe.modalities if name in MODALITIES[modality].tokenizers]
     return {"tokenizer": name, "label": label, "for": serves, "fitted": fitted}
 
 
 def _column(recipe: Recipe, name: str) -> dict[str, Any]:
+    from ...modalities import MODALITIES
+
     (spec,) = (spec for spec in recipe.specs() if spec.name == name)
     modality = MODALITIES[name]
     return {
@@ -95,7 +122,7 @@ def _column(recipe: Recipe, name: str) -> dict[str, Any]:
 
 def _actors(recipe: Recipe, job: Job, shards: int) -> dict[str, Any]:
     """What one actor takes, and how many run at once: on the cluster of engine.address, or on this machine."""
-    from .pipelines.engine import driver as engine
+    from ...pipelines.engine import driver as engine
 
     nodes = _nodes(recipe.engine.address)
     cpus, gpus, memory = engine.needed(job, any(node.get("GPU") for node in nodes))
@@ -114,7 +141,7 @@ def _actors(recipe: Recipe, job: Job, shards: int) -> dict[str, Any]:
 def _nodes(address: str | None) -> list[dict[str, float]]:
     """Resources of the nodes; of this machine without starting Ray."""
     if address is not None:
-        from .infra.cluster import cluster
+        from ...infra.cluster import cluster
 
         with cluster(address) as ray:
             return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
@@ -125,10 +152,10 @@ def _nodes(address: str | None) -> list[dict[str, float]]:
     return [{"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count(), "memory": 0.7 * total}]
 
 
-def _measured(job: Job, plan: plans.Plan, count: int, told: dict[str, Any]) -> dict[str, Any]:
+def _measured(job: Job, plan: Plan, count: int, described: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    from .pipelines.engine.shard_worker import Mill
+    from ...pipelines.engine.shard_worker import Mill
 
     task = next(iter(plan.tasks.values()))
     mill = Mill(job)
@@ -141,42 +168,42 @@ def _measured(job: Job, plan: plans.Plan, count: int, told: dict[str, Any]) -> d
         "shard": task.shard,
         "device": "GPU" if torch.cuda.is_available() else "CPU",
         "seconds_per_sample": wall / max(samples, 1),
-        "without": [row["modality"] for row in told["columns"] if row["modality"] not in made],
+        "without": [row["modality"] for row in described["columns"] if row["modality"] not in made],
         "by_output": dict(sorted(per_sample.items(), key=lambda item: -item[1])),
     }
-    total = told["samples"] or _estimated_samples(plan, task, mill)
-    actors = told["actors"]["at_once"]
+    total = described["samples"] or _estimated_samples(plan, task, mill)
+    actors = described["actors"]["at_once"]
     if actors and total:
         measured |= {"dataset_samples": total, "hours": total * measured["seconds_per_sample"] / actors / 3600}
     return measured
 
 
-def _estimated_samples(plan: plans.Plan, task: plans.ShardTask, mill: Any) -> int:
+def _estimated_samples(plan: Plan, task: ShardTask, mill: Any) -> int:
     """All shards are taken to be like the first one."""
     return int(mill.samples_of(task) * len(plan.tasks))
 
 
-def show(told: dict[str, Any], as_json: bool) -> int:
+def show(described: dict[str, Any], as_json: bool) -> int:
     """Print a plan. Returns the exit status, 0 unless a shard cannot be read."""
     if as_json:
-        print(json.dumps(told, indent=1, ensure_ascii=False))
-        return 1 if told["absent"] else 0
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
-    samples = f", {told['samples']:,} samples" if told["samples"] is not None else ""
-    labels = [_label_row(row) for row in told["labels"]]
+        print(json.dumps(described, indent=1, ensure_ascii=False))
+        return 1 if described["absent"] else 0
+    console = summary.console(140)
+    samples = f", {described['samples']:,} samples" if described["samples"] is not None else ""
+    labels = [_label_row(row) for row in described["labels"]]
     rows: list[tuple[str, ...]]
     columns = ("label", "made by", "weights", "licence", "from", "for", "on", "GiB")
-    console.print(_table(f"{told['root']}: {told['shards']} shards{samples}\nlabels, in this order", columns, labels))
-    for row in told["labels"]:
+    console.print(
+        _table(f"{described['root']}: {described['shards']} shards{samples}\nlabels, in this order", columns, labels)
+    )
+    for row in described["labels"]:
         if row["without"]:
             console.print(f"{row['label']} does without {', '.join(row['without'])}: the recipe does not make them")
-    rows = [(t["tokenizer"], t["label"], ", ".join(t["for"]), _fit_state(t)) for t in told["tokenizers"]]
+    rows = [(t["tokenizer"], t["label"], ", ".join(t["for"]), _fit_state(t)) for t in described["tokenizers"]]
     console.print(_table("tokenizers", ("tokenizer", "fitted on", "for", "state"), rows))
-    rows = [_column_row(row, told["missing"]) for row in told["columns"]]
+    rows = [_column_row(row, described["missing"]) for row in described["columns"]]
     console.print(_table("columns", ("modality", "from", "tokenizers", "tokens", "vocabulary", "shards missing"), rows))
-    actors = told["actors"]
+    actors = described["actors"]
     console.print(
         f"an actor takes {actors['cpus']:g} CPUs, {actors['gpus']:g} GPUs and {actors['memory_gb']:g} GiB; "
         f"{actors['where']} has {actors['cluster']['CPU']:g} CPUs and {actors['cluster']['GPU']:g} GPUs: "
@@ -184,11 +211,11 @@ def show(told: dict[str, Any], as_json: bool) -> int:
     )
     if not actors["at_once"]:
         console.print("no actor fits: lower engine.cpus or engine.gpus, or label in several runs (labels.keep)")
-    if "measured" in told:
-        _show_measured(console, told["measured"])
-    for shard, why in told["absent"].items():
+    if "measured" in described:
+        _show_measured(console, described["measured"])
+    for shard, why in described["absent"].items():
         console.print(f"shard {shard}: {why}")
-    return 1 if told["absent"] else 0
+    return 1 if described["absent"] else 0
 
 
 def _show_measured(console: Any, measured: dict[str, Any]) -> None:
@@ -226,13 +253,10 @@ def _fit_state(row: dict[str, Any]) -> str:
 
 def _table(title: str, columns: tuple[str, ...], rows: list[Any]) -> Any:
     from rich.table import Table
-    from rich.text import Text
-
-    from .report.terminal import plain
 
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(plain(cell)) for cell in row))
+        table.add_row(*(summary.text(cell) for cell in row))
     return table

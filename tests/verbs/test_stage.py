@@ -10,13 +10,14 @@ import pytest
 import yaml
 from fourmill_tests import data
 
-from fourmill import planning, stages
 from fourmill.infra import ledger
 from fourmill.pipelines.engine import driver as engine
 from fourmill.pipelines.engine.shard_worker import Job, Mill
 from fourmill.pipelines.plan import ShardTask
 from fourmill.recipe import RecipeError
 from fourmill.train import workers
+from fourmill.verbs.look import status
+from fourmill.verbs.make import fit, generate, label, plan, run, tokenize, train
 
 PLAIN: dict[str, Any] = {"modalities": ["rgb"], "labels__keep": ["caption"], "generate__chains": []}
 
@@ -35,7 +36,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[ShardTask]:
     """The engine does its tasks here; returns the list that they are noted in."""
     done: list[ShardTask] = []
 
-    def run(job: Job, tasks: list[ShardTask], stage: str) -> engine.Outcome:
+    def run_here(job: Job, tasks: list[ShardTask], stage: str) -> engine.Outcome:
         mill = Mill(job)
         mill.setup("cpu")
         outcome = engine.Outcome()
@@ -47,13 +48,11 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[ShardTask]:
                 outcome.failures[task.shard] = str(error)
         return outcome
 
-    monkeypatch.setattr(engine, "run", run)
+    monkeypatch.setattr(engine, "run", run_here)
     return done
 
 
-@pytest.mark.parametrize(
-    "stage", [stages.label, stages.fit, stages.tokenize, stages.train, stages.generate, stages.run]
-)
+@pytest.mark.parametrize("stage", [label.make, fit.make, tokenize.make, train.make, generate.make, run.make])
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -81,7 +80,7 @@ def test_mistakes_are_found_before_ray_starts(
         ("train__datasets", [{"root": "/nowhere"}], "train.datasets: /nowhere is no root"),
     ],
 )
-@pytest.mark.parametrize("stage", [stages.run, planning.describe])
+@pytest.mark.parametrize("stage", [run.make, plan.describe])
 def test_what_training_lacks_is_found_before_anything_is_labelled(
     no_ray: None, tmp_path: Path, stage: Any, field: str, value: Any, message: str
 ) -> None:
@@ -91,11 +90,11 @@ def test_what_training_lacks_is_found_before_anything_is_labelled(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("stage", [stages.label, stages.fit, stages.tokenize])
+@pytest.mark.parametrize("stage", [label.make, fit.make, tokenize.make])
 def test_an_unwritable_root_is_found_before_ray_starts(no_ray: None, tmp_path: Path, stage: Any) -> None:
     (tmp_path / "file").touch()
     recipe = data.recipe(tmp_path / "file" / "out", data.good_shards(tmp_path / "s", 1, 1), **PLAIN)
-    if stage is stages.fit:
+    if stage is fit.make:
         recipe = data.recipe(recipe.root, recipe.samples.train, modalities=["caption"], generate__chains=[])
     with pytest.raises(ValueError, match="root: cannot write below"):
         stage(recipe)
@@ -105,40 +104,40 @@ def test_labels_are_made_once_and_the_resolved_recipe_lies_beside_them(
     in_process: list[ShardTask], tmp_path: Path
 ) -> None:
     recipe = data.recipe(tmp_path / "out", data.good_shards(tmp_path / "s", 2, 3), **PLAIN)
-    first = stages.label(recipe)
+    first = label.make(recipe)
     assert (first.made, first.existed, first.complete) == (4, 0, True)
     resolved = yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())
     assert resolved["images"]["size"] == 64 and resolved["train"]["betas"] == [0.9, 0.95]
-    second = stages.label(recipe)
+    second = label.make(recipe)
     assert (second.made, second.existed, len(in_process)) == (0, 4, 2)
 
 
 def test_one_bad_shard_does_not_stop_the_others(in_process: list[ShardTask], tmp_path: Path) -> None:
     shards = data.good_shards(tmp_path / "s", 2, 3)
     Path(shards[0]).write_bytes(b"")
-    summary = stages.label(data.recipe(tmp_path / "out", [*shards, str(tmp_path / "gone.tar")], **PLAIN))
+    summary = label.make(data.recipe(tmp_path / "out", [*shards, str(tmp_path / "gone.tar")], **PLAIN))
     assert summary.made == 2 and not summary.complete
     assert set(summary.missing) == {"shard train-00000", "shard gone"}
 
 
 def test_rejects_are_counted_by_reason_without_their_numbers(in_process: list[ShardTask], tmp_path: Path) -> None:
     (tmp_path / "bad.tar").write_bytes(data.tar(data.bad_entries()))
-    summary = stages.label(data.recipe(tmp_path / "out", str(tmp_path / "bad.tar"), **PLAIN))
+    summary = label.make(data.recipe(tmp_path / "out", str(tmp_path / "bad.tar"), **PLAIN))
     assert summary.rejects == {
         "samples: duplicate key: a second .jpg is ignored": 1,
         "samples: json: not valid JSON": 1,
         "labels/caption: caption: there is none": 1,
         "labels/caption: caption: not UTF-8": 1,
     }
-    again = stages.label(data.recipe(tmp_path / "out", str(tmp_path / "bad.tar"), **PLAIN))
+    again = label.make(data.recipe(tmp_path / "out", str(tmp_path / "bad.tar"), **PLAIN))
     assert again.rejects == summary.rejects  # they still stand when nothing is done
 
 
 def test_a_changed_option_redoes_its_output_alone(in_process: list[ShardTask], tmp_path: Path) -> None:
     shards = data.good_shards(tmp_path / "s", 1, 2)
-    stages.tokenize(data.recipe(tmp_path / "out", shards, **PLAIN))
+    tokenize.make(data.recipe(tmp_path / "out", shards, **PLAIN))
     before = data.columns(tmp_path / "out")
-    stages.tokenize(data.recipe(tmp_path / "out", shards, images__jpeg_quality=50, **PLAIN))
+    tokenize.make(data.recipe(tmp_path / "out", shards, images__jpeg_quality=50, **PLAIN))
     assert [task.outputs for task in in_process[1:]] == [("tokens/rgb",)]
     after = data.columns(tmp_path / "out")
     assert {name for name in before if before[name] != after[name]} == {"tokens/rgb/train-00000.parquet"}
@@ -149,17 +148,17 @@ def test_relative_roots_are_made_absolute(
 ) -> None:
     shards = data.good_shards(tmp_path / "s", 1, 1)
     monkeypatch.chdir(tmp_path)
-    assert stages.label(data.recipe("out", shards, **PLAIN)).complete
+    assert label.make(data.recipe("out", shards, **PLAIN)).complete
     assert (tmp_path / "out" / "ledger" / "samples" / "train-00000.json").exists()
 
 
 def test_status_writes_nothing(no_ray: None, tmp_path: Path) -> None:
     recipe = data.recipe(tmp_path / "out", data.good_shards(tmp_path / "s", 1, 2))
-    status = stages.status(recipe)
+    state = status.describe(recipe)
     assert {"tokenizers/text", "tokenizers/tok_rgb", "tokenizers/tok_canny_edge", "shard train-00000"} <= set(
-        status["missing"]
+        state["missing"]
     )
-    assert {row["output"] for row in status["outputs"]} >= {"samples", "labels/det", "tokens/rgb"}
+    assert {row["output"] for row in state["outputs"]} >= {"samples", "labels/det", "tokens/rgb"}
     assert not (tmp_path / "out").exists()
 
 
@@ -169,13 +168,13 @@ def test_a_broken_record_names_its_file(no_ray: None, tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_text("{")
     with pytest.raises(ValueError, match=r"samples/train-00000\.json is no ledger record"):
-        stages.status(recipe)
+        status.describe(recipe)
 
 
 def test_none_of_the_training_shards_there_is_a_sentence(no_ray: None, tmp_path: Path) -> None:
     recipe = data.recipe(tmp_path / "out", str(tmp_path / "gone.tar"), modalities=["caption"], generate__chains=[])
     with pytest.raises(RecipeError, match="none of the training shards can be read: there is no shard at"):
-        stages.fit(recipe)
+        fit.make(recipe)
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
@@ -183,7 +182,7 @@ def test_a_shard_that_may_not_be_looked_at_is_told(no_ray: None, tmp_path: Path)
     shards = data.good_shards(tmp_path / "s", 1, 1)
     (tmp_path / "s").chmod(0)
     try:
-        missing = stages.status(data.recipe(tmp_path / "out", shards, **PLAIN))["missing"]
+        missing = status.describe(data.recipe(tmp_path / "out", shards, **PLAIN))["missing"]
     finally:
         (tmp_path / "s").chmod(0o755)
     assert "cannot look at" in missing["shard train-00000"]
@@ -193,6 +192,6 @@ def test_a_stage_that_lacks_what_an_earlier_one_missed_ends_the_run_and_both_are
     in_process: list[ShardTask], tmp_path: Path
 ) -> None:
     recipe = data.recipe(tmp_path / "out", str(tmp_path / "gone.tar"), modalities=["caption"], generate__chains=[])
-    label, fit = stages.run(recipe)
-    assert "there is no shard at" in label.missing["shard gone"]
-    assert "none of the training shards can be read" in fit.missing["fit"]
+    labelled, fitted = run.make(recipe)
+    assert "there is no shard at" in labelled.missing["shard gone"]
+    assert "none of the training shards can be read" in fitted.missing["fit"]

@@ -7,8 +7,8 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 
-from . import images, source
-from .reject import Reject
+from ..pipelines import images, source
+from ..pipelines.reject import Reject
 
 LOOKED_AT = 50  # samples of the first shard
 

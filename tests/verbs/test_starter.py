@@ -10,7 +10,7 @@ import yaml
 from fourmill_tests import data, runs
 
 from fourmill import recipe as recipes
-from fourmill.pipelines import starter
+from fourmill.verbs import starter
 
 
 def test_the_starter_recipe_is_a_recipe_of_the_right_things(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""`fourmill transfer` on a tiny model: the first example of its help, and files that are damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fourmill_tests import data, runs
+
+from fourmill.modalities import Kind, ModalitySpec
+from fourmill.model import checkpoint
+from fourmill.model.config import FourMConfig
+from fourmill.model.fourm import FourM
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """A folder with a tiny model in model/, and two labelled pictures in a tar and in a table."""
+    torch.manual_seed(0)
+    spec = ModalitySpec("rgb", Kind.PIXELS, 0, 4, 192), ModalitySpec("tok_rgb", Kind.GRID, 8, 4)
+    sizes: dict[str, Any] = {"dim": 8, "num_heads": 2, "encoder_depth": 1, "decoder_depth": 1}
+    checkpoint.save(FourM(FourMConfig(spec, **sizes)), tmp_path / "model")
+    pictures = [data.encode(data.picture(i), "PNG") for i in range(2)]
+    for i, picture in enumerate(pictures):
+        (tmp_path / f"{i}.png").write_bytes(picture)
+    entries = [(f"{i}.{s}", x) for i, p in enumerate(pictures) for s, x in (("png", p), ("cls", str(i).encode()))]
+    (tmp_path / "train-0.tar").write_bytes(data.tar(entries))
+    (tmp_path / "val.csv").write_text("path,label\n0.png,0\n1.png,1\n")
+    return tmp_path
+
+
+def transfer(pets: Path) -> tuple[int, str, str]:
+    options = ["--epochs", "1", "--batch-size", "2", "--image-size", "16"]
+    places = ["--train", str(pets / "train-*.tar"), "--val", str(pets / "val.csv"), "--out", str(pets / "out")]
+    return runs.command("transfer", str(pets / "model"), *places, *options)
+
+
+def test_the_first_example_of_transfer(pets: Path) -> None:
+    status, out, err = transfer(pets)
+    assert status == 0 and f"classifier: {pets / 'out'}" in out, err
+
+
+@pytest.mark.parametrize("damaged", ["model/model.safetensors", "train-0.tar", "val.csv"])
+def test_damaged_files_are_sentences(pets: Path, damaged: str) -> None:
+    content = (pets / damaged).read_bytes()
+    (pets / damaged).write_bytes(content[: len(content) // 3] if damaged != "val.csv" else b"\xff" + content)
+    status, _, err = transfer(pets)
+    assert status == 2 and err.startswith(f"fourmill transfer: {pets / damaged}: "), err

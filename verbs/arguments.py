@@ -1,0 +1,28 @@
+"""Arguments that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """RECIPE and --set."""
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file; `fourmill init` writes one")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="override a field, e.g. train.steps=100"
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def load_recipe(args: argparse.Namespace) -> Recipe:
+    """The recipe of `add_recipe`, with its overrides. RecipeError for a mistake in either."""
+    from .. import recipe
+
+    return recipe.load(args.recipe, args.set)

@@ -1,0 +1,27 @@
+"""`fourmill inspect`: show what a file or folder of fourmill's holds."""
+
+from __future__ import annotations
+
+import argparse
+
+from .. import arguments
+
+ORDER = 20
+HELP = "show what a shard, column, label, ledger, tokenizer, checkpoint, run or root holds"
+EXAMPLES = (
+    "fourmill inspect data/00000.tar",
+    "fourmill inspect out/tokens/caption/00000.parquet --row 3",
+    "fourmill inspect out --json",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="a file or folder, local or any fsspec URL")
+    parser.add_argument("--row", type=int, default=0, help="which sample to show (default: 0)")
+    arguments.add_json(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    from ...report.inspect import inspect
+
+    return inspect.show(args.path, row=args.row, as_json=args.json)

@@ -1,0 +1,58 @@
+"""`fourmill run`: label, fit, tokenize, train and generate, one after the other, and the report."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from .. import arguments
+from ..summary import Summary, show
+from . import fit, generate, label, tokenize, train
+
+if TYPE_CHECKING:
+    from ...recipe import Recipe
+
+ORDER = 40
+HELP = "label, fit, tokenize, train and generate, in order, and the report"
+EXAMPLES = ("fourmill run recipe.yaml", "fourmill run recipe.yaml --set train.steps=2000")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments.add_recipe(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    from .. import pages
+
+    recipe = arguments.load_recipe(args)
+    status = show(make(recipe))
+    if status == 0:
+        print(f"report: {pages.current_report(recipe)}")
+    return status
+
+
+def make(recipe: Recipe) -> list[Summary]:
+    """Every stage in order.
+
+    Tokenizers are fitted and columns made from the shards that can be read; training waits until all are there, since
+    a model of fewer shards would be another one, and a shard that could not be read today may be read tomorrow.
+    """
+    from ... import jobs
+
+    # What is wrong with the recipe itself is an error at once, not a row of the closing table.
+    jobs.check_training(jobs.prepare(recipe)[0])
+    done: list[Summary] = []
+    for stage in (label, fit, tokenize, train, generate):
+        name = stage.__name__.rpartition(".")[2]
+        if stage in (train, generate) and not all(summary.complete for summary in done):
+            why = f"waits for what is missing above; `fourmill {name}` goes on with what is there"
+            done.append(Summary(name, missing={name: why}))
+            continue
+        try:
+            done.append(label.make(recipe, defer=True) if stage is label else stage.make(recipe))
+        except (ValueError, OSError, RuntimeError) as error:
+            # The closing table must show this error beside what the stages before it did.
+            done.append(Summary(name, missing={name: str(error)}))
+            if stage is not label:
+                break
+    return done

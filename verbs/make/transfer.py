@@ -1,0 +1,64 @@
+"""`fourmill transfer`: fine-tune the encoder of a trained model to classify images."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ORDER = 110
+HELP = "fine-tune the encoder to classify images"
+EXAMPLES = ("fourmill transfer out/runs/4m/RUN/model --train 'pets/train-*.tar' --val pets/val.csv --out out/pets",)
+
+OPTIONS = ("epochs", "batch_size", "lr", "image_size", "lora_rank", "seed")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="model/ of a run, or a published checkpoint: folder or hub id")
+    text = "tars of KEY.jpg and KEY.cls, or a CSV with the columns path and label; may be given several times"
+    parser.add_argument("--train", required=True, action="append", metavar="URL", help=text)
+    parser.add_argument("--val", required=True, action="append", metavar="URL", help="the same, to measure on")
+    parser.add_argument("--out", required=True, metavar="DIR", help="a local folder for the classifier")
+    parser.add_argument("--epochs", type=int, default=20, help="(default: 20)")
+    parser.add_argument("--batch-size", type=int, default=256, help="(default: 256)")
+    parser.add_argument("--lr", type=float, default=1e-4, help="of the head (default: 1e-4)")
+    parser.add_argument("--image-size", type=int, default=224, help="pixels (default: 224)")
+    parser.add_argument("--lora-rank", type=int, default=0, help="low-rank corrections instead of all weights")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def main(args: argparse.Namespace) -> int:
+    history = make(args.model, args.train, args.val, args.out, {name: getattr(args, name) for name in OPTIONS})
+    print(f"{'epoch':>5}  {'loss':>8}  {'top-1':>7}  {'top-5':>7}")
+    for epoch, row in enumerate(history, 1):
+        print(f"{epoch:>5}  {row['loss']:>8.4f}  {row['top1']:>7.2%}  {row['top5']:>7.2%}")
+    print(f"classifier: {Path(args.out).resolve()}")
+    return 0
+
+
+def make(
+    model: str, train: Sequence[str], val: Sequence[str], out: str, options: dict[str, Any]
+) -> list[dict[str, float]]:
+    """Fine-tune, write the classifier, and return loss, top-1 and top-5 of each epoch.
+
+    Args:
+        model: the model/ of a run, or a published checkpoint: folder or hub id.
+        train, val: tars with a .cls beside each image, or CSV tables with the columns path and label.
+        out: a local folder for the classifier.
+        options: fields of `train.downstream.transfer.Settings`.
+    """
+    import torch
+
+    from ...pipelines import labelled
+    from ...train.downstream import transfer
+    from ...train.pretrain import initial
+
+    settings = transfer.Settings(**options)
+    images = labelled.read(list(train))
+    held_out = labelled.read(list(val), images.classes)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = initial.load(model)
+    classifier, history = transfer.finetune(network, images, held_out, settings, device)
+    transfer.save(classifier, network.config, images.classes, settings, out)
+    return history

@@ -1,0 +1,118 @@
+"""What the stages share: the shards that lack outputs are processed, and what came of it is summed up.
+
+A stage compares what the recipe asks for with the ledger and makes only what is missing. What it could not make stands
+in its `Summary`; one bad shard raises nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .summary import Summary
+
+if TYPE_CHECKING:
+    from ..infra.ledger import Record
+    from ..pipelines.plan import Output
+    from ..pipelines.specialists.base import Specialist
+    from ..recipe import Recipe
+
+# Reading every key of a larger dataset after each stage would cost more than it shows.
+MAX_KEYS_COMPARED = 2_000_000
+
+
+def process_shards(
+    stage: str,
+    recipe: Recipe,
+    specialists: dict[str, Specialist],
+    outputs: dict[str, Output],
+    stored: dict[str, Output],
+) -> Summary:
+    """Make what is missing of `outputs` on the engine.
+
+    Args:
+        recipe, specialists: as `jobs.prepare` returns them.
+        stored: labels that may be read from storage instead of made again.
+    """
+    from .. import jobs
+    from ..pipelines import plan as plans
+    from ..tokenize.codecs import gist
+
+    start = time.monotonic()
+    plan = plans.make(recipe, outputs, stored)
+    summary = Summary(stage, existed=len(plan.done), missing={f"shard {s}": why for s, why in plan.absent.items()})
+    records = list(plan.done.values())
+    if plan.missing:
+        from ..pipelines.engine import driver as engine
+
+        prepare_root(recipe)
+        job = jobs.mill_job(recipe, *plans.working(specialists, outputs, plan.missing))
+        outcome = engine.run(job, plan.missing, stage)
+        summary.made, summary.samples = len(outcome.records), outcome.samples
+        summary.missing.update({f"shard {shard}": why for shard, why in outcome.failures.items()})
+        records += outcome.records
+    if summary.made:
+        summary.notes += _shared_keys(recipe.root, records)
+    for record in records:
+        summary.rejects.update(f"{record.output}: {gist(reject['reason'])}" for reject in record.rejects)
+    return finish(recipe, summary, start, "samples", sorted(output.fingerprint for output in outputs.values()))
+
+
+def _shared_keys(root: str, records: Sequence[Record]) -> list[str]:
+    """A note for each of the first keys that several shards have."""
+    from ..infra.ledger import SAMPLES
+
+    by_output: dict[str, list[Record]] = {}
+    for record in records:
+        if record.output != SAMPLES:
+            by_output.setdefault(record.output, []).append(record)
+    if not by_output:
+        return []
+    output, widest = max(by_output.items(), key=lambda item: len(item[1]))
+    if sum(record.rows for record in widest) > MAX_KEYS_COMPARED:
+        return []
+    from ..pipelines.checks import shared_keys
+
+    shared = shared_keys(root, output, [record.shard for record in widest])
+    return [f"duplicate key {key!r}: in the shards {', '.join(names)}" for key, names in shared]
+
+
+def prepare_root(recipe: Recipe) -> None:
+    """Called when a stage has something to do: the root must be writable, and gets the resolved recipe.
+
+    Raises:
+        ValueError: the root cannot be written.
+    """
+    from .. import recipe as recipes
+    from ..infra import storage
+
+    storage.check_writable(recipe.root)
+    storage.put(storage.join(recipe.root, "recipe.yaml"), recipes.dump(recipe).encode())
+
+
+def finish(recipe: Recipe, summary: Summary, start: float, unit: str, depends_on: Any) -> Summary:
+    """Close a stage's summary. If it made something, its wall time is kept for the report.
+
+    Args:
+        start: `time.monotonic()` when the stage began.
+        unit: what the stage counts, "samples".
+        depends_on: what the stage's outputs depend on; the times of several runs with the same value are added up.
+    """
+    from ..infra import storage
+    from ..infra.fingerprint import fingerprint
+
+    summary.seconds = time.monotonic() - start
+    if summary.made:
+        url = storage.join(recipe.root, "ledger", "stages", f"{summary.stage}.json")
+        asked = fingerprint(depends_on)
+        totals: dict[str, Any] = {"seconds": 0.0, "made": 0, "samples": 0, "unit": unit, "asked": asked}
+        before = json.loads(storage.read_bytes(url)) if storage.exists(url) else totals
+        if before.get("asked") == asked:
+            totals = before
+        totals["seconds"] = round(totals["seconds"] + summary.seconds, 1)
+        totals["made"] += summary.made
+        totals["samples"] += summary.samples
+        storage.put(url, json.dumps(totals).encode())
+    return summary
