@@ -19,11 +19,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fourmill import jobs, recipe
-from fourmill.pipelines import plan as plans
+from fourmill import recipe
 from fourmill.pipelines.demo import photos
 from fourmill.pipelines.engine import driver as engine
 from fourmill.pipelines.specialists.base import Item, Specialist
+from fourmill.project import Project
 
 LABELS = ["canny_edge", "color_palette", "caption", "det", "metadata"]
 BATCH = 32
@@ -81,10 +81,10 @@ def time_bare(paths: list[str], specialists: dict[str, Specialist], processes: i
 def time_engine(root: str, samples: str, actors: int) -> float:
     """Wall seconds of the engine from the moment its actors are up."""
     asked = {"root": root, "samples": samples, "modalities": ["caption"], "labels": {"keep": LABELS}}
-    made, specialists = jobs.prepare(recipe.parse({**asked, "engine": {"actors": actors}}))
-    outputs = plans.label_outputs(made, specialists)
-    plan = plans.make(made, outputs)
-    outcome = engine.run(jobs.mill_job(made, specialists, outputs), plan.missing, "label")
+    project = Project(recipe.parse({**asked, "engine": {"actors": actors}}))
+    outputs = project.label_outputs
+    plan = project.plan(outputs)
+    outcome = engine.run(project.shard_job(project.specialists, outputs), plan.missing, "label")
     assert not outcome.failures and len(outcome.records) == len(outputs) * len(plan.shards)
     return outcome.seconds - outcome.ready_seconds
 
@@ -99,7 +99,7 @@ def main() -> None:
         paths = [str(Path(folder, "samples", name)) for names in summary.shards.values() for name in names]
         total = sum(summary.samples.values())
         asked = {"root": folder, "samples": paths, "modalities": ["caption"], "labels": {"keep": LABELS}}
-        _, specialists = jobs.prepare(recipe.parse(asked))
+        specialists = Project(recipe.parse(asked)).specialists
         print(f"{total} samples in {len(paths)} shards; labels: {', '.join(LABELS)}")
         print(f"{'processes':>9}  {'bare loop':>14}  {'engine':>14}  {'share reached':>13}")
         for processes in args.processes:

@@ -22,12 +22,13 @@ import cv2
 import torch
 from engine import read
 
-from fourmill import jobs, recipe
+from fourmill import recipe
 from fourmill.pipelines import plan as plans
 from fourmill.pipelines.demo import photos
 from fourmill.pipelines.engine import driver as engine
 from fourmill.pipelines.engine.shard_worker import Job, Mill
 from fourmill.pipelines.specialists.base import Item
+from fourmill.project import Project
 from fourmill.tokenize import tokenizer
 from fourmill.tokenize.codecs import Labelled
 from fourmill.tokenize.crops import crops
@@ -110,12 +111,11 @@ def prepared(root: Path, models: dict[str, Any], paths: list[str]) -> tuple[Job,
     """What the fused stage has to do, with its tokenizers in place."""
     asked = {"root": str(root), "samples": paths, "modalities": MODALITIES, **models}
     asked["engine"] = {"actors": 1, "batch_size": BATCH}
-    made, specialists = jobs.prepare(recipe.parse(asked))
-    prints = jobs.fit_fingerprints(made, specialists)
-    fitting.fit_all(jobs.fit_job(made, specialists, list(prints), prints), 0, 1, "cpu", Silent())
-    outputs = plans.token_outputs(made, specialists, jobs.fitted(made, specialists))
-    plan = plans.make(made, outputs)
-    return jobs.mill_job(made, *plans.working(specialists, outputs, plan.missing)), plan
+    project = Project(recipe.parse(asked))
+    fitting.fit_all(project.fit_job(project.unfitted), 0, 1, "cpu", Silent())
+    project.refresh()
+    plan = project.plan(project.token_outputs)
+    return project.shard_job(*plans.working(project.specialists, project.token_outputs, plan.missing)), plan
 
 
 def resident_mb() -> float:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..infra.configuration import RecipeError
 from ..modalities import MODALITIES, ModalitySpec
-from ..recipe import Recipe, RecipeError
 from . import plan as plans
-from .specialists.base import Specialist
 
 
 @dataclass(frozen=True)
@@ -19,6 +18,7 @@ class Columns:
     tokenizers: modality -> those that make its tokens, name -> fingerprint.
     shards: split -> (name, samples) of the complete shards.
     sources: training shard -> SHA-256 of its source.
+    versions: column -> the versions that made it where they are not the first ones, each set once.
     """
 
     root: str
@@ -27,17 +27,21 @@ class Columns:
     tokenizers: dict[str, dict[str, str]]
     shards: dict[str, tuple[tuple[str, int], ...]]
     sources: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, list[dict[str, int]]] = field(default_factory=dict)
 
     def identity(self) -> list[Any]:
         """What a model that is trained on them depends on."""
-        return [self.prints, self.sources]
+        # Columns that were made again by corrected code hold other tokens under the same fingerprint.
+        return [self.prints, self.sources, *([self.versions] if self.versions else [])]
 
 
-def complete(recipe: Recipe, specialists: dict[str, Specialist], tokenizers: dict[str, plans.Fitted]) -> Columns:
-    """The columns of the recipe. RecipeError if one of its tokenizers is not fitted."""
-    outputs = plans.token_outputs(recipe, specialists, tokenizers)
-    plan = plans.make(recipe, outputs)
-    first = next(iter(outputs))
+def complete(root: str, plan: plans.Plan) -> Columns:
+    """The columns of a root, of the shards that have all of them.
+
+    Args:
+        plan: of token outputs alone.
+    """
+    first = next(iter(plan.outputs))
 
     def shards(split: str) -> tuple[tuple[str, int], ...]:
         names = [name for name in plan.splits[split] if name in plan.tasks and not plan.tasks[name].outputs]
@@ -45,14 +49,26 @@ def complete(recipe: Recipe, specialists: dict[str, Specialist], tokenizers: dic
         return tuple((name, rows[name]) for name in names if rows[name])
 
     splits = {split: shards(split) for split in plans.SPLITS}
+    outputs = plan.outputs.values()
     return Columns(
-        recipe.root,
-        tuple(output.spec for output in outputs.values() if output.spec is not None),
-        {name: output.fingerprint for name, output in outputs.items()},
-        {output.spec.name: output.tokenizers for output in outputs.values() if output.spec is not None},
+        root,
+        tuple(output.spec for output in outputs if output.spec is not None),
+        {output.name: output.fingerprint for output in outputs},
+        {output.spec.name: output.tokenizers for output in outputs if output.spec is not None},
         splits,
         {name: plan.done[first, name].source.sha256 for name, _ in splits["train"]},
+        _versions(plan, [name for name, _ in splits["train"]]),
     )
+
+
+def _versions(plan: plans.Plan, shards: list[str]) -> dict[str, list[dict[str, int]]]:
+    versions = {}
+    for output in plan.outputs:
+        recorded = [plan.done[output, shard].identity.get("versions", {}) for shard in shards]
+        if any(recorded):
+            distinct = {tuple(sorted(one.items())) for one in recorded}
+            versions[output] = [dict(one) for one in sorted(distinct)]
+    return versions
 
 
 def shared(mine: Columns, other: Columns) -> tuple[str, ...]:

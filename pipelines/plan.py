@@ -1,53 +1,122 @@
-"""The plan: what a recipe asks for, what of it exists already, and what is left to do, shard by shard.
+"""The plan: what of a recipe's outputs exists already, and what is left to do, shard by shard.
 
-Everything an output depends on is hashed into its fingerprint: changing one option changes the fingerprints of
-exactly the outputs that depend on it, and nothing else is done again.
+`Inventory` is what storage holds, looked at once; `make` compares it with what is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
-from ..infra import ledger, storage
-from ..infra.fingerprint import fingerprint
-from ..infra.ledger import SAMPLES
-from ..modalities import MODALITIES, TEXT, Kind, ModalitySpec
-from ..recipe import Recipe, RecipeError
-from ..tokenize import store
-from ..tokenize.codecs import CODEC_VERSION
+from ..infra import ledger, storage, versions
+from ..infra.configuration import RecipeError
 from . import source
-from .specialists import registry
+from .outputs import Output, sources
+from .settings import Samples
 from .specialists.base import Specialist
-from .specialists.pretrained import Pretrained
 
 SPLITS = ("train", "val")
-SEEDED = ("palette", "metadata")  # codecs without crops that draw at random
-
-
-@dataclass(frozen=True)
-class Output:
-    """One output of every shard: "samples", "labels/LABEL" or "tokens/MODALITY"."""
-
-    name: str
-    label: str
-    fingerprint: str
-    identity: dict[str, Any] = field(default_factory=dict, hash=False)
-    spec: ModalitySpec | None = None  # of tokens
-    tokenizers: dict[str, str] = field(default_factory=dict, hash=False)  # that it needs: name -> fingerprint
+THREADS = 16  # that wait for storage
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard and the outputs it still lacks; `stored` are labels that can be read instead of made."""
+    """One shard and the outputs it still lacks; `stored` are labels that can be read instead of made.
+
+    versions: of what made the stored labels, by part, where they are not the code's own.
+    """
 
     shard: str
     url: str
     version: str  # of the shard on storage
     outputs: tuple[str, ...]
     stored: tuple[str, ...] = ()
+    versions: dict[str, int] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """urls: name -> URL, in the recipe's order. splits: name of the split -> names of its shards."""
+
+    urls: dict[str, str]
+    splits: dict[str, list[str]]
+
+
+def list_shards(samples: Samples) -> Shards:
+    """Every shard that the recipe names. RecipeError if a pattern matches nothing or names collide."""
+    try:
+        asked = {split: getattr(samples, split) for split in SPLITS}
+        urls = {split: source.expand(spec) for split, spec in asked.items() if spec}
+        twice = sorted(set(urls.get("train", [])) & set(urls.get("val", [])))
+        if twice:
+            raise ValueError(f"{twice[0]} is in the training and in the validation split")
+        names = source.shard_names([url for split in urls.values() for url in split])
+        urls = {split: list(dict.fromkeys(of_split)) for split, of_split in urls.items()}
+    except ValueError as error:
+        raise RecipeError(f"samples: {error}") from None
+    by_url = {url: name for name, url in names.items()}
+    return Shards(names, {split: [by_url[url] for url in urls.get(split, [])] for split in SPLITS})
+
+
+class Inventory:
+    """What storage holds of a root and of its source shards. Each thing is looked at once, when it is first needed.
+
+    A stage that has committed records adds them; `look_again` before the next stage, since shards may have changed
+    while it ran.
+    """
+
+    def __init__(self, root: str, shards: Shards) -> None:
+        self.root, self.shards = root, shards
+        self._records: dict[tuple[str, str], ledger.Record] = {}
+        self._read: set[str] = set()  # outputs whose records were read
+        self._stats: dict[str, storage.Stat | str] | None = None
+        self._digests: dict[str, str] = {}
+
+    def records(self, outputs: Iterable[str]) -> dict[tuple[str, str], ledger.Record]:
+        """The records of these outputs, by (output, shard)."""
+        wanted = list(outputs)
+        if unread := [output for output in wanted if output not in self._read]:
+            self._records |= ledger.read_many(self.root, unread, list(self.shards.urls))
+            self._read |= set(unread)
+        names = set(wanted)
+        return {key: record for key, record in self._records.items() if key[0] in names}
+
+    def add(self, records: Iterable[ledger.Record]) -> None:
+        """Records that this process has seen committed."""
+        self._records |= {(record.output, record.shard): record for record in records}
+
+    def look_again(self) -> None:
+        """Drop what is known of the source shards."""
+        self._stats, self._digests = None, {}
+
+    def stats(self) -> dict[str, storage.Stat | str]:
+        """Of each shard its size and version, or why it cannot be read."""
+        if self._stats is None:
+            urls = self.shards.urls
+            with ThreadPoolExecutor(THREADS) as pool:
+                self._stats = dict(zip(urls, pool.map(_stat, urls.values()), strict=True))
+        return self._stats
+
+    def is_of(self, record: ledger.Record, shard: str) -> bool:
+        """Whether a record was made from the shard as it is now."""
+        stat = self.stats()[shard]
+        if isinstance(stat, str) or record.source.size != stat.size:
+            return False
+        if record.source.version == stat.version:
+            return True
+        # Copied or touched: the version changed; only the bytes can say whether the shard did.
+        if shard not in self._digests:
+            self._digests[shard] = storage.sha256(self.shards.urls[shard])
+        return record.source.sha256 == self._digests[shard]
+
+
+def _stat(url: str) -> storage.Stat | str:
+    try:
+        stat = storage.stat(url)
+    except Exception as error:  # credentials, network, permissions: the sentence goes into the closing table
+        return f"cannot look at {url}: {error}"
+    return stat if stat is not None else f"there is no shard at {url}"
 
 
 @dataclass
@@ -57,6 +126,7 @@ class Plan:
     shards: name -> URL, in the recipe's order. splits: name of the split -> names of its shards.
     tasks: one for every shard that is there, with the outputs it lacks, often none.
     done: records of what exists, by (output, shard). absent: shard -> why it cannot be read.
+    outdated: of what exists, why it is out of date, by (output, shard): other versions of code made it.
     """
 
     outputs: dict[str, Output]
@@ -65,6 +135,7 @@ class Plan:
     tasks: dict[str, ShardTask] = field(default_factory=dict)
     done: dict[tuple[str, str], ledger.Record] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+    outdated: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     @property
     def missing(self) -> list[ShardTask]:
@@ -72,114 +143,59 @@ class Plan:
         return [task for task in self.tasks.values() if task.outputs]
 
 
-def shards(recipe: Recipe) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """(name -> URL of every shard, split -> names). RecipeError if a pattern matches nothing or names collide."""
-    try:
-        asked = {split: getattr(recipe.samples, split) for split in SPLITS}
-        urls = {split: source.expand(spec) for split, spec in asked.items() if spec}
-        twice = sorted(set(urls.get("train", [])) & set(urls.get("val", [])))
-        if twice:
-            raise ValueError(f"{twice[0]} is in the training and in the validation split")
-        names = source.shard_names([url for split in urls.values() for url in split])
-        urls = {split: list(dict.fromkeys(found)) for split, found in urls.items()}
-    except ValueError as error:
-        raise RecipeError(f"samples: {error}") from None
-    by_url = {url: name for name, url in names.items()}
-    return names, {split: [by_url[url] for url in urls.get(split, [])] for split in SPLITS}
-
-
-def label_outputs(recipe: Recipe, specialists: dict[str, Specialist]) -> dict[str, Output]:
-    """The kept labels, and with them the record of each shard's samples."""
-    prints = label_fingerprints(recipe, specialists)
-    outputs = {SAMPLES: Output(SAMPLES, "", fingerprint("samples", source.VERSION))}
-    for label in recipe.labels.keep:
-        identity = specialists[label].identity() if label in specialists else {"specialist": registry.SOURCE}
-        name = f"labels/{label}"
-        outputs[name] = Output(name, label, fingerprint("label", prints[label]), identity)
-    return outputs
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A fitted tokenizer: the fingerprint of its contents, its vocabulary, and how good it is."""
-
-    fingerprint: str
-    vocab_size: int
-    quality: dict[str, float] = field(default_factory=dict, hash=False)
-
-
-def token_outputs(
-    recipe: Recipe, specialists: dict[str, Specialist], tokenizers: dict[str, Fitted]
-) -> dict[str, Output]:
-    """One column for each modality.
+def make(
+    inventory: Inventory,
+    outputs: Mapping[str, Output],
+    stored_labels: Mapping[str, Output] | None = None,
+    pins: Mapping[str, int] | None = None,
+    update: bool = False,
+) -> Plan:
+    """Compare what is asked for with the ledger.
 
     Args:
-        tokenizers: those that are fitted, by name; RecipeError if one is missing.
+        outputs: what is asked for, by name.
+        stored_labels: kept label outputs that a task may read instead of making the label again.
+        pins: versions that the recipe asks for, by part.
+        update: what other versions of code made is asked for again.
     """
-    prints = label_fingerprints(recipe, specialists)
-    outputs = {}
-    text = tokenizers.get(TEXT)
-    for spec in recipe.specs(text.vocab_size if text else 0):
-        modality = MODALITIES[spec.name]
-        for tokenizer in modality.tokenizers:
-            if tokenizer not in tokenizers:
-                raise RecipeError(f"{spec.name}: its tokenizer {tokenizer} is not fitted yet; run `fourmill fit` first")
-        contents = {tokenizer: tokenizers[tokenizer].fingerprint for tokenizer in modality.tokenizers}
-        identity: dict[str, Any] = {
-            "codec": modality.codec,
-            "version": CODEC_VERSION,
-            "format": store.VERSION,
-            "tokenizers": contents,
-            "max_tokens": 0 if spec.kind is Kind.PIXELS else spec.max_tokens,  # patches are cut by the loader
-        }
-        if modality.spatial or modality.codec in SEEDED:
-            identity["seed"] = recipe.seed
-        if modality.spatial:
-            # The first crop is the centre one, whatever the others are like.
-            fields = {"size", "crops"} if recipe.images.crops == 1 else {"size", "crops", "crop_scale", "hflip"}
-            identity["crops"] = recipe.images.model_dump(include=fields)
-        if modality.codec == "boxes":
-            identity["min_box_score"] = recipe.tokenizers.min_box_score
-        if spec.kind is Kind.PIXELS:
-            identity["pixels"] = recipe.images.model_dump(include={"pixel_format", "jpeg_quality"})
-        name = f"tokens/{spec.name}"
-        print_ = fingerprint("tokens", prints[modality.label], identity)
-        outputs[name] = Output(name, modality.label, print_, identity, spec, contents)
-    return outputs
+    stored_labels = stored_labels or {}
+    asked = {**outputs, **stored_labels}
+    records = inventory.records(asked)
+    plan = Plan(dict(outputs), inventory.shards.urls, inventory.shards.splits)
+    for shard, url in inventory.shards.urls.items():
+        stat = inventory.stats()[shard]
+        if isinstance(stat, str):
+            plan.absent[shard] = stat
+            continue
+        good: dict[str, ledger.Record] = {}
+        for name, output in asked.items():
+            record = records.get((name, shard))
+            if record is None or not output.is_asked_for(record.fingerprint) or not inventory.is_of(record, shard):
+                continue
+            if why := versions.outdated(output.parts, record.identity, pins or {}):
+                if update:
+                    continue
+                plan.outdated[name, shard] = why
+            good[name] = record
+        plan.done.update({(name, shard): record for name, record in good.items() if name in outputs})
+        missing = tuple(name for name in outputs if name not in good)
+        stored = [name for name in stored_labels if name in good]
+        plan.tasks[shard] = ShardTask(
+            shard,
+            url,
+            stat.version,
+            missing,
+            tuple(stored_labels[name].label for name in stored),
+            {part: version for name in stored for part, version in _recorded(stored_labels[name], good[name]).items()},
+        )
+    return plan
 
 
-def label_fingerprints(recipe: Recipe, specialists: dict[str, Specialist]) -> dict[str, str]:
-    """Fingerprint of each label: how images are read, its specialist, and the labels that it needs."""
-    image = fingerprint("source", source.VERSION, recipe.images.max_pixels)
-    text = fingerprint("source", source.VERSION)
-    prints = {"rgb": image}
-    for label, specialist in specialists.items():
-        needs = {need: prints[need] for need in (*specialist.needs, *specialist.looks_at()) if need in prints}
-        prints[label] = fingerprint(image if specialist.sees_image else text, specialist.fingerprint_parts(), needs)
-    return prints
-
-
-def sources(specialists: Mapping[str, Specialist], labels: Iterable[str], stored: Collection[str] = ()) -> set[str]:
-    """These labels with all that they need or use, less what stored labels spare."""
-    needed: set[str] = set()
-    stack = list(labels)
-    while stack:
-        label = stack.pop()
-        if label not in needed:
-            needed.add(label)
-            if label in specialists and label not in stored:
-                specialist = specialists[label]
-                stack += [*specialist.needs, *(used for used in specialist.looks_at() if used in specialists)]
-    return needed
-
-
-def deferred(recipe: Recipe, specialists: Mapping[str, Specialist]) -> set[str]:
-    """Kept labels that are better made while tokenizing: what they come from has weights, is not kept, and is needed
-    for the columns as well, so that it would be made twice (metadata of segmentation, depth, ...)."""
-    kept = set(recipe.labels.keep)
-    columns = sources(specialists, (MODALITIES[name].label for name in recipe.modalities), kept)
-    again = {label for label in columns - kept if isinstance(specialists.get(label), Pretrained)}
-    return {label for label in kept if again & (sources(specialists, [label], kept - {label}) - {label})}
+def _recorded(output: Output, record: ledger.Record) -> dict[str, int]:
+    """Versions that a stored label was made by, by part, where they are not the code's own."""
+    recorded = record.identity.get("versions", {})
+    has = {part.name: recorded.get(part.name, part.first) for part in output.parts}
+    return {part.name: has[part.name] for part in output.parts if has[part.name] != part.version}
 
 
 def working(
@@ -195,64 +211,3 @@ def working(
         {label: specialist for label, specialist in specialists.items() if label in busy},
         {name: output for name, output in outputs.items() if name in lacking},
     )
-
-
-def make(recipe: Recipe, outputs: dict[str, Output], stored_labels: dict[str, Output] | None = None) -> Plan:
-    """Compare what is asked for with the ledger.
-
-    Args:
-        outputs: what is asked for, by name.
-        stored_labels: kept label outputs that a task may read instead of making the label again.
-    """
-    names, splits = shards(recipe)
-    stored_labels = stored_labels or {}
-    asked = {**outputs, **stored_labels}
-    records = ledger.read_many(recipe.root, list(asked), list(names))
-    with ThreadPoolExecutor(16) as pool:
-        stats = dict(zip(names, pool.map(_stat, names.values()), strict=True))
-        current = dict(zip(names, pool.map(lambda n: _current(n, names, stats, asked, records), names), strict=True))
-    plan = Plan(outputs, names, splits)
-    for name, url in names.items():
-        stat = stats[name]
-        if isinstance(stat, str):
-            plan.absent[name] = stat
-            continue
-        good = current[name]
-        plan.done.update({(output, name): records[output, name] for output in good if output in outputs})
-        missing = tuple(output for output in outputs if output not in good)
-        stored = tuple(o.label for key, o in stored_labels.items() if key in good)
-        plan.tasks[name] = ShardTask(name, url, stat.version, missing, stored)
-    return plan
-
-
-def _stat(url: str) -> storage.Stat | str:
-    try:
-        stat = storage.stat(url)
-    except Exception as error:  # credentials, network, permissions: the sentence goes into the closing table
-        return f"cannot look at {url}: {error}"
-    return stat if stat is not None else f"there is no shard at {url}"
-
-
-def _current(
-    shard: str,
-    urls: dict[str, str],
-    stats: dict[str, storage.Stat | str],
-    outputs: dict[str, Output],
-    records: dict[tuple[str, str], ledger.Record],
-) -> Sequence[str]:
-    """Outputs of one shard whose record matches the recipe and the shard as it is now."""
-    stat = stats[shard]
-    if isinstance(stat, str):
-        return ()
-    good, digest = [], ""
-    for name, output in outputs.items():
-        record = records.get((name, shard))
-        if record is None or record.fingerprint != output.fingerprint or record.source.size != stat.size:
-            continue
-        if record.source.version != stat.version:
-            # Copied or touched: the version changed; only the bytes can say whether the shard did.
-            digest = digest or storage.sha256(urls[shard])
-            if record.source.sha256 != digest:
-                continue
-        good.append(name)
-    return good

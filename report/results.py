@@ -13,11 +13,12 @@ import numpy as np
 from ..infra import ledger, storage
 from ..infra.ledger import SAMPLES
 from ..modalities import MODALITIES, TEXT, Kind
-from ..pipelines.plan import Fitted, Plan
+from ..pipelines.outputs import Fitted
+from ..pipelines.plan import Plan
 from ..recipe import Recipe
 from ..tokenize import codecs, store
 from ..train import metrics
-from ..train.downstream.generation import GenerateJob
+from ..train.downstream.generation_job import GenerateJob
 from ..train.pretrain.job import TrainJob
 from .draw.labels import METADATA_FIELDS
 from .html.chart import Series
@@ -217,7 +218,7 @@ def _rejects(plan: Plan) -> list[RejectCount]:
 
 def _generations(collector: Collector, plan: Plan, job: GenerateJob) -> list[GenerationGrid]:
     grids = []
-    for number, chain in enumerate(job.recipe.generate.chains):
+    for number, chain in enumerate(job.settings.chains):
         folder = storage.join(job.folder, f"chain-{number}")
         try:
             told = json.loads(storage.read_bytes(storage.join(folder, "samples.json")))
@@ -277,7 +278,7 @@ def _how(job: GenerateJob, number: int) -> str:
 
     specs = {spec.name: spec for spec in job.specs}
     words = []
-    for recipe_step in job.recipe.generate.chains[number].to:
+    for recipe_step in job.settings.chains[number].to:
         spec = specs[recipe_step.target]
         step = model_step(recipe_step, spec)
         steps = f" in {step.steps} steps" if spec.kind is Kind.GRID else ""

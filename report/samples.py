@@ -16,7 +16,8 @@ from ..infra import ledger, storage
 from ..modalities import MODALITIES, Kind
 from ..pipelines import source
 from ..pipelines.engine.shard_worker import Job, Mill, Sample
-from ..pipelines.plan import Output, ShardTask
+from ..pipelines.outputs import Output
+from ..pipelines.plan import ShardTask
 from ..tokenize import codecs, store
 from ..tokenize.codec import Codec, Labelled
 from ..tokenize.text_codecs import Text

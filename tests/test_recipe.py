@@ -96,7 +96,7 @@ def test_what_is_no_mapping(value: Any) -> None:
 def test_mistakes_in_specialists_are_found_before_any_work(options: dict[str, Any], expected: str) -> None:
     recipe = recipes.parse({**LEAST, "labels": {"specialists": options}})
     with pytest.raises(RecipeError) as caught:
-        registry.build(recipe)
+        registry.build(recipe.modalities, recipe.labels, recipe.modules)
     assert expected in str(caught.value)
 
 
@@ -201,7 +201,7 @@ def test_sizes_follow_the_recipe() -> None:
 @pytest.mark.parametrize("name", ["4m21", "cc12m", "coyo"])
 def test_the_recipes_that_ship_name_real_weights_for_every_label(name: str) -> None:
     recipe = recipes.load(Path(recipes.__file__).parent / "recipes" / f"{name}.yaml")
-    built = registry.build(recipe)
+    built = registry.build(recipe.modalities, recipe.labels, recipe.modules)
     assert set(built) >= {MODALITIES[modality].label for modality in recipe.modalities} - {"rgb"}
     for specialist in built.values():
         if isinstance(specialist, Pretrained):

@@ -40,9 +40,16 @@ class Options:
 
 
 class Codec:
-    """One modality's way from labels to tokens and back."""
+    """One modality's way from labels to tokens and back.
+
+    version: raise it when the same labels and options give other tokens than before, and say in `changes` what is
+        other. first_version: the version that fingerprints hold; it never changes (see infra/versions.py).
+    """
 
     name: ClassVar[str]
+    version: ClassVar[int] = 2
+    first_version: ClassVar[int] = 2
+    changes: ClassVar[dict[int, str]] = {}
 
     def __init__(self, spec: ModalitySpec, options: Options) -> None:
         self.spec, self.options = spec, options
@@ -60,8 +67,10 @@ class Codec:
     def column_spec(self, tokenizers: Mapping[str, str]) -> ColumnSpec:
         """The spec of the columns that `encode` makes rows for, by tokenizers with these fingerprints."""
         length = self.image_size if self.spec.kind is Kind.PIXELS else self.spec.max_tokens
-        told = "+".join(tokenizers.values())
-        return ColumnSpec(self.spec.name, self.spec.kind, self.crops, length, self.spec.vocab_size, tokenizer=told)
+        fingerprints = "+".join(tokenizers.values())
+        return ColumnSpec(
+            self.spec.name, self.spec.kind, self.crops, length, self.spec.vocab_size, tokenizer=fingerprints
+        )
 
     def encode(self, samples: Sequence[Labelled]) -> list[Any]:
         """For each sample its row (see store.Column.sample), or the exception that says why it has none."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..infra import storage
+from ..infra.versions import Part
 from ..modalities import BODY_POSE, MODALITIES, SAM_MASK, TEXT, TOKENIZERS, Form, ModalitySpec
 from .codec import Codebook, Codec, Labelled, Options, check_fingerprint
 from .store import ColumnSpec
@@ -21,11 +22,10 @@ from .text.wordpiece import WordPiece
 from .text_codecs import Boxes, Instances, MetadataSentence, PaletteSentence, Poses, Text
 
 __all__ = [
-    "CODEC_VERSION", "NAMES", "Codec", "Embedding", "Grid", "Labelled", "Options", "Patches", "Text", "gist", "load",
-    "load_codebook", "load_text",
+    "NAMES", "Codec", "Embedding", "Grid", "Labelled", "Options", "Patches", "Text", "gist", "load",
+    "load_codebook", "load_text", "part",
 ]  # fmt: skip
 
-CODEC_VERSION = 2  # raise it when the same labels and options give other tokens than before
 WORDPIECE_FILES = ("tokenizer.json", "config.json")
 CODEBOOK_FILES = ("model.safetensors", "config.json")
 
@@ -161,9 +161,7 @@ class Embedding(Codec):
         return np.asarray(tokens)
 
 
-_SENTENCES: dict[str, Callable[[ModalitySpec, Options, WordPiece], Text]] = {
-    codec.name: codec for codec in (Text, Boxes, PaletteSentence, MetadataSentence)
-}
+_SENTENCES: dict[str, type[Text]] = {codec.name: codec for codec in (Text, Boxes, PaletteSentence, MetadataSentence)}
 _CODED = {Poses.name: (Poses, BODY_POSE), Instances.name: (Instances, SAM_MASK)}
 
 NAMES = frozenset({Patches.name, Embedding.name, Grid.name, *_SENTENCES, *_CODED})
@@ -198,7 +196,15 @@ def load(
     return _sentence(codec)(spec, options, wordpiece)
 
 
-def _sentence(codec: str) -> Callable[[ModalitySpec, Options, WordPiece], Text]:
+def part(codec: str) -> Part:
+    """What a record says of a codec's version."""
+    ours: dict[str, type[Codec]] = {one.name: one for one in (Patches, Embedding, Grid)}
+    ours |= {name: one for name, (one, _) in _CODED.items()}
+    one = ours.get(codec) or _sentence(codec)
+    return Part(f"codecs/{codec}", one.version, one.first_version, one.changes)
+
+
+def _sentence(codec: str) -> type[Text]:
     """A codec of this package by its name, or one of the user's own as "package.module:Class"."""
     module, colon, name = codec.partition(":")
     if not colon:

@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..infra.explain import explain
-from ..infra.fields import Beta, Count, Positive, Rate, Share, Weight, check_heads
+from ..infra.fields import Beta, Count, Positive, Rate, Section, Share, Weight, check_heads
+from ..infra.versions import Part
 from ..modalities import BODY_POSE, SAM_MASK, TOKENIZERS, Form
 
 # Settings that change how a fit is done, or measured, and not what comes out.
@@ -27,6 +28,17 @@ PICTURES = (Form.COLORS, Form.EDGES, Form.DEPTH, Form.NORMALS)
 
 _GROUPS = 32  # channels of a diffusion decoder are normalized in so many groups
 _SCHEDULE = r"^(linear|scaled_linear|squaredcos_cap_v2|sigmoid|shifted_cosine:[0-9]+(\.[0-9]+)?)$"
+
+
+# Raise FIT_VERSION when the same settings fit other tokenizers than before, and say in FIT_CHANGES what is other.
+FIT_VERSION = 2
+FIRST_FIT_VERSION = 2
+FIT_CHANGES: dict[int, str] = {}
+
+
+def fit_part(name: str) -> Part:
+    """What a record says of the version of the code that fitted a tokenizer."""
+    return Part(f"tokenizers/{name}", FIT_VERSION, FIRST_FIT_VERSION, FIT_CHANGES)
 
 
 class Resolutions(BaseModel):
@@ -241,3 +253,81 @@ def merge(name: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> Token
         return TokenizerSettings.model_validate({**paper, **given})
     except ValidationError as error:
         raise ValueError(explain(error, f"each.{name}", TokenizerSettings)) from None
+
+
+class TextTokenizer(Section):
+    """WordPiece for all text modalities, fitted on the captions; 4M's vocabulary has 30,000 entries.
+
+    A small corpus may fill fewer. `captions` is how many are looked at, evenly from the training shards.
+    """
+
+    vocab_size: Annotated[int, Field(ge=4_500, le=65_536)] = 30_000  # 4M's special words alone are nearly 4,300
+    captions: Positive = 1_000_000
+
+
+class Tokenizers(Section):
+    """`text` serves all sequences; `common` holds settings of all other fitted tokenizers, and `each` what differs in
+    one, by its name in `modalities.TOKENIZERS`. What neither says is 4M-21's, see `ROWS`."""
+
+    text: TextTokenizer = TextTokenizer()
+    min_box_score: Share = 0.6  # detections below it are not written into `det` (4M: 0.6)
+    embedding_dim: Positive = 4096  # width of caption embeddings; T5-XXL's
+    common: dict[str, Any] = {}
+    each: dict[str, dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _settings_are_typed(self) -> Tokenizers:
+        try:
+            TokenizerSettings.model_validate(self.common)
+        except ValidationError as error:
+            raise ValueError(explain(error, "common", TokenizerSettings)) from None
+        if alone := sorted(self.common.keys() & {"weights", "revision"}):
+            raise ValueError(f"common: {alone[0]} is of one tokenizer; set it in tokenizers.each")
+        for name in TOKENIZERS.keys() & self.each.keys():
+            self.of(name)
+        return self
+
+    def of(self, name: str) -> TokenizerSettings:
+        """The settings of one tokenizer: its row, overridden by `common` where that applies, and by `each`."""
+        return merge(name, self.common, self.each.get(name, {}))
+
+
+# Channels of the pictures that a tokenizer of each form reads.
+CHANNELS = {Form.COLORS: 3, Form.NORMALS: 3, Form.EDGES: 1, Form.DEPTH: 1}
+
+
+def check(tokenizers: Tokenizers, name: str, settings: TokenizerSettings, image_size: int) -> None:
+    """ValueError if one tokenizer cannot be fitted as the recipe says.
+
+    Args:
+        settings: of the tokenizer, with its sizes, see `Recipe.tokenizer`.
+        image_size: side of the run's crops, in pixels.
+    """
+    entry, where = TOKENIZERS[name], f"tokenizers, {name}"
+    if idle := sorted(useless(name) & tokenizers.each.get(name, {}).keys()):
+        raise ValueError(f"{where}: {idle[0]} has no meaning for {entry.form.value}; leave it out")
+    if settings.weights is not None:
+        return
+    if settings.dim % 4 and entry.form is not Form.VECTOR:
+        raise ValueError(f"{where}: dim {settings.dim} is no multiple of 4, which 2-D positions need")
+    if entry.form is Form.VECTOR and settings.latent_dim % entry.tokens:
+        raise ValueError(
+            f"{where}: latent_dim {settings.latent_dim} does not divide among the {entry.tokens} tokens of a vector"
+        )
+    if settings.loss == "cross_entropy" and entry.form is not Form.CLASSES:
+        raise ValueError(f"{where}: cross_entropy is a loss of class maps, {entry.form.value} take mse, l1, ...")
+    if warm_starts(name, settings):
+        pixels = (settings.patch_size or 1) ** 2
+        # How wide features are is known when they come.
+        values = settings.latent_dim if entry.form is Form.FEATURES else CHANNELS[entry.form] * pixels
+        if not 2 <= settings.latent_dim <= min(settings.dim, values):
+            raise ValueError(
+                f"{where}: warm_start needs a latent_dim of 2 to {min(settings.dim, values)}, got {settings.latent_dim}"
+            )
+    later = settings.resolutions.sizes if settings.resolutions else ()
+    for size in (image_size, *later) if entry.form in PICTURES else later:
+        if size % settings.multiple:
+            raise ValueError(
+                f"{where}: its {settings.decoder} decoder needs images whose sides are multiples of "
+                f"{settings.multiple} px, got {size}; see patch_size, unet_multipliers and decoder_patch_size"
+            )

@@ -34,11 +34,11 @@ class Wandb:
         self._scratch = tempfile.TemporaryDirectory(prefix="fourmill-wandb-")
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
-            name=job.recipe.train.name,
+            name=job.settings.name,
             id=job.fingerprint,
             resume="allow",
             dir=self._scratch.name,
-            config=job.recipe.model_dump(mode="json"),
+            config=job.recipe,
         )
         # Steps of our own: after a resume they may come again, which its own counter drops.
         self._run.define_metric("*", step_metric="step")
@@ -63,8 +63,8 @@ class Mlflow:
         if found:
             mlflow.start_run(run_id=found[0].info.run_id)
             return
-        mlflow.start_run(run_name=job.recipe.train.name, tags={"fourmill": job.fingerprint})
-        mlflow.log_dict(job.recipe.model_dump(mode="json"), "recipe.json")
+        mlflow.start_run(run_name=job.settings.name, tags={"fourmill": job.fingerprint})
+        mlflow.log_dict(job.recipe, "recipe.json")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         # Its names take no "@", as in loss/tok_rgb@448.
@@ -86,5 +86,5 @@ def check(names: Iterable[str]) -> None:
 
 def trackers(job: TrainJob) -> list[Tracker]:
     """The trackers of a run, started."""
-    check(job.recipe.train.trackers)
-    return [TRACKERS[name](job) for name in job.recipe.train.trackers]
+    check(job.settings.trackers)
+    return [TRACKERS[name](job) for name in job.settings.trackers]

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..project import Project
     from ..recipe import Recipe
 
 
@@ -17,6 +18,12 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_update(parser: argparse.ArgumentParser) -> None:
+    """--update, of verbs that make something."""
+    text = "also make again what older versions of specialists, codecs or fits have made (`status` says what and why)"
+    parser.add_argument("--update", action="store_true", help=text)
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -26,3 +33,10 @@ def load_recipe(args: argparse.Namespace) -> Recipe:
     from .. import recipe
 
     return recipe.load(args.recipe, args.set)
+
+
+def load_project(args: argparse.Namespace) -> Project:
+    """The same recipe, resolved. RecipeError if it cannot be run."""
+    from ..project import Project
+
+    return Project(load_recipe(args), getattr(args, "update", False))

@@ -15,49 +15,47 @@ from .summary import Summary
 
 if TYPE_CHECKING:
     from ..infra.ledger import Record
-    from ..pipelines.plan import Output
-    from ..pipelines.specialists.base import Specialist
-    from ..recipe import Recipe
+    from ..pipelines.outputs import Output
+    from ..project import Project
 
 # Reading every key of a larger dataset after each stage would cost more than it shows.
 MAX_KEYS_COMPARED = 2_000_000
 
 
 def process_shards(
-    stage: str,
-    recipe: Recipe,
-    specialists: dict[str, Specialist],
-    outputs: dict[str, Output],
-    stored: dict[str, Output],
+    stage: str, project: Project, outputs: dict[str, Output], stored: dict[str, Output] | None = None
 ) -> Summary:
     """Make what is missing of `outputs` on the engine.
 
     Args:
-        recipe, specialists: as `jobs.prepare` returns them.
         stored: labels that may be read from storage instead of made again.
     """
-    from .. import jobs
     from ..pipelines import plan as plans
     from ..tokenize.codecs import gist
 
     start = time.monotonic()
-    plan = plans.make(recipe, outputs, stored)
+    plan = project.plan(outputs, stored)
     summary = Summary(stage, existed=len(plan.done), missing={f"shard {s}": why for s, why in plan.absent.items()})
     records = list(plan.done.values())
     if plan.missing:
         from ..pipelines.engine import driver as engine
 
-        prepare_root(recipe)
-        job = jobs.mill_job(recipe, *plans.working(specialists, outputs, plan.missing))
+        prepare_root(project)
+        job = project.shard_job(*plans.working(project.specialists, outputs, plan.missing))
         outcome = engine.run(job, plan.missing, stage)
         summary.made, summary.samples = len(outcome.records), outcome.samples
         summary.missing.update({f"shard {shard}": why for shard, why in outcome.failures.items()})
         records += outcome.records
+        project.refresh(outcome.records)
     if summary.made:
-        summary.notes += _shared_keys(recipe.root, records)
+        summary.notes += _shared_keys(project.root, records)
     for record in records:
         summary.rejects.update(f"{record.output}: {gist(reject['reason'])}" for reject in record.rejects)
-    return finish(recipe, summary, start, "samples", sorted(output.fingerprint for output in outputs.values()))
+    if plan.outdated:
+        summary.notes.append(
+            f"{len(plan.outdated)} outputs are of other versions (`fourmill status`); --update makes them again"
+        )
+    return finish(project, summary, start, "samples", sorted(output.fingerprint for output in outputs.values()))
 
 
 def _shared_keys(root: str, records: Sequence[Record]) -> list[str]:
@@ -79,7 +77,7 @@ def _shared_keys(root: str, records: Sequence[Record]) -> list[str]:
     return [f"duplicate key {key!r}: in the shards {', '.join(names)}" for key, names in shared]
 
 
-def prepare_root(recipe: Recipe) -> None:
+def prepare_root(project: Project) -> None:
     """Called when a stage has something to do: the root must be writable, and gets the resolved recipe.
 
     Raises:
@@ -88,11 +86,11 @@ def prepare_root(recipe: Recipe) -> None:
     from .. import recipe as recipes
     from ..infra import storage
 
-    storage.check_writable(recipe.root)
-    storage.put(storage.join(recipe.root, "recipe.yaml"), recipes.dump(recipe).encode())
+    storage.check_writable(project.root)
+    storage.put(storage.join(project.root, "recipe.yaml"), recipes.dump(project.recipe).encode())
 
 
-def finish(recipe: Recipe, summary: Summary, start: float, unit: str, depends_on: Any) -> Summary:
+def finish(project: Project, summary: Summary, start: float, unit: str, depends_on: Any) -> Summary:
     """Close a stage's summary. If it made something, its wall time is kept for the report.
 
     Args:
@@ -105,7 +103,7 @@ def finish(recipe: Recipe, summary: Summary, start: float, unit: str, depends_on
 
     summary.seconds = time.monotonic() - start
     if summary.made:
-        url = storage.join(recipe.root, "ledger", "stages", f"{summary.stage}.json")
+        url = storage.join(project.root, "ledger", "stages", f"{summary.stage}.json")
         asked = fingerprint(depends_on)
         totals: dict[str, Any] = {"seconds": 0.0, "made": 0, "samples": 0, "unit": unit, "asked": asked}
         before = json.loads(storage.read_bytes(url)) if storage.exists(url) else totals

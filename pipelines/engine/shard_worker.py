@@ -19,14 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from ...infra import ledger, storage
+from ...infra import ledger, storage, versions
 from ...infra.ledger import SAMPLES
 from ...modalities import LABELS, Storage, import_modules
 from ...tokenize import codecs, store
 from ...tokenize import labels as label_files
 from ...tokenize.crops import Crop, crops
 from .. import images, source, tar
-from ..plan import Output, ShardTask, sources
+from ..outputs import Output, sources
+from ..plan import ShardTask
 from ..reject import Reject
 from ..settings import Images
 from ..specialists.base import Item, Specialist
@@ -320,7 +321,7 @@ class Mill:
             bytes=0,
             sha256="",
             seconds=round(seconds, 3),
-            identity=output.identity,
+            identity=output.identity | versions.identity(output.parts, task.versions),
         )
         return ledger.commit(self.job.root, record, data)
 

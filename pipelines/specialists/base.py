@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from ...infra.versions import Part
 from ..reject import Reject
 
 
@@ -42,7 +43,11 @@ class Specialist(BaseModel):
     fingerprint_name: what fingerprints call it, if that is not its name: it never changes, though the name and the file
         may.
     label: the label it makes, a key of `modalities.LABELS`.
-    version: raise it when the same options give other labels than before.
+    version: raise it when the same options give other labels than before, and say in `changes` what is other.
+    first_version: the version that fingerprints hold; it never changes (see infra/versions.py).
+    changes: what changed at a version, by version.
+    later: options that came after the first release, with their default at that time: at that default they are in no
+        fingerprint.
     needs: labels that it is made from, besides the image and the caption: they are made first, whether the recipe asks
         for them or not, and an item that lacks one is rejected before the call.
     uses: labels that it looks at if the recipe makes them; any may be missing from an item.
@@ -59,6 +64,9 @@ class Specialist(BaseModel):
     fingerprint_name: ClassVar[str] = ""
     label: ClassVar[str]
     version: ClassVar[int] = 1
+    first_version: ClassVar[int] = 1
+    changes: ClassVar[dict[int, str]] = {}
+    later: ClassVar[dict[str, Any]] = {}
     needs: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[tuple[str, ...]] = ()
     sees_image: ClassVar[bool] = True
@@ -91,11 +99,22 @@ class Specialist(BaseModel):
         return {"specialist": self.full_name(), "version": self.version, "options": self.model_dump(mode="json")}
 
     def fingerprint_parts(self) -> dict[str, Any]:
-        """The same as it is hashed into fingerprints."""
+        """The same as it is hashed: with the frozen name and the first version, less new options at their default."""
         # Not inherited: a subclass is another specialist.
-        return self.identity() | {"specialist": type(self).__dict__.get("fingerprint_name") or self.full_name()}
+        name = type(self).__dict__.get("fingerprint_name") or self.full_name()
+        options = {k: v for k, v in self.identity()["options"].items() if k not in self.later or v != self.later[k]}
+        return {"specialist": name, "version": self.first_version, "options": options}
+
+    def part(self) -> Part:
+        """What a record says of its version."""
+        return Part(f"labels/{self.label}", self.version, self.first_version, self.changes)
 
     @classmethod
     def full_name(cls) -> str:
         """The registered name; of a class without one its place, "package.module:Class"."""
         return cls.__dict__.get("name") or f"{cls.__module__}:{cls.__qualname__}"
+
+    @classmethod
+    def is_registered(cls) -> bool:
+        """Whether it is one of fourmill's own, whose first version is known."""
+        return "fingerprint_name" in cls.__dict__

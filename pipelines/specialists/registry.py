@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ...infra.configuration import RecipeError
 from ...infra.explain import explain, nearest
 from ...modalities import LABELS, MODALITIES, TOKENIZERS
-from ...recipe import Recipe, RecipeError
+from ..settings import Labels
 from .base import Specialist
 
 SOURCE = "source"  # the label is the image itself
@@ -54,52 +55,60 @@ SPECIALISTS: dict[str, Registered] = {
 _BY_FIRST_NAME = {registered.first: name for name, registered in SPECIALISTS.items()}  # recipes of the first release
 
 
-def build(recipe: Recipe) -> dict[str, Specialist]:
-    """One specialist for each label that the recipe's modalities, tokenizers and kept labels come from, and for what
-    these need, in an order in which each finds the labels that it needs or uses.
+def build(modalities: Sequence[str], labels: Labels, modules: Sequence[str] = ()) -> dict[str, Specialist]:
+    """One specialist for each label that the modalities, their tokenizers and kept labels come from, and for what these
+    need, in an order in which each finds the labels that it needs or uses.
+
+    Args:
+        modalities: names, of `MODALITIES`.
+        labels: which labels are kept, and the options of specialists.
+        modules: the user's own, whose specialists may be named as "module:Class".
 
     RecipeError if options are wrong, or if labels need each other in a circle.
     """
-    made: dict[str, Specialist] = {}
-    for label in asked_labels(recipe):
-        _make(recipe, label, made)
+    specialists: dict[str, Specialist] = {}
+    for label in asked_labels(modalities, labels.keep):
+        _make(label, labels, modules, specialists)
     ordered: dict[str, Specialist] = {}
-    for label in made:
-        _place(label, made, ordered, ())
+    for label in specialists:
+        _place(label, specialists, ordered, ())
     return ordered
 
 
-def asked_labels(recipe: Recipe) -> list[str]:
+def asked_labels(modalities: Sequence[str], keep: Sequence[str]) -> list[str]:
     """Labels that modalities, their tokenizers and `labels.keep` ask for, each once."""
-    modalities = [MODALITIES[name] for name in recipe.modalities]
-    tokenizers = [name for modality in modalities for name in modality.tokenizers if name in TOKENIZERS]
-    labels = [*(m.label for m in modalities), *(TOKENIZERS[name].label for name in tokenizers), *recipe.labels.keep]
-    return list(dict.fromkeys(labels))
+    entries = [MODALITIES[name] for name in modalities]
+    tokenizers = [name for modality in entries for name in modality.tokenizers if name in TOKENIZERS]
+    names = [*(m.label for m in entries), *(TOKENIZERS[name].label for name in tokenizers), *keep]
+    return list(dict.fromkeys(names))
 
 
-def _make(recipe: Recipe, label: str, made: dict[str, Specialist]) -> None:
-    options = dict(recipe.labels.specialists.get(label, {}))
+def _make(label: str, labels: Labels, modules: Sequence[str], specialists: dict[str, Specialist]) -> None:
+    """Add the specialist of a label, and those of the labels that it needs."""
+    options = dict(labels.specialists.get(label, {}))
     name = options.pop("specialist", LABELS[label].specialist)
     if name == SOURCE:
         if options:
             raise RecipeError(f"labels.specialists.{label}: it is the image itself and has no options, got {options}")
         return
-    if label in made:
+    if label in specialists:
         return
-    made[label] = _instantiate(label, name, options, recipe.modules)
-    for need in made[label].needs:
-        _make(recipe, need, made)
+    specialists[label] = _instantiate(label, name, options, modules)
+    for need in specialists[label].needs:
+        _make(need, labels, modules, specialists)
 
 
-def _place(label: str, made: dict[str, Specialist], ordered: dict[str, Specialist], trail: tuple[str, ...]) -> None:
+def _place(
+    label: str, specialists: dict[str, Specialist], ordered: dict[str, Specialist], trail: tuple[str, ...]
+) -> None:
     """Append a label after all that it depends on."""
     if label in trail:
         raise RecipeError(f"labels: {' needs '.join([*trail[trail.index(label) :], label])}: a circle")
-    if label in ordered or label not in made:
+    if label in ordered or label not in specialists:
         return
-    for before in (*made[label].needs, *made[label].looks_at()):
-        _place(before, made, ordered, (*trail, label))
-    ordered[label] = made[label]
+    for before in (*specialists[label].needs, *specialists[label].looks_at()):
+        _place(before, specialists, ordered, (*trail, label))
+    ordered[label] = specialists[label]
 
 
 def _instantiate(label: str, name: Any, options: dict[str, Any], modules: Sequence[str] = ()) -> Specialist:

@@ -226,7 +226,7 @@ def inspect_recipe(path: str, url: str) -> Inspection:
     notes: list[str] = []
     splits: dict[str, list[str]] = {}
     try:
-        splits = plans.shards(recipe)[1]
+        splits = plans.list_shards(recipe.samples).splits
     except (ValueError, OSError) as error:
         notes.append(str(error))
     facts = {

@@ -8,6 +8,7 @@ import pytest
 from fourmill_tests import data, runs
 from fourmill_tests.runs import Run
 
+from fourmill.project import Project
 from fourmill.verbs.make import fit
 
 pytestmark = pytest.mark.timeout(
@@ -80,6 +81,6 @@ def test_a_worker_that_is_killed_while_it_fits_is_replaced(ray_cluster: str, tmp
         labels__specialists={"canny_edge": killer},
         generate__chains=[],
     )
-    summary = fit.make(recipe)
+    summary = fit.make(Project(recipe))
     assert marker.exists()
     assert summary.complete and summary.made == 1

@@ -18,7 +18,6 @@ from fourmill_tests import data
 from fourmill_tests.small import SmallRoot
 from PIL import Image
 
-from fourmill import jobs
 from fourmill import recipe as recipes
 from fourmill.model.checkpoint import CONFIG, WEIGHTS
 from fourmill.model.generation.known import Known
@@ -26,6 +25,7 @@ from fourmill.model.published import ml4m
 from fourmill.pipelines import images, labelled, source
 from fourmill.pipelines.engine import shard_worker as mill
 from fourmill.pipelines.reject import Reject
+from fourmill.project import Project
 from fourmill.recipe import RecipeError
 from fourmill.tokenize import codecs
 from fourmill.tokenize.codecs import gist
@@ -113,7 +113,7 @@ def _of_labels(folder: Path) -> Iterator[str]:
     for label, value in (*(("canny_edge", value) for value in odd_pictures), ("depth", np.array([np.nan], np.float16))):
         yield mill._checked(label, value, np.zeros((4, 4, 3), np.uint8)).reason
     spec = next(spec for spec in recipe.specs() if spec.name == "det")
-    boxes = codecs.load(spec, jobs.codec_options(recipe), recipe.root)
+    boxes = codecs.load(spec, Project(recipe).codec_options(), recipe.root)
     sample = codecs.Labelled("0", [{"box": [0.1, 0.1, 0.9, 0.9], "score": 0.9}], crops(0, "0", 8, 8, 1), (8, 8))
     yield from (str(row) for row in boxes.encode([sample]) if isinstance(row, Exception))
 
@@ -167,7 +167,7 @@ def _sentence(mistake: dict[str, Any], folder: Path) -> str:
     if settings["samples"] == "{folder}/*.tar":
         settings["samples"] = str(folder / "data" / "*.tar")
     with pytest.raises(RecipeError) as caught:
-        jobs.prepare(recipes.parse(settings, "recipe.yaml"))
+        Project(recipes.parse(settings, "recipe.yaml"))
     return str(caught.value).removeprefix("recipe.yaml: ")
 
 

@@ -15,7 +15,6 @@ import yaml
 from fourmill_tests import data
 from fourmill_tests.small import SmallRoot
 
-from fourmill import jobs
 from fourmill import recipe as recipes
 from fourmill.infra import ledger
 from fourmill.modalities import LABELS, MODALITIES, TOKENIZERS, spec
@@ -23,6 +22,7 @@ from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
 from fourmill.model.published import ml4m
 from fourmill.pipelines.specialists import registry
+from fourmill.project import Project
 from fourmill.recipe import Recipe, RecipeError
 from fourmill.report.draw import labels as draw
 from fourmill.tokenize import codecs, store
@@ -113,7 +113,8 @@ def test_the_mistakes_that_the_guide_quotes(
     settings["labels"]["keep"] = [label]
     settings["labels"]["specialists"] = {label: options}
     with pytest.raises(RecipeError) as caught:
-        registry.build(recipes.parse(settings))
+        recipe = recipes.parse(settings)
+        registry.build(recipe.modalities, recipe.labels, recipe.modules)
     assert f"fourmill label: {caught.value}" in guide("add-a-specialist").text
 
 
@@ -203,7 +204,7 @@ def test_the_picture_of_the_guide_is_fitted_and_becomes_a_column(
     column = _columns(tmp_path / "out", "tok_sketch", "train-00000")
     assert column.valid.all() and column.values.shape == (8, 1, 16)
     spec = next(spec for spec in recipe.specs() if spec.name == "tok_sketch")
-    codec = codecs.load(spec, jobs.codec_options(recipe), recipe.root)
+    codec = codecs.load(spec, Project(recipe).codec_options(), recipe.root)
     assert codec.decode(column.crop(0, 0)).shape == (64, 64, 3)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fourmill import cli, jobs, recipe
+from fourmill import cli, recipe
+from fourmill.project import Project
 from fourmill.verbs.make import fit, generate, label, run, tokenize, train
 from fourmill.verbs.summary import Summary
 
@@ -93,18 +94,18 @@ def _unreached(name: str) -> Callable[[recipe.Recipe], Summary]:
 
 
 def test_run_tells_what_training_waits_for_as_the_guide_says(
-    guide: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+    guide: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def make_labels(_: recipe.Recipe, defer: bool) -> Summary:
+    def make_labels(_: Project, defer: bool) -> Summary:
         return Summary("label", missing={"shard 00007": "there is no shard at /data/00007.tar"})
 
-    monkeypatch.setattr(jobs, "prepare", lambda recipe: (recipe, {}))
     monkeypatch.setattr(label, "make", make_labels)
     for name, stage in (("fit", fit), ("tokenize", tokenize)):
         monkeypatch.setattr(stage, "make", lambda _, name=name: Summary(name))
     for name, stage in (("train", train), ("generate", generate)):
         monkeypatch.setattr(stage, "make", _unreached(name))
-    done = run.make(recipe.parse({"root": "out", "samples": "a.tar"}))
+    (tmp_path / "a.tar").touch()
+    done = run.make(Project(recipe.parse({"root": str(tmp_path), "samples": str(tmp_path / "a.tar")})))
     rows = {f"{s.stage}: {what}": why for s in done for what, why in s.missing.items()}
     assert set(rows) == {"label: shard 00007", "train: train", "generate: generate"}
     shown = re.sub(r" +", " ", guide("run").text)

@@ -11,13 +11,13 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from fourmill import jobs
 from fourmill import recipe as recipes
 from fourmill.modalities import MODALITIES, TEXT, Kind
-from fourmill.pipelines import plan as plans
-from fourmill.pipelines.specialists import registry
+from fourmill.pipelines.outputs import Fitted
+from fourmill.project import Project
 from fourmill.recipe import Recipe
 from fourmill.tokenize.settings import OPERATIONS, TokenizerSettings
+from fourmill.train import settings as train_settings
 
 # A row of a table: | `a.b` | default | meaning | changes |
 _ROW = re.compile(r"^\| `([\w.\[\]]+)` \| ([^|]*) \|.*\| ([^|]*) \|$", re.MULTILINE)
@@ -82,7 +82,7 @@ def test_the_default_is_the_real_one(rows: dict[str, tuple[str, str]], name: str
 
 def test_the_last_column_says_what_is_made_again(rows: dict[str, tuple[str, str]]) -> None:
     """Fields of operation say "nothing", and only those."""
-    operation = {f"train.{name}" for name in jobs.TRAIN_OPERATIONS} - {"train.name"}
+    operation = {f"train.{name}" for name in train_settings.OPERATIONS} - {"train.name"}
     operation |= {name for name in FIELDS if name.startswith(("engine.", "fit."))}
     operation |= {f"tokenizers.common.{name}" for name in OPERATIONS}
     assert {name for name, (_, changes) in rows.items() if changes == "nothing"} == operation
@@ -118,13 +118,12 @@ def _prints(changes: dict[str, Any]) -> dict[str, str]:
         for part in path:
             here = here.setdefault(part, {})
         here[last] = value
-    recipe = recipes.parse(data)
-    specialists = registry.build(recipe)
-    fits = jobs.fit_fingerprints(recipe, specialists)
-    fitted = {name: plans.Fitted(print_, 5000) for name, print_ in fits.items()}
-    columns = plans.token_outputs(recipe, specialists, fitted)
-    labels = {f"labels/{k}": v for k, v in plans.label_fingerprints(recipe, specialists).items()}
-    return labels | {f"tokenizers/{k}": v for k, v in fits.items()} | {k: v.fingerprint for k, v in columns.items()}
+    project = Project(recipes.parse(data))
+    fits = project.fit_fingerprints
+    project.fitted = {name: Fitted(print_, 5000) for name, print_ in fits.items()}
+    labels = {f"labels/{k}": v for k, v in project.label_prints.current.items()}
+    tokens = {k: v.fingerprint for k, v in project.token_outputs.items()}
+    return labels | {f"tokenizers/{k}": v for k, v in fits.items()} | tokens
 
 
 _SEVERAL_CROPS = " if `crops` > 1"

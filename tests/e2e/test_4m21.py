@@ -16,6 +16,7 @@ from fourmill_tests import data, runs, tiny_models
 from fourmill import recipe as recipes
 from fourmill.infra import ledger, storage
 from fourmill.modalities import LABELS, MODALITIES, Kind, Storage
+from fourmill.project import Project
 from fourmill.recipe import Recipe
 from fourmill.tokenize import store
 from fourmill.tokenize.labels import decode_cell, read_labels
@@ -52,7 +53,7 @@ def run(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
     labelled = label_verb.make(recipe)  # by actors, whose nodes fetch and check the weights
     data.fit(recipe)
     data.make(recipe, data.outputs(recipe, labels=False), stored=recipe.labels.keep)
-    return Run(folder, recipe, labelled, train_verb.make(recipe), generate.make(recipe))
+    return Run(folder, recipe, labelled, train_verb.make(Project(recipe)), generate.make(Project(recipe)))
 
 
 def test_the_recipe_names_every_modality_of_4m_21(run: Run) -> None:
@@ -63,7 +64,7 @@ def test_every_stage_is_complete(run: Run) -> None:
     for summary in (run.labelled, run.trained, run.generated):
         assert summary.complete, summary.missing
         assert not summary.rejects, summary.rejects
-    assert status.describe(run.recipe)["missing"] == {}
+    assert status.describe(Project(run.recipe))["missing"] == {}
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
@@ -106,7 +107,7 @@ def test_every_modality_that_can_be_is_generated(run: Run) -> None:
 
 
 def test_the_plan_tells_models_in_the_order_of_their_needs(run: Run) -> None:
-    told = plan.describe(run.recipe, measure=2)
+    told = plan.describe(Project(run.recipe), measure=2)
     order = [row["label"] for row in told["labels"]]
     assert order.index("det") < order.index("human_poses") < order.index("metadata")
     assert order.index("sam_instance") < order.index("sam_edge")

@@ -12,6 +12,7 @@ from fourmill_tests.s3 import S3, Request
 
 from fourmill import recipe as recipes
 from fourmill.infra import storage
+from fourmill.project import Project
 from fourmill.recipe import Recipe
 from fourmill.verbs.make import label, tokenize
 
@@ -72,7 +73,7 @@ def test_a_record_follows_its_data(milled: tuple[Recipe, list[Request]]) -> None
 def test_a_second_run_on_s3_writes_nothing(milled: tuple[Recipe, list[Request]], s3: S3) -> None:
     recipe, _ = milled
     seen = len(s3.requests)
-    summary = tokenize.make(recipe)
+    summary = tokenize.make(Project(recipe))
     assert summary.made == 0 and summary.existed == 4 * (7 + 4 + 1)
     assert {request.method for request in s3.requests[seen:]} <= {"GET", "HEAD"}
 
@@ -80,4 +81,4 @@ def test_a_second_run_on_s3_writes_nothing(milled: tuple[Recipe, list[Request]],
 def test_an_unwritable_root_is_found_before_any_work(whole_run: Run, s3: S3, tmp_path: Path) -> None:
     recipe = recipes.load(whole_run.recipe, ["root=s3://no-such-bucket-here/out"])
     with pytest.raises(ValueError, match="root: cannot write below s3://no-such-bucket-here/out"):
-        label.make(recipe)
+        label.make(Project(recipe))

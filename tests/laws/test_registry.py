@@ -78,7 +78,7 @@ def test_every_modality_has_a_label_and_its_sizes(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(MODALITIES))
 def test_every_modality_has_a_codec_and_specialists(name: str) -> None:
     recipe = recipes.parse({"root": "out", "samples": "a.tar", "modalities": [name]})
-    assert MODALITIES[name].label in (*registry.build(recipe), "rgb")
+    assert MODALITIES[name].label in (*registry.build(recipe.modalities, recipe.labels), "rgb")
     assert MODALITIES[name].codec in codecs.NAMES
 
 
@@ -91,7 +91,7 @@ def test_the_table_of_tokenizers_has_the_twelve_rows_of_4m_21() -> None:
 
 def test_specialists_make_the_label_they_are_listed_under() -> None:
     recipe = recipes.parse({"root": "out", "samples": "a.tar", "modalities": list(MODALITIES)})
-    built = registry.build(recipe)
+    built = registry.build(recipe.modalities, recipe.labels)
     assert set(built) == set(LABELS) - {"rgb"}
     for label, specialist in built.items():
         assert type(specialist).label == label
@@ -101,7 +101,9 @@ def test_specialists_make_the_label_they_are_listed_under() -> None:
 
 def test_specialists_with_weights_say_whence_and_under_which_licence() -> None:
     recipe = recipes.parse({"root": "out", "samples": "a.tar", "modalities": list(MODALITIES)})
-    pretrained = [one for one in registry.build(recipe).values() if isinstance(one, Pretrained)]
+    pretrained = [
+        one for one in registry.build(recipe.modalities, recipe.labels).values() if isinstance(one, Pretrained)
+    ]
     assert {one.label for one in pretrained} >= {"depth", "normal", "semseg", "det", "clip", "dinov2", "sam_instance"}
     for specialist in pretrained:
         assert "/" in specialist.weights and specialist.licence and specialist.task

@@ -11,19 +11,17 @@ import numpy as np
 import pytest
 from fourmill_tests import data
 
-from fourmill import jobs
 from fourmill.pipelines import fit_data as fit_data_module
-from fourmill.pipelines import plan as plans
 from fourmill.pipelines.fit_data import FitData
 from fourmill.pipelines.reject import Reject
 from fourmill.pipelines.specialists.base import Item, Specialist
+from fourmill.project import Project
 from fourmill.tokenize import masks
 
 
 def fit_data(root: Path, shards: list[str], **changes: Any) -> FitData:
-    recipe, specialists = jobs.prepare(data.recipe(root, shards, **changes))
-    plan = plans.make(recipe, {})
-    return FitData(jobs.mill_job(recipe, specialists, {}), tuple(plan.tasks.values()))
+    project = Project(data.recipe(root, shards, **changes))
+    return FitData(project.shard_job(project.specialists, {}), tuple(project.plan({}).tasks.values()))
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from fourmill_tests import data
 
-from fourmill import jobs
 from fourmill.infra import ledger, storage
+from fourmill.pipelines import outputs
 from fourmill.pipelines import plan as plans
-from fourmill.pipelines.plan import Fitted
+from fourmill.pipelines.outputs import Fitted, Output
 from fourmill.pipelines.specialists import registry
+from fourmill.project import Project
 from fourmill.recipe import RecipeError
 
 SPATIAL = {"tokens/rgb", "tokens/tok_rgb", "tokens/tok_canny_edge", "tokens/det"}
@@ -30,11 +31,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def prints(shards: list[str], changes: dict[str, Any]) -> dict[str, str]:
     """Fingerprint of every output of a recipe, as if its tokenizers were fitted (to the same contents)."""
-    recipe, specialists = jobs.prepare(data.recipe("out", shards, **changes))
-    fits = jobs.fit_fingerprints(recipe, specialists)
-    fitted = {name: Fitted("weights", 6000 if name == "text" else 64) for name in fits}
-    outputs = plans.label_outputs(recipe, specialists) | plans.token_outputs(recipe, specialists, fitted)
-    return {name: o.fingerprint for name, o in outputs.items()} | {f"fit/{n}": p for n, p in fits.items()}
+    project = Project(data.recipe("out", shards, **changes))
+    fits = project.fit_fingerprints
+    project.fitted = {name: Fitted("weights", 6000 if name == "text" else 64) for name in fits}
+    asked = project.label_outputs | project.token_outputs
+    return {name: o.fingerprint for name, o in asked.items()} | {f"fit/{n}": p for n, p in fits.items()}
 
 
 @pytest.mark.parametrize(
@@ -86,12 +87,11 @@ def test_random_crops_change_with_how_they_are_drawn(shards: list[str], change: 
 
 @pytest.mark.parametrize("name", ["text", "tok_rgb"])
 def test_other_weights_of_a_tokenizer_change_its_columns_and_nothing_else(shards: list[str], name: str) -> None:
-    recipe, specialists = jobs.prepare(data.recipe("out", shards))
-    fits = jobs.fit_fingerprints(recipe, specialists)
-
     def columns(changed: str) -> dict[str, str]:
-        fitted = {n: Fitted("new" if n == changed else "old", 6000 if n == "text" else 64) for n in fits}
-        return {n: o.fingerprint for n, o in plans.token_outputs(recipe, specialists, fitted).items()}
+        project = Project(data.recipe("out", shards))
+        fits = project.fit_fingerprints
+        project.fitted = {n: Fitted("new" if n == changed else "old", 6000 if n == "text" else 64) for n in fits}
+        return {n: o.fingerprint for n, o in project.token_outputs.items()}
 
     before, after = columns(""), columns(name)
     sequences = {"tokens/caption", "tokens/det", "tokens/metadata", "tokens/color_palette"}
@@ -100,16 +100,16 @@ def test_other_weights_of_a_tokenizer_change_its_columns_and_nothing_else(shards
 
 
 def test_columns_need_fitted_tokenizers(shards: list[str]) -> None:
-    recipe, specialists = jobs.prepare(data.recipe("out", shards))
+    project = Project(data.recipe("out", shards))
     with pytest.raises(RecipeError, match="run `fourmill fit` first"):
-        plans.token_outputs(recipe, specialists, {})
+        _ = project.token_outputs
 
 
 # shards against the ledger
 
 
 @pytest.fixture
-def labelled(tmp_path: Path) -> tuple[Any, dict[str, plans.Output]]:
+def labelled(tmp_path: Path) -> tuple[Any, dict[str, Output]]:
     """A recipe of two shards whose captions are labelled."""
     paths = data.good_shards(tmp_path / "s", 2, 2)
     recipe = data.recipe(tmp_path / "out", paths, modalities=["rgb"], labels__keep=["caption"], generate__chains=[])
@@ -118,18 +118,18 @@ def labelled(tmp_path: Path) -> tuple[Any, dict[str, plans.Output]]:
     return recipe, asked
 
 
-def missing(recipe: Any, asked: dict[str, plans.Output]) -> dict[str, tuple[str, ...]]:
-    return {task.shard: task.outputs for task in plans.make(recipe, asked).missing}
+def missing(recipe: Any, asked: dict[str, Output]) -> dict[str, tuple[str, ...]]:
+    return {task.shard: task.outputs for task in Project(recipe).plan(asked).missing}
 
 
-def test_what_exists_is_not_asked_for_again(labelled: tuple[Any, dict[str, plans.Output]]) -> None:
+def test_what_exists_is_not_asked_for_again(labelled: tuple[Any, dict[str, Output]]) -> None:
     recipe, asked = labelled
-    plan = plans.make(recipe, asked)
+    plan = Project(recipe).plan(asked)
     assert not plan.missing and set(plan.done) == {(o, s) for o in asked for s in ("train-00000", "train-00001")}
 
 
 def test_a_touched_shard_counts_as_the_same_and_a_changed_one_does_not(
-    labelled: tuple[Any, dict[str, plans.Output]],
+    labelled: tuple[Any, dict[str, Output]],
 ) -> None:
     recipe, asked = labelled
     shard = Path(recipe.samples.train[0])
@@ -143,22 +143,22 @@ def test_a_touched_shard_counts_as_the_same_and_a_changed_one_does_not(
     assert missing(recipe, asked) == {"train-00000": ("samples", "labels/caption")}
 
 
-def test_a_deleted_file_or_record_is_made_again(labelled: tuple[Any, dict[str, plans.Output]]) -> None:
+def test_a_deleted_file_or_record_is_made_again(labelled: tuple[Any, dict[str, Output]]) -> None:
     recipe, asked = labelled
     storage.delete(ledger.output_url(recipe.root, "labels/caption", "train-00000"))
     storage.delete(ledger.record_url(recipe.root, "samples", "train-00001"))
     assert missing(recipe, asked) == {"train-00000": ("labels/caption",), "train-00001": ("samples",)}
 
 
-def test_an_absent_shard_is_told_and_the_others_go_on(labelled: tuple[Any, dict[str, plans.Output]]) -> None:
+def test_an_absent_shard_is_told_and_the_others_go_on(labelled: tuple[Any, dict[str, Output]]) -> None:
     recipe, asked = labelled
     Path(recipe.samples.train[1]).unlink()
-    plan = plans.make(recipe, asked)
+    plan = Project(recipe).plan(asked)
     assert list(plan.absent) == ["train-00001"] and "there is no shard at" in plan.absent["train-00001"]
     assert list(plan.tasks) == ["train-00000"] and not plan.missing
 
 
-def test_a_new_shard_is_all_that_is_missing(labelled: tuple[Any, dict[str, plans.Output]], tmp_path: Path) -> None:
+def test_a_new_shard_is_all_that_is_missing(labelled: tuple[Any, dict[str, Output]], tmp_path: Path) -> None:
     recipe, asked = labelled
     new = data.good_shards(tmp_path / "more", 1, 1, name="new")
     more = data.recipe(recipe.root, [*recipe.samples.train, *new], modalities=["rgb"], labels__keep=["caption"],
@@ -166,37 +166,43 @@ def test_a_new_shard_is_all_that_is_missing(labelled: tuple[Any, dict[str, plans
     assert missing(more, asked) == {"new-00000": ("samples", "labels/caption")}
 
 
-def test_stored_labels_are_offered_where_they_exist(labelled: tuple[Any, dict[str, plans.Output]]) -> None:
+def test_stored_labels_are_offered_where_they_exist(labelled: tuple[Any, dict[str, Output]]) -> None:
     recipe, asked = labelled
     storage.delete(ledger.record_url(recipe.root, "labels/caption", "train-00001"))
-    plan = plans.make(recipe, {"samples": asked["samples"]}, {"labels/caption": asked["labels/caption"]})
+    plan = Project(recipe).plan({"samples": asked["samples"]}, {"labels/caption": asked["labels/caption"]})
     assert {name: task.stored for name, task in plan.tasks.items()} == {"train-00000": ("caption",), "train-00001": ()}
 
 
 def test_splits_keep_the_order_and_must_not_overlap(tmp_path: Path) -> None:
     train = data.good_shards(tmp_path / "a", 2, 1)
     val = data.good_shards(tmp_path / "b", 1, 1)  # the same stem in another folder
-    names, splits = plans.shards(data.recipe("out", train[::-1], val))
-    assert splits == {"train": ["train-00001", "train-00000"], "val": ["b-train-00000"]}
-    assert list(names.values()) == [*train[::-1], *val]
+    shards = plans.list_shards(data.recipe("out", train[::-1], val).samples)
+    assert shards.splits == {"train": ["train-00001", "train-00000"], "val": ["b-train-00000"]}
+    assert list(shards.urls.values()) == [*train[::-1], *val]
     with pytest.raises(RecipeError, match="in the training and in the validation split"):
-        plans.shards(data.recipe("out", train, train[:1]))
+        plans.list_shards(data.recipe("out", train, train[:1]).samples)
     with pytest.raises(RecipeError, match=r"samples: .*nothing found"):
-        plans.shards(data.recipe("out", str(tmp_path / "none-*.tar")))
+        plans.list_shards(data.recipe("out", str(tmp_path / "none-*.tar")).samples)
+
+
+def specialists(recipe: Any) -> dict[str, Any]:
+    return registry.build(recipe.modalities, recipe.labels)
+
+
+def deferred(recipe: Any) -> set[str]:
+    return outputs.deferred(recipe.labels.keep, recipe.modalities, specialists(recipe))
 
 
 def test_kept_labels_are_left_to_tokenize_where_their_sources_are_made_twice(tmp_path: Path) -> None:
     """Metadata looks at depth, which is not kept and is tokenized; boxes are kept, so they are made first."""
     chosen = {"modalities": ["rgb", "tok_depth", "metadata"], "labels__keep": ["metadata", "det"]}
-    made = data.recipe(tmp_path, ["a.tar"], **chosen, generate__chains=[])
-    assert plans.deferred(made, registry.build(made)) == {"metadata"}
+    assert deferred(data.recipe(tmp_path, ["a.tar"], **chosen, generate__chains=[])) == {"metadata"}
     chosen["labels__keep"] = ["metadata", "det", "depth"]
-    made = data.recipe(tmp_path, ["a.tar"], **chosen, generate__chains=[])
-    assert plans.deferred(made, registry.build(made)) == set()
+    assert deferred(data.recipe(tmp_path, ["a.tar"], **chosen, generate__chains=[])) == set()
 
 
 def test_metadata_makes_nothing_for_sources_that_it_leaves_out(tmp_path: Path) -> None:
-    specialists = {"metadata": {"sources": ["det"]}}
-    chosen = {"modalities": ["rgb", "tok_depth", "metadata"], "labels__specialists": specialists}
-    built = registry.build(data.recipe(tmp_path, ["a.tar"], **chosen, generate__chains=[]))
-    assert "depth" in built and plans.sources(built, ["metadata"]) == {"metadata", "det"}  # boxes are kept
+    options = {"metadata": {"sources": ["det"]}}
+    chosen = {"modalities": ["rgb", "tok_depth", "metadata"], "labels__specialists": options}
+    built = specialists(data.recipe(tmp_path, ["a.tar"], **chosen, generate__chains=[]))
+    assert "depth" in built and outputs.sources(built, ["metadata"]) == {"metadata", "det"}  # boxes are kept

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fourmill_tests import data, runs
 
-from fourmill import jobs
 from fourmill.infra import ledger
+from fourmill.project import Project
 from fourmill.train import workers
 from fourmill.train.workers import Resources, Told, bundle_of, capacity
 from fourmill.verbs.make import fit, train
@@ -139,7 +139,7 @@ def test_two_ranks_train_on_when_one_is_killed(
     }
     recipe = data.recipe(tmp_path / "out", *shards, **options)
     alone = data.recipe(tmp_path / "alone", *shards, **options)
-    assert fit.make(recipe).complete
+    assert fit.make(Project(recipe)).complete
     data.fit(alone)
     for name in ("tok_rgb/model.safetensors", "tok_canny_edge/model.safetensors", "text/tokenizer.json"):
         mine, theirs = (Path(one.root, "tokenizers", name).read_bytes() for one in (recipe, alone))
@@ -167,14 +167,14 @@ def test_two_ranks_train_on_when_one_is_killed(
         pretrain.Trainer.train_step = train_step  # type: ignore[method-assign]
         pretrain.work(config)
 
-    whole = jobs.train_job(*jobs.prepare(recipe))
-    job = jobs.train_job(*jobs.prepare(data.recipe(tmp_path / "killed", *shards, **options)))
+    whole = Project(recipe).train_job
+    job = Project(data.recipe(tmp_path / "killed", *shards, **options)).train_job
     config = {"whole": whole, "job": job, "killed": str(tmp_path / "flag")}
     capsys.readouterr()
     workers.run(dying, config, Resources(2, cpus=1), "train", None)
     assert (tmp_path / "flag").exists()
     assert "workers failed and were started again (attempt 2)" in capsys.readouterr().err
-    assert train.make(recipe).existed == 1
+    assert train.make(Project(recipe)).existed == 1
     assert ledger.read(str(tmp_path / "killed"), "runs/4m", job.fingerprint) is not None
     rows = runs.losses(tmp_path / "killed")
     assert rows == runs.losses(Path(recipe.root))

@@ -14,6 +14,7 @@ from fourmill.infra import ledger
 from fourmill.pipelines.engine import driver as engine
 from fourmill.pipelines.engine.shard_worker import Job, Mill
 from fourmill.pipelines.plan import ShardTask
+from fourmill.project import Project
 from fourmill.recipe import RecipeError
 from fourmill.train import workers
 from fourmill.verbs.look import status
@@ -104,40 +105,40 @@ def test_labels_are_made_once_and_the_resolved_recipe_lies_beside_them(
     in_process: list[ShardTask], tmp_path: Path
 ) -> None:
     recipe = data.recipe(tmp_path / "out", data.good_shards(tmp_path / "s", 2, 3), **PLAIN)
-    first = label.make(recipe)
+    first = label.make(Project(recipe))
     assert (first.made, first.existed, first.complete) == (4, 0, True)
     resolved = yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())
     assert resolved["images"]["size"] == 64 and resolved["train"]["betas"] == [0.9, 0.95]
-    second = label.make(recipe)
+    second = label.make(Project(recipe))
     assert (second.made, second.existed, len(in_process)) == (0, 4, 2)
 
 
 def test_one_bad_shard_does_not_stop_the_others(in_process: list[ShardTask], tmp_path: Path) -> None:
     shards = data.good_shards(tmp_path / "s", 2, 3)
     Path(shards[0]).write_bytes(b"")
-    summary = label.make(data.recipe(tmp_path / "out", [*shards, str(tmp_path / "gone.tar")], **PLAIN))
+    summary = label.make(Project(data.recipe(tmp_path / "out", [*shards, str(tmp_path / "gone.tar")], **PLAIN)))
     assert summary.made == 2 and not summary.complete
     assert set(summary.missing) == {"shard train-00000", "shard gone"}
 
 
 def test_rejects_are_counted_by_reason_without_their_numbers(in_process: list[ShardTask], tmp_path: Path) -> None:
     (tmp_path / "bad.tar").write_bytes(data.tar(data.bad_entries()))
-    summary = label.make(data.recipe(tmp_path / "out", str(tmp_path / "bad.tar"), **PLAIN))
+    summary = label.make(Project(data.recipe(tmp_path / "out", str(tmp_path / "bad.tar"), **PLAIN)))
     assert summary.rejects == {
         "samples: duplicate key: a second .jpg is ignored": 1,
         "samples: json: not valid JSON": 1,
         "labels/caption: caption: there is none": 1,
         "labels/caption: caption: not UTF-8": 1,
     }
-    again = label.make(data.recipe(tmp_path / "out", str(tmp_path / "bad.tar"), **PLAIN))
+    again = label.make(Project(data.recipe(tmp_path / "out", str(tmp_path / "bad.tar"), **PLAIN)))
     assert again.rejects == summary.rejects  # they still stand when nothing is done
 
 
 def test_a_changed_option_redoes_its_output_alone(in_process: list[ShardTask], tmp_path: Path) -> None:
     shards = data.good_shards(tmp_path / "s", 1, 2)
-    tokenize.make(data.recipe(tmp_path / "out", shards, **PLAIN))
+    tokenize.make(Project(data.recipe(tmp_path / "out", shards, **PLAIN)))
     before = data.columns(tmp_path / "out")
-    tokenize.make(data.recipe(tmp_path / "out", shards, images__jpeg_quality=50, **PLAIN))
+    tokenize.make(Project(data.recipe(tmp_path / "out", shards, images__jpeg_quality=50, **PLAIN)))
     assert [task.outputs for task in in_process[1:]] == [("tokens/rgb",)]
     after = data.columns(tmp_path / "out")
     assert {name for name in before if before[name] != after[name]} == {"tokens/rgb/train-00000.parquet"}
@@ -148,13 +149,13 @@ def test_relative_roots_are_made_absolute(
 ) -> None:
     shards = data.good_shards(tmp_path / "s", 1, 1)
     monkeypatch.chdir(tmp_path)
-    assert label.make(data.recipe("out", shards, **PLAIN)).complete
+    assert label.make(Project(data.recipe("out", shards, **PLAIN))).complete
     assert (tmp_path / "out" / "ledger" / "samples" / "train-00000.json").exists()
 
 
 def test_status_writes_nothing(no_ray: None, tmp_path: Path) -> None:
     recipe = data.recipe(tmp_path / "out", data.good_shards(tmp_path / "s", 1, 2))
-    state = status.describe(recipe)
+    state = status.describe(Project(recipe))
     assert {"tokenizers/text", "tokenizers/tok_rgb", "tokenizers/tok_canny_edge", "shard train-00000"} <= set(
         state["missing"]
     )
@@ -168,13 +169,13 @@ def test_a_broken_record_names_its_file(no_ray: None, tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_text("{")
     with pytest.raises(ValueError, match=r"samples/train-00000\.json is no ledger record"):
-        status.describe(recipe)
+        status.describe(Project(recipe))
 
 
 def test_none_of_the_training_shards_there_is_a_sentence(no_ray: None, tmp_path: Path) -> None:
     recipe = data.recipe(tmp_path / "out", str(tmp_path / "gone.tar"), modalities=["caption"], generate__chains=[])
     with pytest.raises(RecipeError, match="none of the training shards can be read: there is no shard at"):
-        fit.make(recipe)
+        fit.make(Project(recipe))
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
@@ -182,7 +183,7 @@ def test_a_shard_that_may_not_be_looked_at_is_told(no_ray: None, tmp_path: Path)
     shards = data.good_shards(tmp_path / "s", 1, 1)
     (tmp_path / "s").chmod(0)
     try:
-        missing = status.describe(data.recipe(tmp_path / "out", shards, **PLAIN))["missing"]
+        missing = status.describe(Project(data.recipe(tmp_path / "out", shards, **PLAIN)))["missing"]
     finally:
         (tmp_path / "s").chmod(0o755)
     assert "cannot look at" in missing["shard train-00000"]
@@ -192,6 +193,6 @@ def test_a_stage_that_lacks_what_an_earlier_one_missed_ends_the_run_and_both_are
     in_process: list[ShardTask], tmp_path: Path
 ) -> None:
     recipe = data.recipe(tmp_path / "out", str(tmp_path / "gone.tar"), modalities=["caption"], generate__chains=[])
-    labelled, fitted = run.make(recipe)
+    labelled, fitted = run.make(Project(recipe))
     assert "there is no shard at" in labelled.missing["shard gone"]
     assert "none of the training shards can be read" in fitted.missing["fit"]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,36 +22,16 @@ from ...modalities import LABELS, MODALITIES, Kind, ModalitySpec, Storage
 from ...model.fourm import FourM
 from ...model.generation.generate import Generated, Step, generate
 from ...model.generation.known import SpecialIds
-from ...recipe import Chain, Recipe
-from ...recipe import Step as StepRecipe
 from ...tokenize import codecs, store
-from ...tokenize.codec import Options
 from ...tokenize.labels import encode_cell
-from ..data.groups import Shard
 from ..data.samples import decode_patches
 from ..memory import keep_freed_memory
 from .ensemble import average
+from .generation_job import GenerateJob
+from .settings import Chain, ChainStep
 
 KEPT_MEMORY = 2**29  # bytes: activations of a step, on a CPU
 MEMBER_STRIDE = 1 << 32  # of the numbers that samples draw by: members of an ensemble share none
-
-
-@dataclass(frozen=True)
-class GenerateJob:
-    """Chains to generate with the model of one run, conditioned on samples of a split (name -> shards): in order, the
-    first that have every input of a chain."""
-
-    recipe: Recipe
-    run: str
-    fingerprint: str
-    specs: tuple[ModalitySpec, ...]
-    splits: dict[str, tuple[Shard, ...]]
-    options: Options
-    special: SpecialIds
-
-    @property
-    def folder(self) -> str:
-        return storage.join(self.run, "generated", self.fingerprint)
 
 
 def run(job: GenerateJob, load_model: Callable[[str, str], FourM]) -> None:
@@ -62,36 +41,41 @@ def run(job: GenerateJob, load_model: Callable[[str, str], FourM]) -> None:
     if device == "cpu":
         keep_freed_memory(KEPT_MEMORY)
     model = load_model(job.run, device)
-    steps = sum(len(chain.to) for chain in job.recipe.generate.chains)
+    steps = sum(len(chain.to) for chain in job.settings.chains)
     size = 0
     with Progress("generate", steps, "modalities") as progress:
-        for number, chain in enumerate(job.recipe.generate.chains):
+        for number, chain in enumerate(job.settings.chains):
             files = _generate_chain(job, model, chain)
             for name, data in files.items():
                 size += len(data)
                 storage.put(storage.join(job.folder, f"chain-{number}", name), data)
             progress.update(len(chain.to))
     record = ledger.Record(
-        output=f"generated/{job.recipe.train.name}",
+        output=f"generated/{job.run_name}",
         shard=job.fingerprint,
         fingerprint=job.fingerprint,
         source=ledger.Source(0, "", ""),
-        rows=job.recipe.generate.samples,
+        rows=job.settings.samples,
         nulls=0,
         rejects=[],
         bytes=size,
         sha256="",
         seconds=round(time.monotonic() - start, 3),
-        identity={"run": job.run, "generate": job.recipe.generate.model_dump(mode="json")},
+        identity={"run": job.run, "generate": job.settings.model_dump(mode="json")},
     )
-    storage.put(ledger.record_url(job.recipe.root, record.output, record.shard), ledger.dumps(record))
+    storage.put(ledger.record_url(job.root, record.output, record.shard), ledger.dumps(record))
+
+
+def special_ids(job: GenerateJob) -> SpecialIds:
+    """The ids of the text tokenizer that generation must know."""
+    return SpecialIds(first_sentinel=job.first_sentinel, num_sentinels=job.num_sentinels)
 
 
 def members(
     job: GenerateJob, model: FourM, given: dict[str, Any], steps: Sequence[Step], count: int
 ) -> list[Generated]:
     """`count` generations from the same conditions; the first is the one that a single generation would be."""
-    settings, device = job.recipe.generate, model.device.type
+    settings, device = job.settings, model.device.type
     samples = len(next(iter(given.values())))
     narrow = settings.precision == "bf16" or (settings.precision == "auto" and device == "cuda")
     made = []
@@ -102,7 +86,7 @@ def members(
             ids = range(member * MEMBER_STRIDE, member * MEMBER_STRIDE + samples)[here]
             some = {name: values[here] for name, values in given.items()}
             with torch.autocast(device, torch.bfloat16, enabled=narrow):
-                parts.append(generate(model, some, steps, seed=settings.seed, sample_ids=ids, special=job.special))
+                parts.append(generate(model, some, steps, seed=settings.seed, sample_ids=ids, special=special_ids(job)))
         made.append({name: _joined([part[name] for part in parts]) for name in parts[0]})
     return made
 
@@ -111,7 +95,7 @@ def _joined(parts: Sequence[Any]) -> Any:
     return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [row for part in parts for row in part]
 
 
-def model_step(step: StepRecipe, spec: ModalitySpec) -> Step:
+def model_step(step: ChainStep, spec: ModalitySpec) -> Step:
     """A step of a recipe with what it leaves open: MaskGIT for grids, autoregressive for text."""
     grid = spec.kind is Kind.GRID
     return Step(
@@ -140,8 +124,7 @@ def conditions(
     given: dict[str, list[Any]] = {name: [] for name in inputs}
     for shard in job.splits.get(split) or job.splits["train"]:
         readers = {
-            name: store.ColumnReader(storage.join(job.recipe.root, "tokens", name, f"{shard.name}.parquet"))
-            for name in inputs
+            name: store.ColumnReader(storage.join(job.root, "tokens", name, f"{shard.name}.parquet")) for name in inputs
         }
         groups = next(iter(readers.values())).row_group_sizes()
         for group, first in enumerate(np.cumsum([0, *groups])[:-1].tolist()):
@@ -151,7 +134,7 @@ def conditions(
                 chosen.append((shard.name, columns[inputs[0]].keys[row].as_py(), first + row))
                 for name, column in columns.items():
                     given[name].append(_condition(specs[name], column.crop(row, 0)))
-                if len(chosen) == job.recipe.generate.samples:
+                if len(chosen) == job.settings.samples:
                     return chosen, _stacked(specs, given)
     if not chosen:
         raise ValueError(f"generate: no sample has all of {', '.join(inputs)}; see `fourmill status`")
@@ -181,7 +164,7 @@ def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, b
     files = {}
     for name, tokens in first.items():
         spec = specs[name]
-        codec = codecs.load(spec, job.options, job.recipe.root, str(model.device))
+        codec = codecs.load(spec, job.options, job.root, str(model.device))
         rows: list[Any] = list(tokens)
         if spec.kind is Kind.GRID:
             assert isinstance(codec, codecs.Grid)
@@ -195,7 +178,7 @@ def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, b
             for sample, ids in zip(samples, rows, strict=True):
                 value = codec.decode(ids)
                 sample[name] = value
-            rows = [[np.array([*ids, job.special.eos][: spec.max_tokens], np.uint16)] for ids in rows]
+            rows = [[np.array([*ids, special_ids(job).eos][: spec.max_tokens], np.uint16)] for ids in rows]
         column = store.ColumnSpec(name, spec.kind, 1, spec.max_tokens, spec.vocab_size)
         files[f"{name}.parquet"] = store.encode_column(column, [key for _, key, _ in chosen], rows)
     text = {"inputs": chain.inputs, "steps": [step.model_dump(mode="json") for step in chain.to], "samples": samples}

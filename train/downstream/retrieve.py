@@ -18,7 +18,8 @@ from ...model.downstream.retrieval import nearest, predict_vectors
 from ...model.fourm import FourM
 from ...tokenize import codecs, store
 from ..data.groups import Shard
-from .generation import GenerateJob, conditions
+from .generation import conditions, special_ids
+from .generation_job import GenerateJob
 
 BATCH = 256  # vectors that are decoded or predicted at a time
 
@@ -64,7 +65,7 @@ def gallery(job: GenerateJob, target: ModalitySpec, split: str, device: str = "c
     places: list[Place] = []
     vectors: list[np.ndarray] = []
     for shard in _shards(job, split):
-        column = store.read(storage.join(job.recipe.root, "tokens", target.name, f"{shard.name}.parquet"))
+        column = store.read(storage.join(job.root, "tokens", target.name, f"{shard.name}.parquet"))
         rows = np.flatnonzero(column.valid)
         places += [(shard.name, column.keys[row].as_py(), row) for row in rows.tolist()]
         ids = column.values[rows, 0]
@@ -87,7 +88,7 @@ def run(
     """Search the images of a split.
 
     Args:
-        job: of `jobs.generate_job`; its recipe's `generate.samples` says how many samples are queries.
+        job: of `Project.generate_job`; its recipe's `generate.samples` says how many samples are queries.
         query: the modality that is given: of the first samples of the split that have it, or `texts` in its place.
         texts: sentences of the modality `query`, instead of samples.
         target: the global modality that is predicted; the recipe's first if empty.
@@ -115,9 +116,9 @@ def run(
             {query: given[query][i : i + BATCH]},
             wanted.name,
             codec.decode_many,
-            seed=job.recipe.generate.seed,
+            seed=job.settings.seed,
             sample_ids=range(i, min(i + BATCH, len(asked))),
-            special=job.special,
+            special=special_ids(job),
         )
         for i in range(0, len(asked), BATCH)
     ]
@@ -140,7 +141,7 @@ def _shards(job: GenerateJob, split: str) -> tuple[Shard, ...]:
 
 
 def _codec(job: GenerateJob, spec: ModalitySpec, device: str) -> codecs.Grid:
-    codec = codecs.load(spec, job.options, job.recipe.root, device)
+    codec = codecs.load(spec, job.options, job.root, device)
     assert isinstance(codec, codecs.Grid)
     return codec
 
@@ -149,4 +150,4 @@ def _ids(job: GenerateJob, spec: ModalitySpec, text: str) -> list[int]:
     """A sentence as the model reads it, with its end."""
     if spec.kind is not Kind.SEQUENCE:
         raise ValueError(f"retrieve: {spec.name} is a {spec.kind.value} and takes no text; leave the text out")
-    return [int(token) for token in codecs.load_text(job.recipe.root).encode(text, spec.max_tokens)]
+    return [int(token) for token in codecs.load_text(job.root).encode(text, spec.max_tokens)]

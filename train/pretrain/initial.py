@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...infra import storage
+from ...infra.configuration import RecipeError
 from ...infra.storage import join
 from ...modalities import Kind, ModalitySpec
 from ...model import checkpoint as model_files
@@ -24,7 +25,6 @@ from ...model.config import FourMConfig
 from ...model.fourm import FourM
 from ...model.published import ml4m
 from ...model.published.names import published_names
-from ...recipe import RecipeError
 from .. import checkpoint
 from ..settings import Train
 from .weights import of_checkpoint

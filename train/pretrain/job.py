@@ -4,29 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ...infra import storage
 from ...modalities import Kind, ModalitySpec
 from ...model.config import FourMConfig
-from ...recipe import Recipe
 from ..data.blend import Dataset
 from ..data.groups import Shard
 from ..masking.masking import MaskingConfig, Mixture
 from ..masking.spans import Keep
-from ..settings import alpha_of
+from ..settings import Train, alpha_of
 
 
 @dataclass(frozen=True)
 class TrainJob:
     """A training run. `fingerprint` is of everything its weights depend on; it names the run's folder.
 
+    settings: the recipe's `train` section, and `seed` and `modules` of its own. recipe: all of it, to be kept with the
+        run. address: of the Ray cluster.
     shards, val_shards: (name, rows) of the columns in ROOT/tokens.
     first_sentinel, num_sentinels: of the text tokenizer ([S_1] is the first that spans use).
     datasets: what is trained on if the recipe names several; `shards` alone if empty.
     """
 
-    recipe: Recipe
+    root: str
     fingerprint: str
+    seed: int
+    settings: Train
+    address: str | None
+    modules: tuple[str, ...]
+    recipe: dict[str, Any]
     specs: tuple[ModalitySpec, ...]
     shards: tuple[Shard, ...]
     val_shards: tuple[Shard, ...]
@@ -36,7 +43,8 @@ class TrainJob:
 
     @property
     def folder(self) -> str:
-        return run_folder(self.recipe, self.fingerprint)
+        """ROOT/runs/NAME/FINGERPRINT: runs with other settings stand beside each other."""
+        return storage.join(self.root, "runs", self.settings.name, self.fingerprint)
 
     @property
     def rows(self) -> int:
@@ -44,15 +52,10 @@ class TrainJob:
         return sum(shard.rows for one in self.datasets for shard in one.shards) or sum(s.rows for s in self.shards)
 
 
-def run_folder(recipe: Recipe, fingerprint: str) -> str:
-    """ROOT/runs/NAME/FINGERPRINT: runs with other settings stand beside each other."""
-    return storage.join(recipe.root, "runs", recipe.train.name, fingerprint)
-
-
 def masking_config(job: TrainJob, datasets: Sequence[Dataset] = ()) -> MaskingConfig:
     """The recipe's masking with one alpha for each modality; after its own mixtures those of `datasets` that have some
     (`Dataset.mixtures` counts through)."""
-    train = job.recipe.train
+    train = job.settings
     given = [*train.mixtures, *(m for one in train.datasets for m in one.mixtures or () if datasets)]
 
     def span(tokens: int | tuple[int, int]) -> tuple[int, int]:
@@ -79,7 +82,7 @@ def masking_config(job: TrainJob, datasets: Sequence[Dataset] = ()) -> MaskingCo
 
 
 def model_config(job: TrainJob) -> FourMConfig:
-    sizes = job.recipe.train.model
+    sizes = job.settings.model
     return FourMConfig(
         job.specs,
         dim=sizes.dim,

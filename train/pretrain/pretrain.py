@@ -10,11 +10,11 @@ from ...modalities import import_modules
 from ...model.fourm import FourM
 from .. import trackers, workers
 from ..memory import keep_freed_memory
-from .job import TrainJob, masking_config, model_config, run_folder
+from .job import TrainJob, masking_config, model_config
 from .trainer import Trainer
 from .weights import load_model
 
-__all__ = ["TrainJob", "Trainer", "load_model", "masking_config", "model_config", "run", "run_folder", "work"]
+__all__ = ["TrainJob", "Trainer", "load_model", "masking_config", "model_config", "run", "work"]
 
 
 def run(job: TrainJob) -> None:
@@ -22,10 +22,10 @@ def run(job: TrainJob) -> None:
 
     ValueError if a tracker is not installed; RuntimeError with the cause if the workers fail for good.
     """
-    train = job.recipe.train
+    train = job.settings
     trackers.check(train.trackers)
     resources = workers.Resources(train.workers, train.cpus, train.gpus)
-    workers.run(work, {"job": job}, resources, "train", job.recipe.engine.address)
+    workers.run(work, {"job": job}, resources, "train", job.address)
 
 
 def work(config: dict[str, Any]) -> None:
@@ -35,11 +35,11 @@ def work(config: dict[str, Any]) -> None:
     context = train.get_context()
     torch.set_num_threads(config["threads"])
     job: TrainJob = config["job"]
-    import_modules(job.recipe.modules)  # modalities of the user's own
+    import_modules(job.modules)  # modalities of the user's own
     device = train.torch.get_device()
     if device.type == "cpu":
         keep_freed_memory()
-    torch.manual_seed(job.recipe.seed)
+    torch.manual_seed(job.seed)
     model = FourM(model_config(job)).to(device)
     trainer = Trainer(job, model, context.get_world_rank(), context.get_world_size())
     trainer.run(config["reporter"])

@@ -23,8 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ... import recipe as recipes
-from ...infra import ledger, storage
+from ...infra import configuration, ledger, storage
 from ...model.batch import PackedBatch
 from ...model.fourm import FourM
 from ...model.prepare import check_batch, group_targets
@@ -55,7 +54,7 @@ class Trainer:
 
     def __init__(self, job: TrainJob, model: FourM, rank: int = 0, world: int = 1) -> None:
         self.job, self.model, self.rank, self.world = job, model, rank, world
-        self.settings = settings = job.recipe.train
+        self.settings = settings = job.settings
         if settings.batch_size % (world * settings.accumulate):
             parts = f"{world} workers" + (f" x {settings.accumulate} parts" if settings.accumulate > 1 else "")
             raise ValueError(f"train.batch_size: {settings.batch_size} does not divide among {parts}")
@@ -81,10 +80,10 @@ class Trainer:
         self.weights = Weights(model, weight_decay=settings.weight_decay, betas=settings.betas, ema=settings.ema)
         if found is not None:
             self._resume(found)
-        self.loader = self._loader(job.shards, job.recipe.seed, settings.repeat, training=True)
+        self.loader = self._loader(job.shards, job.seed, settings.repeat, training=True)
 
     def _loader(self, shards: tuple[Shard, ...], seed: int, repeat: int, training: bool) -> TokenLoader:
-        tokens = storage.join(self.job.recipe.root, "tokens")
+        tokens = storage.join(self.job.root, "tokens")
         datasets = self.job.datasets if training else ()
         masking, shape = masking_config(self.job, datasets), self.settings.loader
         options = LoaderOptions(shape.lanes, shape.buffer_rows, repeat)
@@ -311,9 +310,9 @@ class Trainer:
 
     def _commit(self, last: dict[str, float]) -> None:
         """The run's record: from now on the run is complete."""
-        root, name = self.job.recipe.root, self.settings.name
+        root, name = self.job.root, self.settings.name
         parameters = sum(p.numel() for p in self.weights.parameters)
-        storage.put(storage.join(self.job.folder, "recipe.yaml"), recipes.dump(self.job.recipe).encode())
+        storage.put(storage.join(self.job.folder, "recipe.yaml"), configuration.dump(self.job.recipe).encode())
         record = ledger.Record(
             output=f"runs/{name}",
             shard=self.job.fingerprint,

@@ -1,29 +1,34 @@
 """Finished tokenizers in place of fitted ones: published, or of another root.
 
-Their sizes are theirs: `resolve` writes them into the recipe, so that masking, columns and model follow.
+Their sizes are their own: `resolve` writes them into the settings, so that masking, columns and model follow.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...infra.configuration import RecipeError
 from ...modalities import BODY_POSE, TOKENIZERS, Form, Tokenizer
-from ...recipe import Recipe, RecipeError, parse
-from ...tokenize.settings import TokenizerSettings
+from ...tokenize.settings import Tokenizers, TokenizerSettings
 
 if TYPE_CHECKING:
     from ...tokenize.networks.vqvae import VQConfig
 
 
-def resolve(recipe: Recipe) -> Recipe:
-    """The recipe with the codebook and patch sizes of the finished tokenizers that it names, and their paths absolute.
+def resolve(tokenizers: Tokenizers, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """`tokenizers.each` with the codebook and patch sizes of the finished tokenizers that it names, and their absolute
+    paths.
+
+    Args:
+        names: the tokenizers that the recipe needs.
 
     RecipeError if one cannot be found, or is of other sizes than the recipe says.
     """
-    data = recipe.model_dump(mode="json")
-    for name in recipe.tokenizers_needed:
-        settings = recipe.tokenizers.of(name)
+    each = {name: dict(values) for name, values in tokenizers.each.items()}
+    for name in names:
+        settings = tokenizers.of(name)
         if settings.weights is None:
             continue
         where = f"tokenizers, {name}: weights {settings.weights}"
@@ -35,11 +40,11 @@ def resolve(recipe: Recipe) -> Recipe:
         if TOKENIZERS[name].form is not Form.VECTOR:
             sizes["patch_size"] = int(config.get("patch_size") or 16)
         for field, size in sizes.items():
-            asked = recipe.tokenizers.each.get(name, {}).get(field)
+            asked = each.get(name, {}).get(field)
             if asked is not None and asked != size:
                 raise RecipeError(f"{where}: its {field} is {size}, the recipe says {asked}; leave it out")
-        data["tokenizers"]["each"].setdefault(name, {}).update({**sizes, "weights": place})
-    return parse(data) if data["tokenizers"]["each"] != recipe.tokenizers.each else recipe
+        each.setdefault(name, {}).update({**sizes, "weights": place})
+    return each
 
 
 def _read(settings: TokenizerSettings) -> tuple[dict[str, Any], str]:

@@ -22,8 +22,7 @@ import numpy as np
 
 from ...infra import ledger, storage
 from ...modalities import TEXT, TOKENIZERS, Form, import_modules
-from ...recipe import TextTokenizer
-from ...tokenize.settings import TokenizerSettings
+from ...tokenize.settings import TextTokenizer, TokenizerSettings
 from .. import checkpoint, workers
 from ..metrics import Metrics
 from .augment import color_jitter
@@ -38,7 +37,8 @@ SPECIAL_WORDS = 4_300  # of the text vocabulary, rounded up
 
 @dataclass(frozen=True)
 class FitJob:
-    """What is to be fitted. `prints` are the fingerprints of the settings, by tokenizer; `val` may be None.
+    """What is to be fitted. `prints` are the fingerprints of the settings, by tokenizer; `val` may be None; `versions`
+    are what records say of the code that makes each (infra/versions.py).
 
     tokenizers: settings with their sizes, see `Recipe.tokenizer`; those with `weights` are brought, not fitted.
     """
@@ -49,6 +49,7 @@ class FitJob:
     text: TextTokenizer | None
     tokenizers: dict[str, TokenizerSettings]
     prints: dict[str, str]
+    versions: dict[str, dict[str, Any]]
     train: Data
     val: Data | None
     share: Literal["tokenizers", "batches"] = "tokenizers"
@@ -340,7 +341,7 @@ def commit(job: FitJob, name: str, folder: str, told: Mapping[str, Any], samples
         bytes=sum(map(len, files.values())),
         sha256=told["sha256"],
         seconds=round(time.monotonic() - start, 3),
-        identity={"settings": settings.model_dump(mode="json"), **identity},
+        identity={"settings": settings.model_dump(mode="json"), **identity, **job.versions.get(name, {})},
     )
     url = ledger.record_url(job.root, OUTPUT, name)
     for _ in range(ledger.ATTEMPTS):

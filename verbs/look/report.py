@@ -19,5 +19,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from .. import pages
 
-    print(pages.write_report(arguments.load_recipe(args), args.out))
+    print(pages.write_report(arguments.load_project(args), args.out))
     return 0

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from .. import arguments, summary
 
 if TYPE_CHECKING:
-    from ...pipelines.specialists.base import Specialist
-    from ...recipe import Recipe
+    from ...pipelines.plan import Plan
+    from ...project import Project
 
 ORDER = 10
 HELP = "what the recipe asks for, what exists, what is missing"
@@ -23,25 +23,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    return show(describe(arguments.load_recipe(args)), as_json=args.json)
+    return show(describe(arguments.load_project(args)), as_json=args.json)
 
 
-def describe(recipe: Recipe) -> dict[str, Any]:
-    """{"root", "shards", "outputs": [...], "missing": {what: why}}.
+def describe(project: Project) -> dict[str, Any]:
+    """{"root", "shards", "outputs": [...], "missing": {what: why}, "outdated": {what: why}}.
 
     Looks only at the ledger; nothing is started and nothing is written.
     """
-    from ... import jobs
-    from ...pipelines import plan as plans
-
-    recipe, specialists = jobs.prepare(recipe)
-    tokenizers = jobs.fitted(recipe, specialists)
-    prints = jobs.fit_fingerprints(recipe, specialists)
-    missing = {f"tokenizers/{name}": "not fitted as the recipe asks" for name in prints if name not in tokenizers}
-    outputs = plans.label_outputs(recipe, specialists)
+    recipe = project.recipe
+    missing = {f"tokenizers/{name}": "not fitted as the recipe asks" for name in project.unfitted}
+    outputs = dict(project.label_outputs)
     if not missing:
-        outputs |= plans.token_outputs(recipe, specialists, tokenizers)
-    plan = plans.make(recipe, outputs)
+        outputs |= project.token_outputs
+    plan = project.plan(outputs)
     rows: list[dict[str, Any]] = []
     for name in outputs:
         records = [record for (output, _), record in plan.done.items() if output == name]
@@ -54,26 +49,38 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     for task in plan.missing:
         missing[f"shard {task.shard}"] = f"lacks {', '.join(task.outputs)}"
     if not missing or any(name.startswith("tokens/") for name in outputs):
-        missing |= _missing_runs(recipe, specialists)
-    return {"root": recipe.root, "shards": len(plan.shards), "outputs": rows, "missing": missing}
+        missing |= _missing_runs(project)
+    outdated = _outdated(project, plan)
+    return {
+        "root": project.root, "shards": len(plan.shards), "outputs": rows, "missing": missing, "outdated": outdated,
+    }  # fmt: skip
 
 
-def _missing_runs(recipe: Recipe, specialists: dict[str, Specialist]) -> dict[str, str]:
-    from ... import jobs
-    from ...infra import ledger
+def _missing_runs(project: Project) -> dict[str, str]:
     from ...recipe import RecipeError
 
     try:
-        job = jobs.train_job(recipe, specialists)
+        record = project.run_record()
     except RecipeError as error:
-        return {f"runs/{recipe.train.name}": str(error)}
-    if ledger.read(recipe.root, f"runs/{recipe.train.name}", job.fingerprint) is None:
-        return {f"runs/{recipe.train.name}": "not trained as the recipe asks"}
-    if recipe.generate.chains:
-        generation = jobs.generate_job(recipe, job)
-        if ledger.read(recipe.root, f"generated/{recipe.train.name}", generation.fingerprint) is None:
-            return {f"generated/{recipe.train.name}": "not generated as the recipe asks"}
+        return {project.run_output: str(error)}
+    if record is None:
+        return {project.run_output: "not trained as the recipe asks"}
+    if project.recipe.generate.chains and project.generated_record() is None:
+        return {f"generated/{project.recipe.train.name}": "not generated as the recipe asks"}
     return {}
+
+
+def _outdated(project: Project, plan: Plan) -> dict[str, str]:
+    """What exists and was made by other versions than the recipe asks for, and why."""
+    shards: dict[tuple[str, str], int] = {}
+    for (output, _), reasons in plan.outdated.items():
+        key = output, "; ".join(reasons)
+        shards[key] = shards.get(key, 0) + 1
+    outdated: dict[str, str] = {}
+    for (output, why), count in shards.items():
+        outdated[f"{output}, {count} of {len(plan.shards)} shards"] = why
+    outdated |= {f"tokenizers/{name}": "; ".join(one.outdated) for name, one in project.fitted.items() if one.outdated}
+    return outdated
 
 
 def show(state: dict[str, Any], as_json: bool) -> int:
@@ -93,6 +100,9 @@ def show(state: dict[str, Any], as_json: bool) -> int:
         numbers = [f"{row[name]:,}" for name in ("rows", "nulls", "bytes")]
         table.add_row(row["output"], f"{row['done']}/{row['asked']}", *numbers, done)
     console.print(table)
+    if state["outdated"]:
+        title = "out of date (`--update` of the verb that made it makes it again)"
+        console.print(summary.reasons(title, "what", state["outdated"]))
     if missing:
         console.print(summary.reasons("missing", "what", missing))
     return 1 if missing else 0

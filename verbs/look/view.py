@@ -23,5 +23,5 @@ def main(args: argparse.Namespace) -> int:
 
     if not 1 <= args.samples <= 2000:
         raise ValueError(f"--samples: got {args.samples}, expected 1 to 2,000; a page of 300 is about 40 MB")
-    print(pages.write_gallery(arguments.load_recipe(args), args.samples, args.out))
+    print(pages.write_gallery(arguments.load_project(args), args.samples, args.out))
     return 0

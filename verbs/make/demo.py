@@ -120,6 +120,7 @@ def make(out: str) -> list[Summary]:
     """Make the shards, run the recipe, write report and gallery below the local folder `out`."""
     from ... import recipe
     from ...pipelines.demo import photos
+    from ...project import Project
     from .. import pages
     from . import run
 
@@ -132,12 +133,12 @@ def make(out: str) -> list[Summary]:
     first.seconds = time.monotonic() - start
     path = root / "demo.yaml"
     path.write_text(recipe_text(root), encoding="utf-8")
-    loaded = recipe.load(path)
-    done = [first, *run.make(loaded)]
+    project = Project(recipe.load(path))
+    done = [first, *run.make(project)]
     if all(summary.complete for summary in done):
         start = time.monotonic()
-        pages.current_report(loaded, _extras(root))
-        pages.write_gallery(loaded, 40)
+        pages.current_report(project, _extras(root))
+        pages.write_gallery(project, 40)
         done.append(Summary("report", made=2, seconds=time.monotonic() - start, notes=[str(root / "report.html")]))
     return done
 

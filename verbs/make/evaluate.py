@@ -11,7 +11,7 @@ from ..summary import Summary, show
 
 if TYPE_CHECKING:
     from ...infra.progress import Progress
-    from ...recipe import Recipe
+    from ...project import Project
 
 ORDER = 120
 HELP = "measure what tokenizers lose"
@@ -27,24 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if not args.tokenizers:
         raise ValueError("say what is measured: fourmill evaluate RECIPE --tokenizers")
-    return show([evaluate_tokenizers(arguments.load_recipe(args))])
+    return show([evaluate_tokenizers(arguments.load_project(args))])
 
 
-def evaluate_tokenizers(recipe: Recipe) -> Summary:
+def evaluate_tokenizers(project: Project) -> Summary:
     """Measure every tokenizer that is fitted as the recipe asks, on crops of the validation shards (of the training
     shards, if there are none), and write ROOT/reports/tokenizers.{md,json,csv}. Each call measures again."""
-    from ... import jobs
     from ...infra import storage
     from ...infra.progress import Progress
 
-    recipe, specialists = jobs.prepare(recipe)
-    start, prints = time.monotonic(), jobs.fit_fingerprints(recipe, specialists)
-    fitted = jobs.fitted(recipe, specialists)
-    measured = [name for name in recipe.tokenizers_needed if name in fitted]
+    start, needed = time.monotonic(), project.recipe.tokenizers_needed
+    measured = [name for name in needed if name in project.fitted]
     summary = Summary("evaluate")
     summary.missing = {
         f"tokenizers/{name}": "not fitted as the recipe asks; run `fourmill fit`"
-        for name in recipe.tokenizers_needed
+        for name in needed
         if name not in measured
     }
     if measured:
@@ -53,13 +50,13 @@ def evaluate_tokenizers(recipe: Recipe) -> Summary:
         from ...train.downstream import evaluate
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        job = jobs.fit_job(recipe, specialists, measured, prints)
+        job = project.fit_job(measured)
         with Progress("evaluate", len(measured), "tokenizers") as progress:
             rows, lacking = evaluate.evaluate(job, device, _Board(progress))
         summary.missing |= {f"tokenizers/{name}": why for name, why in lacking.items()}
         summary.made, summary.samples = len(rows), sum(row.samples for row in rows)
         summary.notes = [evaluate.line(row) for row in rows]
-        summary.notes.append(storage.join(recipe.root, evaluate.FOLDER, f"{evaluate.NAME}.md"))
+        summary.notes.append(storage.join(project.root, evaluate.FOLDER, f"{evaluate.NAME}.md"))
     summary.seconds = time.monotonic() - start
     return summary
 

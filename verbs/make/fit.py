@@ -10,7 +10,7 @@ from .. import arguments, stage
 from ..summary import Summary, show
 
 if TYPE_CHECKING:
-    from ...recipe import Recipe
+    from ...project import Project
 
 ORDER = 60
 HELP = "fit the tokenizers that are missing"
@@ -19,39 +19,35 @@ EXAMPLES = ("fourmill fit recipe.yaml", "fourmill fit recipe.yaml --set fit.work
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_recipe(parser)
+    arguments.add_update(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    return show([make(arguments.load_recipe(args))])
+    return show([make(arguments.load_project(args))])
 
 
-def make(recipe: Recipe) -> Summary:
+def make(project: Project) -> Summary:
     """Fit on crops of the training shards that can be read."""
-    from ... import jobs
-
-    recipe, specialists = jobs.prepare(recipe)
-    start = time.monotonic()
-    prints = jobs.fit_fingerprints(recipe, specialists)
-    fitted = jobs.fitted(recipe, specialists)
-    missing = [name for name in prints if name not in fitted]
-    summary = Summary("fit", existed=len(fitted))
+    start, fit, missing = time.monotonic(), project.recipe.fit, project.unfitted
+    summary = Summary("fit", existed=len(project.fitted))
     if missing:
         from ...train.tokenizers import fit as fitting
         from ...train.workers import Resources
 
-        stage.prepare_root(recipe)
-        resources = Resources(recipe.fit.workers, recipe.fit.cpus, recipe.fit.gpus)
-        job, failure = jobs.fit_job(recipe, specialists, missing, prints), "it was not fitted"
+        stage.prepare_root(project)
+        resources = Resources(fit.workers, fit.cpus, fit.gpus)
+        job, failure = project.fit_job(missing), "it was not fitted"
         try:
-            fitting.run(job, resources, recipe.engine.address)
+            fitting.run(job, resources, project.recipe.engine.address)
         except RuntimeError as error:
             failure = str(error)
-        fitted, reasons = jobs.fitted(recipe, specialists), fitting.reasons(failure, missing)
+        project.refresh()
+        reasons = fitting.reasons(failure, missing)
         for name in missing:
-            if name not in fitted:
+            if name not in project.fitted:
                 summary.missing[f"tokenizers/{name}"] = reasons.get(name, failure)
         summary.made = len(missing) - len(summary.missing)
-    for name, tokenizer in fitted.items():
+    for name, tokenizer in project.fitted.items():
         quality = ", ".join(f"{measure} {value:.4g}" for measure, value in tokenizer.quality.items())
         summary.notes.append(f"{name}: {tokenizer.vocab_size} entries{', ' + quality if quality else ''}")
-    return stage.finish(recipe, summary, start, "tokenizers", prints)
+    return stage.finish(project, summary, start, "tokenizers", project.fit_fingerprints)

@@ -10,7 +10,7 @@ from .. import arguments, stage
 from ..summary import Summary, show
 
 if TYPE_CHECKING:
-    from ...recipe import Recipe
+    from ...project import Project
 
 ORDER = 90
 HELP = "generate modalities from others with the trained model"
@@ -19,37 +19,33 @@ EXAMPLES = ("fourmill generate recipe.yaml", "fourmill generate recipe.yaml --se
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_recipe(parser)
+    arguments.add_update(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    return show([make(arguments.load_recipe(args))])
+    return show([make(arguments.load_project(args))])
 
 
-def make(recipe: Recipe) -> Summary:
+def make(project: Project) -> Summary:
     """Generate every chain. RecipeError if the model is not trained."""
-    from ... import jobs
-    from ...infra import ledger
     from ...recipe import RecipeError
 
-    recipe, specialists = jobs.prepare(recipe)
-    start = time.monotonic()
+    start, chains = time.monotonic(), project.recipe.generate.chains
     summary = Summary("generate")
-    if not recipe.generate.chains:
+    if not chains:
         summary.notes.append("the recipe has no generate.chains")
         return summary
-    run_job = jobs.train_job(recipe, specialists)
-    if ledger.read(recipe.root, f"runs/{recipe.train.name}", run_job.fingerprint) is None:
+    if project.run_record() is None:
         raise RecipeError("the model of this recipe is not trained; run `fourmill train` first")
-    job = jobs.generate_job(recipe, run_job)
-    output = f"generated/{recipe.train.name}"
-    if ledger.read(recipe.root, output, job.fingerprint) is not None:
-        summary.existed = len(recipe.generate.chains)
+    job = project.generate_job
+    if project.generated_record() is not None:
+        summary.existed = len(chains)
     else:
         from ...train.downstream import generation
         from ...train.pretrain import weights
 
-        stage.prepare_root(recipe)
+        stage.prepare_root(project)
         generation.run(job, weights.load_model)
-        summary.made = len(recipe.generate.chains)
+        summary.made = len(chains)
     summary.notes.append(job.folder)
-    return stage.finish(recipe, summary, start, "chains", job.fingerprint)
+    return stage.finish(project, summary, start, "chains", job.fingerprint)

@@ -9,7 +9,7 @@ from .. import arguments, stage
 from ..summary import Summary, show
 
 if TYPE_CHECKING:
-    from ...recipe import Recipe
+    from ...project import Project
 
 ORDER = 50
 HELP = "make the raw labels that the recipe keeps"
@@ -18,24 +18,23 @@ EXAMPLES = ("fourmill label recipe.yaml", "fourmill label recipe.yaml --set engi
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_recipe(parser)
+    arguments.add_update(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    return show([make(arguments.load_recipe(args))])
+    return show([make(arguments.load_project(args))])
 
 
-def make(recipe: Recipe, defer: bool = False) -> Summary:
+def make(project: Project, defer: bool = False) -> Summary:
     """Label every shard.
 
     Args:
-        defer: leave to `tokenize` those labels whose sources it makes anyway, see `plans.deferred`.
+        defer: leave to `tokenize` those labels whose sources it makes anyway, see `outputs.deferred`.
     """
-    from ... import jobs
-    from ...pipelines import plan as plans
+    from ...pipelines.outputs import deferred
 
-    recipe, specialists = jobs.prepare(recipe)
-    outputs = plans.label_outputs(recipe, specialists)
+    outputs = project.label_outputs
     if defer:
-        later = plans.deferred(recipe, specialists)
+        later = deferred(project.recipe.labels.keep, project.recipe.modalities, project.specialists)
         outputs = {name: output for name, output in outputs.items() if output.label not in later}
-    return stage.process_shards("label", recipe, specialists, outputs, {})
+    return stage.process_shards("label", project, outputs)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ...pipelines.engine.shard_worker import Job
     from ...pipelines.plan import Plan, ShardTask
     from ...pipelines.specialists.base import Specialist
+    from ...project import Project
     from ...recipe import Recipe
 
 ORDER = 30
@@ -33,27 +34,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.measure < 0:
         raise ValueError(f"--measure: got {args.measure}, expected 0 or more samples")
-    return show(describe(arguments.load_recipe(args), args.measure), as_json=args.json)
+    return show(describe(arguments.load_project(args), args.measure), as_json=args.json)
 
 
-def describe(recipe: Recipe, measure: int = 0) -> dict[str, Any]:
+def describe(project: Project, measure: int = 0) -> dict[str, Any]:
     """The plan as plain values, for people (`show`) and programs.
 
     Args:
         measure: samples of the first shard to label and tokenize here, on this machine, and throw away; 0 for none.
     """
-    from ... import jobs
-    from ...pipelines import plan as plans
-
-    recipe, specialists = jobs.prepare(recipe)
-    jobs.check_training(recipe)
-    fitted = jobs.fitted(recipe, specialists)
-    outputs = plans.label_outputs(recipe, specialists)
-    unfitted = [name for name in jobs.fit_fingerprints(recipe, specialists) if name not in fitted]
+    recipe, specialists = project.recipe, project.specialists
+    project.check_training()
+    fitted, unfitted = project.fitted, project.unfitted
+    outputs = dict(project.label_outputs)
     if not unfitted:
-        outputs |= plans.token_outputs(recipe, specialists, fitted)
-    plan = plans.make(recipe, outputs)
-    job = jobs.mill_job(recipe, specialists, outputs)
+        outputs |= project.token_outputs
+    plan = project.plan(outputs)
+    job = project.shard_job(specialists, outputs)
     rows = {shard: record.rows for (_, shard), record in plan.done.items()}
     described: dict[str, Any] = {
         "root": recipe.root,

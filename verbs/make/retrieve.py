@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import arguments
 
 if TYPE_CHECKING:
-    from ...recipe import Recipe
+    from ...project import Project
 
 ORDER = 100
 HELP = "find images by the global tokens that the model predicts"
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise ValueError(f"--top: got {args.top}, expected 1 or more")
-    results, recall = make(arguments.load_recipe(args), args.query, args.text, args.target, args.split, args.top)
+    results, recall = make(arguments.load_project(args), args.query, args.text, args.target, args.split, args.top)
     if args.json:
         rows = [_plain(result) for result in results]
         print(json.dumps({"found": rows, "recall": recall}, indent=1, ensure_ascii=False))
@@ -51,24 +51,21 @@ def main(args: argparse.Namespace) -> int:
 
 
 def make(
-    recipe: Recipe, query: str, texts: Sequence[str], target: str, split: str, top: int
+    project: Project, query: str, texts: Sequence[str], target: str, split: str, top: int
 ) -> tuple[list[Any], dict[int, float]]:
     """The images nearest to each query, and the recall of the queries' own images; see `train.downstream.retrieve`.
 
     RecipeError if the model is not trained.
     """
-    from ... import jobs
-    from ...infra import ledger
     from ...recipe import RecipeError
     from ...train.downstream import retrieve
     from ...train.pretrain import weights
 
-    recipe, specialists = jobs.prepare(recipe)
-    run = jobs.train_job(recipe, specialists)
-    if ledger.read(recipe.root, f"runs/{recipe.train.name}", run.fingerprint) is None:
+    if project.run_record() is None:
         raise RecipeError("the model of this recipe is not trained; run `fourmill train` first")
-    job = jobs.generate_job(recipe, run)
-    results = retrieve.run(job, weights.load_model, query, texts=texts, target=target, split=split, top=top)
+    results = retrieve.run(
+        project.generate_job, weights.load_model, query, texts=texts, target=target, split=split, top=top
+    )
     return results, {} if texts else retrieve.recall(results, (1, min(5, top)))
 
 

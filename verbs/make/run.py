@@ -10,7 +10,7 @@ from ..summary import Summary, show
 from . import fit, generate, label, tokenize, train
 
 if TYPE_CHECKING:
-    from ...recipe import Recipe
+    from ...project import Project
 
 ORDER = 40
 HELP = "label, fit, tokenize, train and generate, in order, and the report"
@@ -19,28 +19,27 @@ EXAMPLES = ("fourmill run recipe.yaml", "fourmill run recipe.yaml --set train.st
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_recipe(parser)
+    arguments.add_update(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     from .. import pages
 
-    recipe = arguments.load_recipe(args)
-    status = show(make(recipe))
+    project = arguments.load_project(args)
+    status = show(make(project))
     if status == 0:
-        print(f"report: {pages.current_report(recipe)}")
+        print(f"report: {pages.current_report(project)}")
     return status
 
 
-def make(recipe: Recipe) -> list[Summary]:
+def make(project: Project) -> list[Summary]:
     """Every stage in order.
 
     Tokenizers are fitted and columns made from the shards that can be read; training waits until all are there, since
     a model of fewer shards would be another one, and a shard that could not be read today may be read tomorrow.
     """
-    from ... import jobs
-
     # What is wrong with the recipe itself is an error at once, not a row of the closing table.
-    jobs.check_training(jobs.prepare(recipe)[0])
+    project.check_training()
     done: list[Summary] = []
     for stage in (label, fit, tokenize, train, generate):
         name = stage.__name__.rpartition(".")[2]
@@ -49,7 +48,7 @@ def make(recipe: Recipe) -> list[Summary]:
             done.append(Summary(name, missing={name: why}))
             continue
         try:
-            done.append(label.make(recipe, defer=True) if stage is label else stage.make(recipe))
+            done.append(label.make(project, defer=True) if stage is label else stage.make(project))
         except (ValueError, OSError, RuntimeError) as error:
             # The closing table must show this error beside what the stages before it did.
             done.append(Summary(name, missing={name: str(error)}))

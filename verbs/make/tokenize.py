@@ -9,7 +9,7 @@ from .. import arguments, stage
 from ..summary import Summary, show
 
 if TYPE_CHECKING:
-    from ...recipe import Recipe
+    from ...project import Project
 
 ORDER = 70
 HELP = "label and tokenize every shard into columns"
@@ -18,20 +18,14 @@ EXAMPLES = ("fourmill tokenize recipe.yaml", "fourmill tokenize recipe.yaml --se
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_recipe(parser)
+    arguments.add_update(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    return show([make(arguments.load_recipe(args))])
+    return show([make(arguments.load_project(args))])
 
 
-def make(recipe: Recipe) -> Summary:
+def make(project: Project) -> Summary:
     """Make every column, and kept labels that are missing, in one pass over each shard."""
-    from ... import jobs
-    from ...infra.ledger import SAMPLES
-    from ...pipelines import plan as plans
-
-    recipe, specialists = jobs.prepare(recipe)
-    labels = plans.label_outputs(recipe, specialists)
-    columns = plans.token_outputs(recipe, specialists, jobs.fitted(recipe, specialists))
-    stored = {name: output for name, output in labels.items() if name != SAMPLES}
-    return stage.process_shards("tokenize", recipe, specialists, {**labels, **columns}, stored)
+    outputs = {**project.label_outputs, **project.token_outputs}
+    return stage.process_shards("tokenize", project, outputs, project.stored_labels)

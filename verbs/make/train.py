@@ -10,7 +10,7 @@ from .. import arguments, stage
 from ..summary import Summary, show
 
 if TYPE_CHECKING:
-    from ...recipe import Recipe
+    from ...project import Project
 
 ORDER = 80
 HELP = "train 4M on the columns"
@@ -19,32 +19,27 @@ EXAMPLES = ("fourmill train recipe.yaml", "fourmill train recipe.yaml --set trai
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_recipe(parser)
+    arguments.add_update(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    return show([make(arguments.load_recipe(args))])
+    return show([make(arguments.load_project(args))])
 
 
-def make(recipe: Recipe) -> Summary:
+def make(project: Project) -> Summary:
     """Train the run that the recipe asks for, or go on with it from its newest checkpoint."""
-    from ... import jobs
-    from ...infra import ledger
-
-    recipe, specialists = jobs.prepare(recipe)
-    start = time.monotonic()
-    job = jobs.train_job(recipe, specialists)
-    summary = Summary("train")
-    output = f"runs/{recipe.train.name}"
-    record = ledger.read(recipe.root, output, job.fingerprint)
+    start, job = time.monotonic(), project.train_job
+    summary, output = Summary("train"), project.run_output
+    record = project.run_record()
     if record is None:
         from ...train.pretrain import pretrain
 
-        stage.prepare_root(recipe)
+        stage.prepare_root(project)
         try:
             pretrain.run(job)
         except RuntimeError as error:
             summary.missing[output] = str(error)
-        record = ledger.read(recipe.root, output, job.fingerprint)
+        record = project.run_record()
         summary.made = int(record is not None)
         if record is None:
             summary.missing.setdefault(output, "the workers ended without a model")
@@ -56,4 +51,4 @@ def make(recipe: Recipe) -> Summary:
         trained = record.identity
         summary.notes.append(f"{trained['steps']} steps, {trained['parameters']:,} parameters: {losses}")
         summary.notes += [job.folder, *trained.get("notes", [])]
-    return stage.finish(recipe, summary, start, "run", job.fingerprint)
+    return stage.finish(project, summary, start, "run", job.fingerprint)

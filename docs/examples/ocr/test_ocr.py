@@ -112,6 +112,6 @@ def test_a_recipe_takes_it(ocr: ModuleType, weights: str) -> None:
             "labels": {"keep": ["ocr"], "specialists": {"ocr": {"weights": weights, "min_confidence": 0.5}}},
         }
     )
-    built = registry.build(run)["ocr"]
+    built = registry.build(run.modalities, run.labels, run.modules)["ocr"]
     assert isinstance(built, ocr.Ocr) and built.min_confidence == 0.5
     assert [spec.max_tokens for spec in run.specs() if spec.name == "ocr"] == [64]

@@ -46,6 +46,7 @@ class Metadata(Specialist):
     fingerprint_name: ClassVar[str] = "pipelines.specialists.metadata:Metadata"
     label: ClassVar[str] = "metadata"
     version: ClassVar[int] = 2
+    first_version: ClassVar[int] = 2
     uses: ClassVar[tuple[str, ...]] = ("det", "semseg", "normal", "depth", "sam_instance", "human_poses")
     needs_image: ClassVar[bool] = False
 

@@ -107,6 +107,7 @@ class Detector(Pretrained):
 
     label: ClassVar[str] = "det"
     version: ClassVar[int] = 2  # boxes and scores rounded
+    first_version: ClassVar[int] = 2
     task: ClassVar[str] = "object detection"
     gpu_precision: ClassVar[Literal["fp32", "fp16", "bf16"]] = "fp32"
     gpus: ClassVar[float] = 0.25

@@ -208,9 +208,9 @@ def test_a_shard_that_cannot_be_read_raises_and_leaves_nothing(
     recipe = odd(tmp_path, 2)
     outputs = data.outputs(recipe, tokens=False)
     shard = Path(recipe.samples.train[0])
-    task = data.plans.make(recipe, outputs).missing[0]
+    task = data.Project(recipe).plan(outputs).missing[0]
     shard.unlink() if content is None else shard.write_bytes(content)
-    worker = data.Mill(data.jobs.mill_job(recipe, {}, outputs))
+    worker = data.Mill(data.Project(recipe).shard_job({}, outputs))
     with pytest.raises((OSError, ValueError), match=expected):
         worker.run(task)
     assert not Path(recipe.root).exists()

@@ -9,9 +9,14 @@ import pytest
 from fourmill import recipe as recipes
 from fourmill.modalities import MODALITIES
 from fourmill.pipelines.specialists import registry
+from fourmill.pipelines.specialists.base import Specialist
 from fourmill.pipelines.specialists.classical.canny import Canny
 from fourmill.pipelines.specialists.instances.sam_edges import SamEdges
 from fourmill.recipe import Recipe, RecipeError
+
+
+def build(recipe: Recipe) -> dict[str, Specialist]:
+    return registry.build(recipe.modalities, recipe.labels)
 
 
 def recipe(modalities: list[str], **labels: object) -> Recipe:
@@ -32,15 +37,15 @@ def recipe(modalities: list[str], **labels: object) -> Recipe:
     ],
 )
 def test_specialists_come_in_the_order_they_need_each_other(modalities: list[str], expected: list[str]) -> None:
-    assert list(registry.build(recipe(modalities))) == expected
+    assert list(build(recipe(modalities))) == expected
 
 
 def test_kept_labels_need_their_specialists_too() -> None:
-    assert list(registry.build(recipe(["rgb"], keep=["sam_edge", "rgb"]))) == ["sam_instance", "sam_edge"]
+    assert list(build(recipe(["rgb"], keep=["sam_edge", "rgb"]))) == ["sam_instance", "sam_edge"]
 
 
 def test_all_labels_come_after_what_they_need_and_use() -> None:
-    built = registry.build(recipe(list(MODALITIES)))
+    built = build(recipe(list(MODALITIES)))
     order = list(built)
     for label, specialist in built.items():
         assert all(order.index(before) < order.index(label) for before in (*specialist.needs, *specialist.looks_at()))
@@ -60,11 +65,11 @@ def test_labels_that_need_each_other_are_told() -> None:
     }  # fmt: skip
     sys.modules[f"{__name__}.x"] = sys.modules[__name__]
     with pytest.raises(RecipeError, match="canny_edge needs sam_edge needs canny_edge"):
-        registry.build(recipe(["tok_canny_edge"], specialists=specialists))
+        build(recipe(["tok_canny_edge"], specialists=specialists))
 
 
 def test_another_specialist_takes_its_options() -> None:
-    built = registry.build(
+    built = build(
         recipe(
             ["tok_canny_edge"], specialists={"canny_edge": {"specialist": "fourmill_tests.specialists:Slow", "low": 9}}
         )

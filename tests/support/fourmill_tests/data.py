@@ -16,12 +16,12 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
-from fourmill import jobs
 from fourmill import recipe as recipes
 from fourmill.infra import ledger
 from fourmill.infra.storage import TEMPORARY_PREFIX
-from fourmill.pipelines import plan as plans
 from fourmill.pipelines.engine.shard_worker import Mill
+from fourmill.pipelines.outputs import Output
+from fourmill.project import Project
 from fourmill.recipe import Recipe
 
 PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")
@@ -198,20 +198,16 @@ def fit(recipe: Recipe) -> None:
     """The fit stage in this process."""
     from fourmill.train.tokenizers import fit as fitting
 
-    recipe, specialists = jobs.prepare(recipe)
-    prints = jobs.fit_fingerprints(recipe, specialists)
-    missing = [name for name in prints if name not in jobs.fitted(recipe, specialists)]
-    if not missing:
-        return
-    fitting.fit_all(jobs.fit_job(recipe, specialists, missing, prints), 0, 1, "cpu", Silent())
+    project = Project(recipe)
+    if project.unfitted:
+        fitting.fit_all(project.fit_job(project.unfitted), 0, 1, "cpu", Silent())
 
 
-def make(recipe: Recipe, outputs: dict[str, plans.Output], stored: Sequence[str] = ()) -> list[ledger.Record]:
+def make(recipe: Recipe, outputs: dict[str, Output], stored: Sequence[str] = ()) -> list[ledger.Record]:
     """Make what is missing of these outputs in this process; labels named in `stored` may be read from storage."""
-    recipe, specialists = jobs.prepare(recipe)
-    labels = plans.label_outputs(recipe, specialists)
-    plan = plans.make(recipe, outputs, {f"labels/{name}": labels[f"labels/{name}"] for name in stored})
-    worker = Mill(jobs.mill_job(recipe, specialists, outputs))
+    project = Project(recipe)
+    plan = project.plan(outputs, {f"labels/{name}": project.label_outputs[f"labels/{name}"] for name in stored})
+    worker = Mill(project.shard_job(project.specialists, outputs))
     worker.setup("cpu")
     return [record for task in plan.missing for record in worker.run(task)]
 
@@ -219,13 +215,10 @@ def make(recipe: Recipe, outputs: dict[str, plans.Output], stored: Sequence[str]
 mill = make  # its name until today's changes are all in
 
 
-def outputs(recipe: Recipe, *, labels: bool = True, tokens: bool = True) -> dict[str, plans.Output]:
+def outputs(recipe: Recipe, *, labels: bool = True, tokens: bool = True) -> dict[str, Output]:
     """What the recipe asks for; tokens need fitted tokenizers."""
-    recipe, specialists = jobs.prepare(recipe)
-    asked = plans.label_outputs(recipe, specialists) if labels else {}
-    if tokens:
-        asked |= plans.token_outputs(recipe, specialists, jobs.fitted(recipe, specialists))
-    return asked
+    project = Project(recipe)
+    return (project.label_outputs if labels else {}) | (project.token_outputs if tokens else {})
 
 
 def columns(root: Path | str) -> dict[str, bytes]:

@@ -14,9 +14,9 @@ import pytest
 import torch
 from fourmill_tests import data, runs
 
-from fourmill import jobs
 from fourmill.infra import ledger
 from fourmill.model.fourm import FourM
+from fourmill.project import Project
 from fourmill.recipe import Recipe, RecipeError, dump
 from fourmill.tokenize import store
 from fourmill.train import checkpoint, metrics, sharded
@@ -61,11 +61,11 @@ def trained(tokenized: Recipe) -> tuple[Recipe, TrainJob]:
 
 
 def job_of(recipe: Recipe) -> TrainJob:
-    return jobs.train_job(*jobs.prepare(recipe))
+    return Project(recipe).train_job
 
 
 def train(job: TrainJob) -> Trainer:
-    torch.manual_seed(job.recipe.seed)
+    torch.manual_seed(job.seed)
     model = FourM(pretrain.model_config(job))
     trainer = Trainer(job, model)
     reporter: Any = data.Silent()
@@ -86,7 +86,7 @@ def test_a_run_is_committed_with_what_came_of_it(trained: tuple[Recipe, TrainJob
     metrics = record.identity["metrics"]
     assert {"loss", "loss/tok_canny_edge", "loss/caption", "val_loss", "lr", "gradient_norm"} <= set(metrics)
     assert all(np.isfinite(value) for value in metrics.values())
-    summary = train_verb.make(recipe)  # finds the record, so that no Ray is started
+    summary = train_verb.make(Project(recipe))  # finds the record, so that no Ray is started
     assert summary.existed == 1 and summary.made == 0 and summary.complete
 
 
@@ -241,7 +241,7 @@ def test_shards_that_lack_a_column_are_left_out_and_none_is_a_sentence(tokenized
     (tmp_path / "out/ledger/tokens/rgb/train-00001.json").unlink()
     with pytest.raises(RecipeError, match="no training shard has all of its columns"):
         job_of(recipe)
-    assert "no training shard" in status.describe(recipe)["missing"]["runs/4m"]
+    assert "no training shard" in status.describe(Project(recipe))["missing"]["runs/4m"]
 
 
 def test_other_roots_are_trained_on_too(tokenized: Recipe, tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_no_checkpoint_is_a_sentence(tmp_path: Path) -> None:
 
 def test_generation_gives_what_was_asked_for(trained: tuple[Recipe, TrainJob]) -> None:
     recipe, job = trained
-    summary = generate.make(recipe)
+    summary = generate.make(Project(recipe))
     assert summary.made == 1 and summary.complete
     (folder,) = Path(job.folder).glob("generated/*/chain-0")
     told = json.loads((folder / "samples.json").read_text())
@@ -346,20 +346,20 @@ def test_generation_gives_what_was_asked_for(trained: tuple[Recipe, TrainJob]) -
     assert edges.crop(0, 0).shape == (16,) and int(edges.crop(0, 0).max()) < 64
     assert len(captions.crop(0, 0)) <= 6
     assert len(list((folder / "tok_canny_edge").glob("*.png"))) == 2
-    again = generate.make(recipe)
+    again = generate.make(Project(recipe))
     assert (again.made, again.existed) == (0, 1)
 
 
 def test_generation_needs_a_trained_model(tokenized: Recipe, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="run `fourmill train` first"):
-        generate.make(copied(tokenized, tmp_path / "out"))
+        generate.make(Project(copied(tokenized, tmp_path / "out")))
 
 
 def test_generation_is_the_same_for_the_same_seed(trained: tuple[Recipe, TrainJob], tmp_path: Path) -> None:
     from fourmill.train.downstream import generation
 
     recipe, job = trained
-    one = jobs.generate_job(recipe, job)
+    one = Project(recipe).generate_job
     chain = recipe.generate.chains[0]
     model = pretrain.load_model(job.folder)
     first, second = (generation._generate_chain(one, model, chain) for _ in range(2))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from fourmill_tests import data
 
-from fourmill import jobs
 from fourmill.infra import ledger
+from fourmill.project import Project
 from fourmill.recipe import Recipe, RecipeError
 from fourmill.tokenize import codecs, tokenizer
 from fourmill.tokenize.networks.divae import DiVAE, DiVAEConfig
@@ -42,15 +42,15 @@ def recipe(root: Path, shards: list[str], weights: Path | str, **own: Any) -> Re
 def test_a_finished_tokenizer_comes_with_its_sizes_and_makes_tokens(tmp_path: Path, shards: list[str]) -> None:
     folder = finished(tmp_path / "theirs")
     bare = recipe(tmp_path / "out", shards, folder)
-    prepared, specialists = jobs.prepare(bare)
-    assert {(spec.name, spec.vocab_size, spec.max_tokens) for spec in prepared.specs()} == {
+    specs = Project(bare).recipe.specs()
+    assert {(spec.name, spec.vocab_size, spec.max_tokens) for spec in specs} == {
         ("tok_canny_edge", 99, 64), ("tok_sam_edge", 99, 64),
     }  # fmt: skip
     data.fit(bare)
     record = ledger.read(bare.root, "tokenizers", "tok_canny_edge")
     assert record is not None and record.rows == 0 and record.identity["quality"] == {"f1": 0.5}
     assert record.identity["measured_on"] == "elsewhere"
-    there = jobs.fitted(prepared, specialists)
+    there = Project(bare).fitted
     assert there["tok_canny_edge"].vocab_size == 99
     codebook = codecs.load_codebook(bare.root, "tok_canny_edge", expected=there["tok_canny_edge"].fingerprint)
     crop = np.zeros((1, 64, 64), np.uint8)
@@ -63,10 +63,9 @@ def test_other_contents_are_another_tokenizer_and_a_moved_folder_is_not(tmp_path
     folder = finished(tmp_path / "theirs")
     data.fit(recipe(tmp_path / "out", shards, folder))
     moved = Path(shutil.move(folder, tmp_path / "moved"))
-    prepared, specialists = jobs.prepare(recipe(tmp_path / "out", shards, moved))
-    assert set(jobs.fitted(prepared, specialists)) == {"tok_canny_edge"}
+    assert set(Project(recipe(tmp_path / "out", shards, moved)).fitted) == {"tok_canny_edge"}
     tokenizer.save(tokenizer.build(tokenizer.read_settings(moved), seed=5), moved, {})
-    assert jobs.fitted(prepared, specialists) == {}
+    assert Project(recipe(tmp_path / "out", shards, moved)).fitted == {}
 
 
 @pytest.mark.parametrize(
@@ -88,10 +87,10 @@ def test_what_does_not_fit_is_said(
 
 def test_what_is_not_there_is_said_before_anything_starts(tmp_path: Path, shards: list[str]) -> None:
     with pytest.raises(RecipeError, match=r"tokenizers, tok_canny_edge: .* no such folder, and it is no hub id"):
-        jobs.prepare(recipe(tmp_path / "out", shards, tmp_path / "nowhere"))
+        Project(recipe(tmp_path / "out", shards, tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(RecipeError, match=r"found no .*model\.safetensors"):
-        jobs.prepare(recipe(tmp_path / "out", shards, tmp_path / "empty"))
+        Project(recipe(tmp_path / "out", shards, tmp_path / "empty"))
 
 
 def test_a_decoder_that_images_do_not_fit_and_the_standard_of_imagenet(tmp_path: Path, shards: list[str]) -> None:

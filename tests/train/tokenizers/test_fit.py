@@ -14,8 +14,8 @@ from fourmill_tests import data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourmill import jobs
 from fourmill.infra import ledger, storage
+from fourmill.project import Project
 from fourmill.recipe import Recipe
 from fourmill.tokenize import codecs
 from fourmill.tokenize.networks.vqvae import VQVAEConfig
@@ -66,8 +66,7 @@ def test_what_is_fitted_is_committed_with_its_quality(fitted: Recipe) -> None:
     assert record is not None
     assert record.identity["vocab_size"] == 64 and record.rows == 48
     assert record.identity["quality"] and all(np.isfinite(list(record.identity["quality"].values())))
-    _, specialists = jobs.prepare(fitted)
-    there = jobs.fitted(fitted, specialists)
+    there = Project(fitted).fitted
     assert set(there) == {"text", "tok_canny_edge"} and there["tok_canny_edge"].fingerprint == record.sha256
     vocabulary = codecs.load_text(fitted.root)
     assert vocabulary.vocab_size == there["text"].vocab_size
@@ -110,14 +109,13 @@ def test_nothing_is_fitted_twice_and_other_settings_are_fitted_again(
     fitted: Recipe, tmp_path: Path, shards: list[str]
 ) -> None:
     shutil.copytree(fitted.root, tmp_path / "out")
-    _, specialists = jobs.prepare(fitted)
     same = recipe(tmp_path / "out", shards, engine__batch_size=1, tokenizers__common__checkpoint_every=1,
                   tokenizers__common__validation_samples=3, tokenizers__common__validation_steps=2)  # fmt: skip
-    assert set(jobs.fitted(same, specialists)) == {"text", "tok_canny_edge"}
+    assert set(Project(same).fitted) == {"text", "tok_canny_edge"}
     other = recipe(tmp_path / "out", shards, tokenizers__common__steps=3)
-    assert set(jobs.fitted(other, specialists)) == {"text"}
+    assert set(Project(other).fitted) == {"text"}
     (tmp_path / "out" / "tokenizers" / "text" / "config.json").unlink()
-    assert set(jobs.fitted(same, specialists)) == {"tok_canny_edge"}
+    assert set(Project(same).fitted) == {"tok_canny_edge"}
 
 
 def test_shards_without_captions_still_give_a_vocabulary(tmp_path: Path) -> None:
@@ -150,9 +148,8 @@ def test_quality_says_what_it_was_measured_on(fitted: Recipe, tmp_path: Path, sh
 
 
 def job_of(recipe: Recipe) -> fitting.FitJob:
-    prepared, specialists = jobs.prepare(recipe)
-    prints = jobs.fit_fingerprints(prepared, specialists)
-    return jobs.fit_job(prepared, specialists, list(prints), prints)
+    project = Project(recipe)
+    return project.fit_job(list(project.fit_fingerprints))
 
 
 def test_more_workers_than_shards_cannot_share_batches(tmp_path: Path, shards: list[str]) -> None:
@@ -240,8 +237,7 @@ def test_one_that_has_no_examples_does_not_keep_the_others_from_being_fitted(tmp
                   labels__specialists={"sam_instance": empty})  # fmt: skip
     with pytest.raises(ValueError, match=r"^sam_mask: no training sample has the label sam_instance"):
         data.fit(bare)
-    _, specialists = jobs.prepare(bare)
-    assert set(jobs.fitted(bare, specialists)) == {"text", "tok_canny_edge"}
+    assert set(Project(bare).fitted) == {"text", "tok_canny_edge"}
 
 
 def test_one_that_diverges_does_not_keep_the_others_from_being_fitted(tmp_path: Path, shards: list[str]) -> None:
@@ -249,8 +245,7 @@ def test_one_that_diverges_does_not_keep_the_others_from_being_fitted(tmp_path: 
     bare = recipe(tmp_path / "out", shards, modalities=["tok_rgb", "tok_canny_edge"], tokenizers__each=wild)
     with pytest.raises(ValueError, match=r"^tok_rgb: tokenizer: .*lower lr") as failure:
         data.fit(bare)
-    _, specialists = jobs.prepare(bare)
-    assert set(jobs.fitted(bare, specialists)) == {"tok_canny_edge"}
+    assert set(Project(bare).fitted) == {"tok_canny_edge"}
     assert set(fitting.reasons(str(failure.value), ["tok_canny_edge", "tok_rgb"])) == {"tok_rgb"}
 
 

@@ -1,0 +1,123 @@
+"""YAML files of settings: read, included in one another, overridden from the command line, written again.
+
+Nothing here knows what the settings mean. `RecipeError` is what every part raises for a mistake in them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PACKAGE = Path(__file__).parents[1]
+
+
+class RecipeError(ValueError):
+    """The recipe cannot be used; the text says where, what it says there, and what would do."""
+
+
+def load(path: Path, overrides: list[str], missing: str) -> Any:
+    """What a YAML file holds, with what it includes under its own fields, and with overrides of the form
+    "train.steps=100" (the value is YAML) applied.
+
+    Args:
+        missing: what to do if there is no such file, for the error.
+
+    Raises:
+        RecipeError: a file is missing or is no YAML, an include or an override cannot be applied.
+    """
+    data = _read(path, missing)
+    if isinstance(data, dict):  # what checks the settings says what is wrong with anything else
+        # `include` first: the others are applied to what is included, too.
+        for override in (o for o in overrides if o.startswith("include=")):
+            _override(data, override)
+        data = _with_included(data, path, ())
+        for override in (o for o in overrides if not o.startswith("include=")):
+            _override(data, override)
+    return data
+
+
+def parse_yaml(data: bytes) -> Any:
+    """What the bytes of a YAML file hold."""
+    return yaml.safe_load(data)
+
+
+def dump(data: Any) -> str:
+    """Settings as YAML, in their order."""
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def _read(path: Path, missing: str) -> Any:
+    """What one YAML file holds."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"there is no recipe at {path}; {missing}") from None
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise RecipeError(f"{path}: a recipe is a YAML text file: {error}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: this is no YAML: {error}") from None
+
+
+def _with_included(data: dict[str, Any], path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
+    """Settings with what they include under their own fields; of several files the later ones win.
+
+    Args:
+        path: of the file; names in it are relative to its folder, or to the package (recipes/train/4m21_b.yaml).
+        including: files whose include led here, so that a circle is seen.
+    """
+    names = data.get("include") or []
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise RecipeError(f"{path}: include: expected a list of files, got {names!r}")
+    merged: dict[str, Any] = {}
+    for name in names:
+        file = path.parent / name
+        file = file if file.is_file() else PACKAGE / name
+        if file.resolve() in (path.resolve(), *including):
+            raise RecipeError(f"{path}: include: {name} includes itself")
+        part = _read(file if file.is_file() else path.parent / name, f"{path} includes it")
+        if not isinstance(part, dict):
+            raise RecipeError(f"{path}: include: {name} is no part of a recipe, a mapping, but {type(part).__name__}")
+        merged = _merge(merged, _with_included(part, file, (path.resolve(), *including)))
+    return _merge(merged, {name: value for name, value in data.items() if name != "include"})
+
+
+def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Mappings field by field; of anything else the upper one counts; an empty section (null) changes nothing."""
+    merged = dict(under)
+    for name, value in over.items():
+        lower = merged.get(name)
+        if isinstance(lower, dict) and (value is None or isinstance(value, dict)):
+            value = _merge(lower, value or {})
+        merged[name] = value
+    return merged
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    """Apply "a.b=value" to nested mappings and lists, in place."""
+    name, equals, value = override.partition("=")
+    if not equals or not name:
+        raise RecipeError(f"--set {override}: expected a.b=value, for example --set train.steps=100")
+    *path, last = name.split(".")
+    node: Any = data
+    for part in path:
+        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        elif isinstance(node, dict):
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
+        if not isinstance(node, dict | list):
+            raise RecipeError(f"--set {override}: {part} is a single value and has no field {last}")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: the value is no YAML: {error}") from None
+    if isinstance(node, list):
+        if not last.isdigit() or int(last) >= len(node):
+            raise RecipeError(f"--set {override}: {'.'.join(path)} is a list of {len(node)}; use its index")
+        node[int(last)] = parsed
+    else:
+        node[last] = parsed

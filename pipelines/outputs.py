@@ -1,0 +1,187 @@
+"""What a recipe asks for of every shard: labels and columns, each with its fingerprint and with what makes it.
+
+Everything an output depends on is hashed into its fingerprint: changing one option changes the fingerprints of
+exactly the outputs that depend on it, and nothing else is made again. Versions of code stand beside fingerprints and
+not in them, see infra/versions.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..infra.configuration import RecipeError
+from ..infra.fingerprint import fingerprint
+from ..infra.ledger import SAMPLES
+from ..infra.versions import Part
+from ..modalities import MODALITIES, Kind, ModalitySpec
+from ..tokenize import codecs, store
+from . import source
+from .settings import Images
+from .specialists import registry
+from .specialists.base import Specialist
+from .specialists.pretrained import Pretrained
+
+SEEDED = ("palette", "metadata")  # codecs without crops that draw at random
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of every shard: "samples", "labels/LABEL" or "tokens/MODALITY".
+
+    identity: what the fingerprint stands for, for people. parts: what makes it, with versions.
+    former: a fingerprint that stands for the same, "" for none: the first release hashed versions of users' own code.
+    """
+
+    name: str
+    label: str
+    fingerprint: str
+    identity: dict[str, Any] = field(default_factory=dict, hash=False)
+    spec: ModalitySpec | None = None  # of tokens
+    tokenizers: dict[str, str] = field(default_factory=dict, hash=False)  # that it needs: name -> fingerprint
+    parts: tuple[Part, ...] = ()
+    former: str = ""
+
+    def is_asked_for(self, recorded: str) -> bool:
+        """Whether a record with this fingerprint holds the output."""
+        return recorded in (self.fingerprint, self.former)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted tokenizer: the fingerprint of its contents, its vocabulary, its quality, and why it is out of date."""
+
+    fingerprint: str
+    vocab_size: int
+    quality: dict[str, float] = field(default_factory=dict, hash=False)
+    outdated: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LabelPrints:
+    """Fingerprints of labels: how images are read, the specialist, and the labels that it needs.
+
+    current: of every label. former: as the first release hashed them, equal but for users' specialists of a version
+    above 1. parts: the specialists that each label depends on, its own first.
+    """
+
+    current: dict[str, str]
+    former: dict[str, str]
+    parts: dict[str, tuple[Part, ...]]
+
+
+def label_prints(images: Images, specialists: Mapping[str, Specialist]) -> LabelPrints:
+    """Fingerprints of every label of the specialists, and of the image itself ("rgb")."""
+    image = fingerprint("source", source.VERSION, images.max_pixels)
+    text = fingerprint("source", source.VERSION)
+    prints = LabelPrints({"rgb": image}, {"rgb": image}, {"rgb": ()})
+    for label, specialist in specialists.items():
+        needs = [need for need in (*specialist.needs, *specialist.looks_at()) if need in prints.current]
+        reads = image if specialist.sees_image else text
+        for table, version in ((prints.current, specialist.first_version), (prints.former, specialist.version)):
+            hashed = specialist.fingerprint_parts()
+            if not specialist.is_registered():  # ours changed no version without its first one being kept here
+                hashed |= {"version": version}
+            table[label] = fingerprint(reads, hashed, {need: table[need] for need in needs})
+        part = specialist.part()
+        parts = [part, *(p for need in needs for p in prints.parts[need])]
+        prints.parts[label] = tuple(dict.fromkeys(parts))
+    return prints
+
+
+def label_outputs(keep: Sequence[str], specialists: Mapping[str, Specialist], prints: LabelPrints) -> dict[str, Output]:
+    """The kept labels, and with them the record of each shard's samples."""
+    outputs = {SAMPLES: Output(SAMPLES, "", fingerprint("samples", source.VERSION))}
+    for label in keep:
+        identity = specialists[label].identity() if label in specialists else {"specialist": registry.SOURCE}
+        name = f"labels/{label}"
+        outputs[name] = Output(
+            name,
+            label,
+            fingerprint("label", prints.current[label]),
+            identity,
+            parts=prints.parts[label],
+            former=fingerprint("label", prints.former[label]),
+        )
+    return outputs
+
+
+@dataclass(frozen=True)
+class TokenOptions:
+    """What the recipe says about tokens beyond the sizes of modalities."""
+
+    seed: int
+    images: Images
+    min_box_score: float
+
+
+def token_outputs(
+    specs: Sequence[ModalitySpec], options: TokenOptions, prints: LabelPrints, tokenizers: Mapping[str, Fitted]
+) -> dict[str, Output]:
+    """One column for each modality.
+
+    Args:
+        specs: with the vocabulary of the fitted text tokenizer.
+        tokenizers: those that are fitted, by name; RecipeError if one is missing.
+    """
+    outputs = {}
+    for spec in specs:
+        modality = MODALITIES[spec.name]
+        for tokenizer in modality.tokenizers:
+            if tokenizer not in tokenizers:
+                raise RecipeError(f"{spec.name}: its tokenizer {tokenizer} is not fitted yet; run `fourmill fit` first")
+        contents = {tokenizer: tokenizers[tokenizer].fingerprint for tokenizer in modality.tokenizers}
+        part = codecs.part(modality.codec)
+        identity: dict[str, Any] = {
+            "codec": modality.codec,
+            "version": part.first,
+            "format": store.VERSION,
+            "tokenizers": contents,
+            "max_tokens": 0 if spec.kind is Kind.PIXELS else spec.max_tokens,  # patches are cut by the loader
+        }
+        if modality.spatial or modality.codec in SEEDED:
+            identity["seed"] = options.seed
+        if modality.spatial:
+            # The first crop is the centre one, whatever the others are like.
+            fields = {"size", "crops"} if options.images.crops == 1 else {"size", "crops", "crop_scale", "hflip"}
+            identity["crops"] = options.images.model_dump(include=fields)
+        if modality.codec == "boxes":
+            identity["min_box_score"] = options.min_box_score
+        if spec.kind is Kind.PIXELS:
+            identity["pixels"] = options.images.model_dump(include={"pixel_format", "jpeg_quality"})
+        name = f"tokens/{spec.name}"
+        outputs[name] = Output(
+            name,
+            modality.label,
+            fingerprint("tokens", prints.current[modality.label], identity),
+            identity,
+            spec,
+            contents,
+            (*prints.parts[modality.label], part),
+            fingerprint("tokens", prints.former[modality.label], identity),
+        )
+    return outputs
+
+
+def sources(specialists: Mapping[str, Specialist], labels: Iterable[str], stored: Collection[str] = ()) -> set[str]:
+    """These labels with all that they need or use, less what stored labels spare."""
+    needed: set[str] = set()
+    stack = list(labels)
+    while stack:
+        label = stack.pop()
+        if label not in needed:
+            needed.add(label)
+            if label in specialists and label not in stored:
+                specialist = specialists[label]
+                stack += [*specialist.needs, *(used for used in specialist.looks_at() if used in specialists)]
+    return needed
+
+
+def deferred(keep: Collection[str], modalities: Iterable[str], specialists: Mapping[str, Specialist]) -> set[str]:
+    """Kept labels that are better made while tokenizing: what they come from has weights, is not kept, and is needed
+    for the columns as well, so that it would be made twice (metadata of segmentation, depth, ...)."""
+    kept = set(keep)
+    columns = sources(specialists, (MODALITIES[name].label for name in modalities), kept)
+    again = {label for label in columns - kept if isinstance(specialists.get(label), Pretrained)}
+    return {label for label in kept if again & (sources(specialists, [label], kept - {label}) - {label})}

@@ -1,0 +1,391 @@
+"""A recipe resolved, once: its specialists, shards, fitted tokenizers, outputs, plan, and the jobs that workers get.
+
+Every property is computed when it is first needed and kept. A stage that has made something calls `refresh`; until then
+no shard is listed twice, no specialist built twice and no record read twice.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .infra import configuration, ledger, storage, versions
+from .infra.configuration import RecipeError
+from .infra.fingerprint import fingerprint, hashed
+from .infra.ledger import SAMPLES
+from .infra.versions import Part
+from .modalities import MODALITIES, TEXT, TOKENIZERS, Form
+from .pipelines import columns, outputs
+from .pipelines import plan as plans
+from .pipelines.columns import Columns
+from .pipelines.outputs import Fitted, LabelPrints, Output, TokenOptions
+from .pipelines.plan import Inventory, Plan, Shards
+from .pipelines.specialists import registry
+from .pipelines.specialists.base import Specialist
+from .pipelines.specialists.pretrained import digest
+from .recipe import Recipe, parse
+from .tokenize import codecs
+from .tokenize import settings as tokenizer_settings
+from .tokenize.codecs import Options
+from .train import settings as train_settings
+from .train.tokenizers import adopt
+
+if TYPE_CHECKING:
+    from .pipelines.engine.shard_worker import Job
+    from .train.data.blend import Dataset
+    from .train.downstream.generation_job import GenerateJob
+    from .train.pretrain.job import TrainJob
+    from .train.settings import Mixture
+    from .train.tokenizers.fit import FitJob
+
+
+class Project:
+    """A recipe with everything that follows from it and from what storage holds.
+
+    Args:
+        recipe: as it was loaded.
+        update: ask again for what other versions of specialists, codecs or fits have made.
+
+    RecipeError if it cannot be run: an option is wrong, a pattern matches nothing, a tokenizer cannot be found.
+    """
+
+    def __init__(self, recipe: Recipe, update: bool = False) -> None:
+        self.update = update
+        absolute = recipe.model_copy(update={"root": storage.absolute(recipe.root)})
+        self.recipe = _with_finished_tokenizers(absolute)
+        # What is wrong with the recipe is said now, before any process starts.
+        self.specialists: dict[str, Specialist] = registry.build(recipe.modalities, recipe.labels, recipe.modules)
+        self.shards: Shards = plans.list_shards(recipe.samples)
+        self.inventory = Inventory(self.root, self.shards)
+        try:
+            versions.check_pins(recipe.versions, self._parts())
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
+
+    @property
+    def root(self) -> str:
+        return self.recipe.root
+
+    def refresh(self, records: Iterable[ledger.Record] = ()) -> None:
+        """Drop what a stage may have changed: fitted tokenizers, plans, jobs, what is known of the source shards.
+
+        Args:
+            records: that the stage has committed; all others need not be read again.
+        """
+        self.inventory.add(records)
+        self.inventory.look_again()
+        for name in ("fitted", "token_outputs", "columns_plan", "columns", "train_job", "generate_job"):
+            self.__dict__.pop(name, None)
+
+    # What is asked for.
+
+    @cached_property
+    def label_prints(self) -> LabelPrints:
+        return outputs.label_prints(self.recipe.images, self.specialists)
+
+    @cached_property
+    def label_outputs(self) -> dict[str, Output]:
+        """The kept labels, and with them the record of each shard's samples."""
+        return outputs.label_outputs(self.recipe.labels.keep, self.specialists, self.label_prints)
+
+    @cached_property
+    def stored_labels(self) -> dict[str, Output]:
+        """Kept labels, which a task may read instead of making them again."""
+        return {name: output for name, output in self.label_outputs.items() if name != SAMPLES}
+
+    @cached_property
+    def fit_fingerprints(self) -> dict[str, str]:
+        """Fingerprint of the settings of every tokenizer that the recipe needs.
+
+        Shards do not count: adding some must not make every token of the others worthless.
+        """
+        recipe, labels = self.recipe, self.label_prints.current
+        first = tokenizer_settings.FIRST_FIT_VERSION
+        prints = {}
+        if recipe.has_text:
+            prints[TEXT] = fingerprint("fit", first, hashed(recipe.tokenizers.text))
+        for name in recipe.tokenizers_needed:
+            entry, settings = TOKENIZERS[name], recipe.tokenizer(name)
+            values = hashed(settings, tokenizer_settings.OPERATIONS)
+            if settings.weights is not None:  # what a fit would take does not matter
+                folder = Path(settings.weights)
+                values = {"weights": digest(folder) if folder.is_dir() else [settings.weights, settings.revision]}
+            own_size = entry.image_size or entry.form is Form.VECTOR
+            parts = [values, labels[entry.label], 0 if own_size else recipe.images.size, recipe.seed]
+            prints[name] = fingerprint("fit", first, *parts)
+        return prints
+
+    def fit_parts(self, name: str) -> tuple[Part, ...]:
+        """What a tokenizer is made by: the code that fits it, and its label's specialists."""
+        labels = self.label_prints.parts[TOKENIZERS[name].label] if name in TOKENIZERS else ()
+        return (tokenizer_settings.fit_part(name), *labels)
+
+    def _parts(self) -> list[Part]:
+        """Everything with a version that the recipe uses."""
+        coders = [codecs.part(MODALITIES[name].codec) for name in self.recipe.modalities]
+        fits = [tokenizer_settings.fit_part(name) for name in self.recipe.tokenizers_needed]
+        return [*(one.part() for one in self.specialists.values()), *coders, *fits]
+
+    # What exists.
+
+    @cached_property
+    def fitted(self) -> dict[str, Fitted]:
+        """The tokenizers that are fitted as the recipe asks, by name."""
+        good = {}
+        for name, print_ in self.fit_fingerprints.items():
+            record = ledger.read(self.root, "tokenizers", name)
+            if record is None or record.fingerprint != print_:
+                continue
+            why = versions.outdated(self.fit_parts(name), record.identity, self.recipe.versions)
+            if why and self.update:
+                continue
+            if storage.exists(storage.join(self.root, "tokenizers", name, "config.json")):
+                identity = record.identity
+                good[name] = Fitted(record.sha256, identity["vocab_size"], identity["quality"], tuple(why))
+        return good
+
+    @property
+    def unfitted(self) -> list[str]:
+        """The tokenizers that are yet to be fitted."""
+        return [name for name in self.fit_fingerprints if name not in self.fitted]
+
+    @cached_property
+    def token_outputs(self) -> dict[str, Output]:
+        """One column for each modality. RecipeError if a tokenizer is not fitted."""
+        text = self.fitted.get(TEXT)
+        specs = self.recipe.specs(text.vocab_size if text else 0)
+        options = TokenOptions(self.recipe.seed, self.recipe.images, self.recipe.tokenizers.min_box_score)
+        return outputs.token_outputs(specs, options, self.label_prints, self.fitted)
+
+    def plan(self, asked: Mapping[str, Output], stored: Mapping[str, Output] | None = None) -> Plan:
+        """What of these outputs exists and what is left to do; see `plans.make`."""
+        return plans.make(self.inventory, asked, stored, self.recipe.versions, self.update)
+
+    @cached_property
+    def columns_plan(self) -> Plan:
+        """The plan of all columns."""
+        return self.plan(self.token_outputs)
+
+    @cached_property
+    def columns(self) -> Columns:
+        """The columns of the shards that have all of them."""
+        return columns.complete(self.root, self.columns_plan)
+
+    # What workers are sent.
+
+    def codec_options(self) -> Options:
+        """What the recipe says about tokens beyond the sizes of modalities."""
+        images = self.recipe.images
+        score = self.recipe.tokenizers.min_box_score
+        return Options(self.recipe.seed, images.size, images.crops, images.pixel_format, images.jpeg_quality, score)
+
+    def shard_job(self, specialists: dict[str, Specialist], asked: dict[str, Output]) -> Job:
+        """What an actor needs to know to make outputs. RecipeError if one is pinned at another version than the code's.
+
+        Args:
+            specialists: that are loaded. asked: outputs to make.
+        """
+        from .pipelines.engine.shard_worker import Job
+
+        for output in asked.values():
+            if why := versions.unmakeable(output.parts, self.recipe.versions):
+                raise RecipeError(why)
+        scratch = os.path.join(tempfile.gettempdir(), f"fourmill-{os.getuid()}")
+        recipe = self.recipe
+        options, modules = self.codec_options(), tuple(recipe.modules)
+        return Job(self.root, scratch, recipe.images, options, recipe.engine, specialists, asked, modules)
+
+    def fit_job(self, names: list[str]) -> FitJob:
+        """The fits of these tokenizers. RecipeError if no training shard can be read."""
+        from .pipelines.fit_data import FitData
+        from .train.tokenizers.fit import FitJob
+
+        recipe = self.recipe
+        for name in names:
+            if why := versions.unmakeable(self.fit_parts(name), recipe.versions):
+                raise RecipeError(why)
+        labels = {TOKENIZERS[name].label if name in TOKENIZERS else "caption" for name in names}
+        needed = outputs.sources(self.specialists, labels)
+        job = self.shard_job({label: one for label, one in self.specialists.items() if label in needed}, {})
+        plan = self.plan({}, self.stored_labels)
+
+        def data(split: str) -> FitData | None:
+            tasks = tuple(plan.tasks[name] for name in plan.splits[split] if name in plan.tasks)
+            return FitData(job, tasks) if tasks else None
+
+        train = data("train")
+        if train is None:
+            raise RecipeError("fit: none of the training shards can be read: " + "; ".join(plan.absent.values()))
+        return FitJob(
+            root=recipe.root,
+            seed=recipe.seed,
+            image_size=recipe.images.size,
+            text=recipe.tokenizers.text if TEXT in names else None,
+            tokenizers={name: recipe.tokenizer(name) for name in names if name != TEXT},
+            prints={name: self.fit_fingerprints[name] for name in self.fit_fingerprints},
+            versions={name: versions.identity(self.fit_parts(name)) for name in names},
+            train=train,
+            val=data("val"),
+            share=recipe.fit.share,
+        )
+
+    def check_training(self) -> None:
+        """RecipeError if what training begins with, or also trains on, is not there: better known before labelling."""
+        if self.recipe.train.init or self.recipe.train.datasets:
+            from .train.pretrain import initial  # loads torch
+
+            initial.check(self.recipe.train)
+
+    @cached_property
+    def train_job(self) -> TrainJob:
+        """The training run that the recipe asks for. RecipeError if no training shard has all of its columns."""
+        from .train.data import order
+        from .train.data.groups import Shard
+        from .train.pretrain.job import TrainJob
+
+        recipe, columns = self.recipe, self.columns_for_training()
+        datasets, parts = self._datasets(columns)
+        train, initial_identity = recipe.train, None
+        if train.init:
+            from .train.pretrain import initial  # loads torch
+
+            train = initial.resolved(train)
+            initial_identity = initial.identity(train.init)
+        settings = hashed(train, train_settings.OPERATIONS | train_settings.DERIVED)
+        # Sizes count, and so does the order of modalities: it is the order of the rows in the model's tables.
+        parts += [order.FORMAT, settings, [asdict(spec) for spec in columns.specs], recipe.seed, initial_identity]
+        shards, val_shards = (tuple(Shard(*shard) for shard in columns.shards[split]) for split in plans.SPLITS)
+        sentinels = self._sentinels() if recipe.has_text else (5, 200)
+        resolved = recipe.model_copy(update={"train": train})
+        return TrainJob(
+            root=self.root,
+            fingerprint=fingerprint("train", *parts),
+            seed=recipe.seed,
+            settings=train,
+            address=recipe.engine.address,
+            modules=tuple(recipe.modules),
+            recipe=resolved.model_dump(mode="json"),
+            specs=columns.specs,
+            shards=shards,
+            val_shards=val_shards,
+            first_sentinel=sentinels[0],
+            num_sentinels=sentinels[1],
+            datasets=datasets,
+        )
+
+    def columns_for_training(self) -> Columns:
+        """The complete columns. RecipeError if there are none, or none could be predicted."""
+        if not any(MODALITIES[name].is_target for name in self.recipe.modalities):
+            raise RecipeError("train: none of the modalities can be predicted; add grids or text, for example tok_rgb")
+        if not self.columns.shards["train"]:
+            raise RecipeError("train: no training shard has all of its columns; run `fourmill tokenize` first")
+        return self.columns
+
+    def _datasets(self, own: Columns) -> tuple[tuple[Dataset, ...], list[Any]]:
+        """The datasets that the recipe trains on, () if it is its own alone; and what they are, for a fingerprint."""
+        from .train.data.blend import Dataset
+        from .train.data.groups import Shard
+
+        train = self.recipe.train
+        datasets, identities = [], []
+        of_run = range(len(train.mixtures))
+        counted = of_run.stop  # mixtures so far: those of datasets come after the run's
+        for share in train.datasets:
+            other = own if share.root is None else columns_of(share.root)
+            names = columns.shared(own, other)
+            shards = tuple(Shard(*shard) for shard in other.shards["train"])
+            if not shards:
+                raise RecipeError(f"train.datasets: no training shard of {other.root} has all of its columns")
+            mixtures = of_run
+            if share.mixtures is not None:
+                mixtures = range(counted, counted := counted + len(share.mixtures))
+            _check_mixtures(other.root, names, share.mixtures or train.mixtures)
+            repeat = share.repeat or train.repeat
+            tokens = storage.join(other.root, "tokens")
+            datasets.append(Dataset(tokens, shards, share.weight, names, repeat, mixtures))
+            identities.append([hashed(share, {"root"}), names, *other.identity()])
+        return tuple(datasets), identities or own.identity()
+
+    def _sentinels(self) -> tuple[int, int]:
+        """(id of [S_1], how many sentinels there are) of the fitted text tokenizer."""
+        from .tokenize.codecs import load_text
+
+        ids = load_text(self.root).sentinel_ids
+        return int(ids[1]), len(ids)
+
+    @property
+    def run_output(self) -> str:
+        """The name of the run in the ledger."""
+        return f"runs/{self.recipe.train.name}"
+
+    def run_record(self) -> ledger.Record | None:
+        """The record of the finished run, None if it is not trained as the recipe asks."""
+        return ledger.read(self.root, self.run_output, self.train_job.fingerprint)
+
+    @cached_property
+    def generate_job(self) -> GenerateJob:
+        """The generations that the recipe asks for. RecipeError as of `train_job`."""
+        from .train.downstream.generation_job import GenerateJob
+
+        run, recipe = self.train_job, self.recipe
+        splits = {"train": run.shards, "val": run.val_shards}
+        records = self.inventory.records([f"tokens/{run.specs[0].name}"])
+        by_shard = {shard: record for (_, shard), record in records.items()}
+        sources = [(shard.name, by_shard[shard.name].source.sha256) for shard in run.val_shards]
+        parts = [run.fingerprint, hashed(recipe.generate), sources]
+        return GenerateJob(
+            root=self.root,
+            run_name=recipe.train.name,
+            run=run.folder,
+            fingerprint=fingerprint("generate", *parts),
+            settings=recipe.generate,
+            specs=run.specs,
+            splits=splits,
+            options=self.codec_options(),
+            # Generation counts sentinels from [S_0], masking from [S_1].
+            first_sentinel=run.first_sentinel - 1,
+            num_sentinels=run.num_sentinels,
+        )
+
+    def generated_record(self) -> ledger.Record | None:
+        """The record of the finished generations, None if they are not made as the recipe asks."""
+        return ledger.read(self.root, f"generated/{self.recipe.train.name}", self.generate_job.fingerprint)
+
+
+def columns_of(root: str) -> Columns:
+    """The columns of another root, which its own recipe made."""
+    url = storage.join(storage.absolute(root), "recipe.yaml")
+    try:
+        data = configuration.parse_yaml(storage.read_bytes(url))
+    except FileNotFoundError:
+        raise RecipeError(f"train.datasets: {root} is no root, there is no recipe.yaml; tokenize it first") from None
+    return Project(parse(data | {"root": root}, url)).columns
+
+
+def _check_mixtures(root: str, names: Sequence[str], mixtures: Sequence[Mixture]) -> None:
+    """RecipeError if none of the mixtures shows one of the modalities of a dataset and asks for one."""
+
+    def some(alpha: float | dict[str, float], among: Sequence[str]) -> bool:
+        return any(train_settings.alpha_of(alpha, name) for name in among)
+
+    targets = [name for name in names if MODALITIES[name].is_target]
+    if not any(some(mixture.input_alpha, names) and some(mixture.target_alpha, targets) for mixture in mixtures):
+        raise RecipeError(
+            f"train.datasets: no mixture shows and asks for any of {', '.join(names)}, which {root} has; give it "
+            "`mixtures` of its own"
+        )
+
+
+def _with_finished_tokenizers(recipe: Recipe) -> Recipe:
+    """The recipe with the sizes of the finished tokenizers that it names, and their paths absolute."""
+    each = adopt.resolve(recipe.tokenizers, recipe.tokenizers_needed)
+    if each == recipe.tokenizers.each:
+        return recipe
+    data = recipe.model_dump(mode="json")
+    data["tokenizers"]["each"] = each
+    return parse(data)
