@@ -70,7 +70,7 @@ def test_mistakes_are_found_before_ray_starts(
 ) -> None:
     shards = data.good_shards(tmp_path / "s", 1, 1)
     with pytest.raises(RecipeError, match=expected):
-        stage(data.recipe(tmp_path / "out", shards, **(PLAIN | changes)))
+        stage(Project(data.recipe(tmp_path / "out", shards, **(PLAIN | changes))))
     assert not (tmp_path / "out").exists()
 
 
@@ -87,7 +87,7 @@ def test_what_training_lacks_is_found_before_anything_is_labelled(
 ) -> None:
     shards = data.good_shards(tmp_path / "s", 1, 1)
     with pytest.raises(RecipeError, match=message):
-        stage(data.recipe(tmp_path / "out", shards, **(PLAIN | {field: value})))
+        stage(Project(data.recipe(tmp_path / "out", shards, **(PLAIN | {field: value}))))
     assert not (tmp_path / "out").exists()
 
 
@@ -98,7 +98,7 @@ def test_an_unwritable_root_is_found_before_ray_starts(no_ray: None, tmp_path: P
     if stage is fit.make:
         recipe = data.recipe(recipe.root, recipe.samples.train, modalities=["caption"], generate__chains=[])
     with pytest.raises(ValueError, match="root: cannot write below"):
-        stage(recipe)
+        stage(Project(recipe))
 
 
 def test_labels_are_made_once_and_the_resolved_recipe_lies_beside_them(
