@@ -315,7 +315,16 @@ TOKENIZERS: dict[str, Tokenizer] = {
 def declare(*entries: Label | Modality) -> None:
     """Add labels and modalities to the tables, from a module of your own that a recipe names in `modules`.
 
-    Declaring the same again changes nothing. ValueError if the name is taken, or the label of a modality is unknown.
+    Declaring the same again changes nothing.
+
+    Raises:
+        ValueError: the name is taken, or the label of a modality is unknown.
+
+    Example:
+        >>> fourmill.declare(
+        ...     fourmill.Label("alt", fourmill.Storage.JSON, fourmill.Form.RECORD, "alt:Alt", "text of the page"),
+        ...     fourmill.Modality("alt", "alt", fourmill.Kind.SEQUENCE, "wordpiece", 30_000, 64, "text", spatial=False),
+        ... )
     """
     for entry in entries:
         table: dict[str, Any] = LABELS if isinstance(entry, Label) else MODALITIES

@@ -106,7 +106,17 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     `include` at its top names recipes, or parts of one, whose fields it takes where it says nothing itself; see
     docs/recipe.md.
 
-    RecipeError if a file is missing, is no YAML, or says something that is wrong.
+    Args:
+        path: of a local YAML file.
+        overrides: applied in order, after what is included.
+
+    Raises:
+        RecipeError: a ValueError; a file is missing, is no YAML, or says something that is wrong: all of it at once.
+
+    Example:
+        >>> recipe = fourmill.load_recipe("recipe.yaml", ["train.steps=100"])
+        >>> recipe.train.steps
+        100
     """
     missing = f"`fourmill init --samples URL --root DIR > {path}` writes one"
     return parse(configuration.load(Path(path), overrides or [], missing), str(path))

@@ -15,7 +15,23 @@ from .text.wordpiece import WordPiece
 
 
 class Text(Codec):
-    """Captions by WordPiece; base of the sentences, which are text first."""
+    """Captions by WordPiece; base of the sentences, which are text first.
+
+    Subclasses write a label as text (`texts`) and read it again (`parse`). A label without tokens raises ValueError.
+
+    Example:
+        >>> class Angle(fourmill.Text):
+        ...     def texts(self, sample):
+        ...         return [f"v0={round(sample.value)}"]
+        ...
+        ...     def parse(self, text):
+        ...         return float(text.removeprefix("v0="))
+        >>> spec = fourmill.modalities.spec("caption", image_size=224)
+        >>> angle = Angle(spec, None, fourmill.WordPiece.load("out/tokenizers/text"))
+        >>> (ids,) = angle.encode_one(fourmill.Labelled("key", 41.7, [], (640, 480)))
+        >>> ids.dtype, angle.decode(ids)
+        (dtype('uint16'), 42.0)
+    """
 
     name = "wordpiece"
 

@@ -9,7 +9,7 @@ Legend: Q queries, N gallery, D width of a vector, K neighbours, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from ..generation.generate import Step, generate
 from ..generation.known import PUBLISHED_IDS, SpecialIds
 
 CHUNK = 65_536  # gallery vectors that are compared at a time
+BATCH = 256  # of tokens that are decoded at a time
 
 
 def retrieval_step(target: str) -> Step:
@@ -52,6 +53,69 @@ def predict_vectors(
     return np.asarray(decode(np.asarray(made)), np.float32)
 
 
+class VectorTokenizer(Protocol):
+    """What turns global tokens into vectors, as `fourmill.load_tokenizer` gives it."""
+
+    def decode(self, ids: Tensor) -> Tensor:
+        """int64 (n, tokens) to float (n, D)."""
+
+
+def retrieve(
+    model: FourM,
+    conditions: Mapping[str, Any],
+    gallery: np.ndarray | Tensor,
+    *,
+    target: str,
+    tokenizer: VectorTokenizer,
+    k: int = 5,
+    seed: int = 0,
+    special: SpecialIds = PUBLISHED_IDS,
+) -> tuple[Tensor, Tensor]:
+    """The images of a gallery that fit queries of any modality best (4M-21, section 4.1).
+
+    Args:
+        model: that predicts `target`.
+        conditions: what is known of Q queries, see `generate`.
+        gallery: global tokens of N images, integers (N, tokens), or their vectors, floating point (N, D).
+        target: a modality of global tokens, such as "tok_dinov2_global".
+        tokenizer: of `target`.
+        k: how many images for each query; at most N.
+        seed, special: see `generate`.
+
+    Returns:
+        Rows of the gallery, int64 (Q, K), nearest first, and their cosines, float32 (Q, K).
+
+    Raises:
+        ValueError: conditions or target do not fit the model, or the gallery is empty or of another width.
+
+    Example:
+        >>> store = fourmill.open_store("out")
+        >>> column = store.column("tok_dinov2_global", "train")
+        >>> queries = torch.utils.data.Subset(store.dataset(["caption"], shards=["train"]), range(3))
+        >>> index, cosine = fourmill.retrieve(
+        ...     fourmill.load_model("out/runs/4m"),
+        ...     {"caption": torch.stack([query["caption"] for query in queries])},
+        ...     column.values[column.valid, 0],
+        ...     target="tok_dinov2_global",
+        ...     tokenizer=fourmill.load_tokenizer("out/tokenizers/tok_dinov2_global"),
+        ... )
+        >>> index.shape, cosine.dtype
+        (torch.Size([3, 5]), torch.float32)
+    """
+
+    @torch.inference_mode()
+    def vectors(ids: np.ndarray) -> np.ndarray:
+        rows = torch.from_numpy(np.asarray(ids, np.int64))
+        parts = [tokenizer.decode(rows[i : i + BATCH]).float().cpu() for i in range(0, len(rows), BATCH)]
+        return torch.cat(parts).numpy()
+
+    found = predict_vectors(model, conditions, target, vectors, seed=seed, special=special)
+    searched = torch.as_tensor(gallery)
+    if not searched.is_floating_point() and len(searched):
+        searched = torch.from_numpy(vectors(np.asarray(gallery)))
+    return nearest(found, searched, k)
+
+
 def nearest(queries: np.ndarray | Tensor, gallery: np.ndarray | Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The nearest gallery vectors of each query by cosine, nearest first; of equally near ones the first.
 
@@ -61,6 +125,15 @@ def nearest(queries: np.ndarray | Tensor, gallery: np.ndarray | Tensor, k: int) 
 
     Returns:
         indices int64 (Q, K) and cosines float32 (Q, K).
+
+    Raises:
+        ValueError: shapes do not fit, the gallery is empty, or k is below 1.
+
+    Example:
+        >>> gallery = np.array([[0.0, 1.0], [2.0, 0.0], [1.0, 1.0]])
+        >>> index, cosine = fourmill.nearest(np.array([[1.0, 0.1]]), gallery, k=2)
+        >>> index
+        tensor([[1, 2]])
     """
     asked, others = _unit(queries), torch.as_tensor(gallery)
     if asked.ndim != 2 or others.ndim != 2 or asked.shape[1] != others.shape[1] or not len(others) or k < 1:

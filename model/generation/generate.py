@@ -60,6 +60,10 @@ class Step:
 
     Raises:
         ValueError: at construction, for settings out of range.
+
+    Example:
+        >>> fourmill.Step("tok_rgb", "maskgit", steps=4, temperature=2.0, guidance={"caption": 3.0}).counts(16)
+        array([2, 6, 6, 2])
     """
 
     target: str
@@ -124,8 +128,9 @@ def generate(
     Args:
         model: on any device; wrap the call in `torch.autocast` for bfloat16.
         conditions: modality -> one entry for each of B samples. Grids: integers (B, L), -1 where not known. Sequences:
-            lists of ids with end of sequence, no sentinels; None for a sample without. Pixels: uint8 patches (B, L, D),
-            in raster order, flattened as (ph pw c). Embeddings: B arrays (n, D), or None.
+            lists of ids with end of sequence, no sentinels, -1 after them as padding; None for a sample without.
+            Pixels: uint8 pictures (B, 3, H, W), or their patches (B, L, D) in raster order, flattened as (ph pw c).
+            Embeddings: B arrays (n, D), or None.
         chain: what to generate, in order.
         seed, sample_ids: what the samples' random numbers follow from; sample_ids are 0 .. B-1 if None. Without
             conditions, sample_ids also says how many samples to make.
@@ -136,6 +141,15 @@ def generate(
 
     Raises:
         ValueError: conditions or chain do not fit the model, or its logits are not finite; names the target.
+
+    Example:
+        >>> model = fourmill.load_model("out/runs/4m")
+        >>> dataset = fourmill.open_store("out").dataset(["rgb"])
+        >>> batch = next(iter(torch.utils.data.DataLoader(dataset, batch_size=4)))
+        >>> chain = [fourmill.Step("tok_rgb", "maskgit", steps=4), fourmill.Step("caption", "autoregressive")]
+        >>> made = fourmill.generate(model, {"rgb": batch["rgb"]}, chain, seed=0)
+        >>> made["tok_rgb"].shape, len(made["caption"])
+        ((4, 16), 4)
     """
     config = model.config
     conditions = config.by_own_name(conditions)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...modalities import Kind, ModalitySpec
 from ..config import FourMConfig
+from ..patches import patch_side, patchify, picture_shape
 
 
 @dataclass(frozen=True)
@@ -121,20 +122,18 @@ class Known:
     def add_values(self, spec: ModalitySpec, given: Sequence[Any]) -> None:
         """Pixels or embeddings: for each sample an array (n, D); None where there is none.
 
-        Pixels are all patches of a picture: all uint8, or all floats that are normalized already.
+        Pixels are a picture (3, H, W) or all of its patches: all uint8, or all floats that are normalized already.
         """
-        rows = [None if row is None else to_numpy(spec.name, row) for row in given]
-        there = [row for row in rows if row is not None]
         pixels = spec.kind is Kind.PIXELS
+        rows = [None if row is None else to_numpy(spec.name, row) for row in given]
+        rows = [_patches(spec, row) if pixels and row is not None else row for row in rows]
+        there = [row for row in rows if row is not None]
         for row in there:
             fits = row.ndim == 2 and row.shape[1] == spec.input_dim
             if not fits or (len(row) != spec.max_tokens if pixels else len(row) > spec.max_tokens):
                 shape = f"{spec.max_tokens}, {spec.input_dim}"
-                hint = "; make patches of images by fourmill.model.published.inputs.patchify" if pixels else ""
-                raise ValueError(
-                    f"{spec.name}: got values of shape {row.shape} in a sample, expected "
-                    f"({'' if pixels else 'at most '}{shape}){hint}"
-                )
+                expected = f"({shape}), or a picture {picture_shape(spec)}" if pixels else f"(at most {shape})"
+                raise ValueError(f"{spec.name}: got values of shape {row.shape} in a sample, expected {expected}")
         dtype = _dtype_of(spec, there)
         longest = max([1, *map(len, there)])
         values = np.zeros((self.num_samples, longest, spec.input_dim), dtype)
@@ -197,6 +196,11 @@ def to_numpy(name: str, given: Any) -> np.ndarray:
         return np.asarray(given)
     except ValueError as error:
         raise ValueError(f"{name}: got lists that are no array, expected rows of one length: {error}") from None
+
+
+def _patches(spec: ModalitySpec, row: np.ndarray) -> np.ndarray:
+    """A picture (3, H, W) as patches (n, D); anything else as it is."""
+    return patchify(row[None], patch_side(spec))[0] if row.shape == picture_shape(spec) else row
 
 
 def _ids(spec: ModalitySpec, given: Any, lowest: int, expected: str) -> np.ndarray:

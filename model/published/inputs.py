@@ -16,6 +16,7 @@ from ..batch import PackedBatch
 from ..config import FourMConfig
 from ..fourm import FourM
 from ..generation.known import to_numpy
+from ..patches import patchify
 from .names import image_size, patch_size
 
 Array = np.ndarray | torch.Tensor
@@ -133,13 +134,6 @@ def _arrays(config: FourMConfig, spec: ModalitySpec, d: Mapping[str, Array], ask
         if x.shape != shape:
             raise ValueError(f"{spec.name}: got {part} of shape {x.shape}, expected {shape}")
     return arrays | {"tensor": tensor}
-
-
-def patchify(images: np.ndarray, patch: int) -> np.ndarray:
-    """Images (B, 3, H, W) to patches (B, (H / patch) (W / patch), patch * patch * 3), flattened as (ph pw c)."""
-    b, c, h, w = images.shape
-    grid = images.reshape(b, c, h // patch, patch, w // patch, patch).transpose(0, 2, 4, 3, 5, 1)
-    return np.ascontiguousarray(grid.reshape(b, (h // patch) * (w // patch), patch * patch * c))
 
 
 def _input_columns(config: FourMConfig, spec: ModalitySpec, d: Mapping[str, np.ndarray]) -> _Columns:

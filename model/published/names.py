@@ -6,10 +6,10 @@ Published names carry the resolution (`tok_rgb@224`), ours do not: `name@224` lo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from ...modalities import MODALITIES, Kind, ModalitySpec
+from ..patches import patch_side
 
 
 def local_name(published: str) -> str:
@@ -43,7 +43,7 @@ def published_names(specs: Sequence[ModalitySpec]) -> dict[str, str]:
 def patch_size(spec: ModalitySpec) -> int:
     """Pixels that one patch or grid token covers along a side."""
     if spec.kind is Kind.PIXELS:
-        return math.isqrt(spec.input_dim // 3)
+        return patch_side(spec)
     return MODALITIES[spec.name.partition("@")[0]].patch_size
 
 

@@ -56,6 +56,16 @@ class Specialist(BaseModel):
     cpus, gpus: what one instance takes of a Ray actor (the CPU serves where a cluster has no GPU); memory_gb is its
         resident size beyond the images.
     batch_size: items it likes at a time.
+
+    Example:
+        >>> class Brightness(fourmill.Specialist):
+        ...     label = "brightness"
+        ...     scale: float = 1.0
+        ...
+        ...     def __call__(self, items):
+        ...         return [self.scale * float(item.image.mean()) for item in items]
+        >>> Brightness(scale=0.5)([fourmill.Item("a", np.full((4, 4, 3), 200, np.uint8), None)])
+        [100.0]
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

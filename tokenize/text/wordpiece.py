@@ -48,7 +48,13 @@ _PREFIX = "##"
 
 
 class WordPiece:
-    """Text to ids and back. Make one with `fit` or `load`."""
+    """Text to ids and back. Make one with `fit` or `load`.
+
+    Example:
+        >>> words = fourmill.WordPiece.load("out/tokenizers/text")
+        >>> words.decode(words.encode("A dog on a sofa.", max_tokens=32))
+        'a dog on a sofa .'
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Wraps a Hugging Face tokenizer; ValueError if one of 4M's control tokens is missing."""

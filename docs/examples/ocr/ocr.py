@@ -17,9 +17,7 @@ import cv2
 import numpy as np
 from pydantic import Field, PrivateAttr
 
-from fourmill.modalities import Form, Kind, Label, Modality, Storage, declare
-from fourmill.pipelines.reject import Reject
-from fourmill.pipelines.specialists.base import Item
+from fourmill import Form, Item, Kind, Label, Modality, Reject, Storage, declare
 from fourmill.pipelines.specialists.pretrained import Pretrained
 
 declare(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fourmill.model.downstream import retrieval
-from fourmill.model.downstream.retrieval import knn_accuracy, knn_scores, nearest, predict_vectors
+from fourmill.model.downstream.retrieval import knn_accuracy, knn_scores, nearest, predict_vectors, retrieve
 from fourmill.model.fourm import FourM
 
 
@@ -78,3 +78,26 @@ def test_shapes_that_do_not_fit_are_refused(queries: tuple, gallery: tuple, k: i
 def test_labels_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="3 labels from 0 to 2 for 3 vectors, expected one each, 0 to 1"):
         knn_scores(np.ones((1, 2)), np.ones((3, 2)), np.array([0, 1, 2]), 2)
+
+
+class Table:
+    """A tokenizer whose vectors are sums of rows."""
+
+    def __init__(self) -> None:
+        self.rows = torch.from_numpy(np.random.default_rng(0).standard_normal((20, 8)))
+
+    def decode(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.rows[ids].sum(1)
+
+
+def test_retrieval_finds_what_is_predicted(model: FourM) -> None:
+    captions, tokenizer = {"caption": [[20, 3], [21, 22, 3]]}, Table()
+    vectors = predict_vectors(model, captions, "tok_dinov2_global", lambda ids: tokenizer.rows[ids.astype(int)].sum(1))
+    gallery = np.random.default_rng(1).integers(0, 20, (300, 4)).astype(np.uint16)
+    decoded = tokenizer.decode(torch.from_numpy(gallery.astype(np.int64))).float()
+    expected = nearest(vectors, decoded, 7)
+    for searched in (gallery, decoded, decoded.numpy()):
+        found = retrieve(model, captions, searched, target="tok_dinov2_global", tokenizer=tokenizer, k=7)
+        assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+    with pytest.raises(ValueError, match="N above 0"):
+        retrieve(model, captions, gallery[:0], target="tok_dinov2_global", tokenizer=tokenizer)

@@ -25,7 +25,10 @@ def known(config: FourMConfig, given: dict[str, Any], samples: int = 1) -> Known
     [
         ({"rgb": PIXELS}, "rgb: got values of the type int64, expected uint8"),
         ({"rgb": PIXELS.tolist()}, "rgb: got values of the type int64"),
-        ({"rgb": PIXELS[:, :4].astype(np.uint8)}, r"shape \(4, 12\) in a sample, expected \(9, 12\)"),
+        (
+            {"rgb": PIXELS[:, :4].astype(np.uint8)},
+            r"shape \(4, 12\) in a sample, expected \(9, 12\), or a picture \(3, 6, 6\)",
+        ),
         ({"rgb": PIXELS.astype(np.uint8), "rgb@32": PIXELS}, "knows no modality 'rgb@32'"),
         ({"tok_rgb": PIXELS[0, :1, :9] % 30 + 0.7}, "tok_rgb: got values of the type float64, expected whole numbers"),
         ({"tok_rgb": [[2**64 - 1] * 9]}, "got ids 18446744073709551615 to"),
@@ -64,6 +67,16 @@ def test_embeddings_keep_the_precision_of_every_sample(config: FourMConfig, firs
     assert half.dtype == torch.float16
     wide = known(config, {"t5_caption": torch.ones(1, 2, 6, dtype=torch.bfloat16)}).values["t5_caption"]
     assert wide.dtype == torch.float32 and wide.min() == 1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_picture_is_its_patches(config: FourMConfig, dtype: type) -> None:
+    pictures = np.random.default_rng(1).integers(0, 256, (2, 3, 6, 6)).astype(dtype)
+    patches = pictures.reshape(2, 3, 3, 2, 3, 2).transpose(0, 2, 4, 3, 5, 1).reshape(2, 9, 12)
+    for given in (pictures, torch.from_numpy(pictures), [pictures[0], patches[1]]):
+        values = known(config, {"rgb": given}, 2).values["rgb"]
+        assert values.numpy().dtype == dtype and np.array_equal(values, patches)
+    assert known(config, {"rgb": [None, pictures[1]]}, 2).tokens["rgb"].valid.tolist() == [[False] * 9, [True] * 9]
 
 
 def test_one_modality_has_one_name(model: FourM) -> None:

@@ -1,0 +1,50 @@
+"""A trained model from wherever it lies: a run, a checkpoint, a folder of weights, or the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import os
+
+from ...infra import storage
+from ...model.fourm import FourM
+from . import initial, weights
+
+CHECKPOINTS = "checkpoints"
+
+
+def load_model(source: str | os.PathLike[str], device: str = "cpu") -> FourM:
+    """Load a 4M model, ours or a published one.
+
+    Args:
+        source: a folder (local, or any fsspec URL): of a run (ROOT/runs/NAME/FINGERPRINT, or ROOT/runs/NAME if it holds
+            one run), whose finished model counts, else its newest checkpoint; one checkpoint of a run; a folder with
+            model.safetensors, ours or apple/ml-4m's. Or a Hugging Face Hub id, such as "EPFL-VILAB/4M-21_B", which
+            needs a network.
+        device: "cpu", "cuda" or "cuda:N".
+
+    Returns:
+        The model in evaluation mode, in float32. `model.config.modalities` lists what it knows.
+
+    Raises:
+        ValueError: there is no model, or its files are damaged; says which.
+        FileNotFoundError: a run has no complete checkpoint yet.
+
+    Example:
+        >>> model = fourmill.load_model("out/runs/4m")
+        >>> [spec.name for spec in model.config.modalities]
+        ['rgb', 'tok_rgb', 'tok_dinov2_global', 'caption']
+    """
+    place = os.fspath(source)
+    names = set(storage.list_names(place))
+    if not names & {weights.MODEL, CHECKPOINTS, *weights.MODEL_FILES}:
+        runs = [name for name in sorted(names) if _is_run(storage.join(place, name))]
+        if len(runs) > 1:
+            raise ValueError(f"{place}: there are several runs, name one of {', '.join(runs)}")
+        place = storage.join(place, *runs)
+        names = set(storage.list_names(place))
+    if names & {weights.MODEL, CHECKPOINTS}:
+        return weights.load_model(place, device)
+    return initial.load(place).to(device).eval()
+
+
+def _is_run(folder: str) -> bool:
+    return bool({weights.MODEL, CHECKPOINTS} & set(storage.list_names(folder)))
