@@ -25,7 +25,7 @@ from .batch import PackedBatch
 from .blocks import DecoderBlock, EncoderBlock, layer_norm
 from .config import ByName, FourMConfig
 from .embeddings import Embeddings, Projections
-from .initialize import initialize
+from .initialize import fill_layers, fill_table, xavier
 from .prepare import TargetGroups, check_batch, group_targets, to_tensors
 
 Weighting = Literal["modality", "token", "ml4m_token"]
@@ -86,9 +86,28 @@ class FourM(nn.Module):
         self.heads = None if config.tied_heads else nn.Parameter(torch.empty(rows))
         input_has_id = torch.tensor([spec.is_target for spec in config.modalities])
         self.register_buffer("input_has_id", input_has_id, persistent=False)
-        initialize(self)
+        self._initialize()
 
     input_has_id: Tensor
+
+    def _initialize(self) -> None:
+        """Fill all parameters."""
+        fill_layers(self)
+        for table in (
+            self.encoder_embeddings.tokens,
+            self.encoder_embeddings.learned_positions,
+            self.decoder_embeddings.tokens,
+            self.decoder_embeddings.learned_positions,
+            self.modality_table,
+            self.decoder_modality_table,
+            self.mask_token,
+            self.register_tokens,
+        ):
+            if table is not None:
+                fill_table(table)
+        # Last: a head that is tied to the decoder's token embeddings has a head's values.
+        for name in self.config.outputs:
+            xavier(self.head(name))
 
     @property
     def device(self) -> torch.device:

@@ -3,49 +3,36 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from .fourm import FourM
-
-STD = 0.02
+STD = 0.02  # of embedding tables
 
 
 @torch.no_grad()
-def initialize(model: FourM) -> None:
-    """Fill all parameters: Xavier for matrices, N(0, 0.02) for tables, 1 and 0 for norms and biases.
-
-    Queries, keys and values are separate matrices to Xavier, though they are stored as one. Heads are matrices
-    too, each modality's on its own; where they are tied to the decoder's token embeddings, the head's values win.
-    """
+def fill_layers(model: nn.Module) -> None:
+    """Xavier for the weights of all linear layers, 1 and 0 for norms, 0 for biases."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
+            # Queries, keys and values are one layer here, and three (or two) matrices to Xavier.
             parts = 3 if name.endswith("qkv") else 2 if name.endswith("kv") else 1
-            _xavier(module.weight, parts)
+            xavier(module.weight, parts)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             module.reset_parameters()
-    for table in (
-        model.encoder_embeddings.tokens,
-        model.encoder_embeddings.learned_positions,
-        model.decoder_embeddings.tokens,
-        model.decoder_embeddings.learned_positions,
-        model.modality_table,
-        model.decoder_modality_table,
-        model.mask_token,
-        model.register_tokens,
-    ):
-        if table is not None:
-            nn.init.normal_(table, std=STD)
-    for name in model.config.outputs:
-        _xavier(model.head(name), parts=1)
 
 
-def _xavier(weight: Tensor, parts: int) -> None:
+@torch.no_grad()
+def fill_table(table: Tensor) -> None:
+    """N(0, 0.02), for embeddings of tokens, positions and modalities."""
+    nn.init.normal_(table, std=STD)
+
+
+@torch.no_grad()
+def xavier(weight: Tensor, parts: int = 1) -> None:
+    """Uniform within sqrt(6 / (fan_in + fan_out)); `parts` matrices of one size lie in the rows of `weight` (O, I)."""
     fan_out, fan_in = weight.shape
     limit = math.sqrt(6 / (fan_out // parts + fan_in))
     nn.init.uniform_(weight, -limit, limit)

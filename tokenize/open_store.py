@@ -114,7 +114,7 @@ class Store:
         if missing := [(name, shard) for name in names for shard in chosen if shard not in self._shards_of(name)]:
             name, shard = missing[0]
             raise ValueError(f"{self.url}: {name} has no shard {shard!r}; `shards({names!r})` lists those with all")
-        return StoreDataset(self, names, chosen, crop)
+        return StoreDataset(self.url, self.reader, names, chosen, crop)
 
     def reader(self, modality: str, shard: str) -> ColumnReader:
         """The reader of one column, which reads some row groups or crops alone."""

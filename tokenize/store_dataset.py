@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,26 +13,27 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..modalities import Kind
-from .store import Column, ColumnSpec
+from .store import Column, ColumnReader, ColumnSpec
 
-if TYPE_CHECKING:
-    from .open_store import Store
+Reader = Callable[[str, str], ColumnReader]  # of a modality and a shard
 
 KEPT_GROUPS = 16  # row groups of each modality; 16,384 grids of 196 tokens take 6 MiB
 
 
 class StoreDataset(Dataset[dict[str, Any]]):
-    """See `Store.dataset`, which makes it."""
+    """See `Store.dataset`, which makes it. `url` is what errors name."""
 
-    def __init__(self, store: Store, modalities: tuple[str, ...], shards: tuple[str, ...], crop: int) -> None:
+    def __init__(
+        self, url: str, reader: Reader, modalities: tuple[str, ...], shards: tuple[str, ...], crop: int
+    ) -> None:
         if not modalities or not shards:
-            raise ValueError(f"{store.url}: no shard has all of {', '.join(modalities) or 'no modality'}")
-        self.store, self.modalities, self.shards, self.crop = store, modalities, shards, crop
-        self.specs = {name: _common_spec(store, name, shards) for name in modalities}
+            raise ValueError(f"{url}: no shard has all of {', '.join(modalities) or 'no modality'}")
+        self.url, self.reader, self.modalities, self.shards, self.crop = url, reader, modalities, shards, crop
+        self.specs = {name: self._common_spec(name) for name in modalities}
         crops = {name: spec.crops for name, spec in self.specs.items() if spec.crops > 1}
         if not 0 <= crop < min(crops.values(), default=1):
-            raise ValueError(f"{store.url}: there is no crop {crop}; there are {crops or 'single crops only'}")
-        sizes = [store.reader(modalities[0], shard).row_group_sizes() for shard in shards]
+            raise ValueError(f"{url}: there is no crop {crop}; there are {crops or 'single crops only'}")
+        sizes = [reader(modalities[0], shard).row_group_sizes() for shard in shards]
         self._groups = [(shard, group) for shard, of in zip(shards, sizes, strict=True) for group in range(len(of))]
         self._ends = np.cumsum([size for of in sizes for size in of])
         self._column = self._cache()
@@ -54,7 +55,7 @@ class StoreDataset(Dataset[dict[str, Any]]):
         columns = {name: self._column(name, shard, number) for name in self.modalities}
         keys = {name: column.keys[row].as_py() for name, column in columns.items()}
         if len(set(keys.values())) > 1:
-            raise ValueError(f"{self.store.url}: row {row} of shard {shard} has the keys {keys}; tokenize it again")
+            raise ValueError(f"{self.url}: row {row} of shard {shard} has the keys {keys}; tokenize it again")
         item: dict[str, Any] = {"key": keys[self.modalities[0]], "shard": shard}
         item |= {name: self._value(name, column, row) for name, column in columns.items()}
         return item | {"valid": {name: bool(column.valid[row]) for name, column in columns.items()}}
@@ -71,8 +72,20 @@ class StoreDataset(Dataset[dict[str, Any]]):
         padded[: len(value)] = value
         return torch.from_numpy(padded)
 
+    def _common_spec(self, modality: str) -> ColumnSpec:
+        """The spec that the columns of all shards share. ValueError if one has another."""
+        with ThreadPoolExecutor(16) as pool:
+            specs = list(pool.map(lambda shard: self.reader(modality, shard).spec, self.shards))
+        for shard, spec in zip(self.shards, specs, strict=True):
+            if spec != specs[0]:
+                raise ValueError(
+                    f"{self.url}: {modality} of shard {shard} is {spec}, that of {self.shards[0]} is {specs[0]}; "
+                    "tokenize both with one recipe, or name shards of one kind"
+                )
+        return specs[0]
+
     def _read(self, modality: str, shard: str, group: int) -> Column:
-        return self.store.reader(modality, shard).read([group])
+        return self.reader(modality, shard).read([group])
 
     def _cache(self) -> Any:
         return lru_cache(maxsize=KEPT_GROUPS * len(self.modalities))(self._read)
@@ -84,19 +97,6 @@ class StoreDataset(Dataset[dict[str, Any]]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._column = self._cache()
-
-
-def _common_spec(store: Store, modality: str, shards: tuple[str, ...]) -> ColumnSpec:
-    """The spec that the columns of all shards share. ValueError if one has another."""
-    with ThreadPoolExecutor(16) as pool:
-        specs = list(pool.map(lambda shard: store.reader(modality, shard).spec, shards))
-    for shard, spec in zip(shards, specs, strict=True):
-        if spec != specs[0]:
-            raise ValueError(
-                f"{store.url}: {modality} of shard {shard} is {spec}, that of {shards[0]} is {specs[0]}; "
-                "tokenize both with one recipe, or name shards of one kind"
-            )
-    return specs[0]
 
 
 def _picture(data: np.ndarray, side: int, where: str) -> Tensor:
