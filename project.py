@@ -245,7 +245,7 @@ class Project:
     def train_job(self) -> TrainJob:
         """The training run that the recipe asks for. RecipeError if no training shard has all of its columns."""
         from .train.data import order
-        from .train.data.groups import Shard
+        from .train.data.groups import ShardRows
         from .train.pretrain.job import TrainJob
 
         recipe, columns = self.recipe, self.columns_for_training()
@@ -259,7 +259,7 @@ class Project:
         settings = hashed(train, train_settings.OPERATIONS | train_settings.DERIVED)
         # Sizes count, and so does the order of modalities: it is the order of the rows in the model's tables.
         parts += [order.FORMAT, settings, [asdict(spec) for spec in columns.specs], recipe.seed, initial_identity]
-        shards, val_shards = (tuple(Shard(*shard) for shard in columns.shards[split]) for split in plans.SPLITS)
+        shards, val_shards = (tuple(ShardRows(*shard) for shard in columns.shards[split]) for split in plans.SPLITS)
         sentinels = self._sentinels() if recipe.has_text else (5, 200)
         resolved = recipe.model_copy(update={"train": train})
         return TrainJob(
@@ -289,7 +289,7 @@ class Project:
     def _datasets(self, own: Columns) -> tuple[tuple[Dataset, ...], list[Any]]:
         """The datasets that the recipe trains on, () if it is its own alone; and what they are, for a fingerprint."""
         from .train.data.blend import Dataset
-        from .train.data.groups import Shard
+        from .train.data.groups import ShardRows
 
         train = self.recipe.train
         datasets, identities = [], []
@@ -298,7 +298,7 @@ class Project:
         for share in train.datasets:
             other = own if share.root is None else columns_of(share.root)
             names = columns.shared(own, other)
-            shards = tuple(Shard(*shard) for shard in other.shards["train"])
+            shards = tuple(ShardRows(*shard) for shard in other.shards["train"])
             if not shards:
                 raise RecipeError(f"train.datasets: no training shard of {other.root} has all of its columns")
             mixtures = of_run

@@ -20,9 +20,9 @@ import numpy as np
 
 from fourmill.modalities import MODALITIES, Kind, ModalitySpec, spec
 from fourmill.tokenize.store import ColumnSpec, encode_column
-from fourmill.train.data.groups import Shard
+from fourmill.train.data.groups import ShardRows
 from fourmill.train.data.loader import LoaderOptions, TokenLoader
-from fourmill.train.masking.masking import MaskingConfig, Mixture, Tokens, mask_batch
+from fourmill.train.masking.masking import MaskingConfig, ModalityTokens, ResolvedMixture, mask_batch
 
 GRIDS = ("tok_rgb", "tok_depth", "tok_normal", "tok_semseg", "tok_clip")
 TEXTS = {"caption": 16, "det": 26}  # tokens of each
@@ -48,7 +48,7 @@ def rows_of(modality: ModalitySpec, count: int, rng: np.random.Generator) -> tup
     return ColumnSpec(modality.name, modality.kind, crops, modality.max_tokens, modality.vocab_size), rows
 
 
-def write_store(root: Path, shards: list[Shard]) -> None:
+def write_store(root: Path, shards: list[ShardRows]) -> None:
     rng = np.random.default_rng(0)
     for modality in specs_of(pixels=True):
         for shard in shards:
@@ -60,7 +60,7 @@ def write_store(root: Path, shards: list[Shard]) -> None:
 
 def masking_of(specs: list[ModalitySpec]) -> MaskingConfig:
     alphas = {s.name: 0.5 for s in specs}
-    return MaskingConfig((128, 128), (128, 128), (Mixture(alphas, alphas),))
+    return MaskingConfig((128, 128), (128, 128), (ResolvedMixture(alphas, alphas),))
 
 
 def masking_speed(specs: list[ModalitySpec], batch: int, seconds: float) -> float:
@@ -69,7 +69,9 @@ def masking_speed(specs: list[ModalitySpec], batch: int, seconds: float) -> floa
     for s in specs:
         lengths = np.full(batch, TEXTS.get(s.name, s.max_tokens))
         shape = {Kind.GRID: (batch, s.max_tokens), Kind.SEQUENCE: (int(lengths.sum()),)}.get(s.kind)
-        tokens[s.name] = Tokens(lengths, None if shape is None else rng.integers(0, 4096, shape).astype(np.uint16))
+        tokens[s.name] = ModalityTokens(
+            lengths, None if shape is None else rng.integers(0, 4096, shape).astype(np.uint16)
+        )
     begin, rounds = time.perf_counter(), 0
     while (spent := time.perf_counter() - begin) < seconds:
         mask_batch(specs, masking_of(specs), tokens, rng)
@@ -78,7 +80,7 @@ def masking_speed(specs: list[ModalitySpec], batch: int, seconds: float) -> floa
 
 
 def loader_speed(
-    root: Path, shards: list[Shard], specs: list[ModalitySpec], args: argparse.Namespace, repeat: int
+    root: Path, shards: list[ShardRows], specs: list[ModalitySpec], args: argparse.Namespace, repeat: int
 ) -> float:
     loader = TokenLoader(str(root), shards, specs, masking_of(specs), 0, LoaderOptions(repeat=repeat))
     batches = loader.batches(0, args.batch)
@@ -99,7 +101,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     args = parser.parse_args()
     cv2.setNumThreads(1)
-    shards = [Shard(f"{i:05d}", args.rows) for i in range(4)]
+    shards = [ShardRows(f"{i:05d}", args.rows) for i in range(4)]
     print(f"4M-7, 128/128, batches of {args.batch}, 4 shards of {args.rows}\n")
     print("| modalities | repeats | samples/s | apple/ml-4m | ratio | masking alone | ratio |")
     print("|---|---|---|---|---|---|---|")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fourmill.modalities import Kind, ModalitySpec
-from fourmill.train.masking.masking import MaskingConfig, Mixture, Tokens, mask_batch
+from fourmill.train.masking.masking import MaskingConfig, ModalityTokens, ResolvedMixture, mask_batch
 from fourmill.train.masking.spans import Keep
 
 HARDWARE = "2 cores of a shared cloud machine, November 2026"
@@ -32,7 +32,7 @@ SETTINGS = {
 
 def setting(
     recorded: dict[str, Any], count: int, redistribute: bool
-) -> tuple[list[ModalitySpec], MaskingConfig, dict[str, Tokens]]:
+) -> tuple[list[ModalitySpec], MaskingConfig, dict[str, ModalityTokens]]:
     """Modalities, masking and random tokens of one recorded setting."""
     rng = np.random.default_rng(0)
     specs, tokens = [], {}
@@ -45,10 +45,10 @@ def setting(
         shape = {Kind.GRID: (count, length), Kind.SEQUENCE: (count * length,)}.get(kind)
         ids = None if shape is None else rng.integers(5000, 30_000, shape).astype(np.uint16)
         specs.append(ModalitySpec(name, kind, 30_000, given["max_tokens"], chunked=name == "metadata"))
-        tokens[name] = Tokens(np.full(count, length), ids)
+        tokens[name] = ModalityTokens(np.full(count, length), ids)
     modalities = recorded["modalities"]
     mixtures = tuple(
-        Mixture(
+        ResolvedMixture(
             {n: g["input_alphas"][k] for n, g in modalities.items()},
             {n: g["target_alphas"][k] for n, g in modalities.items()},
             weight,

@@ -23,7 +23,7 @@ from fourmill.modalities import Kind, ModalitySpec, spec
 from fourmill.model.batch import PackedBatch
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
-from fourmill.train.masking.masking import MaskingConfig, Mixture, Tokens, mask_batch
+from fourmill.train.masking.masking import MaskingConfig, ModalityTokens, ResolvedMixture, mask_batch
 from fourmill.train.memory import keep_freed_memory
 
 MODALITIES = ("rgb", "tok_rgb", "tok_depth", "tok_normal", "tok_semseg", "tok_clip", "caption", "det")
@@ -43,9 +43,9 @@ def random_batch(specs: list[ModalitySpec], samples: int, budget: int, seed: int
     for s in specs:
         lengths = np.full(samples, s.max_tokens if s.kind in (Kind.GRID, Kind.PIXELS) else TEXT_LENGTH)
         shape = {Kind.GRID: (samples, s.max_tokens), Kind.SEQUENCE: (int(lengths.sum()),)}.get(s.kind)
-        tokens[s.name] = Tokens(lengths, None if shape is None else rng.integers(300, s.vocab_size, shape))
+        tokens[s.name] = ModalityTokens(lengths, None if shape is None else rng.integers(300, s.vocab_size, shape))
     alphas = {s.name: 0.5 for s in specs}
-    config = MaskingConfig((budget, budget), (budget, budget), (Mixture(alphas, alphas),))
+    config = MaskingConfig((budget, budget), (budget, budget), (ResolvedMixture(alphas, alphas),))
     batch = mask_batch(specs, config, tokens, rng)
     batch.values = {
         s.name: rng.integers(0, 256, (samples, s.max_tokens, s.input_dim)).astype(np.uint8)

@@ -1,14 +1,8 @@
 """Several datasets as one: which of them each position of the global sequence comes from, and their row groups.
 
 Like the order of one dataset (order.py) this is a pure function of (seed, position) with random access, so that a
-blend resumes anywhere and is dealt to any number of ranks:
-
-- Each lane is cut into blocks of 1,000 positions. A block holds each dataset its share of times, rounded to whole
-  positions, in a random order of its own; the k-th position of a dataset in a lane is the k-th of that lane (those of
-  the same remainder) of the dataset's own sequence.
-- Every dataset has its own epochs: a small one with a large weight comes round more often.
-
-A dataset may lack modalities that others have (captions alone, as C4 in 4M-21): its samples have none of their tokens.
+blend resumes anywhere and is shared by any number of ranks. A dataset may lack modalities that others have (captions
+alone, as C4 in 4M-21): its samples have none of their tokens.
 """
 
 from __future__ import annotations
@@ -20,11 +14,11 @@ from functools import lru_cache
 import numpy as np
 
 from ...modalities import ModalitySpec
-from .groups import RowGroup, Shard, TokenStore
+from .groups import RowGroup, ShardRows, TokenStore
 from .order import Block, Order, Places, Visit
 
-_BLEND_STREAM = 4  # after those of order.py
-BLOCK = 1_000
+_BLEND_STREAM = 4  # after the streams 0 to 3 of order.py
+BLOCK = 1_000  # positions of one lane in which each dataset has its exact share: the smallest share is 1 in 1,000
 
 
 @dataclass(frozen=True)
@@ -39,7 +33,7 @@ class Dataset:
     """
 
     url: str
-    shards: tuple[Shard, ...]
+    shards: tuple[ShardRows, ...]
     weight: float = 1.0
     modalities: tuple[str, ...] = ()
     repeat: int = 1
@@ -51,6 +45,7 @@ class Stores:
 
     def __init__(self, datasets: Sequence[Dataset], specs: Sequence[ModalitySpec]) -> None:
         self.stores = [TokenStore(one.url, one.shards, specs, one.modalities) for one in datasets]
+        # The first row group of each store in the common numbers, and the number of all at the end.
         self._first = np.cumsum([0, *(len(store.group_rows) for store in self.stores)])
         self.group_rows = tuple(rows for store in self.stores for rows in store.group_rows)
 
@@ -84,6 +79,7 @@ class Blend:
     def blocks(self, positions: np.ndarray) -> list[Block]:
         """See `Order.blocks`; every dataset has lanes of its own."""
         which, own = self.assign(positions)
+        # Lane i * lanes + lane: blocks of different datasets are read and dropped independently of each other.
         return [
             Block(i * self.lanes + b.lane, b.number, frozenset((g + int(self._first_group[i]), e) for g, e in b.visits))
             for i in np.unique(which).tolist()
@@ -108,6 +104,7 @@ class Blend:
 
     def assign(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The dataset of each position and its position in that dataset's own sequence: int64 (n,) each."""
+        # Each lane has blocks of its own: a rank that reads a lane alone finds each dataset's share in it.
         lanes = positions % self.lanes
         blocks, places = np.divmod(positions // self.lanes, BLOCK)
         which, own = np.empty_like(positions), np.empty_like(positions)
@@ -116,6 +113,8 @@ class Blend:
             here = np.flatnonzero(member.reshape(-1) == i)
             of, nth = _block(self.counts, self.seed, lane, block)
             which[here] = of[places[here]]
+            # The k-th position of a dataset in this lane is the k-th position of the same lane of its own sequence.
+            # Every dataset has its own epochs, so that a small one with a large weight starts over more often.
             own[here] = (block * np.array(self.counts)[which[here]] + nth[places[here]]) * self.lanes + lane
         return which, own
 
@@ -126,6 +125,7 @@ def _block(counts: tuple[int, ...], seed: int, lane: int, block: int) -> tuple[n
     rng = np.random.default_rng([seed, _BLEND_STREAM, lane, block])
     of = rng.permutation(np.repeat(np.arange(len(counts)), counts))
     nth = np.empty(len(of), np.int64)
+    # A stable sort lists the places of dataset 0 in their order, then those of dataset 1, ...
     nth[np.argsort(of, kind="stable")] = np.concatenate([np.arange(count) for count in counts])
     return of, nth
 
@@ -134,5 +134,6 @@ def _share_out(total: int, weights: Sequence[float]) -> tuple[int, ...]:
     """`total` in whole parts, in proportion to the weights (largest remainders)."""
     exact = np.array(weights, np.float64) * total / sum(weights)
     counts = np.floor(exact).astype(np.int64)
+    # What rounding down left over goes to the largest fractional parts, on ties to the first.
     counts[np.argsort(counts - exact, kind="stable")[: total - int(counts.sum())]] += 1
     return tuple(counts.tolist())

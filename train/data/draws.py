@@ -1,8 +1,8 @@
 """Random numbers that belong to samples: each follows from its sample's key, what it is for, and its index alone.
 
-A generator hands out numbers in the order of the calls, so that what a sample gets depends on its neighbours in the
-batch. Here the numbers are hashes (counter-based, as in Salmon et al. 2011): any samples can be masked together, on any
-worker, and each has the mask that it has alone. That is as fast, since the hashing is NumPy's on whole arrays.
+A random generator returns numbers in the order of the calls, so that a sample's numbers would depend on the samples
+before it in the batch. Here the numbers are hashes (counter-based, as in Salmon et al. 2011): any samples can be masked
+together, on any worker, and each has the mask that it has alone. This is as fast, since NumPy hashes whole arrays.
 
 Legend: R rows (samples, or sequences of samples).
 """
@@ -17,9 +17,9 @@ import numpy as np
 
 from . import ragged
 
-_AT_ONCE = 2**15  # numbers of a Gamma draw's arrays, a dozen of which then fit into a core's cache
-_STEP = np.uint32(0x9E3779B9)
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # of the golden ratio: its multiples are spread evenly
+_AT_ONCE = 2**15  # numbers in each array of a Gamma draw: a dozen float32 arrays (1.5 MB) fit into a core's cache
+_STEP = np.uint32(0x9E3779B9)  # 2^32 / golden ratio, odd: multiples of consecutive indices are spread evenly
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: its multiples are spread evenly
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +33,7 @@ class Draws:
 
     def of(self, *purpose: str | int) -> Draws:
         """Those for another purpose; all purposes are independent of each other."""
+        # A checksum and not hash(): Python's hash of a string differs in every process.
         tag = zlib.crc32(repr(purpose).encode())
         return Draws(mix64(self.keys ^ np.uint64(tag * int(GOLDEN) % 2**64)))
 
@@ -41,7 +42,7 @@ class Draws:
         return Draws(mix64(self.keys + mix64(numbers.astype(np.uint64))))
 
     def times(self, numbers: np.ndarray) -> Draws:
-        """Each row once for each of some purpose `numbers`, int64 (n,), one row after the other: of R * n rows."""
+        """Each row repeated with each of the purpose `numbers`, int64 (n,), row by row: R * n rows."""
         return Draws(mix64(self.keys[:, None] + mix64(numbers.astype(np.uint64))).ravel())
 
     def rows(self, rows: np.ndarray | slice) -> Draws:
@@ -75,6 +76,7 @@ class Draws:
 
     def below(self, highs: np.ndarray) -> np.ndarray:
         """An integer of 0..high-1 for each row; `highs`, int64 (R,), 1 to 2^31: int64 (R,)."""
+        # Multiply and shift in place of a remainder (Lemire 2019); the bias is below high / 2^32.
         product = self.bits(1)[:, 0].astype(np.uint64) * highs.astype(np.uint64)
         return (product >> np.uint64(32)).astype(np.int64)
 
@@ -83,6 +85,7 @@ class Draws:
 
         Gamma(a) = Gamma(a + 1) * U^(1/a): in logarithms this does not underflow for the alphas of 0.01 that 4M uses.
         """
+        # Rows do not depend on each other: blocks of them give the same numbers.
         block = _AT_ONCE // shapes.shape[1]
         if len(shapes) > block:
             return np.concatenate(
@@ -135,11 +138,12 @@ def _log_gamma_above_1(draws: Draws, shapes: np.ndarray) -> tuple[np.ndarray, np
     d = shapes - np.float32(1 / 3)
     u = draws._columns(3 * len(shapes)).reshape(3, *shapes.shape)
     logs = np.log(u[:2])
+    # Box and Muller: one normal number of two uniform ones.
     normal = np.sqrt(-2 * logs[0]) * np.cos(np.float32(2 * np.pi) * u[2])
-    cube = np.maximum(1 + normal / np.sqrt(9 * d), np.float32(1e-7))  # as good as never so low, and rejected there
+    cube = np.maximum(1 + normal / np.sqrt(9 * d), np.float32(1e-7))  # below 0 for at most 0.7 %, and rejected
     v = cube * cube * cube
     log_v = np.log(v)
-    # What is accepted is uniform below its limit, so that its share of the limit is a uniform number once more.
+    # Of an accepted draw, U is uniform below its limit: U / limit is a uniform number again, and is used as one.
     limit = np.minimum(0.5 * normal * normal + d * (1 - v + log_v), np.float32(0))
     log_u = logs[1] - limit
     result: np.ndarray = np.log(d) + log_v

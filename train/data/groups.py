@@ -15,13 +15,13 @@ from ...modalities import Kind, ModalitySpec
 from ...tokenize.store import ROW_GROUP, Column, ColumnReader, ColumnSpec
 from .order import Block, Visit
 
-# Footers kept open: each takes one or two round trips to an object store, and a few kilobytes.
+# Parquet footers that are kept: each takes one or two round trips to an object store, and a few kilobytes.
 _FOOTERS = 4096
 
 
 @dataclass(frozen=True)
-class Shard:
-    """A shard and its number of samples, from the ledger."""
+class ShardRows:
+    """A shard's name and its number of samples, from the ledger."""
 
     name: str
     rows: int
@@ -31,8 +31,7 @@ class Shard:
 class RowGroup:
     """The same samples in all modalities: keys (samples,), and a column for each modality.
 
-    Columns hold the crops that are used, or the one that they have. crops: int64 (turns,), which of the crops held each
-    turn shows.
+    Columns hold only the crops that are used. crops: int64 (turns,), which of these crops each turn shows.
     """
 
     shard: str
@@ -52,7 +51,7 @@ class TokenStore:
     """
 
     def __init__(
-        self, url: str, shards: Sequence[Shard], specs: Sequence[ModalitySpec], present: Collection[str] = ()
+        self, url: str, shards: Sequence[ShardRows], specs: Sequence[ModalitySpec], present: Collection[str] = ()
     ) -> None:
         self.url, self.specs = url, tuple(spec for spec in specs if not present or spec.name in present)
         self._absent = tuple(spec for spec in specs if spec not in self.specs)
@@ -75,7 +74,7 @@ class TokenStore:
         several = {name: reader.spec.crops for name, reader in readers.items() if reader.spec.crops > 1}
         if len(set(several.values())) > 1:
             raise ValueError(f"shard {shard.name}: columns have different numbers of crops, {several}; tokenize again")
-        # Columns have either one crop or the shard's number of crops: the same crop is taken in all of them.
+        # Columns have either one crop (captions) or the shard's number of crops: all show the same one.
         used, crops = np.unique(draws % np.uint64(max(several.values(), default=1)), return_inverse=True)
         columns = {
             name: reader.read([index], used.tolist() if name in several else None) for name, reader in readers.items()
@@ -90,7 +89,7 @@ class TokenStore:
         columns |= {spec.name: _nulls(spec, first.keys) for spec in self._absent}
         return RowGroup(shard.name, first.keys, columns, crops)
 
-    def _open(self, shard: Shard, spec: ModalitySpec) -> ColumnReader:
+    def _open(self, shard: ShardRows, spec: ModalitySpec) -> ColumnReader:
         url = storage.join(self.url, spec.name, f"{shard.name}.parquet")
         try:
             reader = ColumnReader(url)
@@ -110,7 +109,7 @@ def _nulls(spec: ModalitySpec, keys: pa.StringArray) -> Column:
     return Column(column, keys, np.zeros(len(keys), np.bool_), values, nothing, nothing)
 
 
-def _check_column(reader: ColumnReader, shard: Shard, spec: ModalitySpec) -> None:
+def _check_column(reader: ColumnReader, shard: ShardRows, spec: ModalitySpec) -> None:
     column, where = reader.spec, f"shard {shard.name}, {spec.name}"
     if (column.modality, column.kind) != (spec.name, spec.kind):
         raise ValueError(f"{where}: expected a {spec.kind} column, the file holds {column.kind} of {column.modality}")
@@ -134,9 +133,9 @@ def _check_column(reader: ColumnReader, shard: Shard, spec: ModalitySpec) -> Non
 
 
 class GroupCache:
-    """The row groups in use: read ahead in a pool, and dropped when no block that is still to come reads from them.
+    """The row groups in use: read ahead in a pool, and dropped when no later block reads from them.
 
-    For one thread. What a reading raised is raised by `get`.
+    For one thread. An error in reading is raised by `get`.
     """
 
     def __init__(self, read: Callable[[Visit], RowGroup], pool: ThreadPoolExecutor) -> None:
@@ -145,7 +144,7 @@ class GroupCache:
         self._blocks: dict[int, dict[tuple[int, int], frozenset[Visit]]] = {}
 
     def want(self, blocks: Iterable[Block]) -> None:
-        """Begin to read the row groups of blocks that will be asked for."""
+        """Begin to read the row groups of blocks that are needed later."""
         for block in blocks:
             lane = self._blocks.setdefault(block.lane, {})
             if block.number not in lane:
@@ -154,7 +153,8 @@ class GroupCache:
                     self._futures[visit] = self._pool.submit(self._read, visit)
 
     def begin(self, blocks: Iterable[Block]) -> None:
-        """From now on these blocks and later ones of their lanes are asked for: earlier ones are over."""
+        """From now on only these blocks and later ones of their lanes are needed; earlier ones are dropped."""
+        # Blocks of a lane come one after the other; lanes may be at different blocks.
         first: dict[int, tuple[int, int]] = {}
         for block in blocks:
             first[block.lane] = min(block.number, first.get(block.lane, block.number))
@@ -162,10 +162,11 @@ class GroupCache:
         for lane, number in over:
             del self._blocks[lane][number]
         if over:
+            # A row group may belong to several blocks: it is dropped when none of them is still to come.
             needed = frozenset().union(*(visits for lane in self._blocks.values() for visits in lane.values()))
             for visit in self._futures.keys() - needed:
                 del self._futures[visit]
 
     def get(self, visit: Visit) -> RowGroup:
-        """What a block reads that was wanted and is not over."""
+        """A row group of a block that was passed to `want` and is not dropped; waits until it is read."""
         return self._futures[visit].result()

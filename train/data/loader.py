@@ -6,15 +6,13 @@ which sample follows from rank and world alone, and the union over all ranks is 
 
 A sample's mask and crop follow from (seed, position), too: the same for any number of ranks and any batch size.
 
-Reading, image decoding and masking run in threads ahead of the consumer; an error there is raised at the consumer.
+Reading, image decoding and masking run in threads ahead of the consumer; an error there is raised to the consumer.
 """
 
 from __future__ import annotations
 
 import itertools
-import queue
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -24,12 +22,13 @@ from ...modalities import Kind, ModalitySpec
 from ...model.batch import PackedBatch
 from ..masking.masking import MaskingConfig, mask_batch
 from .blend import Blend, Dataset, Stores
-from .groups import GroupCache, Shard, TokenStore
-from .order import Order, deal, mask_keys
-from .samples import Sample, fetch, raw_values
+from .groups import GroupCache, ShardRows, TokenStore
+from .order import Order, mask_keys, rank_positions
+from .prefetch import prefetch
+from .samples import TokenRow, fetch, raw_values
 
-_SAMPLES_TOGETHER = 512  # are masked at least, of several steps if batches are smaller: NumPy's overhead is shared
-_POLL_SECONDS = 0.1  # how often the producer looks whether the consumer has gone
+# Samples that are masked in one call, of several steps if batches are smaller: NumPy's overhead is then paid once.
+_SAMPLES_TOGETHER = 512
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class TokenLoader:
     def __init__(
         self,
         url: str,
-        shards: Sequence[Shard],
+        shards: Sequence[ShardRows],
         specs: Sequence[ModalitySpec],
         masking: MaskingConfig,
         seed: int,
@@ -100,7 +99,7 @@ class TokenLoader:
 
     def batches(
         self, start_step: int, batch_size: int, rank: int = 0, world: int = 1, *, start_sample: int | None = None
-    ) -> Iterator[tuple[int, PackedBatch]]:
+    ) -> Generator[tuple[int, PackedBatch]]:
         """This rank's batches from a step on, without end.
 
         Args:
@@ -117,31 +116,32 @@ class TokenLoader:
             ValueError: the store is not what the run expects, or an image cannot be decoded; names shard and modality.
         """
         first = start_step * batch_size if start_sample is None else start_sample
-        deal(first, batch_size, rank, world)  # wrong arguments fail here and not at the first batch
-        return _ahead(self._produce(start_step, first, batch_size, rank, world), self.options.prefetch)
+        rank_positions(first, batch_size, rank, world)  # wrong arguments fail here and not at the first batch
+        return prefetch(self._produce(start_step, first, batch_size, rank, world), self.options.prefetch)
 
     def _produce(
         self, start_step: int, first: int, batch_size: int, rank: int, world: int
-    ) -> Iterator[tuple[int, PackedBatch]]:
+    ) -> Generator[tuple[int, PackedBatch]]:
         own = batch_size // world
-        together = max(1, _SAMPLES_TOGETHER // own)  # steps
-        stride, ahead = together * batch_size, -(-self.options.read_ahead // together)
+        steps = max(1, _SAMPLES_TOGETHER // own)  # masked together
+        stride, ahead = steps * batch_size, -(-self.options.read_ahead // steps)
 
-        def dealt(start: int) -> np.ndarray:
-            return deal(start, stride, rank, world)
+        def positions_from(start: int) -> np.ndarray:
+            return rank_positions(start, stride, rank, world)
 
+        # Two pools: decoding must not wait behind row groups that are read for later batches.
         readers = ThreadPoolExecutor(self.options.threads, thread_name_prefix="reader")
         decoders = ThreadPoolExecutor(self.options.threads, thread_name_prefix="decoder")
         cache = GroupCache(lambda visit: self.store.read(visit[0], self.order.crops(visit)), readers)
         try:
             for i in range(ahead):
-                cache.want(self.order.blocks(dealt(first + i * stride)))
-            for step in itertools.count(start_step, together):
-                cache.want(self.order.blocks(dealt(first + ahead * stride)))
-                positions = dealt(first)
+                cache.want(self.order.blocks(positions_from(first + i * stride)))
+            for step in itertools.count(start_step, steps):
+                cache.want(self.order.blocks(positions_from(first + ahead * stride)))
+                positions = positions_from(first)
                 cache.begin(self.order.blocks(positions))
                 samples, batch = self._masked(positions, cache)
-                for i in range(together):
+                for i in range(steps):
                     here = batch.rows(i * own, (i + 1) * own)
                     yield step + i, self._filled(here, samples[i * own : (i + 1) * own], decoders)
                 first += stride
@@ -149,12 +149,12 @@ class TokenLoader:
             readers.shutdown(cancel_futures=True)
             decoders.shutdown(cancel_futures=True)
 
-    def _masked(self, positions: np.ndarray, cache: GroupCache) -> tuple[list[Sample], PackedBatch]:
+    def _masked(self, positions: np.ndarray, cache: GroupCache) -> tuple[list[TokenRow], PackedBatch]:
         samples, tokens = fetch(self.specs, self.order.locate(positions), cache)
         weights = self._mixtures[self.order.assign(positions)[0]] if isinstance(self.order, Blend) else None
         return samples, mask_batch(self.specs, self.masking, tokens, mask_keys(self.seed, positions), weights)
 
-    def _filled(self, batch: PackedBatch, samples: list[Sample], pool: ThreadPoolExecutor) -> PackedBatch:
+    def _filled(self, batch: PackedBatch, samples: list[TokenRow], pool: ThreadPoolExecutor) -> PackedBatch:
         """The batch with its samples' keys and raw inputs."""
         batch.keys = [sample.key for sample in samples]
         for m, spec in enumerate(self.specs):
@@ -172,39 +172,3 @@ def _weights(masking: MaskingConfig, dataset: Dataset) -> np.ndarray:
     if not weights.any():
         raise ValueError(f"{dataset.url}: none of the masking's mixtures is for this dataset")
     return weights
-
-
-def _ahead(batches: Iterator[tuple[int, PackedBatch]], depth: int) -> Iterator[tuple[int, PackedBatch]]:
-    """The same items, made in a thread up to `depth` ahead. Closing this iterator ends the thread."""
-    ready: queue.Queue[tuple[int, PackedBatch] | BaseException] = queue.Queue(depth)
-    gone = threading.Event()
-
-    def put(item: tuple[int, PackedBatch] | BaseException) -> None:
-        while not gone.is_set():
-            try:
-                return ready.put(item, timeout=_POLL_SECONDS)
-            except queue.Full:
-                continue
-
-    def run() -> None:
-        try:
-            for item in batches:
-                put(item)
-                if gone.is_set():
-                    break
-        except BaseException as error:  # whatever it is, the consumer must not wait for ever
-            put(error)
-        finally:
-            batches.close()  # type: ignore[attr-defined]
-
-    thread = threading.Thread(target=run, name="loader", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        gone.set()
-        thread.join()

@@ -5,12 +5,10 @@ share the sequence does not change it. Its format is numbered (`FORMAT`): changi
 
 - An epoch is every row `repeat` times. Its row groups come in a random order, different in each epoch.
 - The epoch is cut into `lanes` of equal length; position p belongs to lane p % lanes, and rank r of w takes the
-  positions with p % w == r. While the number of ranks divides the number of lanes, a rank's positions lie in lanes of
-  its own, and it reads only its share of the data.
-- Within a lane, blocks of `buffer_rows // lanes` neighbouring rows are shuffled: the shuffle buffer. A row appears all
-  of its `repeat` times in one block, so that it is read once for all (4M repeats 4 times).
-- Masks follow from (seed, position) alone. Crops follow from (seed, epoch, row group, turn), a turn being one of the
-  `repeat` times: all samples of a row group show the same of their crops then, so that only these crops are read.
+  positions with p % w == r.
+- Within a lane, blocks of `buffer_rows // lanes` neighbouring rows are shuffled: the shuffle buffer.
+- Masks follow from (seed, position) alone; crops from (seed, epoch, row group, turn), where a turn is one of the
+  `repeat` times that a row comes in an epoch.
 """
 
 from __future__ import annotations
@@ -26,11 +24,11 @@ from .draws import GOLDEN, mix64
 # Streams of randomness below one seed; adding a stream changes no other.
 _EPOCH_STREAM, _BLOCK_STREAM, _MASK_STREAM, _CROP_STREAM = range(4)
 
-FORMAT = 4  # part of what a run is: a run that goes on under another order would see samples twice or never
+FORMAT = 4  # in a run's fingerprint: a run that resumed under another order would see samples twice or never
 
 
 class Places(NamedTuple):
-    """Where samples stand, int64 (n,) each: row group, row within it, which epoch it is, which turn of the sample."""
+    """Where samples are, int64 (n,) each: row group, row within it, epoch, turn (which of the `repeat` times it is)."""
 
     groups: np.ndarray
     rows: np.ndarray
@@ -38,20 +36,19 @@ class Places(NamedTuple):
     turns: np.ndarray
 
 
-Visit = tuple[int, int]  # a row group in an epoch: what is read at once
+Visit = tuple[int, int]  # (row group, epoch): what is read at once, with the crops of that epoch
 
 
 @dataclass(frozen=True)
 class Block:
-    """A shuffled block: its lane of the whole sequence, its number within the lane, which only grows, and what it
-    reads."""
+    """A shuffled block of a lane: its number, which only grows within the lane, and the row groups that it reads."""
 
     lane: int
     number: tuple[int, int]
     visits: frozenset[Visit]
 
 
-@dataclass(frozen=True, eq=False)  # caches go by identity: hashing a million row groups takes milliseconds
+@dataclass(frozen=True, eq=False)  # caches compare by identity: hashing a million row groups takes milliseconds
 class Order:
     """The sequence over row groups of the given sizes.
 
@@ -99,6 +96,7 @@ class Order:
         """A random number for each turn of a row group in an epoch, of which the crop is the remainder: uint64
         (repeat,)."""
         group, epoch = visit
+        # One number for a whole row group: all its samples show the same crops, so that only these are read from disk.
         return np.random.default_rng([self.seed, _CROP_STREAM, epoch, group]).integers(
             0, 2**63, self.repeat, dtype=np.uint64
         )
@@ -120,9 +118,12 @@ class Order:
 @lru_cache(maxsize=256)
 def _block(order: Order, epoch: int, lane: int, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Groups, rows and turns of one shuffled block."""
+    # A lane is the positions of one remainder, and a contiguous part of the epoch: while the number of ranks divides
+    # the number of lanes, a rank's positions lie in lanes of its own, and it reads only its share of the row groups.
     share, more = divmod(order.epoch_size, order.lanes)
     begin = lane * share + min(lane, more)
     end = begin + share + (lane < more)
+    # All turns of a row are in one block, so that it is read once for all (4M repeats 4 times).
     size = order.block_rows * order.repeat
     first = begin + block * size
     rng = np.random.default_rng([order.seed, _BLOCK_STREAM, epoch, lane, block])
@@ -144,10 +145,10 @@ def _epoch(order: Order, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     return permutation, np.cumsum(np.array(order.group_rows, np.int64)[permutation])
 
 
-def deal(first: int, batch_size: int, rank: int, world: int) -> np.ndarray:
+def rank_positions(first: int, batch_size: int, rank: int, world: int) -> np.ndarray:
     """A rank's positions among first..first + batch_size - 1: int64 (batch_size / world,), ascending."""
     if batch_size < 1 or batch_size % world:
-        raise ValueError(f"batch size {batch_size} cannot be dealt to {world} ranks; use a multiple of {world}")
+        raise ValueError(f"batch size {batch_size} does not divide among {world} ranks; use a multiple of {world}")
     if not 0 <= rank < world:
         raise ValueError(f"rank {rank} is not among 0..{world - 1}")
     return np.arange(first + (rank - first) % world, first + batch_size, world, dtype=np.int64)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...infra import storage
 from ...modalities import ModalitySpec
 from ...tokenize.codec import Options
-from ..data.groups import Shard
+from ..data.groups import ShardRows
 from .settings import Generate
 
 
@@ -25,7 +25,7 @@ class GenerateJob:
     fingerprint: str
     settings: Generate
     specs: tuple[ModalitySpec, ...]
-    splits: dict[str, tuple[Shard, ...]]
+    splits: dict[str, tuple[ShardRows, ...]]
     options: Options
     first_sentinel: int
     num_sentinels: int

@@ -17,7 +17,7 @@ from ...modalities import Kind, ModalitySpec
 from ...model.downstream.retrieval import nearest, predict_vectors
 from ...model.fourm import FourM
 from ...tokenize import codecs, store
-from ..data.groups import Shard
+from ..data.groups import ShardRows
 from .generation import conditions, special_ids
 from .generation_job import GenerateJob
 
@@ -136,7 +136,7 @@ def recall(found: Sequence[Found], top: Sequence[int] = (1, 5)) -> dict[int, flo
     return {n: sum(rank is not None and rank <= n for rank in ranks) / max(len(ranks), 1) for n in top}
 
 
-def _shards(job: GenerateJob, split: str) -> tuple[Shard, ...]:
+def _shards(job: GenerateJob, split: str) -> tuple[ShardRows, ...]:
     return job.splits.get(split) or job.splits["train"]
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from ..data import ragged
 from ..data.draws import Draws
 
-MAX_ALPHA = 1e6  # as good as all to one; above it float32 cannot tell what to accept
-_MIN_SHARE = 1e-300
+MAX_ALPHA = 1e6  # equal alphas of it share equally but for 0.1 %; above it float32 is too coarse to accept draws
+_MIN_SHARE = 1e-300  # a share that underflows stays above 0: 0 means that the modality takes no part
 
 
 def draw_budgets(alphas: np.ndarray, totals: np.ndarray, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
@@ -32,12 +32,14 @@ def draw_budgets(alphas: np.ndarray, totals: np.ndarray, draws: Draws) -> tuple[
     count, modalities = alphas.shape
     log_gamma = _log_gamma(alphas, draws).astype(np.float64)
     top = log_gamma.max(axis=1, keepdims=True)
-    nobody = np.isneginf(top[:, 0])
-    shares = np.exp(log_gamma - np.where(nobody[:, None], 0.0, top))
+    empty = np.isneginf(top[:, 0])  # all alphas are 0
+    # Relative to the largest: Gamma draws of alpha 0.01 underflow float64, their logarithms do not.
+    shares = np.exp(log_gamma - np.where(empty[:, None], 0.0, top))
     shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1.0)  # the largest is 1 before this line
-    # A share is never all: with alphas of 0.01 float32 would round it to that, and nothing would be left to give.
+    # Below 1, as an exact share is: with alphas of 0.01 float32 rounds the largest to 1, and no token would be left.
     budgets: np.ndarray = np.floor(np.minimum(shares, 1 - 2**-24) * totals[:, None]).astype(np.int64)
-    left = np.where(nobody, 0, totals - budgets.sum(axis=1))
+    left = np.where(empty, 0, totals - budgets.sum(axis=1))
+    # At most S - 1 tokens of a sample are left; each is a row of its own in one more Dirichlet draw.
     rows = np.repeat(np.arange(count), left)
     each = draws.of("left").rows(rows).numbered(ragged.ranks(left))
     winners = _log_gamma(alphas[rows], each).argmax(axis=1)
@@ -51,8 +53,8 @@ def fill_up(
 ) -> np.ndarray:
     """Give tokens that were left over to modalities that can take more, in proportion to their shares.
 
-    Whoever is full takes no more, and the others share what is left. Modalities with share 0 take none: "RGB to
-    everything" stays what it says.
+    A modality that is full takes no more, and the others share the rest. Modalities with share 0 take none: "RGB to
+    everything" shows RGB alone.
 
     Args:
         budgets: int64 (B, S), tokens given so far.
@@ -66,15 +68,16 @@ def fill_up(
     room = np.where(shares > 0, np.maximum(capacity - budgets, 0), 0)
     shares = np.where(room > 0, shares, 0)
     left = np.minimum(left, room.sum(axis=1))
-    # Each takes min(level * share, room), like vessels into which water is poured. In the order in which they fill up:
-    # were the first i full and no other, the level would be `(left - before) / rest`; the true one is the highest.
+    # Each takes min(level * share, room); `level` is such that the sum is `left` (water-filling). Sorted by the level
+    # at which they are full: if the first i are full, level = (left - before) / rest; the right i gives the highest.
     order = np.argsort(room / np.maximum(shares, _MIN_SHARE), axis=1)
     rooms, rest = np.take_along_axis(room, order, axis=1), np.take_along_axis(shares, order, axis=1)
     before = np.cumsum(rooms, axis=1) - rooms
     rest = np.maximum(np.cumsum(rest[:, ::-1], axis=1)[:, ::-1], _MIN_SHARE)
     level = ((left[:, None] - before) / rest).max(axis=1, keepdims=True)
     ends = np.cumsum(np.minimum(level * shares, room), axis=1)
-    # Whole tokens, as many on average: the ends are rounded down after one shift for all, which is never 0 or 1.
+    # Whole tokens with the same mean: the ends are rounded down after one random shift for all (systematic sampling).
+    # The shift lies strictly inside (0, 1): at 1 a whole end would go up by a token.
     whole = np.floor(ends + (draws.uniform(1) - 2.0**-25))
     extra = np.diff(whole, axis=1, prepend=0).astype(np.int64)
     return budgets + np.minimum(extra, room)

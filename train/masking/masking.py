@@ -2,15 +2,10 @@
 
 For each sample: numbers of tokens, a component of the mixture of Dirichlets, budgets for each modality (budgets.py),
 then which tokens: disjoint random subsets of grids, spans of sequences (spans.py). The chosen tokens are packed into
-a `PackedBatch`; nothing here loops over samples, and what a sample gets follows from its key alone (draws.py).
+a `PackedBatch` (packing.py). Nothing here loops over samples; a sample's mask follows from its key alone (draws.py).
 
-Decisions:
-- `redistribute=False` is the reference (apple/ml-4m) in distribution. Its budgets are often not used: texts are
-  shorter, modalities missing. With `redistribute=True` missing modalities take no part in the draw, components of the
-  mixture that a sample has no inputs or no targets for are not drawn for it, and what is not used goes to its grids,
-  in the proportions of the same Dirichlet draw. Modalities with alpha 0 get nothing.
-- A target sequence of n tokens makes n - 1 predictions: its first sentinel is only read (teacher forcing).
-- Chunks of metadata are put in a new random order at each draw, EOS last (4M-21).
+`redistribute=False` is the reference (apple/ml-4m) in distribution: budgets of short texts and missing modalities are
+lost. `redistribute=True` gives them to the sample's grids, in the proportions of the same Dirichlet draw.
 
 Legend: B samples, S modalities, N and M the largest numbers of input and target tokens.
 """
@@ -35,8 +30,8 @@ _TEXT_KINDS = (Kind.SEQUENCE, Kind.EMBEDDING)
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """One component of a mixture of Dirichlets.
+class ResolvedMixture:
+    """A mixture of a recipe with one concentration for each modality; also called a component below.
 
     input_alphas, target_alphas: modality -> concentration; modalities that are not named have 0.
     weight: how often the component is drawn, in proportion.
@@ -62,7 +57,7 @@ class MaskingConfig:
 
     input_tokens: tuple[int, int]
     target_tokens: tuple[int, int]
-    mixtures: tuple[Mixture, ...]
+    mixtures: tuple[ResolvedMixture, ...]
     redistribute: bool = True
     first_sentinel: int = 5
     num_sentinels: int = 200
@@ -78,7 +73,8 @@ class MaskingConfig:
         """ValueError if it names modalities or asks for targets that the model's `specs` do not have."""
         known = {spec.name: spec for spec in specs}
         longest = max((spec.max_tokens for spec in specs if spec.kind is Kind.SEQUENCE), default=0)
-        if (needed := (longest + 1) // 2 + 2) > self.num_sentinels:  # every other token masked, one to close, [S_0]
+        # Most sentinels: every other token masked, one more that closes the target, and [S_0], which is never used.
+        if (needed := (longest + 1) // 2 + 2) > self.num_sentinels:
             raise ValueError(f"masking.num_sentinels: {self.num_sentinels}, texts of {longest} tokens need {needed}")
         for i, mixture in enumerate(self.mixtures):
             for what in ("input_alphas", "target_alphas", "keep"):
@@ -97,7 +93,7 @@ class MaskingConfig:
 
 
 @dataclass(frozen=True)
-class Tokens:
+class ModalityTokens:
     """All tokens of one modality in a batch, before masking.
 
     lengths: int64 (B,), tokens, patches or vectors of each sample; 0 where the sample lacks the modality.
@@ -112,7 +108,7 @@ class Tokens:
 def mask_batch(
     specs: Sequence[ModalitySpec],
     config: MaskingConfig,
-    tokens: Mapping[str, Tokens],
+    tokens: Mapping[str, ModalityTokens],
     keys: np.ndarray | np.random.Generator,
     weights: np.ndarray | None = None,
 ) -> PackedBatch:
@@ -138,7 +134,7 @@ def mask_batch(
         weights = np.tile([mixture.weight for mixture in config.mixtures], (len(lengths), 1))
     draw = _draw(specs, config, lengths, weights, draws)
     texts = _mask_texts(specs, config, tokens, draw, draws)
-    _settle(specs, config, lengths, draw, texts, draws)
+    _final_budgets(specs, config, lengths, draw, texts, draws)
     inputs: list[Chosen] = []
     targets: list[Chosen] = []
     for m, spec in enumerate(specs):
@@ -170,10 +166,11 @@ def _draw(
         for side in ("input_alphas", "target_alphas")
     )
     keeps = np.array([[KEEPS.index(m.keep.get(n, Keep.RANDOM)) for n in names] for m in config.mixtures])
-    # The reference lets missing modalities and those without targets draw budgets, which are lost.
+    # Only the reference lets missing modalities, and those that are no targets, draw budgets, which are lost.
     is_target = np.array([spec.is_target for spec in specs])
     can_show = (lengths > 0) | (not config.redistribute)
     can_predict = can_show & is_target | (not config.redistribute)
+    # Components that give a sample no input or no target are not drawn for it, unless all are like that.
     feasible = (can_show @ (in_alphas > 0).T) & (can_predict @ (out_alphas > 0).T)
     if config.redistribute:
         possible = odds * feasible
@@ -192,6 +189,7 @@ def _draw(
             Draws.concatenate([draws.of("inputs"), draws.of("targets")]),
         )
     )
+    # A token of a grid is either shown or predicted; texts are split by spans, which need no such limit.
     limit = np.array([spec.max_tokens for spec in specs])
     is_text = np.array([spec.kind in _TEXT_KINDS for spec in specs])
     inputs = np.minimum(inputs, limit)
@@ -205,7 +203,7 @@ def _draw_component(odds: np.ndarray, draws: Draws) -> np.ndarray:
     return (ends >= draws.uniform(1) * ends[:, -1:]).argmax(axis=1)
 
 
-def _settle(
+def _final_budgets(
     specs: Sequence[ModalitySpec],
     config: MaskingConfig,
     lengths: np.ndarray,
@@ -213,7 +211,8 @@ def _settle(
     texts: Mapping[int, tuple[Chosen, Chosen]],
     draws: Draws,
 ) -> None:
-    """Make `draw.inputs` and `draw.targets` what is really used, and give the rest to the grids if so configured."""
+    """Lower `draw.inputs` and `draw.targets` to the tokens that there are, and redistribute the rest if configured."""
+    # Texts first: how many tokens they take is known only after their spans are drawn.
     for m, (shown, predicted) in texts.items():
         draw.inputs[:, m], draw.targets[:, m] = shown.counts, predicted.counts
     is_grid = np.array([spec.kind in (Kind.GRID, Kind.PIXELS) for spec in specs])
@@ -222,7 +221,8 @@ def _settle(
     draw.inputs = np.where(is_grid, np.minimum(draw.inputs, room), draw.inputs)
     if config.redistribute:
         left = draw.input_total - draw.inputs.sum(axis=1)
-        spared = np.where(is_target, np.minimum(draw.targets, room - draw.inputs), 0)  # what the targets drew is theirs
+        # Inputs must not take the tokens that the targets have drawn.
+        spared = np.where(is_target, np.minimum(draw.targets, room - draw.inputs), 0)
         draw.inputs = fill_up(draw.inputs, room - spared, left, draw.input_shares, draws.of("fill inputs"))
     room = np.where(is_target, room - draw.inputs, 0)
     draw.targets = np.where(is_grid, np.minimum(draw.targets, room), draw.targets)
@@ -234,7 +234,7 @@ def _settle(
 def _mask_texts(
     specs: Sequence[ModalitySpec],
     config: MaskingConfig,
-    tokens: Mapping[str, Tokens],
+    tokens: Mapping[str, ModalityTokens],
     draw: _Draw,
     draws: Draws,
 ) -> dict[int, tuple[Chosen, Chosen]]:
@@ -252,10 +252,11 @@ def _mask_texts(
     )
     own = Draws.concatenate([text.draws for text in texts])
     split = spans.split(ids, spans.draw_keep(lengths, inputs, keeps, chunks, own), lengths, config.first_sentinel)
-    # Without an input budget the input is empty, and not the sentinel that stands for all of the text.
+    # Without an input budget the input is empty; one sentinel for the whole text would be a token over budget.
     shown = np.where(inputs > 0, split.input_lengths, 0)
     input_ids = split.input_ids[ragged.spread(inputs > 0, split.input_lengths)]
     start, length = spans.cut_targets(split, targets, own.of("cut"))
+    # n target tokens are n - 1 predictions: the first sentinel is only read (teacher forcing).
     predicted = np.maximum(length - 1, 0)
     reads = ragged.indices(ragged.exclusive_cumsum(split.target_lengths) + start, predicted)
     chosen, row, first_input, first_target = {}, 0, 0, 0
@@ -265,6 +266,7 @@ def _mask_texts(
         in_counts[text.rows], out_counts[text.rows] = shown[here], predicted[here]
         seen = input_ids[first_input : (first_input := first_input + int(in_counts.sum()))]
         if specs[text.modality].kind is Kind.EMBEDDING:
+            # ~row is a vector's row; ids >= 0 are sentinels, which become the row of zeros after the last vector.
             seen = np.where(seen < 0, ~seen, specs[text.modality].max_tokens)
         read = reads[first_target : (first_target := first_target + int(out_counts.sum()))]
         chosen[text.modality] = (
@@ -276,8 +278,8 @@ def _mask_texts(
 
 @dataclass(frozen=True)
 class _Text:
-    """What was drawn for one sequence or embedding modality: R `rows` (samples) take part, `ids` is flat, the others
-    are int64 (R,). The ids of vectors are ~0, ~1, ..., which no sentinel is."""
+    """The draws of one sequence or embedding modality: R `rows` (samples) take part, `ids` is flat, the others are
+    int64 (R,). The ids of vectors are ~0, ~1, ...: below 0, so that they differ from sentinels."""
 
     modality: int
     rows: np.ndarray
@@ -290,8 +292,8 @@ class _Text:
     draws: Draws
 
 
-def _text(m: int, spec: ModalitySpec, tokens: Tokens, draw: _Draw, draws: Draws) -> _Text:
-    targets = draw.targets[:, m] * spec.is_target  # parity: embeddings draw a target budget and lose it
+def _text(m: int, spec: ModalitySpec, tokens: ModalityTokens, draw: _Draw, draws: Draws) -> _Text:
+    targets = draw.targets[:, m] * spec.is_target  # as ml-4m: embeddings draw a target budget and lose it
     rows = np.flatnonzero(((draw.inputs[:, m] > 0) | (targets > 0)) & (tokens.lengths > 0))
     lengths, own = tokens.lengths[rows], draws.of("tokens", spec.name).rows(rows)
     if tokens.ids is None:
@@ -307,6 +309,7 @@ def _text(m: int, spec: ModalitySpec, tokens: Tokens, draw: _Draw, draws: Draws)
 
 def _shuffle_chunks(order: np.ndarray, lengths: np.ndarray, draws: Draws) -> np.ndarray:
     """Token indices with each sequence's pairs in a random order; an odd token at its end (EOS) stays there."""
+    # A new order at each draw (4M-21): one sort of all pairs, with the sequence's number in the upper 32 bits.
     pairs = lengths // spans.CHUNK_TOKENS
     keys = ragged.spread(np.arange(len(pairs), dtype=np.uint64) << np.uint64(32), pairs) | draws.flat(pairs)
     ranks = np.argsort(keys) - ragged.spread(ragged.exclusive_cumsum(pairs), pairs)
@@ -318,7 +321,7 @@ def _shuffle_chunks(order: np.ndarray, lengths: np.ndarray, draws: Draws) -> np.
 
 
 def _mask_grid(
-    spec: ModalitySpec, tokens: Tokens, inputs: np.ndarray, targets: np.ndarray, draws: Draws
+    spec: ModalitySpec, tokens: ModalityTokens, inputs: np.ndarray, targets: np.ndarray, draws: Draws
 ) -> tuple[Chosen, Chosen]:
     """Disjoint random subsets of a grid; `inputs` and `targets` say how many tokens, (B,) each."""
     rows = np.flatnonzero(inputs + targets)
@@ -343,9 +346,9 @@ def choose_disjoint(length: int, first: np.ndarray, second: np.ndarray, draws: D
     Returns:
         The subsets, row after row, each in ascending order: int64 (sum of first,) and (sum of second,).
     """
-    # One random key for each position, unique within its row because its low bits are the position: sorting gives
+    # One random key for each position, unique within its row because its low bits are the position. Sorting gives
     # thresholds, and comparing with them gives the subsets in raster order without a second sort. Positions count from
-    # 1 there: a threshold of 0 is below all keys.
+    # 1, so that a threshold of 0 is below all keys.
     keys = draws.bits(length)
     keys <<= np.uint32(length.bit_length())
     keys |= np.arange(1, length + 1, dtype=np.uint32)

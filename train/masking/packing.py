@@ -44,7 +44,7 @@ def pack(
     """
     shown, predicted = _Side(inputs, num_inputs), _Side(targets, num_targets)
     queries = [np.full(len(t.ids), -1, np.int32) if t.queries is None else t.queries for t in targets]
-    # A grid's targets all see each other; a text's see those before them and themselves.
+    # Decoder attention (4M): a grid's targets see each other; a text's targets see the ones before and themselves.
     causal = np.array([spec.kind is Kind.SEQUENCE for spec in specs] + [True])
     ends = predicted.spread(np.where(causal, 0, predicted.ends))
     own = np.arange(1, num_targets + 1, dtype=np.int32) * predicted.valid
@@ -79,7 +79,8 @@ class _Side:
         self.ends = np.cumsum(self.counts, axis=1)
         self.mod = self.spread(np.r_[: len(chosen), 0])
         self.valid = np.arange(width) < used[:, None]
-        # The tokens lie modality after modality; after the last come `width` zeros, which pad.
+        # `gather` reads tokens that lie modality after modality, followed by `width` zeros for the padding: one take()
+        # for the whole batch, in place of a copy for each sample and modality.
         starts = ragged.exclusive_cumsum(counts.ravel()).reshape(counts.shape)
         starts[-1] = used.sum()
         self._source = ragged.indices(starts.T.ravel(), self.counts.ravel()).reshape(-1, width)

@@ -32,12 +32,12 @@ class Keep(StrEnum):
     BINARY = "binary"  # 0 or 1
 
 
-KEEPS = tuple(Keep)  # arrays hold the index
+KEEPS = tuple(Keep)  # arrays hold the index of a rule
 
 
 @dataclass(frozen=True)
 class Spans:
-    """Inputs and whole targets of R sequences.
+    """Inputs and whole targets (not yet cut to their budgets) of R sequences.
 
     input_ids, target_ids: int32, flat; input_lengths, target_lengths: int64 (R,).
     runs: int64 (R,), masked runs of each sequence; a target holds one sentinel more.
@@ -70,28 +70,29 @@ def draw_keep(
     Returns:
         bool (sum of lengths,).
     """
-    prob = draws.of("share").uniform(1)[:, 0]
+    prob = draws.of("share").uniform(1)[:, 0]  # in (0, 1], never 0
     prob = np.where(keeps == KEEPS.index(Keep.BINARY), prob > 0.5, prob)
     prob[keeps == KEEPS.index(Keep.ALL)] = 1.0
     starts = ragged.exclusive_cumsum(lengths)
     kept = np.zeros(int(lengths.sum()), bool)
     pending = np.flatnonzero((budgets > 0) & (prob > 0))
     done, count, own = 0, 1, draws.of("keep")
-    while pending.size:  # every sequence fits in the end: a wholly masked one is a single sentinel
-        # Some attempts at once, of which the first that fits counts: most need few, and some dozens.
+    while pending.size:  # ends: a sequence that is masked as a whole is one sentinel, which fits every budget
+        # 1, 2, 4, ... 16 attempts at once, of which the first that fits counts: most need one, some need dozens.
         attempts = np.arange(done, done + count)
         chances = prob[pending, None] * (KEEP_DECAY**attempts).astype(np.float32)
         length, chunk = (np.repeat(values[pending], count) for values in (lengths, chunks))
         draw = _draw_once(length, chances.ravel(), chunk, own.rows(pending).times(attempts))
-        # What is kept is shown, and a sentinel for each run: at what follows a kept token, or begins the sequence.
+        # Input length: kept tokens, and a sentinel for each masked run, which begins after a kept token or at the
+        # start of the sequence. So `shown` is true where a token is kept, or the one before it, or at the start.
         shown, first = draw.copy(), ragged.exclusive_cumsum(length)
         shown[1:] |= draw[:-1]
         shown[first] = True
         fits = ragged.counts(shown, length).reshape(-1, count) <= budgets[pending, None]
         fitting = fits.any(axis=1)
         begin = first.reshape(-1, count)[fitting, fits.argmax(axis=1)[fitting]]
-        settled = pending[fitting]
-        into, of = (ragged.indices(start, lengths[settled]) for start in (starts[settled], begin))
+        finished = pending[fitting]
+        into, of = (ragged.indices(start, lengths[finished]) for start in (starts[finished], begin))
         kept[into] = draw[of]
         pending = pending[~fitting]
         done, count = done + count, min(2 * count, 16)
@@ -100,7 +101,7 @@ def draw_keep(
 
 def _draw_once(lengths: np.ndarray, prob: np.ndarray, chunks: np.ndarray, draws: Draws) -> np.ndarray:
     """bool (sum of lengths,): each chunk with the probability of its sequence, float32 (R,) above 0."""
-    # The highest of the random bits that keep: no float for each token.
+    # The highest random bits that keep a token: integers are compared, no float is made for each token.
     highest = (np.ceil(prob.astype(np.float64) * 2**32) - 1).astype(np.uint32)
     draw: np.ndarray = draws.flat(lengths) <= ragged.spread(highest, lengths)
     if (several := chunks > 1).any():  # a chunk does what its first token does
@@ -133,7 +134,8 @@ def split(ids: np.ndarray, kept: np.ndarray, lengths: np.ndarray, first_sentinel
     runs, hidden = ragged.counts(starts, lengths), ragged.counts(masked, lengths)
     target_lengths = hidden + runs + 1
     begin = ragged.exclusive_cumsum(target_lengths)
-    # Before a masked token stand those before it, a sentinel for each run so far, and one that ends each target.
+    # Place of a masked token in the flat targets: the masked tokens before it, one sentinel for each run up to its own,
+    # and the last sentinel of each target before its own.
     token = np.flatnonzero(masked)
     opens = starts.take(token)
     place = np.arange(len(token)) + np.cumsum(opens, dtype=np.int32) + ragged.spread(np.arange(len(runs)), hidden)
@@ -141,7 +143,7 @@ def split(ids: np.ndarray, kept: np.ndarray, lengths: np.ndarray, first_sentinel
     target = np.empty(int(target_lengths.sum()), np.int32)
     target[place] = ids.take(token)
     target[sentinel_place] = sentinel
-    target[begin + target_lengths - 1] = first_sentinel + runs
+    target[begin + target_lengths - 1] = first_sentinel + runs  # the last sentinel ends the target
     shown = ids.astype(np.int32)
     shown[token.compress(opens)] = sentinel
     return Spans(
@@ -172,7 +174,7 @@ def cut_targets(spans: Spans, budgets: np.ndarray, draws: Draws) -> tuple[np.nda
     chosen = draws.below(np.maximum(spans.runs, 1))
     start = np.zeros(len(budgets), np.int64)
     start[over] = spans.sentinels[(first + chosen)[over]]
-    # The earliest sentinel whose rest fits is the one after those whose rest does not.
+    # The earliest sentinel from which the rest fits: the first after all sentinels before position `need`.
     need = spans.target_lengths - budgets
     too_early = ragged.counts(spans.sentinels < ragged.spread(need, spans.runs), spans.runs)
     short = over & (start > need)

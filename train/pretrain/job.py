@@ -10,8 +10,8 @@ from ...infra import storage
 from ...modalities import Kind, ModalitySpec
 from ...model.config import FourMConfig
 from ..data.blend import Dataset
-from ..data.groups import Shard
-from ..masking.masking import MaskingConfig, Mixture
+from ..data.groups import ShardRows
+from ..masking.masking import MaskingConfig, ResolvedMixture
 from ..masking.spans import Keep
 from ..settings import Train, alpha_of
 
@@ -35,8 +35,8 @@ class TrainJob:
     modules: tuple[str, ...]
     recipe: dict[str, Any]
     specs: tuple[ModalitySpec, ...]
-    shards: tuple[Shard, ...]
-    val_shards: tuple[Shard, ...]
+    shards: tuple[ShardRows, ...]
+    val_shards: tuple[ShardRows, ...]
     first_sentinel: int
     num_sentinels: int
     datasets: tuple[Dataset, ...] = ()
@@ -70,7 +70,9 @@ def masking_config(job: TrainJob, datasets: Sequence[Dataset] = ()) -> MaskingCo
     for m in given:
         keep = {n: m.keep.get(n, "random") if isinstance(m.keep, dict) else m.keep for n in texts}
         keeps = {name: Keep(rule) for name, rule in keep.items()}
-        mixtures.append(Mixture(alphas(m.input_alpha, everything), alphas(m.target_alpha, targets), m.weight, keeps))
+        mixtures.append(
+            ResolvedMixture(alphas(m.input_alpha, everything), alphas(m.target_alpha, targets), m.weight, keeps)
+        )
     return MaskingConfig(
         span(train.input_tokens),
         span(train.target_tokens),

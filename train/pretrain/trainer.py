@@ -28,9 +28,9 @@ from ...model.batch import PackedBatch
 from ...model.fourm import FourM
 from ...model.prepare import check_batch, group_targets
 from .. import checkpoint, sharded, workers
-from ..data.groups import Shard
+from ..data.groups import ShardRows
 from ..data.loader import LoaderOptions, TokenLoader
-from ..data.order import deal
+from ..data.order import rank_positions
 from ..flops import peak_flops, step_flops
 from ..metrics import Metrics
 from ..parallel import Parallel, to_device, whole
@@ -272,7 +272,7 @@ class Trainer:
         batches = loader.batches(0, size, self.rank, self.world)
         for step in range(-(-samples // size)):
             _, batch = next(batches)
-            positions = deal(step * size, size, self.rank, self.world)
+            positions = rank_positions(step * size, size, self.rank, self.world)
             batch.target_valid = np.asarray(batch.target_valid) & (positions < samples)[:, None]
             yield batch
         batches.close()  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from fourmill import recipe as recipes
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model.fourm import FourM
 from fourmill.tokenize.store import ColumnSpec, encode_column
-from fourmill.train.data.groups import Shard
+from fourmill.train.data.groups import ShardRows
 from fourmill.train.pretrain.job import TrainJob, model_config
 from fourmill.train.pretrain.trainer import Trainer
 
@@ -40,7 +40,7 @@ class Silent:
 
 def write_columns(
     root: Path | str, name: str, rows: int, seed: int = 0, specs: Sequence[ModalitySpec] = SPECS
-) -> Shard:
+) -> ShardRows:
     """Columns of a shard in root/tokens; keys are "NAME-ROW"."""
     rng = np.random.default_rng(seed)
     keys = [f"{name}-{row}" for row in range(rows)]
@@ -50,7 +50,7 @@ def write_columns(
         path = Path(root, "tokens", spec.name, f"{name}.parquet")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_column(column, keys, [_row(spec, rng) for _ in keys]))
-    return Shard(name, rows)
+    return ShardRows(name, rows)
 
 
 def _row(spec: ModalitySpec, rng: np.random.Generator) -> Any:
@@ -64,7 +64,7 @@ def _row(spec: ModalitySpec, rng: np.random.Generator) -> Any:
 
 def job(root: Path | str, *, rows: int = 32, **train: Any) -> TrainJob:
     """A run of its own in `root`, on columns that are always the same; they are written if there are none."""
-    shards = [Shard("train", rows), Shard("val", 8)]
+    shards = [ShardRows("train", rows), ShardRows("val", 8)]
     if not Path(root, "tokens").exists():
         shards = [write_columns(root, "train", rows), write_columns(root, "val", 8, seed=1)]
     settings = {**TINY, **train}

@@ -19,8 +19,8 @@ from fourmill.modalities import Kind
 from fourmill.train.data.blend import BLOCK, Blend, Dataset, Stores
 from fourmill.train.data.groups import GroupCache
 from fourmill.train.data.loader import LoaderOptions, TokenLoader
-from fourmill.train.data.order import Order, deal
-from fourmill.train.masking.masking import Mixture
+from fourmill.train.data.order import Order, rank_positions
+from fourmill.train.masking.masking import ResolvedMixture
 from fourmill.train.pretrain.job import masking_config
 
 
@@ -109,8 +109,10 @@ def test_samples_come_with_what_their_dataset_has(datasets: list[Dataset], tmp_p
 
 def test_datasets_have_mixtures_and_repeats_of_their_own(datasets: list[Dataset], tmp_path: Path) -> None:
     job = training.job(tmp_path / "job")
-    own = [Mixture({"rgb": 1.0}, {"tok_rgb": 1.0}), Mixture({"tok_rgb": 1.0}, {"caption": 1.0})]
-    masking = replace(masking_config(job), mixtures=(*own, Mixture({"caption": 1.0}, {"caption": 1.0}, weight=5.0)))
+    own = [ResolvedMixture({"rgb": 1.0}, {"tok_rgb": 1.0}), ResolvedMixture({"tok_rgb": 1.0}, {"caption": 1.0})]
+    masking = replace(
+        masking_config(job), mixtures=(*own, ResolvedMixture({"caption": 1.0}, {"caption": 1.0}, weight=5.0))
+    )
     first, *_, last = datasets
     several = [replace(first, mixtures=range(2), repeat=3), replace(last, mixtures=range(2, 3), weight=1.0)]
     one = TokenLoader("", (), training.SPECS, masking, 5, LoaderOptions(lanes=4, buffer_rows=16), several)
@@ -185,10 +187,10 @@ def test_what_a_batch_reads_is_there_over_many_epochs(
     with ThreadPoolExecutor(1) as pool:
         cache = GroupCache(read, pool)
         for step in range(ahead):
-            cache.want(order.blocks(deal(step * batch, batch, 0, world)))
+            cache.want(order.blocks(rank_positions(step * batch, batch, 0, world)))
         for step in range(1200 // batch):
-            cache.want(order.blocks(deal((step + ahead) * batch, batch, 0, world)))
-            positions = deal(step * batch, batch, 0, world)
+            cache.want(order.blocks(rank_positions((step + ahead) * batch, batch, 0, world)))
+            positions = rank_positions(step * batch, batch, 0, world)
             cache.begin(order.blocks(positions))
             places = order.locate(positions)
             for visit in zip(places.groups.tolist(), places.epochs.tolist(), strict=True):
@@ -218,7 +220,7 @@ def test_any_workers_and_kills_give_the_next_part_of_the_sequence(
     for world, steps in attempts:
         done = []
         for s in range(step, step + steps):
-            parts = [order.locate(deal(s * batch, batch, rank, world)) for rank in range(world)]
+            parts = [order.locate(rank_positions(s * batch, batch, rank, world)) for rank in range(world)]
             done.append([pair for at in parts for pair in zip(at.groups.tolist(), at.rows.tolist(), strict=True)])
         survived = (step + steps) // 2 * 2 - step
         for rows in done[: max(survived, 0)]:

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model.batch import PackedBatch
 from fourmill.tokenize.store import ColumnSpec, encode_column
-from fourmill.train.data.groups import RowGroup, Shard
+from fourmill.train.data.groups import RowGroup, ShardRows
 from fourmill.train.data.loader import LoaderOptions, TokenLoader
-from fourmill.train.data.order import deal
+from fourmill.train.data.order import rank_positions
 from fourmill.train.data.samples import decode_patches
-from fourmill.train.masking.masking import MaskingConfig, Mixture
+from fourmill.train.masking.masking import MaskingConfig, ResolvedMixture
 
 RGB, GRID, TEXT, T5 = range(4)
 SPECS = [
@@ -39,8 +39,8 @@ COLUMNS = [
     ColumnSpec("t5_caption", Kind.EMBEDDING, crops=1, length=3, dim=2),
 ]
 ALPHAS = {"rgb": 1.0, "tok_rgb": 1.0, "caption": 1.0, "t5_caption": 1.0}
-MASKING = MaskingConfig((10, 12), (5, 6), (Mixture(ALPHAS, {"tok_rgb": 1.0, "caption": 1.0}),))
-SHARDS = [Shard("00000", 20), Shard("00001", 8), Shard("00002", 0), Shard("00003", 5)]
+MASKING = MaskingConfig((10, 12), (5, 6), (ResolvedMixture(ALPHAS, {"tok_rgb": 1.0, "caption": 1.0}),))
+SHARDS = [ShardRows("00000", 20), ShardRows("00001", 8), ShardRows("00002", 0), ShardRows("00003", 5)]
 TOTAL = 33
 NULLS = {(GRID, 3), (TEXT, 4), (T5, 4), (RGB, 5), (RGB, 6), (GRID, 6), (TEXT, 6), (T5, 6)}  # sample 6 has nothing
 OPTIONS = LoaderOptions(lanes=4, buffer_rows=16, threads=2, read_ahead=2)
@@ -225,7 +225,7 @@ def test_row_groups_are_read_ahead_once_for_a_block(root: Path, size: int, world
         take(one.batches(0, size, 0, world), steps)
     blocks = Counter(
         (block.lane, block.number, group)
-        for block in one.order.blocks(deal(0, (steps + 200) * size, 0, world))
+        for block in one.order.blocks(rank_positions(0, (steps + 200) * size, 0, world))
         for group, _ in block.visits
     )
     assert set(blocks.values()) == {1}
@@ -236,7 +236,7 @@ def test_row_groups_are_read_ahead_once_for_a_block(root: Path, size: int, world
 def test_only_what_is_shown_is_decoded(tmp_path: Path) -> None:
     broken = [[b"no image", b"no image"]] * 20
     write(tmp_path, {(RGB, "00000"): {"rows": broken}})
-    without = replace(MASKING, mixtures=(Mixture({"tok_rgb": 1.0, "caption": 1.0}, {"tok_rgb": 1.0}),))
+    without = replace(MASKING, mixtures=(ResolvedMixture({"tok_rgb": 1.0, "caption": 1.0}, {"tok_rgb": 1.0}),))
     assert len(take(loader(tmp_path, without).batches(0, 8), 5)) == 5
     with pytest.raises(ValueError, match=r"shard 00000, sample 'k\d+', rgb: 8 bytes are no image"):
         take(loader(tmp_path).batches(0, 8), 5)
@@ -290,12 +290,12 @@ def test_threads_end_with_the_iterator(root: Path) -> None:
 
 
 def test_wrong_arguments(root: Path) -> None:
-    with pytest.raises(ValueError, match="batch size 9 cannot be dealt to 2 ranks"):
+    with pytest.raises(ValueError, match="batch size 9 does not divide among 2 ranks"):
         loader(root).batches(0, 9, 0, 2)
     with pytest.raises(ValueError, match=r"loader.threads: got 0"):
         loader(root, options=replace(OPTIONS, threads=0))
     with pytest.raises(ValueError, match=r"\['x'\] are not among"):
-        loader(root, replace(MASKING, mixtures=(Mixture({"x": 1.0}, ALPHAS),)))
+        loader(root, replace(MASKING, mixtures=(ResolvedMixture({"x": 1.0}, ALPHAS),)))
 
 
 def test_images_of_another_size_are_refused() -> None:

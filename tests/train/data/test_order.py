@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourmill.modalities import Kind, ModalitySpec
-from fourmill.train.data.order import FORMAT, Order, deal, mask_keys
-from fourmill.train.masking.masking import MaskingConfig, Mixture, Tokens, mask_batch
+from fourmill.train.data.order import FORMAT, Order, mask_keys, rank_positions
+from fourmill.train.masking.masking import MaskingConfig, ModalityTokens, ResolvedMixture, mask_batch
 
 orders = st.builds(
     Order,
@@ -47,7 +47,7 @@ def test_ranks_and_restarts_continue_one_sequence(order: Order, data: st.DataObj
     for _ in range(data.draw(st.integers(1, 4))):
         world, per_rank = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 5))
         for _ in range(data.draw(st.integers(1, 3))):
-            dealt = [deal(consumed, world * per_rank, rank, world) for rank in range(world)]
+            dealt = [rank_positions(consumed, world * per_rank, rank, world) for rank in range(world)]
             assert all(len(positions) == per_rank for positions in dealt)
             assert sorted(np.concatenate(dealt).tolist()) == list(range(consumed, consumed + world * per_rank))
             for positions in dealt:
@@ -60,7 +60,9 @@ def test_ranks_read_their_own_lanes() -> None:
     order = Order((64,) * 200, seed=3, lanes=8, buffer_rows=1024)
     for world in (1, 2, 4, 8):
         for rank in range(world):
-            positions = np.concatenate([deal(first, 64, rank, world) for first in range(0, order.epoch_size, 64)])
+            positions = np.concatenate(
+                [rank_positions(first, 64, rank, world) for first in range(0, order.epoch_size, 64)]
+            )
             assert len(set(positions % 8)) == 8 // world
             assert len(set(order.locate(positions)[0].tolist())) <= 200 / world + 8 / world
 
@@ -88,11 +90,11 @@ def test_order_is_pinned() -> None:
     assert [(order.crops((group, 7)) % np.uint64(10)).tolist() for group in range(3)] == PINNED_CROPS
     specs = [ModalitySpec("tok_rgb", Kind.GRID, 50, 16), ModalitySpec("caption", Kind.SEQUENCE, 9000, 8)]
     tokens = {
-        "tok_rgb": Tokens(np.full(2, 16), np.tile(np.arange(16), (2, 1))),
-        "caption": Tokens(np.full(2, 8), np.tile(np.arange(1000, 1008), 2)),
+        "tok_rgb": ModalityTokens(np.full(2, 16), np.tile(np.arange(16), (2, 1))),
+        "caption": ModalityTokens(np.full(2, 8), np.tile(np.arange(1000, 1008), 2)),
     }
     alphas = {"tok_rgb": 1.0, "caption": 1.0}
-    config = MaskingConfig((8, 8), (4, 6), (Mixture(alphas, alphas),))
+    config = MaskingConfig((8, 8), (4, 6), (ResolvedMixture(alphas, alphas),))
     b = mask_batch(specs, config, tokens, mask_keys(11, np.array([0, 1_000_000])))
     assert (b.input_ids.tolist(), b.target_ids.tolist()) == PINNED_MASKS
 
@@ -136,7 +138,7 @@ def test_wrong_orders(fields: dict[str, int], message: str) -> None:
 
 
 def test_wrong_deals() -> None:
-    with pytest.raises(ValueError, match="batch size 10 cannot be dealt to 4 ranks"):
-        deal(0, 10, 0, 4)
+    with pytest.raises(ValueError, match="batch size 10 does not divide among 4 ranks"):
+        rank_positions(0, 10, 0, 4)
     with pytest.raises(ValueError, match=r"rank 2 is not among 0..1"):
-        deal(0, 10, 2, 2)
+        rank_positions(0, 10, 2, 2)

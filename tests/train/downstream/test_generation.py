@@ -21,7 +21,7 @@ from fourmill.recipe import RecipeError, parse
 from fourmill.tokenize import store, tokenizer
 from fourmill.tokenize.codec import Options
 from fourmill.tokenize.networks.vqvae import VQVAE, VQVAEConfig
-from fourmill.train.data.groups import Shard
+from fourmill.train.data.groups import ShardRows
 from fourmill.train.downstream import generation
 from fourmill.train.downstream.generation import GenerateJob
 
@@ -46,7 +46,7 @@ def job(tmp_path: Path) -> GenerateJob:
     (tmp_path / "tokens" / NAMES[0]).mkdir(parents=True)
     path = tmp_path / "tokens" / NAMES[0] / "val-0.parquet"
     path.write_bytes(store.encode_column(column, ["a", "b", "c", "d"], [ids[0], None, ids[2], ids[3]]))
-    splits = {"train": (), "val": (Shard("val-0", 4),)}
+    splits = {"train": (), "val": (ShardRows("val-0", 4),)}
     return GenerateJob(recipe(tmp_path), str(tmp_path), "print", specs, splits, Options(0, 64, 1), SpecialIds())
 
 

@@ -18,10 +18,10 @@ from fourmill.tokenize import store, tokenizer
 from fourmill.tokenize.codec import Options
 from fourmill.tokenize.networks.vqvae import VQVAE, VQVAEConfig
 from fourmill.tokenize.text.wordpiece import WordPiece
-from fourmill.train.data.groups import Shard
+from fourmill.train.data.groups import ShardRows
 from fourmill.train.downstream import retrieve
 from fourmill.train.downstream.generation import GenerateJob
-from fourmill.train.masking.masking import Keep, MaskingConfig, Mixture, Tokens, mask_batch
+from fourmill.train.masking.masking import Keep, MaskingConfig, ModalityTokens, ResolvedMixture, mask_batch
 
 TARGET, CODES, TOKENS = "tok_dinov2_global", 32, 16
 TEXTS = ["a red boat", "two cats", "an old house", "rain on the sea", "a blue bicycle", "the tall tree"]
@@ -50,7 +50,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> GenerateJob:
         path.write_bytes(store.encode_column(column, keys, values))
     changes = {"modalities": ["caption", TARGET], "generate__chains": [], "generate__samples": 9}
     recipe = parse(data.settings(root, ["x.tar"], **changes))
-    splits = {"train": (Shard("nowhere", 0),), "val": (Shard("val-0", len(TEXTS)),)}
+    splits = {"train": (ShardRows("nowhere", 0),), "val": (ShardRows("val-0", len(TEXTS)),)}
     special = SpecialIds(first_sentinel=int(text.sentinel_ids[0]), num_sentinels=len(text.sentinel_ids))
     return GenerateJob(recipe, str(root), "print", specs, splits, Options(0, 64, 1), special)
 
@@ -63,11 +63,11 @@ def model(job: GenerateJob) -> FourM:
     chosen = [i for i in range(len(TEXTS)) if i != MISSING]
     flat = [caption.crop(i, 0) for i in chosen]
     tokens = {
-        "caption": Tokens(np.array([len(t) for t in flat]), np.concatenate(flat)),
-        TARGET: Tokens(np.full(len(chosen), TOKENS), target.values[chosen, 0]),
+        "caption": ModalityTokens(np.array([len(t) for t in flat]), np.concatenate(flat)),
+        TARGET: ModalityTokens(np.full(len(chosen), TOKENS), target.values[chosen, 0]),
     }
     alphas = ({"caption": 1.0}, {TARGET: 1.0})
-    config = MaskingConfig((12, 12), (TOKENS, TOKENS), (Mixture(*alphas, keep={"caption": Keep.ALL}),))
+    config = MaskingConfig((12, 12), (TOKENS, TOKENS), (ResolvedMixture(*alphas, keep={"caption": Keep.ALL}),))
     torch.manual_seed(0)
     made = FourM(FourMConfig(job.specs, dim=32, num_heads=2, encoder_depth=1, decoder_depth=1))
     optimizer = torch.optim.AdamW(made.parameters(), lr=1e-2)

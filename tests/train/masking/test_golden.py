@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.train.data.draws import Draws
 from fourmill.train.masking import spans
-from fourmill.train.masking.masking import MaskingConfig, Mixture, Tokens, mask_batch
+from fourmill.train.masking.masking import MaskingConfig, ModalityTokens, ResolvedMixture, mask_batch
 from fourmill.train.masking.spans import KEEPS, Keep
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "data"
@@ -120,7 +120,7 @@ def test_random_keep_is_uniform() -> None:
 
 def _setting(
     recorded: dict[str, Any], count: int, rng: np.random.Generator
-) -> tuple[list[ModalitySpec], MaskingConfig, dict[str, Tokens]]:
+) -> tuple[list[ModalitySpec], MaskingConfig, dict[str, ModalityTokens]]:
     kinds = {"seq": Kind.SEQUENCE, "seq_emb": Kind.EMBEDDING}
     specs, tokens = [], {}
     for name, entry in recorded["modalities"].items():
@@ -131,10 +131,10 @@ def _setting(
             length = sum(length["chunks"]) + length["eos_chunk"]
         shape = {Kind.GRID: (count, length), Kind.SEQUENCE: (count * length,)}.get(kind)
         ids = None if shape is None else rng.integers(5000, 30_000, shape).astype(np.uint16)
-        tokens[name] = Tokens(np.full(count, length), ids)
+        tokens[name] = ModalityTokens(np.full(count, length), ids)
     modalities = recorded["modalities"]
     mixtures = tuple(
-        Mixture(
+        ResolvedMixture(
             {n: g["input_alphas"][k] for n, g in modalities.items()},
             {n: g["target_alphas"][k] for n, g in modalities.items()},
             weight,

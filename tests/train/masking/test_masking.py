@@ -16,7 +16,7 @@ from fourmill.model.batch import PackedBatch
 from fourmill.train.data import ragged
 from fourmill.train.data.draws import Draws
 from fourmill.train.masking import masking
-from fourmill.train.masking.masking import MaskingConfig, Mixture, Tokens, choose_disjoint, mask_batch
+from fourmill.train.masking.masking import MaskingConfig, ModalityTokens, ResolvedMixture, choose_disjoint, mask_batch
 from fourmill.train.masking.spans import Keep
 
 SPECS = [
@@ -31,15 +31,15 @@ NAMES = [spec.name for spec in SPECS]
 ALL = dict.fromkeys(NAMES, 0.5)
 TO_ALL = {"tok_rgb": 1.0, "tok_depth": 0.2, "caption": 1.0, "metadata": 1.0}
 MIXTURES = (
-    Mixture(ALL, TO_ALL),
-    Mixture({"rgb": 1000.0}, TO_ALL, 2.0),
-    Mixture(
+    ResolvedMixture(ALL, TO_ALL),
+    ResolvedMixture({"rgb": 1000.0}, TO_ALL, 2.0),
+    ResolvedMixture(
         {"caption": 5.0, "tok_depth": 0.05, "t5_caption": 5.0},
         TO_ALL,
         0.5,
         {"caption": Keep.ALL, "t5_caption": Keep.ALL},
     ),
-    Mixture(ALL, TO_ALL, 1.0, {"metadata": Keep.BINARY}),
+    ResolvedMixture(ALL, TO_ALL, 1.0, {"metadata": Keep.BINARY}),
 )
 CONFIG = MaskingConfig((4, 24), (6, 32), MIXTURES)
 EOS, FIRST_SENTINEL = 3, 5
@@ -49,31 +49,35 @@ def fresh(rows: int, seed: int = 0) -> Draws:
     return Draws.fresh(np.random.default_rng(seed), rows)
 
 
-def make_tokens(count: int, rng: np.random.Generator, missing: float = 0.3) -> dict[str, Tokens]:
+def make_tokens(count: int, rng: np.random.Generator, missing: float = 0.3) -> dict[str, ModalityTokens]:
     """Random samples. Texts hold ids from 1000 on, each different from its neighbours, and EOS."""
     tokens = {}
     for spec in SPECS:
         there = rng.random(count) >= missing
         if spec.kind in (Kind.PIXELS, Kind.GRID):
             ids = rng.integers(0, 50, (count, spec.max_tokens)).astype(np.uint16)
-            tokens[spec.name] = Tokens(np.where(there, spec.max_tokens, 0), ids if spec.kind is Kind.GRID else None)
+            tokens[spec.name] = ModalityTokens(
+                np.where(there, spec.max_tokens, 0), ids if spec.kind is Kind.GRID else None
+            )
             continue
         lengths = np.where(there, rng.integers(1, spec.max_tokens + 1, count), 0)
         if spec.chunked:
             lengths -= there & (lengths % 2 == 0)  # pairs and EOS
         flat = 1000 + ragged.ranks(lengths) + 100 * ragged.spread(np.arange(count) % 10, lengths)
         flat[(np.cumsum(lengths) - 1)[lengths > 0]] = EOS
-        tokens[spec.name] = Tokens(lengths, flat.astype(np.uint16) if spec.kind is Kind.SEQUENCE else None)
+        tokens[spec.name] = ModalityTokens(lengths, flat.astype(np.uint16) if spec.kind is Kind.SEQUENCE else None)
     return tokens
 
 
-def text_of(tokens: Tokens, sample: int) -> list[int]:
+def text_of(tokens: ModalityTokens, sample: int) -> list[int]:
     assert tokens.ids is not None
     start = ragged.exclusive_cumsum(tokens.lengths)[sample]
     return tokens.ids[start : start + tokens.lengths[sample]].tolist()
 
 
-def check_text(spec: ModalitySpec, tokens: Tokens, b: PackedBatch, i: int, into: np.ndarray, out: np.ndarray) -> None:
+def check_text(
+    spec: ModalitySpec, tokens: ModalityTokens, b: PackedBatch, i: int, into: np.ndarray, out: np.ndarray
+) -> None:
     """Inputs and targets of one text tell no more than its tokens, each at most once, under the right sentinels."""
     text, shown = text_of(tokens, i), b.input_ids[i][into].tolist()
     queries, targets = b.query_ids[i][out].tolist(), b.target_ids[i][out].tolist()
@@ -152,16 +156,19 @@ def test_a_sample_is_masked_as_if_it_were_alone(seed: int, redistribute: bool, d
         np.testing.assert_array_equal(array, whole.arrays()[name][chosen], name)
 
 
-def some(tokens: Tokens, rows: np.ndarray) -> Tokens:
+def some(tokens: ModalityTokens, rows: np.ndarray) -> ModalityTokens:
     lengths = tokens.lengths[rows]
     if tokens.ids is None or tokens.ids.ndim == 2:
-        return Tokens(lengths, None if tokens.ids is None else tokens.ids[rows])
-    return Tokens(lengths, tokens.ids[ragged.indices(ragged.exclusive_cumsum(tokens.lengths)[rows], lengths)])
+        return ModalityTokens(lengths, None if tokens.ids is None else tokens.ids[rows])
+    return ModalityTokens(lengths, tokens.ids[ragged.indices(ragged.exclusive_cumsum(tokens.lengths)[rows], lengths)])
 
 
 def test_weights_of_samples_choose_among_the_components() -> None:
     tokens = make_tokens(400, np.random.default_rng(0), missing=0.0)
-    only = (Mixture({"rgb": 1.0}, {"tok_rgb": 1.0}), Mixture({"tok_depth": 1.0}, {"caption": 1.0}, weight=9.0))
+    only = (
+        ResolvedMixture({"rgb": 1.0}, {"tok_rgb": 1.0}),
+        ResolvedMixture({"tok_depth": 1.0}, {"caption": 1.0}, weight=9.0),
+    )
     weights = np.where(np.arange(400)[:, None] % 2, [[1.0, 0.0]], [[0.0, 1.0]])
     b = mask_batch(SPECS, MaskingConfig((8, 8), (8, 8), only), tokens, np.random.default_rng(0), weights)
     assert (b.input_mod[1::2] == NAMES.index("rgb")).all() and (b.input_mod[::2] == NAMES.index("tok_depth")).all()
@@ -199,7 +206,7 @@ def test_redistribution_fills_the_budgets() -> None:
     tokens = make_tokens(500, np.random.default_rng(0), missing=0.2)
     grids = [n for n in ("rgb", "tok_rgb", "tok_depth")]
     complete = np.all([tokens[n].lengths > 0 for n in grids], axis=0)
-    config = MaskingConfig((24, 24), (12, 12), (Mixture(ALL, TO_ALL),))
+    config = MaskingConfig((24, 24), (12, 12), (ResolvedMixture(ALL, TO_ALL),))
     full = mask_batch(SPECS, config, tokens, np.random.default_rng(1))
     assert full.input_valid[complete].all() and full.target_valid[complete].all()
     parity = mask_batch(SPECS, replace(config, redistribute=False), tokens, np.random.default_rng(1))
@@ -233,7 +240,7 @@ def test_what_is_left_goes_in_exact_proportion_on_average() -> None:
 
 def test_redistribution_respects_alphas_of_zero() -> None:
     tokens = make_tokens(200, np.random.default_rng(0), missing=0.0)
-    config = MaskingConfig((24, 24), (8, 8), (Mixture({"rgb": 1000.0}, {"caption": 1.0}),))
+    config = MaskingConfig((24, 24), (8, 8), (ResolvedMixture({"rgb": 1000.0}, {"caption": 1.0}),))
     b = mask_batch(SPECS, config, tokens, np.random.default_rng(1))
     assert (b.input_valid.sum(axis=1) == 16).all() and not b.input_mod.any()
     assert (b.target_mod[b.target_valid] == NAMES.index("caption")).all()
@@ -241,10 +248,10 @@ def test_redistribution_respects_alphas_of_zero() -> None:
 
 def test_redistribution_shows_nothing_that_targets_drew() -> None:
     tokens = make_tokens(500, np.random.default_rng(0), missing=0.0)
-    tokens = {name: Tokens(np.zeros(500, np.int64), all_of.ids) for name, all_of in tokens.items()}
-    tokens["tok_rgb"] = Tokens(np.full(500, 16), tokens["tok_rgb"].ids)
-    tokens["caption"] = Tokens(np.full(500, 2), np.tile([1000, EOS], 500))
-    shown = Mixture({"tok_rgb": 1.0, "caption": 1.0}, {"tok_rgb": 1.0})
+    tokens = {name: ModalityTokens(np.zeros(500, np.int64), all_of.ids) for name, all_of in tokens.items()}
+    tokens["tok_rgb"] = ModalityTokens(np.full(500, 16), tokens["tok_rgb"].ids)
+    tokens["caption"] = ModalityTokens(np.full(500, 2), np.tile([1000, EOS], 500))
+    shown = ResolvedMixture({"tok_rgb": 1.0, "caption": 1.0}, {"tok_rgb": 1.0})
     b = mask_batch(SPECS, MaskingConfig((16, 16), (8, 8), (shown,)), tokens, np.random.default_rng(1))
     # Of 16 tokens the grid draws 0 to 16, all as likely; what the caption cannot use leaves 8 of them, where there are.
     assert abs(b.target_valid.sum(axis=1).mean() - (9 * 8 + sum(range(8))) / 17) < 0.5
@@ -252,8 +259,8 @@ def test_redistribution_shows_nothing_that_targets_drew() -> None:
 
 def test_missing_modalities_leave_their_budget_to_others() -> None:
     tokens = make_tokens(200, np.random.default_rng(0), missing=0.0)
-    tokens["rgb"] = Tokens(np.zeros(200, np.int64))
-    config = MaskingConfig((8, 8), (8, 8), (Mixture({"rgb": 1000.0, "tok_depth": 0.1}, {"tok_rgb": 1.0}),))
+    tokens["rgb"] = ModalityTokens(np.zeros(200, np.int64))
+    config = MaskingConfig((8, 8), (8, 8), (ResolvedMixture({"rgb": 1000.0, "tok_depth": 0.1}, {"tok_rgb": 1.0}),))
     assert mask_batch(SPECS, config, tokens, np.random.default_rng(1)).input_valid.all()
     off = replace(config, redistribute=False)
     assert mask_batch(SPECS, off, tokens, np.random.default_rng(1)).input_valid.mean() < 0.01
@@ -261,8 +268,8 @@ def test_missing_modalities_leave_their_budget_to_others() -> None:
 
 def test_components_that_a_sample_cannot_fill_are_not_drawn() -> None:
     tokens = make_tokens(300, np.random.default_rng(0), missing=0.0)
-    tokens["rgb"] = Tokens(np.where(np.arange(300) % 2, 16, 0))
-    mixtures = (Mixture({"rgb": 1.0}, {"tok_rgb": 1.0}), Mixture({"caption": 1.0}, {"tok_depth": 1.0}))
+    tokens["rgb"] = ModalityTokens(np.where(np.arange(300) % 2, 16, 0))
+    mixtures = (ResolvedMixture({"rgb": 1.0}, {"tok_rgb": 1.0}), ResolvedMixture({"caption": 1.0}, {"tok_depth": 1.0}))
     b = mask_batch(SPECS, MaskingConfig((8, 8), (8, 8), mixtures), tokens, np.random.default_rng(1))
     first = b.input_mod[:, 0]
     assert (first[::2] == NAMES.index("caption")).all() and b.input_valid[:, 0].all() and b.target_valid.all()
@@ -272,8 +279,10 @@ def test_components_that_a_sample_cannot_fill_are_not_drawn() -> None:
 def test_chunks_come_in_random_order() -> None:
     tokens = {n: t for n, t in make_tokens(300, np.random.default_rng(0), 0.0).items()}
     ids = np.tile(np.r_[1000:1008, EOS], 300).astype(np.uint16)
-    tokens["metadata"] = Tokens(np.full(300, 9), ids)
-    config = MaskingConfig((9, 9), (8, 8), (Mixture({"metadata": 1.0}, {"tok_rgb": 1.0}, keep={"metadata": Keep.ALL}),))
+    tokens["metadata"] = ModalityTokens(np.full(300, 9), ids)
+    config = MaskingConfig(
+        (9, 9), (8, 8), (ResolvedMixture({"metadata": 1.0}, {"tok_rgb": 1.0}, keep={"metadata": Keep.ALL}),)
+    )
     rows = mask_batch(SPECS, config, tokens, np.random.default_rng(1)).input_ids[:, :9]
     assert len({tuple(row) for row in rows.tolist()}) == 24  # 4! orders of the pairs, all seen in 300 draws
     assert (rows[:, 8] == EOS).all() and (rows[:, 1:8:2] == rows[:, 0:8:2] + 1).all()
@@ -308,7 +317,7 @@ def test_disjoint_subsets_are_uniform() -> None:
         ({"input_tokens": (0, 4)}, r"input_tokens: got 0..4"),
         ({"target_tokens": (5, 4)}, r"target_tokens: got 5..4"),
         ({"mixtures": ()}, "at least one"),
-        ({"mixtures": (Mixture(ALL, ALL, -1.0),)}, "weights >= 0"),
+        ({"mixtures": (ResolvedMixture(ALL, ALL, -1.0),)}, "weights >= 0"),
     ],
 )
 def test_wrong_configs(change: dict[str, object], message: str) -> None:
@@ -320,11 +329,17 @@ def test_wrong_configs(change: dict[str, object], message: str) -> None:
     ("config", "message"),
     [
         (
-            replace(CONFIG, mixtures=(Mixture({"x": 1.0}, TO_ALL),)),
+            replace(CONFIG, mixtures=(ResolvedMixture({"x": 1.0}, TO_ALL),)),
             r"mixtures\[0\].input_alphas: \['x'\] are not among",
         ),
-        (replace(CONFIG, mixtures=(Mixture(ALL, TO_ALL), Mixture(ALL, {"rgb": 1.0}))), r"mixtures\[1\]: no modality"),
-        (replace(CONFIG, mixtures=(Mixture({"rgb": -1.0}, TO_ALL),)), r"alphas must be 0 to 1e\+06, got \[-1.0\]"),
+        (
+            replace(CONFIG, mixtures=(ResolvedMixture(ALL, TO_ALL), ResolvedMixture(ALL, {"rgb": 1.0}))),
+            r"mixtures\[1\]: no modality",
+        ),
+        (
+            replace(CONFIG, mixtures=(ResolvedMixture({"rgb": -1.0}, TO_ALL),)),
+            r"alphas must be 0 to 1e\+06, got \[-1.0\]",
+        ),
         (replace(CONFIG, num_sentinels=11), "texts of 20 tokens need 12"),
     ],
 )
