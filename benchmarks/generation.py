@@ -20,8 +20,8 @@ from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
 from fourmill.model.generation.generate import Step, generate
 from fourmill.model.generation.known import SpecialIds
+from fourmill.train.cpu_memory import keep_freed_memory
 from fourmill.train.downstream.generation import KEPT_MEMORY
-from fourmill.train.memory import keep_freed_memory
 
 REFERENCE = (28.0, 38.0)
 TEXT_TOKENS = 40

@@ -23,8 +23,8 @@ from fourmill.modalities import Kind, ModalitySpec, spec
 from fourmill.model.batch import PackedBatch
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
+from fourmill.train.cpu_memory import keep_freed_memory
 from fourmill.train.masking.masking import MaskingConfig, ModalityTokens, ResolvedMixture, mask_batch
-from fourmill.train.memory import keep_freed_memory
 
 MODALITIES = ("rgb", "tok_rgb", "tok_depth", "tok_normal", "tok_semseg", "tok_clip", "caption", "det")
 TEXT_LENGTH = 24

@@ -1,18 +1,21 @@
 """Checkpoints on any storage: a folder of files and a marker written last; without the marker there is no checkpoint.
 
-FOLDER/step-00001000/{whatever, ..., complete.json}
+FOLDER/step-00001000/{FILE, ..., complete.json}
 """
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 import shutil
 from dataclasses import dataclass
 from typing import Any
 
 from ..infra import storage
+
+logger = logging.getLogger(__name__)
 
 MARKER = "complete.json"
 _STEP = re.compile(r"step-(\d+)")
@@ -29,22 +32,23 @@ class Checkpoint:
         return storage.read_bytes(storage.join(self.url, name))
 
     def marker(self) -> dict[str, Any]:
-        """What the marker says. ValueError if it is damaged."""
+        """The content of the marker. ValueError if it is damaged."""
         try:
             return json.loads(self.read(MARKER))
         except ValueError as error:  # no JSON, or not UTF-8
             raise ValueError(f"{MARKER} is damaged ({error})") from None
 
     def damage(self) -> str:
-        """What is wrong with its files, "" if nothing is. Their sizes are looked at, their content is not."""
+        """What is wrong with its files, "" if nothing is. Only their sizes are compared."""
+        # Reading the content would take minutes for 100 GB; `sharded.load` notices tensors that were cut.
         try:
             sizes: dict[str, int] = self.marker().get("files", {})
         except (ValueError, FileNotFoundError) as error:
             return str(error)
         for name, size in sizes.items():
-            found = storage.stat(storage.join(self.url, name))
-            if found is None or found.size < size:
-                return f"{name} has {found.size} of {size} bytes" if found else f"{name} is missing"
+            stat = storage.stat(storage.join(self.url, name))
+            if stat is None or stat.size < size:
+                return f"{name} has {stat.size} of {size} bytes" if stat else f"{name} is missing"
         return ""
 
 
@@ -60,17 +64,19 @@ def step_url(folder: str, step: int) -> str:
     return storage.join(folder, f"step-{step:08d}")
 
 
-def mark(folder: str, step: int, told: dict[str, Any], keep: int) -> Checkpoint:
-    """Make a checkpoint whose files are all there complete, and delete all that are older than the newest `keep`.
+def mark(folder: str, step: int, content: dict[str, Any], keep: int) -> Checkpoint:
+    """Complete a checkpoint whose files are all written, and delete those older than the newest `keep`.
 
-    What killed writers have left goes with the old ones.
+    Incomplete checkpoints of killed writers are deleted with the old ones.
 
     Args:
-        told: what the marker holds beside the step, as JSON; "files": {name: bytes} at least, which `newest` compares.
+        content: of the marker beside the step, as JSON; at least "files": {name: bytes}, whose sizes `newest` compares.
     """
     url = step_url(folder, step)
-    storage.put(storage.join(url, MARKER), json.dumps({"step": step, **told}).encode())
-    # A later one is damaged: nobody would have come here again from it. It must not count as one that is kept.
+    storage.put(storage.join(url, MARKER), json.dumps({"step": step, **content}).encode())
+    logger.info("checkpoint of step %d is complete: %s", step, url)
+    # A complete checkpoint of a later step is damaged, or training would have resumed from it. It must not count as one
+    # of the `keep`: with keep=1 it would have the only good checkpoint deleted.
     oldest = [one for one in complete(folder) if one.step <= step][-keep:][0].step
     for old in _folders(folder):
         if old.step < oldest:
@@ -84,7 +90,7 @@ def complete(folder: str) -> list[Checkpoint]:
 
 
 def _folders(folder: str) -> list[Checkpoint]:
-    """Those that are complete and those that are not, oldest first."""
+    """Complete and incomplete checkpoints, oldest first."""
     steps = {int(match[1]): name for name in storage.list_names(folder) if (match := _STEP.fullmatch(name))}
     return [Checkpoint(step, storage.join(folder, steps[step])) for step in sorted(steps)]
 
@@ -93,17 +99,18 @@ def newest(folder: str, notes: list[str] | None = None) -> Checkpoint | None:
     """The newest complete checkpoint of a run whose files are all there, or None if there is no complete one.
 
     Args:
-        notes: gets a sentence for each newer one that is damaged, and was passed over.
+        notes: a sentence is appended for each newer one that is damaged and was skipped.
 
     Raises:
-        ValueError: there are complete ones, and all are damaged: nothing begins at step 0 without being told to.
+        ValueError: there are complete ones, and all are damaged. A run does not start over at step 0 by itself.
     """
     damaged: list[str] = []
     for one in reversed(complete(folder)):
         if not (damage := one.damage()):
             if notes is not None:
-                notes += [f"{said}; passed over for step {one.step}" for said in damaged]
+                notes += [f"{problem}; passed over for step {one.step}" for problem in damaged]
             return one
+        logger.warning("skipped a damaged checkpoint: %s: %s", one.url, damage)
         damaged.append(f"{one.url}: {damage}")
     if damaged:
         raise ValueError(
@@ -122,7 +129,8 @@ def _delete(checkpoint: Checkpoint) -> None:
     # The marker goes first: a half-deleted checkpoint must not look whole.
     storage.delete(storage.join(checkpoint.url, MARKER))
     if storage.is_local(checkpoint.url):
-        # With what a killed writer left. A file that cannot go (another job deletes it too, NFS) must not end a run.
+        # Temporary files of killed writers go too. A file that cannot be deleted (another job deletes it at the same
+        # time, or NFS keeps it open) must not end a run.
         shutil.rmtree(storage.local_path(checkpoint.url), ignore_errors=True)
         return
     for name in storage.list_names(checkpoint.url):

@@ -1,9 +1,7 @@
 """How much arithmetic a training step takes, for the share of the device's peak that is used (MFU).
 
-Counted are the matrix products of the model, two operations for each multiply-add: projections, attention over all
-pairs (whatever the masks hide), and heads for the targets that there are. The backward pass counts twice the forward
-pass. What activation checkpointing computes again is not counted: MFU, not HFU (PaLM, appendix B). Tokens count by
-budget, padding included, since padding is computed too.
+Only matrix products count, two operations for each multiply-add: projections, attention over all pairs (masked ones
+too), and heads for the valid targets. Tokens count by budget, padding included, since padding is computed too.
 
 Legend: N input budget with registers, M target budget, D width, F hidden width of the MLP.
 """
@@ -37,7 +35,7 @@ PEAK_FLOPS: dict[str, float] = {
 
 def peak_flops(device_name: str) -> float | None:
     """The peak of a device by the name that CUDA gives it; None if it is not in the table."""
-    # As a whole word: an L40 is no L4, though an A10G is an A10.
+    # As a whole word: "L4" must not match an L40. The A10G is an A10 of a cloud with the same peak.
     return next((peak for name, peak in PEAK_FLOPS.items() if re.search(rf"\b{name}G?\b", device_name)), None)
 
 
@@ -49,6 +47,8 @@ def step_flops(config: FourMConfig, samples: int, inputs: int, targets: int, pre
         inputs, targets: token budgets of a sample.
         predicted: modality -> valid targets in the batch.
     """
+    # Backward: one product for the gradient of the inputs, one for that of the weights. What activation checkpointing
+    # computes again does not count: this is MFU, not HFU (PaLM, appendix B).
     return 3 * forward_flops(config, samples, inputs, targets, predicted)
 
 
@@ -57,9 +57,11 @@ def forward_flops(
 ) -> float:
     """Operations of the forward pass; see `step_flops`."""
     n, m, d = inputs + config.num_register_tokens, targets, config.dim
+    # Of one token: 4 projections d x d are 8 d^2 operations; a gated MLP has 3 matrices, another one 2.
     mlp = 2 * (3 if config.gated_mlp else 2) * d * config.mlp_hidden
     encoder = n * (8 * d * d + mlp) + 4 * n * n * d
     self_attention = m * 8 * d * d + 4 * m * m * d
+    # Queries and outputs are of the m targets, keys and values of the n inputs.
     cross_attention = m * 4 * d * d + n * 4 * d * d + 4 * m * n * d
     decoder = self_attention + cross_attention + m * mlp
     projections = sum(
@@ -68,5 +70,6 @@ def forward_flops(
         if spec.name in config.inputs and not spec.is_target
     )
     body = config.encoder_depth * encoder + config.decoder_depth * decoder + n * 2 * d * d + projections
+    # A head runs on the valid targets of its modality alone, so that this part varies from batch to batch.
     heads = sum(2 * count * d * config.spec(name).vocab_size for name, count in predicted.items())
     return samples * body + heads

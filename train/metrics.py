@@ -1,9 +1,7 @@
 """Metrics of a run: metrics.jsonl (one line for each logged step), and the same numbers as TensorBoard events and on
 the trackers that the recipe names (trackers.py).
 
-Both files are rewritten as a whole in one PUT, since object stores cannot append; of long runs they are large, so that
-a thread does it while training goes on. What a checkpoint needs is put before it (`flush`). After a resume the lines
-beyond the checkpoint's step are dropped, so that the file tells one story.
+After a resume the lines beyond the checkpoint's step are dropped: the file has one line for each logged step.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from typing import Any
 from ..infra import storage
 from .trackers import Tracker
 
-FLUSH_SECONDS = 20.0
+FLUSH_SECONDS = 20.0  # between two writes: metrics.jsonl of a long run has some 10 MB (10,000 lines)
 
 
 class Metrics:
@@ -42,12 +40,14 @@ class Metrics:
         self._writer = SummaryWriter(self._scratch.name, purge_step=step + 1)
         self._trackers = trackers
         self._text = bytearray().join(map(_line, self.rows))
+        # Object stores cannot append: both files are written as a whole, by a thread while training goes on.
         self._thread = ThreadPoolExecutor(1, "fourmill-log")
         self._putting: Future[None] | None = None
         self._flushed = time.monotonic()
 
     def log(self, step: int, kind: str, values: dict[str, float]) -> None:
         """Add a line. `kind` is "train" or "val"; names with a slash group curves, as in "loss/caption"."""
+        # Six significant digits: a float32 has no more than seven.
         self._add({"step": step, "kind": kind, **{name: float(f"{v:.6g}") for name, v in values.items()}})
         for name, value in values.items():
             self._writer.add_scalar(f"{kind}/{name}", value, step)
@@ -74,7 +74,7 @@ class Metrics:
         """Put both files. OSError if they could not be put, now or at an earlier time.
 
         Args:
-            wait: return when they are there; else a thread does it, unless it is at it already.
+            wait: return when they are written; else a thread writes them, unless it is still writing.
         """
         if self._putting is not None and (wait or self._putting.done()):
             putting, self._putting = self._putting, None
@@ -99,9 +99,9 @@ class Metrics:
         self._release()
 
     def abandon(self) -> None:
-        """The run stopped short of its end, and may go on later: put what there is, if that can be done."""
+        """The run stopped before its end, and may go on later: write the lines so far, if possible."""
         self._thread.shutdown()
-        with contextlib.suppress(Exception):  # of any kind: it would hide why the run stopped
+        with contextlib.suppress(Exception):  # an error here would hide why the run stopped
             self._put(bytes(self._text))
         self._release()
 

@@ -1,6 +1,6 @@
 """One model on several devices: DDP, or FSDP2 (`fully_shard`, Zhao et al. 2023), with mixed precision and compilation.
 
-What is called in a step is `ModalityLosses`: its output is one tensor, on which both hang the gradients' exchange.
+A step calls `ModalityLosses`: its output is one tensor, to which DDP and FSDP attach the exchange of gradients.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Parallel:
         if self._sharded:
             self._shard(model)
         elif self.world > 1:
-            # Buffers are constant tables: nobody needs to send them.
+            # Buffers are constant tables (positions): sending them at each step would cost time for nothing.
             self._module = nn.parallel.DistributedDataParallel(
                 self._module, broadcast_buffers=False, gradient_as_bucket_view=True
             )
@@ -94,6 +94,7 @@ class Parallel:
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
         """Around forward and backward of a part of a step: gradients are exchanged after the last one only."""
+        # Without this, n micro-batches would exchange the gradients of all parameters n times in a step.
         if self._sharded:
             self._module.set_requires_gradient_sync(last)
         elif self.world > 1 and not last:
@@ -102,14 +103,14 @@ class Parallel:
             return
         yield
 
-    def forget(self) -> None:
-        """Called when parameters were changed by other hands than the optimizer's: gathered copies are dropped."""
+    def discard_gathered(self) -> None:
+        """Drop gathered copies of parameters. Call it when anything else than the optimizer has changed parameters."""
         if self._sharded:
             self._module.reshard()
 
 
 def to_device(batch: PackedBatch, device: torch.device) -> PackedBatch:
-    """A batch as tensors on a device; to a GPU through pinned memory, from which a copy waits for nothing."""
+    """A batch as tensors on a device. To a GPU through pinned memory: only from there a copy is asynchronous."""
     if device.type == "cuda":
         batch = batch.to("cpu")
         pinned: dict[str, Any] = {name: torch.as_tensor(array).pin_memory() for name, array in batch.arrays().items()}

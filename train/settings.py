@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from ..infra.fields import Alpha, Beta, Count, Positive, Rate, Section, Weight, check_heads
 
-Keep = Literal["random", "all", "binary"]
-Tokens = Positive | tuple[Positive, Positive]
+KeepRule = Literal["random", "all", "binary"]  # masking.spans.Keep
+TokenRange = Positive | tuple[Positive, Positive]  # a number, or [least, most]
 
 _WARMUP_SHARE = 0.02  # of the steps: 4M's 10 B of 500 B tokens
 
@@ -33,7 +33,7 @@ class Mixture(Section):
     weight: Rate = 1.0
     input_alpha: Alpha | dict[str, Alpha] = 1.0
     target_alpha: Alpha | dict[str, Alpha] = 1.0
-    keep: Keep | dict[str, Keep] = "random"
+    keep: KeepRule | dict[str, KeepRule] = "random"
 
 
 def alpha_of(alpha: float | dict[str, float], name: str) -> float:
@@ -81,8 +81,8 @@ class Train(Section):
     model: Model = Model()
     init: str | None = None  # a trained model to begin with
     datasets: list[DatasetShare] = []
-    input_tokens: Tokens = 128
-    target_tokens: Tokens = 128
+    input_tokens: TokenRange = 128
+    target_tokens: TokenRange = 128
     mixtures: Annotated[list[Mixture], Field(min_length=1)] = [Mixture()]
     redistribute: bool = True  # give the unused budget of short modalities to the others
     loss: Literal["modality", "token"] = "modality"

@@ -1,13 +1,9 @@
-"""Checkpoints that all workers write and any number of them reads: torch.distributed.checkpoint on any storage.
+"""Checkpoints that all workers write and any number of workers reads: torch.distributed.checkpoint on any storage.
 
 ROOT/runs/NAME/FINGERPRINT/checkpoints/step-00001000/{ATTEMPT-00000-0.safetensors, ..., complete.json}
 
-Decisions:
-- torch plans who writes and who reads which part of which tensor, whatever the numbers of workers and however the
-  tensors are sharded. Its own files hold pickles; ours are safetensors, and the index is in the marker, as JSON.
-- The marker is written by one worker when all the others have written: without it there is no checkpoint. Files are
-  named by the attempt, so that a worker that outlives its attempt cannot write into a later one's checkpoint.
-- Saving copies the tensors to host memory and returns; threads write them while training goes on. One save at a time.
+torch plans which worker writes and reads which part of which tensor, and copies tensors to host memory while training
+goes on. Files and index are ours: safetensors and JSON, no pickles (docs/decisions.md, "Sharded checkpoints").
 """
 
 from __future__ import annotations
@@ -20,6 +16,7 @@ import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future as ConcurrentFuture
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,10 +39,11 @@ from ..infra import storage
 from . import checkpoint
 from .checkpoint import Checkpoint
 
-# One process alone is no mistake: whoever loads a model has no group.
+# torch warns if there is no process group; one process that loads a model needs none.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
-PART_BYTES = 1 << 30  # of one file: what a worker holds a second time while it writes
+_MOVE_AWAY = "; if its files are damaged, move the folder away to go on from the one before"
+PART_BYTES = 1 << 30  # of one file: a worker holds so much memory once more while it writes
 
 
 class Saver:
@@ -60,8 +58,8 @@ class Saver:
 
     def __init__(self, folder: str, keep: int) -> None:
         self._folder, self._keep = folder, keep
-        self.notes: list[str] = []  # what the user should know of the checkpoints that were found
-        # Its own group, since its collectives run in a thread; gloo, since they are of host memory.
+        self.notes: list[str] = []  # sentences for the user, on damaged checkpoints
+        # A group of its own: its collectives run in a thread beside those of training. gloo: tensors in host memory.
         self.group: dist.ProcessGroup | None = None
         if dist.is_initialized():
             group = dist.new_group(backend="gloo")
@@ -72,13 +70,13 @@ class Saver:
     def newest(self) -> Checkpoint | None:
         """The newest complete checkpoint that is not damaged, or None; see `checkpoint.newest`.
 
-        One worker looks for all: an earlier attempt may still be writing, and each could find another one.
+        Worker 0 looks it up for all: while an earlier attempt is still writing, each worker could see another one.
         """
         if self.group is None:
             return checkpoint.newest(self._folder, self.notes)
         step = torch.tensor(-1)
-        if dist.get_rank(self.group) == 0 and (found := checkpoint.newest(self._folder, self.notes)):
-            step.fill_(found.step)
+        if dist.get_rank(self.group) == 0 and (latest := checkpoint.newest(self._folder, self.notes)):
+            step.fill_(latest.step)
         dist.broadcast(step, src=0, group=self.group)
         newest = int(step)
         return Checkpoint(newest, checkpoint.step_url(self._folder, newest)) if newest >= 0 else None
@@ -88,11 +86,11 @@ class Saver:
 
         Args:
             tensors: of this worker, sharded (DTensor) or equal on all workers.
-            state: whatever else is to be known, as JSON; the first worker's is kept.
+            state: further values, as JSON; those of worker 0 are written.
         """
-        self.wait()
+        self.wait()  # one save at a time: each holds a copy of all tensors of this worker in host memory
         writer = _Writer(self._folder, step, state, self._keep)
-        with _told("write", checkpoint.step_url(self._folder, step)):
+        with _readable_errors("write", checkpoint.step_url(self._folder, step)):
             started = async_save(
                 dict(tensors), storage_writer=writer, process_group=self.group, no_dist=self.group is None
             )
@@ -103,11 +101,11 @@ class Saver:
         """Return when the last checkpoint is complete. OSError if it could not be written."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
-            with _told("write", self._folder):
+            with _readable_errors("write", self._folder):
                 writing.result()
 
 
-def load(found: Checkpoint, tensors: dict[str, torch.Tensor], group: dist.ProcessGroup | None = None) -> None:
+def load(saved: Checkpoint, tensors: dict[str, torch.Tensor], group: dist.ProcessGroup | None = None) -> None:
     """Fill `tensors` (sharded in whatever way) with those of a checkpoint.
 
     Args:
@@ -117,26 +115,21 @@ def load(found: Checkpoint, tensors: dict[str, torch.Tensor], group: dist.Proces
         OSError: it cannot be read, or has other tensors.
         ValueError: its files are damaged.
     """
-    with _told("read", found.url, "; if its files are damaged, move the folder away to go on from the one before"):
-        load_state_dict(dict(tensors), storage_reader=_Reader(found), process_group=group, no_dist=group is None)
+    with _readable_errors("read", saved.url, _MOVE_AWAY):
+        load_state_dict(dict(tensors), storage_reader=_Reader(saved), process_group=group, no_dist=group is None)
 
 
-class _told:
-    """torch gathers what went wrong on all workers in an exception that is no Exception; here it becomes an OSError, or
-    a ValueError if it is the content of files, which would be the same at another attempt."""
-
-    def __init__(self, verb: str, url: str, advice: str = "") -> None:
-        self._verb, self._url, self._advice = verb, url, advice
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
-        if isinstance(error, CheckpointException):
-            failures = [(rank, failure[0]) for rank, failure in sorted(error.failures.items())]
-            kind = ValueError if all(isinstance(cause, ValueError) for _, cause in failures) else OSError
-            causes = "; ".join(f"worker {rank}: {cause!r}" for rank, cause in failures)
-            raise kind(f"{self._url}: cannot {self._verb} the checkpoint: {causes}{self._advice}") from error
+@contextmanager
+def _readable_errors(verb: str, url: str, advice: str = "") -> Iterator[None]:
+    """Turn torch's CheckpointException, which holds the errors of all workers, into an OSError, or into a ValueError if
+    the content of files is wrong: another attempt would fail in the same way."""
+    try:
+        yield
+    except CheckpointException as error:
+        failures = [(rank, failure[0]) for rank, failure in sorted(error.failures.items())]
+        kind = ValueError if all(isinstance(cause, ValueError) for _, cause in failures) else OSError
+        causes = "; ".join(f"worker {rank}: {cause!r}" for rank, cause in failures)
+        raise kind(f"{url}: cannot {verb} the checkpoint: {causes}{advice}") from error
 
 
 class _Writer(StorageWriter):
@@ -155,6 +148,7 @@ class _Writer(StorageWriter):
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        # Files are named by the attempt: a worker that outlives its attempt cannot write into a later one's files.
         attempt = secrets.token_hex(4)
         return [
             dataclasses.replace(plan, storage_data=f"{attempt}-{rank:05d}", planner_data=plan.planner_data)
@@ -176,7 +170,7 @@ class _Writer(StorageWriter):
                 places.append({"file": name, "key": str(i), "offsets": list(chunk.offsets), "sizes": list(chunk.sizes)})
             data = save(tensors)
             storage.put(storage.join(self._url, name), data)
-            # The first of a file counts for all of it, header and padding too.
+            # The first tensor of a file counts for the whole file, with header and padding.
             counted = [len(data)] + [0] * (len(part) - 1)
             results += [
                 WriteResult(item.index, size, place) for item, size, place in zip(part, counted, places, strict=True)
@@ -186,13 +180,14 @@ class _Writer(StorageWriter):
         return done
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        # Called on one worker when all have written: the marker it writes completes the checkpoint.
         tensors: dict[str, dict[str, Any]] = {}
         sizes: dict[str, int] = {}
         for result in (one for worker in results for one in worker):
-            told = metadata.state_dict_metadata[result.index.fqn]
-            assert isinstance(told, TensorStorageMetadata)
-            dtype = str(told.properties.dtype).removeprefix("torch.")
-            entry = {"dtype": dtype, "shape": list(told.size), "chunks": []}
+            saved = metadata.state_dict_metadata[result.index.fqn]
+            assert isinstance(saved, TensorStorageMetadata)
+            dtype = str(saved.properties.dtype).removeprefix("torch.")
+            entry = {"dtype": dtype, "shape": list(saved.size), "chunks": []}
             tensors.setdefault(result.index.fqn, entry)["chunks"].append(result.storage_data)
             file = result.storage_data["file"]
             sizes[file] = sizes.get(file, 0) + result.size_in_bytes
@@ -206,7 +201,7 @@ class _Writer(StorageWriter):
 
 
 def _parts(items: Sequence[WriteItem]) -> Iterator[list[WriteItem]]:
-    """The items of one worker, cut where a file would grow too large."""
+    """The items of one worker, in files of at most PART_BYTES; a larger tensor has a file of its own."""
     part: list[WriteItem] = []
     size = 0
     for item in items:
@@ -222,18 +217,18 @@ def _parts(items: Sequence[WriteItem]) -> Iterator[list[WriteItem]]:
 
 
 class _Reader(StorageReader):
-    def __init__(self, found: Checkpoint) -> None:
+    def __init__(self, saved: Checkpoint) -> None:
         super().__init__()
-        self._url, self._tensors = found.url, found.marker()["tensors"]
+        self._url, self._tensors = saved.url, saved.marker()["tensors"]
         self._places: dict[tuple[str, tuple[int, ...]], dict[str, Any]] = {
-            (name, tuple(chunk["offsets"])): chunk for name, told in self._tensors.items() for chunk in told["chunks"]
+            (name, tuple(chunk["offsets"])): chunk for name, entry in self._tensors.items() for chunk in entry["chunks"]
         }
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         pass
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        return Metadata({name: _metadata(told) for name, told in self._tensors.items()})
+        return Metadata({name: _metadata(entry) for name, entry in self._tensors.items()})
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         pass
@@ -250,6 +245,7 @@ class _Reader(StorageReader):
             place = self._places[_key(item.storage_index)]
             files.setdefault(place["file"], []).append((item, place["key"]))
         for name, wanted in files.items():
+            # Tensors one at a time: a worker needs the memory of one part beside its own tensors.
             with storage.open_binary(storage.join(self._url, name)) as file:
                 header = _header(file, name)
                 for item, key in wanted:
@@ -272,12 +268,12 @@ def _key(index: MetadataIndex) -> tuple[str, tuple[int, ...]]:
     return index.fqn, tuple(index.offset or ())
 
 
-def _metadata(told: dict[str, Any]) -> TensorStorageMetadata:
-    chunks = [ChunkStorageMetadata(torch.Size(c["offsets"]), torch.Size(c["sizes"])) for c in told["chunks"]]
-    return TensorStorageMetadata(TensorProperties(getattr(torch, told["dtype"])), torch.Size(told["shape"]), chunks)
+def _metadata(entry: dict[str, Any]) -> TensorStorageMetadata:
+    chunks = [ChunkStorageMetadata(torch.Size(c["offsets"]), torch.Size(c["sizes"])) for c in entry["chunks"]]
+    return TensorStorageMetadata(TensorProperties(getattr(torch, entry["dtype"])), torch.Size(entry["shape"]), chunks)
 
 
-# Names of safetensors; a state has no others.
+# Names of dtypes in safetensors; parameters, moments and averages have no others.
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 
 
@@ -286,19 +282,19 @@ def _header(file: Any, name: str) -> tuple[dict[str, Any], int]:
     try:
         (length,) = struct.unpack("<Q", file.read(8))
         header: dict[str, Any] = json.loads(file.read(length) if length < 100_000_000 else b"")
-    except (struct.error, ValueError):  # whose own text is all of what could not be read
+    except (struct.error, ValueError):  # the text of json's error repeats the whole damaged header
         raise ValueError(f"{name}: no safetensors file, or its header is damaged") from None
     return header, 8 + length
 
 
 def _read_tensor(file: Any, header: dict[str, Any], start: int, key: str, name: str) -> torch.Tensor:
-    """One tensor, read by its range: an object store sends no more than that."""
-    told = header[key]
-    begin, end = told["data_offsets"]
+    """One tensor, read by its byte range: an object store sends no more than that."""
+    entry = header[key]
+    begin, end = entry["data_offsets"]
     file.seek(start + begin)
     data = bytearray(file.read(end - begin))
     if len(data) != end - begin:
         raise ValueError(f"{name}: {len(data)} bytes of a tensor, expected {end - begin}; the file was cut")
-    dtype = _DTYPES[told["dtype"]]
+    dtype = _DTYPES[entry["dtype"]]
     tensor = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-    return tensor.reshape(told["shape"])
+    return tensor.reshape(entry["shape"])

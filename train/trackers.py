@@ -1,7 +1,7 @@
 """Experiment trackers that a recipe may name in `train.trackers`: Weights & Biases and MLflow.
 
-Where they are and who we are they read from the environment (WANDB_*, MLFLOW_*). A run that goes on after it was
-stopped goes on in the tracker's run of the same fingerprint.
+Addresses and keys come from the environment (WANDB_*, MLFLOW_*). A run that is resumed continues the tracker's run of
+the same fingerprint.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Wandb:
             dir=self._scratch.name,
             config=job.recipe,
         )
-        # Steps of our own: after a resume they may come again, which its own counter drops.
+        # Our own step as the x axis: after a resume some steps come again, and wandb drops values of an earlier step.
         self._run.define_metric("*", step_metric="step")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -59,15 +59,15 @@ class Mlflow:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         experiment = mlflow.set_experiment(name)
         query = f"tags.fourmill = '{job.fingerprint}'"
-        found = mlflow.search_runs([experiment.experiment_id], filter_string=query, output_format="list")
-        if found:
-            mlflow.start_run(run_id=found[0].info.run_id)
+        runs = mlflow.search_runs([experiment.experiment_id], filter_string=query, output_format="list")
+        if runs:
+            mlflow.start_run(run_id=runs[0].info.run_id)
             return
         mlflow.start_run(run_name=job.settings.name, tags={"fourmill": job.fingerprint})
         mlflow.log_dict(job.recipe, "recipe.json")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        # Its names take no "@", as in loss/tok_rgb@448.
+        # MLflow allows no "@" in names, as in loss/tok_rgb@448.
         self._mlflow.log_metrics({name.replace("@", "-"): value for name, value in values.items()}, step=step)
 
     def close(self) -> None:

@@ -1,12 +1,13 @@
-"""Ray Train workers and the board on which they say how far they are.
+"""Run a function on Ray Train workers, and show their progress, which they post on a board (an actor).
 
-Checkpoints are ours (checkpoint.py): whatever dies, workers and driver alike, the next start finds the newest complete
-one on storage and goes on from there. Ray Train restarts workers that died; we only tell it how often. An error that
-would come again (a bad setting, a loss that is not finite, a missing file) is told once and not tried again.
+Ray Train restarts workers that died. Checkpoints are ours (checkpoint.py): workers and driver may all die, the next
+start resumes from the newest complete checkpoint. An error that would happen again (a bad setting, a loss that is not
+finite, a missing file) ends the job at once. Why a board and not `ray.train.report`: docs/decisions.md.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
 import threading
@@ -18,14 +19,16 @@ from typing import Any
 from ..infra.cluster import cluster
 from ..infra.progress import Progress
 
+logger = logging.getLogger(__name__)
+
 Work = Callable[[dict[str, Any]], None]
 
-MAX_FAILURES = 3
-# Each attempt to place the workers gives up after a minute: half an hour for the cluster to become free.
+MAX_FAILURES = 3  # of workers, before the job fails
+# Ray Train gives up placing the workers after a minute: with 30 attempts the cluster has half an hour to become free.
 MAX_PLACEMENTS = 30
 POLL_SECONDS = 0.5
-BOARD_SECONDS = 10.0  # what a worker or the driver waits for the board before it goes on without
-FINAL = (ValueError, FloatingPointError, FileNotFoundError)  # the same input would give the same error again
+BOARD_SECONDS = 10.0  # how long a worker or the driver waits for the board before it goes on without an answer
+FINAL = (ValueError, FloatingPointError, FileNotFoundError)  # errors that another attempt would meet again
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Resources:
 
 def capacity(nodes: Sequence[dict[str, float]], bundle: dict[str, float]) -> int:
     """How many bundles of resources the nodes hold at the same time, each on one node."""
-    # Ray counts in ten-thousandths; the small term only undoes the rounding of the division.
+    # Ray counts resources in steps of 1e-4; 1e-6 only corrects the rounding of the division (0.3 / 0.1 < 3).
     return sum(min(int(node.get(name, 0.0) / amount + 1e-6) for name, amount in bundle.items()) for node in nodes)
 
 
@@ -63,11 +66,11 @@ def bundle_of(resources: Resources, nodes: Sequence[dict[str, float]], stage: st
         stage: "fit" or "train", the section of the recipe.
 
     Returns:
-        With the CPUs that were asked for, else the largest whole number that all workers get at the same time (the
-        most that there may be, or as many as fit with one CPU each). On one node that is its CPUs over the workers.
+        With the CPUs of the recipe, else the largest whole number that all workers can have at the same time (the
+        most workers of the range, or as many as fit with one CPU each). On one node: its CPUs over the workers.
 
     Raises:
-        ValueError: the workers do not fit on the nodes; Ray would wait for other nodes and say nothing.
+        ValueError: the workers do not fit on the nodes. Ray would wait for more nodes without a message.
     """
     gpus = {"GPU": resources.gpus} if resources.gpus else {}
     most = int(max((node.get("CPU", 0.0) for node in nodes), default=0.0))
@@ -87,8 +90,8 @@ def bundle_of(resources: Resources, nodes: Sequence[dict[str, float]], stage: st
 
 
 @dataclass
-class Told:
-    """What stands on the board: the last message of each worker, how often worker 0 began, the final errors."""
+class BoardState:
+    """The last message of each worker, how often worker 0 began, and the final errors."""
 
     last: dict[int, dict[str, Any]] = field(default_factory=dict)
     attempts: int = 0
@@ -96,29 +99,30 @@ class Told:
 
 
 class _Board:
-    """An actor that holds what the workers tell. It may be lost: then work goes on, and the next messages fill it."""
+    """The actor to which workers post. If its node is lost, Ray restarts it empty, and the next messages fill it."""
 
     def __init__(self) -> None:
-        self.told = Told()
+        self.state = BoardState()
 
     def begin(self, rank: int) -> str:
-        self.told.attempts += rank == 0
-        self.told.last.pop(rank, None)
-        return self.told.failure
+        self.state.attempts += rank == 0
+        self.state.last.pop(rank, None)
+        return self.state.failure
 
     def post(self, rank: int, message: dict[str, Any]) -> None:
-        self.told.last[rank] = message
+        self.state.last[rank] = message
 
     def fail(self, failure: str) -> None:
-        if failure not in self.told.failure:  # of workers that share nothing each may have its own
-            self.told.failure = "; ".join(filter(None, (self.told.failure, failure)))
+        # Workers of a group all report the same error; workers that fit different tokenizers each have their own.
+        if failure not in self.state.failure:
+            self.state.failure = "; ".join(filter(None, (self.state.failure, failure)))
 
-    def read(self) -> Told:
-        return self.told
+    def read(self) -> BoardState:
+        return self.state
 
 
 class Reporter:
-    """A worker's way to the board. Posting never waits, and never fails a training step."""
+    """Posts to the board. Posting does not wait for an answer, and no failure of the board fails a training step."""
 
     def __init__(self, board: Any) -> None:
         self._board = board
@@ -130,19 +134,19 @@ class Reporter:
         return _ask(self._board.begin, train.get_context().get_world_rank()) or ""
 
     def post(self, *, stage: str, done: float, total: float, unit: str, notes: str = "") -> None:
-        """Say how far this worker is."""
+        """Post the progress of this worker."""
         from ray import train
 
         message = {"stage": stage, "done": done, "total": total, "unit": unit, "notes": notes}
         self._board.post.remote(train.get_context().get_world_rank(), message)
 
     def fail(self, failure: str) -> None:
-        """Say why no attempt can succeed; returns when the board has it."""
+        """Post the error that another attempt would meet again; returns when the board has it."""
         _ask(self._board.fail, failure)
 
 
 def _ask(method: Any, *arguments: Any) -> Any:
-    """The answer of the board, or None while it is lost: it only tells, and must not fail the work."""
+    """The answer of the board, or None while it is lost: it only shows progress, and must not fail the work."""
     import ray
 
     try:
@@ -152,11 +156,11 @@ def _ask(method: Any, *arguments: Any) -> Any:
 
 
 def guard(work: Work) -> Work:
-    """`work` that tells the board of an error that would come again, so that nobody tries again.
+    """`work` that posts an error of `FINAL` on the board, so that it is not tried again.
 
-    The worker then ends as if it were done, and workers that share nothing with it go on. If others may wait for it in
-    a collective, the error is raised, so that Ray Train ends them; of the attempt that follows, every worker returns at
-    once, since the board says why.
+    The worker then returns as if it were done. If it is in a process group it raises instead: others may wait for it in
+    a collective, and Ray Train ends all. In the attempt that Ray Train then makes, every worker returns at once,
+    because the board has the error.
     """
 
     def guarded(config: dict[str, Any]) -> None:
@@ -166,7 +170,7 @@ def guard(work: Work) -> Work:
         try:
             work(config)
         except FINAL as error:
-            traceback.print_exc()  # the whole of it, for the worker's log
+            traceback.print_exc()  # in full into the worker's log; the user sees one line
             reporter.fail(_text(error))
             if _in_group():
                 raise
@@ -190,8 +194,7 @@ def run(work: Work, config: dict[str, Any], resources: Resources, stage: str, ad
 
     Raises:
         ValueError: the workers do not fit on the cluster.
-        RuntimeError: an error that would come again, or the workers died more often than they may; the text is the
-            cause.
+        RuntimeError: an error of `FINAL`, or the workers died more than `MAX_FAILURES` times; the text is the cause.
     """
     with cluster(address) as ray:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -200,7 +203,7 @@ def run(work: Work, config: dict[str, Any], resources: Resources, stage: str, ad
         bundle = bundle_of(resources, [node["Resources"] for node in ray.nodes() if node["Alive"]], stage)
         board = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
         config = {**config, "reporter": Reporter(board), "threads": max(1, int(bundle["CPU"]))}
-        # mypy sees the classes of the Ray Train before this one, without limits of placements and ranges of workers.
+        # mypy sees the classes of Ray Train v1, which have no limit of placements and no range of workers.
         failures = FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_PLACEMENTS)  # type: ignore[call-arg]
         with tempfile.TemporaryDirectory(prefix="fourmill-train-") as scratch:
             scaling = ScalingConfig(
@@ -218,13 +221,13 @@ def run(work: Work, config: dict[str, Any], resources: Resources, stage: str, ad
 
 
 def _watch(trainer: Any, board: Any, elastic: bool) -> None:
-    """Let the trainer run in a thread and show what the board says."""
+    """Run the trainer in a thread and show the progress on the board."""
     raised: list[BaseException] = []
 
     def fit() -> None:
         try:
             trainer.fit()
-        except BaseException as error:  # told to the caller below
+        except BaseException as error:  # raised in the caller's thread below
             raised.append(error)
 
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
@@ -233,8 +236,8 @@ def _watch(trainer: Any, board: Any, elastic: bool) -> None:
     alive = True
     while alive:
         thread.join(POLL_SECONDS)
-        alive = thread.is_alive()  # before the board is read: the last look comes after the end
-        screen.show(_ask(board.read) or Told())
+        alive = thread.is_alive()  # before the board is read, so that it is read once more after the end
+        screen.show(_ask(board.read) or BoardState())
     screen.close()
     if screen.failure:
         raise RuntimeError(screen.failure) from (raised[0] if raised else None)
@@ -243,32 +246,33 @@ def _watch(trainer: Any, board: Any, elastic: bool) -> None:
 
 
 class _Screen:
-    """Progress of the workers, and what was seen on the board so far, should it be lost."""
+    """Shows the progress of the workers. Keeps the last error of the board, in case the board is lost."""
 
     def __init__(self, elastic: bool = False) -> None:
         self.failure = ""
-        self._why = "workers failed, or their number changed; started again"
+        self._reason = "workers failed, or their number changed; started again"
         if not elastic:
-            self._why = "workers failed and were started again"
+            self._reason = "workers failed and were started again"
         self._attempts = 0
         self._progress: Progress | None = None
 
-    def show(self, told: Told) -> None:
-        """Show the first worker that is not done; what others do at the same time goes into its notes."""
-        self.failure = told.failure or self.failure
-        if told.attempts > self._attempts and not self.failure:
+    def show(self, board: BoardState) -> None:
+        """Show the first worker that is not done, and the other busy ones in its notes."""
+        self.failure = board.failure or self.failure
+        if board.attempts > self._attempts and not self.failure:
             if self._attempts:
                 self.close()
-                print(f"{self._why} (attempt {told.attempts})", file=sys.stderr, flush=True)
-            self._attempts = told.attempts
-        busy = {rank: m for rank, m in sorted(told.last.items()) if m["done"] < m["total"]}
-        shown = busy or dict(sorted(told.last.items())[-1:])
+                logger.warning("%s (attempt %d)", self._reason, board.attempts)
+                print(f"{self._reason} (attempt {board.attempts})", file=sys.stderr, flush=True)
+            self._attempts = board.attempts
+        busy = {rank: m for rank, m in sorted(board.last.items()) if m["done"] < m["total"]}
+        shown = busy or dict(sorted(board.last.items())[-1:])
         if not shown:
             return
         rank, message = next(iter(shown.items()))
         if self._progress is None or self._progress.stage != message["stage"]:
             self.close()
-            # What an earlier attempt had done must not count into this one's rate.
+            # Steps of an earlier attempt must not count into the rate of this one.
             self._progress = Progress(message["stage"], message["total"], message["unit"], start=message["done"])
         others = [f"{m['stage']} {m['done']:,.0f}/{m['total']:,.0f}" for other, m in busy.items() if other != rank]
         notes = "; ".join([message["notes"], *others]).strip("; ")

@@ -19,7 +19,7 @@ def average(form: Form, members: np.ndarray) -> np.ndarray:
         of normals the unit vector along the mean (0 where they cancel); of everything else the mean.
     """
     if form is Form.CLASSES:
-        classes = np.unique(members)
+        classes = np.unique(members)  # sorted, and argmax takes the first: ties go to the lowest class
         votes = np.stack([(members == c).sum(axis=0) for c in classes])
         return np.asarray(classes[votes.argmax(axis=0)])
     mean = members.mean(axis=0, dtype=np.float32)

@@ -29,7 +29,7 @@ from ..workers import FINAL
 
 FOLDER, NAME = "reports", "tokenizers"
 _CODEBOOK = ("codes_used", "perplexity", "tokens", "samples")
-_SPEED_SAMPLES = 64  # that speeds are measured on
+_SPEED_SAMPLES = 64  # examples in the batch whose speed is measured
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def evaluate(job: FitJob, device: str, board: Board, batch: int = 32) -> tuple[l
                 if name not in cache:
                     raise ValueError(f"no sample has the label {TOKENIZERS[name].label}")
                 rows.append(_evaluate(job, name, cache[name].val, cache[name].measured_on, device, batch))
-            except FINAL as error:
+            except FINAL as error:  # the table has the other tokenizers all the same
                 lacking[name] = str(error)
             done = len(rows) + len(lacking)
             board.post(stage="evaluate", done=done, total=len(job.tokenizers), unit="tokenizers")
@@ -181,7 +181,7 @@ def _csv(rows: list[Evaluation]) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(("tokenizer", "measure", "value"))
     for row in rows:
-        told = asdict(row)
-        plain = {name: value for name, value in told.items() if name not in ("tokenizer", "measures")}
+        fields = asdict(row)
+        plain = {name: value for name, value in fields.items() if name not in ("tokenizer", "measures")}
         writer.writerows((row.tokenizer, name, value) for name, value in (plain | row.measures).items())
     return stream.getvalue()

@@ -2,8 +2,8 @@
 
 RUN/generated/FINGERPRINT/chain-0/{samples.json, MODALITY.parquet, MODALITY/0000.png}
 
-What a grid decodes to is written as a kept label would be: pictures and class maps as PNG, maps of numbers as .npy.
-With an ensemble it is the average of its members; columns and texts are those of the first.
+Decoded grids are written in the format of stored labels: pictures and class maps as PNG, maps of numbers as .npy. With
+an ensemble they are the average of its members; columns and texts are those of the first member.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ...model.generation.generate import Generated, Step, generate
 from ...model.generation.known import SpecialIds
 from ...tokenize import codecs, store
 from ...tokenize.labels import encode_cell
+from ..cpu_memory import keep_freed_memory
 from ..data.samples import decode_patches
-from ..memory import keep_freed_memory
 from .ensemble import average
 from .generation_job import GenerateJob
 from .settings import Chain, ChainStep
 
-KEPT_MEMORY = 2**29  # bytes: activations of a step, on a CPU
-MEMBER_STRIDE = 1 << 32  # of the numbers that samples draw by: members of an ensemble share none
+KEPT_MEMORY = 2**29  # bytes of freed memory that the process keeps: the activations of a step, on a CPU
+MEMBER_STRIDE = 1 << 32  # between the sample ids of two members: no two draw the same random numbers
 
 
 def run(job: GenerateJob, load_model: Callable[[str, str], FourM]) -> None:
@@ -78,17 +78,18 @@ def members(
     settings, device = job.settings, model.device.type
     samples = len(next(iter(given.values())))
     narrow = settings.precision == "bf16" or (settings.precision == "auto" and device == "cuda")
-    made = []
+    generated = []
     for member in range(count):
         parts = []
         for i in range(0, samples, settings.batch_size):
             here = slice(i, i + settings.batch_size)
             ids = range(member * MEMBER_STRIDE, member * MEMBER_STRIDE + samples)[here]
             some = {name: values[here] for name, values in given.items()}
+            # Random numbers follow from seed and sample id: how samples are batched changes no token.
             with torch.autocast(device, torch.bfloat16, enabled=narrow):
                 parts.append(generate(model, some, steps, seed=settings.seed, sample_ids=ids, special=special_ids(job)))
-        made.append({name: _joined([part[name] for part in parts]) for name in parts[0]})
-    return made
+        generated.append({name: _joined([part[name] for part in parts]) for name in parts[0]})
+    return generated
 
 
 def _joined(parts: Sequence[Any]) -> Any:
@@ -127,6 +128,7 @@ def conditions(
             name: store.ColumnReader(storage.join(job.root, "tokens", name, f"{shard.name}.parquet")) for name in inputs
         }
         groups = next(iter(readers.values())).row_group_sizes()
+        # Row group by row group: a few samples are wanted, and the first group has 1,000.
         for group, first in enumerate(np.cumsum([0, *groups])[:-1].tolist()):
             columns = {name: reader.read([group]) for name, reader in readers.items()}
             whole = np.logical_and.reduce([column.valid for column in columns.values()])
@@ -170,7 +172,7 @@ def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, b
             assert isinstance(codec, codecs.Grid)
             storage_of = LABELS[MODALITIES[name].label].storage
             suffix = "png" if storage_of is Storage.IMAGE else "npy"
-            decoded = np.stack([codec.decode_many(np.asarray(made[name])) for made in (first, *others)])
+            decoded = np.stack([codec.decode_many(np.asarray(member[name])) for member in (first, *others)])
             for index, value in enumerate(average(LABELS[MODALITIES[name].label].form, decoded)):
                 files[f"{name}/{index:04d}.{suffix}"] = _cell(storage_of, value)
             rows = [row[None] for row in rows]
@@ -178,6 +180,7 @@ def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, b
             for sample, ids in zip(samples, rows, strict=True):
                 value = codec.decode(ids)
                 sample[name] = value
+            # As the store has it: with the end token, unless the sequence fills the whole table.
             rows = [[np.array([*ids, special_ids(job).eos][: spec.max_tokens], np.uint16)] for ids in rows]
         column = store.ColumnSpec(name, spec.kind, 1, spec.max_tokens, spec.vocab_size)
         files[f"{name}.parquet"] = store.encode_column(column, [key for _, key, _ in chosen], rows)

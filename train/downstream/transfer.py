@@ -1,15 +1,13 @@
 """Fine-tuning a 4M encoder to classify images (4M-21, table 2 and appendix): one process, one device.
 
-Decisions:
-- Order and crops of the training images follow from (seed, epoch, image): the same call gives the same weights.
-- Settings are those of the paper's ImageNet-1K fine-tuning where it gives them, without its RandAugment and Mixup.
+Settings are those of the paper's ImageNet-1K fine-tuning where it gives them, without its RandAugment and Mixup.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from ...model.downstream.heads import Classifier
 from ...model.downstream.transfer import Encoder, add_lora, parameter_groups
 from ...model.fourm import FourM
 from ...tokenize import crops
+from ..data.prefetch import prefetch
 from ..schedule import cosine_lr
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -105,6 +104,7 @@ def finetune(
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     peaks = [group["lr"] for group in optimizer.param_groups]
+    # Steps of an epoch; the last samples that fill no batch are left out, other ones in each epoch.
     rounds = max(len(train) // settings.batch_size, 1)
     schedule = {"warmup": round(settings.warmup_epochs * rounds), "steps": settings.epochs * rounds}
     history = []
@@ -124,6 +124,7 @@ def finetune(
                 optimizer.step()
                 losses.append(loss.detach())
                 progress.update(1)
+            # Once an epoch: reading the loss of each step would wait for the device.
             mean = float(torch.stack(losses).mean())
             if not math.isfinite(mean):
                 raise FloatingPointError(f"transfer: the loss of epoch {epoch} is {mean}; lower lr, or set clip_norm")
@@ -145,15 +146,16 @@ def accuracy(classifier: Classifier, images: Images, settings: Settings, device:
 
 
 def save(classifier: Classifier, config: FourMConfig, classes: Sequence[str], settings: Settings, folder: str) -> None:
-    """Write a classifier; the configuration comes last, so that a folder that has one is whole."""
+    """Write a classifier into a local folder."""
     from safetensors.torch import save_file
 
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
+    # The configuration is removed first and written last: a folder that has one is complete.
     (path / CONFIG).unlink(missing_ok=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in classifier.state_dict().items()}, path / WEIGHTS)
-    told = {"model": config.to_dict(), "classes": list(classes), "settings": asdict(settings)}
-    (path / CONFIG).write_text(json.dumps(told, indent=1) + "\n")
+    content = {"model": config.to_dict(), "classes": list(classes), "settings": asdict(settings)}
+    (path / CONFIG).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def load(folder: str) -> tuple[Classifier, tuple[str, ...], Settings]:
@@ -163,15 +165,15 @@ def load(folder: str) -> tuple[Classifier, tuple[str, ...], Settings]:
     path = Path(folder)
     if not (path / CONFIG).is_file():
         raise ValueError(f"{folder}: no {CONFIG}; expected a classifier that was written whole")
-    told: dict[str, Any] = json.loads((path / CONFIG).read_text())
-    scale = tuple(told["settings"]["crop_scale"])
-    settings = Settings(**(told["settings"] | {"crop_scale": scale}))
-    classifier = build(FourM(FourMConfig.from_dict(told["model"])), len(told["classes"]), settings)
+    content: dict[str, Any] = json.loads((path / CONFIG).read_text())
+    scale = tuple(content["settings"]["crop_scale"])  # JSON has no tuples
+    settings = Settings(**(content["settings"] | {"crop_scale": scale}))
+    classifier = build(FourM(FourMConfig.from_dict(content["model"])), len(content["classes"]), settings)
     try:
         classifier.load_state_dict(load_file(path / WEIGHTS))
     except RuntimeError as error:
         raise ValueError(f"{folder}: the tensors do not fit {CONFIG}: {error}") from error
-    return classifier.eval(), tuple(told["classes"]), settings
+    return classifier.eval(), tuple(content["classes"]), settings
 
 
 def _logits(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
@@ -196,15 +198,17 @@ def _batches(
     def pixels(index: int) -> np.ndarray:
         image = images.image(index)
         size = image.shape[1], image.shape[0]
+        # Crops follow from (seed, epoch, image), the order from (seed, epoch): the same call gives the same weights.
         key = f"{index}" if epoch is None else f"{epoch}/{index}"
         windows = crops.crops(settings.seed, key, *size, 1 if epoch is None else 2, settings.crop_scale)
         return crops.apply(windows[-1], image, settings.image_size)
 
-    parts = [order[i : i + settings.batch_size].tolist() for i in range(0, len(order), settings.batch_size)]
-    with ThreadPoolExecutor(THREADS) as pool:
-        waiting = [pool.submit(pixels, i) for i in parts[0]] if parts else []
-        for part, following in zip(parts, [*parts[1:], []], strict=True):
-            arrays = [future.result() for future in waiting]
-            waiting = [pool.submit(pixels, i) for i in following]
-            batch = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-            yield batch.to(device), torch.from_numpy(images.labels[part]).to(device)
+    def batches() -> Generator[tuple[torch.Tensor, torch.Tensor]]:
+        with ThreadPoolExecutor(THREADS) as pool:
+            for i in range(0, len(order), settings.batch_size):
+                part = order[i : i + settings.batch_size]
+                batch = torch.from_numpy(np.stack(list(pool.map(pixels, part.tolist()))))
+                yield batch.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(images.labels[part])
+
+    for batch, labels in prefetch(batches(), 1):
+        yield batch.to(device), labels.to(device)

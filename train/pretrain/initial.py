@@ -1,12 +1,6 @@
 """Initial weights from a trained model: 4M-21 begins with 4M-7, specialized models with the general one (4M-21, 3.4).
 
-Decisions:
-- The architectures are the same, field by field: weights that fit by their shapes alone would compute something else.
-- Modalities are matched by their name here, or else by the published one: `rgb` at 112 pixels is `rgb@112`. Those that
-  the trained model does not know keep their fresh weights, which the run says; those that only it knows are left out.
-- A checkpoint may hold two tables of output tokens, one that the decoder reads and one that it predicts with. Where
-  this model has one for both it takes the latter: the decoder never reads tokens of a grid, so that for grids nothing
-  is lost. For texts whose two tables differ the run says so.
+Modalities that the trained model does not have keep their fresh weights; modalities that only it has are left out.
 """
 
 from __future__ import annotations
@@ -35,12 +29,12 @@ _ARCHITECTURE = (
     "qkv_bias", "proj_bias", "mlp_bias", "norm_bias", "share_modality_embeddings", "num_register_tokens",
     "decoder_causal", "decoder_separate",
 )  # fmt: skip
-_POSITION_ERROR = 1e-2  # of a fixed table that was stored in half precision
+_POSITION_ERROR = 1e-2  # of a fixed table in a file of half precision; values lie in -1..1
 
 
 def identity(place: str | None) -> str | None:
     """What the initial weights are, for a fingerprint: the content of a folder, or the name of a published model."""
-    # A checkpoint's marker has the names of its files, which no other attempt has.
+    # The marker of a checkpoint identifies it: it names its files, and no other attempt writes files of these names.
     files = [join(place, name) for name in (model_files.WEIGHTS, checkpoint.MARKER)] if place else []
     return next((storage.sha256(file) for file in files if storage.exists(file)), place)
 
@@ -54,20 +48,21 @@ def resolved(train: Train) -> Train:
     if (place := train.init) is None:
         return train
     if not storage.exists(join(place, model_files.WEIGHTS)):
-        found = checkpoint.at(place) or checkpoint.newest(place)
-        if found is None and _is_hub_id(place):
+        saved = checkpoint.at(place) or checkpoint.newest(place)
+        if saved is None and _is_hub_id(place):
             return train
-        if found is None:
+        if saved is None:
             raise RecipeError(
                 f"train.init: there is no model at {place}; expected the `model` or `checkpoints` folder of a run, a "
                 "folder with model.safetensors, or a hub id of the form org/name"
             )
-        place = found.url
+        place = saved.url
     return train.model_copy(update={"init": storage.absolute(place)})
 
 
 def _is_hub_id(place: str) -> bool:
-    """Whether a place that has no model is one of the hub's, and no mistyped path: that begins with a folder here."""
+    """Whether a place without a model is a hub id (org/name). It is none if its first part is a folder
+    here: then it is a mistyped path."""
     from ...tokenize.ml4m import is_hub_id
 
     return is_hub_id(place) and not storage.list_names(place.partition("/")[0])
@@ -76,7 +71,7 @@ def _is_hub_id(place: str) -> bool:
 def check(train: Train) -> None:
     """RecipeError if what training needs from elsewhere is not there: initial weights, the roots of other datasets."""
     place = resolved(train).init
-    if place is not None and _is_hub_id(place):  # a place that was found is absolute, or a URL
+    if place is not None and _is_hub_id(place):  # a folder is absolute by now, or a URL
         try:
             ml4m.check_hub(place)
         except ValueError as error:
@@ -94,8 +89,8 @@ def load(place: str) -> FourM:
 
     ValueError if there is none.
     """
-    if found := checkpoint.at(place):
-        return of_checkpoint(found)
+    if saved := checkpoint.at(place):
+        return of_checkpoint(saved)
     if not storage.exists(storage.join(place, model_files.WEIGHTS)):
         return ml4m.load(place)
     # A published folder may have its configuration in the header of its weights alone.
@@ -107,9 +102,9 @@ def load(place: str) -> FourM:
 
 
 def fill(model: FourM, place: str) -> list[str]:
-    """Copy what a trained model knows into `model`. Returns what a user should know of it, as sentences.
+    """Copy the weights of a trained model into `model`. Returns sentences for the user, on what was not copied.
 
-    ValueError if it is of another architecture, or a modality of another vocabulary or size, or it knows none of them.
+    ValueError if it has another architecture, a modality of another vocabulary or size, or none of the modalities.
     """
     return copy(load(place), model, place)
 
@@ -120,56 +115,60 @@ def copy(trained: FourM, model: FourM, place: str = "init") -> list[str]:
     _same_architecture(trained.config, model.config, place)
     pairs = _pairs(trained.config, model.config)
     if not pairs:
-        theirs = ", ".join(spec.name for spec in trained.config.modalities)
+        known = ", ".join(spec.name for spec in trained.config.modalities)
         raise ValueError(
             f"train.init: {place} knows none of the modalities {', '.join(s.name for s in model.config.modalities)}; "
-            f"it knows {theirs}"
+            f"it knows {known}"
         )
-    for mine, their in pairs.items():
-        _same_tokens(trained.config.spec(their), model.config.spec(mine), place)
+    for name, source_name in pairs.items():
+        _same_tokens(trained.config.spec(source_name), model.config.spec(name), place)
     _copy_body(trained, model)
-    notes = [note for mine, their in pairs.items() for note in _copy_modality(trained, their, model, mine, place)]
+    notes = []
+    for name, source_name in pairs.items():
+        notes += _copy_modality(trained, source_name, model, name, place)
     if fresh := [spec.name for spec in model.config.modalities if spec.name not in pairs]:
         notes.append(f"train.init: {', '.join(fresh)} begin with fresh weights; {place} does not know them")
     return notes
 
 
-def _same_architecture(theirs: FourMConfig, mine: FourMConfig, place: str) -> None:
+def _same_architecture(source: FourMConfig, target: FourMConfig, place: str) -> None:
+    # Every field, since weights may fit by their shapes and compute something else (another activation).
     for name in _ARCHITECTURE:
-        if (here := getattr(mine, name)) != (there := getattr(theirs, name)):
+        if (here := getattr(target, name)) != (there := getattr(source, name)):
             raise ValueError(
                 f"train.init: {name} is {here} here, and {there} in {place}; the models must have the same train.model"
             )
 
 
-def _pairs(theirs: FourMConfig, mine: FourMConfig) -> dict[str, str]:
-    """My modalities that the trained model knows, and what it calls them."""
-    known = {spec.name for spec in theirs.modalities}
-    by_published = {there: name for name, there in published_names(theirs.modalities).items()}
+def _pairs(source: FourMConfig, target: FourMConfig) -> dict[str, str]:
+    """Modalities of the target that the source has too, and their names in the source."""
+    # By the name, or else by the published name: `rgb` at 112 pixels is `rgb@112` there.
+    known = {spec.name for spec in source.modalities}
+    by_published = {there: name for name, there in published_names(source.modalities).items()}
     names = {
         name: name if name in known else by_published.get(there)
-        for name, there in published_names(mine.modalities).items()
+        for name, there in published_names(target.modalities).items()
     }
-    return {name: their for name, their in names.items() if their is not None}
+    return {name: source_name for name, source_name in names.items() if source_name is not None}
 
 
-def _same_tokens(theirs: ModalitySpec, mine: ModalitySpec, place: str) -> None:
+def _same_tokens(source: ModalitySpec, target: ModalitySpec, place: str) -> None:
     whats = {"kind": "is of the kind", "vocab_size": "has a vocabulary of", "input_dim": "has values of width"}
     whats["learned_positions"] = "has learned positions:"
-    if mine.kind in (Kind.GRID, Kind.PIXELS) or mine.learned_positions:  # texts may be longer or shorter
+    if target.kind in (Kind.GRID, Kind.PIXELS) or target.learned_positions:  # texts may be longer or shorter
         whats["max_tokens"] = "has as many tokens:"
     for field, what in whats.items():
-        here, there = getattr(mine, field), getattr(theirs, field)
+        here, there = getattr(target, field), getattr(source, field)
         if here != there:
-            raise ValueError(f"train.init: {mine.name} {what} {here} here, and {there} in {place}; the tokens differ")
+            raise ValueError(f"train.init: {target.name} {what} {here} here, and {there} in {place}; the tokens differ")
 
 
 def _copy_body(trained: FourM, model: FourM) -> None:
-    """All that is of no modality; the architectures are the same."""
-    mine, theirs = ({name: p for name, p in m.named_parameters() if not _by_modality(name)} for m in (model, trained))
-    assert {name: p.shape for name, p in mine.items()} == {name: p.shape for name, p in theirs.items()}
-    for name, parameter in mine.items():
-        parameter.copy_(theirs[name])
+    """Copy all that belongs to no modality; the architectures are the same."""
+    target, source = ({name: p for name, p in m.named_parameters() if not _by_modality(name)} for m in (model, trained))
+    assert {name: p.shape for name, p in target.items()} == {name: p.shape for name, p in source.items()}
+    for name, parameter in target.items():
+        parameter.copy_(source[name])
 
 
 def _by_modality(name: str) -> bool:
@@ -177,46 +176,49 @@ def _by_modality(name: str) -> bool:
     return name in tables or name.startswith(("encoder_embeddings.", "decoder_embeddings.", "projections."))
 
 
-def _copy_modality(trained: FourM, their: str, model: FourM, mine: str, place: str) -> list[str]:
-    """One modality's tables, under its names in both; the sides that both have."""
-    index, other = model.config.index(mine), trained.config.index(their)
+def _copy_modality(trained: FourM, source_name: str, model: FourM, name: str, place: str) -> list[str]:
+    """Copy one modality's tables, on the sides (input, output) that both models have. Returns notes as `fill` does."""
+    index, other = model.config.index(name), trained.config.index(source_name)
     model.modality_table[index] = trained.modality_table[other]
     if model.decoder_modality_table is not None and trained.decoder_modality_table is not None:
         model.decoder_modality_table[index] = trained.decoder_modality_table[other]
-    spec = model.config.spec(mine)
-    if mine in model.config.inputs and their in trained.config.inputs:
-        _copy_positions(trained.encoder_embeddings.position_rows_of(their),
-                        model.encoder_embeddings.position_rows_of(mine), spec, place)  # fmt: skip
+    spec = model.config.spec(name)
+    if name in model.config.inputs and source_name in trained.config.inputs:
+        _copy_positions(trained.encoder_embeddings.position_rows_of(source_name),
+                        model.encoder_embeddings.position_rows_of(name), spec, place)  # fmt: skip
         if spec.is_target:
-            model.encoder_embeddings.token_table(mine).copy_(trained.encoder_embeddings.token_table(their))
+            model.encoder_embeddings.token_table(name).copy_(trained.encoder_embeddings.token_table(source_name))
         else:
-            model.projections.layers[mine].load_state_dict(_state(trained, their))
-    if mine not in model.config.outputs or their not in trained.config.outputs:
+            model.projections.layers[name].load_state_dict(_state(trained, source_name))
+    if name not in model.config.outputs or source_name not in trained.config.outputs:
         return []
-    _copy_positions(trained.decoder_embeddings.position_rows_of(their),
-                    model.decoder_embeddings.position_rows_of(mine), spec, place)  # fmt: skip
-    read, predict = trained.decoder_embeddings.token_table(their), trained.head(their)
+    _copy_positions(trained.decoder_embeddings.position_rows_of(source_name),
+                    model.decoder_embeddings.position_rows_of(name), spec, place)  # fmt: skip
+    # The source may have two tables: one that the decoder reads tokens by, one that it predicts with. A model with one
+    # table takes the second. For grids nothing is lost, since the decoder never reads their tokens.
+    read, predict = trained.decoder_embeddings.token_table(source_name), trained.head(source_name)
     if model.heads is not None:
-        model.decoder_embeddings.token_table(mine).copy_(read)
-        model.head(mine).copy_(predict)
+        model.decoder_embeddings.token_table(name).copy_(read)
+        model.head(name).copy_(predict)
         return []
-    model.head(mine).copy_(predict)
+    model.head(name).copy_(predict)
     if spec.kind is Kind.GRID or torch.equal(read, predict):
         return []
-    return [f"train.init: the decoder of {place} reads {their} by another table than it predicts with; took the latter"]
+    tables = "by another table than it predicts with; took the latter"
+    return [f"train.init: the decoder of {place} reads {source_name} {tables}"]
 
 
 def _state(trained: FourM, name: str) -> Mapping[str, Tensor]:
     return trained.projections.layers[name].state_dict()
 
 
-def _copy_positions(theirs: Tensor, mine: Tensor, spec: ModalitySpec, place: str) -> None:
-    """Learned ones are copied; fixed ones are 4M's, and must be the same."""
+def _copy_positions(source: Tensor, target: Tensor, spec: ModalitySpec, place: str) -> None:
+    """Copy learned positions; fixed ones are 4M's sines and cosines, and must be the same."""
     if spec.learned_positions:
-        mine.copy_(theirs)
+        target.copy_(source)
         return
-    rows = min(len(mine), len(theirs))
-    if not torch.allclose(mine[:rows], theirs[:rows], atol=_POSITION_ERROR):
+    rows = min(len(target), len(source))
+    if not torch.allclose(target[:rows], source[:rows], atol=_POSITION_ERROR):
         raise ValueError(
             f"train.init: {place} has other positions of {spec.name} than 4M's sines and cosines, which are not trained"
         )

@@ -9,7 +9,7 @@ import torch
 from ...modalities import import_modules
 from ...model.fourm import FourM
 from .. import trackers, workers
-from ..memory import keep_freed_memory
+from ..cpu_memory import keep_freed_memory
 from .job import TrainJob, masking_config, model_config
 from .trainer import Trainer
 from .weights import load_model

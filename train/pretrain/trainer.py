@@ -1,17 +1,13 @@
 """One rank of a training run: from batches to checkpoints, log lines and the finished model.
 
-Decisions:
-- Which sample stands in which batch, its crop and its masks are functions of (seed, position), and the loss is that of
-  the whole batch, however many workers and micro-batches share it: a run that was killed goes on, on any number of
-  workers, with the batches that an uninterrupted run would have seen and the weights and moments it had.
-- Nothing in a step waits for the device; losses are looked at every `log_every` steps and before each checkpoint, and
-  that is when a loss or gradient that is not finite is found and named (step, modality, samples). No checkpoint has it:
-  a step whose gradient is not finite changes nothing. The run stops, or goes on without it (`train.nonfinite`).
-- Validation uses the same masks every time, and counts each modality's loss over its targets.
+A killed run resumes, on any number of workers, with the batches that an uninterrupted run would have had: samples of
+a batch, their crops and masks are functions of (seed, position), and the loss is that of the whole batch, however many
+workers and micro-batches share it.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -41,8 +37,10 @@ from .job import TrainJob, masking_config
 from .weights import MODEL, Weights, save_model
 from .window import Entry, Window, by_modality, target_weights
 
-VALIDATION_SEED = 1_000_003  # masks of validation never depend on the run's seed
-MAX_SKIPPED = 10  # steps in a row, with `train.nonfinite: skip`: whatever is wrong will not go away
+logger = logging.getLogger(__name__)
+
+VALIDATION_SEED = 1_000_003  # the same masks in every validation of every run, so that losses can be compared
+MAX_SKIPPED = 10  # skipped steps in a row after which the run stops, with `train.nonfinite: skip`
 
 
 class Trainer:
@@ -65,8 +63,8 @@ class Trainer:
         self.skipped: list[int] = []  # steps of the run that changed nothing
         self.checkpoints = storage.join(job.folder, "checkpoints")
         self.saver = sharded.Saver(self.checkpoints, settings.keep_checkpoints)
-        found = self.saver.newest()
-        begins = found is None and settings.init is not None
+        latest = self.saver.newest()
+        begins = latest is None and settings.init is not None
         self.notes = [*self.saver.notes]
         if begins and settings.init is not None:
             self.notes += initial.fill(model, settings.init)
@@ -78,29 +76,31 @@ class Trainer:
             checkpointing=settings.activation_checkpointing,
         )
         self.weights = Weights(model, weight_decay=settings.weight_decay, betas=settings.betas, ema=settings.ema)
-        if found is not None:
-            self._resume(found)
+        if latest is not None:
+            self._resume(latest)
         self.loader = self._loader(job.shards, job.seed, settings.repeat, training=True)
 
-    def _loader(self, shards: tuple[Shard, ...], seed: int, repeat: int, training: bool) -> TokenLoader:
+    def _loader(self, shards: tuple[ShardRows, ...], seed: int, repeat: int, training: bool) -> TokenLoader:
         tokens = storage.join(self.job.root, "tokens")
         datasets = self.job.datasets if training else ()
         masking, shape = masking_config(self.job, datasets), self.settings.loader
         options = LoaderOptions(shape.lanes, shape.buffer_rows, repeat)
         return TokenLoader(tokens, shards, self.job.specs, masking, seed, options, datasets)
 
-    def _resume(self, found: checkpoint.Checkpoint) -> None:
-        state = found.marker()["state"]
-        mine, theirs = self.model.config.to_dict(), state["model"]
-        if other := [name for name in mine if mine[name] != theirs.get(name)]:
-            # Tables of several modalities may have the same sizes: the weights could be loaded, into the wrong ones.
+    def _resume(self, saved: checkpoint.Checkpoint) -> None:
+        state = saved.marker()["state"]
+        expected, stored = self.model.config.to_dict(), state["model"]
+        if other := [name for name in expected if expected[name] != stored.get(name)]:
+            # Tables of two modalities may have the same sizes: with another order they would load into each other's.
             raise ValueError(
-                f"{found.url}: this checkpoint is of a model with other {', '.join(other)} than the recipe's "
+                f"{saved.url}: this checkpoint is of a model with other {', '.join(other)} than the recipe's "
                 "(the order of the modalities counts); move the folder away, or set another train.name"
             )
-        sharded.load(found, self.weights.tensors(), self.saver.group)
-        self.step, self.seconds, self.skipped = found.step, state["seconds"], state.get("skipped", [])
+        sharded.load(saved, self.weights.tensors(), self.saver.group)
+        self.step, self.seconds, self.skipped = saved.step, state["seconds"], state.get("skipped", [])
+        # AdamW does not count skipped steps in its bias correction.
         self.weights.resumed(self.step - len(self.skipped))
+        logger.info("worker %d of %d resumed from step %d: %s", self.rank, self.world, self.step, saved.url)
 
     def run(self, reporter: workers.Reporter) -> None:
         """Train to the last step, with validation, checkpoints and log lines on the way; rank 0 commits the run."""
@@ -109,7 +109,7 @@ class Trainer:
             self._run(reporter, logged)
         except BaseException:
             if logged is not None:
-                logged.abandon()  # lines that are not put yet say what led here
+                logged.abandon()  # the last lines show what led to the error
             raise
 
     def _run(self, reporter: workers.Reporter, logged: Metrics | None) -> None:
@@ -124,7 +124,8 @@ class Trainer:
             lr = self.train_step(batch, window)
             done = self.step == settings.steps
             saves = self.step % settings.checkpoint_every == 0 or done
-            # Looked at before it is saved; and a run that goes on from here has the same windows, so the same lines.
+            # Before each checkpoint too: none holds a loss that is not finite, and a run that resumes from it has the
+            # same windows, so the same log lines. Between these steps nothing waits for the device.
             if self.step % settings.log_every == 0 or saves:
                 self._look(window, lr, logged, reporter)
                 window = Window(self.outputs)
@@ -137,10 +138,11 @@ class Trainer:
             self.seconds = time.monotonic() - started
             if saves:
                 if logged is not None:
-                    logged.flush()  # the lines first: whoever goes on from the checkpoint needs them
+                    logged.flush()  # before the checkpoint: a run that resumes from it reads the lines up to its step
                 self.save()
+            # Validation and saving are no part of tokens/s.
             window.started += time.monotonic() - paused
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
         self.saver.wait()
         self._save_models()
         if logged is not None:
@@ -154,6 +156,7 @@ class Trainer:
         settings = self.settings
         check_batch(self.model.config, batch)
         parts = split(batch, settings.accumulate)
+        # Counted on the host, from NumPy arrays: the step never waits for a number from the device.
         groups = [group_targets(part, len(self.job.specs)) for part in parts]
         places = [self.model.config.index(name) for name in self.outputs]
         counts = torch.tensor([[group.counts[i] for i in places] for group in groups], dtype=torch.float32)
@@ -166,7 +169,7 @@ class Trainer:
             with self.parallel.micro_batch(last=i == len(parts) - 1):
                 losses = self.parallel.losses(to_device(part, self.model.device), group)
                 part_loss = (losses * weights[i]).sum()
-                # Gradients are averaged over the workers, and are to be added up.
+                # DDP and FSDP average gradients over the workers, and the loss is a sum over them.
                 (part_loss * self.world).backward()  # type: ignore[no-untyped-call]
             loss += part_loss.detach()
             sums += losses.detach() * counts[i]
@@ -181,7 +184,7 @@ class Trainer:
         return lr
 
     def _look(self, window: Window, lr: float, logged: Metrics | None, reporter: workers.Reporter) -> None:
-        """Look at a window, and log it. FloatingPointError says what to do about values that are not finite."""
+        """Read the losses of a window and log them. FloatingPointError says what to do if they are not finite."""
         try:
             skipped = self._skip(window) if self.settings.nonfinite == "skip" else []
             values = self._close(window) | {"lr": lr} if window.entries else {}
@@ -200,6 +203,10 @@ class Trainer:
         """Lines of the log for the steps of a window that are skipped. FloatingPointError if they are too many."""
         lines = window.take_skipped(self._gather)
         self.skipped += [line["step"] for line in lines]
+        for line in lines if self.rank == 0 else ():
+            logger.warning(
+                "skipped step %d: its gradient is not finite (%s)", line["step"], ", ".join(line["modalities"])
+            )
         last = self.skipped[-MAX_SKIPPED:]
         if lines and len(last) == MAX_SKIPPED and last[-1] - last[0] == MAX_SKIPPED - 1:
             raise FloatingPointError(
@@ -209,7 +216,7 @@ class Trainer:
         return lines
 
     def _advice(self) -> str:
-        """What to do about a loss or gradient that is not finite."""
+        """What the user can do about a loss or gradient that is not finite."""
         skip = "set train.nonfinite=skip to go on without such steps; or " if self.settings.nonfinite == "stop" else ""
         another = "lower train.base_lr, or set train.clip_norm, which makes another run"
         if checkpoint.complete(self.checkpoints):
@@ -217,7 +224,7 @@ class Trainer:
         return skip + another
 
     def _close(self, window: Window) -> dict[str, float]:
-        """What a line of the log says of a window. FloatingPointError: see `Window.close`."""
+        """The values of a window's log line. FloatingPointError: see `Window.close`."""
         values, predicted = window.close(self._reduce)
         seconds, settings = time.monotonic() - window.started, self.settings
         # Tokens are counted by budget, padding included, as in the papers.
@@ -268,6 +275,7 @@ class Trainer:
         """This rank's part of the validation samples, in as many micro-batches on each rank; those beyond the last
         sample have no targets."""
         samples = min(self.settings.validation_samples, loader.epoch_size)
+        # The same number of calls on every rank: with FSDP each of them gathers parameters from all.
         size = self.settings.batch_size // self.settings.accumulate
         batches = loader.batches(0, size, self.rank, self.world)
         for step in range(-(-samples // size)):
@@ -275,11 +283,11 @@ class Trainer:
             positions = rank_positions(step * size, size, self.rank, self.world)
             batch.target_valid = np.asarray(batch.target_valid) & (positions < samples)[:, None]
             yield batch
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
 
     @property
     def averages(self) -> bool:
-        """Whether the average of the weights is what is validated and handed on."""
+        """Whether validation and generation use the average of the weights."""
         return bool(self.settings.ema) and self.settings.use_ema
 
     @contextmanager
@@ -287,7 +295,7 @@ class Trainer:
         """The model with its average, or as it is trained."""
         with self.weights.averaged() if averaged else nullcontext():
             yield
-        self.parallel.forget()
+        self.parallel.discard_gathered()
 
     def save(self) -> None:
         """Begin a checkpoint; training goes on while it is written."""
@@ -296,7 +304,7 @@ class Trainer:
         self.saver.save(self.step, self.weights.tensors(), state)
 
     def _save_models(self) -> None:
-        """RUN/model, which is handed on; with an average the other weights beside it, RUN/last or RUN/ema."""
+        """Write RUN/model, which generation uses; with an average also the other weights, RUN/last or RUN/ema."""
         models = {MODEL: self.averages}
         if self.settings.ema:
             models |= {"last": False} if self.averages else {"ema": True}
@@ -309,7 +317,7 @@ class Trainer:
             reporter.post(stage="train", done=self.step, total=self.settings.steps, unit="steps", notes=notes)
 
     def _commit(self, last: dict[str, float]) -> None:
-        """The run's record: from now on the run is complete."""
+        """Write the run's record: from now on the run is complete."""
         root, name = self.job.root, self.settings.name
         parameters = sum(p.numel() for p in self.weights.parameters)
         storage.put(storage.join(self.job.folder, "recipe.yaml"), configuration.dump(self.job.recipe).encode())

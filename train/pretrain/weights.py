@@ -37,6 +37,7 @@ class Weights:
         self.parameters = list(self.named.values())
         self.optimizer = torch.optim.AdamW(model.parameter_groups(weight_decay), betas=betas, fused=True)
         for p in self.parameters:
+            # As AdamW would make it at the first step; made here, so that a checkpoint can be read into it before.
             step = torch.zeros((), device=p.device)
             self.optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         self.ema = ema
@@ -46,8 +47,8 @@ class Weights:
         """One step of the optimizer, and of the average; neither changes anything if `norm` is not finite.
 
         Args:
-            norm: of the whole gradient, the same scalar on all workers. It is not looked at by the host: AdamW's kernel
-                reads `found_inf`, as from a GradScaler, and leaves its own count of steps as it was.
+            norm: of the whole gradient, the same scalar on all workers. It stays on the device: AdamW's kernel reads
+                `found_inf`, as from a GradScaler, and does not count the step if it is 1.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -55,6 +56,7 @@ class Weights:
         self.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
         self.optimizer.step()
         if self.ema:
+            # Weight 0 keeps the average as it was, without a branch that would wait for the device.
             weight = (1 - self.ema) * (1 - found_inf)
             torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], [weight] * len(self.average))
 
@@ -75,19 +77,20 @@ class Weights:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a checkpoint holds; reading one into these goes on from there (`resumed`)."""
-        found = {f"model.{name}": p.detach() for name, p in self.named.items()}
+        tensors = {f"model.{name}": p.detach() for name, p in self.named.items()}
         for moment in ("exp_avg", "exp_avg_sq"):
-            found |= {f"{moment}.{name}": self.optimizer.state[p][moment] for name, p in self.named.items()}
-        return found | {f"ema.{name}": value for name, value in zip(self.named, self.average, strict=False)}
+            tensors |= {f"{moment}.{name}": self.optimizer.state[p][moment] for name, p in self.named.items()}
+        return tensors | {f"ema.{name}": value for name, value in zip(self.named, self.average, strict=False)}
 
     def resumed(self, step: int) -> None:
-        """Called when `tensors` hold what they were after a number of optimizer steps."""
+        """Call it after a checkpoint was read into `tensors`; `step`: the optimizer steps of the checkpoint."""
         for p in self.parameters:
             self.optimizer.state[p]["step"].fill_(float(step))
 
 
 def save_model(model: FourM, url: str, *, write: bool) -> None:
     """Put the model below `url`, whole. All workers must call it; the one with `write` has all of it in host memory."""
+    # One tensor at a time: a GPU needs room for one gathered parameter, and only the writer keeps them.
     state = {}
     for name, tensor in model.state_dict().items():
         gathered = whole(tensor.detach())
@@ -113,19 +116,19 @@ def load_model(folder: str, device: str = "cpu") -> FourM:
     if storage.exists(storage.join(url, model_files.CONFIG)):
         with storage.local_folder(url, MODEL_FILES) as local:
             return model_files.load(local, device)
-    found = checkpoint.newest(storage.join(folder, "checkpoints"))
-    if found is None:
+    latest = checkpoint.newest(storage.join(folder, "checkpoints"))
+    if latest is None:
         raise FileNotFoundError(f"there is no complete checkpoint below {folder}; run `fourmill train` first")
-    return of_checkpoint(found).to(device).eval()
+    return of_checkpoint(latest).to(device).eval()
 
 
-def of_checkpoint(found: checkpoint.Checkpoint) -> FourM:
+def of_checkpoint(saved: checkpoint.Checkpoint) -> FourM:
     """The model that a run would hand on if it ended with a checkpoint: its average, if there is one and it is used."""
-    from .. import sharded  # seconds, which a finished model does not need
+    from .. import sharded  # its import takes seconds, and a finished model does not need it
 
-    state = found.marker()["state"]
+    state = saved.marker()["state"]
     model = FourM(FourMConfig.from_dict(state["model"]))
     names = {name for name, p in model.named_parameters() if p.requires_grad}
     chosen = "ema" if state["averaged"] else "model"
-    sharded.load(found, {f"{chosen}.{name}": p.detach() for name, p in model.named_parameters() if name in names})
+    sharded.load(saved, {f"{chosen}.{name}": p.detach() for name, p in model.named_parameters() if name in names})
     return model

@@ -1,7 +1,7 @@
-"""The losses since the last line of the log: kept on the device, looked at once, and the guard against NaN.
+"""The losses since the last line of the log: kept on the device, read once, and checked for NaN.
 
-A step whose gradient's norm is not finite has changed nothing (`Weights.step`). Whether the run goes on without it or
-stops is the recipe's to say (`train.nonfinite`).
+A step whose gradient's norm is not finite has changed nothing (`Weights.step`). The recipe says whether the run then
+stops or goes on (`train.nonfinite`).
 
 Legend: S outputs of the model; values are of this worker's part of each step's batch.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 
 Reduce = Callable[[Tensor], Tensor]
 Gather = Callable[[Any], list[Any]]
-NAMED = 8  # samples of a step that are named
+NAMED = 8  # samples of a step that messages and log lines name
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Entry:
 
 @dataclass
 class Window:
-    """Steps that were not looked at yet.
+    """Steps whose losses were not read yet.
 
     waited, started: seconds spent waiting for data, and the clock at the start; pauses move the start.
     """
@@ -64,16 +64,19 @@ class Window:
             A line of the log for each: "step", "modalities" whose loss is not finite (all outputs if none is),
             "samples", the first of the workers on which that is so.
         """
+        # One copy from the device for all steps of the window.
         finite = torch.isfinite(torch.stack([entry.norm for entry in self.entries])).tolist()
         taken = [entry for entry, good in zip(self.entries, finite, strict=True) if not good]
         if not taken:
             return []
         self.entries = [entry for entry, good in zip(self.entries, finite, strict=True) if good]
         lines = []
-        told = gather([(self._bad(entry.sums), entry.keys[:NAMED]) for entry in taken])
-        for entry, workers in zip(taken, zip(*told, strict=True), strict=True):
-            blamed = [one for one in workers if one[0]] or [(self.outputs, workers[0][1])]
-            bad, keys = {name for names, _ in blamed for name in names}, [key for _, keys in blamed for key in keys]
+        gathered = gather([(self._bad(entry.sums), entry.keys[:NAMED]) for entry in taken])
+        for entry, workers in zip(taken, zip(*gathered, strict=True), strict=True):
+            # All losses may be finite and the gradient not: then nothing says which modality it was.
+            affected = [one for one in workers if one[0]] or [(self.outputs, workers[0][1])]
+            bad = {name for names, _ in affected for name in names}
+            keys = [key for _, keys in affected for key in keys]
             modalities = [name for name in self.outputs if name in bad]
             lines.append({"step": entry.step, "modalities": modalities, "samples": keys[:NAMED]})
         return lines
@@ -88,13 +91,14 @@ class Window:
         Raises:
             FloatingPointError: a loss or a gradient's norm is not finite; names step, modalities and samples.
         """
+        # float64: a sum over 100 steps of thousands of targets loses digits in float32.
         losses = torch.stack([entry.loss for entry in self.entries]).double().cpu()
         self._check("loss", losses)
         sums = torch.stack([entry.sums for entry in self.entries]).double().cpu().sum(0)
         counts = torch.tensor([entry.counts for entry in self.entries], dtype=torch.float64).sum(0)
         size = len(self.outputs)
         loss, totals, counts = torch.split(reduce(torch.cat([losses.mean()[None], sums, counts])), [1, size, size])
-        # Gradients are shared: after the sum above a worker whose own loss was bad has said so, and better.
+        # After the sum over workers: a worker whose own loss is not finite has raised above, with a better message.
         norms = torch.stack([entry.norm for entry in self.entries]).cpu()
         self._check("norm of the gradient", norms)
         predicted = dict(zip(self.outputs, counts.tolist(), strict=True))
@@ -135,6 +139,7 @@ def target_weights(counts: Tensor, totals: Tensor, weighting: Literal["modality"
     Returns:
         float (parts, S), to be multiplied with the means; on the device of `counts`.
     """
+    # clamp: a modality without targets in the whole batch counts as 0, and is not 0 / 0.
     if weighting == "modality":
         return counts / totals.clamp(min=1) / len(totals)
     return counts / totals.sum().clamp(min=1)

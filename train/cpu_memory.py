@@ -1,14 +1,14 @@
-"""Memory of training and generation on the CPU."""
+"""Training and generation on CPUs: keep the memory that the process frees. Not used on GPUs."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 
-# <malloc.h>
+# Numbers of mallopt's parameters, from <malloc.h> of glibc.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _NEVER = 2**31 - 1
-_LARGEST_THRESHOLD = 2**25
+_LARGEST_THRESHOLD = 2**25  # glibc takes no more
 
 
 def keep_freed_memory(most: int | None = None) -> bool:

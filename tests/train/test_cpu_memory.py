@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import os, sys
 import numpy as np
-from fourmill.train import memory
+from fourmill.train.cpu_memory import keep_freed_memory
 
 MB = 2**20
 
@@ -19,7 +19,7 @@ def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-kept = {"all": memory.keep_freed_memory, "some": lambda: memory.keep_freed_memory(128 * MB)}.get(sys.argv[1], bool)()
+kept = {"all": keep_freed_memory, "some": lambda: keep_freed_memory(128 * MB)}.get(sys.argv[1], bool)()
 start = resident()
 held = [np.ones(int(sys.argv[3]) * MB // 8) for _ in range(int(sys.argv[2]))]
 full = resident()
