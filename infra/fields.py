@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -22,9 +22,13 @@ Alpha = Annotated[float, Field(ge=0, le=1e6)]  # MAX_ALPHA of train/masking/budg
 
 
 class Section(BaseModel):
-    """A part of a recipe: fields that it does not know are refused, and nothing can be set later."""
+    """A part of a recipe: fields that it does not know are refused, and nothing can be set later.
+
+    later: fields that came after the first release, with their default at that time, see `infra.fingerprint.hashed`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    later: ClassVar[dict[str, Any]] = {}
 
     @model_validator(mode="before")
     @classmethod

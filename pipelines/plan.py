@@ -172,7 +172,9 @@ def make(
             record = records.get((name, shard))
             if record is None or not output.is_asked_for(record.fingerprint) or not inventory.is_of(record, shard):
                 continue
-            if why := versions.outdated(output.parts, record.identity, pins or {}):
+            # The first release hashed versions of users' code: such a record is of the version that runs now.
+            by_version = record.fingerprint == output.fingerprint
+            if by_version and (why := versions.outdated(output.parts, record.identity, pins or {})):
                 if update:
                     continue
                 plan.outdated[name, shard] = why
