@@ -69,6 +69,12 @@ def image_text(image: np.ndarray, *, width: int = 48, height: int = 40, color: b
     return text
 
 
+def heading(text: Text) -> RenderableType:
+    """A line over what follows, with all of its text: rich cuts the title of a rule that does not fit a line."""
+    text.overflow = "fold"
+    return Group(text, Rule(style="dim"))
+
+
 def key_values(pairs: Mapping[str, Any] | Sequence[tuple[str, Any]], *, title: str = "") -> Table:
     """Names and values in two columns."""
     table = Table.grid(padding=(0, 2))
@@ -85,7 +91,7 @@ def bars(rows: Sequence[tuple[str, float]], *, width: int = 40, style: str = "cy
     """Named values >= 0 as horizontal bars, the largest `width` characters long, with the value beside each."""
     top = max((value for _, value in rows), default=0.0)
     table = Table.grid(padding=(0, 1))
-    table.add_column(justify="right", style="dim", no_wrap=True)
+    table.add_column(justify="right", style="dim", overflow="fold")
     table.add_column(no_wrap=True, min_width=width)
     table.add_column(justify="right", no_wrap=True)
     for name, value in rows:
@@ -114,7 +120,7 @@ def histogram(values: Sequence[float] | np.ndarray, *, bins: int = 10, width: in
 
 def sample_view(sample: GallerySample, *, width: int = 48, color: bool = True) -> RenderableType:
     """A sample: its image, caption, labels, tokens and rejects, to be printed by rich."""
-    parts: list[RenderableType] = [Rule(Text(plain(sample.key), "bold"), align="left", style="dim")]
+    parts: list[RenderableType] = [heading(Text(plain(sample.key), "bold"))]
     if sample.image is not None:
         parts.append(Padding(image_text(sample.image, width=width, color=color), (1, 0)))
     head: list[tuple[str, Any]] = [("shard", sample.shard)]

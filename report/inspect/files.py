@@ -23,7 +23,7 @@ from ...modalities import LABELS, MODALITIES, TEXT, Form, Kind, ModalitySpec, St
 from ...tokenize import codecs, labels, store
 from ...tokenize.store import Column, ColumnSpec
 from ..draw import labels as draw
-from . import statistics
+from . import foreign, records, statistics
 from .view import Inspection
 
 MAX_ROWS = {Kind.GRID: 16_384, Kind.SEQUENCE: 16_384, Kind.PIXELS: 4_096, Kind.EMBEDDING: 1_024}
@@ -48,7 +48,16 @@ class Footer:
 
 
 def footer(url: str) -> Footer:
-    """ValueError or OSError naming the file if it is no Parquet file or damaged."""
+    """ValueError naming the file if it is no Parquet file or damaged."""
+    try:
+        return _footer(url)
+    except FileNotFoundError:
+        raise
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{error}{records.advice(url)}") from None
+
+
+def _footer(url: str) -> Footer:
     stat = storage.stat(url)
     with store.open_parquet(url) as file:
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
@@ -71,15 +80,19 @@ def inspect(path: str, urls: Sequence[str], row: int, pictures: bool) -> Inspect
     """
     with ThreadPoolExecutor(16) as pool:
         footers = list(pool.map(footer, urls))
-    form = footers[0].metadata.get("format")
-    if form == store.FORMAT:
-        return _columns(path, footers, row, pictures)
-    if form == labels.FORMAT:
-        return _labels(path, footers, row)
-    raise ValueError(
-        f"{footers[0].url}: expected a token column ({store.FORMAT}) or labels ({labels.FORMAT}), "
-        f"got Parquet of format {form!r}; only files that fourmill wrote can be inspected"
-    )
+    known = [one for one in footers if one.metadata.get("format") in (store.FORMAT, labels.FORMAT)]
+    if not known:
+        check_row(row, sum(one.rows for one in footers))
+        return foreign.inspect_parquet(path, footers, _size(footers))
+    if known[0].metadata["format"] == store.FORMAT:
+        inspection = _columns(path, known, row, pictures)
+    else:
+        inspection = _labels(path, known, row)
+    if len(known) < len(footers):
+        inspection.facts["notes"].append(
+            f"{len(footers) - len(known)} Parquet files of other programs lie here as well"
+        )
+    return inspection
 
 
 def _columns(path: str, footers: list[Footer], row: int, pictures: bool) -> Inspection:
@@ -109,7 +122,7 @@ def _columns(path: str, footers: list[Footer], row: int, pictures: bool) -> Insp
         facts["notes"].append(
             f"{len(texts)} kinds of columns (sizes, tokenizers) lie here; statistics are of the first"
         )
-    records = _ledger(footers, facts)
+    committed = _ledger(footers, facts)
     facts["statistics"] = statistics.of_columns(read, words(codec)) if read else None
     place = locate(footers, row)
     inspection = Inspection(facts | {"sample": None})
@@ -117,7 +130,7 @@ def _columns(path: str, footers: list[Footer], row: int, pictures: bool) -> Insp
         url, group, index = place
         column = store.read(url, [group])
         sample, drawn = sample_of(column, index, codec, pictures)
-        inspection.facts["sample"] = {"row": row, **sample, "reason": _reason(records, url, sample["key"])}
+        inspection.facts["sample"] = {"row": row, **sample, "reason": _reason(committed, url, sample["key"])}
         inspection.pictures = drawn
     return inspection
 
@@ -249,14 +262,14 @@ def _labels(path: str, footers: list[Footer], row: int) -> Inspection:
         "keys": _keys(footers),
         "notes": [],
     }
-    records = _ledger(footers, facts)
+    committed = _ledger(footers, facts)
     inspection = Inspection(facts | {"statistics": statistics.of_labels(values), "sample": None})
     place = locate(footers, row)
     if place is not None:
         url, group, index = place
         keys, found = labels.read_labels(url, [group])
         key, value = keys[index], found[index]
-        sample = {"row": row, "key": key, "null": value is None, "reason": _reason(records, url, key)}
+        sample = {"row": row, "key": key, "null": value is None, "reason": _reason(committed, url, key)}
         array = isinstance(value, np.ndarray)
         sample |= {
             "shape": list(value.shape) if array else None,

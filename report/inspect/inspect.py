@@ -3,10 +3,12 @@
 Decisions:
 - What a path is follows from its contents, not from where it lies; names decide only among text files.
 - Everything is read through fsspec and as little as will do: footers, headers, some row groups.
-- A damaged or foreign file is a `ValueError` that says which, and what was expected.
+- A damaged file is a `ValueError` that says which, and what was expected. Only a file that is provably a damaged one
+  of fourmill's is ever called one to delete: `records.advice` holds the proofs.
+- JSON and Parquet files of other programs are shown for what they are.
 
-The kinds live beside this file: files (columns, labels), shards, weights (tokenizers,
-checkpoints), runs (runs, generations, ledgers, recipes), root; view prints them.
+The kinds live beside this file: files (columns, labels), shards, weights (tokenizers, checkpoints), runs (runs,
+generations, recipes), records (the ledger), root, foreign (files of other programs); view prints them.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ SUMMARY = (
     "modality", "label", "type", "count", "files", "rows", "vocab_size", "codebook_size", "steps", "bytes", "elements",
 )  # fmt: skip
 _TARS = (".tar", ".tar.gz", ".tgz")
+# Files that say what their folder is.
+PARTS = ("config.json", "model.safetensors", "tokenizer.json", "complete.json", "metrics.jsonl", "samples.json")
 
 
 def show(path: str, row: int = 0, as_json: bool = False) -> int:
@@ -94,7 +98,9 @@ def _file(path: str, url: str, row: int, pictures: bool) -> Inspection:
     name = posixpath.basename(url).lower()
     start = _start(url)
     if not start:
-        raise ValueError(f"{path}: this file is empty (0 bytes); it was not written whole, delete it and make it again")
+        from . import records
+
+        raise ValueError(f"{path}: this file is empty (0 bytes){records.advice(url)}")
     if name.endswith(".parquet") or start.startswith(b"PAR1"):
         from . import files
 
@@ -107,14 +113,14 @@ def _file(path: str, url: str, row: int, pictures: bool) -> Inspection:
         from . import runs
 
         return runs.inspect_recipe(path, url)
-    if name in ("config.json", "model.safetensors", "tokenizer.json", "complete.json", "metrics.jsonl", "samples.json"):
+    if name in PARTS:
         folder = posixpath.dirname(url)
-        if found := _folder(path, folder, set(storage.list_names(folder)), row, pictures):
+        if found := _one_thing(path, folder, set(storage.list_names(folder)), row):
             return found
     if name.endswith(".json"):
-        from . import runs
+        from . import records
 
-        return runs.inspect_record(path, url)
+        return records.inspect_json(path, url)
     raise ValueError(f"{path}: got a file of no known kind; expected {KINDS}")
 
 
@@ -125,41 +131,57 @@ def _start(url: str) -> bytes:
 
 def _folder(path: str, url: str, names: set[str], row: int, pictures: bool) -> Inspection | None:
     """The folder as one thing, None if it is only a folder of things."""
-    if found := _weights(path, url, names, row):
+    if found := _one_thing(path, url, names, row):
         return found
-    if "samples.json" in names:
-        from . import runs
+    if "ledger" in names:
+        from . import root
 
-        return runs.inspect_generated(path, url, row)
-    if names & {"metrics.jsonl", "checkpoints"}:
-        from . import runs
+        if root.is_root(url):
+            return root.inspect_root(path, url, row)
+    # Tars come before Parquet: downloaders leave Parquet files of their own beside the shards.
+    if tars := sorted(name for name in names if name.endswith(_TARS)):
+        from . import shards
 
-        return runs.inspect_run(path, url)
+        return shards.inspect_shards(path, url, tars, sorted(names - set(tars)), row)
     if parquet := sorted(name for name in names if name.endswith(".parquet")):
         from . import files
 
         return files.inspect(path, [storage.join(url, name) for name in parquet], row, pictures)
-    if tars := sorted(name for name in names if name.endswith(_TARS)):
-        from . import shards
+    if posixpath.basename(url) == "ledger" or "/ledger/" in url:
+        from . import records
 
-        return shards.inspect_shards(path, [storage.join(url, name) for name in tars], row)
-    if "ledger" not in names and (posixpath.basename(url) == "ledger" or "/ledger/" in url):
-        from . import runs
-
-        return runs.inspect_ledger(path, url)
-    if names & {"ledger", "tokens", "labels"}:
+        if found := records.inspect_ledger(path, url):
+            return found
+    if names & {"tokens", "labels"}:
         from . import root
 
-        return root.inspect_root(path, url, row)
+        if root.is_root(url):
+            return root.inspect_root(path, url, row)
     if posixpath.basename(url) == "runs":
         from . import runs
 
-        return runs.inspect_runs(path, url)
+        if rows := runs.run_rows(url):
+            return Inspection({"path": path, "kind": "runs", "runs": rows, "sample": None})
+    return None
+
+
+def _one_thing(path: str, url: str, names: set[str], row: int) -> Inspection | None:
+    """A folder whose files belong together: weights, a generated chain or a run."""
+    if found := _weights(path, url, names, row):
+        return found
+    if not names & {"samples.json", "metrics.jsonl", "checkpoints"}:
+        return None
+    from . import runs  # loads torch
+
+    if "samples.json" in names and runs.is_generated(url):
+        return runs.inspect_generated(path, url, row)
+    if "metrics.jsonl" in names or runs.has_checkpoints(url):
+        return runs.inspect_run(path, url)
     return None
 
 
 def _weights(path: str, url: str, names: set[str], row: int) -> Inspection | None:
-    """A folder with weights: told by its configuration."""
+    """A folder with weights; its configuration says of what."""
     from . import weights
 
     if "tokenizer.json" in names:

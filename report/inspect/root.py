@@ -12,11 +12,17 @@ from ...modalities import Kind
 from ...tokenize import codecs, labels, store
 from ..html.gallery import GallerySample, TokenView
 from .files import Footer, codec_beside, footer, locate
-from .runs import run_rows, summarize, uncommitted
+from .records import summarize, uncommitted
+from .runs import run_rows
 from .view import Inspection
 from .weights import read_json
 
 FAMILIES = ("tokens", "labels")
+
+
+def is_root(url: str) -> bool:
+    """Whether a folder with ledger/, tokens/ or labels/ is a root; data sets of others have labels/ as well."""
+    return bool(summarize(storage.join(url, "ledger"))[0]) or any(_files(url, output) for output in _outputs(url))
 
 
 def inspect_root(path: str, root: str, row: int) -> Inspection:
@@ -70,10 +76,14 @@ def _outputs(root: str) -> list[str]:
     return [f"{f}/{n}" for f in FAMILIES for n in storage.list_names(storage.join(root, f))]
 
 
+def _files(root: str, output: str) -> list[str]:
+    return [name for name in storage.list_names(storage.join(root, output)) if name.endswith(".parquet")]
+
+
 def _place(root: str, row: int) -> tuple[str, int] | None:
     """(shard, row in it) of a row counted over all shards, by the first output that has files; None if none has."""
     for output in _outputs(root):
-        names = [n for n in storage.list_names(storage.join(root, output)) if n.endswith(".parquet")]
+        names = _files(root, output)
         if not names:
             continue
         footers = [footer(storage.join(root, output, name)) for name in names]

@@ -1,31 +1,25 @@
-"""Runs, generations, ledgers, recipes and whole roots for `fourmill inspect`."""
+"""Runs, generated chains and recipes for `fourmill inspect`."""
 
 from __future__ import annotations
 
 import posixpath
-from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import yaml
 
 from ...infra import ledger, storage
-from ...infra.ledger import Record
 from ...modalities import MODALITIES
 from ...pipelines import plan as plans
 from ...pipelines.settings import Images
 from ...recipe import parse
-from ...tokenize.codecs import gist
 from ...train import checkpoint, metrics
 from .files import check_row
 from .view import Inspection
 from .weights import read_json
 
-MAX_RECORDS = 2_000  # read of each folder of the ledger; beyond that evenly spread ones
 MAX_HISTORY = 256
-SHOWN_REJECTS = 16
 
 
 def inspect_run(path: str, folder: str) -> Inspection:
@@ -35,7 +29,9 @@ def inspect_run(path: str, folder: str) -> Inspection:
     except ValueError as error:
         raise ValueError(f"{storage.join(folder, 'metrics.jsonl')}: a line is no JSON ({error})") from None
     if not all(isinstance(line, dict) and {"step", "kind"} <= set(line) for line in rows):
-        raise ValueError(f"{storage.join(folder, 'metrics.jsonl')}: a line has no step or kind; the file is damaged")
+        raise ValueError(
+            f"{storage.join(folder, 'metrics.jsonl')}: a line has no step or kind; this is no log of a run"
+        )
     name, print_ = posixpath.basename(posixpath.dirname(folder)), posixpath.basename(folder)
     done = checkpoint.complete(storage.join(folder, "checkpoints"))
     every = [n for n in storage.list_names(storage.join(folder, "checkpoints")) if n.startswith("step-")]
@@ -96,15 +92,27 @@ def _bytes(found: checkpoint.Checkpoint) -> int | None:
     return sum(sizes.values()) if isinstance(sizes, dict) else None
 
 
+def has_checkpoints(folder: str) -> bool:
+    """Whether a folder's checkpoints/ is one of fourmill's; trainers of others use the name as well."""
+    return any(name.startswith("step-") for name in storage.list_names(storage.join(folder, "checkpoints")))
+
+
+def is_generated(folder: str) -> bool:
+    """Whether a folder's samples.json is what `fourmill generate` writes."""
+    try:
+        about = read_json(storage.join(folder, "samples.json"))
+    except ValueError:
+        return False
+    return isinstance(about.get("samples"), list) and {"inputs", "steps"} <= about.keys()
+
+
 def inspect_generated(path: str, folder: str, row: int) -> Inspection:
     """Facts of one generated chain: its condition, its steps, and one sample with its texts and pictures."""
     from ...pipelines import images
     from ...pipelines.reject import Reject
 
     about = read_json(storage.join(folder, "samples.json"))
-    samples = about.get("samples")
-    if not isinstance(samples, list):
-        raise ValueError(f"{folder}/samples.json: there is no list `samples`; expected what `fourmill generate` wrote")
+    samples = about["samples"]
     check_row(row, len(samples))
     steps = about.get("steps") or []
     inspection = Inspection(
@@ -133,87 +141,6 @@ def _generated_sample(sample: dict[str, Any], row: int) -> dict[str, Any]:
     rest = {name: value for name, value in sample.items() if name not in ("row", "key", "shard")}
     place = {"key": sample.get("key"), "shard": sample.get("shard"), "row_in_shard": sample.get("row")}
     return {"row": row, **place, **rest}
-
-
-def inspect_record(path: str, url: str) -> Inspection:
-    """Facts of one ledger record. ValueError if it is none."""
-    record = ledger.parse(storage.read_bytes(url), url)
-    marker = f"/ledger/{record.output}/{record.shard}.json"
-    root = url.removesuffix(marker) if url.endswith(marker) else None
-    stat = None
-    if root is not None and record.output.startswith(("tokens/", "labels/")):
-        stat = storage.stat(ledger.output_url(root, record.output, record.shard))
-    facts = {
-        "path": path,
-        "kind": "ledger record",
-        **{n: getattr(record, n) for n in ("output", "shard", "fingerprint", "rows", "nulls", "bytes", "sha256")},
-        "bytes_per_sample": record.bytes / record.rows if record.rows else None,
-        "seconds": record.seconds,
-        "code": record.code,
-        "file_bytes": stat.size if stat else None,
-        "file_matches": None if stat is None else stat.size == record.bytes,
-        "source": record.source.__dict__,
-        "identity": record.identity,
-        "rejects": dict(Counter(gist(reject["reason"]) for reject in record.rejects)),
-        "rejected": record.rejects[:SHOWN_REJECTS],
-        "sample": None,
-    }
-    return Inspection(facts)
-
-
-def inspect_ledger(path: str, folder: str) -> Inspection:
-    """Facts of a folder of ledger records: the whole ledger, or that of one family or output."""
-    outputs, rejects, remarks = summarize(folder)
-    if not outputs and not remarks:
-        raise ValueError(f"{path}: there are no ledger records below this folder")
-    facts = {"path": path, "kind": "ledger", "outputs": outputs, "rejects": rejects, "notes": remarks, "sample": None}
-    return Inspection(facts)
-
-
-def summarize(folder: str) -> tuple[list[dict[str, Any]], dict[str, int], list[str]]:
-    """(a row for each output, reason -> rejects, remarks on damaged or unread records) below a folder of the ledger."""
-    rows, rejects, remarks = [], Counter[str](), []
-    for url in _folders(folder):
-        names = [name for name in storage.list_names(url) if name.endswith(".json")]
-        chosen = names[:: max(1, -(-len(names) // MAX_RECORDS))]
-        with ThreadPoolExecutor(16) as pool:
-            found = list(pool.map(_read, [storage.join(url, name) for name in chosen]))
-        records = [one for one in found if isinstance(one, Record)]
-        remarks += [one for one in found if isinstance(one, str)]
-        if not records:
-            continue
-        rejects.update(f"{r.output}: {gist(one['reason'])}" for r in records for one in r.rejects)
-        total = {n: sum(getattr(r, n) for r in records) for n in ("rows", "nulls", "bytes")}
-        if len(chosen) < len(names):
-            remarks.append(f"{records[0].output}: sums are of {len(chosen):,} of {len(names):,} records")
-        rows.append(
-            {
-                "output": records[0].output,
-                "records": len(names),
-                **total,
-                "bytes_per_sample": total["bytes"] / total["rows"] if total["rows"] and total["bytes"] else None,
-                "fingerprints": len({r.fingerprint for r in records}),
-            }
-        )
-    return rows, dict(rejects), remarks
-
-
-def _folders(folder: str, depth: int = 3) -> list[str]:
-    """Folders with records at or below `folder`, in order."""
-    names = storage.list_names(folder)
-    found = [folder] if any(name.endswith(".json") for name in names) else []
-    if depth:
-        for name in names:
-            if not name.endswith(".json"):
-                found += _folders(storage.join(folder, name), depth - 1)
-    return found
-
-
-def _read(url: str) -> Record | str:
-    try:
-        return ledger.parse(storage.read_bytes(url), url)
-    except ValueError as error:
-        return str(error)
 
 
 def inspect_recipe(path: str, url: str) -> Inspection:
@@ -259,11 +186,6 @@ def inspect_recipe(path: str, url: str) -> Inspection:
     return Inspection(facts)
 
 
-def inspect_runs(path: str, folder: str) -> Inspection:
-    """Facts of all runs of a root, ROOT/runs."""
-    return Inspection({"path": path, "kind": "runs", "runs": run_rows(folder), "sample": None})
-
-
 def run_rows(folder: str) -> list[dict[str, Any]]:
     """A row for each run below ROOT/runs, NAME/FINGERPRINT."""
     rows = []
@@ -284,14 +206,3 @@ def run_rows(folder: str) -> list[dict[str, Any]]:
                 }
             )
     return rows
-
-
-def uncommitted(root: str) -> list[str]:
-    """Files of outputs that have no record, "tokens/tok_rgb/00003": left by a killed job, or put there by hand."""
-    found = []
-    for family in ("labels", "tokens"):
-        for name in storage.list_names(storage.join(root, family)):
-            files = {n.removesuffix(".parquet") for n in storage.list_names(storage.join(root, family, name))}
-            records = {n.removesuffix(".json") for n in storage.list_names(storage.join(root, "ledger", family, name))}
-            found += [f"{family}/{name}/{shard}" for shard in sorted(files - records)]
-    return found

@@ -49,8 +49,13 @@ def inspect_shard(path: str, url: str, row: int) -> Inspection:
         return inspection
 
 
-def inspect_shards(path: str, urls: Sequence[str], row: int) -> Inspection:
-    """Facts of a folder of tars: sizes of all, contents of a few; `row` is one of the first shard."""
+def inspect_shards(path: str, folder: str, tars: Sequence[str], others: Sequence[str], row: int) -> Inspection:
+    """Facts of a folder of tars: sizes of all, contents of a few; `row` is one of the first shard.
+
+    Args:
+        tars, others: names in the folder; others are counted (img2dataset leaves two files beside each tar).
+    """
+    urls = [storage.join(folder, name) for name in tars]
     sizes = [stat.size if (stat := storage.stat(url)) else 0 for url in urls]
     opened = [urls[i * len(urls) // min(len(urls), OPENED)] for i in range(min(len(urls), OPENED))]
     rows: list[dict[str, Any]] = []
@@ -69,6 +74,7 @@ def inspect_shards(path: str, urls: Sequence[str], row: int) -> Inspection:
         "bytes": sum(sizes),
         "first": posixpath.basename(urls[0]),
         "last": posixpath.basename(urls[-1]),
+        "other_files": dict(Counter(posixpath.splitext(name)[1].removeprefix(".") or "other" for name in others)),
         "opened": rows,
         "first_shard": {name: v for name, v in first.facts.items() if name not in ("path", "kind", "sample")},
         "sample": first.facts["sample"],

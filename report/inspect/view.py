@@ -20,15 +20,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
-from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
 from ..html.gallery import GallerySample
-from ..terminal import bars, describe, image_text, key_values, plain, sample_view
+from ..terminal import bars, describe, heading, image_text, key_values, plain, sample_view
 
 # Mappings from names to how often they occur, and lists that are curves over steps.
-COUNTED = frozenset(("rejects", "labels", "extensions", "ignored", "shapes", "dtypes", "formats"))
+COUNTED = frozenset(("rejects", "labels", "extensions", "ignored", "shapes", "dtypes", "formats", "other_files"))
 CURVES = frozenset(("history", "history_val"))
 MAX_BARS = 12
 MAX_TABLE_ROWS = 40
@@ -78,14 +77,14 @@ def view(inspection: Inspection, *, width: int = 48, color: bool = True) -> Rend
     """Everything of an inspection, to be printed by rich."""
     facts = clean(inspection.facts)
     title = Text(f"{plain(facts['kind'])}  ", "bold").append(plain(facts["path"]), "not bold")
-    parts: list[RenderableType] = [Rule(title, align="left", style="dim")]
+    parts: list[RenderableType] = [heading(title)]
     parts += _section("", {name: value for name, value in facts.items() if name not in ("path", "kind", "sample")})
     sample = facts.get("sample")
     if inspection.gallery is not None:
         parts.append(Padding(sample_view(inspection.gallery, width=width, color=color), (1, 0, 0, 0)))
     elif sample:
         head = f"row {sample.get('row')}: {plain(sample.get('key'))}"
-        parts.append(Padding(Rule(Text(head, "bold"), align="left", style="dim"), (1, 0, 0, 0)))
+        parts.append(Padding(heading(Text(head, "bold")), (1, 0, 0, 0)))
         for title_, picture in inspection.pictures:
             image = image_text(picture, width=width, color=color)
             parts.append(Padding(Group(Text(plain(title_), "dim"), image), (1, 0, 0, 0)))
@@ -127,7 +126,7 @@ def _block(name: str, value: Any) -> list[RenderableType]:
         return [_titled(title, _table(value))]
     if name in COUNTED and all(isinstance(count, int) for count in value.values()):
         ordered = sorted(value.items(), key=lambda item: (-item[1], item[0]))
-        rows = [(plain(key, 80), float(count)) for key, count in ordered[:MAX_BARS]]
+        rows = [(plain(key, TEXT_LIMIT), float(count)) for key, count in ordered[:MAX_BARS]]
         if rest := sum(count for _, count in ordered[MAX_BARS:]):
             rows.append((f"{len(ordered) - MAX_BARS} others", float(rest)))
         return [_titled(title, bars(rows))]

@@ -35,7 +35,7 @@ def read_json(url: str) -> dict[str, Any]:
     try:
         value = json.loads(storage.read_bytes(url))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{url}: this is no JSON ({error}); the file is damaged, write it again") from None
+        raise ValueError(f"{url}: this is no JSON ({error})") from None
     if not isinstance(value, dict):
         raise ValueError(f"{url}: got JSON {type(value).__name__}, expected an object")
     return value
@@ -134,7 +134,7 @@ def _own_modalities(config: dict[str, Any]) -> list[dict[str, Any]]:
             for spec in config["modalities"]
         ]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{CONFIG}: no configuration of a fourmill model ({error}); the file is damaged") from None
+        raise ValueError(f"{CONFIG}: this is no configuration of a fourmill model ({error})") from None
 
 
 def _published_modalities(config: dict[str, Any], tensors: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,0 +1,77 @@
+"""JSON and Parquet files of other programs for `fourmill inspect`: what they are, without an opinion on them."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...infra import storage
+from ...tokenize import store
+from .view import Inspection
+
+if TYPE_CHECKING:
+    from .files import Footer
+
+MAX_JSON_BYTES = 1 << 26
+MAX_NAMES = 40
+NOTE = "another program wrote this file: fourmill neither reads nor needs it"
+# What img2dataset leaves beside 00000.tar: 00000_stats.json and 00000.parquet (one row a URL).
+IMG2DATASET = "img2dataset wrote this file; the samples are in {tar}"
+_IMG2DATASET_COLUMNS = {"key", "url", "status"}
+_IMG2DATASET_NAMES = {"count", "successes"}
+
+
+def read_json_value(path: str, url: str) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        ValueError: it is no JSON, or larger than `MAX_JSON_BYTES`.
+    """
+    stat = storage.stat(url)
+    if stat is not None and stat.size > MAX_JSON_BYTES:
+        raise ValueError(f"{path}: got {stat.size:,} bytes of JSON; expected at most {MAX_JSON_BYTES:,}")
+    try:
+        return json.loads(storage.read_bytes(url))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: this is no JSON ({error})") from None
+
+
+def inspect_json(path: str, url: str, value: Any) -> Inspection:
+    """Facts of a JSON file that is none of fourmill's."""
+    names = list(value) if isinstance(value, dict) else []
+    facts = {
+        "path": path,
+        "kind": "JSON of another program",
+        "notes": [_note(url, set(names) >= _IMG2DATASET_NAMES, "_stats.json")],
+        "holds": {dict: "object", list: "array", str: "string"}.get(type(value), type(value).__name__),
+        "count": len(value) if isinstance(value, dict | list) else None,
+        "names": names[:MAX_NAMES],
+        "sample": None,
+    }
+    return Inspection(facts)
+
+
+def inspect_parquet(path: str, footers: Sequence[Footer], size: Mapping[str, Any]) -> Inspection:
+    """Facts of Parquet files that are none of fourmill's.
+
+    Args:
+        size: facts on files, rows and bytes.
+    """
+    with store.open_parquet(footers[0].url) as file:
+        schema = file.schema_arrow
+    facts = {
+        "path": path,
+        "kind": "Parquet of another program",
+        "notes": [_note(footers[0].url, set(schema.names) >= _IMG2DATASET_COLUMNS, ".parquet")],
+        **size,
+        "columns": [{"column": field.name, "type": str(field.type)} for field in schema],
+        "sample": None,
+    }
+    return Inspection(facts)
+
+
+def _note(url: str, is_img2dataset: bool, suffix: str) -> str:
+    stem = posixpath.basename(url).removesuffix(suffix)
+    return IMG2DATASET.format(tar=f"{stem}.tar") if is_img2dataset else NOTE
