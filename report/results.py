@@ -12,7 +12,7 @@ import numpy as np
 
 from ..infra import ledger, storage
 from ..infra.ledger import SAMPLES
-from ..modalities import MODALITIES, TEXT, Kind
+from ..modalities import MODALITIES, TEXT, Kind, ModalitySpec
 from ..pipelines.outputs import Fitted
 from ..pipelines.plan import Plan
 from ..recipe import Recipe
@@ -22,7 +22,7 @@ from ..train.downstream.generation_job import GenerateJob
 from ..train.pretrain.job import TrainJob
 from .draw.labels import METADATA_FIELDS
 from .html.chart import Series
-from .html.gallery import GallerySample, TokenView
+from .html.gallery import GallerySample, TokenView, how_to_keep
 from .html.report import (
     Column,
     Curve,
@@ -71,7 +71,7 @@ def collect(
         "facts": _facts(recipe, plan, rows, record),
         "stages": _stages(recipe.root),
         "mosaic": [(sample.key, sample.image) for sample in pictures if sample.image is not None],
-        "labels_note": "Each label is made at the frame of the source image; crops are cut from it afterwards.",
+        "labels_note": _labels_note(drawn),
         "samples": sorted(drawn, key=lambda sample: -sum(bool(len(v)) for v in sample.labels.values()))[:DRAWN],
         "tokenizers": _tokenizers(recipe, collector, plan, tokenizers, looked),
         "training_facts": _training_facts(record, log),
@@ -100,19 +100,25 @@ def _facts(recipe: Recipe, plan: Plan, rows: Mapping[str, int], record: ledger.R
         total = sum(r.bytes for r in columns)
         facts.append(Fact("token store", f"{total / 2**20:,.1f} MiB", f"{len(columns):,} columns, with the RGB crops"))
     if record is not None:
-        told = record.identity
-        facts.append(Fact("parameters", f"{told['parameters'] / 1e6:,.1f} M", f"{told['steps']} steps"))
+        run = record.identity
+        facts.append(Fact("parameters", f"{run['parameters'] / 1e6:,.1f} M", f"{run['steps']} steps"))
     return facts
+
+
+def _labels_note(drawn: Sequence[GallerySample]) -> str:
+    not_kept = list(dict.fromkeys(label for sample in drawn for label in sample.not_kept))
+    note = "Each label is made at the frame of the source image; crops are cut from it afterwards."
+    return f"{note} {how_to_keep(not_kept)}".rstrip()
 
 
 def _stages(root: str) -> list[Stage]:
     stages = []
     for name in ("label", "fit", "tokenize", "train", "generate"):
         try:
-            told = json.loads(storage.read_bytes(storage.join(root, "ledger", "stages", f"{name}.json")))
+            times = json.loads(storage.read_bytes(storage.join(root, "ledger", "stages", f"{name}.json")))
         except FileNotFoundError:
             continue
-        stages.append(Stage(name, told["seconds"], told["samples"] or told["made"], told["unit"]))
+        stages.append(Stage(name, times["seconds"], times["samples"] or times["made"], times["unit"]))
     return stages
 
 
@@ -124,23 +130,13 @@ def _tokenizers(
         spec = output.spec
         if spec is None or not is_picture(spec.name):
             continue
+        own = MODALITIES[spec.name].tokenizers
+        facts, note = _measured(recipe, spec, own[0], tokenizers[own[0]]) if own else ([], "")
         shards = [shard for (column, shard) in plan.done if column == name]
-        step = max(1, len(shards) // COUNTED_SHARDS)
-        counted = shards[::step][:COUNTED_SHARDS]
-        pairs = []
-        for sample in looked:
-            view = _view(sample, spec.name)
-            if view is not None and view.decoded is not None:
-                pairs.append(Reconstruction(sample.key, view.truth, view.decoded, view.error))
-        fitted = tokenizers[MODALITIES[spec.name].tokenizers[0]]
-        facts = [Fact("grid", f"{spec.side} x {spec.side}", f"of a {recipe.images.size} px crop")]
-        if spec.learned_positions:
-            facts = [Fact("tokens", str(spec.max_tokens), "of the whole image")]
-        facts += [Fact(_measure(n), f"{value:.3g}") for n, value in fitted.quality.items() if n in _MEASURES]
+        counted = shards[:: max(1, len(shards) // COUNTED_SHARDS)][:COUNTED_SHARDS]
         counts = column_counts(recipe.root, name, counted, spec.vocab_size)
-        unseen = any(plan.splits["val"])
-        note = f"Measured on {'validation' if unseen else 'training'} samples; the pictures are centre crops."
-        results.append(TokenizerResult(spec.name, facts, pairs, counts, note))
+        where = f"in {len(counted):,} of {len(shards):,} shards" if len(counted) < len(shards) else "in all shards"
+        results.append(TokenizerResult(spec.name, facts, _pairs(looked, spec.name), counts, where, note))
     if TEXT in tokenizers:
         size = tokenizers[TEXT].vocab_size
         facts = [Fact("vocabulary", f"{size:,}", "WordPiece, with 4M's special words")]
@@ -148,15 +144,39 @@ def _tokenizers(
     return results
 
 
+def _measured(recipe: Recipe, spec: ModalitySpec, name: str, fitted: Fitted) -> tuple[list[Fact], str]:
+    """What the record of a fitted tokenizer says, and which samples that was measured on."""
+    facts = [Fact("grid", f"{spec.side} x {spec.side}", f"of a {recipe.images.size} px crop")]
+    if spec.learned_positions:
+        facts = [Fact("tokens", str(spec.max_tokens), "of the whole image")]
+    facts += [Fact(text, f"{fitted.quality[n]:.3g}") for n, text in _MEASURES.items() if n in fitted.quality]
+    if "codes_used" in fitted.quality:
+        share, level = fitted.quality["codes_used"], fitted.quality["perplexity"]
+        facts.append(Fact("codes used", f"{round(share * spec.vocab_size):,} of {spec.vocab_size:,}", f"{share:.1%}"))
+        facts.append(Fact("perplexity", f"{level:,.1f}", "codes that, used equally, would say as much"))
+    record = ledger.read(recipe.root, "tokenizers", name)
+    measured_on = record.identity.get("measured_on") if record is not None else None
+    where = _MEASURED_ON.get(measured_on or "") if fitted.quality else None
+    return facts, f"Measured {where}; the pictures are centre crops." if where else "The pictures are centre crops."
+
+
+def _pairs(looked: Sequence[GallerySample], modality: str) -> list[Reconstruction]:
+    views = [(sample.key, _view(sample, modality)) for sample in looked]
+    return [
+        Reconstruction(key, view.truth, view.decoded, view.error)
+        for key, view in views
+        if view is not None and view.decoded is not None
+    ]
+
+
+_MEASURED_ON = {
+    "val": "on validation samples", "train": "on training samples", "elsewhere": "where its weights were made",
+}  # fmt: skip
 _MEASURES = {
     "psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "f1": "F1", "iou": "IoU", "precision": "precision",
     "recall": "recall", "abs_rel": "relative error", "delta1": "within 1.25", "mean_degrees": "mean error, degrees",
     "median_degrees": "median error, degrees", "miou": "mIoU", "accuracy": "accuracy", "cosine": "cosine",
 }  # fmt: skip
-
-
-def _measure(name: str) -> str:
-    return _MEASURES[name]
 
 
 def _view(sample: GallerySample, modality: str) -> TokenView | None:
@@ -221,31 +241,39 @@ def _generations(collector: Collector, plan: Plan, job: GenerateJob) -> list[Gen
     for number, chain in enumerate(job.settings.chains):
         folder = storage.join(job.folder, f"chain-{number}")
         try:
-            told = json.loads(storage.read_bytes(storage.join(folder, "samples.json")))
+            samples = json.loads(storage.read_bytes(storage.join(folder, "samples.json")))["samples"]
         except FileNotFoundError:
             continue
-        samples = told["samples"]
         rows: dict[str, list[int]] = {}
         for sample in samples:
             rows.setdefault(sample["shard"], []).append(sample["row"])
         truths = {(s.shard, s.key): s for s in collector.samples(list(plan.tasks.values()), rows)}
-        columns = [Column(MODALITIES[name].label, "given") for name in chain.inputs]
-        for step in chain.to:
-            note = _guidance(step.guidance)
-            columns += [Column(MODALITIES[step.target].label, "generated", note)]
-            columns += [Column(MODALITIES[step.target].label, "truth")]
-        made = {step.target: _decoded(collector, folder, step.target) for step in chain.to}
+        looked = [truths[sample["shard"], sample["key"]] for sample in samples]
+        generated = {step.target: _decoded(collector, folder, step.target) for step in chain.to}
         lines = []
-        for i, sample in enumerate(samples):
-            truth = truths[sample["shard"], sample["key"]]
-            cells: list[Any] = [_short(_truth(truth, name)) for name in chain.inputs]
+        for i, truth in enumerate(looked):
+            cells = [_short(_truth(truth, name)) for name in chain.inputs]
             for step in chain.to:
-                cells += [_short(made[step.target][i]), _short(_truth(truth, step.target))]
-            lines.append(GenerationRow(sample["key"], cells, _truth(truth, "rgb")))
+                cells += [_short(generated[step.target][i]), _short(_truth(truth, step.target))]
+            lines.append(GenerationRow(truth.key, cells, _truth(truth, "rgb")))
         title = f"from {' and '.join(chain.inputs)} to {', '.join(step.target for step in chain.to)}"
         title += "" if chain.split == "val" and job.splits["val"] else ", on training samples"
-        grids.append(GenerationGrid(title, columns, lines, _how(job, number)))
+        grids.append(GenerationGrid(title, _columns(chain, looked), lines, _how(job, number)))
     return grids
+
+
+def _columns(chain: Chain, looked: Sequence[GallerySample]) -> list[Column]:
+    """What each column of a chain's grid shows."""
+    not_kept = {label for sample in looked for label in sample.not_kept}
+
+    def stored(name: str) -> str:
+        return "as its tokens say; the label is not kept" if MODALITIES[name].label in not_kept else ""
+
+    columns = [Column(MODALITIES[name].label, "given", stored(name)) for name in chain.inputs]
+    for step in chain.to:
+        label = MODALITIES[step.target].label
+        columns += [Column(label, "generated", _guidance(step.guidance)), Column(label, "truth", stored(step.target))]
+    return columns
 
 
 def _decoded(collector: Collector, folder: str, modality: str) -> list[Any]:
@@ -256,14 +284,23 @@ def _decoded(collector: Collector, folder: str, modality: str) -> list[Any]:
 
 
 def _truth(sample: GallerySample, modality: str) -> Any:
+    """The label of a sample in the frame of its first crop; where it is not kept, what its tokens decode to."""
     view = _view(sample, modality)
-    return view.truth if view is not None else None
+    if view is None:
+        return None
+    return view.decoded if view.truth is None else view.truth
 
 
 def _short(value: Any) -> Any:
-    if isinstance(value, Mapping):  # metadata: a table is too wide for a cell of a grid
-        return "; ".join(f"{METADATA_FIELDS[name].title.lower()} {number:.3g}" for name, number in value.items())
+    """A label for a cell of a grid, where a table is too wide and a long text too high."""
+    if isinstance(value, Mapping):
+        titles = {name: METADATA_FIELDS[name].title.lower() if name in METADATA_FIELDS else name for name in value}
+        value = "; ".join(f"{titles[name]} {_number(one)}" for name, one in value.items())
     return value[:TEXT_SHOWN] + "..." if isinstance(value, str) and len(value) > TEXT_SHOWN else value
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, int | float) else str(value)
 
 
 def _guidance(guidance: float | Mapping[str, float]) -> str:

@@ -1,6 +1,8 @@
-"""Samples for people to look at: a dataset's images, labels, crops, tokens and what they decode to, gathered again.
+"""Samples for people to look at: images, labels, crops, tokens and what these decode to.
 
-Labels are read where they are kept and made again where they are not; tokens come from the columns.
+Nothing is labelled here. Images and captions come from the shards, labels from those that the recipe keeps, tokens from
+the columns; crops are computed, and tokens decoded by the fitted tokenizers. A label that is not kept is named, with
+how to keep it (`gallery.how_to_keep`).
 """
 
 from __future__ import annotations
@@ -8,22 +10,29 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..infra import ledger, storage
-from ..modalities import MODALITIES, Kind
-from ..pipelines import source
-from ..pipelines.engine.shard_worker import Job, Mill, Sample
+from ..modalities import LABELS, MODALITIES, Kind
+from ..pipelines import images, source
 from ..pipelines.outputs import Output
 from ..pipelines.plan import ShardTask
+from ..pipelines.reject import Reject
 from ..tokenize import codecs, store
+from ..tokenize import labels as label_files
 from ..tokenize.codec import Codec, Labelled
+from ..tokenize.crops import Crop, crops
 from ..tokenize.text_codecs import Text
 from .errors import error_of
 from .html.gallery import GallerySample, TokenView
 from .html.report import Photo
+
+if TYPE_CHECKING:
+    from ..pipelines.engine.shard_worker import Job
+    from ..pipelines.tar import Sample
 
 CROPS_SHOWN = 2
 SHARDS_LOOKED_AT = 16
@@ -48,26 +57,48 @@ def spread(tasks: Sequence[ShardTask], rows: Mapping[str, int], count: int) -> d
 
 def credits(samples: Sequence[GallerySample]) -> list[Photo]:
     """Whose pictures these are, as far as their sidecars say: one row for each author and licence."""
-    found: dict[str, Photo] = {}
+    photos: dict[str, Photo] = {}
     for sample in samples:
-        if sample.credit and sample.image is not None and sample.credit not in found:
+        if sample.credit and sample.image is not None and sample.credit not in photos:
             author, _, licence = sample.credit.rpartition(", ")
-            found[sample.credit] = Photo(sample.key, sample.image, author or licence, licence if author else "")
-    return list(found.values())
+            photos[sample.credit] = Photo(sample.key, sample.image, author or licence, licence if author else "")
+    return list(photos.values())
+
+
+def source_sample(shard: source.Shard, entry: Sample, max_pixels: int) -> GallerySample:
+    """A sample as its shard has it: image, caption, credit, and why one of them is missing."""
+    image, caption, problems = None, None, {}
+    try:
+        caption = shard.caption(entry)
+    except Reject as reject:
+        problems["caption"] = reject.reason
+    try:
+        image = images.decode(shard.image(entry), max_pixels)
+    except Reject as reject:
+        problems["rgb"] = reject.reason
+    info = shard.info(entry)
+    credit = dict.fromkeys(str(info[name]) for name in ("attribution", "license", "licence") if info.get(name))
+    return GallerySample(entry.key, "", image, caption, rejects=problems, credit=", ".join(credit))
 
 
 @dataclass
 class Collector:
     """Gathers samples of one dataset.
 
-    job: makes the labels that are not stored. columns: the token outputs to show, by name ("tokens/tok_rgb").
-    records: ledger records by (output, shard), for the reasons of rejects.
+    job: where its shards and outputs are, and how crops are cut.
+    columns: the token outputs to show, by name ("tokens/tok_rgb").
+    records: ledger records by (output, shard): what is stored, and the reasons of rejects.
     """
 
     job: Job
     columns: dict[str, Output]
     records: Mapping[tuple[str, str], ledger.Record]
     _codecs: dict[str, Codec] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels that are made, and are shown where they are kept; captions that pass through are in the shard."""
+        return [label for label, specialist in self.job.specialists.items() if specialist.name != "captions"]
 
     def codec(self, output: Output) -> Codec:
         """The codec of a column, loaded once."""
@@ -77,44 +108,77 @@ class Collector:
         return self._codecs[output.name]
 
     def samples(self, tasks: Sequence[ShardTask], rows: Mapping[str, Sequence[int]]) -> list[GallerySample]:
-        """The chosen rows of the chosen shards, in order."""
-        mill = Mill(self.job)
-        for specialist in self.job.specialists.values():
-            specialist.setup("cpu")
-        labels = {"rgb", *self.job.specialists}
-        found = []
+        """The chosen rows of the chosen shards, in order, with all that is stored of them."""
+        samples = []
         for task in tasks:
-            wanted = list(rows.get(task.shard, ()))
-            if not wanted:
-                continue
-            rejects = self._rejects(task.shard)
-            with source.open_shard(task.url, self.job.scratch) as shard:
-                made = [s for batch in mill.labelled(shard, task, labels, wanted) for s in batch]
-            views = self._views(task.shard, wanted, made)
-            for sample, tokens in zip(made, views, strict=True):
-                found.append(_gallery_sample(task.shard, sample, tokens, rejects.get(sample.item.key, {})))
-        return found
+            if wanted := list(rows.get(task.shard, ())):
+                samples += self._of_shard(task, wanted)
+        return samples
 
     def pictures(self, tasks: Sequence[ShardTask], rows: Mapping[str, Sequence[int]]) -> list[GallerySample]:
         """The chosen rows with their images and captions alone."""
-        mill, found = Mill(self.job), []
-        for task in tasks:
-            wanted = list(rows.get(task.shard, ()))
-            if wanted:
-                with source.open_shard(task.url, self.job.scratch) as shard:
-                    made = [s for batch in mill.labelled(shard, task, {"rgb"}, wanted) for s in batch]
-                found += [_gallery_sample(task.shard, sample, [], {}) for sample in made]
-        return found
+        return [
+            sample for task in tasks if rows.get(task.shard) for sample in self._from_source(task, rows[task.shard])
+        ]
 
-    def _rejects(self, shard: str) -> dict[str, dict[str, str]]:
-        reasons: dict[str, dict[str, str]] = defaultdict(dict)
+    def _from_source(self, task: ShardTask, rows: Sequence[int]) -> list[GallerySample]:
+        with source.open_shard(task.url, self.job.scratch) as shard:
+            samples = [source_sample(shard, shard.samples[row], self.job.images.max_pixels) for row in rows]
+        return [replace(sample, shard=task.shard, rejects={}) for sample in samples]
+
+    def _of_shard(self, task: ShardTask, rows: Sequence[int]) -> list[GallerySample]:
+        samples = self._from_source(task, rows)
+        kept = {label: self._kept(task.shard, label, rows, samples) for label in self.labels}
+        missing = tuple(label for label, values in kept.items() if values is None)
+        rejects = self._rejects(task.shard)
+        whole = []
+        for i, sample in enumerate(samples):
+            values = {label: one[i] for label, one in kept.items() if one is not None and one[i] is not None}
+            whole.append(
+                replace(sample, labels=values, not_kept=missing, crops=self._crops(sample), rejects=rejects[sample.key])
+            )
+        tokens = self._views(task.shard, rows, whole)
+        return [
+            replace(sample, tokens=views, crops=sample.crops[:CROPS_SHOWN])
+            for sample, views in zip(whole, tokens, strict=True)
+        ]
+
+    def _crops(self, sample: GallerySample) -> list[Crop]:
+        """The crops that were tokenized: they follow from the key and the image's size."""
+        if sample.image is None:
+            return []
+        settings, (height, width) = self.job.images, sample.image.shape[:2]
+        scale = (settings.crop_scale, 1.0)
+        seed = self.job.options.seed
+        return crops(seed, sample.key, width, height, settings.crops, scale=scale, hflip=settings.hflip)
+
+    def _kept(self, shard: str, label: str, rows: Sequence[int], samples: Sequence[GallerySample]) -> list[Any] | None:
+        """A label of some rows, None for rejects; None if the recipe does not keep it or it is not made yet."""
+        output = f"labels/{label}"
+        if (output, shard) not in self.records:
+            return None
+        # Labels are large and row groups small: only those with the rows are read, and only the rows decoded.
+        groups = sorted({row // label_files.ROW_GROUP for row in rows})
+        place = {group: i * label_files.ROW_GROUP for i, group in enumerate(groups)}
+        url = ledger.output_url(self.job.root, output, shard)
+        _, keys, cells = label_files.read_cells(url, groups)
+        values = []
+        for row, sample in zip(rows, samples, strict=True):
+            at = place[row // label_files.ROW_GROUP] + row % label_files.ROW_GROUP
+            assert keys[at] == sample.key, (label, shard, row)
+            cell = cells[at]
+            values.append(None if cell is None else label_files.decode_cell(LABELS[label].storage, cell))
+        return values
+
+    def _rejects(self, shard: str) -> defaultdict[str, dict[str, str]]:
+        reasons: defaultdict[str, dict[str, str]] = defaultdict(dict)
         for (output, name), record in self.records.items():
             if name == shard:
                 for reject in record.rejects:
                     reasons[reject["key"]][output] = reject["reason"]
         return reasons
 
-    def _views(self, shard: str, rows: Sequence[int], samples: Sequence[Sample]) -> list[list[TokenView]]:
+    def _views(self, shard: str, rows: Sequence[int], samples: Sequence[GallerySample]) -> list[list[TokenView]]:
         """The token views of some rows of one shard."""
         views: list[list[TokenView]] = [[] for _ in rows]
         for name, output in self.columns.items():
@@ -123,38 +187,33 @@ class Collector:
             column = store.read(storage.join(self.job.root, name, f"{shard}.parquet"))
             codec = self.codec(output)
             for i, (row, sample) in enumerate(zip(rows, samples, strict=True)):
-                assert column.keys[row].as_py() == sample.item.key, (name, shard, row)
+                assert column.keys[row].as_py() == sample.key, (name, shard, row)
                 for crop in range(min(codec.crops, CROPS_SHOWN)):
                     tokens = column.crop(row, crop) if column.valid[row] else None
                     views[i].append(token_view(codec, sample, tokens, crop))
         return views
 
 
-def token_view(codec: Codec, sample: Sample, tokens: np.ndarray | None, crop: int) -> TokenView:
-    """One crop's tokens beside what they were made from and what they decode to."""
+def token_view(codec: Codec, sample: GallerySample, tokens: np.ndarray | None, crop: int) -> TokenView:
+    """One crop's tokens beside what went in, where that is stored, and what they decode to.
+
+    Args:
+        sample: with its labels and all of its crops.
+    """
     name, label = codec.spec.name, codec.modality.label
-    value = sample.item.labels.get(label)
     index = crop if codec.modality.spatial else None
-    if tokens is None or value is None:
-        return TokenView(name, None if tokens is None else np.asarray(tokens), crop=index)
-    image = sample.item.image
-    size = (0, 0) if image is None else (image.shape[1], image.shape[0])
-    truth = codec.truth(Labelled(sample.item.key, value, sample.crops, size), crop)
+    if tokens is None:
+        return TokenView(name, None, crop=index)
     decoded = codec.decode(tokens)
-    if codec.spec.kind is Kind.PIXELS:
-        return TokenView(name, None, truth, decoded, error_of(label, truth, decoded), crop=index)
+    truth, error = None, None
+    value = {"rgb": sample.image, "caption": sample.caption, **sample.labels}.get(label)
+    if value is not None and label not in sample.not_kept:
+        size = (0, 0) if sample.image is None else (sample.image.shape[1], sample.image.shape[0])
+        truth = codec.truth(Labelled(sample.key, value, list(sample.crops), size), crop)
+        error = error_of(label, truth, decoded)
+    ids = None if codec.spec.kind is Kind.PIXELS else np.asarray(tokens)
     text = codec.wordpiece.decode(tokens) if isinstance(codec, Text) else ""
-    return TokenView(name, np.asarray(tokens), truth, decoded, error_of(label, truth, decoded), text, index)
-
-
-def _gallery_sample(shard: str, sample: Sample, tokens: list[TokenView], rejects: Mapping[str, str]) -> GallerySample:
-    item = sample.item
-    info = {name: str(item.info[name]) for name in ("attribution", "license", "licence") if item.info.get(name)}
-    labels = {name: value for name, value in item.labels.items() if name not in ("rgb", "caption")}
-    return GallerySample(
-        item.key, shard, item.image, item.caption, labels, sample.crops[:CROPS_SHOWN], tokens, rejects,
-        credit=", ".join(dict.fromkeys(info.values())),
-    )  # fmt: skip
+    return TokenView(name, ids, truth, decoded, error, text, index)
 
 
 def column_counts(root: str, name: str, shards: Sequence[str], vocab_size: int) -> np.ndarray:

@@ -29,7 +29,7 @@ class TokenView:
     Attributes:
         modality: a key of `modalities.MODALITIES`.
         tokens: integers (length,); None if the modality was rejected for this sample.
-        truth: the label in the frame of the crop, as it went into the tokenizer; None if unknown.
+        truth: the label in the frame of the crop, as it went into the tokenizer; None if it is not stored.
         decoded: the label as the tokens give it back, in the same form; None if there is no decoder.
         error: distance between the two, e.g. ("MAE", 0.021); the caller chooses what is usual for the modality.
         text: the sentence of a sequence, as WordPiece words ("v0=12 v1=30 ... person").
@@ -49,8 +49,8 @@ class TokenView:
 class GallerySample:
     """One sample. `image` is uint8 (H, W, 3) or None (rejected); `labels` are in the frame of the image.
 
-    `rejects` are the reasons by output ("labels/det", "tokens/tok_rgb", ...); `credit` is the author and licence, where
-    they are known.
+    `not_kept` names labels that the recipe makes and does not keep; `rejects` are the reasons by output ("labels/det",
+    "tokens/tok_rgb", ...); `credit` is the author and licence, where they are known.
     """
 
     key: str
@@ -58,6 +58,7 @@ class GallerySample:
     image: np.ndarray | None = None
     caption: str | None = None
     labels: Mapping[str, Any] = field(default_factory=dict)
+    not_kept: Sequence[str] = ()
     crops: Sequence[Crop] = ()
     tokens: Sequence[TokenView] = ()
     rejects: Mapping[str, str] = field(default_factory=dict)
@@ -109,6 +110,7 @@ class SampleCard:
     size: str
     crops: list[tuple[str, str]]  # (style of the outline, name)
     labels: list[TitledPanel]
+    not_kept: str  # the labels that are missing, and how to keep them
     tokens: list[TokenCard]
     folded: str  # the first characters of a long caption; "" if it is short
 
@@ -122,6 +124,16 @@ def label_title(name: str) -> str:
         "t5_caption": "T5 caption embeddings",
     }  # fmt: skip
     return known.get(name, name.replace("_", " ").capitalize())
+
+
+def how_to_keep(labels: Sequence[str]) -> str:
+    """What a page says of labels that it cannot show because no output holds them; "" for none."""
+    if not labels:
+        return ""
+    return f"Not kept: {', '.join(labels)}. Add them to `labels.keep` in the recipe and run it again to see them."
+
+
+NOT_KEPT = draw.Text("not kept", quiet=True)
 
 
 def render_gallery(gallery: Gallery) -> str:
@@ -159,6 +171,7 @@ def draw_sample(sample: GallerySample) -> SampleCard:
         size=f"{width} x {height}" if width else "",
         crops=[_outline(sample, i) for i in range(len(sample.crops))] if width else [],
         labels=labels,
+        not_kept=how_to_keep(sample.not_kept),
         tokens=[draw_token_view(view, sample) for view in sample.tokens],
         folded=caption[:FOLD].rsplit(" ", 1)[0] if len(caption) > FOLD else "",
     )
@@ -178,11 +191,14 @@ def draw_token_view(view: TokenView, sample: GallerySample | None = None) -> Tok
         ids, size = " ".join(map(str, tokens.tolist())), f"{tokens.size} tokens"
         is_grid = modality is not None and modality.kind is Kind.GRID
         grid = draw.draw_tokens(tokens) if is_grid and tokens.size else None
+    truth = None if view.truth is None else draw.draw(label, view.truth, backdrop, size=224)
+    if truth is None and view.decoded is not None and sample is not None and label in sample.not_kept:
+        truth = NOT_KEPT
     return TokenCard(
         title=label_title(label),
         modality=view.modality,
         size=size,
-        truth=None if view.truth is None else draw.draw(label, view.truth, backdrop, size=224),
+        truth=truth,
         decoded=None if view.decoded is None else draw.draw(label, view.decoded, backdrop, size=224, like=view.truth),
         grid=grid,
         ids=ids,

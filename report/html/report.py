@@ -20,7 +20,7 @@ from ...modalities import MODALITIES
 from ..draw import labels as draw
 from . import chart, page
 from .chart import Series
-from .gallery import GallerySample, SampleCard, draw_sample, label_title
+from .gallery import NOT_KEPT, GallerySample, SampleCard, draw_sample, label_title
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,10 @@ class Photo:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A label in the frame of its crop, what its tokens give back, and their distance, e.g. ("PSNR", 24.1)."""
+    """A label in the frame of its crop, what its tokens give back, and their distance, e.g. ("PSNR", 24.1).
+
+    `truth` is None where the label is not kept.
+    """
 
     key: str
     truth: Any
@@ -68,12 +71,19 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class TokenizerResult:
-    """A tokenizer: reconstructions of validation samples, and how often each code was used, counts (vocabulary,)."""
+    """A tokenizer: what was measured when it was fitted, reconstructions, and the use of its codes in the columns.
+
+    Attributes:
+        facts: measures of the samples that `note` names.
+        counts: how often each code occurs in the tokens that `counted` names, (vocabulary,). These are other tokens
+            than those that were measured: a code that validation samples do not use may well occur here.
+    """
 
     modality: str
     facts: Sequence[Fact] = ()
     reconstructions: Sequence[Reconstruction] = ()
     counts: np.ndarray | None = None
+    counted: str = "in the token store"
     note: str = ""
 
 
@@ -160,6 +170,15 @@ class ReportData:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """How the codes of a tokenizer are used, drawn: how many of them, and in which tokens they were counted."""
+
+    svg: Markup
+    used: str
+    counted: str
+
+
+@dataclass(frozen=True)
 class TokenizerCard:
     """A tokenizer, drawn."""
 
@@ -167,8 +186,7 @@ class TokenizerCard:
     modality: str
     result: TokenizerResult
     pairs: list[tuple[str, draw.Panel, draw.Panel, str]]  # (key, truth, decoded, error)
-    usage: Markup | None
-    facts: list[Fact]
+    usage: Usage | None
 
 
 @dataclass(frozen=True)
@@ -238,20 +256,18 @@ def _tokenizer_card(result: TokenizerResult) -> TokenizerCard:
     label = modality.label if modality else result.modality
     pairs = []
     for one in result.reconstructions:
-        truth, decoded = (
-            draw.draw(label, value, one.backdrop, size=192, like=one.truth) for value in (one.truth, one.decoded)
-        )
+        truth: draw.Panel = NOT_KEPT
+        if one.truth is not None:
+            truth = draw.draw(label, one.truth, one.backdrop, size=192)
+        decoded = draw.draw(label, one.decoded, one.backdrop, size=192, like=one.truth)
         pairs.append((one.key, truth, decoded, f"{one.error[0]} {one.error[1]:.4g}" if one.error else ""))
-    facts, usage = list(result.facts), None
+    usage = None
     if result.counts is not None:
         counts = np.asarray(result.counts)
-        used = int((counts > 0).sum())
-        level = chart.perplexity(counts)
-        facts.append(Fact("codes used", f"{used:,} of {counts.size:,}", f"{used / max(counts.size, 1):.0%}"))
-        facts.append(Fact("perplexity", f"{level:,.1f}", "codes that, used equally, would say as much"))
-        about = f"Use of the codebook of {result.modality}: {used} of {counts.size} codes, perplexity {level:.1f}"
-        usage = chart.usage_chart(counts, label=about)
-    return TokenizerCard(label_title(label), result.modality, result, pairs, usage, facts)
+        used = f"{int((counts > 0).sum()):,} of {counts.size:,}"
+        about = f"Use of the codebook of {result.modality}: {used} codes"
+        usage = Usage(chart.usage_chart(counts, label=about), used, result.counted)
+    return TokenizerCard(label_title(label), result.modality, result, pairs, usage)
 
 
 def _curve_card(curve: Curve) -> CurveCard:

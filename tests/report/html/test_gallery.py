@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -149,6 +150,15 @@ def test_samples_of_a_page_have_distinct_ids(sample: GallerySample) -> None:
     html = render_gallery(Gallery("g", [sample, sample]))
     ids = re.findall(r' id="([^"]+)"', html)
     assert len(ids) == len(set(ids))
+
+
+def test_labels_that_are_not_kept_say_how_to_keep_them(sample: GallerySample) -> None:
+    views = [TokenView("tok_depth", np.arange(4), decoded=np.zeros((8, 8), np.float32), crop=0)]
+    bare = replace(sample, labels={}, tokens=views, not_kept=["depth", "normal"])
+    html = render_gallery(Gallery("g", [bare]))
+    assert "Not kept: depth, normal. Add them to `labels.keep` in the recipe" in html
+    assert html.count(">not kept<") == 1  # in place of what went in
+    assert "not kept" not in render_gallery(Gallery("g", [sample])).lower()
 
 
 def test_page_size_is_checked() -> None:
