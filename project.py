@@ -6,8 +6,6 @@ no shard is listed twice, no specialist built twice and no record read twice.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -20,7 +18,7 @@ from .infra.fingerprint import fingerprint, hashed
 from .infra.ledger import SAMPLES
 from .infra.versions import Part
 from .modalities import MODALITIES, TEXT, TOKENIZERS, Form
-from .pipelines import columns, outputs
+from .pipelines import columns, outputs, source
 from .pipelines import plan as plans
 from .pipelines.columns import Columns
 from .pipelines.outputs import Fitted, LabelPrints, Output, TokenOptions
@@ -195,8 +193,7 @@ class Project:
         for output in asked.values():
             if why := versions.unmakeable(output.parts, self.recipe.versions):
                 raise RecipeError(why)
-        scratch = os.path.join(tempfile.gettempdir(), f"fourmill-{os.getuid()}")
-        recipe = self.recipe
+        recipe, scratch = self.recipe, source.scratch_folder()
         options, modules = self.codec_options(), tuple(recipe.modules)
         return Job(self.root, scratch, recipe.images, options, recipe.engine, specialists, asked, modules)
 

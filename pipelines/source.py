@@ -263,6 +263,11 @@ def _storable(text: str) -> str:
     return text
 
 
+def scratch_folder() -> str:
+    """Where this user's processes on a machine put copies of remote files."""
+    return os.path.join(tempfile.gettempdir(), f"fourmill-{os.getuid()}")
+
+
 @contextmanager
 def open_shard(url: str, scratch: str | Path) -> Iterator[Shard]:
     """Open a shard: a local file in place, a remote one through an unnamed temporary file in the folder `scratch`.

@@ -19,6 +19,7 @@ from ..recipe import Recipe
 from ..tokenize import codecs, store
 from ..train import metrics
 from ..train.downstream.generation_job import GenerateJob
+from ..train.downstream.settings import Chain
 from ..train.pretrain.job import TrainJob
 from .draw.labels import METADATA_FIELDS
 from .html.chart import Series

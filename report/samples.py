@@ -17,10 +17,9 @@ import numpy as np
 
 from ..infra import ledger, storage
 from ..modalities import LABELS, MODALITIES, Kind
-from ..pipelines import images, source
+from ..pipelines import source
 from ..pipelines.outputs import Output
 from ..pipelines.plan import ShardTask
-from ..pipelines.reject import Reject
 from ..tokenize import codecs, store
 from ..tokenize import labels as label_files
 from ..tokenize.codec import Codec, Labelled
@@ -29,10 +28,10 @@ from ..tokenize.text_codecs import Text
 from .errors import error_of
 from .html.gallery import GallerySample, TokenView
 from .html.report import Photo
+from .source_samples import read_sample
 
 if TYPE_CHECKING:
-    from ..pipelines.engine.shard_worker import Job
-    from ..pipelines.tar import Sample
+    from ..pipelines.settings import Images
 
 CROPS_SHOWN = 2
 SHARDS_LOOKED_AT = 16
@@ -65,46 +64,30 @@ def credits(samples: Sequence[GallerySample]) -> list[Photo]:
     return list(photos.values())
 
 
-def source_sample(shard: source.Shard, entry: Sample, max_pixels: int) -> GallerySample:
-    """A sample as its shard has it: image, caption, credit, and why one of them is missing."""
-    image, caption, problems = None, None, {}
-    try:
-        caption = shard.caption(entry)
-    except Reject as reject:
-        problems["caption"] = reject.reason
-    try:
-        image = images.decode(shard.image(entry), max_pixels)
-    except Reject as reject:
-        problems["rgb"] = reject.reason
-    info = shard.info(entry)
-    credit = dict.fromkeys(str(info[name]) for name in ("attribution", "license", "licence") if info.get(name))
-    return GallerySample(entry.key, "", image, caption, rejects=problems, credit=", ".join(credit))
-
-
 @dataclass
 class Collector:
     """Gathers samples of one dataset.
 
-    job: where its shards and outputs are, and how crops are cut.
+    root: of the outputs.
+    images, options: how images are decoded, cropped and tokenized.
+    labels: that specialists make; each is shown where it is kept.
     columns: the token outputs to show, by name ("tokens/tok_rgb").
     records: ledger records by (output, shard): what is stored, and the reasons of rejects.
     """
 
-    job: Job
+    root: str
+    images: Images
+    options: codecs.Options
+    labels: tuple[str, ...]
     columns: dict[str, Output]
     records: Mapping[tuple[str, str], ledger.Record]
     _codecs: dict[str, Codec] = field(default_factory=dict)
-
-    @property
-    def labels(self) -> list[str]:
-        """Labels that are made, and are shown where they are kept; captions that pass through are in the shard."""
-        return [label for label, specialist in self.job.specialists.items() if specialist.name != "captions"]
 
     def codec(self, output: Output) -> Codec:
         """The codec of a column, loaded once."""
         if output.name not in self._codecs:
             assert output.spec is not None
-            self._codecs[output.name] = codecs.load(output.spec, self.job.options, self.job.root)
+            self._codecs[output.name] = codecs.load(output.spec, self.options, self.root)
         return self._codecs[output.name]
 
     def samples(self, tasks: Sequence[ShardTask], rows: Mapping[str, Sequence[int]]) -> list[GallerySample]:
@@ -122,8 +105,8 @@ class Collector:
         ]
 
     def _from_source(self, task: ShardTask, rows: Sequence[int]) -> list[GallerySample]:
-        with source.open_shard(task.url, self.job.scratch) as shard:
-            samples = [source_sample(shard, shard.samples[row], self.job.images.max_pixels) for row in rows]
+        with source.open_shard(task.url, source.scratch_folder()) as shard:
+            samples = [read_sample(shard, shard.samples[row], self.images.max_pixels) for row in rows]
         return [replace(sample, shard=task.shard, rejects={}) for sample in samples]
 
     def _of_shard(self, task: ShardTask, rows: Sequence[int]) -> list[GallerySample]:
@@ -147,9 +130,9 @@ class Collector:
         """The crops that were tokenized: they follow from the key and the image's size."""
         if sample.image is None:
             return []
-        settings, (height, width) = self.job.images, sample.image.shape[:2]
+        settings, (height, width) = self.images, sample.image.shape[:2]
         scale = (settings.crop_scale, 1.0)
-        seed = self.job.options.seed
+        seed = self.options.seed
         return crops(seed, sample.key, width, height, settings.crops, scale=scale, hflip=settings.hflip)
 
     def _kept(self, shard: str, label: str, rows: Sequence[int], samples: Sequence[GallerySample]) -> list[Any] | None:
@@ -160,7 +143,7 @@ class Collector:
         # Labels are large and row groups small: only those with the rows are read, and only the rows decoded.
         groups = sorted({row // label_files.ROW_GROUP for row in rows})
         place = {group: i * label_files.ROW_GROUP for i, group in enumerate(groups)}
-        url = ledger.output_url(self.job.root, output, shard)
+        url = ledger.output_url(self.root, output, shard)
         _, keys, cells = label_files.read_cells(url, groups)
         values = []
         for row, sample in zip(rows, samples, strict=True):
@@ -184,7 +167,7 @@ class Collector:
         for name, output in self.columns.items():
             if (name, shard) not in self.records:
                 continue
-            column = store.read(storage.join(self.job.root, name, f"{shard}.parquet"))
+            column = store.read(storage.join(self.root, name, f"{shard}.parquet"))
             codec = self.codec(output)
             for i, (row, sample) in enumerate(zip(rows, samples, strict=True)):
                 assert column.keys[row].as_py() == sample.key, (name, shard, row)

@@ -13,7 +13,7 @@ from ..project import Project
 from ..recipe import RecipeError
 from ..report.samples import Collector, spread
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 
 
 def write_gallery(project: Project, count: int = 60, out: str | None = None) -> str:
@@ -40,7 +40,10 @@ def collect(project: Project) -> tuple[Collector, Plan]:
     """What both pages need: a collector of samples, and the plan of all outputs."""
     columns = {} if project.unfitted else project.token_outputs
     plan = project.plan({**project.label_outputs, **columns}, project.stored_labels)
-    return Collector(project.shard_job(project.specialists, {}), columns, plan.done), plan
+    # Captions that specialists only pass through are in the shards.
+    labels = tuple(label for label, specialist in project.specialists.items() if specialist.name != "captions")
+    images, options = project.recipe.images, project.codec_options()
+    return Collector(project.root, images, options, labels, columns, plan.done), plan
 
 
 def write_report(project: Project, out: str | None = None, extras: dict[str, Any] | None = None) -> str:

@@ -20,6 +20,7 @@ NOTE = "another program wrote this file: fourmill neither reads nor needs it"
 # What img2dataset leaves beside 00000.tar: 00000_stats.json and 00000.parquet (one row a URL).
 IMG2DATASET = "img2dataset wrote this file; the samples are in {tar}"
 _IMG2DATASET_COLUMNS = {"key", "url", "status"}
+_HOLDS: dict[type, str] = {dict: "object", list: "array", str: "string"}
 _IMG2DATASET_NAMES = {"count", "successes"}
 
 
@@ -45,7 +46,7 @@ def inspect_json(path: str, url: str, value: Any) -> Inspection:
         "path": path,
         "kind": "JSON of another program",
         "notes": [_note(url, set(names) >= _IMG2DATASET_NAMES, "_stats.json")],
-        "holds": {dict: "object", list: "array", str: "string"}.get(type(value), type(value).__name__),
+        "holds": _HOLDS.get(type(value), "value"),
         "count": len(value) if isinstance(value, dict | list) else None,
         "names": names[:MAX_NAMES],
         "sample": None,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import posixpath
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from ...pipelines.source import Shard
 from ...pipelines.tar import Sample
 from ...tokenize.codecs import gist
 from ..html.gallery import GallerySample
+from ..source_samples import read_sample
 from . import statistics
 from .files import check_row
 from .view import Inspection
@@ -83,7 +83,7 @@ def inspect_shards(path: str, folder: str, tars: Sequence[str], others: Sequence
 
 
 def _open(url: str) -> Any:
-    return source.open_shard(url, os.path.join(tempfile.gettempdir(), f"fourmill-{os.getuid()}"))
+    return source.open_shard(url, source.scratch_folder())
 
 
 def _facts(shard: Shard) -> dict[str, Any]:
@@ -136,18 +136,10 @@ def _caption(shard: Shard, sample: Sample) -> str | Reject | None:
 
 
 def _sample(shard: Shard, sample: Sample) -> GallerySample:
-    caption = _caption(shard, sample)
     reasons = [reason for key, reason in shard.rejects if key == sample.key]
+    view = read_sample(shard, sample, Images.model_fields["max_pixels"].default)
     problems = {"tar": "; ".join(reasons)} if reasons else {}
-    if isinstance(caption, Reject):
-        problems["caption"] = str(caption)
-    image = None
-    try:
-        image = images.decode(shard.image(sample), Images.model_fields["max_pixels"].default)
-    except Reject as error:
-        problems["rgb"] = str(error)
-    name = posixpath.basename(shard.url)
-    return GallerySample(sample.key, name, image, caption if isinstance(caption, str) else None, rejects=problems)
+    return replace(view, shard=posixpath.basename(shard.url), rejects=problems | dict(view.rejects))
 
 
 def _sample_facts(row: int, sample: Sample, view: GallerySample) -> dict[str, Any]:

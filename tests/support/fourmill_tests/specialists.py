@@ -42,23 +42,6 @@ class Killer(Canny):
         return super().__call__(items)
 
 
-class Counted(Canny):
-    """Notes each of its calls as a byte of a file."""
-
-    calls: str
-
-    def setup(self, device: str) -> None:
-        self._note()
-
-    def __call__(self, items: Sequence[Item]) -> list[Any]:
-        self._note()
-        return super().__call__(items)
-
-    def _note(self) -> None:
-        with open(self.calls, "ab") as file:
-            file.write(b".")
-
-
 class Failing(Canny):
     """Rejects everything, as a wrong model would."""
 
