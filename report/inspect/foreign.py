@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from ...infra import storage
 from ...tokenize import store
 from .view import Inspection
-
-if TYPE_CHECKING:
-    from .files import Footer
 
 MAX_JSON_BYTES = 1 << 26
 MAX_NAMES = 40
@@ -54,18 +51,18 @@ def inspect_json(path: str, url: str, value: Any) -> Inspection:
     return Inspection(facts)
 
 
-def inspect_parquet(path: str, footers: Sequence[Footer], size: Mapping[str, Any]) -> Inspection:
+def inspect_parquet(path: str, url: str, size: Mapping[str, Any]) -> Inspection:
     """Facts of Parquet files that are none of fourmill's.
 
     Args:
-        size: facts on files, rows and bytes.
+        url: of the first. size: facts on files, rows and bytes.
     """
-    with store.open_parquet(footers[0].url) as file:
+    with store.open_parquet(url) as file:
         schema = file.schema_arrow
     facts = {
         "path": path,
         "kind": "Parquet of another program",
-        "notes": [_note(footers[0].url, set(schema.names) >= _IMG2DATASET_COLUMNS, ".parquet")],
+        "notes": [_note(url, set(schema.names) >= _IMG2DATASET_COLUMNS, ".parquet")],
         **size,
         "columns": [{"column": field.name, "type": str(field.type)} for field in schema],
         "sample": None,
