@@ -65,22 +65,22 @@ def test_killed_at_any_step_of_a_save(folder: str, monkeypatch: pytest.MonkeyPat
             checkpoint.save(folder, 2, FILES, keep=1)
         except Died:
             pass
-    found = checkpoint.newest(folder)
-    assert found is not None and found.step == (1 if at < 3 else 2)
+    latest = checkpoint.newest(folder)
+    assert latest is not None and latest.step == (1 if at < 3 else 2)
     for one in checkpoint.complete(folder):
         assert {name: one.read(name) for name in FILES} == FILES
     again = checkpoint.save(folder, 2, FILES, keep=1)
     assert checkpoint.newest(folder) == again
 
 
-def test_what_a_killed_writer_left_does_not_keep_an_old_checkpoint(tmp_path: Path) -> None:
+def test_temporary_files_go_with_an_old_checkpoint(tmp_path: Path) -> None:
     old = checkpoint.save(str(tmp_path), 1, FILES, keep=1)
     Path(old.url, f"{storage.TEMPORARY_PREFIX}7-trainer.pt").write_bytes(b"half")
     checkpoint.save(str(tmp_path), 2, FILES, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
 
 
-def test_what_killed_writers_left_goes_with_the_old_ones(folder: str) -> None:
+def test_incomplete_checkpoints_go_with_old_ones(folder: str) -> None:
     """Step 2 was never complete; it goes when all that is kept is newer. Step 9 may be being written."""
     for step in (1, 2, 9):
         storage.put(storage.join(checkpoint.step_url(folder, step), "part"), b"half")
@@ -143,13 +143,13 @@ def damaged(folder: str, step: int, how: str) -> None:
     ("how", "said"),
     [("marker", "complete.json is damaged"), ("cut", "trainer.pt has 4 of 7 bytes"), ("missing", "trainer.pt is miss")],
 )
-def test_a_damaged_one_is_passed_over_and_told(folder: str, how: str, said: str) -> None:
+def test_a_damaged_checkpoint_is_skipped_with_a_note(folder: str, how: str, said: str) -> None:
     for step in (1, 2):
         checkpoint.save(folder, step, FILES, keep=2)
     damaged(folder, 2, how)
     notes: list[str] = []
-    found = checkpoint.newest(folder, notes)
-    assert found is not None and found.step == 1
+    latest = checkpoint.newest(folder, notes)
+    assert latest is not None and latest.step == 1
     (note,) = notes
     assert said in note and "step-00000002" in note and "passed over for step 1" in note
     damaged(folder, 1, how)
@@ -163,8 +163,8 @@ def test_a_damaged_one_is_not_kept_in_place_of_a_whole_one(folder: str) -> None:
         checkpoint.save(folder, step, FILES, keep=2)
     damaged(folder, 5, "cut")
     checkpoint.save(folder, 3, FILES, keep=1)
-    found = checkpoint.newest(folder)
-    assert found is not None and found.step == 3
+    latest = checkpoint.newest(folder)
+    assert latest is not None and latest.step == 3
 
 
 def test_a_checkpoint_is_found_by_its_own_folder(folder: str) -> None:

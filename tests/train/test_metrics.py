@@ -63,9 +63,7 @@ def test_lines_are_put_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(metrics.read(str(tmp_path))) == 1
 
 
-def test_training_does_not_wait_for_a_slow_storage_but_a_checkpoint_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_storage_delays_checkpoints_not_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the first lines are being put others come; `flush` puts those too."""
     go, put, texts = threading.Event(), storage.put, []
 
@@ -89,7 +87,7 @@ def test_training_does_not_wait_for_a_slow_storage_but_a_checkpoint_does(
     log.close()
 
 
-def test_lines_that_could_not_be_put_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_writes_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> bool:
         raise OSError("No space left on device")
 

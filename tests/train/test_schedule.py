@@ -15,8 +15,8 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "fm_schedules_and_embeddings.npz
 def test_the_schedule_of_the_reference() -> None:
     with np.load(GOLDEN) as recorded:
         expected = recorded["lr_cosine/base1e-3_min1e-5_ep3_it50_warm20"]
-    mine = [cosine_lr(step, peak=1e-3, minimum=1e-5, warmup=20, steps=150) for step in range(150)]
-    np.testing.assert_allclose(mine, expected, rtol=1e-9, atol=1e-15)
+    rates = [cosine_lr(step, peak=1e-3, minimum=1e-5, warmup=20, steps=150) for step in range(150)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-9, atol=1e-15)
 
 
 @given(st.integers(1, 300), st.integers(0, 400), st.floats(1e-6, 1.0), st.floats(0, 1))

@@ -35,7 +35,7 @@ def test_steps_and_tokens_must_agree() -> None:
     assert (other.steps, other.warmup_steps) == (10, 0)
 
 
-def test_warm_up_keeps_its_share_of_the_steps_unless_it_is_given() -> None:
+def test_warm_up_keeps_its_share_of_the_steps() -> None:
     assert Train().warmup_steps == 2_000 and Train(steps=2_000).warmup_steps == 40
     assert Train(total_tokens=1e8).warmup_steps == round(Train(total_tokens=1e8).steps / 50) > 0
     assert Train(steps=2_000, warmup_steps=300).warmup_steps == 300 and Train(steps=100, warmup_steps=0).steps == 100

@@ -44,11 +44,11 @@ def save(folder: str, step: int, keep: int = 2) -> None:
 
 
 def values(folder: str) -> tuple[int, dict[str, torch.Tensor]]:
-    found = checkpoint.newest(folder)
-    assert found is not None
+    saved = checkpoint.newest(folder)
+    assert saved is not None
     tensors = state(-1.0)
-    load(found, tensors)
-    return found.step, tensors
+    load(saved, tensors)
+    return saved.step, tensors
 
 
 def test_tensors_come_back_bit_for_bit(folder: str) -> None:
@@ -56,9 +56,9 @@ def test_tensors_come_back_bit_for_bit(folder: str) -> None:
         save(folder, step)
     step, tensors = values(folder)
     assert step == 3 and all(torch.equal(tensors[name], value) for name, value in state(3).items())
-    assert [found.step for found in checkpoint.complete(folder)] == [2, 3]
-    found = checkpoint.newest(folder)
-    assert found is not None and found.marker()["state"] == {"seconds": 1.5}
+    assert [saved.step for saved in checkpoint.complete(folder)] == [2, 3]
+    saved = checkpoint.newest(folder)
+    assert saved is not None and saved.marker()["state"] == {"seconds": 1.5}
 
 
 class Died(BaseException):
@@ -144,10 +144,10 @@ def test_a_file_of_other_content_is_a_sentence(tmp_path: Path, at: slice) -> Non
 
 def test_a_tensor_that_is_not_there_is_named(tmp_path: Path) -> None:
     save(str(tmp_path), 1)
-    found = checkpoint.newest(str(tmp_path))
-    assert found is not None
+    saved = checkpoint.newest(str(tmp_path))
+    assert saved is not None
     with pytest.raises(OSError, match=r"model\.c"):
-        load(found, {"model.c": torch.zeros(3)})
+        load(saved, {"model.c": torch.zeros(3)})
 
 
 def test_parts_make_a_whole(tmp_path: Path) -> None:
@@ -159,10 +159,10 @@ def test_parts_make_a_whole(tmp_path: Path) -> None:
     for rank in range(4):
         storage.put(f"{folder}/x-{rank}.safetensors", encode({"0": whole[2 * rank : 2 * rank + 2].clone()}))
         chunks.append({"file": f"x-{rank}.safetensors", "key": "0", "offsets": [2 * rank, 0], "sizes": [2, 3]})
-    told = {"state": {}, "tensors": {"w": {"dtype": "float32", "shape": [8, 3], "chunks": chunks}}}
-    found = checkpoint.mark(str(tmp_path), 5, told, keep=1)
+    content = {"state": {}, "tensors": {"w": {"dtype": "float32", "shape": [8, 3], "chunks": chunks}}}
+    saved = checkpoint.mark(str(tmp_path), 5, content, keep=1)
     read = {"w": torch.zeros(8, 3)}
-    load(found, read)
+    load(saved, read)
     assert torch.equal(read["w"], whole)
 
 

@@ -1,4 +1,4 @@
-"""Trackers get every line, go on in the same run, and say so if their package is missing; with stand-ins for both."""
+"""Trackers get every line, continue the same run, and name a missing package; with stand-ins for both services."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fourmill.train.pretrain import pretrain
 
 
 class Wandb(ModuleType):
-    """Keeps what it is told, run by run, as the service would."""
+    """Keeps what it receives, run by run, as the service would."""
 
     def __init__(self) -> None:
         super().__init__("wandb")
@@ -75,11 +75,11 @@ class Mlflow(ModuleType):
 
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Wandb, Mlflow]]:
-    made = Wandb(), Mlflow()
-    for fake in made:
+    services = Wandb(), Mlflow()
+    for fake in services:
         fake.__spec__ = SimpleNamespace(name=fake.__name__)  # type: ignore[assignment]
         monkeypatch.setitem(sys.modules, fake.__name__, fake)
-    yield made
+    yield services
 
 
 def test_every_line_goes_to_the_trackers(tmp_path: Path, fakes: tuple[Wandb, Mlflow]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from fourmill_tests import training
 
 from fourmill import recipe as recipes
 from fourmill.modalities import MODALITIES
@@ -50,7 +51,7 @@ def load(name: str, folder: Path) -> Recipe:
 
 
 def job(recipe: Recipe) -> TrainJob:
-    return TrainJob(recipe, "print", tuple(recipe.specs()), (), (), 5, 200)
+    return training.job_of(recipe, tuple(recipe.specs()))
 
 
 def test_every_file_has_a_row() -> None:
@@ -97,13 +98,13 @@ def test_4m7_goes_from_rgb_and_from_all_to_all(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["4m21_b", "4m21_l", "4m21_xl"])
 def test_4m21_has_seven_mixtures(name: str, tmp_path: Path) -> None:
     assert set(load(name, tmp_path).modalities) == TWENTY_ONE
-    found = mixtures(name, tmp_path)
+    resolved = mixtures(name, tmp_path)
     targets = {n for n in TWENTY_ONE if MODALITIES[n].is_target}
-    assert [one.weight for one in found] == [1, 1, 1, 1, 1, 0.5, 0.5]
-    for one, alpha in zip(found, (0.01, 0.1, 1.0, 10.0), strict=False):
+    assert [one.weight for one in resolved] == [1, 1, 1, 1, 1, 0.5, 0.5]
+    for one, alpha in zip(resolved, (0.01, 0.1, 1.0, 10.0), strict=False):
         assert one.input_alphas == dict.fromkeys(TWENTY_ONE, alpha)
         assert one.target_alphas == dict.fromkeys(targets, alpha)
-    rgb, caption, t5 = found[4:]
+    rgb, caption, t5 = resolved[4:]
     assert {n: a for n, a in rgb.input_alphas.items() if a} == {"rgb": 1000.0}
     assert rgb.target_alphas == dict.fromkeys(targets, 0.5)
     biased = dict.fromkeys(TWENTY_ONE, 0.05)
@@ -111,7 +112,7 @@ def test_4m21_has_seven_mixtures(name: str, tmp_path: Path) -> None:
     assert caption.target_alphas == dict.fromkeys(targets, 0.5) | {"caption": 0.0}
     assert t5.input_alphas == biased | {"caption": 0.0, "t5_caption": 5.0}
     assert t5.target_alphas == dict.fromkeys(targets, 0.5)
-    for one in found:
+    for one in resolved:
         kept = {n: rule for n, rule in one.keep.items() if rule is not Keep.RANDOM}
         expected = {"color_palette": Keep.BINARY}
         expected |= {"caption": Keep.ALL} if one is caption else {"t5_caption": Keep.ALL} if one is t5 else {}
@@ -137,13 +138,13 @@ def test_super_resolution_predicts_448_px_alone(tmp_path: Path) -> None:
     assert specs["tok_rgb@448"] == replace(specs["tok_rgb"], name="tok_rgb@448", max_tokens=784)
     assert specs["rgb@448"].max_tokens == 784
     assert set(recipe.tokenizers_needed) == {n for n in SEVEN if n.startswith("tok_")}
-    found = mixtures("4m7_sr", tmp_path)
+    resolved = mixtures("4m7_sr", tmp_path)
     everything = dict.fromkeys(SEVEN | high, 0.05)
-    assert found[0].input_alphas == everything | {"tok_rgb": 5.0, "tok_rgb@448": 5.0}
-    assert found[1].input_alphas == everything | {"caption": 5.0}
-    assert [set(one.input_alphas.values()) for one in found[2:]] == [{0.2}, {1.0}]
+    assert resolved[0].input_alphas == everything | {"tok_rgb": 5.0, "tok_rgb@448": 5.0}
+    assert resolved[1].input_alphas == everything | {"caption": 5.0}
+    assert [set(one.input_alphas.values()) for one in resolved[2:]] == [{0.2}, {1.0}]
     shown = high - {"rgb@448"}
-    targets = [{n: a for n, a in one.target_alphas.items() if a} for one in found]
+    targets = [{n: a for n, a in one.target_alphas.items() if a} for one in resolved]
     assert targets[0] == dict.fromkeys(shown, 0.05) | {"tok_rgb@448": 5.0}
     assert targets[1:] == [dict.fromkeys(shown, 1.0)] * 3
-    assert [one.keep["caption"] for one in found] == [Keep.RANDOM, Keep.ALL, Keep.RANDOM, Keep.RANDOM]
+    assert [one.keep["caption"] for one in resolved] == [Keep.RANDOM, Keep.ALL, Keep.RANDOM, Keep.RANDOM]

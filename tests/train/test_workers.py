@@ -12,7 +12,7 @@ from fourmill_tests import data, runs
 from fourmill.infra import ledger
 from fourmill.project import Project
 from fourmill.train import workers
-from fourmill.train.workers import Resources, Told, bundle_of, capacity
+from fourmill.train.workers import BoardState, Resources, bundle_of, capacity
 from fourmill.verbs.make import fit, train
 
 GPU_NODE = {"CPU": 32.0, "GPU": 4.0, "memory": 1e11}
@@ -77,9 +77,7 @@ class Reporter:
 
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("error", [ValueError("no"), FloatingPointError("no"), FileNotFoundError("no"), OSError("no")])
-def test_errors_that_would_come_again_are_told_and_not_tried_again(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, grouped: bool
-) -> None:
+def test_final_errors_are_not_retried(monkeypatch: pytest.MonkeyPatch, error: Exception, grouped: bool) -> None:
     """Others wait in a collective only within a group; without one the worker ends as if it were done."""
     monkeypatch.setattr(workers, "_in_group", lambda: grouped)
     calls = []
@@ -101,22 +99,22 @@ def test_errors_that_would_come_again_are_told_and_not_tried_again(
         assert len(calls) == 1
 
 
-def test_the_screen_tells_restarts_and_keeps_the_first_failure(capsys: pytest.CaptureFixture[str]) -> None:
+def test_restarts_and_the_first_failure_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     screen = workers._Screen()
     message = {"stage": "train", "done": 3, "total": 8, "unit": "steps", "notes": ""}
-    for told in (Told(), Told({0: message}, 1), Told({0: message}, 1), Told({}, 2)):
-        screen.show(told)
+    for state in (BoardState(), BoardState({0: message}, 1), BoardState({0: message}, 1), BoardState({}, 2)):
+        screen.show(state)
     said = capsys.readouterr().err
     assert "3/8 steps" in said and said.count("workers failed and were started again (attempt 2)") == 1
-    screen.show(Told({}, 2, "ValueError: no"))
-    screen.show(Told())  # a board that was lost and is new
+    screen.show(BoardState({}, 2, "ValueError: no"))
+    screen.show(BoardState())  # a board that was lost and is new
     assert screen.failure == "ValueError: no"
 
 
-def test_the_screen_of_elastic_workers_does_not_call_it_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_number_of_workers_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
     screen = workers._Screen(elastic=True)
     for attempt in (1, 2):
-        screen.show(Told({}, attempt))
+        screen.show(BoardState({}, attempt))
     assert "workers failed, or their number changed; started again (attempt 2)" in capsys.readouterr().err
 
 
@@ -142,8 +140,8 @@ def test_two_ranks_train_on_when_one_is_killed(
     assert fit.make(Project(recipe)).complete
     data.fit(alone)
     for name in ("tok_rgb/model.safetensors", "tok_canny_edge/model.safetensors", "text/tokenizer.json"):
-        mine, theirs = (Path(one.root, "tokenizers", name).read_bytes() for one in (recipe, alone))
-        assert mine == theirs, name
+        shared, separate = (Path(one.root, "tokenizers", name).read_bytes() for one in (recipe, alone))
+        assert shared == separate, name
     data.make(recipe, data.outputs(recipe, labels=False))
     shutil.copytree(recipe.root, tmp_path / "killed", ignore=lambda _, names: {"runs"} & set(names))
 

@@ -13,6 +13,7 @@ import torch
 from fourmill import recipe as recipes
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model.fourm import FourM
+from fourmill.recipe import Recipe
 from fourmill.tokenize.store import ColumnSpec, encode_column
 from fourmill.train.data.groups import ShardRows
 from fourmill.train.pretrain.job import TrainJob, model_config
@@ -70,20 +71,43 @@ def job(root: Path | str, *, rows: int = 32, **train: Any) -> TrainJob:
     settings = {**TINY, **train}
     names = [spec.name for spec in SPECS]
     recipe = recipes.parse({"root": str(root), "samples": "a.tar", "modalities": names, "train": settings})
-    return TrainJob(recipe, "print", SPECS, (shards[0],), (shards[1],), 5, 200)
+    return job_of(recipe, SPECS, (shards[0],), (shards[1],))
+
+
+def job_of(
+    recipe: Recipe,
+    specs: tuple[ModalitySpec, ...],
+    shards: tuple[ShardRows, ...] = (),
+    val_shards: tuple[ShardRows, ...] = (),
+) -> TrainJob:
+    """The run of a recipe on shards that are given, without a root that says which there are."""
+    return TrainJob(
+        root=recipe.root,
+        fingerprint="print",
+        seed=recipe.seed,
+        settings=recipe.train,
+        address=None,
+        modules=(),
+        recipe=recipe.model_dump(mode="json"),
+        specs=specs,
+        shards=shards,
+        val_shards=val_shards,
+        first_sentinel=5,
+        num_sentinels=200,
+    )
 
 
 def trainer(job: TrainJob, rank: int = 0, world: int = 1) -> Trainer:
-    torch.manual_seed(job.recipe.seed)
+    torch.manual_seed(job.seed)
     return Trainer(job, FourM(model_config(job)), rank, world)
 
 
 def train(job: TrainJob, rank: int = 0, world: int = 1) -> Trainer:
     """The whole run, in this process."""
-    made = trainer(job, rank, world)
+    one = trainer(job, rank, world)
     reporter: Any = Silent()
-    made.run(reporter)
-    return made
+    one.run(reporter)
+    return one
 
 
 class Died(BaseException):
@@ -92,19 +116,19 @@ class Died(BaseException):
 
 def train_until(job: TrainJob, step: int, rank: int = 0, world: int = 1) -> None:
     """The run up to a step, where it dies; the checkpoint before is complete then."""
-    made = trainer(job, rank, world)
-    take = made.train_step
+    one = trainer(job, rank, world)
+    take = one.train_step
 
     def dying(*args: Any) -> Any:
-        if made.step == step:
-            made.saver.wait()
+        if one.step == step:
+            one.saver.wait()
             raise Died
         return take(*args)
 
-    made.train_step = dying  # type: ignore[method-assign]
+    one.train_step = dying  # type: ignore[method-assign]
     reporter: Any = Silent()
     try:
-        made.run(reporter)
+        one.run(reporter)
     except Died:
         return
     raise AssertionError(f"the run ended before step {step}")

@@ -36,12 +36,12 @@ def blend(sizes: list[int], weights: list[float], seed: int = 3, lanes: int = 4)
 @settings(deadline=None, max_examples=30)
 def test_each_dataset_is_gone_through_in_its_own_order(sizes: list[int], weights: list[int], seed: int) -> None:
     """Lane by lane a dataset's positions come one after the other, and the shares are exact in every block."""
-    made = blend(sizes, [float(w) for w in weights[: len(sizes)]], seed)
-    which, own = made.assign(np.arange(4 * 2 * BLOCK))
+    blended = blend(sizes, [float(w) for w in weights[: len(sizes)]], seed)
+    which, own = blended.assign(np.arange(4 * 2 * BLOCK))
     for lane in range(4):
         for dataset in range(len(sizes)):
-            mine = own[lane::4][which[lane::4] == dataset]
-            np.testing.assert_array_equal(mine, np.arange(len(mine)) * 4 + lane)
+            own_positions = own[lane::4][which[lane::4] == dataset]
+            np.testing.assert_array_equal(own_positions, np.arange(len(own_positions)) * 4 + lane)
     for block in range(2):
         counts = np.bincount(which[4 * block * BLOCK :][: 4 * BLOCK], minlength=len(sizes))
         expected = np.array(weights[: len(sizes)]) / sum(weights[: len(sizes)]) * 4 * BLOCK
@@ -51,9 +51,9 @@ def test_each_dataset_is_gone_through_in_its_own_order(sizes: list[int], weights
 @given(st.integers(0, 5000), st.integers(1, 300))
 @settings(deadline=None, max_examples=30)
 def test_any_part_of_the_sequence_is_the_same_by_itself(first: int, count: int) -> None:
-    made = blend([7, 30, 11], [0.6, 0.2, 0.2])
-    whole = made.locate(np.arange(first + count))
-    part = made.locate(np.arange(first, first + count))
+    blended = blend([7, 30, 11], [0.6, 0.2, 0.2])
+    whole = blended.locate(np.arange(first + count))
+    part = blended.locate(np.arange(first, first + count))
     for one, other in zip(whole, part, strict=True):
         np.testing.assert_array_equal(one[first:], other)
 
@@ -75,12 +75,12 @@ def test_a_dataset_that_is_hardly_drawn_is_refused() -> None:
 def datasets(tmp_path: Path) -> list[Dataset]:
     """Images with everything; more of them without global tokens; text alone."""
     names = tuple(spec.name for spec in training.SPECS)
-    found = []
+    datasets = []
     for i, (rows, has) in enumerate([(20, names), (40, names[:2] + names[3:]), (12, ("caption",))]):
         specs = [spec for spec in training.SPECS if spec.name in has]
         shard = training.write_columns(tmp_path / str(i), f"set{i}", rows, seed=i, specs=specs)
-        found.append(Dataset(str(tmp_path / str(i) / "tokens"), (shard,), (3.0, 1.0, 1.0)[i], has))
-    return found
+        datasets.append(Dataset(str(tmp_path / str(i) / "tokens"), (shard,), (3.0, 1.0, 1.0)[i], has))
+    return datasets
 
 
 def loader(datasets: list[Dataset], tmp_path: Path, lanes: int = 4) -> TokenLoader:
@@ -140,14 +140,14 @@ def test_a_dataset_that_no_mixture_serves_is_refused(datasets: list[Dataset], tm
 def test_ranks_share_a_blend(datasets: list[Dataset], tmp_path: Path, world: int) -> None:
     def keys(rank: int, world: int) -> list[list[str]]:
         batches = loader(datasets, tmp_path).batches(2, 8, rank, world)
-        found = [batch.keys for _, batch in itertools.islice(batches, 5)]
+        keys = [batch.keys for _, batch in itertools.islice(batches, 5)]
         batches.close()  # type: ignore[attr-defined]
-        return found
+        return keys
 
     alone = keys(0, 1)
     together = [keys(rank, world) for rank in range(world)]
-    for step, mine in enumerate(alone):
-        assert Counter(mine) == Counter(key for rank in together for key in rank[step])
+    for step, keys in enumerate(alone):
+        assert Counter(keys) == Counter(key for rank in together for key in rank[step])
 
 
 def test_stores_number_their_groups_through(datasets: list[Dataset]) -> None:
@@ -166,17 +166,17 @@ def test_stores_number_their_groups_through(datasets: list[Dataset]) -> None:
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=3),
     lanes=st.sampled_from([1, 2, 4, 8]),
-    dealt=st.sampled_from([(1, 4), (3, 3), (3, 12), (4, 8), (5, 40)]),
+    sizes_of_run=st.sampled_from([(1, 4), (3, 3), (3, 12), (4, 8), (5, 40)]),
     ahead=st.integers(1, 4),
     seed=st.integers(0, 99),
 )
 @settings(deadline=None, max_examples=60)
-def test_what_a_batch_reads_is_there_over_many_epochs(
-    sizes: list[int], lanes: int, dealt: tuple[int, int], ahead: int, seed: int
+def test_row_groups_are_cached_over_many_epochs(
+    sizes: list[int], lanes: int, sizes_of_run: tuple[int, int], ahead: int, seed: int
 ) -> None:
     """Small datasets come round again in the middle of a batch, with sizes that lanes and ranks do not divide. As the
     loader does: blocks are wanted some batches ahead, begun, and read."""
-    world, batch = dealt
+    world, batch = sizes_of_run
     weights = [1.0, 9.0, 0.5][: len(sizes)]
     orders = [Order((size, 2 * size), seed, lanes, buffer_rows=16, repeat=1 + i) for i, size in enumerate(sizes)]
     order = Blend(orders, weights, seed) if len(sizes) > 1 else orders[0]
@@ -206,9 +206,7 @@ def test_what_a_batch_reads_is_there_over_many_epochs(
     st.integers(0, 99),
 )
 @settings(deadline=None, max_examples=60)
-def test_any_workers_and_kills_give_the_next_part_of_the_sequence(
-    attempts: list[tuple[int, int]], several: bool, seed: int
-) -> None:
+def test_a_blend_continues_on_any_ranks(attempts: list[tuple[int, int]], several: bool, seed: int) -> None:
     """Each attempt has a number of ranks and dies some steps after its checkpoint; one step in two is a checkpoint.
 
     What was trained on between checkpoints that count is the sequence from its beginning, none twice, none missing.

@@ -1,4 +1,4 @@
-"""Random numbers of samples: they have the distributions they should, and belong to their samples alone."""
+"""Random numbers of samples: their distributions, and that they depend on their sample alone."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_gamma_has_its_mean_and_variance(alpha: float) -> None:
     assert abs(values.var() - alpha) < 4 * error
 
 
-def test_gamma_of_one_is_exponential_and_of_a_half_is_a_squared_normal() -> None:
+def test_gamma_has_known_special_cases() -> None:
     values = np.exp(draws().log_gamma(np.full((MANY, 1), 1.0)).astype(np.float64))
     assert chi_square(np.exp(-values), 100) < 149
     shapes = np.tile([0.5, 0.5], (MANY, 1))

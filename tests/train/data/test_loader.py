@@ -184,7 +184,7 @@ def test_resuming_continues(root: Path) -> None:
     seed=st.integers(0, 9),
 )
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_batch_sizes_and_ranks_give_the_same_masked_samples(
+def test_samples_are_the_same_for_any_batch_and_ranks(
     root: Path, runs: list[tuple[tuple[int, int], int]], lanes: int, together: int, seed: int
 ) -> None:
     """Runs of other batch sizes on other numbers of ranks, one after another: no sample is lost or comes twice, and
@@ -197,8 +197,8 @@ def test_any_batch_sizes_and_ranks_give_the_same_masked_samples(
         done = 0
         for (size, world), steps in runs:
             ranks = [take(one.batches(0, size, rank, world, start_sample=done), steps) for rank in range(world)]
-            found = Counter(sample for batches in ranks for _, b in batches for sample in described(b))
-            assert found == Counter(straight[done : done + size * steps])
+            seen = Counter(sample for batches in ranks for _, b in batches for sample in described(b))
+            assert seen == Counter(straight[done : done + size * steps])
             done += size * steps
 
 

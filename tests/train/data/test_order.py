@@ -1,4 +1,4 @@
-"""The order: every row exactly as often as it should come, whoever reads, wherever one starts."""
+"""The order: every row exactly as often as it should come, on any number of ranks, from any start."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def test_ranks_and_restarts_continue_one_sequence(order: Order, data: st.DataObj
     for _ in range(data.draw(st.integers(1, 4))):
         world, per_rank = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 5))
         for _ in range(data.draw(st.integers(1, 3))):
-            dealt = [rank_positions(consumed, world * per_rank, rank, world) for rank in range(world)]
-            assert all(len(positions) == per_rank for positions in dealt)
-            assert sorted(np.concatenate(dealt).tolist()) == list(range(consumed, consumed + world * per_rank))
-            for positions in dealt:
+            parts = [rank_positions(consumed, world * per_rank, rank, world) for rank in range(world)]
+            assert all(len(positions) == per_rank for positions in parts)
+            assert sorted(np.concatenate(parts).tolist()) == list(range(consumed, consumed + world * per_rank))
+            for positions in parts:
                 assert rows_at(order, positions) == [expected[p] for p in positions]
             consumed += world * per_rank
 
@@ -137,7 +137,7 @@ def test_wrong_orders(fields: dict[str, int], message: str) -> None:
         Order(**{"group_rows": (3,), "seed": 0, **fields})  # type: ignore[arg-type]
 
 
-def test_wrong_deals() -> None:
+def test_wrong_ranks_are_refused() -> None:
     with pytest.raises(ValueError, match="batch size 10 does not divide among 4 ranks"):
         rank_positions(0, 10, 0, 4)
     with pytest.raises(ValueError, match=r"rank 2 is not among 0..1"):

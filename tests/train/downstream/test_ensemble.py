@@ -30,8 +30,8 @@ def test_numbers_are_averaged(form: Form) -> None:
 
 def test_pictures_are_averaged_and_rounded() -> None:
     members = np.array([[[0, 255, 10]], [[255, 255, 11]], [[255, 255, 12]]], np.uint8)
-    made = average(Form.COLORS, members)
-    assert made.dtype == np.uint8 and made.tolist() == [[170, 255, 11]]
+    averaged = average(Form.COLORS, members)
+    assert averaged.dtype == np.uint8 and averaged.tolist() == [[170, 255, 11]]
 
 
 @pytest.mark.parametrize("form", [Form.CLASSES, Form.NORMALS, Form.COLORS, Form.DEPTH])

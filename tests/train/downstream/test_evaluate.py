@@ -56,7 +56,7 @@ def test_what_is_not_fitted_is_missing(fitted: Recipe) -> None:
     assert [row["tokenizer"] for row in rows] == ["tok_canny_edge"]
 
 
-def test_one_that_cannot_be_measured_does_not_lose_the_table(fitted: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_failed_tokenizer_keeps_the_table(fitted: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     fill = evaluate.fill
 
     def without_rgb(*args: Any, **options: Any) -> Any:

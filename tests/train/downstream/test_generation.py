@@ -16,7 +16,6 @@ from fourmill_tests import data
 from fourmill.modalities import spec
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
-from fourmill.model.generation.known import SpecialIds
 from fourmill.recipe import RecipeError, parse
 from fourmill.tokenize import store, tokenizer
 from fourmill.tokenize.codec import Options
@@ -47,24 +46,35 @@ def job(tmp_path: Path) -> GenerateJob:
     path = tmp_path / "tokens" / NAMES[0] / "val-0.parquet"
     path.write_bytes(store.encode_column(column, ["a", "b", "c", "d"], [ids[0], None, ids[2], ids[3]]))
     splits = {"train": (), "val": (ShardRows("val-0", 4),)}
-    return GenerateJob(recipe(tmp_path), str(tmp_path), "print", specs, splits, Options(0, 64, 1), SpecialIds())
+    return GenerateJob(
+        root=str(tmp_path),
+        run_name="4m",
+        run=str(tmp_path),
+        fingerprint="print",
+        settings=recipe(tmp_path).generate,
+        specs=specs,
+        splits=splits,
+        options=Options(0, 64, 1),
+        first_sentinel=4,
+        num_sentinels=200,
+    )
 
 
-def made(job: GenerateJob, **chain: Any) -> dict[str, bytes]:
+def generated(job: GenerateJob, **chain: Any) -> dict[str, bytes]:
     torch.manual_seed(0)
     model = FourM(FourMConfig(job.specs, dim=16, num_heads=2, encoder_depth=1, decoder_depth=1)).eval()
-    return generation._generate_chain(job, model, recipe(Path(job.recipe.root), **chain).generate.chains[0])
+    return generation._generate_chain(job, model, recipe(Path(job.root), **chain).generate.chains[0])
 
 
 def test_an_ensemble_averages_what_its_members_decode_to(job: GenerateJob) -> None:
-    one, three = made(job), made(job, ensemble=3)
+    one, three = generated(job), generated(job, ensemble=3)
     assert one.keys() == three.keys() and json.loads(one["samples.json"])["samples"][1]["key"] == "c"
     column = f"{NAMES[1]}.parquet"
     assert one[column] == three[column], "tokens are those of the first member"
     torch.manual_seed(0)
     model = FourM(FourMConfig(job.specs, dim=16, num_heads=2, encoder_depth=1, decoder_depth=1)).eval()
     _, given = generation.conditions(job, [NAMES[0]], "val")
-    step = generation.model_step(recipe(Path(job.recipe.root)).generate.chains[0].to[0], job.specs[1])
+    step = generation.model_step(recipe(Path(job.root)).generate.chains[0].to[0], job.specs[1])
     several = generation.members(job, model, given, [step], 3)
     codes = [torch.from_numpy(np.asarray(member[NAMES[1]]).astype(np.int64)) for member in several]
     assert not torch.equal(codes[0], codes[1]) and not torch.equal(codes[1], codes[2])
@@ -74,15 +84,14 @@ def test_an_ensemble_averages_what_its_members_decode_to(job: GenerateJob) -> No
         np.testing.assert_allclose(values, decoded[:, i].mean(0), atol=1e-2)
 
 
-def test_batches_change_nothing_and_precision_is_what_was_asked_for(job: GenerateJob) -> None:
+def test_batch_size_changes_nothing_precision_does(job: GenerateJob) -> None:
     def run(**fields: Any) -> tuple[bytes, set[torch.dtype]]:
         torch.manual_seed(0)
         model = FourM(FourMConfig(job.specs, dim=16, num_heads=2, encoder_depth=1, decoder_depth=1)).eval()
         seen: set[torch.dtype] = set()
         model.encoder[0].mlp.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
-        settings = job.recipe.generate.model_copy(update=fields)
-        asking = replace(job, recipe=job.recipe.model_copy(update={"generate": settings}))
-        generation.run(asking, lambda folder, device: model.to(device))
+        changed = replace(job, settings=job.settings.model_copy(update=fields))
+        generation.run(changed, lambda folder, device: model.to(device))
         return Path(job.folder, "chain-0", f"{NAMES[1]}.parquet").read_bytes(), seen
 
     whole, dtypes = run(precision="fp32")
@@ -94,7 +103,7 @@ def test_batches_change_nothing_and_precision_is_what_was_asked_for(job: Generat
 def test_weights_of_conditions_change_what_is_generated(job: GenerateJob) -> None:
     def tokens(guidance: Any) -> bytes:
         steps = [{"target": NAMES[1], "scheme": "roar", "steps": 2, "guidance": guidance}]
-        return made(job, to=steps)[f"{NAMES[1]}.parquet"]
+        return generated(job, to=steps)[f"{NAMES[1]}.parquet"]
 
     assert tokens({NAMES[0]: 30.0}) == tokens({NAMES[0]: 30.0}) != tokens({NAMES[0]: -30.0})
     assert tokens({NAMES[0]: 30.0}) == tokens(30.0), "the only condition is all conditions"

@@ -12,7 +12,6 @@ from fourmill_tests import data
 from fourmill.modalities import spec
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
-from fourmill.model.generation.known import SpecialIds
 from fourmill.recipe import parse
 from fourmill.tokenize import store, tokenizer
 from fourmill.tokenize.codec import Options
@@ -51,14 +50,24 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> GenerateJob:
     changes = {"modalities": ["caption", TARGET], "generate__chains": [], "generate__samples": 9}
     recipe = parse(data.settings(root, ["x.tar"], **changes))
     splits = {"train": (ShardRows("nowhere", 0),), "val": (ShardRows("val-0", len(TEXTS)),)}
-    special = SpecialIds(first_sentinel=int(text.sentinel_ids[0]), num_sentinels=len(text.sentinel_ids))
-    return GenerateJob(recipe, str(root), "print", specs, splits, Options(0, 64, 1), special)
+    return GenerateJob(
+        root=str(root),
+        run_name="4m",
+        run=str(root),
+        fingerprint="print",
+        settings=recipe.generate,
+        specs=specs,
+        splits=splits,
+        options=Options(0, 64, 1),
+        first_sentinel=int(text.sentinel_ids[0]),
+        num_sentinels=len(text.sentinel_ids),
+    )
 
 
 @pytest.fixture(scope="module")
 def model(job: GenerateJob) -> FourM:
     """Overfitted on caption -> global tokens."""
-    root = Path(job.recipe.root)
+    root = Path(job.root)
     caption, target = (store.read(str(root / "tokens" / s.name / "val-0.parquet")) for s in job.specs)
     chosen = [i for i in range(len(TEXTS)) if i != MISSING]
     flat = [caption.crop(i, 0) for i in chosen]
@@ -69,40 +78,40 @@ def model(job: GenerateJob) -> FourM:
     alphas = ({"caption": 1.0}, {TARGET: 1.0})
     config = MaskingConfig((12, 12), (TOKENS, TOKENS), (ResolvedMixture(*alphas, keep={"caption": Keep.ALL}),))
     torch.manual_seed(0)
-    made = FourM(FourMConfig(job.specs, dim=32, num_heads=2, encoder_depth=1, decoder_depth=1))
-    optimizer = torch.optim.AdamW(made.parameters(), lr=1e-2)
+    trained = FourM(FourMConfig(job.specs, dim=32, num_heads=2, encoder_depth=1, decoder_depth=1))
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-2)
     for step in range(60):
-        loss = made(mask_batch(job.specs, config, tokens, np.random.default_rng(step))).loss
+        loss = trained(mask_batch(job.specs, config, tokens, np.random.default_rng(step))).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert made.config.outputs and loss.item() < 0.2
-    return made.eval()
+    assert trained.config.outputs and loss.item() < 0.2
+    return trained.eval()
 
 
 def test_captions_find_their_images(job: GenerateJob, model: FourM) -> None:
-    found = retrieve.run(job, lambda *_: model, "caption", top=3)
-    assert [one.query for one in found] == [("val-0", f"image{i}", i) for i in range(len(TEXTS))]
-    assert all(len(one.places) == 3 for one in found)
-    assert [one.rank for one in found] == [None if i == MISSING else 1 for i in range(len(TEXTS))]
-    assert retrieve.recall(found, top=(1, 3)) == pytest.approx({1: 5 / 6, 3: 5 / 6})
-    for one in found:
+    rankings = retrieve.run(job, lambda *_: model, "caption", top=3)
+    assert [one.query for one in rankings] == [("val-0", f"image{i}", i) for i in range(len(TEXTS))]
+    assert all(len(one.places) == 3 for one in rankings)
+    assert [one.rank for one in rankings] == [None if i == MISSING else 1 for i in range(len(TEXTS))]
+    assert retrieve.recall(rankings, top=(1, 3)) == pytest.approx({1: 5 / 6, 3: 5 / 6})
+    for one in rankings:
         cosines = [cosine for _, cosine in one.places]
         assert cosines == sorted(cosines, reverse=True) and -1.001 <= min(cosines) <= max(cosines) <= 1.001
 
 
 def test_a_sentence_finds_its_image(job: GenerateJob, model: FourM) -> None:
-    (found,) = retrieve.run(job, lambda *_: model, "caption", texts=["Rain on the SEA"], target=TARGET, top=1)
-    assert found.query == "Rain on the SEA" and found.places[0][0] == ("val-0", "image3", 3)
+    (ranking,) = retrieve.run(job, lambda *_: model, "caption", texts=["Rain on the SEA"], target=TARGET, top=1)
+    assert ranking.query == "Rain on the SEA" and ranking.places[0][0] == ("val-0", "image3", 3)
 
 
 def test_the_gallery_is_what_the_column_says(job: GenerateJob) -> None:
-    made = retrieve.gallery(job, job.specs[1], "val")
-    assert [place[1] for place in made.places] == [f"image{i}" for i in range(len(TEXTS)) if i != MISSING]
-    assert made.vectors.shape == (5, 12) and made.vectors.dtype == np.float16
-    ids = store.read(str(Path(job.recipe.root) / "tokens" / TARGET / "val-0.parquet")).values[0]
-    codes = tokenizer.load(Path(job.recipe.root) / "tokenizers" / TARGET).decode(torch.from_numpy(ids.astype(np.int64)))
-    np.testing.assert_allclose(made.vectors[0], codes[0].detach(), atol=1e-2)
+    images = retrieve.gallery(job, job.specs[1], "val")
+    assert [place[1] for place in images.places] == [f"image{i}" for i in range(len(TEXTS)) if i != MISSING]
+    assert images.vectors.shape == (5, 12) and images.vectors.dtype == np.float16
+    ids = store.read(str(Path(job.root) / "tokens" / TARGET / "val-0.parquet")).values[0]
+    codes = tokenizer.load(Path(job.root) / "tokenizers" / TARGET).decode(torch.from_numpy(ids.astype(np.int64)))
+    np.testing.assert_allclose(images.vectors[0], codes[0].detach(), atol=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -67,10 +67,10 @@ def test_it_learns_and_comes_back_from_disk(model: FourM, images: Stripes, tmp_p
 
 def test_the_same_call_gives_the_same_weights(model: FourM, images: Stripes) -> None:
     short = replace(SETTINGS, epochs=1)
-    (first, told), (second, again) = (transfer.finetune(model, images, images, short) for _ in range(2))
-    assert told == again
-    mine, theirs = first.state_dict(), second.state_dict()
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    (first, history), (second, second_history) = (transfer.finetune(model, images, images, short) for _ in range(2))
+    assert history == second_history
+    weights, second_weights = first.state_dict(), second.state_dict()
+    assert all(torch.equal(weights[name], second_weights[name]) for name in weights)
     other, _ = transfer.finetune(model, images, images, replace(short, seed=1))
     assert not torch.equal(other.head.linear.weight, first.head.linear.weight)
 

@@ -86,7 +86,7 @@ def test_recorded_text_masks_are_possible(case: dict[str, Any]) -> None:
     assert possible and first == case["input_budget"]
 
 
-def test_targets_over_budget_start_at_the_earliest_sentinel_that_fits() -> None:
+def test_long_targets_start_at_a_sentinel_that_fits() -> None:
     """Of [S1] a [S2] b [S3] c [S4] a budget of 4 pays for 4 tokens from S1 or S2, or for the 3 from S3. A budget of 6
     pays for 6 tokens from S1; from S2 and S3 less would be left, and the earliest whose rest fits is S2."""
     split = spans.split(np.arange(1000, 1006), np.tile([False, True], 3), np.array([6]), first_sentinel=5)

@@ -78,7 +78,7 @@ def text_of(tokens: ModalityTokens, sample: int) -> list[int]:
 def check_text(
     spec: ModalitySpec, tokens: ModalityTokens, b: PackedBatch, i: int, into: np.ndarray, out: np.ndarray
 ) -> None:
-    """Inputs and targets of one text tell no more than its tokens, each at most once, under the right sentinels."""
+    """Inputs and targets of one text hold only its tokens, each at most once, under the right sentinels."""
     text, shown = text_of(tokens, i), b.input_ids[i][into].tolist()
     queries, targets = b.query_ids[i][out].tolist(), b.target_ids[i][out].tolist()
     assert b.input_pos[i][into].tolist() == list(range(len(shown)))
@@ -145,7 +145,7 @@ def test_laws(seed: int, redistribute: bool, missing: float) -> None:
 @given(seed=st.integers(0, 10**6), redistribute=st.booleans(), data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_a_sample_is_masked_as_if_it_were_alone(seed: int, redistribute: bool, data: st.DataObject) -> None:
-    """Whoever is masked with it: what a sample gets follows from its tokens and its key."""
+    """A sample's mask follows from its tokens and its key, whatever samples are masked with it."""
     rng = np.random.default_rng(seed)
     tokens, keys = make_tokens(12, rng), rng.integers(0, 2**64, 12, dtype=np.uint64)
     config = replace(CONFIG, redistribute=redistribute)
@@ -189,9 +189,9 @@ def test_small_alphas_leave_a_token_to_give(modalities: int, total: int) -> None
     shape = (count, modalities)
     budgets, _ = masking.draw_budgets(np.full(shape, 0.01), np.full(count, total), fresh(count))
     assert (budgets.sum(1) == total).all()
-    for mine, theirs in (((budgets > 0).sum(1), (expected > 0).sum(1)), (budgets.max(1), expected.max(1).values),
+    for ours, reference in (((budgets > 0).sum(1), (expected > 0).sum(1)), (budgets.max(1), expected.max(1).values),
                          ((budgets == total).any(1), (expected == total).any(1))):  # fmt: skip
-        a, b = mine.astype(float), theirs.double().numpy()
+        a, b = ours.astype(float), reference.double().numpy()
         assert abs(a.mean() - b.mean()) < 4.5 * np.sqrt((a.var() + b.var()) / count)
 
 
@@ -215,7 +215,7 @@ def test_redistribution_fills_the_budgets() -> None:
 
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=40, deadline=None)
-def test_what_is_left_goes_in_proportion_to_shares_until_all_are_full(seed: int) -> None:
+def test_leftover_budget_follows_shares_and_room(seed: int) -> None:
     rng = np.random.default_rng(seed)
     budgets, capacity = rng.integers(0, 9, (30, 5)), rng.integers(0, 30, (30, 5))
     shares = rng.choice([0, 1e-300, 1e-20, 0.1, 0.3, 1.0], (30, 5))
@@ -224,7 +224,7 @@ def test_what_is_left_goes_in_proportion_to_shares_until_all_are_full(seed: int)
     given_out, room = filled - budgets, np.where(shares > 0, np.maximum(capacity - budgets, 0), 0)
     assert (given_out >= 0).all() and (given_out <= room).all()
     assert (given_out.sum(axis=1) == np.minimum(left, room.sum(axis=1))).all()
-    # Whoever has room left took no less for its share than anyone, give or take the token of rounding.
+    # A modality with room left took no less for its share than any other, but for one token of rounding.
     for extra, space, share in zip(given_out, room, shares, strict=True):
         for i in np.flatnonzero(extra < space):
             assert ((extra - 1) * share[i] <= (extra[i] + 1) * share).all()

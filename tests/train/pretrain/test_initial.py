@@ -29,30 +29,30 @@ def test_what_both_know_is_taken_over(tmp_path: Path) -> None:
     """Other modalities in another order: 4M-7 to 4M-21."""
     trained = model(CAPTION, RGB, TOK_RGB, seed=0)
     model_files.save(trained, tmp_path)
-    mine = model(*training.SPECS, seed=1)
+    target = model(*training.SPECS, seed=1)
     fresh = model(*training.SPECS, seed=1)
-    initial.fill(mine, str(tmp_path))
+    initial.fill(target, str(tmp_path))
     for name in ("tok_rgb", "caption"):
         for side in ("encoder_embeddings", "decoder_embeddings"):
-            assert torch.equal(getattr(mine, side).token_table(name), getattr(trained, side).token_table(name))
+            assert torch.equal(getattr(target, side).token_table(name), getattr(trained, side).token_table(name))
     for name in ("rgb", "tok_rgb", "caption"):
-        mine_row, their_row = (m.modality_table[m.config.index(name)] for m in (mine, trained))
-        assert torch.equal(mine_row, their_row)
+        new_row, old_row = (m.modality_table[m.config.index(name)] for m in (target, trained))
+        assert torch.equal(new_row, old_row)
     for side in ("encoder_embeddings", "decoder_embeddings"):
-        new, old = (getattr(m, side).token_table(GLOBAL.name) for m in (mine, fresh))
+        new, old = (getattr(m, side).token_table(GLOBAL.name) for m in (target, fresh))
         assert torch.equal(new, old), "a new modality keeps its fresh weights"
-    assert torch.equal(mine.projections.layers["rgb"].weight, trained.projections.layers["rgb"].weight)
-    for mine_block, their_block in zip(mine.encoder, trained.encoder, strict=True):
-        assert torch.equal(mine_block.attn.qkv.weight, their_block.attn.qkv.weight)
-    assert torch.equal(mine.mask_token, trained.mask_token)
+    assert torch.equal(target.projections.layers["rgb"].weight, trained.projections.layers["rgb"].weight)
+    for new_block, old_block in zip(target.encoder, trained.encoder, strict=True):
+        assert torch.equal(new_block.attn.qkv.weight, old_block.attn.qkv.weight)
+    assert torch.equal(target.mask_token, trained.mask_token)
 
 
 def test_learned_positions_are_taken_over() -> None:
-    trained, mine = model(GLOBAL, CAPTION, seed=0), model(*training.SPECS, seed=1)
-    initial.copy(trained, mine)
+    trained, target = model(GLOBAL, CAPTION, seed=0), model(*training.SPECS, seed=1)
+    initial.copy(trained, target)
     for side in ("encoder_embeddings", "decoder_embeddings"):
         assert torch.equal(
-            getattr(mine, side).position_rows_of(GLOBAL.name), getattr(trained, side).position_rows_of(GLOBAL.name)
+            getattr(target, side).position_rows_of(GLOBAL.name), getattr(trained, side).position_rows_of(GLOBAL.name)
         )
 
 
@@ -62,15 +62,15 @@ def test_the_published_format_is_read(tmp_path: Path) -> None:
     spec = replace(TOK_RGB, max_tokens=196)
     trained = model(spec, CAPTION, seed=0, tied_heads=False)
     ml4m.save(trained, tmp_path)
-    mine = model(CAPTION, spec, seed=1)
-    initial.fill(mine, str(tmp_path))
+    target = model(CAPTION, spec, seed=1)
+    initial.fill(target, str(tmp_path))
     assert torch.equal(
-        mine.encoder_embeddings.token_table("tok_rgb"), trained.encoder_embeddings.token_table("tok_rgb")
+        target.encoder_embeddings.token_table("tok_rgb"), trained.encoder_embeddings.token_table("tok_rgb")
     )
 
 
 @pytest.mark.parametrize(
-    ("theirs", "said"),
+    ("source", "problem"),
     [
         ({"dim": 64}, "dim is 32 here, and 64 in there; the models must have the same train.model"),
         ({"encoder_depth": 3}, "encoder_depth is 2 here, and 3 in there"),
@@ -84,14 +84,14 @@ def test_the_published_format_is_read(tmp_path: Path) -> None:
         ({"decoder_causal": True}, "decoder_causal"),
     ],
 )
-def test_another_architecture_is_refused_by_the_name_of_the_field(theirs: dict[str, object], said: str) -> None:
+def test_another_architecture_is_refused(source: dict[str, object], problem: str) -> None:
     """Weights of some of these would fit by their shapes, and compute something else."""
-    with pytest.raises(ValueError, match=rf"^train.init: {said}"):
-        initial.copy(model(*training.SPECS, seed=0, **theirs), model(*training.SPECS, seed=1), "there")
+    with pytest.raises(ValueError, match=rf"^train.init: {problem}"):
+        initial.copy(model(*training.SPECS, seed=0, **source), model(*training.SPECS, seed=1), "there")
 
 
 @pytest.mark.parametrize(
-    ("mine", "said"),
+    ("target", "problem"),
     [
         (replace(TOK_RGB, vocab_size=128), "tok_rgb has a vocabulary of 128 here, and 64 in there; the tokens differ"),
         (replace(TOK_RGB, max_tokens=9), "tok_rgb has as many tokens: 9 here, and 16 in there"),
@@ -99,9 +99,9 @@ def test_another_architecture_is_refused_by_the_name_of_the_field(theirs: dict[s
         (replace(GLOBAL, learned_positions=False), "has learned positions: False here, and True in there"),
     ],
 )
-def test_other_tokens_of_a_modality_are_refused(mine: ModalitySpec, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        initial.copy(model(*training.SPECS, seed=0), model(mine, CAPTION, seed=1), "there")
+def test_other_tokens_of_a_modality_are_refused(target: ModalitySpec, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        initial.copy(model(*training.SPECS, seed=0), model(target, CAPTION, seed=1), "there")
 
 
 def test_texts_may_be_longer_and_positions_are_those_of_4m() -> None:
@@ -113,10 +113,10 @@ def test_texts_may_be_longer_and_positions_are_those_of_4m() -> None:
 
 
 def test_two_tables_of_output_tokens_into_one_and_back() -> None:
-    """A tied table takes the output weights, which is all that a grid's decoder uses; texts are told about."""
-    trained, mine = model(TOK_RGB, CAPTION, seed=0, tied_heads=False), model(TOK_RGB, CAPTION, seed=1)
-    notes = initial.copy(trained, mine, "there")
-    assert all(torch.equal(mine.head(name), trained.head(name)) for name in ("tok_rgb", "caption"))
+    """A tied table takes the output weights, which is all that a grid's decoder uses; texts are named."""
+    trained, target = model(TOK_RGB, CAPTION, seed=0, tied_heads=False), model(TOK_RGB, CAPTION, seed=1)
+    notes = initial.copy(trained, target, "there")
+    assert all(torch.equal(target.head(name), trained.head(name)) for name in ("tok_rgb", "caption"))
     assert notes == ["train.init: the decoder of there reads caption by another table than it predicts with; "
                      "took the latter"]  # fmt: skip
     again = model(TOK_RGB, CAPTION, seed=2, tied_heads=False)
@@ -127,7 +127,7 @@ def test_two_tables_of_output_tokens_into_one_and_back() -> None:
         assert torch.equal(*tables)
 
 
-def test_modalities_are_found_by_their_published_names_and_new_ones_are_named(tmp_path: Path) -> None:
+def test_modalities_match_by_published_names(tmp_path: Path) -> None:
     """`rgb` at 32 pixels is `rgb@32` in a published folder, and is loaded under that name."""
     from fourmill.model.published import ml4m
 
@@ -135,21 +135,19 @@ def test_modalities_are_found_by_their_published_names_and_new_ones_are_named(tm
     trained = model(rgb, tok_rgb, seed=0)
     ml4m.save(trained, tmp_path)
     assert [spec.name for spec in ml4m.load(tmp_path).config.modalities] == ["rgb@32", "tok_rgb@32"]
-    mine = model(rgb, tok_rgb, CAPTION, seed=1)
-    assert initial.fill(mine, str(tmp_path)) == [
+    target = model(rgb, tok_rgb, CAPTION, seed=1)
+    assert initial.fill(target, str(tmp_path)) == [
         f"train.init: caption begin with fresh weights; {tmp_path} does not know them"
     ]
-    tables = [m.encoder_embeddings.token_table("tok_rgb") for m in (mine, trained)]
+    tables = [m.encoder_embeddings.token_table("tok_rgb") for m in (target, trained)]
     assert torch.equal(*tables)
-    assert torch.equal(mine.projections.layers["rgb"].weight, trained.projections.layers["rgb"].weight)
-    assert torch.equal(mine.modality_table[:2], trained.modality_table)
+    assert torch.equal(target.projections.layers["rgb"].weight, trained.projections.layers["rgb"].weight)
+    assert torch.equal(target.modality_table[:2], trained.modality_table)
     with pytest.raises(ValueError, match=r"knows none of the modalities caption; it knows rgb@32, tok_rgb@32"):
         initial.fill(model(CAPTION, seed=1), str(tmp_path))
 
 
-def test_a_folder_whose_configuration_is_in_the_header_is_found_from_anywhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_configuration_in_the_weights_header_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fourmill.model.published import ml4m
     from fourmill.train.settings import Train
 
@@ -164,8 +162,8 @@ def test_a_run_begins_with_them_and_is_another_run(tmp_path: Path) -> None:
     model_files.save(model(*training.SPECS, seed=7), tmp_path / "trained")
     one = training.trainer(training.job(tmp_path, init=str(tmp_path / "trained")))
     trained = model_files.load(tmp_path / "trained")
-    for (name, mine), theirs in zip(one.model.named_parameters(), trained.parameters(), strict=True):
-        assert torch.equal(mine, theirs), name
+    for (name, parameter), expected in zip(one.model.named_parameters(), trained.parameters(), strict=True):
+        assert torch.equal(parameter, expected), name
     before = initial.identity(str(tmp_path / "trained"))
     model_files.save(model(*training.SPECS, seed=8), tmp_path / "trained")
     assert initial.identity(str(tmp_path / "trained")) != before
@@ -183,9 +181,9 @@ def test_a_run_begins_with_a_checkpoint_of_another(tmp_path: Path) -> None:
     assert [initial.resolved(Train(init=place)).init for place in (str(folder), second)] == [fourth, second]
     prints = {initial.identity(place) for place in (second, fourth)}
     assert len(prints) == 2 and not prints & {second, fourth}
-    mine = model(*training.SPECS, seed=1)
-    assert initial.fill(mine, fourth) == []
-    assert all(torch.equal(p, q) for p, q in zip(mine.parameters(), trained.parameters(), strict=True))
+    target = model(*training.SPECS, seed=1)
+    assert initial.fill(target, fourth) == []
+    assert all(torch.equal(p, q) for p, q in zip(target.parameters(), trained.parameters(), strict=True))
 
 
 def test_what_is_not_there_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

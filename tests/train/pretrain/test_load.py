@@ -30,9 +30,11 @@ def equal(one: FourM, other: FourM) -> bool:
 
 
 def test_a_run_gives_its_newest_checkpoint(run: Path) -> None:
-    found = load_model(run)
-    assert equal(found, load_model(run.parent)) and equal(found, load_model(str(run / "checkpoints" / "step-00000004")))
-    assert not equal(found, load_model(run / "checkpoints" / "step-00000002"))
+    loaded = load_model(run)
+    assert equal(loaded, load_model(run.parent)) and equal(
+        loaded, load_model(str(run / "checkpoints" / "step-00000004"))
+    )
+    assert not equal(loaded, load_model(run / "checkpoints" / "step-00000002"))
 
 
 def test_a_finished_model_counts_before_checkpoints(run: Path, tmp_path: Path) -> None:

@@ -118,12 +118,12 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not(
         patch.setattr(Trainer, "train_step", dying)
         with pytest.raises(Died):
             train(job)
-    assert ledger.read(job.recipe.root, "runs/4m", job.fingerprint) is None
+    assert ledger.read(job.root, "runs/4m", job.fingerprint) is None
     torch.manual_seed(99)  # whatever state the next process has
     assert train(job).step == 12
-    assert runs.losses(Path(job.recipe.root)) == runs.losses(Path(recipe.root))
-    mine, theirs = (pretrain.load_model(j.folder).state_dict() for j in (job, whole))
-    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    assert runs.losses(Path(job.root)) == runs.losses(Path(recipe.root))
+    actual, expected = (pretrain.load_model(j.folder).state_dict() for j in (job, whole))
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 def test_a_loss_that_is_not_finite_is_named(trained: tuple[Recipe, TrainJob], tmp_path: Path) -> None:
@@ -138,9 +138,9 @@ def test_no_checkpoint_holds_what_is_not_finite(trained: tuple[Recipe, TrainJob]
     job = job_of(copied(trained[0], tmp_path / "out", **options, train__checkpoint_every=3))
     with pytest.raises(FloatingPointError, match=r"is (nan|inf) at step [123] "):
         train(job)
-    for found in checkpoint.complete(str(Path(job.folder, "checkpoints"))):
+    for saved in checkpoint.complete(str(Path(job.folder, "checkpoints"))):
         weights = Weights(FourM(pretrain.model_config(job)))
-        sharded.load(found, weights.tensors())
+        sharded.load(saved, weights.tensors())
         assert all(torch.isfinite(tensor).all() for tensor in weights.tensors().values())
 
 
@@ -176,10 +176,10 @@ def test_a_run_killed_before_its_commit_has_the_same_record(
         with pytest.raises(Died):
             train(job)
     train(job)
-    mine, theirs = (ledger.read(j.recipe.root, "runs/4m", j.fingerprint) for j in (job, whole))
-    assert mine is not None and theirs is not None
+    actual, expected = (ledger.read(j.recipe.root, "runs/4m", j.fingerprint) for j in (job, whole))
+    assert actual is not None and expected is not None
     clock = ("tokens_per_second", "data_wait_share")
-    numbers = [{n: v for n, v in r.identity["metrics"].items() if n not in clock} for r in (mine, theirs)]
+    numbers = [{n: v for n, v in r.identity["metrics"].items() if n not in clock} for r in (actual, expected)]
     assert numbers[0] == numbers[1] and {"loss", "val_loss"} <= set(numbers[0])
 
 
@@ -234,7 +234,7 @@ def test_what_is_watched_does_not_make_another_run(tokenized: Recipe) -> None:
     assert len(others | {before}) == 5
 
 
-def test_shards_that_lack_a_column_are_left_out_and_none_is_a_sentence(tokenized: Recipe, tmp_path: Path) -> None:
+def test_shards_without_a_column_are_left_out(tokenized: Recipe, tmp_path: Path) -> None:
     recipe = copied(tokenized, tmp_path / "out")
     (tmp_path / "out/ledger/tokens/caption/train-00000.json").unlink()
     assert [shard.name for shard in job_of(recipe).shards] == ["train-00001"]
@@ -253,15 +253,15 @@ def test_other_roots_are_trained_on_too(tokenized: Recipe, tmp_path: Path) -> No
     shares = [{"weight": 3.0}, {"root": str(tmp_path / "other"), "weight": 1.0, "mixtures": texts, "repeat": 3}]
     recipe = copied(tokenized, tmp_path / "out", train__datasets=shares)
     job = job_of(recipe)
-    mine, theirs = job.datasets
-    assert (mine.url, theirs.url) == (f"{recipe.root}/tokens", f"{tmp_path}/other/tokens")
-    assert (mine.weight, theirs.weight) == (3.0, 1.0) and (mine.repeat, theirs.repeat) == (1, 3)
+    own, other = job.datasets
+    assert (own.url, other.url) == (f"{recipe.root}/tokens", f"{tmp_path}/other/tokens")
+    assert (own.weight, other.weight) == (3.0, 1.0) and (own.repeat, other.repeat) == (1, 3)
     count = len(recipe.train.mixtures)
-    assert (mine.mixtures, theirs.mixtures) == (range(count), range(count, count + 1))
+    assert (own.mixtures, other.mixtures) == (range(count), range(count, count + 1))
     assert [m.weight for m in masking_config(job, job.datasets).mixtures[count:]] == [2.0]
     assert len(masking_config(job).mixtures) == count
-    assert mine.modalities == ("rgb", *names) and theirs.modalities == tuple(names)
-    assert mine.shards == theirs.shards == job.shards and job.rows == 32
+    assert own.modalities == ("rgb", *names) and other.modalities == tuple(names)
+    assert own.shards == other.shards == job.shards and job.rows == 32
     seen: set[str] = set()
     options = {"train__datasets": shares, "train__base_lr": 1e-3}
     assert job_of(copied(tokenized, tmp_path / "b", **options)).fingerprint != job.fingerprint
@@ -336,8 +336,8 @@ def test_generation_gives_what_was_asked_for(trained: tuple[Recipe, TrainJob]) -
     summary = generate.make(Project(recipe))
     assert summary.made == 1 and summary.complete
     (folder,) = Path(job.folder).glob("generated/*/chain-0")
-    told = json.loads((folder / "samples.json").read_text())
-    assert [(s["shard"], s["key"], s["row"]) for s in told["samples"]] == [
+    content = json.loads((folder / "samples.json").read_text())
+    assert [(s["shard"], s["key"], s["row"]) for s in content["samples"]] == [
         ("val-00000", "000050", 0),
         ("val-00000", "000051", 1),
     ]

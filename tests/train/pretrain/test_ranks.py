@@ -31,19 +31,19 @@ def test_ranks_share_a_run(tmp_path: Path) -> None:
 
     newest = checkpoint.newest(str(tmp_path / "shrinks/runs/4m/print/checkpoints"))
     assert newest is not None and newest.step == 4
-    told = json.loads(newest.read(checkpoint.MARKER))
-    writers = {name.split("-")[1] for name in told["files"]}
+    marker = json.loads(newest.read(checkpoint.MARKER))
+    writers = {name.split("-")[1] for name in marker["files"]}
     assert writers == {"00000", "00001"}, "every rank writes its own part"
-    parts = told["tensors"]["model.encoder.0.attn.qkv.weight"]["chunks"]
+    parts = marker["tensors"]["model.encoder.0.attn.qkv.weight"]["chunks"]
     assert [part["sizes"] for part in parts] == [[48, 32], [48, 32]]
     training.train(training.job(tmp_path / "shrinks", **ranks.SHARDED))  # the rest, in one process
 
     for name, alone in (("ddp", plain), ("shrinks", sharded), ("grows", sharded)):
-        root = Path(alone.job.recipe.root)
+        root = Path(alone.job.root)
         np.testing.assert_allclose(curves(tmp_path / name), curves(root), rtol=2e-4, atol=1e-6, err_msg=name)
-        mine, theirs = (model_files.load(at / "runs/4m/print/model").state_dict() for at in (tmp_path / name, root))
-        for key in theirs:
-            torch.testing.assert_close(mine[key], theirs[key], rtol=1e-3, atol=2e-4)
+        shared, single = (model_files.load(at / "runs/4m/print/model").state_dict() for at in (tmp_path / name, root))
+        for key in single:
+            torch.testing.assert_close(shared[key], single[key], rtol=1e-3, atol=2e-4)
     check_skipped(tmp_path)
 
 

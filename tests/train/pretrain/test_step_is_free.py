@@ -84,9 +84,9 @@ def test_the_step_is_one_graph(one: Trainer) -> None:
         return loss
 
     torch._dynamo.reset()
-    told = torch._dynamo.explain(step)(batch)
-    assert (told.graph_count, told.graph_break_count) == (1, 0), told.break_reasons
-    assert told.op_count > 100
+    explained = torch._dynamo.explain(step)(batch)
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
+    assert explained.op_count > 100
 
 
 def test_blocks_of_a_side_share_a_graph(one: Trainer, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
 
 
 def test_the_loss_falls_and_everything_is_logged(whole: Trainer) -> None:
-    rows = runs.losses(Path(whole.job.recipe.root))
+    rows = runs.losses(Path(whole.job.root))
     train = [row for row in rows if row["kind"] == "train"]
     assert [row["step"] for row in train] == [1, 2, 3, 4, 5, 6]
     assert train[-1]["loss"] < train[0]["loss"] - 0.1
@@ -44,9 +44,9 @@ def test_a_killed_run_goes_on_as_if_it_had_not(whole: Trainer, tmp_path: Path, a
     training.train_until(job, at)
     torch.manual_seed(99)
     training.train(job)
-    assert runs.losses(tmp_path) == runs.losses(Path(whole.job.recipe.root))
-    mine, theirs = weights_of(job.folder), weights_of(whole.job.folder)
-    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    assert runs.losses(tmp_path) == runs.losses(Path(whole.job.root))
+    actual, expected = weights_of(job.folder), weights_of(whole.job.folder)
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 def test_a_damaged_checkpoint_is_passed_over(whole: Trainer, tmp_path: Path) -> None:
@@ -54,11 +54,11 @@ def test_a_damaged_checkpoint_is_passed_over(whole: Trainer, tmp_path: Path) -> 
     job = training.job(tmp_path)
     training.train_until(job, 5)
     Path(job.folder, "checkpoints", "step-00000004", checkpoint.MARKER).write_text("{")
-    made = training.train(job)
-    assert [note.partition("; ")[2] for note in made.notes] == ["passed over for step 2"]
-    assert runs.losses(tmp_path) == runs.losses(Path(whole.job.recipe.root))
-    mine, theirs = weights_of(job.folder), weights_of(whole.job.folder)
-    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    finished = training.train(job)
+    assert [note.partition("; ")[2] for note in finished.notes] == ["passed over for step 2"]
+    assert runs.losses(tmp_path) == runs.losses(Path(whole.job.root))
+    actual, expected = weights_of(job.folder), weights_of(whole.job.folder)
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
@@ -100,7 +100,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(
     assert all(int(later[name]) == 3 for name in later if name.startswith("step."))
 
 
-def test_a_run_goes_on_without_such_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nonfinite_steps_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are in the log, and a run that was stopped in between ends with the same weights, bit by bit."""
     with monkeypatch.context() as patch:
         poison(patch, 2, 3)
@@ -120,11 +120,11 @@ def test_a_run_goes_on_without_such_steps(tmp_path: Path, monkeypatch: pytest.Mo
     assert rows[0]["modalities"] == list(whole.outputs), "the losses were good, so nobody knows which it was"
     assert len(rows[0]["samples"]) == 8 and all(key.startswith("train-") for key in rows[0]["samples"])
     for name in ("model", "last"):
-        mine, theirs = weights_of(killed.folder, name), weights_of(whole.job.folder, name)
-        assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+        actual, expected = weights_of(killed.folder, name), weights_of(whole.job.folder, name)
+        assert all(torch.equal(actual[key], expected[key]) for key in expected)
 
 
-def test_too_many_such_steps_in_a_row_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_skipped_steps_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not those with others in between; and what is advised then is another run that begins with these weights."""
     monkeypatch.setattr(trainer, "MAX_SKIPPED", 3)
     poison(monkeypatch, 1, 2, 4, 5, 6)
@@ -148,7 +148,7 @@ def test_how_a_step_is_divided_does_not_change_it(whole: Trainer, tmp_path: Path
     base = {"loss": change["loss"]} if "loss" in change else {}
     plain = training.train(training.job(tmp_path / "plain", **base)) if base else whole
     training.train(training.job(tmp_path / "other", **change))
-    np.testing.assert_allclose(losses(tmp_path / "other"), losses(Path(plain.job.recipe.root)), rtol=1e-4)
+    np.testing.assert_allclose(losses(tmp_path / "other"), losses(Path(plain.job.root)), rtol=1e-4)
 
 
 def test_the_token_loss_is_the_mean_over_all_targets(tmp_path: Path) -> None:
@@ -172,11 +172,11 @@ def test_the_modality_loss_is_the_models_own(tmp_path: Path) -> None:
 
 
 def test_bfloat16_trains_like_float32(whole: Trainer, tmp_path: Path) -> None:
-    made = training.train(training.job(tmp_path, precision="bf16"))
-    assert all(p.dtype == torch.float32 for p in made.model.parameters())
-    mine, theirs = losses(tmp_path), losses(Path(whole.job.recipe.root))
-    np.testing.assert_allclose(mine, theirs, rtol=0.02)
-    assert not np.array_equal(mine, theirs)
+    finished = training.train(training.job(tmp_path, precision="bf16"))
+    assert all(p.dtype == torch.float32 for p in finished.model.parameters())
+    actual, expected = losses(tmp_path), losses(Path(whole.job.root))
+    np.testing.assert_allclose(actual, expected, rtol=0.02)
+    assert not np.array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("use_ema", [True, False])
@@ -198,15 +198,15 @@ def test_the_average_is_kept_beside_the_weights(whole: Trainer, tmp_path: Path, 
     training.train(job)
     raw, other = ("last", "model") if use_ema else ("model", "ema")
     plain = weights_of(whole.job.folder)
-    mine = weights_of(job.folder, raw)
-    assert all(torch.equal(mine[name], plain[name]) for name in plain)
+    actual = weights_of(job.folder, raw)
+    assert all(torch.equal(actual[name], plain[name]) for name in plain)
     moved = weights_of(job.folder, other)
     assert any(not torch.equal(moved[name], plain[name]) for name in plain)
     chosen = load_model(job.folder).state_dict()
-    assert all(torch.equal(chosen[name], (moved if use_ema else mine)[name]) for name in plain)
+    assert all(torch.equal(chosen[name], (moved if use_ema else actual)[name]) for name in plain)
     values = [row["loss"] for row in runs.losses(tmp_path) if row["kind"] == "val"]
-    theirs = [row["loss"] for row in runs.losses(Path(whole.job.recipe.root)) if row["kind"] == "val"]
-    assert (values == theirs) is not use_ema
+    expected = [row["loss"] for row in runs.losses(Path(whole.job.root)) if row["kind"] == "val"]
+    assert (values == expected) is not use_ema
 
 
 def test_a_model_can_be_had_before_its_run_ends(whole: Trainer, tmp_path: Path) -> None:
@@ -248,8 +248,8 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypa
     assert checkpoint.newest(one.checkpoints) is None
     go.set()
     one.saver.wait()
-    found = checkpoint.newest(one.checkpoints)
-    assert found is not None and found.step == 1
+    latest = checkpoint.newest(one.checkpoints)
+    assert latest is not None and latest.step == 1
     other = training.trainer(job)
     assert other.step == 1
     for name, tensor in other.weights.tensors().items():
@@ -277,9 +277,7 @@ def test_models_are_whole_or_are_none(whole: Trainer) -> None:
 
 
 @pytest.mark.parametrize(("world", "batch", "accumulate"), [(1, 8, 1), (2, 24, 1), (3, 24, 2), (4, 8, 2), (1, 48, 1)])
-def test_validation_is_of_the_same_samples_and_masks_on_any_workers(
-    tmp_path: Path, world: int, batch: int, accumulate: int
-) -> None:
+def test_validation_is_the_same_on_any_workers(tmp_path: Path, world: int, batch: int, accumulate: int) -> None:
     """Exactly the samples that were asked for, in micro-batches that are no larger than those of training."""
 
     def validated(world: int, **settings: Any) -> tuple[dict[str, bytes], int]:
