@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol, cast
 
+from .infra import logs
+
 EXAMPLES = """examples:
   fourmill demo                                     the whole line on real photos, some six minutes
   fourmill init --samples 'data/{00000..00009}.tar' --root out > recipe.yaml
@@ -65,12 +67,13 @@ def parser() -> argparse.ArgumentParser:
     """The command line, every verb with its help and examples."""
     top = argparse.ArgumentParser(
         prog="fourmill",
-        usage="fourmill [-h] [--version] VERB ...",
+        usage="fourmill [-h] [--version] [--log-level LEVEL] [--log-file FILE] VERB ...",
         description="Turn image-text shards into aligned multimodal tokens, and train 4M on them.\n\n" + _overview(),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="store_true", help="print the version and exit")
+    _add_logging(top, default=None)
     commands = top.add_subparsers(dest="verb", metavar="VERB", help=argparse.SUPPRESS, prog="fourmill")
     for name, verb in verbs().items():
         command = commands.add_parser(
@@ -80,7 +83,16 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         verb.add_arguments(command)
+        # Options may stand before the verb and after it; unset ones must not undo those before.
+        _add_logging(command, default=argparse.SUPPRESS)
     return top
+
+
+def _add_logging(command: argparse.ArgumentParser, default: str | None) -> None:
+    options = command.add_argument_group("logging")
+    text = "debug, info, warning or error (default: warning; with --log-file: info)"
+    options.add_argument("--log-level", choices=logs.LEVELS, metavar="LEVEL", default=default, help=text)
+    options.add_argument("--log-file", metavar="FILE", default=default, help="append events to this file")
 
 
 def _overview() -> str:
@@ -106,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         top.print_help()
         return 2
     try:
+        logs.configure(args.log_level, args.log_file)
         return verbs()[args.verb].main(args)
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on from here", file=sys.stderr)
@@ -116,7 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What users can mend is said in a sentence; anything else is our bug and keeps its traceback.
         mendable = isinstance(error, OSError) or type(error) in (ValueError, ImportError, ModuleNotFoundError)
         if mendable or _is_ours(error):
-            print(f"fourmill {args.verb}: {error}", file=sys.stderr)
+            # Parts name themselves in their errors; the verb need not be read twice.
+            text = str(error).removeprefix(f"{args.verb}: ")
+            print(f"fourmill {args.verb}: {text}", file=sys.stderr)
             return 2
         raise
 

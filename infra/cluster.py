@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,6 +39,7 @@ def cluster(address: str | None = None) -> Iterator[Any]:
     if address:
         ray.init(address=address, **quiet)
     else:
+        print("starting Ray on this machine", file=sys.stderr, flush=True)
         ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
     try:
         yield ray

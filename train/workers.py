@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..infra import logs
 from ..infra.cluster import cluster
 from ..infra.progress import Progress
 
@@ -164,6 +165,7 @@ def guard(work: Work) -> Work:
     """
 
     def guarded(config: dict[str, Any]) -> None:
+        logs.configure_worker()
         reporter: Reporter = config["reporter"]
         if reporter.begin():
             return
@@ -201,6 +203,8 @@ def run(work: Work, config: dict[str, Any], resources: Resources, stage: str, ad
         from ray.train.torch import TorchTrainer
 
         bundle = bundle_of(resources, [node["Resources"] for node in ray.nodes() if node["Alive"]], stage)
+        # Ray Train says nothing until its workers are up, which takes a quarter of a minute.
+        print(f"{stage}: starting {_workers_text(resources, bundle)}", file=sys.stderr, flush=True)
         board = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
         config = {**config, "reporter": Reporter(board), "threads": max(1, int(bundle["CPU"]))}
         # mypy sees the classes of Ray Train v1, which have no limit of placements and no range of workers.
@@ -218,6 +222,13 @@ def run(work: Work, config: dict[str, Any], resources: Resources, stage: str, ad
                 run_config=RunConfig(storage_path=scratch, failure_config=failures),
             )
             _watch(trainer, board, resources.least < resources.most)
+
+
+def _workers_text(resources: Resources, bundle: dict[str, float]) -> str:
+    """Such as "2 workers with 1 CPU and 1 GPU each"."""
+    number = f"{resources.least} to {resources.most}" if resources.least < resources.most else str(resources.most)
+    what = " and ".join(f"{amount:g} {name}{'s' if amount != 1 else ''}" for name, amount in bundle.items())
+    return f"{number} worker{'s' if resources.most != 1 else ''} with {what} each"
 
 
 def _watch(trainer: Any, board: Any, elastic: bool) -> None:

@@ -1,14 +1,19 @@
-"""`fourmill init`: a commented starter recipe, after a look into the first shard."""
+"""The recipe that `fourmill init` writes: what the first shard holds, at sizes that suit the data and a machine."""
 
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..pipelines import images, source
 from ..pipelines.reject import Reject
+from . import sizes
+from .machines import Machine, here
+from .sizes import Sizes
 
 LOOKED_AT = 50  # samples of the first shard
 
@@ -24,8 +29,8 @@ samples:
 seed: 0                     # of crops, shuffles and masks
 
 images:
-  size: 224                 # pixels along a side of a crop
-  patch_size: 16            # pixels along a side of a token: 14 x 14 tokens
+  size: {image_size:<18}  # pixels along a side of a crop; 4M's 224
+  patch_size: {patch_size:<12}  # pixels along a side of a token: 14 x 14 tokens
   crops: 1                  # crop 0 is the centre crop, further ones are random
 
 modalities:                 # what is tokenized and trained on
@@ -39,18 +44,22 @@ labels:
     det: {{specialist: hog_people}}   # people only, without a download; leave it out for a COCO detector
 
 tokenizers:
-  text: {{vocab_size: 30000}} # WordPiece, fitted on the captions
-  common:                   # of all fitted tokenizers; these sizes suit a few GPUs and some hours
+  text: {{vocab_size: {vocab_size}}}  # WordPiece, fitted on the captions
+  common:                   # of all fitted tokenizers
     decoder: vit            # 4M's own for pictures: unet, by diffusion; takes days
-    codebook_size: 8192
-    dim: 384
-    encoder_depth: 8
-    decoder_depth: 8
-    heads: 6
-    steps: 50000
-    batch_size: 256
-    precision: fp32         # bf16 on GPUs that have it
-    samples: 100000         # crops that are fitted on
+    codebook_size: {tokenizer.codebook_size}
+    dim: {tokenizer.dim}
+    encoder_depth: {tokenizer.encoder_depth}
+    decoder_depth: {tokenizer.decoder_depth}
+    heads: {tokenizer.heads}
+{quick}    steps: {fit_steps}
+    batch_size: {fit_batch}
+    accumulate: {fit_accumulate:<12}  # parts of a batch, one after the other, as memory allows
+    base_lr: {fit_base_lr:<15}  # for a batch of 256, scaled linearly
+    warmup_steps: {fit_warmup}
+    precision: {fit_precision}
+    samples: {fit_samples:<15}  # crops that are fitted on
+    checkpoint_every: {fit_checkpoint}
   # each: {{tok_rgb: {{codebook_size: 16384}}}}   # what differs for one of them
 
 engine:                     # how the work is spread; changes no result
@@ -58,17 +67,26 @@ engine:                     # how the work is spread; changes no result
   cpus: 1                   # for each actor
   batch_size: 32
 
+fit: {fit}  # each worker fits whole tokenizers
+
 train:
   name: 4m
-  model: {{dim: 384, encoder_depth: 6, decoder_depth: 6, heads: 6}}   # 4M-B: dim 768, depths 12, heads 12
+  model: {model_sizes}  # 4M-B: 768, 12, 12, 12
   input_tokens: 128
   target_tokens: 128
   mixtures:
     - {{input_alpha: 0.5, target_alpha: 0.5}}   # 4M-7: symmetric Dirichlets
-  batch_size: 256
-  steps: 100000
-  base_lr: 1.0e-4           # for a batch of 256, scaled linearly
-  # gpus: 1                 # for each of `workers`
+  batch_size: {batch_size}
+  accumulate: {accumulate:<14}  # parts of a batch, one after the other, as memory allows
+  steps: {steps:<19}  # about {epochs:,.0f} times each sample
+  warmup_steps: {warmup}
+  base_lr: {base_lr:<17}  # for a batch of 256, scaled linearly
+  clip_norm: 1.0
+  validate_every: {validate_every}
+  validation_samples: {validation_samples}
+  checkpoint_every: {checkpoint_every}
+  workers: {train_workers}
+  gpus: {gpus:<20}  # for each worker
 
 generate:
   samples: 8
@@ -77,15 +95,50 @@ generate:
 """
 
 
-def recipe_text(train: Sequence[str], val: Sequence[str], root: str) -> str:
-    """The recipe as YAML text. ValueError if no shard is found, or the first one cannot be read."""
+# What makes a tokenizer of minutes: it begins as principal components of patches, and its codebook follows quickly.
+QUICK = """\
+    warm_start: true
+    out_conv: false
+    norm_latents: true
+    loss: mse
+    ema_decay: 0.95
+    dead_code_coefficient: 8
+    average: 0.9
+    color_jitter: 0.15      # few photos do not hold every colour
+"""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the first shard holds.
+
+    samples: of the whole shard. findings: sentences.
+    """
+
+    samples: int
+    findings: list[str]
+    has_captions: bool
+
+
+def recipe_text(train: Sequence[str], val: Sequence[str], root: str, machine: Machine | None = None) -> str:
+    """The recipe as YAML text.
+
+    Args:
+        train, val: shards: URLs, brace patterns, globs or folders.
+        machine: that it is to run on; this one if None.
+
+    Raises:
+        ValueError: no shard is found, or the first one cannot be read.
+    """
     urls = source.expand(list(train))
-    findings, has_captions = look(urls[0])
-    findings = [f"{len(urls)} training shards; {findings[0]}", *findings[1:]]
-    text = ["caption"] if has_captions else []
+    first, machine = look(urls[0]), machine or here()
+    samples = _estimated_samples(urls, first.samples)
+    findings = [f"{len(urls)} training shards; {first.findings[0]}", *first.findings[1:]]
+    findings.append(f"sizes are for about {samples:,} samples on {machine}")
+    text = ["caption"] if first.has_captions else []
     modalities = ["rgb", "tok_rgb", "tok_canny_edge", "color_palette", "metadata", *text, "det"]
     chains = ["    - {inputs: [rgb], to: [tok_canny_edge, " + ", ".join([*text, "det"]) + "]}"]
-    if has_captions:
+    if first.has_captions:
         chains.append("    - {inputs: [caption], to: [{target: tok_rgb, guidance: 2.0}]}")
     keep = [*text, "det", "color_palette", "metadata"]
     return TEMPLATE.format(
@@ -94,21 +147,65 @@ def recipe_text(train: Sequence[str], val: Sequence[str], root: str) -> str:
         train=json.dumps(train[0] if len(train) == 1 else list(train)),
         val=json.dumps(list(val)),
         modalities="\n".join(f"  - {name}" for name in modalities),
-        keep=json.dumps(keep).replace('"', ""),
+        keep=_flow(keep),
         chains="\n".join(chains),
+        **_fields(sizes.choose(samples, machine), samples, machine),
     )
 
 
-def look(url: str) -> tuple[list[str], bool]:
-    """What the first samples of a shard hold, as sentences, and whether any has a caption."""
+def _fields(chosen: Sizes, samples: int, machine: Machine) -> dict[str, object]:
+    """The fields of the template that are sizes."""
+    tokenizer, model = chosen.tokenizer, chosen.model
+    cpus = max(1, machine.cores // chosen.fit_workers)
+    fit = {"workers": chosen.fit_workers, "gpus" if chosen.gpus else "cpus": 1 if chosen.gpus else cpus}
+    return {
+        **vars(chosen),
+        "quick": QUICK if tokenizer.short else "",
+        "fit": _flow(fit),
+        "fit_base_lr": _number(tokenizer.lr * 256 / chosen.fit_batch),
+        "fit_warmup": chosen.fit_steps // 20,
+        "fit_checkpoint": max(100, chosen.fit_steps // 20),
+        "model_sizes": _flow(
+            {name: getattr(model, name) for name in ("dim", "encoder_depth", "decoder_depth", "heads")}
+        ),
+        "base_lr": _number(model.lr * 256 / chosen.batch_size),
+        "warmup": chosen.steps // 20,
+        "epochs": chosen.steps * chosen.batch_size / max(samples, 1),
+        "validate_every": max(1, chosen.steps // 4),
+        "checkpoint_every": max(100, chosen.steps // 10),
+    }
+
+
+def _flow(value: object) -> str:
+    """A list or mapping on one line of YAML."""
+    return json.dumps(value).replace('"', "")
+
+
+def _number(value: float) -> str:
+    """In the form that YAML reads as a number: 6.4e-2."""
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def _estimated_samples(urls: Sequence[str], first: int) -> int:
+    """Samples of all shards: by their bytes if they are files here, else as if all were like the first."""
+    try:
+        bytes_ = [os.path.getsize(url) for url in urls]
+    except OSError:
+        return first * len(urls)
+    return round(first * sum(bytes_) / max(bytes_[0], 1)) if first else 0
+
+
+def look(url: str) -> Look:
+    """Look into the first samples of a shard. ValueError or OSError if it cannot be read."""
     with tempfile.TemporaryDirectory() as scratch, source.open_shard(url, scratch) as shard:
         samples = shard.samples[:LOOKED_AT]
         kinds: Counter[str] = Counter(extension for sample in samples for extension in sample.members)
-        captions, sizes = 0, []
+        captions, shorter_sides = 0, []
         for sample in samples:
             try:
                 captions += shard.caption(sample) is not None
-                sizes.append(images.decode(shard.image(sample), 100_000_000).shape[:2])
+                shorter_sides.append(min(images.decode(shard.image(sample), 100_000_000).shape[:2]))
             except Reject:
                 continue
         findings = [f"the first has {len(shard.samples):,} samples ({url})"]
@@ -118,9 +215,10 @@ def look(url: str) -> tuple[list[str], bool]:
                 + ", ".join(f"{count} with .{kind}" for kind, count in kinds.most_common())
                 + f"; {captions} with a caption"
             )
-        if sizes:
-            shorts = sorted(min(size) for size in sizes)
-            findings.append(f"images are {shorts[0]} to {shorts[-1]} px along the shorter side")
-        findings += [f"found: {reason}" for _, reason in shard.rejects[:3]]
+        if shorter_sides:
+            findings.append(f"images are {min(shorter_sides)} to {max(shorter_sides)} px along the shorter side")
+        elif samples:
+            findings.append("none of these has an image that can be read: every sample will be rejected")
+        findings += [f"rejected there: {reason}" for _, reason in shard.rejects[:3]]
         # An empty first shard says nothing about captions; assume the usual.
-        return findings, captions > 0 or not samples
+        return Look(len(shard.samples), findings, captions > 0 or not samples)

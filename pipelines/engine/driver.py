@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...infra import ledger
+from ...infra import ledger, logs
 from ...infra.cluster import cluster
 from ...infra.progress import Progress
 from ...modalities import TEXT
@@ -43,6 +43,7 @@ class _Worker:
     def __init__(self, job: Job, threads: int) -> None:
         import cv2
 
+        logs.configure_worker()
         # One core an actor: OpenCV and torch must not each start a thread for every core of the machine. It also makes
         # sums come out in the same order everywhere, so that tokens are equal bit for bit.
         cv2.setNumThreads(1)

@@ -75,3 +75,34 @@ def test_several_patterns_and_quotes(tmp_path: Path) -> None:
     recipe = recipes.parse(yaml.safe_load(starter.recipe_text(train, [], 's3://b/"x"')))
     assert recipe.samples.train == train and recipe.root == 's3://b/"x"'
     assert json.dumps(train[0]) in starter.recipe_text(train, [], "out")
+
+
+def test_patterns_that_the_shell_has_expanded(tmp_path: Path) -> None:
+    train = data.good_shards(tmp_path / "s", 3, 2)
+    status, out, err = runs.command("init", "--samples", *train[:2], "--val", train[2], "--root", str(tmp_path / "o"))
+    assert status == 0, err
+    recipe = recipes.parse(yaml.safe_load(out))
+    assert recipe.samples.train == train[:2] and recipe.samples.val == train[2:]
+
+
+@pytest.mark.parametrize("machine", ["cpux2", "t4x1", "h200x8"])
+@pytest.mark.parametrize("shards", [1, 4_000])
+def test_a_recipe_for_another_machine_loads(tmp_path: Path, machine: str, shards: int) -> None:
+    data.good_shards(tmp_path / "s", 1, 4)
+    pattern = str(tmp_path / "s" / f"train-{{00000..{shards - 1:05d}}}.tar")
+    status, out, err = runs.command("init", "--samples", pattern, "--root", "out", "--for", machine)
+    assert status == 0, err
+    recipe = recipes.parse(yaml.safe_load(out))
+    assert (recipe.train.gpus > 0) == (not machine.startswith("cpu")) and machine in out
+    assert f"about {4 * shards:,} samples" in out
+
+
+def test_an_unknown_machine_is_a_sentence(tmp_path: Path) -> None:
+    train = data.good_shards(tmp_path / "s", 1, 1)
+    status, out, err = runs.command("init", "--samples", *train, "--root", "out", "--for", "tpux4")
+    assert status == 2 and not out and "fourmill init: --for: got 'tpux4', expected one of" in err
+
+
+def test_shards_without_an_image_are_said(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(data.tar([("a.json", b"{}"), ("b.json", b"{}")]))
+    assert "none of these has an image" in starter.recipe_text([str(tmp_path / "a.tar")], [], "out")

@@ -1,26 +1,31 @@
-"""`fourmill init`: print a starter recipe, after a look into the first shard."""
+"""`fourmill init`: print a starter recipe for your shards and machine."""
 
 from __future__ import annotations
 
 import argparse
 
 ORDER = 20
-HELP = "print a starter recipe, after a look into the first shard"
+HELP = "print a starter recipe for your shards and machine"
 EXAMPLES = (
     "fourmill init --samples 'data/{00000..00009}.tar' --root out > recipe.yaml",
-    "fourmill init --samples s3://bucket/cc12m/ --val s3://bucket/val/ --root s3://bucket/out",
+    "fourmill init --samples data/*.tar --root out > recipe.yaml",
+    "fourmill init --samples s3://bucket/cc12m/ --val s3://bucket/val/ --root s3://bucket/out --for h200x8",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    text = "training shards: URL, brace pattern, glob or folder; may be given several times"
-    parser.add_argument("--samples", required=True, action="append", metavar="URL", help=text)
-    parser.add_argument("--val", action="append", default=[], metavar="URL", help="validation shards, likewise")
+    text = "training shards: URLs, brace patterns, globs or folders"
+    parser.add_argument("--samples", required=True, nargs="+", action="extend", metavar="URL", help=text)
+    text = "validation shards, likewise"
+    parser.add_argument("--val", nargs="+", action="extend", default=[], metavar="URL", help=text)
     parser.add_argument("--root", required=True, metavar="URL", help="where outputs go")
+    text = "the machine that it will run on, NAMExCOUNT: h200x8 is eight GPUs, cpux16 sixteen cores (default: this one)"
+    parser.add_argument("--for", dest="machine", metavar="MACHINE", help=text)
 
 
 def main(args: argparse.Namespace) -> int:
-    from .. import starter
+    from .. import machines, starter
 
-    print(starter.recipe_text(args.samples, args.val, args.root), end="")
+    machine = machines.named(args.machine) if args.machine else machines.here()
+    print(starter.recipe_text(args.samples, args.val, args.root, machine), end="")
     return 0
