@@ -21,8 +21,10 @@ from fourmill.infra import ledger
 from fourmill.infra.storage import TEMPORARY_PREFIX
 from fourmill.pipelines.engine.shard_worker import Mill
 from fourmill.pipelines.outputs import Output
+from fourmill.pipelines.plan import ShardTask
 from fourmill.project import Project
 from fourmill.recipe import Recipe
+from fourmill.train.pretrain.job import TrainJob
 
 PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")
 ATTACK = "<script>document.title='owned'</script> \x1b[2Jand more"
@@ -203,13 +205,19 @@ def fit(recipe: Recipe) -> None:
         fitting.fit_all(project.fit_job(project.unfitted), 0, 1, "cpu", Silent())
 
 
-def make(recipe: Recipe, outputs: dict[str, Output], stored: Sequence[str] = ()) -> list[ledger.Record]:
-    """Make what is missing of these outputs in this process; labels named in `stored` may be read from storage."""
+def worker_of(recipe: Recipe, outputs: dict[str, Output], stored: Sequence[str] = ()) -> tuple[Mill, list[ShardTask]]:
+    """A shard worker that is set up for these outputs, and the tasks that are left; see `make`."""
     project = Project(recipe)
     plan = project.plan(outputs, {f"labels/{name}": project.label_outputs[f"labels/{name}"] for name in stored})
     worker = Mill(project.shard_job(project.specialists, outputs))
     worker.setup("cpu")
-    return [record for task in plan.missing for record in worker.run(task)]
+    return worker, plan.missing
+
+
+def make(recipe: Recipe, outputs: dict[str, Output], stored: Sequence[str] = ()) -> list[ledger.Record]:
+    """Make what is missing of these outputs in this process; labels named in `stored` may be read from storage."""
+    worker, tasks = worker_of(recipe, outputs, stored)
+    return [record for task in tasks for record in worker.run(task)]
 
 
 mill = make  # its name until today's changes are all in
@@ -219,6 +227,11 @@ def outputs(recipe: Recipe, *, labels: bool = True, tokens: bool = True) -> dict
     """What the recipe asks for; tokens need fitted tokenizers."""
     project = Project(recipe)
     return (project.label_outputs if labels else {}) | (project.token_outputs if tokens else {})
+
+
+def train_job(recipe: Recipe) -> TrainJob:
+    """The training run that a recipe asks for."""
+    return Project(recipe).train_job
 
 
 def columns(root: Path | str) -> dict[str, bytes]:

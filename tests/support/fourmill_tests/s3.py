@@ -27,6 +27,7 @@ class Request:
 @dataclass
 class S3:
     requests: list[Request] = field(default_factory=list)
+    refuses: bool = False  # every access, with 403
 
     def bucket(self, name: str) -> str:
         """A new bucket's URL."""
@@ -55,6 +56,11 @@ def serve() -> Iterator[S3]:
                 "HTTP_X_AMZ_COPY_SOURCE" in environ,
             )
         )
+        if log.refuses:
+            body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+            body = b"" if environ["REQUEST_METHOD"] == "HEAD" else body
+            start_response("403 Forbidden", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+            return [body]
         return moto(environ, start_response)
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)

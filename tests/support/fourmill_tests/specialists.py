@@ -49,6 +49,62 @@ class Failing(Canny):
         raise RuntimeError("the weights are broken")
 
 
+class Poisoned(Canny):
+    """As a CUDA context after a device-side assert: from one key on every call fails, until the marker is there."""
+
+    key: str
+    marker: str
+
+    def __call__(self, items: Sequence[Item]) -> list[Any]:
+        if Path(self.marker).exists():
+            return super().__call__(items)
+        if any(item.key == self.key for item in items):
+            _POISONED.add(self.marker)
+        if self.marker in _POISONED:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        return super().__call__(items)
+
+
+_POISONED: set[str] = set()
+
+
+class Flaky(Canny):
+    """Fails while a marker is there, as a service that is away for a while would."""
+
+    marker: str
+
+    def __call__(self, items: Sequence[Item]) -> list[Any]:
+        if Path(self.marker).exists():
+            raise ConnectionError("temporary failure in name resolution")
+        return super().__call__(items)
+
+
+class Counting(Canny):
+    """Notes the key of every sample that it is asked for, one a line."""
+
+    log: str
+
+    def __call__(self, items: Sequence[Item]) -> list[Any]:
+        with open(self.log, "a") as file:
+            file.write("".join(f"{item.key}\n" for item in items))
+        return super().__call__(items)
+
+
+class Overwriting(Canny):
+    """Overwrites its own shard in place when it sees a key, as `cp` or `rsync --inplace` at that moment would."""
+
+    key: str
+    shard: str
+    content: str  # a file with the new bytes
+
+    def __call__(self, items: Sequence[Item]) -> list[Any]:
+        if any(item.key == self.key for item in items):
+            with open(self.shard, "r+b") as file:
+                file.write(Path(self.content).read_bytes())
+            os.utime(self.shard, (1, 1))
+        return super().__call__(items)
+
+
 class NoInstances(Specialist):
     """Finds nothing in any image."""
 

@@ -40,14 +40,14 @@ class Silent:
 
 
 def write_columns(
-    root: Path | str, name: str, rows: int, seed: int = 0, specs: Sequence[ModalitySpec] = SPECS
+    root: Path | str, name: str, rows: int, seed: int = 0, specs: Sequence[ModalitySpec] = SPECS, tokenizer: str = ""
 ) -> ShardRows:
     """Columns of a shard in root/tokens; keys are "NAME-ROW"."""
     rng = np.random.default_rng(seed)
     keys = [f"{name}-{row}" for row in range(rows)]
     for spec in specs:
         side = 8 if spec.kind is Kind.PIXELS else spec.max_tokens
-        column = ColumnSpec(spec.name, spec.kind, 1, side, spec.vocab_size)
+        column = ColumnSpec(spec.name, spec.kind, 1, side, spec.vocab_size, tokenizer=tokenizer)
         path = Path(root, "tokens", spec.name, f"{name}.parquet")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_column(column, keys, [_row(spec, rng) for _ in keys]))

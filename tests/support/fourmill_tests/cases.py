@@ -1,0 +1,54 @@
+"""Cases: inputs from life on which the product does not behave yet, as tests that are expected to fail.
+
+A case fails by `require` alone. Anything else, a name that is no more or a file that is missing, is an error.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from fourmill.pipelines.engine import driver
+from fourmill.pipelines.engine.shard_worker import Job, Mill, RejectRun
+from fourmill.pipelines.plan import ShardTask
+
+# Titles of the issues that mend cases.
+NOTHING_WRONG = "Nothing wrong is ever recorded, and every run goes on"
+CLUSTER = "On a real cluster"
+HOUSE = "A house that its next owners would choose"
+LEARN = "Does it learn?"
+PUBLISHED = "The published world"
+SENSORS = "Any sensor in"
+
+
+class Misbehaviour(Exception):
+    """What a case says is not so. No AssertionError: those of set-ups must not pass as the expected failure."""
+
+
+def require(behaves: bool, text: str) -> None:
+    """The assertion of a case; `text` says what happened instead."""
+    if not behaves:
+        raise Misbehaviour(text)
+
+
+def mended_by(issue: str) -> pytest.MarkDecorator:
+    """Expected to fail until an issue is done; a case that passes fails the suite, until its mark is taken away."""
+    return pytest.mark.xfail(strict=True, raises=Misbehaviour, reason=issue)
+
+
+def engine_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages that are called in this test do their tasks here, without Ray, by the engine's rules for errors."""
+
+    def run(job: Job, tasks: list[ShardTask], stage: str) -> driver.Outcome:
+        outcome, worker = driver.Outcome(), Mill(job)
+        worker.setup("cpu")
+        for task in tasks:
+            try:
+                outcome.records += worker.run(task)
+            except RejectRun:
+                raise
+            except Exception as error:
+                outcome.failures[task.shard] = str(error) if isinstance(error, OSError | ValueError) else repr(error)
+        outcome.samples = sum({record.shard: record.rows for record in outcome.records}.values())
+        return outcome
+
+    monkeypatch.setattr(driver, "run", run)
