@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ...modalities import COCO_PANOPTIC_CLASSES, NO_CLASS
+from .colormaps import blue_to_red, colored, inferno
 from .panels import Panel, Picture, Text, backdrop, id_colors, picture, scaled, text_size, write_name
 
 _NAMED_SHARE = 0.02  # of the picture that a segment must take to be named
@@ -19,16 +20,13 @@ def draw_depth(depth: np.ndarray, *, size: int = 320) -> Panel:
 
     Colours span the 2nd to the 98th percentile: a tokenizer gives depth back up to scale and shift.
     """
-    from matplotlib import colormaps
-
     values = np.asarray(depth, np.float32)
     finite = values[np.isfinite(values)]
     if values.ndim != 2 or not finite.size:
         return Text(f"no depth to be drawn, {depth.dtype} {np.shape(depth)}", quiet=True)
     low, high = np.percentile(finite, (2, 98))
     scaled_depth = np.clip((np.nan_to_num(values, nan=high) - low) / max(high - low, 1e-9), 0, 1)
-    colors = colormaps["inferno"](1 - scaled_depth)[..., :3]
-    return picture(np.rint(colors * 255).astype(np.uint8), f"map from {low:.3g} (bright) to {high:.3g}", size=size)
+    return picture(colored(1 - scaled_depth, inferno()), f"map from {low:.3g} (bright) to {high:.3g}", size=size)
 
 
 def draw_normals(normals: np.ndarray, *, size: int = 320) -> Picture:
@@ -122,14 +120,12 @@ def draw_vector(vector: np.ndarray, like: np.ndarray | None = None) -> Picture:
     Args:
         like: the vector whose range the colours span; itself if None.
     """
-    from matplotlib import colormaps
-
     values = np.asarray(vector, np.float32)
     if values.ndim != 1 or not values.size or not np.isfinite(values).all():
         raise ValueError(f"a vector is finite (D,), got {values.dtype} {values.shape}")
     reach = float(np.percentile(np.abs(values if like is None else np.asarray(like, np.float32)), 99)) or 1.0
     padded = np.zeros(-(-values.size // _COLUMNS) * _COLUMNS, np.float32)
     padded[: values.size] = values
-    colors = colormaps["RdBu_r"](np.clip(padded.reshape(-1, _COLUMNS) / reach, -1, 1) / 2 + 0.5)[..., :3]
+    colors = colored(np.clip(padded.reshape(-1, _COLUMNS) / reach, -1, 1) / 2 + 0.5, blue_to_red())
     alt = f"vector of {values.size}, length {np.linalg.norm(values):.3g}"
-    return picture(np.rint(colors * 255).astype(np.uint8), alt, lossless=True, pixelated=True)
+    return picture(colors, alt, lossless=True, pixelated=True)

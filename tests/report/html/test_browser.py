@@ -121,6 +121,14 @@ def test_report_loads_quietly(browser: Browser, report: Path) -> None:
     assert browser.requests == [report.as_uri()]
 
 
+def test_thumbnails_of_photos_can_be_seen(browser: Browser, report: Path) -> None:
+    for width in (1280, 400):
+        browser.resize(width, 800)
+        browser.open(report)
+        assert browser.value("document.querySelector('.thumb img').getBoundingClientRect().width") >= 48
+    browser.resize(1280, 720)
+
+
 # The element that reaches farthest to the right; what scrolls by itself may.
 WIDEST = """Array.from(document.querySelectorAll("body *"))
   .filter((element) => !element.closest(".wide, nav, .skip, svg"))
@@ -131,11 +139,11 @@ WIDEST = """Array.from(document.querySelectorAll("body *"))
 
 @pytest.mark.parametrize("name", ["gallery", "report"])
 def test_nothing_overflows_on_a_telephone(browser: Browser, name: str, request: pytest.FixtureRequest) -> None:
-    browser.call("Emulation.setDeviceMetricsOverride", width=400, height=800, deviceScaleFactor=1, mobile=True)
+    browser.resize(400, 800)
     browser.open(request.getfixturevalue(name))
     page_width = browser.value("document.documentElement.scrollWidth")
     right, element = browser.value(WIDEST)
-    browser.call("Emulation.clearDeviceMetricsOverride")
+    browser.resize(1280, 720)
     assert page_width == 400
     assert right <= 400.5, element
 
@@ -144,10 +152,10 @@ def test_nothing_overflows_on_a_telephone(browser: Browser, name: str, request: 
 def test_dark_mode_follows_the_reader(browser: Browser, name: str, request: pytest.FixtureRequest) -> None:
     brightness = []
     for scheme in ("light", "dark"):
-        browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        browser.prefer(scheme)
         browser.open(request.getfixturevalue(name))
         color = browser.value("getComputedStyle(document.body).backgroundColor")
         brightness.append(sum(int(part) for part in re.findall(r"\d+", color)[:3]))
-    browser.call("Emulation.setEmulatedMedia", features=[])
+    browser.prefer(None)
     assert brightness[0] > 700
     assert brightness[1] < 150
