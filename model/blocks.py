@@ -2,102 +2,26 @@
 
 Legend: B samples, N queries, K keys, D width, H heads, E = D / H. Masks are boolean, True = may attend, and broadcast
 to (B, H, N, K). Parameter names are those of apple/ml-4m.
-
-Kernels differ in what a query gets that may attend to nothing (zeros or NaN). Self-attention never asks: its masks
-leave something to every query. Cross-attention gives zeros, so that a sample with no inputs among others is what it
-would be alone, with no keys at all.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import FourMConfig
+from .cpu.attention import attention
+from .cpu.linear import linear
 
-FEW_ROWS = 4
-_HAS_MKL = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-_HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 KeysValues = tuple[Tensor, Tensor]  # each (B, H, K, E)
 
 
 class Linear(nn.Linear):
-    """nn.Linear with the products of `product`."""
+    """nn.Linear, faster on a CPU (see `linear`)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return product(x, self.weight, self.bias)
-
-
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear: x (..., I) @ weight (O, I).T + bias (O,); faster on a CPU in float32.
-
-    There F.linear is MKL's. For one to four rows, which is text being written, MKL streams the weights through one
-    core, but in `weight @ x.T` through all, if that is no vector: two to three times the speed on two cores. For more
-    rows oneDNN is 10 to 20 % faster (AMD EPYC with AVX-512; benchmarks/generation.py, train_step.py).
-    """
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or not _plain(x, weight, bias):
-        return F.linear(x, weight, bias)
-    rows = x.shape[:-1].numel()
-    if rows > FEW_ROWS:
-        return _OneDnn.apply(x, weight, bias)
-    if rows == 0 or torch.is_grad_enabled():
-        return F.linear(x, weight, bias)
-    flat = x.reshape(rows, -1)
-    columns = torch.cat([flat, flat]).T if rows == 1 else flat.T
-    y = (weight @ columns).T[:rows].reshape(*x.shape[:-1], -1)
-    return y if bias is None else y + bias
-
-
-def _plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether oneDNN, which checks little, can take these for a product: dense float32 of fitting sizes."""
-    dense = all(type(t) in (Tensor, nn.Parameter) and t.dtype == torch.float32 for t in (x, weight))
-    fitting = weight.ndim == 2 and x.ndim > 0 and x.shape[-1] == weight.shape[1]
-    biased = bias is None or (bias.dtype == torch.float32 and bias.is_contiguous() and bias.shape == weight.shape[:1])
-    backends = _HAS_MKL and _HAS_ONEDNN and bool(torch.backends.mkldnn.enabled)
-    return backends and dense and fitting and biased and not torch.is_autocast_enabled("cpu")
-
-
-class _OneDnn(torch.autograd.Function):
-    """A product of dense float32 on a CPU, and its gradients: for the weight's, MKL is as fast."""
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        x, weight, _ = inputs
-        for_x, for_weight, _ = ctx.needs_input_grad
-        ctx.save_for_backward(x if for_weight else None, weight if for_x else None)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        grad = grad.contiguous()
-        rows = grad.flatten(0, -2)
-        return (
-            None if weight is None else product(grad, weight.t()),
-            None if x is None else rows.t() @ x.reshape(len(rows), -1),
-            rows.sum(0) if ctx.needs_input_grad[2] else None,
-        )
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Scaled dot-product attention: q (B, H, N, E) and k, v (B, H, K, E) to (B, H, N, E).
-
-    One query on a CPU, which is text being written, is three small products: the kernels there are made for many, and
-    would copy all keys to scale or widen them (three times the time in bfloat16).
-    """
-    if q.shape[2] > 1 or q.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    scores = (k @ (q * q.shape[-1] ** -0.5).mT).mT  # the larger matrix first: half as long again the other way round
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(v.dtype)
-    return (v.mT @ weights.mT).mT
+        return linear(x, self.weight, self.bias)
 
 
 def layer_norm(dim: int, config: FourMConfig) -> nn.LayerNorm:
@@ -122,7 +46,7 @@ class _Heads(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, seen: Tensor | None = None) -> Tensor:
         """Attention outputs (B, N, D), those of queries with `seen` False taken as zeros."""
-        # Under autocast QK-norm returns float32, which would send the attention to a slow kernel.
+        # Under autocast QK-norm returns float32, for which there is no fast kernel of attention.
         y = attention(q.to(v.dtype), k.to(v.dtype), v, mask)
         if seen is not None:
             y = y * seen
@@ -161,6 +85,8 @@ class CrossAttention(_Heads):
         (q,) = self.split(self.q(x), 1)
         if mask is None:
             return self.attend(self.q_norm(q), *keys_values, None)
+        # Kernels differ in what a query gets that may attend to nothing: zeros, or NaN. It must be zeros, so that a
+        # sample without inputs is the same in a batch as alone. (Self-attention lets every query see itself.)
         seen = mask.any(dim=-1, keepdim=True)
         return self.attend(self.q_norm(q), *keys_values, mask | ~seen, seen)
 

@@ -29,8 +29,10 @@ import torch
 from torch import Tensor
 
 from ...modalities import Kind, ModalitySpec
-from ..blocks import DecoderBlock, KeysValues, product
+from ..blocks import DecoderBlock, KeysValues
 from ..config import ByName, FourMConfig
+from ..cpu.attention import in_reading_order
+from ..cpu.linear import linear
 from ..fourm import Context, FourM
 from .known import PUBLISHED_IDS, Known, SpecialIds, Tokens
 from .sampling import guide, sample
@@ -283,7 +285,7 @@ def _grid_logits(model: FourM, context: Context, step: Step, queries: Tensor) ->
     pos = queries.repeat(1 + len(step.scales), 1)
     asked = Tokens.everywhere(torch.full_like(pos, -1), pos)
     x = model.embed_queries(asked.ids, torch.full_like(pos, model.config.index(step.target)), pos, asked.valid)
-    return guide(product(model.decode(x, context, None), model.head(step.target)), step.scales)
+    return guide(linear(model.decode(x, context, None), model.head(step.target)), step.scales)
 
 
 def _generate_text(
@@ -323,8 +325,7 @@ class _Writer:
     def __init__(self, model: FourM, step: Step, context: Context) -> None:
         self.model, self.step, self.cross_mask = model, step, context.mask
         self.blocks = [block for block in model.decoder if isinstance(block, DecoderBlock)]
-        # Read once for each token: worth a copy that lies as the attention reads it.
-        self.context = [_as_read(*block.context_keys_values(context.tokens)) for block in self.blocks]
+        self.context = [in_reading_order(*block.context_keys_values(context.tokens)) for block in self.blocks]
         self.past: list[KeysValues | None] = [None] * len(self.blocks)
         self.length = 0
 
@@ -337,12 +338,7 @@ class _Writer:
         for i, block in enumerate(self.blocks):
             x, self.past[i] = block.step(x, self.past[i], self.context[i], self.cross_mask)
         self.length += 1
-        return guide(product(self.model.decoder_norm(x), self.model.head(self.step.target)), self.step.scales)
-
-
-def _as_read(keys: Tensor, values: Tensor) -> KeysValues:
-    """Copies whose memory is (B, H, K, E) and (B, H, E, K): in both products of `attention` rows are read in turn."""
-    return keys.contiguous(), values.mT.contiguous().mT
+        return guide(linear(self.model.decoder_norm(x), self.model.head(self.step.target)), self.step.scales)
 
 
 def _text_of(raw: Sequence[int], special: SpecialIds) -> list[int]:

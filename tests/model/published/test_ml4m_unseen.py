@@ -17,6 +17,7 @@ from fourmill_tests.published import TABLE, Published
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model.config import FourMConfig
@@ -24,6 +25,7 @@ from fourmill.model.fourm import FourM
 from fourmill.model.published import ml4m
 
 GOLDEN = Path(__file__).parents[2] / "golden"
+ModDict = dict[str, dict[str, Tensor]]
 OUTPUTS = [name for name, (kind, _) in TABLE.items() if kind in ("tokens", "sequence")]
 
 
@@ -42,16 +44,27 @@ def test_the_eager_model_is_the_recorded_one(name: str) -> None:
     config |= json.loads((GOLDEN / name / "config.json").read_text())
     kinds = {m: TABLE[m][0] for m in facts["mod_order"]}
     limits = {m: TABLE[m][1] for m in facts["mod_order"]}
-    eager = EagerFourM(load_file(GOLDEN / name / "model.safetensors"), config, kinds, limits)
+    tensors = {key: tensor.double() for key, tensor in load_file(GOLDEN / name / "model.safetensors").items()}
+    eager = EagerFourM(tensors, config, kinds, limits)
     with np.load(GOLDEN / name / "inputs.npz") as file:
         parts = ("tensor", "input_mask", "target_mask", "decoder_attention_mask")
         mod_dict = {m: {p: torch.from_numpy(file[f"{m}/{p}"]) for p in parts} for m in facts["mod_order"]}
     for d in mod_dict.values():
-        d["tensor"] = d["tensor"] if d["tensor"].is_floating_point() else d["tensor"].long()
+        d["tensor"] = d["tensor"].double() if d["tensor"].is_floating_point() else d["tensor"].long()
     budgets = facts["num_encoder_tokens"], facts["num_decoder_tokens"]
     losses = eager.losses(mod_dict, budgets, facts["decoder_order"])
     for m, expected in facts["loss"]["default"]["per_modality"].items():
-        assert losses[m].item() == pytest.approx(expected, abs=1e-5)
+        assert losses[m].item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def exact(checkpoint: Published, mod_dict: ModDict) -> tuple[EagerFourM, ModDict]:
+    """The eager model and its inputs in float64, whose rounding is below what any test looks at."""
+    tensors = {key: tensor.double() for key, tensor in checkpoint.tensors.items()}
+    inputs = {
+        name: {part: x.double() if x.is_floating_point() else x for part, x in arrays.items()}
+        for name, arrays in mod_dict.items()
+    }
+    return Published(tensors, checkpoint.config).eager(), inputs
 
 
 @st.composite
@@ -81,21 +94,22 @@ def test_logits_and_losses_of_any_checkpoint(settings: dict[str, Any], header: b
     checkpoint = published.checkpoint(**settings)
     with tempfile.TemporaryDirectory() as folder:
         write(checkpoint, Path(folder), header=header)
-        model = ml4m.load(folder)
+        model = ml4m.load(folder).double()
     rng = np.random.default_rng(seed)
     mod_dict = published.masked_inputs(checkpoint, seed)
     order = list(rng.permutation(list(mod_dict)))
     budgets = tuple(int(n) for n in rng.integers(4, 40, 2))
     with torch.no_grad():
         output = model(ml4m.pack(model, mod_dict, *budgets, decoder_order=order))
-        logits, targets = checkpoint.eager().logits(mod_dict, budgets, order)
-        losses = checkpoint.eager().losses(mod_dict, budgets, order)
+        eager, inputs = exact(checkpoint, mod_dict)
+        logits, targets = eager.logits(inputs, budgets, order)
+        losses = eager.losses(inputs, budgets, order)
     for name, expected in logits.items():
-        torch.testing.assert_close(output.logits(name), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(output.logits(name), expected, atol=1e-6, rtol=1e-6)
         own = model.config.spec(name).name
         assert output.counts[own] == len(targets[name])
-        assert output.losses[own].item() == pytest.approx(losses[name].item(), abs=1e-4)
-    assert output.loss.item() == pytest.approx(sum(losses.values()).item() / len(losses), abs=1e-4)
+        assert output.losses[own].item() == pytest.approx(losses[name].item(), rel=1e-5)
+    assert output.loss.item() == pytest.approx(sum(losses.values()).item() / len(losses), rel=1e-5)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -176,14 +190,15 @@ def loaded(checkpoint: Published, folder: Path) -> FourM:
 def test_the_mean_is_over_the_outputs_that_are_offered(tmp_path: Path) -> None:
     names = ["tok_depth@224", "caption", "tok_rgb@224"]
     checkpoint = published.checkpoint(5, names, names)
-    model = loaded(checkpoint, tmp_path)
+    model = loaded(checkpoint, tmp_path).double()
     mod_dict = published.masked_inputs(checkpoint, 1)
     offered = {name: mod_dict[name] for name in names[:2]}
     with torch.no_grad():
         output = model(ml4m.pack(model, offered, 64, 64).to("cpu"))
-        losses = checkpoint.eager().losses(offered, (64, 64), list(offered))
+        eager, inputs = exact(checkpoint, offered)
+        losses = eager.losses(inputs, (64, 64), list(offered))
     assert list(losses) == names[:2]
-    assert output.loss.item() == pytest.approx(sum(losses.values()).item() / 2, abs=1e-5)
+    assert output.loss.item() == pytest.approx(sum(losses.values()).item() / 2, rel=1e-5)
     assert output.losses["tok_depth@224"] is output.losses["tok_depth"] and output.counts["tok_rgb@224"] == 0
 
 
