@@ -320,7 +320,7 @@ def declare(*entries: Label | Modality) -> None:
     Raises:
         ValueError: the name is taken, or the label of a modality is unknown.
 
-    Example:
+    Examples:
         >>> fourmill.declare(
         ...     fourmill.Label("alt", fourmill.Storage.JSON, fourmill.Form.RECORD, "alt:Alt", "text of the page"),
         ...     fourmill.Modality("alt", "alt", fourmill.Kind.SEQUENCE, "wordpiece", 30_000, 64, "text", spatial=False),

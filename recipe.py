@@ -113,7 +113,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     Raises:
         RecipeError: a ValueError; a file is missing, is no YAML, or says something that is wrong: all of it at once.
 
-    Example:
+    Examples:
         >>> recipe = fourmill.load_recipe("recipe.yaml", ["train.steps=100"])
         >>> recipe.train.steps
         100

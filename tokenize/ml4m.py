@@ -28,7 +28,7 @@ def load(folder_or_hub_id: str | Path, revision: str | None = None) -> Tokenizer
     Raises:
         ValueError: there is no such folder or hub id, or it holds no tokenizer.
 
-    Example:
+    Examples:
         >>> tokenizer = fourmill.load_tokenizer("out/tokenizers/tok_dinov2_global")
         >>> ids = tokenizer.encode(torch.randn(2, 12))
         >>> ids.shape, ids.dtype, tokenizer.decode(ids).shape

@@ -62,7 +62,7 @@ class Store:
             ValueError: the store has no such column; the message lists what it has.
             OSError: the file cannot be read.
 
-        Example:
+        Examples:
             >>> column = fourmill.open_store("out").column("tok_rgb", "train")
             >>> column.values.shape, column.values.dtype
             ((32, 1, 16), dtype('uint16'))
@@ -101,7 +101,7 @@ class Store:
         Raises:
             ValueError: there is no such modality, shard or crop; or shards are of different sizes or tokenizers.
 
-        Example:
+        Examples:
             >>> dataset = fourmill.open_store("out").dataset(["tok_rgb", "caption"], shards=["train"])
             >>> batch = next(iter(torch.utils.data.DataLoader(dataset, batch_size=8)))
             >>> batch["tok_rgb"].shape, batch["caption"].shape, batch["tok_rgb"].dtype
@@ -146,7 +146,7 @@ def open_store(url: str | os.PathLike[str]) -> Store:
     Raises:
         ValueError: there are no columns.
 
-    Example:
+    Examples:
         >>> store = fourmill.open_store("out")
         >>> store.modalities
         ('caption', 'rgb', 'tok_dinov2_global', 'tok_rgb')

@@ -19,7 +19,7 @@ class Text(Codec):
 
     Subclasses write a label as text (`texts`) and read it again (`parse`). A label without tokens raises ValueError.
 
-    Example:
+    Examples:
         >>> class Angle(fourmill.Text):
         ...     def texts(self, sample):
         ...         return [f"v0={round(sample.value)}"]

@@ -88,7 +88,7 @@ def retrieve(
     Raises:
         ValueError: conditions or target do not fit the model, or the gallery is empty or of another width.
 
-    Example:
+    Examples:
         >>> store = fourmill.open_store("out")
         >>> column = store.column("tok_dinov2_global", "train")
         >>> queries = torch.utils.data.Subset(store.dataset(["caption"], shards=["train"]), range(3))
@@ -129,7 +129,7 @@ def nearest(queries: np.ndarray | Tensor, gallery: np.ndarray | Tensor, k: int) 
     Raises:
         ValueError: shapes do not fit, the gallery is empty, or k is below 1.
 
-    Example:
+    Examples:
         >>> gallery = np.array([[0.0, 1.0], [2.0, 0.0], [1.0, 1.0]])
         >>> index, cosine = fourmill.nearest(np.array([[1.0, 0.1]]), gallery, k=2)
         >>> index

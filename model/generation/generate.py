@@ -63,7 +63,7 @@ class Step:
     Raises:
         ValueError: at construction, for settings out of range.
 
-    Example:
+    Examples:
         >>> fourmill.Step("tok_rgb", "maskgit", steps=4, temperature=2.0, guidance={"caption": 3.0}).counts(16)
         array([2, 6, 6, 2])
     """
@@ -144,7 +144,7 @@ def generate(
     Raises:
         ValueError: conditions or chain do not fit the model, or its logits are not finite; names the target.
 
-    Example:
+    Examples:
         >>> model = fourmill.load_model("out/runs/4m")
         >>> dataset = fourmill.open_store("out").dataset(["rgb"])
         >>> batch = next(iter(torch.utils.data.DataLoader(dataset, batch_size=4)))

@@ -57,7 +57,7 @@ class Specialist(BaseModel):
         resident size beyond the images.
     batch_size: items it likes at a time.
 
-    Example:
+    Examples:
         >>> class Brightness(fourmill.Specialist):
         ...     label = "brightness"
         ...     scale: float = 1.0

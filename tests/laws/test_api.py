@@ -142,7 +142,7 @@ def test_everything_public_is_documented(name: str) -> None:
     text = inspect.getdoc(getattr(fourmill, name)) or ""
     assert len(text) > 40, name
     if name in FUNCTIONS:
-        assert "Raises:" in text and "Example:" in text
+        assert "Raises:" in text and "Examples:" in text
     assert f"`{name}" in PAGE.read_text(), f"docs/api.md does not show {name}"
 
 

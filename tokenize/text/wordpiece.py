@@ -50,7 +50,7 @@ _PREFIX = "##"
 class WordPiece:
     """Text to ids and back. Make one with `fit` or `load`.
 
-    Example:
+    Examples:
         >>> words = fourmill.WordPiece.load("out/tokenizers/text")
         >>> words.decode(words.encode("A dog on a sofa.", max_tokens=32))
         'a dog on a sofa .'

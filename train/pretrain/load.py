@@ -28,7 +28,7 @@ def load_model(source: str | os.PathLike[str], device: str = "cpu") -> FourM:
         ValueError: there is no model, or its files are damaged; says which.
         FileNotFoundError: a run has no complete checkpoint yet.
 
-    Example:
+    Examples:
         >>> model = fourmill.load_model("out/runs/4m")
         >>> [spec.name for spec in model.config.modalities]
         ['rgb', 'tok_rgb', 'tok_dinov2_global', 'caption']

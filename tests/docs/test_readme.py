@@ -1,0 +1,40 @@
+"""README.md and its neighbours: links lead to files, examples run; docs/api.md has every public name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fourmill_tests import roots
+
+import fourmill
+from fourmill import modalities
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("page", ["README", "CONTRIBUTING", "CHANGELOG"])
+def test_links_lead_to_files(page: str) -> None:
+    targets = re.findall(r"\]\(([^)\s#]+)[^)]*\)", (ROOT / f"{page}.md").read_text(encoding="utf-8"))
+    assert [target for target in targets if "://" not in target and not (ROOT / target).exists()] == []
+
+
+def test_python_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    roots.write(tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    for name in ("LABELS", "MODALITIES", "TOKENIZERS"):
+        monkeypatch.setattr(modalities, name, dict(getattr(modalities, name)))
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    scope: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), scope)
+    assert len(blocks) == 2
+    given = [fourmill.Item("0", None, None, {"alt": "a red boat"}), fourmill.Item("1", None, None)]
+    assert [str(label) for label in scope["AltText"]()(given)] == ["a red boat", "alt_text: there is none"]
+
+
+def test_the_reference_has_every_public_name() -> None:
+    directives = re.findall(r"^::: fourmill\.(\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert sorted(directives) == sorted(fourmill.__all__)
