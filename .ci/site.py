@@ -1,7 +1,7 @@
 """A hook of mkdocs: lets mkdocstrings find the package.
 
-mkdocstrings looks for a folder called fourmill with an `__init__.py` in each folder below it; the root of this repository
-is the package, may have any name, and has one `__init__.py`. So it reads a copy that is as it expects.
+mkdocstrings looks for a folder called fourmill with an `__init__.py` in each folder below it. The root of this
+repository is the package, may have any name, and has one `__init__.py`: it reads a copy that is as it expects.
 """
 
 from __future__ import annotations
