@@ -62,10 +62,13 @@ class Codec:
 
     @property
     def crops(self) -> int:
+        """Crops that are tokenized of each sample."""
+        # A caption or a vector of the whole image is the same for every crop: stored once.
         return self.options.crops if self.modality.spatial else 1
 
     def column_spec(self, tokenizers: Mapping[str, str]) -> ColumnSpec:
         """The spec of the columns that `encode` makes rows for, by tokenizers with these fingerprints."""
+        # Pictures are as long as their side, since a JPEG has no fixed number of bytes.
         length = self.image_size if self.spec.kind is Kind.PIXELS else self.spec.max_tokens
         fingerprints = "+".join(tokenizers.values())
         return ColumnSpec(
@@ -81,7 +84,8 @@ class Codec:
             return make(*args)
         except ValueError as error:
             return error
-        except Exception as error:  # a label of a form that nobody checked: its sample suffers, not the shard
+        # Labels of a user's own specialist may have any form: reject the one sample, so that the shard goes on.
+        except Exception as error:
             return ValueError(f"{self.spec.name}: {type(error).__name__}: {error}")
 
     def encode_one(self, sample: Labelled) -> Any:
@@ -96,19 +100,20 @@ class Codec:
         raise NotImplementedError
 
 
-class Codebook:
-    """A fitted tokenizer on its device: rows of `inputs.examples` to ids, and ids to labels."""
+class FittedTokenizer:
+    """A tokenizer loaded from its folder onto a device: rows of `inputs.examples` to ids, and ids to labels."""
 
     def __init__(self, name: str, folder: str, device: str, expected: str = "") -> None:
         from . import tokenizer
 
+        # Before the weights are loaded: a tokenizer of another fit must not code a single sample.
         if expected:
             check_fingerprint(name, tokenizer.fingerprint(folder), expected)
         self.name, self.folder, self.device = name, folder, device
         self.model: Tokenizer = tokenizer.load(folder).to(device).eval()
 
     def encode(self, rows: np.ndarray) -> np.ndarray:
-        """(n, ...) to uint16 (n, tokens). ValueError if the tokenizer cannot read them, or they are not finite."""
+        """Rows (n, ...) to uint16 (n, tokens). ValueError if the tokenizer cannot read them, or they are not finite."""
         import torch
 
         from .inputs import to_input
@@ -136,10 +141,11 @@ class Codebook:
             return to_label(self.name, self.model.decode(ids.view(-1, side, side) if side else ids))
 
 
-def check_fingerprint(name: str, found: str, expected: str) -> None:
-    """Tokens must never be filed under a tokenizer that did not make them."""
-    if found != expected:
+def check_fingerprint(name: str, actual: str, expected: str) -> None:
+    """ValueError if a tokenizer's contents are not those that the job's columns are recorded with."""
+    # Another fit may replace ROOT/tokenizers/NAME while a job runs; its ids mean other codes.
+    if actual != expected:
         raise ValueError(
-            f"tokenizers/{name}: it was fitted again while this job ran (contents {found}, expected {expected}); "
+            f"tokenizers/{name}: it was fitted again while this job ran (contents {actual}, expected {expected}); "
             "run the same command again"
         )

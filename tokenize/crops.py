@@ -44,12 +44,13 @@ class Crop:
 
 
 def hashed_uniforms(count: int, *parts: object) -> list[float]:
-    """`count` numbers in [0, 1) (at most 8) that depend on the parts' text and on nothing else."""
+    """`count` numbers in [0, 1), at most 8 (a BLAKE2b digest has 64 bytes), that depend on the parts' text alone."""
     assert 0 < count <= 8, count
     # Lengths keep ("a", "bc") and ("ab", "c") apart; lone surrogates of a broken key are hashed as they are.
     encoded = [str(part).encode("utf-8", "surrogatepass") for part in parts]
     message = b"".join(struct.pack("<Q", len(part)) + part for part in encoded)
     digest = hashlib.blake2b(message, digest_size=8 * count).digest()
+    # 53 bits are what a float64 holds exactly.
     return [word / 2**53 for word in (value >> 11 for value in struct.unpack(f"<{count}Q", digest))]
 
 
@@ -79,6 +80,7 @@ def crops(
         raise ValueError(f"crop scale: got {scale}; expected 0 < smallest <= largest <= 1")
     short = min(width, height)
     windows = [Crop((width - short) // 2, (height - short) // 2, short, short)]
+    # Each crop has a digest of its own, so that asking for more never moves those before.
     for index in range(1, count):
         area, across, down, mirror = hashed_uniforms(4, "crop", seed, key, index)
         side = min(max(round(short * math.sqrt(low + (high - low) * area)), 1), short)
@@ -109,7 +111,7 @@ def apply(crop: Crop, image: np.ndarray, size: int, resample: Resample | str = R
     pixels = _resize(window, size, Resample(resample))
     if image.ndim == 3 and pixels.ndim == 2:  # OpenCV drops a channel axis of one
         pixels = pixels[:, :, None]
-    # The copy matters where nothing was resized: the caller may write into its crop.
+    # Copied even where nothing was resized: the caller may write into its crop.
     return np.ascontiguousarray(pixels[:, ::-1]) if crop.flip else np.array(pixels, order="C")
 
 

@@ -6,7 +6,7 @@
 Decisions:
 - RGB and edges are scaled to [-1, 1] by x / 127.5 - 1: 4M's tokenizers were trained with a mean and deviation of 0.5
   (not ImageNet's).
-- Depth has no unit: each crop is standardised by what lies between its 10th and 90th percentile (4M).
+- Depth has no unit: each crop is standardized by what lies between its 10th and 90th percentile (4M).
 - The horizontal component of a normal changes its sign in a mirrored crop.
 - Feature maps are coarser than the image: a crop reads them by bilinear interpolation, so that the whole frame at the
   map's own size is the map itself.
@@ -59,13 +59,15 @@ def window(label: str, value: np.ndarray, crop: Crop, size: int, frame: tuple[in
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors along the last axis at length 1; those that averaging made 0 stay so."""
+    """Vectors along the last axis at length 1. Opposite normals may average to 0; those stay 0."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.maximum(length, 1e-6)
 
 
 def _feature_window(features: np.ndarray, crop: Crop, size: int, frame: tuple[int, int]) -> np.ndarray:
+    """Cells of a crop, (size, size, C), of a map (H, W, C) over the whole frame."""
     height, width = features.shape[:2]
+    # Bilinear weights are separable: rows and columns one after the other.
     rows = _interpolation(crop.top, crop.height, frame[1], height, size)
     columns = _interpolation(crop.left, crop.width, frame[0], width, size)
     if crop.flip:
@@ -76,8 +78,9 @@ def _feature_window(features: np.ndarray, crop: Crop, size: int, frame: tuple[in
 
 def _interpolation(start: int, length: int, pixels: int, cells: int, size: int) -> np.ndarray:
     """Weights (size, cells) that read `size` cells of a window from `cells` cells that cover `pixels`, bilinearly."""
+    # Centres of the cells that are asked for, in cells of the map, whose own centres lie at 0, 1, ...
     centres = (start + (np.arange(size) + 0.5) * length / size) / pixels * cells - 0.5
-    centres = centres.clip(0, cells - 1)
+    centres = centres.clip(0, cells - 1)  # beyond the outermost centres the map is constant
     below = np.minimum(centres.astype(np.int64), cells - 1)
     share = (centres - below).astype(np.float32)
     weights = np.zeros((size, cells), np.float32)
@@ -105,12 +108,13 @@ def examples(tokenizer: str, value: Any, crop: Crop, size: int, frame: tuple[int
         return instance_masks(value, *frame, crop, TOKENIZERS[SAM_MASK].image_size)
     if tokenizer == BODY_POSE:
         return _half(tokenizer, body_poses(humans_in_crop(value, *frame, crop)))
-    made = window(TOKENIZERS[tokenizer].label, value, crop, size, frame)[None]
-    return made if made.dtype == np.uint8 else _half(tokenizer, made)
+    rows = window(TOKENIZERS[tokenizer].label, value, crop, size, frame)[None]
+    # Half precision halves the cache of a fit; pictures and class maps stay as they are.
+    return rows if rows.dtype == np.uint8 else _half(tokenizer, rows)
 
 
 def _half(tokenizer: str, values: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # the check below says it, with the tokenizer's name
         half = values.astype(np.float16)
     if not np.isfinite(half).all():
         raise ValueError(f"{tokenizer}: got values that are not finite or beyond 65504, the largest of float16")
@@ -138,7 +142,7 @@ def to_input(tokenizer: str, rows: np.ndarray) -> torch.Tensor:
     if entry.form is Form.VECTOR:
         return values
     if entry.form is Form.DEPTH:
-        return standardise_depth(values)[:, None]
+        return standardize_depth(values)[:, None]
     return values.movedim(-1, 1).contiguous()
 
 
@@ -149,6 +153,7 @@ def _known(tokenizer: str) -> Any:
 
 
 def _expect(tokenizer: str, rows: np.ndarray, dtype: type | None, axes: int) -> None:
+    """ValueError unless rows have a dtype (None: any floating point type) and so many axes."""
     kind = "uint8" if dtype is np.uint8 else "floating point"
     fits = rows.dtype == dtype if dtype is not None else np.issubdtype(rows.dtype, np.floating)
     channels = TOKENIZERS[tokenizer].form in (Form.COLORS, Form.NORMALS)
@@ -159,14 +164,17 @@ def _expect(tokenizer: str, rows: np.ndarray, dtype: type | None, axes: int) -> 
         )
 
 
-def standardise_depth(depth: torch.Tensor) -> torch.Tensor:
-    """4M's robust standardisation: (B, H, W) less the mean of what lies between the 10th and the 90th percentile of
-    each map, over its deviation."""
+def standardize_depth(depth: torch.Tensor) -> torch.Tensor:
+    """4M's robust standardization of maps (B, H, W): (depth - mean) / deviation.
+
+    Mean and deviation are those of each map's values between its 10th and 90th percentile.
+    """
     values = depth.flatten(1).sort(dim=1).values
     count = values.shape[1]
+    # The nearest and farthest tenth are often outliers: the sky, or a hand before the lens.
     kept = values[:, int(_TRUNCATED * count) : int((1 - _TRUNCATED) * count)]
     mean = kept.mean(dim=1)[:, None, None]
-    # Of fewer than two values there is no deviation.
+    # The variance of fewer than two values is NaN.
     variance = kept.var(dim=1) if kept.shape[1] > 1 else torch.zeros(len(depth))
     return (depth - mean) / (variance[:, None, None] + 1e-6).sqrt()
 
@@ -186,14 +194,17 @@ def to_label(tokenizer: str, recon: torch.Tensor) -> np.ndarray:
     recon = recon.detach().float().cpu()
     if form is Form.CLASSES:
         ids = recon.argmax(1)
+        # The inverse of `to_input`: 0 becomes 255, no class.
         return (ids if tokenizer == SAM_MASK else (ids - 1) % (NO_CLASS + 1)).to(torch.uint8).numpy()
     if form in (Form.COLORS, Form.EDGES):
+        # Rounded before the cast, which cuts: half a grey level of bias otherwise.
         pixels = recon.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).contiguous().numpy()
         return pixels if form is Form.COLORS else pixels[..., 0]
     if form is Form.VECTOR:
         return recon.numpy()
     if form is Form.DEPTH:
         depth = recon[:, 0]
+        # Standardized depth has lost its unit; [0, 1] is what a depth label is.
         low, high = depth.amin((1, 2), keepdim=True), depth.amax((1, 2), keepdim=True)
         return ((depth - low) / (high - low).clamp(min=1e-6)).numpy()
     values = recon.movedim(1, -1)

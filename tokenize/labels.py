@@ -35,6 +35,7 @@ def encode_labels(label_name: str, storage: Storage, keys: Sequence[str], values
     if len(keys) != len(values):
         raise ValueError(f"label {label_name}: {len(keys)} keys but {len(values)} values; give None for rejects")
     cells = []
+    # One by one, so that an error names the key.
     for key, value in zip(keys, values, strict=True):
         try:
             cells.append(None if value is None else encode_cell(storage, value))
@@ -58,7 +59,7 @@ def decode_cell(storage: Storage, cell: bytes | str) -> Any:
 
 
 def encode_cells(label_name: str, storage: Storage, keys: Sequence[str], cells: Sequence[bytes | str | None]) -> bytes:
-    """`encode_labels` of cells that `encode_cell` has made already."""
+    """`encode_labels` of cells that are `encode_cell`'s already."""
     cell_type = pa.string() if storage is Storage.JSON else pa.large_binary()
     metadata = {"format": FORMAT, "version": str(VERSION), "label": label_name, "storage": str(storage)}
     return encode_table({"key": pa.array(keys, pa.string()), "value": pa.array(cells, cell_type)}, metadata, ROW_GROUP)
@@ -86,13 +87,14 @@ def read_cells(
     """`read_labels` without decoding: the storage, keys, and a cell for `decode_cell` for each key."""
     name = source_name(source)
     with open_parquet(source) as file:
-        found = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
-        if found.get("format") != FORMAT or found.get("version") != str(VERSION):
-            got = f"{found.get('format', 'another Parquet file')}, version {found.get('version')}"
+        metadata = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
+        if metadata.get("format") != FORMAT or metadata.get("version") != str(VERSION):
+            got = f"{metadata.get('format', 'another Parquet file')}, version {metadata.get('version')}"
             raise ValueError(f"{name}: expected labels ({FORMAT}, version {VERSION}), got {got}; label it again")
         groups = range(file.num_row_groups) if row_groups is None else row_groups
+        # Callers read many files side by side; threads within one would only compete.
         table = file.read_row_groups(list(groups), columns=["key", "value"], use_threads=False)
-    return Storage(found["storage"]), table.column("key").to_pylist(), table.column("value").to_pylist()
+    return Storage(metadata["storage"]), table.column("key").to_pylist(), table.column("value").to_pylist()
 
 
 def _encode_image(image: np.ndarray) -> bytes:
@@ -101,8 +103,9 @@ def _encode_image(image: np.ndarray) -> bytes:
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
         raise ValueError(f"got {image.dtype} {image.shape}, expected uint8 (H, W) or (H, W, 3)")
     bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    done, png = cv2.imencode(".png", bgr)
-    if not done:
+    # PNG loses nothing: what a specialist said is what its tokens are made of, also next year.
+    success, png = cv2.imencode(".png", bgr)
+    if not success:
         raise ValueError(f"an image of {image.shape} could not be written as PNG")
     return bytes(png)
 
@@ -110,6 +113,7 @@ def _encode_image(image: np.ndarray) -> bytes:
 def _decode_image(cell: bytes) -> np.ndarray:
     import cv2
 
+    # Unchanged: a grey map must not come back with three channels.
     image = cv2.imdecode(np.frombuffer(cell, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise ValueError(f"{len(cell)} bytes are no PNG file")
@@ -117,11 +121,13 @@ def _decode_image(cell: bytes) -> np.ndarray:
 
 
 def _encode_json(value: Any) -> str:
+    # No NaN: it is not JSON, and readers of other languages refuse the file.
     return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
 def _encode_array(array: np.ndarray) -> bytes:
     sink = io.BytesIO()
+    # .npy keeps dtype and shape in a header of 128 bytes.
     np.save(sink, array, allow_pickle=False)
     return sink.getvalue()
 

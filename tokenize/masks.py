@@ -35,8 +35,8 @@ def decode(code: Mapping[str, Any]) -> np.ndarray:
         raise ValueError(f"mask: got {str(code)[:80]!r}; expected {{'size': [H, W], 'counts': ASCII}}") from error
     if height < 1 or width < 1 or min(runs, default=-1) < 0 or sum(runs) != height * width:
         raise ValueError(f"mask: got runs over {sum(runs)} pixels; expected {height} x {width}")
-    inside = np.arange(len(runs), dtype=np.uint8) & 1  # the first run is outside
-    return np.repeat(inside, runs).reshape(width, height).T  # column by column
+    inside = np.arange(len(runs), dtype=np.uint8) & 1  # runs alternate, and the first is outside of the mask
+    return np.repeat(inside, runs).reshape(width, height).T  # COCO counts column by column
 
 
 def _runs(counts: bytes) -> list[int]:
@@ -73,15 +73,17 @@ def resample(mask: np.ndarray, window: tuple[float, float, float, float], size: 
     """
     left, top, right, bottom = window
     height, width = mask.shape
+    # Only the pixels that the window touches: an instance's box is a small part of its image.
     rows = slice(max(math.floor(top), 0), min(math.ceil(bottom), height))
     columns = slice(max(math.floor(left), 0), min(math.ceil(right), width))
+    # Areas of a grid are products of lengths, so that two thin matrices do all cells at once.
     down = _overlaps(top, bottom, rows, size)
     across = _overlaps(left, right, columns, size)
     return down @ mask[rows, columns].astype(np.float32) @ across.T
 
 
 def _overlaps(start: float, stop: float, pixels: slice, size: int) -> np.ndarray:
-    """Share of each of `size` equal cells of [start, stop) that each pixel fills, float32 (size, pixels)."""
+    """How much of each of `size` equal cells of [start, stop) each pixel covers, float32 (size, pixels) in [0, 1]."""
     edges = np.linspace(start, stop, size + 1)[:, None]
     first = np.arange(pixels.start, pixels.stop)
     overlap = np.minimum(edges[1:], first + 1) - np.maximum(edges[:-1], first)

@@ -34,6 +34,7 @@ def load(folder_or_hub_id: str | Path, revision: str | None = None) -> Tokenizer
         >>> ids.shape, ids.dtype, tokenizer.decode(ids).shape
         (torch.Size([2, 4]), torch.int64, torch.Size([2, 12]))
     """
+    # A folder wins over a hub id of the same spelling: nothing is fetched that is there already.
     folder = Path(folder_or_hub_id).expanduser()
     if folder.is_dir():
         return tokenizer.load(folder)
@@ -53,6 +54,7 @@ def hub_settings(name: str, revision: str | None = None) -> dict[str, Any]:
 
     ValueError as for `load`.
     """
+    # A few kB instead of all weights: sizes are needed when a recipe is resolved, long before a fit.
     config = _fetch(name, revision, [CONFIG]) / CONFIG
     if config.is_file():
         return tokenizer.read_json(config)
@@ -60,6 +62,7 @@ def hub_settings(name: str, revision: str | None = None) -> dict[str, Any]:
 
 
 def _fetch(name: str, revision: str | None, files: list[str]) -> Path:
+    # Imported here: it takes a while, and most runs fit their own tokenizers.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

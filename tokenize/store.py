@@ -90,6 +90,7 @@ class ColumnSpec:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the values in memory."""
+        # float16 for embeddings: T5's vectors of 4,096 numbers would take 16 kB each in float32.
         types = {Kind.PIXELS: np.uint8, Kind.EMBEDDING: np.float16}
         return np.dtype(types.get(self.kind, np.uint16))
 
@@ -131,7 +132,7 @@ class Column:
         """Tokens, file bytes or vectors of one crop, not copied; empty where the sample is null."""
         if self.spec.kind is Kind.GRID:
             return self.values[index, crop] if self.valid[index] else self.values[:0].reshape(0)
-        start = self.starts[index, crop]
+        start = self.starts[index, crop]  # lengths are 0 where the sample is null
         return self.values[start : start + self.lengths[index, crop]]
 
 
@@ -198,7 +199,7 @@ class ColumnReader:
             )
         fields = [_field(c) for c in numbers]
         with open_parquet(self.source, self._footer) as file:
-            # Threads would only help wide tables; callers read many columns side by side instead.
+            # pyarrow's threads help wide tables only; callers read many columns side by side instead.
             table = file.read_row_groups(groups, columns=["key", *fields], use_threads=False)
         return _column(replace(self.spec, crops=len(numbers)), table, fields)
 
@@ -217,7 +218,7 @@ def encode_table(fields: dict[str, pa.Array], metadata: dict[str, str], row_grou
     schema = pa.schema([pa.field(name, array.type) for name, array in fields.items()], metadata=metadata)
     table = pa.Table.from_arrays(list(fields.values()), schema=schema)
     sink = io.BytesIO()
-    # Ids and image files do not repeat: dictionaries and statistics would be dead weight.
+    # Ids and image files do not repeat, and nobody searches them: dictionaries and statistics would only take room.
     pq.write_table(
         table, sink, row_group_size=row_group, compression="zstd", use_dictionary=False, write_statistics=False
     )
@@ -238,6 +239,7 @@ def open_parquet(source: Source, footer: pq.FileMetaData | None = None) -> Itera
     else:
         opened = source
     try:
+        # pre_buffer: on object stores the pages of a row group come in few large requests.
         yield pq.ParquetFile(opened, metadata=footer, pre_buffer=True)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{source_name(source)}: not a readable Parquet file ({error}); write it again") from error
@@ -279,20 +281,20 @@ def _metadata(spec: ColumnSpec) -> dict[str, str]:
 
 
 def _spec_of(schema: pa.Schema, name: str) -> ColumnSpec:
-    found = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
-    if found.get("format") != FORMAT:
+    metadata = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
+    if metadata.get("format") != FORMAT:
         raise ValueError(f"{name}: expected a token column ({FORMAT}), got Parquet with fields {schema.names}")
-    if found.get("version") != str(VERSION):
+    if metadata.get("version") != str(VERSION):
         raise ValueError(
-            f"{name}: format version {found.get('version')}, this release reads {VERSION}; tokenize it again"
+            f"{name}: format version {metadata.get('version')}, this release reads {VERSION}; tokenize it again"
         )
-    return ColumnSpec(**json.loads(found["spec"]))
+    return ColumnSpec(**json.loads(metadata["spec"]))
 
 
 def _check_keys(what: str, keys: Sequence[str], rows: Sequence[Any]) -> None:
     if len(keys) != len(rows):
         raise ValueError(f"column {what}: {len(keys)} keys but {len(rows)} rows; give None for samples without one")
-    if len(set(keys)) != len(keys):
+    if len(set(keys)) != len(keys):  # the slow search for the key only when there is one
         twice = next(key for i, key in enumerate(keys) if key in keys[:i])
         raise ValueError(f"column {what}: key {twice!r} occurs twice; keys are unique in a dataset")
 
@@ -337,6 +339,8 @@ def _encode(spec: ColumnSpec, crops: Sequence[Any]) -> pa.Array:
     if spec.kind is Kind.EMBEDDING:
         vectors = [None if crop is None else np.ascontiguousarray(crop, "<f2").tobytes() for crop in crops]
         return pa.array(vectors, pa.large_binary())
+    # Fixed-length bytes from one array: no Python object for each sample. Rows of null samples stay 0, so that the same
+    # tokens give the same bytes.
     values = np.zeros((len(crops), spec.length), np.dtype("<u2"))
     valid = np.array([crop is not None for crop in crops], bool)
     if valid.any():
@@ -351,6 +355,7 @@ def _one_chunk(table: pa.Table, name: str) -> pa.Array:
 
 
 def _column(spec: ColumnSpec, table: pa.Table, fields: Sequence[str]) -> Column:
+    # A sample is null in all its crops or in none, so that the first field says it.
     arrays = [_one_chunk(table, name) for name in fields]
     valid = ~arrays[0].is_null().to_numpy(zero_copy_only=False)
     count, crops = len(valid), spec.crops
@@ -361,11 +366,12 @@ def _column(spec: ColumnSpec, table: pa.Table, fields: Sequence[str]) -> Column:
         lengths = np.full((count, crops), spec.length, np.int64)
     else:
         parts = [_items(spec, array) for array in arrays]
+        # Where each crop's values begin in their concatenation.
         first = np.cumsum([0, *(len(part) for part, _ in parts)])
         values = parts[0][0] if crops == 1 else np.concatenate([part for part, _ in parts])
         starts = np.stack([ends[:-1] + at for (_, ends), at in zip(parts, first, strict=False)], axis=1)
         lengths = np.stack([np.diff(ends) for _, ends in parts], axis=1)
-    values.flags.writeable = False
+    values.flags.writeable = False  # views of Arrow's buffers, which others may share
     return Column(spec, _one_chunk(table, "key"), valid, values, starts, lengths * valid[:, None])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..modalities import ModalitySpec
-from .codec import Codebook, Codec, Labelled, Options
+from .codec import Codec, FittedTokenizer, Labelled, Options
 from .crops import hashed_uniforms
 from .text import instance_sentences, pose_sentences, sentences
 from .text.wordpiece import WordPiece
@@ -61,6 +61,7 @@ class Boxes(Text):
         return [sentences.boxes_to_text(sample.value, *sample.size, crop, score) for crop in sample.crops]
 
     def truth(self, sample: Labelled, crop: int) -> Any:
+        # Through the text and back: coordinates are rounded to 1,000 bins, and that is not the tokenizer's loss.
         return self.parse(self.texts(sample)[crop])
 
     def parse(self, text: str) -> list[dict[str, Any]]:
@@ -94,19 +95,25 @@ class MetadataSentence(Text):
 
 
 class _Coded(Text):
-    """A sentence that holds codes of a tokenizer: what is encoded of all crops of a batch goes through it together."""
+    """A sentence that holds ids of a fitted tokenizer, which encodes all crops of a batch at once.
 
-    def __init__(self, spec: ModalitySpec, options: Options, wordpiece: WordPiece, codebook: Codebook) -> None:
+    `subject` says what the sentence of a crop speaks of (people, instances), `coded` which arrays of it become ids,
+    and `chunks` writes both as text.
+    """
+
+    def __init__(self, spec: ModalitySpec, options: Options, wordpiece: WordPiece, tokenizer: FittedTokenizer) -> None:
         super().__init__(spec, options, wordpiece)
-        self.codebook = codebook
+        self.tokenizer = tokenizer
 
     def encode(self, samples: Sequence[Labelled]) -> list[Any]:
         parts = super().encode(samples)  # of each sample the subjects of its crops, or the exception
+        # One call of the encoder for the whole batch: one crop has at most 7 people.
         inputs = [self.coded(subject) for part in parts if not isinstance(part, Exception) for subject in part]
         sizes = [len(rows) for rows in inputs]
-        ids = self.codebook.encode(np.concatenate(inputs)) if sum(sizes) else np.zeros((0, 1), np.uint16)
+        ids = self.tokenizer.encode(np.concatenate(inputs)) if sum(sizes) else np.zeros((0, 1), np.uint16)
+        # The last part, after all rows, is empty, and nothing takes it.
         codes = iter(np.split(ids, np.cumsum(sizes)))
-        # Every crop takes its codes before any sentence may fail, or the next sample would get them.
+        # Every crop takes its ids before any sentence may fail, or the next sample would get them.
         for i, part in enumerate(parts):
             if not isinstance(part, Exception):
                 parts[i] = [(subject, next(codes)) for subject in part]
@@ -150,10 +157,11 @@ class Poses(_Coded):
         return self.subject(sample, crop)
 
     def parse(self, text: str) -> list[dict[str, Any]]:
-        humans = pose_sentences.text_to_poses(text, self.codebook.model.config.codebook_size)
+        humans = pose_sentences.text_to_poses(text, self.tokenizer.model.config.codebook_size)
+        # A broken sentence may hold people without a whole group of pose ids.
         posed = [human for human in humans if "tokens" in human]
         if posed:
-            bodies = self.codebook.decode(np.array([human.pop("tokens") for human in posed]))
+            bodies = self.tokenizer.decode(np.array([human.pop("tokens") for human in posed]))
             for human, body in zip(posed, bodies, strict=True):
                 human["body_pose"] = body.tolist()
         return humans
@@ -164,7 +172,7 @@ class Instances(_Coded):
 
     def subject(self, sample: Labelled, crop: int) -> Any:
         window, seed = sample.crops[crop], self.options.seed
-        words = self.spec.max_tokens - 1
+        words = self.spec.max_tokens - 1  # every word of these sentences is one token, and EOS takes one
         return instance_sentences.query(sample.value, *sample.size, window, seed, sample.key, crop, max_words=words)
 
     def coded(self, subject: Any) -> np.ndarray:
@@ -177,8 +185,8 @@ class Instances(_Coded):
         return instance_sentences.queried_to_label(self.subject(sample, crop))
 
     def parse(self, text: str) -> list[dict[str, Any]]:
-        found = instance_sentences.text_to_instances(text, self.codebook.model.config.codebook_size)
-        if not found:
+        instances = instance_sentences.text_to_instances(text, self.tokenizer.model.config.codebook_size)
+        if not instances:
             return []
-        ids = np.array([instance["tokens"] for instance in found])
-        return instance_sentences.paste_masks(found, self.codebook.decode(ids, side=round(ids.shape[1] ** 0.5)))
+        ids = np.array([instance["tokens"] for instance in instances])
+        return instance_sentences.paste_masks(instances, self.tokenizer.decode(ids, side=round(ids.shape[1] ** 0.5)))

@@ -38,6 +38,7 @@ def build(settings: Mapping[str, Any], seed: int = 0) -> Tokenizer:
     """The untrained tokenizer of a config.json's content; ValueError if it describes none."""
     if "sd_path" in settings:
         raise ValueError("tokenizer: got a ControlNet decoder on Stable Diffusion; expected a VQ-VAE or a DiVAE")
+    # Some published configs name no decoder; only those of diffusion have a noise schedule.
     dec_type = settings.get("dec_type") or ("unet_" if settings.keys() & _DIFFUSION_KEYS else "vit_")
     kind: type[DiVAEConfig | VQVAEConfig] = DiVAEConfig if is_diffusion(dec_type) else VQVAEConfig
     try:
@@ -51,8 +52,8 @@ def load(folder: str | Path, image_size: int | None = None) -> Tokenizer:
     """Opens a folder, in evaluation mode.
 
     Args:
-        image_size: pixels to make the fixed positions of the ViTs anew for, as 4M does before it adapts a tokenizer to
-            more resolutions; None keeps them, resized where an input needs it.
+        image_size: pixels that the ViTs' fixed positions are computed again for, as 4M does before it adapts a
+            tokenizer to more resolutions; None keeps the stored ones, resized where an input needs it.
 
     Raises:
         ValueError: a file is missing, the config is of no tokenizer, or the weights do not fit it. Tensors that nothing
@@ -70,6 +71,7 @@ def load(folder: str | Path, image_size: int | None = None) -> Tokenizer:
         raise ValueError(f"{folder}: {error}") from error
     expected = model.state_dict()
     weights = _known_names(load_file(folder / WEIGHTS), expected)
+    # Fixed positions are no learned weights: those of the new size replace the stored ones.
     if image_size is not None:
         weights |= {name: tensor for name, tensor in expected.items() if name.endswith(".pos_emb")}
     try:
@@ -80,15 +82,16 @@ def load(folder: str | Path, image_size: int | None = None) -> Tokenizer:
 
 
 def _known_names(weights: dict[str, torch.Tensor], expected: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Weights by our names: tensors may have an old name, or both; some may be lacking, and some be there in vain."""
+    """Weights by our names: renames old names, fills in what is fixed, drops what nothing reads (with a warning)."""
+    # The current name wins where both are there.
     for name in [n for n in weights if n.endswith(_UNREAD) and n not in expected]:
         tensor, current = weights.pop(name), name.replace("Conv2d_0", "conv")
         if current in expected:
             weights.setdefault(current, tensor)
-    if strange := sorted(weights.keys() - expected.keys()):
-        warnings.warn(f"tokenizer: nothing reads {len(strange)} of the tensors, {strange[0]} ...", stacklevel=3)
-    lacking = {name: tensor for name, tensor in expected.items() if name not in weights and name.endswith(_FILLED)}
-    return lacking | {name: tensor for name, tensor in weights.items() if name in expected}
+    if unread := sorted(weights.keys() - expected.keys()):
+        warnings.warn(f"tokenizer: nothing reads {len(unread)} of the tensors, {unread[0]} ...", stacklevel=3)
+    missing = {name: tensor for name, tensor in expected.items() if name not in weights and name.endswith(_FILLED)}
+    return missing | {name: tensor for name, tensor in weights.items() if name in expected}
 
 
 def save(model: Tokenizer, folder: str | Path, quality: Mapping[str, float]) -> None:
@@ -98,6 +101,7 @@ def save(model: Tokenizer, folder: str | Path, quality: Mapping[str, float]) -> 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # A reader sees the old file or the new one, never half of it.
     partial = folder / f".{WEIGHTS}.{os.getpid()}.partial"
     save_file(weights, partial, metadata={"format": "pt"})
     os.replace(partial, folder / WEIGHTS)
@@ -120,8 +124,8 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     if (folder / ARCH).is_file():
         # Only what this tokenizer is made of: the table may hold more, and its own sizes win.
         named = {settings.get("enc_type"), settings.get("dec_type")}
-        found = {name: size for name, size in read_json(folder / ARCH).items() if name in named}
-        settings["sizes"] = found | (settings.get("sizes") or {})
+        table = {name: size for name, size in read_json(folder / ARCH).items() if name in named}
+        settings["sizes"] = table | (settings.get("sizes") or {})
     return settings
 
 
@@ -163,9 +167,9 @@ def fingerprint(folder: str | Path) -> str:
     """16 hexadecimal digits of the weights and settings; the measured quality does not count."""
     folder = Path(folder)
     settings = read_settings(folder)
-    settings.pop("quality", None)
+    settings.pop("quality", None)  # measured again on other samples, the tokens are the same
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     with open(folder / WEIGHTS, "rb") as stream:
-        while block := stream.read(2**22):
+        while block := stream.read(2**22):  # 4 MiB at a time: weights may be gigabytes
             digest.update(block)
     return digest.hexdigest()[:16]

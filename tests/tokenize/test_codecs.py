@@ -8,17 +8,21 @@ import numpy as np
 
 from fourmill.modalities import spec
 from fourmill.tokenize import tokenizer
-from fourmill.tokenize.codecs import Codebook, Grid, Labelled, Options
+from fourmill.tokenize.codecs import FittedTokenizer, Grid, Labelled, Options
 from fourmill.tokenize.crops import Crop
 from fourmill.tokenize.networks.vqvae import VQVAE, VQVAEConfig
 
 
-def test_what_cannot_be_coded_is_a_reject_of_its_sample_alone(tmp_path: Path) -> None:
+def test_uncodable_sample_is_rejected_alone(tmp_path: Path) -> None:
     sizes = {"image_size": 32, "patch_size": 8, "codebook_size": 16, "latent_dim": 4}
     model = VQVAE(VQVAEConfig.small(16, 1, 2, n_channels=3, patch_proj=False, **sizes))
     tokenizer.save(model, tmp_path / "tok_clip", {})
-    made = spec("tok_clip", vocab_size=16, image_size=32, patch_size=8)
-    grid = Grid(made, Options(seed=0, image_size=32, crops=1), Codebook("tok_clip", str(tmp_path / "tok_clip"), "cpu"))
+    tok_clip = spec("tok_clip", vocab_size=16, image_size=32, patch_size=8)
+    grid = Grid(
+        tok_clip,
+        Options(seed=0, image_size=32, crops=1),
+        FittedTokenizer("tok_clip", str(tmp_path / "tok_clip"), "cpu"),
+    )
     values = [np.random.default_rng(i).normal(size=(4, 4, 3)).astype(np.float32) for i in range(4)]
     crop = [Crop(0, 0, 32, 32)]
     alone = [grid.encode([Labelled(str(i), value, crop, (32, 32))])[0] for i, value in enumerate(values)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fourmill.modalities import LABELS, TOKENIZERS, Form
 from fourmill.tokenize.crops import Crop, crops
-from fourmill.tokenize.inputs import examples, standardise_depth, to_input, to_label, window
+from fourmill.tokenize.inputs import examples, standardize_depth, to_input, to_label, window
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fm_schedules_and_embeddings.npz"
 BY_FORM = {entry.form: name for name, entry in TOKENIZERS.items() if LABELS[entry.label].form is entry.form}
@@ -41,7 +41,7 @@ def values(form: Form, height: int, width: int, seed: int) -> np.ndarray:
     seed=st.integers(0, 99),
 )  # fmt: skip
 @settings(deadline=None, max_examples=60)
-def test_a_mirrored_window_is_the_mirrored_image_of_the_window(form: Form, height: int, width: int, seed: int) -> None:
+def test_flipped_crop_is_the_mirrored_window(form: Form, height: int, width: int, seed: int) -> None:
     name, size = BY_FORM[form], 8
     label, value = TOKENIZERS[name].label, values(form, height, width, seed)
     (plain,) = crops(seed, "key", width, height, 1)
@@ -61,8 +61,8 @@ def test_a_mirrored_window_is_the_mirrored_image_of_the_window(form: Form, heigh
 def test_the_whole_frame_at_its_own_size_is_the_label(form: Form, seed: int) -> None:
     value = values(form, 42, 42, seed)
     size = 3 if form is Form.FEATURES else 42
-    found = window(TOKENIZERS[BY_FORM[form]].label, value, Crop(0, 0, 42, 42), size, (42, 42))
-    np.testing.assert_allclose(found.astype(np.float32), value.astype(np.float32), atol=2e-3)
+    result = window(TOKENIZERS[BY_FORM[form]].label, value, Crop(0, 0, 42, 42), size, (42, 42))
+    np.testing.assert_allclose(result.astype(np.float32), value.astype(np.float32), atol=2e-3)
 
 
 def test_a_crop_reads_its_part_of_a_feature_map() -> None:
@@ -78,8 +78,8 @@ def test_a_crop_reads_its_part_of_a_feature_map() -> None:
 def test_normals_stay_unit_vectors() -> None:
     value = values(Form.NORMALS, 64, 48, 0)
     for size in (16, 96):
-        found = window("normal", value, Crop(0, 0, 48, 48), size, (48, 64))
-        np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-3)
+        result = window("normal", value, Crop(0, 0, 48, 48), size, (48, 64))
+        np.testing.assert_allclose(np.linalg.norm(result, axis=-1), 1, atol=1e-3)
 
 
 @pytest.mark.parametrize("form", sorted(set(BY_FORM) - {Form.DEPTH}))
@@ -90,9 +90,9 @@ def test_input_and_label_are_inverse(form: Form) -> None:
     if form is Form.CLASSES:
         assert x.dtype == torch.int64 and set(x.unique().tolist()) == {0, 1, 8, 133}
         x = torch.nn.functional.one_hot(x, TOKENIZERS[name].n_labels).movedim(-1, 1).float()
-    found = to_label(name, x)
-    assert found.shape == rows.shape
-    np.testing.assert_allclose(found.astype(np.float32), rows.astype(np.float32), atol=2e-3)
+    result = to_label(name, x)
+    assert result.shape == rows.shape
+    np.testing.assert_allclose(result.astype(np.float32), rows.astype(np.float32), atol=2e-3)
 
 
 def test_masks_keep_their_two_classes() -> None:
@@ -103,22 +103,22 @@ def test_masks_keep_their_two_classes() -> None:
     np.testing.assert_array_equal(to_label("sam_mask", logits), masks)
 
 
-def test_depth_is_standardised_as_in_4m() -> None:
+def test_depth_is_standardized_as_in_4m() -> None:
     golden = np.load(GOLDEN)
     raw = torch.from_numpy(golden["depth/raw_u16"].astype(np.float32) / 65535)
-    np.testing.assert_allclose(standardise_depth(raw[None]).numpy(), golden["depth/standardised"], atol=1e-5)
+    np.testing.assert_allclose(standardize_depth(raw[None]).numpy(), golden["depth/standardised"], atol=1e-5)
 
 
 @given(scale=st.floats(0.5, 4), offset=st.floats(-1, 1), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=30)
-def test_standardised_depth_knows_neither_scale_nor_offset(scale: float, offset: float, seed: int) -> None:
+def test_standardized_depth_knows_neither_scale_nor_offset(scale: float, offset: float, seed: int) -> None:
     depth = torch.from_numpy(np.random.default_rng(seed).random((2, 12, 9)).astype(np.float32))
-    moved = standardise_depth(depth * scale + offset)
-    torch.testing.assert_close(standardise_depth(depth), moved, atol=1e-3, rtol=1e-3)
+    moved = standardize_depth(depth * scale + offset)
+    torch.testing.assert_close(standardize_depth(depth), moved, atol=1e-3, rtol=1e-3)
 
 
 def test_flat_depth_is_finite() -> None:
-    assert torch.isfinite(standardise_depth(torch.full((1, 8, 8), 0.5))).all()
+    assert torch.isfinite(standardize_depth(torch.full((1, 8, 8), 0.5))).all()
     assert np.isfinite(to_label("tok_depth", torch.zeros(1, 1, 8, 8))).all()
 
 

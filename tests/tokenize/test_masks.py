@@ -21,8 +21,8 @@ from fourmill.tokenize import masks
 def test_any_mask_comes_back_through_json(mask: np.ndarray) -> None:
     code = json.loads(json.dumps(masks.encode(mask)))
     assert np.array_equal(masks.decode(code), mask)
-    theirs = coco.decode({"size": code["size"], "counts": code["counts"].encode()})
-    assert np.array_equal(theirs, mask)
+    by_coco = coco.decode({"size": code["size"], "counts": code["counts"].encode()})
+    assert np.array_equal(by_coco, mask)
 
 
 def test_long_runs_and_bools() -> None:

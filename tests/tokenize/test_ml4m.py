@@ -42,14 +42,14 @@ def test_tokens_and_reconstructions_are_the_references(name: str, case: str) -> 
     for output in ("recon", "decode_tokens"):
         if f"{case}/{output}" in expected:
             torch.testing.assert_close(model.decode(ids), expected[f"{case}/{output}"], atol=1e-4, rtol=0)
-    made = model.step(x)
-    assert torch.equal(made.ids, ids) and made.commitment == 0
+    output = model.step(x)
+    assert torch.equal(output.ids, ids) and output.commitment == 0
     if not isinstance(model, DiVAE):
-        torch.testing.assert_close(made.prediction, expected[f"{case}/recon"], atol=1e-4, rtol=0)
+        torch.testing.assert_close(output.prediction, expected[f"{case}/recon"], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_one_training_step_moves_the_codebook_as_the_reference_does(name: str) -> None:
+def test_codebook_moves_as_the_reference_does(name: str) -> None:
     model, expected = ml4m.load(GOLDEN / name).train(), RECORDS[name]
     commitment = model.step(expected["base/input"]).commitment
     assert isinstance(model.quantize, VectorQuantizer)
@@ -72,7 +72,7 @@ def test_saving_a_recorded_model_keeps_every_name_and_value(name: str, tmp_path:
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_the_header_of_the_weights_replaces_a_missing_config(name: str, tmp_path: Path) -> None:
+def test_header_of_weights_replaces_missing_config(name: str, tmp_path: Path) -> None:
     for file in ("model.safetensors", "arch.json"):
         shutil.copy(GOLDEN / name / file, tmp_path)
     assert ml4m.load(tmp_path).config == ml4m.load(GOLDEN / name).config

@@ -43,7 +43,7 @@ def test_every_row_is_the_papers() -> None:
     assert {whole.tokenizer(name).average for name in PAPER if TOKENIZERS[name].form in PICTURES} == {0.9999}
 
 
-def test_common_is_for_all_that_have_a_use_for_it_and_each_comes_last() -> None:
+def test_each_overrides_common_overrides_the_row() -> None:
     common = {"dim": 32, "heads": 2, "decoder": "vit", "loss": "l1", "patch_size": 8, "latent_dim": 8, "steps": 40}
     tiny = recipe(list(MODALITIES), common=common, each={"tok_rgb": {"loss": "mse", "steps": 7}})
     assert {tiny.tokenizer(name).dim for name in TOKENIZERS} == {32}
@@ -64,14 +64,14 @@ def test_a_shorter_fit_warms_up_for_the_same_share() -> None:
     assert later is not None and later.warmup == 20 and later.sizes == (224, 256, 288, 320, 352, 384, 416, 448)
 
 
-def test_sam_edges_take_the_tokenizer_and_the_sizes_of_canny_edges() -> None:
+def test_sam_edges_share_the_tokenizer_of_canny_edges() -> None:
     tiny = recipe(["tok_sam_edge"], {"size": 64}, each={"tok_canny_edge": {"codebook_size": 99, "patch_size": 8}})
     assert tiny.tokenizers_needed == ["tok_canny_edge"]
     (spec,) = tiny.specs()
     assert (spec.vocab_size, spec.max_tokens) == (99, 64)
 
 
-def test_sentences_need_their_tokenizers_and_embeddings_their_width() -> None:
+def test_sentences_need_tokenizers_embeddings_a_width() -> None:
     assert recipe(["human_poses", "sam_instance", "caption"]).tokenizers_needed == [BODY_POSE, SAM_MASK]
     (spec,) = recipe(["t5_caption"], embedding_dim=32).specs()
     assert spec.input_dim == 32
@@ -102,7 +102,7 @@ def test_sentences_need_their_tokenizers_and_embeddings_their_width() -> None:
         ("tok_rgb", {"resolutions": {"size": 3}}, "did you mean 'sizes'"),
     ],
 )
-def test_what_cannot_be_is_said(name: str, settings: dict[str, Any], expected: str) -> None:
+def test_impossible_settings_are_refused(name: str, settings: dict[str, Any], expected: str) -> None:
     with pytest.raises(RecipeError, match=expected):
         recipe([name], each={name: settings})
 

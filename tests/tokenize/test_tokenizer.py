@@ -84,7 +84,7 @@ def test_positions_for_another_resolution(tmp_path: Path) -> None:
     torch.testing.assert_close(larger.quant_proj.weight, model.quant_proj.weight)
 
 
-def test_names_that_some_releases_stored(tmp_path: Path) -> None:
+def test_old_tensor_names_load(tmp_path: Path) -> None:
     """A running sum that nothing reads, and the second name of UViT's middle convolutions, beside or for the first."""
     save(DiVAE(WITH_UVIT), tmp_path, {})
     weights = load_file(tmp_path / "model.safetensors")
@@ -97,7 +97,7 @@ def test_names_that_some_releases_stored(tmp_path: Path) -> None:
     assert after.keys() == before.keys() and all(torch.equal(after[k], before[k]) for k in before)
 
 
-def test_what_describes_no_tokenizer_is_refused(tmp_path: Path) -> None:
+def test_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"found no .*model\.safetensors"):
         load(tmp_path)
     shutil.copy(GOLDEN / "vqvae_rgb_vit/model.safetensors", tmp_path)
@@ -143,7 +143,7 @@ def golden(folder: Path, name: str = "vqvae_rgb_vit", **settings: Any) -> Path:
     return folder
 
 
-def test_a_folder_may_lack_what_is_fixed_or_for_training_and_hold_what_nothing_reads(tmp_path: Path) -> None:
+def test_folder_with_missing_and_unread_tensors_loads(tmp_path: Path) -> None:
     folder = golden(tmp_path / "a")
     whole, weights = load(folder), load_file(folder / "model.safetensors")
     for name in ("quantize._codebook.initted", "quantize._codebook.cluster_size", "encoder.pos_emb", "decoder.pos_emb"):
@@ -166,13 +166,13 @@ def test_null_is_a_default_and_no_decay_is_a_decay(tmp_path: Path) -> None:
     assert load(folder).config.num_codebooks == 1
 
 
-def test_standardised_pictures_are_brought_to_the_range(tmp_path: Path) -> None:
+def test_standardized_pictures_are_brought_to_the_range(tmp_path: Path) -> None:
     plain, undoing = load(GOLDEN / "vqvae_rgb_vit"), load(golden(tmp_path / "a", undo_std=True))
     mean, deviation = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     colors = torch.rand(2, 3, 48, 48)
-    standardised = (colors - mean) / deviation
-    torch.testing.assert_close(undoing.latents(standardised), plain.latents(2 * colors - 1), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(undoing.step(standardised).target, 2 * colors - 1, atol=1e-5, rtol=0)
+    standardized = (colors - mean) / deviation
+    torch.testing.assert_close(undoing.latents(standardized), plain.latents(2 * colors - 1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(undoing.step(standardized).target, 2 * colors - 1, atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="undo_std with n_channels 1"):
         VQVAEConfig.small(16, 1, 2, n_channels=1, undo_std=True, **TINY)
 
@@ -208,7 +208,7 @@ def test_noise_from_noise_alone_is_refused_where_it_is_asked_for(tmp_path: Path)
         model.decode(ids)
 
 
-def test_every_floating_type_is_read_and_what_is_not_finite_is_not() -> None:
+def test_any_float_is_encoded_but_not_nan() -> None:
     model = load(GOLDEN / "vqvae_rgb_vit")
     x = torch.rand(2, 3, 48, 48) * 2 - 1
     ids = model.encode(x)

@@ -33,6 +33,7 @@ def is_diffusion(dec_type: str) -> bool:
 
 
 def _kind(dec_type: str) -> type[Size]:
+    # The reference too goes by the name alone; a size in arch.json does not say what it is of.
     if "uvit_" in dec_type:
         return UViTSize
     return UNetSize if "unet_" in dec_type else ViTSize
@@ -54,6 +55,7 @@ def sizes_of(table: Mapping[str, Any], enc_type: str, dec_type: str) -> dict[str
 def _size(name: str, kind: type[Size], value: Any) -> Size:
     if not isinstance(value, Mapping):
         return value
+    # Neutral arguments are dropped; others that a size does not have would build another model than was trained.
     known = {field.name: field.default for field in fields(kind)}
     given = {key: it for key, it in value.items() if key in known or key not in _NEUTRAL or _NEUTRAL[key] != it}
     wrong = [f"got {key} {it!r}" for key, it in given.items() if key not in known]
@@ -63,6 +65,7 @@ def _size(name: str, kind: type[Size], value: Any) -> Size:
     try:
         return TypeAdapter(kind).validate_python(given)
     except ValidationError as error:
+        # One sentence about the first mistake; pydantic's text has several lines.
         first = error.errors()[0]
         place = "".join(f", {part}" for part in first["loc"])
         raise ValueError(f"sizes, {name}{place}: {first.get('ctx', {}).get('error', first['msg'])}") from None

@@ -35,13 +35,15 @@ def alphas_cumprod(schedule: str, steps: int, zero_terminal_snr: bool = True) ->
         ValueError: no such schedule.
     """
     if schedule.startswith(_SHIFTED):
+        # In float64: at t = 1 the tangent is 1.6e16 rather than infinite.
         t = torch.linspace(0, 1, steps, dtype=torch.float64)
         log_snr = -2 * ((t * math.pi / 2).tan().log() + math.log(_shift(schedule)))
         alphas = log_snr.clamp(-15, 15).sigmoid()
-        alphas[-1] = 0
+        alphas[-1] = 0  # sigmoid(-15) = 3e-7, which is close to, but not, nothing
         return alphas.float()
     alphas = (1 - _betas(schedule, steps)).cumprod(0)
     if zero_terminal_snr:
+        # Shifted to 0 at the end and scaled back to its first value (arXiv 2305.08891, algorithm 1).
         root = alphas.sqrt()
         alphas = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
     return alphas.float()
@@ -68,7 +70,7 @@ def _betas(schedule: str, steps: int) -> torch.Tensor:
     if schedule == "squaredcos_cap_v2":
         t = torch.arange(steps + 1, dtype=torch.float64) / steps
         wanted = ((t + 0.008) / 1.008 * math.pi / 2).cos().square()
-        return (1 - wanted[1:] / wanted[:-1]).clamp(max=0.999)
+        return (1 - wanted[1:] / wanted[:-1]).clamp(max=0.999)  # the last ratio is 0, and a beta of 1 has no inverse
     raise ValueError(f"diffusion: got beta_schedule {schedule!r}; expected one of {', '.join(SCHEDULES)}")
 
 
@@ -110,17 +112,19 @@ class Diffusion:
         return signal * noise - spread * x0
 
     def _weights(self, t: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # One weight for each sample, with axes that broadcast over (C, H, W).
         alphas = self.alphas.to(like.device)[t].view(-1, *[1] * (like.ndim - 1))
         return alphas.sqrt(), (1 - alphas).sqrt()
 
-    def clean(self, said: torch.Tensor, x_t: torch.Tensor, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """x0 and noise that the model's output for x_t stands for."""
+    def clean(self, output: torch.Tensor, x_t: torch.Tensor, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """x0 and the noise, (B, C, H, W) both, that a model's output for x_t implies."""
         signal, spread = alpha**0.5, (1 - alpha) ** 0.5
         if self.prediction == "sample":
-            return said, (x_t - signal * said) / spread
+            return output, (x_t - signal * output) / spread
         if self.prediction == "epsilon":
-            return (x_t - spread * said) / signal, said
-        return signal * x_t - spread * said, signal * said + spread * x_t
+            return (x_t - spread * output) / signal, output
+        # v and x_t are x0 and e, turned by an angle of cosine `signal`: turn them back.
+        return signal * x_t - spread * output, signal * output + spread * x_t
 
     def ddim(
         self,
@@ -140,6 +144,7 @@ class Diffusion:
         Raises:
             ValueError: the noise is to be predicted from noise alone.
         """
+        # The step after the last one is a clean sample.
         alphas = [float(self.alphas[t]) for t in timesteps] + [1.0]
         if self.prediction == "epsilon" and 0.0 in alphas:
             raise ValueError(
@@ -148,8 +153,9 @@ class Diffusion:
             )
         x = noise
         for i, t in enumerate(timesteps):
-            said = model(x, torch.full((len(x),), t, device=x.device)).float()
-            x0, direction = self.clean(said, x, alphas[i])
+            # In float32 also under autocast: errors of the early steps are multiplied by the later ones.
+            output = model(x, torch.full((len(x),), t, device=x.device)).float()
+            x0, direction = self.clean(output, x, alphas[i])
             if clamp:
                 x0 = x0.clamp(-1, 1)
             x = alphas[i + 1] ** 0.5 * x0 + (1 - alphas[i + 1]) ** 0.5 * direction

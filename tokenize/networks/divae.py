@@ -22,7 +22,7 @@ from .diffusion import Diffusion, Prediction, alphas_cumprod, sampling_steps
 from .memcodes import on_device
 from .mlp import is_mlp
 from .vit import ViTEncoder, ViTSize
-from .vqvae import VQ, Step, VQConfig, seeded, unknown_type
+from .vqvae import VQ, StepOutput, VQConfig, seeded, unknown_type
 
 _PRESETS: dict[str, unet.UNetSize | uvit.UViTSize] = {**unet.PRESETS, **uvit.PRESETS}
 
@@ -32,7 +32,7 @@ class DiVAEConfig(VQConfig):
     prediction_type "sample" and beta_schedule "linear".
 
     dec_type: `unet_patched`, a UViT preset (`uvit_b_p4_f16`, ...), or a name in `sizes`.
-    thresholding, clip_sample: each keeps the estimates of sampling in [-1, 1]. For pictures: standardised depth has
+    thresholding, clip_sample: each keeps the estimates of sampling in [-1, 1]. For pictures: standardized depth has
         larger values.
     cls_free_guidance_dropout: share of training samples that are decoded without their codes; needed by `guidance`.
     conditioning, dec_transformer_dropout: of UViT.
@@ -55,7 +55,7 @@ class DiVAEConfig(VQConfig):
             raise ValueError(f"got n_labels {self.n_labels}; class maps cannot be noised, use a VQ-VAE")
         if is_mlp(self.enc_type):
             raise ValueError(f"got enc_type {self.enc_type!r}; a diffusion decoder needs a ViT, a vector a VQ-VAE")
-        self.diffusion()
+        self.diffusion()  # raises what is wrong with the schedule while the config is read
         return self
 
     def decoder_size(self) -> unet.UNetSize | uvit.UViTSize:
@@ -108,6 +108,7 @@ class DiVAE(VQ):
         with seeded(seed):
             super().__init__(config, seed)
             self.config, self.diffusion = config, config.diffusion()
+            # After the encoder and quantizer, whose initial weights must not depend on the kind of decoder.
             self.decoder: nn.Module
             if isinstance(size, unet.UNetSize):
                 self.decoder = unet.PatchedUNet(size, config.n_channels, config.latent_dim)
@@ -140,12 +141,14 @@ class DiVAE(VQ):
         cond = self._codes(ids)
         if noise is None:
             assert isinstance(self.encoder, ViTEncoder)
+            # Ids do not say how large their image was, but an encoder makes one for each patch.
             if isinstance(image_size, int):
                 image_size = (image_size, image_size)
             height, width = image_size or (side * self.encoder.patch_size for side in ids.shape[-2:])
             noise = _noise((self.config.n_channels, height, width), seed, len(ids)).to(ids.device)
         self._check_size(noise)
         clamp = self.config.thresholding or self.config.clip_sample
+        # Guided, a batch goes through the decoder twice at once: with its codes, and with all of them masked.
         unguided = guidance == 1.0
         both = cond if unguided else cond.repeat(2, 1, 1, 1)
         mask = torch.zeros(len(both), *cond.shape[2:], dtype=torch.bool, device=cond.device)
@@ -167,7 +170,7 @@ class DiVAE(VQ):
         noise: torch.Tensor | None = None,
         timesteps: torch.Tensor | None = None,
         cond_mask: torch.Tensor | None = None,
-    ) -> Step:
+    ) -> StepOutput:
         """One denoising of `x` (B, C, H, W) in [-1, 1], conditioned on its own codes.
 
         In training mode the codebook takes an EMA step, and some samples lose their codes (guidance dropout).
@@ -180,6 +183,7 @@ class DiVAE(VQ):
         """
         self._check_size(x)
         clean = self.pixels(x)
+        # Drawn in this order: a resumed fit must take the same numbers from its generator.
         batch, source = len(x), on_device(generator, x.device)
         if timesteps is None:
             timesteps = torch.randint(len(self.diffusion), (batch,), generator=source, device=x.device)
@@ -192,9 +196,9 @@ class DiVAE(VQ):
             cond_mask = dropped.expand(-1, *quantized.shape[2:])
         noisy = self.diffusion.add_noise(clean, noise, timesteps)
         prediction = self.decoder(noisy, timesteps, quantized, cond_mask)
-        return Step(prediction, self.diffusion.target(clean, noise, timesteps), commitment, ids)
+        return StepOutput(prediction, self.diffusion.target(clean, noise, timesteps), commitment, ids)
 
-    def step(self, x: torch.Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(self, x: torch.Tensor, generator: torch.Generator | None = None) -> StepOutput:
         """What a training step compares, see `VQVAE.step`; the target is x, the noise or the velocity."""
         return self(x, generator)
 
@@ -209,6 +213,7 @@ class DiVAE(VQ):
 
 def _noise(shape: tuple[int, int, int], seed: int | np.integer[Any] | Sequence[int], count: int) -> torch.Tensor:
     """Standard normal (count, C, H, W), drawn on the CPU so that all devices start from the same."""
+    # One generator for each sample: none depends on its place in the batch, or on the batch's size.
     if isinstance(seed, int | np.integer):
         return torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))).expand(count, -1, -1, -1)
     if len(seed) != count:

@@ -27,12 +27,14 @@ class Memcodes(nn.Module):
         if dim % heads:
             raise ValueError(f"Memcodes: got latent_dim {dim} and num_codebooks {heads}; expected a multiple of it")
         self.heads, self.scale, self.last_replaced = heads, (dim // heads) ** -0.5, 0
+        # Names and order of the parameters are the reference's: state dicts and seeds depend on them.
         self.codes = nn.Parameter(torch.randn(heads, codebook_size, dim // heads))
         self.to_k = _PerHead(heads, dim // heads)
         self.to_v = _PerHead(heads, dim // heads)
 
     def encode(self, z: torch.Tensor) -> torch.Tensor:
-        """(B, L, h, w) to ids (B, n, h, w) int64, or (B, h, w) of one book; the lowest of equals."""
+        """(B, L, h, w) to ids (B, n, h, w) int64, or (B, h, w) of one book; the lowest id of equal scores."""
+        # bfloat16 has 8 bits of precision: scores of neighbouring codes would tie, and ids differ between devices.
         with torch.autocast(z.device.type, enabled=False):
             # (q W) c = q (c W'): projecting the queries is cheaper than projecting K codes.
             queries = self._queries(z) @ self.to_k.weight.transpose(1, 2)
@@ -63,6 +65,7 @@ class Memcodes(nn.Module):
             return self.decode(ids), zero, ids
         with torch.autocast(z.device.type, enabled=False):
             scores = self.scale * self._queries(z) @ self.to_k(self.codes).transpose(1, 2)
+            # -log of an exponential is Gumbel noise; torch's own function takes no generator.
             noise = torch.empty_like(scores).exponential_(generator=on_device(generator, z.device)).log()
             soft = ((scores - noise) / _TEMPERATURE).softmax(2)
             ids = soft.argmax(2)

@@ -29,6 +29,7 @@ class BottleneckMLP(nn.Module):
         match = _NAME.fullmatch(name)
         if match is None:
             raise ValueError(f"MLP: got the type {name!r}; expected BottleneckMLP/B_<blocks>-Wi_<width>")
+        # The third group is missing in all published names, and stands for an expansion of 4.
         blocks, self.width, expansion = (int(group or 4) for group in match.groups())
         self.linear_in = nn.Linear(dim_in or self.width, self.width)
         self.blocks = nn.ModuleList(_Block(self.width, expansion * self.width) for _ in range(blocks))
@@ -36,6 +37,7 @@ class BottleneckMLP(nn.Module):
         self.linear_out = nn.Linear(self.width, dim_out or self.width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # Channels last: linear layers act on the last axis.
         x = self.linear_in(x.movedim(1, -1))
         for block, norm in zip(self.blocks, self.layernorms, strict=True):
             x = x + block(norm(x))

@@ -41,6 +41,7 @@ class Codebook(nn.Module):
         self.generator = torch.Generator().manual_seed(seed)
         embed = torch.empty(size, dim)
         nn.init.kaiming_uniform_(embed, generator=self.generator)
+        # Read by nothing here: 4M's folders hold it, and strict loading wants every name.
         self.register_buffer("initted", torch.ones(1))
         self.register_buffer("cluster_size", torch.zeros(size))
         self.register_buffer("embed", F.normalize(embed, dim=1))
@@ -56,6 +57,7 @@ class Codebook(nn.Module):
         """One EMA step from a batch of latents and their codes; returns the number of codes replaced."""
         latents = F.normalize(latents_NL.float(), dim=1)
         counts, sums = self._counts_and_sums(latents, ids_N)
+        # A code that no latent takes stays where it is; its count alone decays.
         used = counts[:, None] > 0
         codes = F.normalize(self.embed, dim=1)
         means = torch.where(used, F.normalize(sums / counts.clamp(min=1)[:, None], dim=1), codes)
@@ -66,6 +68,7 @@ class Codebook(nn.Module):
         """Latents of each code (K,) and their sum (K, L), over all ranks; the cluster sizes take their step."""
         counts = torch.bincount(ids_N, minlength=self.embed.shape[0]).to(latents.dtype)
         sums = torch.zeros_like(self.embed).index_add_(0, ids_N, latents)
+        # Sums, not means, over ranks: two ranks learn what one would from both batches.
         if _distributed():
             dist.all_reduce(counts)
             dist.all_reduce(sums)
@@ -76,10 +79,11 @@ class Codebook(nn.Module):
         dead = torch.nonzero(self.cluster_size < self.threshold)[:, 0]
         if len(dead) == 0:
             return 0
-        # With more dead codes than latents some are picked twice; the copies part later.
+        # With more dead codes than latents some are picked twice; later updates move the copies apart.
         order = torch.randperm(len(latents), generator=self.generator)
         picks = order.repeat(-(-len(dead) // len(latents)))[: len(dead)]
         fresh = latents[picks.to(latents.device)]
+        # Ranks see other latents: without rank 0's picks their codebooks would part here.
         if _distributed():
             dist.broadcast(fresh, 0)
         self._place(dead, fresh, counts.sum() / len(counts))
@@ -87,7 +91,7 @@ class Codebook(nn.Module):
 
     def _place(self, codes: torch.Tensor, vectors: torch.Tensor, size: torch.Tensor) -> None:
         self.embed[codes] = vectors
-        self.cluster_size[codes] = size
+        self.cluster_size[codes] = size  # see Decisions: the old size would let it die again at the next step
 
 
 class EuclideanCodebook(Codebook):
@@ -152,6 +156,7 @@ class VectorQuantizer(nn.Module):
 
     def encode(self, z: torch.Tensor) -> torch.Tensor:
         """(B, L, h, w) to ids (B, h, w) int64, or (B, n, h, w) with n > 1 heads. Does not change the codebook."""
+        # In float32 under autocast too: in bfloat16 a code's neighbours score the same.
         with torch.autocast(z.device.type, enabled=False):
             return self._ids(self._split(z), z.shape)
 
@@ -175,8 +180,10 @@ class VectorQuantizer(nn.Module):
             quantized = F.embedding(ids.view(latents.shape[:3]), self._codebook.embed)
             if not self.training:
                 return self._merge(quantized, z.shape[2:]), latents.new_zeros(()), ids
+            # Codes learn by averages, so that this loss moves the encoder alone (codes are buffers).
             loss = self.commitment * F.mse_loss(latents, quantized)
             self.last_replaced = self._codebook.update(latents.detach().flatten(0, 2), ids.flatten())
+            # Straight through: the value of the code, the gradient of the latent.
             return self._merge(latents + (quantized - latents).detach(), z.shape[2:]), loss, ids
 
     def _split(self, z: torch.Tensor) -> torch.Tensor:

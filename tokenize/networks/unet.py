@@ -18,7 +18,7 @@ from torch import nn
 
 from .diffusion import timestep_embedding
 
-_GROUPS = 32
+_GROUPS = 32  # of channels, normalized together
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
@@ -75,6 +75,7 @@ class PatchedUNet(nn.Module):
         self.time_embed = nn.Sequential(
             nn.Linear(size.model_channels, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)
         )
+        # `skips` holds the widths of what `forward` will concatenate, last in, first out.
         first, last = size.widths[0], size.widths[-1]
         self.input_blocks = nn.ModuleList([_Timed(nn.Conv2d(inner + cond_channels, first, 3, padding=1))])
         skips, width, levels = [first], first, len(size.widths)
@@ -91,6 +92,7 @@ class PatchedUNet(nn.Module):
         )
         self.output_blocks = nn.ModuleList()
         for level, out in reversed(list(enumerate(size.widths))):
+            # One block more than on the way down: the first input of each level is a skip too.
             for block in range(size.num_res_blocks + 1):
                 layers = [ResBlock(width + skips.pop(), time_dim, out), *self._attention(level, out)]
                 width = out
@@ -114,8 +116,10 @@ class PatchedUNet(nn.Module):
             cond: (B, L, h', w'), resized to the patches by nearest neighbour.
             cond_mask: bool (B, h', w'); True: the condition there is replaced by zeros.
         """
+        # Zeros are what the codes were replaced by in training with guidance dropout.
         if cond_mask is not None:
             cond = cond.masked_fill(cond_mask[:, None], 0.0)
+        # Patches become channels, in the reference's order (channel, row, column).
         h = F.pixel_unshuffle(x, self.size.patch_size)
         h = torch.cat([h, F.interpolate(cond.to(h.dtype), h.shape[2:], mode="nearest")], dim=1)
         time = self.time_embed(timestep_embedding(t, self.size.model_channels).to(h.dtype))
@@ -145,6 +149,7 @@ class ResBlock(nn.Module):
         super().__init__()
         self.in_layers = nn.Sequential(_norm(channels), nn.SiLU(), nn.Conv2d(channels, out, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time_dim, out))
+        # The branch starts as nothing, the block as the identity.
         convolution = _zero(nn.Conv2d(out, out, 3, padding=1))
         self.out_layers = nn.Sequential(_norm(out), nn.SiLU(), nn.Identity(), convolution)  # 2: a dropout, of 0 in 4M
         self.skip_connection = nn.Identity() if out == channels else nn.Conv2d(channels, out, 1)
@@ -166,12 +171,15 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         flat = x.flatten(2)
+        # Heads outside, q, k, v inside: the order of guided diffusion's "legacy" attention, which 4M's weights have.
         q, k, v = self.qkv(self.norm(flat)).unflatten(1, (self.heads, 3, -1)).transpose(3, 4).unbind(2)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(1, 2)
         return (flat + self.proj_out(mixed)).view_as(x)
 
 
 class Downsample(nn.Module):
+    """Half the sides by a convolution of stride 2."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
@@ -181,6 +189,8 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
+    """Twice the sides, each place repeated, then a convolution."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)

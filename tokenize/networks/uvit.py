@@ -97,6 +97,7 @@ class UViT(nn.Module):
         self.downsample_mid = _Conv(widths[-1], stride=2) if size.downsample_before_mid else None
         self.mid_block = _Transformer(size, cond_channels, conditioning, dropout)
         self.upsample_mid = _Conv(widths[-1], stride=1) if size.downsample_before_mid else None
+        # Level i of the way up meets the skips of its level, and last the one that the level below handed over.
         up = widths[::-1]
         self.up_blocks = nn.ModuleList(
             _Up(size, up[max(i - 1, 0)], width, up[min(i + 1, len(up) - 1)], double=i < len(up) - 1)
@@ -109,7 +110,8 @@ class UViT(nn.Module):
     def _initialize(self) -> None:
         initialize(self)
         for name, module in self.named_modules():
-            if name.endswith(("conv2", "adaLN_gate")):  # residual branches start closed
+            # Residual branches start at zero.
+            if name.endswith(("conv2", "adaLN_gate")):
                 nn.init.zeros_(module.weight)
                 nn.init.zeros_(module.bias)
 
@@ -181,6 +183,7 @@ class _Down(nn.Module):
 
     def __init__(self, size: UViTSize, channels: int, out: int, halve: bool) -> None:
         super().__init__()
+        # Only the first block changes the width.
         widths = [channels] + [out] * (size.layers_per_block - 1)
         self.resnets = nn.ModuleList(_Resnet(size, width, out) for width in widths)
         self.downsamplers = nn.ModuleList([_Conv(out, stride=2)] if halve else [])
@@ -201,9 +204,10 @@ class _Up(nn.Module):
     def __init__(self, size: UViTSize, channels: int, out: int, below: int, double: bool) -> None:
         """`channels` come in; `below` is the width of the last skip, which an earlier level made."""
         super().__init__()
-        came = [channels] + [out] * size.layers_per_block
-        skipped = [out] * size.layers_per_block + [below]
-        self.resnets = nn.ModuleList(_Resnet(size, a + b, out) for a, b in zip(came, skipped, strict=True))
+        # One block more than on the way down, for the skip of the level's input.
+        inputs = [channels] + [out] * size.layers_per_block
+        skips = [out] * size.layers_per_block + [below]
+        self.resnets = nn.ModuleList(_Resnet(size, a + b, out) for a, b in zip(inputs, skips, strict=True))
         self.upsamplers = nn.ModuleList([_Conv(out, stride=1)] if double else [])
 
     def forward(self, x: torch.Tensor, time: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
@@ -243,10 +247,12 @@ class _Transformer(nn.Module):
         context, blocked = None, None
         if self.attends:
             context = cond.to(h.dtype).flatten(2).transpose(1, 2)
+            # Masked codes are not attended to, rather than replaced.
             blocked = None if cond_mask is None else cond_mask.flatten(1)
         else:
             h = h + self._added(cond.to(h.dtype), cond_mask, grid)
         skips: list[torch.Tensor] = []
+        # A long skip joins block i to block n - 1 - i; the middle one of an odd number has none.
         for i, block in enumerate(self.mid_block):
             late = i > len(self.mid_block) // 2
             h = block(h, time, context, blocked, skips.pop() if self.long_skip and late else None)
@@ -268,6 +274,7 @@ class _Transformer(nn.Module):
         added: torch.Tensor = self.mid_cond_proj(F.interpolate(cond, grid, mode="nearest").flatten(2).transpose(1, 2))
         if cond_mask is None:
             return added
+        # `interpolate` takes no bools; values are 0 or 1, and nearest keeps them.
         masked = F.interpolate(cond_mask[:, None].float(), grid, mode="nearest").flatten(2).transpose(1, 2) > 0.5
         return torch.where(masked, self.mask_token.to(added.dtype), added)
 
@@ -290,6 +297,7 @@ class _Block(nn.Module):
             self.attn = Attention(size.vit)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * size.mid_mlp_ratio))
+        # Attention and MLP, and attention to the codes; each has a shift, a scale and a gate.
         branches = 3 if context else 2
         self.adaLN_modulation = nn.Linear(size.time_dim, 2 * branches * dim)
         self.adaLN_gate = nn.Linear(size.time_dim, branches * dim)
@@ -304,7 +312,7 @@ class _Block(nn.Module):
         blocked: torch.Tensor | None = None,
         skip: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        active = F.silu(time)[:, None]
+        active = F.silu(time)[:, None]  # the same for all tokens of a sample
         branches = 3 if self.context else 2
         gates = self.adaLN_gate(active).chunk(branches, dim=2)
         modulations = self.adaLN_modulation(active).chunk(2 * branches, dim=2)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-_EPS = 1e-6
+_EPS = 1e-6  # of LayerNorm, as in timm; torch's default is 1e-5
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ PRESETS: dict[str, ViTSize] = {
 
 def sincos_positions(height: int, width: int, dim: int) -> torch.Tensor:
     """Fixed 2-D positions (1, D, h, w), float32: quarters sin(row), cos(row), sin(column), cos(column)."""
+    # In float64 first: the float32 angle of row 100 is off by up to 4e-6.
     omega = 1.0 / 10_000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     rows = (torch.arange(height, dtype=torch.float64)[None] * omega[:, None])[:, :, None].expand(-1, -1, width)
     columns = (torch.arange(width, dtype=torch.float64)[None] * omega[:, None])[:, None].expand(-1, height, -1)
@@ -63,6 +64,7 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, tokens, dim = x.shape
+        # One matrix for q, k and v, in this order: the layout of timm's and 4M's checkpoints.
         q, k, v = self.qkv(x).view(batch, tokens, 3, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, dim)
         return self.proj(mixed)
@@ -110,6 +112,7 @@ class ConvNeXtBlock(nn.Module):
         self.gamma = nn.Parameter(torch.full((dim,), 1e-6))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # Channels last, for LayerNorm and the pointwise layers.
         hidden = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
         hidden = self.gamma * self.pwconv2(F.gelu(self.pwconv1(hidden)))
         x = x + hidden.permute(0, 3, 1, 2)
@@ -132,12 +135,13 @@ class _ViT(nn.Module):
     def _transform(self, x_BDhw: torch.Tensor) -> torch.Tensor:
         """(B, D, h, w) without positions to (B, N, D)."""
         positions = self.pos_emb
+        # Other resolutions than the fit's: 4M adapts its tokenizers from 224 to 448 px like this.
         if positions.shape[2:] != x_BDhw.shape[2:]:
             positions = F.interpolate(positions, size=x_BDhw.shape[2:], mode="bicubic", align_corners=False)
         x: torch.Tensor = self.blocks((x_BDhw + positions).flatten(2).transpose(1, 2))
         if self.norm_mlp is None or self.post_mlp is None:
             return x
-        # In float32 even under autocast: the tanh MLP decides between codes.
+        # In float32 under autocast too: what comes out decides between neighbouring codes.
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             x = x + self.post_mlp(self.norm_mlp(x))
@@ -151,6 +155,7 @@ class ViTEncoder(_ViT):
         self, size: ViTSize, channels: int, patch_size: int, grid: int, patch_proj: bool = True, post_mlp: bool = False
     ) -> None:
         super().__init__(size, grid, post_mlp)
+        # A cell of a feature map is a token already.
         self.patch_size = patch_size if patch_proj else 1
         self.proj = nn.Conv2d(channels, size.dim_tokens, kernel_size=self.patch_size, stride=self.patch_size)
         initialize(self)
@@ -197,6 +202,7 @@ def initialize(model: nn.Module) -> None:
     """MAE's initialization, as in 4M: Xavier uniform, with q, k, v as separate matrices; biases of linear layers 0."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
+            # nn.init.xavier_uniform_ would see one matrix of three times as many rows, and start q, k, v too small.
             rows = module.weight.shape[0] // (3 if name.endswith("qkv") else 1)
             limit = math.sqrt(6 / (rows + module.weight.shape[1]))
             nn.init.uniform_(module.weight, -limit, limit)

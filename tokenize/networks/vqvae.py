@@ -71,6 +71,7 @@ class VQConfig(BaseModel):
     def _plain(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
+        # Published configs write null where a flag was not given.
         given = {name: value for name, value in data.items() if value is not None}
         if isinstance(given.get("sizes"), Mapping):
             named = (str(given.get(part, cls.model_fields[part].default)) for part in ("enc_type", "dec_type"))
@@ -78,7 +79,7 @@ class VQConfig(BaseModel):
         return given
 
     @model_validator(mode="after")
-    def _standardised_pictures(self) -> VQConfig:
+    def _standardized_pictures(self) -> VQConfig:
         if self.undo_std and (self.n_labels or self.n_channels != 3):
             raise ValueError(
                 f"got undo_std with n_channels {self.n_channels}, n_labels {self.n_labels}; expected pictures of 3 "
@@ -142,7 +143,7 @@ def unknown_type(field: str, name: str, presets: list[str], sizes: dict[str, Siz
     return ValueError(f"tokenizer: got {field} {name!r}; expected one of {known}, or give its size in `sizes`")
 
 
-class Step(NamedTuple):
+class StepOutput(NamedTuple):
     """What a training step compares: the loss is criterion(prediction, target) + commitment."""
 
     prediction: torch.Tensor
@@ -154,6 +155,7 @@ class Step(NamedTuple):
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Initial weights of what is built inside depend on the seed alone; the global generator does not notice."""
+    # The CPU's generator only: weights are made on the CPU, and forking those of GPUs waits for them.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -190,7 +192,7 @@ class VQ(nn.Module):
         if self.cls_emb is not None:
             x = self.cls_emb(x.long()).permute(0, 3, 1, 2)
         elif x.ndim == 2:
-            x = x[:, :, None, None]
+            x = x[:, :, None, None]  # a vector is a map of one cell
         else:
             x = self.pixels(x)
         return self.quant_proj(self.encoder(x))
@@ -207,7 +209,7 @@ class VQ(nn.Module):
         """Token ids, int64 in [0, K): (B, h, w), or (B, n, h, w) of n > 1 codebooks; (B, n) of vectors.
 
         Args:
-            x: (B, C, H, W) of any floating point type, images in [-1, 1] (standardised ones with `undo_std`) and
+            x: (B, C, H, W) of any floating point type, images in [-1, 1] (standardized ones with `undo_std`) and
                 feature maps as they are; (B, H, W) class ids with `n_labels`; vectors (B, D). H and W are multiples of
                 the patch size; other sizes than `image_size` are fine.
 
@@ -215,9 +217,11 @@ class VQ(nn.Module):
             ValueError: that is not what `x` is, or something in it is not finite, or too large to be coded.
         """
         x = self._input(x)
-        if not len(x):  # the shape of what nothing becomes is that of what one becomes
+        # An empty batch has the shape of one sample's ids, with no rows.
+        if not len(x):
             return self.encode(x.new_zeros(1, *x.shape[1:]))[:0]
         latents = self.latents(x)
+        # The argmax of NaN is an id like any other: without this check a broken label would become tokens.
         if not latents.isfinite().all():
             raise ValueError("tokenizer: got values whose latents are not finite; check the label, and the weights")
         ids = self.quantize.encode(latents)
@@ -245,6 +249,7 @@ class VQ(nn.Module):
     def _codes(self, ids: torch.Tensor) -> torch.Tensor:
         """The vectors (B, L, h, w) of ids as from `encode`; those of vectors (B, n) are a grid of 1 x 1."""
         heads = self.quantize.heads
+        # (B, n) are ids of vectors; they take the shape of a grid of one cell.
         if ids.ndim == 2 and ids.shape[1] == heads:
             ids = ids[..., None, None] if heads > 1 else ids[..., None]
         if ids.ndim != (4 if heads > 1 else 3):
@@ -291,15 +296,15 @@ class VQVAE(VQ):
         recon = self._reconstruct(quantized)
         return (recon.flatten(1), commitment, ids.flatten(1)) if x.ndim == 2 else (recon, commitment, ids)
 
-    def step(self, x: torch.Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(self, x: torch.Tensor, generator: torch.Generator | None = None) -> StepOutput:
         """What a training step compares: the target is `x` itself, class ids with `n_labels`.
 
         Args:
-            generator: on the CPU, for all random draws of the step; None is torch's global one. Made anew from (seed,
-                step, rank) for each step, there is no state to save.
+            generator: on the CPU, for all random draws of the step; None is torch's global one. Where each step has its
+                own, made of (seed, rank, step), a checkpoint needs no state of it.
         """
         recon, commitment, ids = self(x, generator)
-        return Step(recon, self.pixels(x), commitment, ids)
+        return StepOutput(recon, self.pixels(x), commitment, ids)
 
     def _reconstruct(self, quantized: torch.Tensor) -> torch.Tensor:
         return self.decoder(self.post_quant_proj(quantized))

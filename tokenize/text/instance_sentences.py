@@ -66,8 +66,9 @@ class _Seen(NamedTuple):
     flip: bool
 
     def holds(self, x: int, y: int) -> bool:
-        """Whether the centre of a cell of the grid lies in the mask."""
+        """Whether the centre of cell (x, y) of the grid lies in the mask."""
         left, top, right, bottom = self.window
+        # Masks are kept unmirrored: mirror the point instead.
         across = (GRID - 1 - x if self.flip else x) + 0.5
         column = int(left + across / GRID * (right - left))
         row = int(top + (y + 0.5) / GRID * (bottom - top))
@@ -81,6 +82,7 @@ class _Seen(NamedTuple):
             xmin, xmax = GRID - xmax, GRID - xmin
         across, down = (right - left) / GRID, (bottom - top) / GRID
         box = (left + xmin * across, top + ymin * down, left + xmax * across, top + ymax * down)
+        # Half a cell is inside; a line thinner than half of every cell would leave nothing, so take its fullest cells.
         share = run_lengths.resample(self.mask, box, size)
         mask = (share >= min(0.5, float(share.max()))).astype(np.uint8)
         return mask[:, ::-1] if self.flip else mask
@@ -92,6 +94,7 @@ def _see(instance: Mapping[str, Any], width: int, height: int, crop: Crop) -> _S
     across, down = mask.shape[1] / width, mask.shape[0] / height  # 1 where masks are as large as the image
     left, right = crop.left * across, (crop.left + crop.width) * across
     top, bottom = crop.top * down, (crop.top + crop.height) * down
+    # Pixels that the crop only touches count, so that the box holds every part of the mask that is shown.
     first_row, first_column = math.floor(top), math.floor(left)
     inside = mask[first_row : math.ceil(bottom), first_column : math.ceil(right)]
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
@@ -114,15 +117,15 @@ def _cells(first: float, stop: float, start: float, end: float) -> tuple[int, in
 
 
 def _seen(label: Sequence[Mapping[str, Any]], width: int, height: int, crop: Crop) -> list[_Seen]:
-    found = []
+    shown = []
     for instance in label:
         xmin, _, xmax, _ = (c * width for c in instance["box"])
         _, ymin, _, ymax = (c * height for c in instance["box"])
-        # Most masks miss a small crop: decode only those whose box does not.
+        # Most masks miss a small crop: decode only those whose box is within a pixel of it (boxes are rounded).
         near_x = xmin < crop.left + crop.width + 1 and xmax > crop.left - 1
         if near_x and ymin < crop.top + crop.height + 1 and ymax > crop.top - 1:
-            found.append(_see(instance, width, height, crop))
-    return [one for one in found if one is not None]
+            shown.append(_see(instance, width, height, crop))
+    return [one for one in shown if one is not None]
 
 
 def instance_masks(
@@ -135,8 +138,8 @@ def instance_masks(
         width, height: of the source image, in pixels.
         crop: the window of the source image.
     """
-    found = [one.within_box(size) for one in _seen(label, width, height, crop)]
-    return np.array(found, np.uint8).reshape(-1, size, size)
+    masks = [one.within_box(size) for one in _seen(label, width, height, crop)]
+    return np.array(masks, np.uint8).reshape(-1, size, size)
 
 
 def query(
@@ -155,28 +158,31 @@ def query(
     """
     seen = _seen(label, width, height, crop)
     kept: dict[int, None] = {}  # instances, in the order in which they are first written
-    asked: dict[tuple[int, int], tuple[int, ...]] = {}
+    queried: dict[tuple[int, int], tuple[int, ...]] = {}  # the instances that are written for a point
     left = max_words
     for i in range(points):
         x, y = (int(draw * GRID) for draw in hashed_uniforms(2, "point", seed, key, index, i))
-        if (x, y) in asked:
+        if (x, y) in queried:
             continue
         holders = [n for n, one in enumerate(seen) if one.holds(x, y)]
+        # Hashed rather than by size or score: the model must not learn an order that means nothing.
         holders.sort(key=lambda n, i=i: hashed_uniforms(1, "instance", seed, key, index, i, n))  # type: ignore[misc]
+        # `none` is one word; a point with instances needs room for at least the first.
         room = (left - _POINT_WORDS) // _INSTANCE_WORDS if holders else left - _POINT_WORDS
         if room < 1:
             break
         written = tuple(holders[:room])
         left -= _POINT_WORDS + (_INSTANCE_WORDS * len(written) or 1)
         kept |= dict.fromkeys(written)
-        asked[x, y] = written
+        queried[x, y] = written
         if len(written) < len(holders):
             break
+    # An instance that holds several points is tokenized once, and its ids are written for each of them.
     number = {n: position for position, n in enumerate(kept)}
     return Queried(
         np.array([seen[n].box for n in kept], np.int64).reshape(-1, 4),
         np.array([seen[n].within_box(MASK_SIZE) for n in kept], np.uint8).reshape(-1, MASK_SIZE, MASK_SIZE),
-        tuple((point, tuple(number[n] for n in written)) for point, written in asked.items()),
+        tuple((point, tuple(number[n] for n in written)) for point, written in queried.items()),
     )
 
 
@@ -208,10 +214,10 @@ def text_to_instances(text: str, codes: int = CODES) -> list[dict[str, Any]]:
         {"box": [xmin, ymin, xmax, ymax] in [0, 1], "point": [x, y] in [0, 1] or None if no point came before, "tokens":
         16 ids}. Instances whose corners are swapped or outside of the crop are left out.
     """
-    found: list[dict[str, Any]] = []
+    instances: list[dict[str, Any]] = []
     point: list[float] | None = None
     for match in _PART.finditer(text):
-        if match[1]:
+        if match[1]:  # a point: it stands for all instances until the next one
             y, x = int(match[1]), int(match[2])
             point = [(x + 0.5) / GRID, (y + 0.5) / GRID] if max(x, y) < GRID else None
             continue
@@ -219,8 +225,8 @@ def text_to_instances(text: str, codes: int = CODES) -> list[dict[str, Any]]:
         ids = [512 * int(axis) + int(number) for axis, number in _ID.findall(match[7])]
         if xmin < xmax <= GRID and ymin < ymax <= GRID and max(ids) < codes:
             box = [xmin / GRID, ymin / GRID, xmax / GRID, ymax / GRID]
-            found.append({"box": box, "point": point, "tokens": ids})
-    return found
+            instances.append({"box": box, "point": point, "tokens": ids})
+    return instances
 
 
 def paste_masks(instances: Sequence[Mapping[str, Any]], masks: np.ndarray) -> list[dict[str, Any]]:
@@ -235,13 +241,14 @@ def paste_masks(instances: Sequence[Mapping[str, Any]], masks: np.ndarray) -> li
     """
     pasted: dict[tuple[float, ...], dict[str, Any]] = {}
     for instance, mask in zip(instances, np.asarray(masks, np.float32), strict=True):
-        said = (*instance["box"], *instance.get("tokens", (len(pasted),)))
-        if said in pasted:
+        # Without tokens (labels that were not tokenized) every instance is another one.
+        identity = (*instance["box"], *instance.get("tokens", (len(pasted),)))
+        if identity in pasted:
             continue
         xmin, ymin, xmax, ymax = (round(c * GRID) for c in instance["box"])
         canvas = np.zeros((GRID, GRID), np.uint8)
         canvas[ymin:ymax, xmin:xmax] = _resize(mask, xmax - xmin, ymax - ymin) >= 0.5
-        pasted[said] = {
+        pasted[identity] = {
             "box": list(instance["box"]), "point": instance["point"],
             "mask": run_lengths.encode(canvas), "area": float(canvas.mean()),
         }  # fmt: skip
@@ -251,6 +258,7 @@ def paste_masks(instances: Sequence[Mapping[str, Any]], masks: np.ndarray) -> li
 def _resize(mask: np.ndarray, width: int, height: int) -> np.ndarray:
     import cv2
 
+    # INTER_AREA averages only where it shrinks; where it grows it takes the nearest pixel.
     shrinks = width <= mask.shape[1] and height <= mask.shape[0]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(mask, (width, height), interpolation=method)

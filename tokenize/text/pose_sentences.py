@@ -40,11 +40,12 @@ class _Group:
     offset: float
 
     def write(self, values: Sequence[float]) -> str:
+        # rint rounds halves to even, as the released code does.
         bins = np.clip(np.rint(self.scale * np.asarray(values, np.float64) + self.offset), 0, COORDINATE_BINS - 1)
         return " ".join([self.word, *(f"v0={value:.0f}" for value in bins)])
 
     def read(self, words: Sequence[tuple[str, str]]) -> list[float] | None:
-        if any(axis != "0" for axis, _ in words):
+        if any(axis != "0" for axis, _ in words):  # ids of a pose have v1 too, numbers never
             return None
         return [(int(number) - self.offset) / self.scale for _, number in words]
 
@@ -76,19 +77,20 @@ def humans_in_crop(
     Raises:
         ValueError: a number is not finite, or there are too many or too few.
     """
-    found: list[dict[str, Any]] = []
+    people: list[dict[str, Any]] = []
     for human in humans:
-        _check(human)
+        _check(human)  # those out of sight too: a broken label is a reject, whichever crop is looked at
+        # The camera is moved in the unmirrored image; person and camera are mirrored together afterwards.
         upright = box_in_crop(human["box"], width, height, replace(crop, flip=False), "human_poses")
-        if upright is None or len(found) == max_humans:
+        if upright is None or len(people) == max_humans:
             continue
         whole = [c * side for c, side in zip(human["box"], (width, height) * 2, strict=True)]
         seen = [c * side + start for c, side, start in zip(upright, (crop.width, crop.height) * 2,
                                                            (crop.left, crop.top) * 2, strict=True)]  # fmt: skip
         camera = smpl.move_camera(human["camera"], smpl.person_square(whole), smpl.person_square(seen))
         shown = {**human, "box": list(upright), "camera": camera}
-        found.append(smpl.mirror(shown) if crop.flip else shown)
-    return found
+        people.append(smpl.mirror(shown) if crop.flip else shown)
+    return people
 
 
 def _check(human: Mapping[str, Any]) -> None:
@@ -116,6 +118,7 @@ def poses_to_chunks(humans: Sequence[Mapping[str, Any]], ids: np.ndarray, seed: 
     for i, (human, pose) in enumerate(zip(humans, tokens, strict=True)):
         corners = (f"v{axis}={round(c * (COORDINATE_BINS - 1))}" for axis, c in enumerate(human["box"]))
         groups = [" ".join([_POSE, *map(split_id, pose)]), *(group.write(human[group.field]) for group in _GROUPS)]
+        # Groups are shuffled as in 4M; a hash and not a generator, so that a sentence never changes.
         draws = hashed_uniforms(len(groups), "poses", seed, key, index, i)
         chunks.append(" ".join(["human", *corners, *(groups[g] for g in np.argsort(draws))]))
     return chunks or [NOBODY]
@@ -136,6 +139,7 @@ def text_to_poses(text: str, codes: int = CODES) -> list[dict[str, Any]]:
         match = _BOX.match(part)
         if match is None:
             continue
+        # A person thinner than a bin has equal corners, and cannot be read back.
         box = [int(number) / (COORDINATE_BINS - 1) for number in match.groups()]
         if box[0] >= box[2] or box[1] >= box[3]:
             continue
@@ -157,6 +161,6 @@ def _after(words: Sequence[str], name: str, count: int) -> list[tuple[str, str]]
     if name not in words:
         return None
     start = words.index(name) + 1
-    found = [_WORD.fullmatch(word) for word in words[start : start + count]]
-    numbers = [(match[1], match[2]) for match in found if match is not None]
+    matches = [_WORD.fullmatch(word) for word in words[start : start + count]]
+    numbers = [(match[1], match[2]) for match in matches if match is not None]
     return numbers if len(numbers) == count else None

@@ -26,6 +26,7 @@ COORDINATE_BINS = 1000
 MAX_PALETTE = 7
 DEFAULT_SCORE = 0.6
 
+# Longest first, or "bear" would match the end of "teddy bear" before it.
 _CLASS_WORDS = "|".join(sorted(map(re.escape, COCO_CLASSES), key=len, reverse=True))
 _NUMBER = r"(\d{1,3})(?!\d)"
 _BOX = re.compile(rf"v0={_NUMBER}\s+v1={_NUMBER}\s+v2={_NUMBER}\s+v3={_NUMBER}\s+({_CLASS_WORDS})(?!\w)", re.ASCII)
@@ -88,6 +89,7 @@ def box_in_crop(
     left, top, right, bottom = (min(max(c, 0.0), 1.0) for c in (left, top, right, bottom))
     if right <= left or bottom <= top:
         return None
+    # A mirrored crop: left and right change places.
     return (1 - right, top, 1 - left, bottom) if crop.flip else (left, top, right, bottom)
 
 
@@ -95,6 +97,7 @@ def split_id(code: int) -> str:
     """The word of a codebook id below 1024, in poses and masks: v0=id, from 512 on v1=id - 512."""
     if not 0 <= code < 1024:
         raise ValueError(f"got the id {code}; expected 0 to 1023, which sentences have words for")
+    # 4M has no words of its own for ids: it uses those of the first two coordinates, 512 each.
     return f"v{code // 512}={code % 512}"
 
 
@@ -145,6 +148,7 @@ def text_to_palette(text: str) -> list[list[int]]:
     match = _PALETTE.search(text)
     if match is None:
         return []
+    # A generated number may be up to 999.
     values = [min(int(v), 255) for v in _VALUE.findall(match[2])]
     count = min(int(match[1]), MAX_PALETTE, len(values) // 3)
     return [values[3 * i : 3 * i + 3] for i in range(count)]
@@ -226,6 +230,7 @@ def metadata_to_chunks(metadata: Mapping[str, float], rng: np.random.Generator |
     unknown = sorted(set(metadata) - set(METADATA_TYPES))
     if unknown:
         raise ValueError(f"metadata: got {unknown}; expected some of {list(METADATA_TYPES)}")
+    # By id first, so that what `rng` shuffles does not depend on the order of the label's keys.
     kinds = sorted((METADATA_TYPES[name] for name in metadata), key=lambda kind: kind.id)
     chunks = [f"v1={kind.id} v0={kind.bin(metadata[kind.name])}" for kind in kinds]
     return chunks if rng is None else [chunks[i] for i in rng.permutation(len(chunks))]

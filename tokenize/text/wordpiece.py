@@ -110,6 +110,7 @@ class WordPiece:
             continuing_subword_prefix=_PREFIX, min_frequency=2, show_progress=False,
         )  # fmt: skip
         blank.train_from_iterator(corpus, trainer)
+        # `tokenizers` numbers what it learned after the pieces that it was given.
         learned = {i: word for word, i in blank.get_vocab(with_added_tokens=False).items() if i >= len(pieces)}
         words = pieces + [learned[i] for i in sorted(learned)]
         model = models.WordPiece(
@@ -137,6 +138,7 @@ class WordPiece:
         if max_tokens < 1:
             raise ValueError(f"max_tokens: got {max_tokens}; expected at least 1")
         cleaned = [_clean(text, control) for text in texts]
+        # The fast variant keeps no offsets into the text, which nobody asks for.
         encodings = self._tokenizer.encode_batch_fast(cleaned, add_special_tokens=False)
         return [np.array([*e.ids[:max_tokens], self.eos_id][:max_tokens], dtype=np.uint16) for e in encodings]
 
@@ -152,7 +154,7 @@ class WordPiece:
             raise ValueError(f"max_tokens: got {max_tokens}; expected at least 1")
         ids: list[int] = []
         for encoding in self._tokenizer.encode_batch_fast([_clean(c) for c in chunks], add_special_tokens=False):
-            if len(ids) + len(encoding.ids) >= max_tokens:
+            if len(ids) + len(encoding.ids) >= max_tokens:  # not >: EOS needs a place
                 break
             ids.extend(encoding.ids)
         return np.array([*ids, self.eos_id], dtype=np.uint16)
@@ -163,6 +165,7 @@ class WordPiece:
         Any ids below `vocab_size` will do, in any order: pieces are joined, words separated by one space. ValueError
         for ids that the vocabulary lacks.
         """
+        # Not by the library's decoder, which drops special tokens and tidies spaces before punctuation.
         numbers = [int(i) for i in ids]
         words: list[str] = []
         for number in numbers[: numbers.index(self.eos_id)] if self.eos_id in numbers else numbers:
@@ -212,6 +215,7 @@ class WordPiece:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change whenever the contents do."""
+        # Sorted keys: the order of a JSON object is not part of the vocabulary.
         contents = json.dumps(json.loads(self._tokenizer.to_str()), sort_keys=True)
         return hashlib.sha256(contents.encode()).hexdigest()[:16]
 
@@ -228,6 +232,7 @@ def _added_tokens(num_sentinels: int) -> list[AddedToken]:
     from tokenizers import AddedToken
 
     words = _special_words(num_sentinels)
+    # `normalized`: matched after case and accents are folded; `single_word`: "dog" is not found in "bulldog".
     first_class = words.index(CLASS_WORDS[0])
     control = 4 + num_sentinels
     return [
@@ -239,6 +244,7 @@ def _added_tokens(num_sentinels: int) -> list[AddedToken]:
 def _configure(tokenizer: Tokenizer) -> Tokenizer:
     from tokenizers import decoders, normalizers, pre_tokenizers
 
+    # 4M's settings, which are BERT's uncased ones.
     tokenizer.normalizer = normalizers.BertNormalizer(
         clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=True
     )
@@ -262,5 +268,6 @@ def _alphabet(tokenizer: Tokenizer, corpus: Sequence[str], limit: int) -> list[s
     for text in corpus:
         counts.update(normalizer.normalize_str(text))
     ascii_characters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
+    # Equal counts are ordered by the character, or two fits of one corpus would differ.
     frequent = sorted(counts, key=lambda c: (-counts[c], c))[:limit]
     return sorted({*ascii_characters, *(c for c in frequent if not c.isspace())})

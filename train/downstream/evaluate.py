@@ -92,7 +92,7 @@ def _evaluate(
     job: FitJob, name: str, rows: np.ndarray, measured_on: Literal["val", "train"], device: str, batch: int
 ) -> Evaluation:
     settings = job.tokenizers[name]
-    model = codecs.load_codebook(job.root, name, device).model
+    model = codecs.load_fitted(job.root, name, device).model
     backbone = settings.perceptual_backbone if TOKENIZERS[name].form is Form.COLORS else None
     perceptual = losses.lpips(backbone, device) if backbone else None
 

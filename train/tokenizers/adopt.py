@@ -97,7 +97,7 @@ def _problem(entry: Tokenizer, settings: TokenizerSettings, config: VQConfig, im
     if entry.form is not Form.VECTOR:
         wanted |= {"patch_size": settings.patch_size, "n_labels": entry.n_labels or None}
         wanted |= {"patch_proj": entry.form is not Form.FEATURES}
-    # How wide other labels are is known when they come, see `Codebook.encode`.
+    # How wide other labels are is known when they come, see `FittedTokenizer.encode`.
     if channels := entry.channels if entry.name == BODY_POSE else _CHANNELS.get(entry.form):
         wanted |= {"n_channels": channels}
     for field, value in wanted.items():

@@ -21,12 +21,14 @@ def color_jitter(x: torch.Tensor, strength: float, seed: int, step: int) -> torc
     """
     if not strength:
         return x
+    # A prime apart: seeds of neighbouring fits do not share their steps' numbers.
     random = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
     batch = len(x)
     mix = torch.eye(3) + strength * torch.randn(batch, 3, 3, generator=random)
     gain = torch.exp(2 * strength * torch.randn(batch, 1, 1, 1, generator=random))
     offset = strength * torch.randn(batch, 3, 1, 1, generator=random)
     kept = torch.rand(batch, 1, 1, 1, generator=random) < UNCHANGED_SHARE
+    # Drawn on the CPU, so that a fit sees the same colours on any device.
     mix, gain, offset, kept = (t.to(x.device) for t in (mix, gain, offset, kept))
     mixed = torch.einsum("bij,bjhw->bihw", mix, x) * gain + offset
     return torch.where(kept, x, mixed.clamp(-1, 1))

@@ -15,7 +15,7 @@ from ...tokenize import inputs
 from ...tokenize.crops import Crop
 from ...tokenize.settings import TokenizerSettings
 
-Told = Callable[[int], None]
+ReportRows = Callable[[int], None]
 
 
 class Data(Protocol):
@@ -52,18 +52,19 @@ class Rows:
     measured_on: Literal["val", "train"]
 
 
-def collect(examples: Iterable[tuple[str, np.ndarray]], count: int, told: Told) -> dict[str, np.ndarray]:
+def collect(examples: Iterable[tuple[str, np.ndarray]], count: int, report: ReportRows) -> dict[str, np.ndarray]:
     """Rows by tokenizer, at most `count` of each, in the order in which they come.
 
     Args:
-        told: called now and then with the number of rows of the tokenizer that has fewest.
+        report: called after every 64 arrays with the number of rows of the tokenizer that has fewest.
     """
     arrays: dict[str, np.ndarray] = {}
     filled: dict[str, int] = {}
     for calls, (name, rows) in enumerate(examples, 1):
         if name not in arrays:
             with tempfile.TemporaryFile() as file:
-                # The file is sparse: room for rows that do not come costs nothing.
+                # On disk and not in memory: 100,000 crops of RGB at 448 px are 60 GB. The file is sparse, so that room
+                # for rows that do not come costs nothing, and it has no name, so that a killed fit leaves nothing.
                 arrays[name], filled[name] = np.memmap(file, rows.dtype, "w+", shape=(count, *rows.shape[1:])), 0
         start, stop = filled[name], filled[name] + len(rows)
         if rows.shape[1:] != arrays[name].shape[1:]:
@@ -73,7 +74,7 @@ def collect(examples: Iterable[tuple[str, np.ndarray]], count: int, told: Told) 
             )
         arrays[name][start:stop], filled[name] = rows, stop
         if calls % 64 == 0:
-            told(min(filled.values()))
+            report(min(filled.values()))
     return {name: array[: filled[name]] for name, array in arrays.items()}
 
 
@@ -93,6 +94,7 @@ def size_at(settings: TokenizerSettings, image_size: int, seed: int, step: int) 
     """The size of the pictures of a step: the crops', and afterwards a random one of the adaptation's."""
     if settings.resolutions is None or step < settings.steps:
         return image_size
+    # The same size on all ranks, since the rank is no part of it.
     return int(np.random.default_rng((seed, step)).choice(settings.resolutions.sizes))
 
 
@@ -110,21 +112,23 @@ def batch_indices(seed: int, step: int, batch: int, count: int) -> np.ndarray:
     """Which samples step `step` sees: epochs of fresh permutations, laid end to end. int64 (batch,)."""
     positions = np.arange(step * batch, (step + 1) * batch)
     indices = np.empty(batch, np.int64)
+    # A batch may span two epochs, or many if it is larger than the data.
     for epoch in np.unique(positions // count):
         order = np.random.default_rng((seed, int(epoch))).permutation(count)
-        mine = positions // count == epoch
-        indices[mine] = order[positions[mine] % count]
+        here = positions // count == epoch
+        indices[here] = order[positions[here] % count]
     return indices
 
 
 def ahead(make: Callable[[int], Any], start: int, stop: int) -> Iterator[Any]:
-    """make(start), ..., make(stop - 1), each made by a thread while the one before is being used."""
+    """make(start), ..., make(stop - 1), each computed in a thread while the one before is being used."""
     if start >= stop:
         return
+    # One thread is enough: gathering a batch takes a small part of a training step.
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(make, start)
         for step in range(start, stop):
-            made = following.result()
+            batch = following.result()  # raises what `make` raised
             if step + 1 < stop:
                 following = pool.submit(make, step + 1)
-            yield made
+            yield batch

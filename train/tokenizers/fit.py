@@ -7,8 +7,8 @@ that was not.
 
 from __future__ import annotations
 
+import logging
 import re
-import sys
 import tempfile
 import time
 import traceback
@@ -28,6 +28,7 @@ from ..metrics import Metrics
 from .augment import color_jitter
 from .examples import Board, Data, Rows, ahead, batch_indices, collect, resized, side, size_at
 
+logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 OUTPUT = "tokenizers"
@@ -101,6 +102,7 @@ def fit_all(job: FitJob, rank: int, world: int, device: str, board: Board) -> No
             torch.distributed.destroy_process_group()
         names = list(job.tokenizers)[rank::world]
         job, rank, world = replace(job, tokenizers={name: job.tokenizers[name] for name in names}), 0, 1
+    # Ranks that share batches wait for each other's gradients: one that skipped a tokenizer would block the rest.
     failures.at_once = world > 1
     for name, settings in job.tokenizers.items():
         if settings.weights is not None and rank == 0:
@@ -111,17 +113,17 @@ def fit_all(job: FitJob, rank: int, world: int, device: str, board: Board) -> No
             continue
         for name in group:
             failures.attempt([name], partial(_fit_cached, job, name, cache, rank, world, device, board))
-    failures.tell()
+    failures.raise_all()
 
 
 class _Failures:
-    """Why tokenizers could not be fitted: errors that would come again, so that the others are fitted first.
+    """Why tokenizers could not be fitted: errors that would come again, collected while the others are fitted.
 
-    at_once: tell the first one at once.
+    at_once: raise the first one at once.
     """
 
     def __init__(self) -> None:
-        self.at_once, self._told = False, dict[str, str]()
+        self.at_once, self._reasons = False, dict[str, str]()
 
     def attempt(self, names: Collection[str], work: Callable[[], Result]) -> Result | None:
         """What `work`, of these tokenizers, returns; None if it failed."""
@@ -129,18 +131,19 @@ class _Failures:
             return work()
         except workers.FINAL as error:
             traceback.print_exc()  # the whole of it, for the worker's log
-            self._told |= dict.fromkeys(names, str(error))
+            self._reasons |= dict.fromkeys(names, str(error))
             if self.at_once:
-                self.tell()
+                self.raise_all()
             return None
 
-    def tell(self) -> None:
-        if self._told:
-            raise ValueError("; ".join(f"{name}: {why}" for name, why in self._told.items()))
+    def raise_all(self) -> None:
+        if self._reasons:
+            raise ValueError("; ".join(f"{name}: {reason}" for name, reason in self._reasons.items()))
 
 
 def reasons(failure: str, names: Collection[str]) -> dict[str, str]:
     """The text of a fit's failure, or of several workers' together, by tokenizer; {} if it names none of them."""
+    # Ray Train puts the name of the exception in front, and joins the texts of several workers by "; ".
     parts = re.split(rf"(?:^|; )(?:\w+Error: )?({'|'.join(map(re.escape, names))}): ", failure)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
@@ -150,8 +153,8 @@ def _bring(job: FitJob, name: str) -> None:
 
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
-        told = adopt.bring(name, job.tokenizers[name], job.image_size, scratch)
-        commit(job, name, scratch, told, 0, start)
+        facts = adopt.bring(name, job.tokenizers[name], job.image_size, scratch)
+        commit(job, name, scratch, facts, 0, start)
 
 
 def _fit_cached(
@@ -176,19 +179,19 @@ def fit_text(job: FitJob, board: Board) -> None:
     wordpiece = WordPiece.fit(captions, vocab_size=job.text.vocab_size, max_alphabet=alphabet)
     with tempfile.TemporaryDirectory() as folder:
         wordpiece.save(folder)
-        told = {"sha256": wordpiece.fingerprint(), "vocab_size": wordpiece.vocab_size, "quality": {}}
-        commit(job, TEXT, folder, told, len(captions), start)
+        facts = {"sha256": wordpiece.fingerprint(), "vocab_size": wordpiece.vocab_size, "quality": {}}
+        commit(job, TEXT, folder, facts, len(captions), start)
     board.post(stage="fit text", done=len(captions), total=len(captions), unit="captions")
 
 
 def groups(job: FitJob, fitted: bool = False) -> list[list[str]]:
     """Tokenizers whose crops are drawn alike share one pass over the shards. Those with weights need none to be
     fitted."""
-    found: dict[Any, list[str]] = {}
+    by_crops: dict[Any, list[str]] = {}
     for name, s in job.tokenizers.items():
         if s.weights is None or fitted:
-            found.setdefault((s.samples, s.validation_samples, s.crop_scale, s.hflip), []).append(name)
-    return list(found.values())
+            by_crops.setdefault((s.samples, s.validation_samples, s.crop_scale, s.hflip), []).append(name)
+    return list(by_crops.values())
 
 
 def fill(
@@ -205,27 +208,29 @@ def fill(
         sizes = {name: side(name, job.tokenizers[name], job.image_size) for name in names}
         source = data.examples(sizes, count, settings.crop_scale, settings.hflip, seed, device)
 
-        def told(done: int) -> None:
+        def report(done: int) -> None:
+            # Only this rank's rows are known here; the other ranks are as far.
             if rank == 0:
                 board.post(stage=f"fit {what}", done=done * shares, total=count * shares, unit="crops")
 
-        return collect(source, count, told)
+        return collect(source, count, report)
 
     count, names = settings.validation_samples, group
     val: dict[str, np.ndarray] = {}
+    # Rank 0 measures alone, on all of them; with seed + 1, so that these are other crops if shards are the same.
     if job.val is not None and rank == 0:
         val = rows(job.val, names, count, job.seed + 1, "validation", 1)
     if few:
         names = [name for name in names if name not in val]
     most = count if few else -(-settings.samples // world)
     train = rows(job.train.part(rank, world), names, most, job.seed, "training", world) if names else {}
-    found: dict[str, Rows] = {}
+    cache: dict[str, Rows] = {}
     for name in group:
         if name in val and (few or name in train):
-            found[name] = Rows(train.get(name, val[name]), val[name], "val")
+            cache[name] = Rows(train.get(name, val[name]), val[name], "val")
         elif name in train:
-            found[name] = Rows(train[name], train[name][:count], "train")
-    return found
+            cache[name] = Rows(train[name], train[name][:count], "train")
+    return cache
 
 
 def batches(job: FitJob, name: str, rows: np.ndarray, rank: int, batch: int, start: int, device: str) -> Iterator[Any]:
@@ -235,6 +240,7 @@ def batches(job: FitJob, name: str, rows: np.ndarray, rank: int, batch: int, sta
     settings = job.tokenizers[name]
 
     def make(step: int) -> Any:
+        # Each rank has rows of its own shards, and an order of its own.
         indices = batch_indices(job.seed + rank, step, batch, len(rows))
         return to_input(name, resized(name, rows[indices], size_at(settings, job.image_size, job.seed, step)))
 
@@ -260,15 +266,16 @@ def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: s
     perceptual = losses.lpips(backbone, device) if backbone else None
     config = build.fit_config(name, settings, batch, job.seed)
     if config.warm_start and (why := cannot_warm_start(model.config)):
-        # How wide features are is known only now.
-        print(f"fit {name}: no warm start: {why}", file=sys.stderr, flush=True)
+        # How wide features are is known only when their first rows are here.
+        logger.warning("fit %s: no warm start: %s", name, why)
         config = config.model_copy(update={"warm_start": False})
     trainer = VQTrainer(model.to(device), config, perceptual)
     folder = storage.join(job.root, "runs", f"fit-{name}", job.prints[name])
     checkpoints = storage.join(folder, "checkpoints")
-    found = checkpoint.newest(checkpoints)
-    if found is not None:
-        trainer.load_state_dict(checkpoint.unpack(found.read("state.pt"), device))
+    last = checkpoint.newest(checkpoints)
+    if last is not None:
+        trainer.load_state_dict(checkpoint.unpack(last.read("state.pt"), device))
+        logger.info("fit %s: continues from step %d of %d", name, trainer.steps_done, settings.total_steps)
     metrics = Metrics(folder, trainer.steps_done) if rank == 0 else None
     total = settings.total_steps
     board.post(stage=f"fit {name}", done=trainer.steps_done, total=total, unit="steps")
@@ -282,10 +289,11 @@ def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: s
             board.post(stage=f"fit {name}", done=step, total=total, unit="steps", notes=notes)
         # The last one too: what fails while quality is measured must not cost the fit.
         if step % settings.checkpoint_every == 0 or step == total:
-            metrics.flush()  # the lines first: whoever goes on from the checkpoint needs them
+            metrics.flush()  # before the checkpoint: a resumed fit goes on after its lines
             checkpoint.save(checkpoints, step, {"state.pt": checkpoint.pack(trainer.state_dict())}, keep=1)
     if metrics is not None:
         _finish(job, name, rows, trainer.result(), batch, metrics, start, world, perceptual)
+    # The other ranks wait for the measuring, or the next tokenizer's first message would time out.
     if world > 1:
         torch.distributed.barrier()
 
@@ -307,21 +315,21 @@ def _finish(
     metrics.close()
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer.save(model.cpu(), scratch, measured)
-        told = {
+        facts = {
             "sha256": tokenizer.fingerprint(scratch), "vocab_size": settings.codebook_size, "quality": measured,
             "measured_on": rows.measured_on,
         }  # fmt: skip
-        commit(job, name, scratch, told, len(rows.train) * world, start)
+        commit(job, name, scratch, facts, len(rows.train) * world, start)
 
 
-def commit(job: FitJob, name: str, folder: str, told: Mapping[str, Any], samples: int, start: float) -> None:
+def commit(job: FitJob, name: str, folder: str, facts: Mapping[str, Any], samples: int, start: float) -> None:
     """Put a tokenizer's files and then its record.
 
     As `ledger.commit` does for one file: of two jobs that put their files at the same time one wins the record, and if
     the other holds a different tokenizer it commits again, so that the record is never of the other one's files.
 
     Args:
-        told: `sha256`, the fingerprint of its contents, and what else its record says: `vocab_size`, `quality`, ...
+        facts: `sha256`, the fingerprint of its contents, and what else its record says: `vocab_size`, `quality`, ...
 
     Raises:
         OSError: other jobs keep committing other tokenizers.
@@ -329,7 +337,7 @@ def commit(job: FitJob, name: str, folder: str, told: Mapping[str, Any], samples
     files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     settings: TextTokenizer | TokenizerSettings | None = job.text if name == TEXT else job.tokenizers[name]
     assert settings is not None
-    identity = {key: value for key, value in told.items() if key != "sha256"}
+    identity = {key: value for key, value in facts.items() if key != "sha256"}
     record = ledger.Record(
         output=OUTPUT,
         shard=name,
@@ -339,17 +347,20 @@ def commit(job: FitJob, name: str, folder: str, told: Mapping[str, Any], samples
         nulls=0,
         rejects=[],
         bytes=sum(map(len, files.values())),
-        sha256=told["sha256"],
+        sha256=facts["sha256"],
         seconds=round(time.monotonic() - start, 3),
         identity={"settings": settings.model_dump(mode="json"), **identity, **job.versions.get(name, {})},
     )
     url = ledger.record_url(job.root, OUTPUT, name)
     for _ in range(ledger.ATTEMPTS):
+        # Without its record a tokenizer does not exist, so that nobody reads files that are being replaced.
         storage.delete(url)
         for file, data in files.items():
             storage.put(storage.join(job.root, OUTPUT, name, file), data)
         if storage.put(url, ledger.dumps(record), if_absent=True):
+            logger.info("fit %s: committed %s", name, record.sha256)
             return
+        # Another job was first. If it holds the same tokenizer, all is well; else put the files again.
         other = ledger.read(job.root, OUTPUT, name)
         if other is not None and (other.fingerprint, other.sha256) == (record.fingerprint, record.sha256):
             return

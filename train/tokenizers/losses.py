@@ -34,6 +34,7 @@ def _gradient_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tens
     """Absolute error of horizontal and vertical differences, mean over scales 1, 1/2, 1/4."""
     error = prediction - target
     total = error.new_zeros(())
+    # Coarse scales weigh edges that are blurred over several pixels.
     for scale in range(_GRADIENT_SCALES):
         if scale:
             error = F.avg_pool2d(error, 2)
@@ -52,6 +53,7 @@ def lpips(backbone: str, device: str) -> Callable[[torch.Tensor, torch.Tensor], 
     Raises:
         ValueError: there is no such file, or its tensors are not VGG-16's.
     """
+    # A private class: the public metric would download VGG-16. Imported here, since it takes seconds.
     from torchmetrics.functional.image.lpips import _LPIPS
 
     network = _LPIPS(net="vgg", pnet_rand=True)
@@ -68,6 +70,7 @@ def lpips(backbone: str, device: str) -> Callable[[torch.Tensor, torch.Tensor], 
     network.net.load_state_dict(state)
     network = network.eval().to(device)
 
+    # Pictures in training may leave [-1, 1]; VGG-16 has never seen that.
     def distance(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return network(prediction.clamp(-1, 1), target).mean()
 

@@ -69,6 +69,7 @@ def quality(
         ids = model.encode(x)
         counts = _count(ids, model, counts)
         for key, value in measure(reconstruct(model, ids, steps).float(), x, rows).items():
+            # In float64: sums over a million pixels lose three digits in float32.
             sums[key] = sums[key] + value.double().cpu() if key in sums else value.double().cpu()
         sums["samples"] = sums.get("samples", torch.zeros(())) + len(rows)
     if counts is None:
@@ -98,8 +99,8 @@ def _count(ids: torch.Tensor, model: Tokenizer, counts: torch.Tensor | None) -> 
     """Uses of each code, (books, K)."""
     books, size = max(model.config.num_codebooks, 1), model.config.codebook_size
     flat = ids.reshape(len(ids), books, -1).movedim(1, 0).flatten(1).cpu()
-    found = torch.stack([torch.bincount(book, minlength=size) for book in flat]).double()
-    return found if counts is None else counts + found
+    added = torch.stack([torch.bincount(book, minlength=size) for book in flat]).double()
+    return added if counts is None else counts + added
 
 
 def _codebook(counts: torch.Tensor) -> dict[str, float]:
@@ -139,24 +140,27 @@ def structural_similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _sums_edges(recon: torch.Tensor, x: torch.Tensor) -> Sums:
-    found, true = recon > 0, x > 0
+    # 0 is the middle of [-1, 1]: a reconstruction is any grey.
+    predicted, true = recon > 0, x > 0
     return {
-        "hits": (found & true).sum(), "found": found.sum(), "true": true.sum(),
+        "hits": (predicted & true).sum(), "predicted": predicted.sum(), "true": true.sum(),
         "error": ((recon.clamp(-1, 1) - x) / 2).square().sum(), "pixels": torch.tensor(x.numel()),
     }  # fmt: skip
 
 
 def _sums_depth(recon: torch.Tensor, truth: torch.Tensor) -> Sums:
-    """Of maps (B, H, W): a tokenizer sees depth standardised, so that scale and shift are not its to know."""
-    found, true = recon.flatten(1).double(), truth.flatten(1).double()
-    centred, mean = found - found.mean(1, keepdim=True), true.mean(1, keepdim=True)
+    """Of maps (B, H, W): a tokenizer sees standardized depth, which has neither scale nor shift."""
+    # Least squares of truth = slope x recon + shift, for each map.
+    predicted, true = recon.flatten(1).double(), truth.flatten(1).double()
+    centred, mean = predicted - predicted.mean(1, keepdim=True), true.mean(1, keepdim=True)
     slope = (centred * true).sum(1, keepdim=True) / centred.square().sum(1, keepdim=True).clamp(min=1e-12)
     aligned = slope * centred + mean
     span = (true.amax(1) - true.amin(1)).clamp(min=1e-3)
-    near, far = (values.clamp(min=_NEAREST) for values in (aligned, true))
-    ratio = torch.maximum(near / far, far / near)
+    guess, distance = (values.clamp(min=_NEAREST) for values in (aligned, true))
+    ratio = torch.maximum(guess / distance, distance / guess)
     return {
-        "mae": ((aligned - true).abs().mean(1) / span).sum(), "abs_rel": ((near - far).abs() / far).mean(1).sum(),
+        "mae": ((aligned - true).abs().mean(1) / span).sum(),
+        "abs_rel": ((guess - distance).abs() / distance).mean(1).sum(),
         "delta1": (ratio < 1.25).double().mean(1).sum(),
     }  # fmt: skip
 
@@ -168,23 +172,25 @@ def _sums_normals(recon: torch.Tensor, x: torch.Tensor) -> Sums:
 
 
 def _angles(degrees: torch.Tensor) -> Sums:
+    # A histogram adds up over batches, as the sorted angles of all pixels would not.
     histogram = torch.histc(degrees.float().cpu(), _BINS, 0, 180)
     return {"degrees": degrees.double().sum(), "histogram": histogram, "angles": torch.tensor(degrees.numel())}
 
 
 def _sums_classes(recon: torch.Tensor, x: torch.Tensor) -> Sums:
-    classes, found, true = recon.shape[1], recon.argmax(1).flatten(), x.flatten()
-    found, true = found[true > 0], true[true > 0]  # 0 is no class
-    hits = torch.bincount(true[found == true], minlength=classes)
-    union = torch.bincount(true, minlength=classes) + torch.bincount(found, minlength=classes) - hits
-    union[0] = 0
+    classes, predicted, true = recon.shape[1], recon.argmax(1).flatten(), x.flatten()
+    predicted, true = predicted[true > 0], true[true > 0]  # 0 is no class
+    # Summed over all pictures before they are divided: classes are rare, and most pictures hold few of them.
+    hits = torch.bincount(true[predicted == true], minlength=classes)
+    union = torch.bincount(true, minlength=classes) + torch.bincount(predicted, minlength=classes) - hits
+    union[0] = 0  # a prediction of "no class" is a miss of the true one, and no class of its own
     return {"hits": hits, "union": union, "pixels": torch.tensor(true.numel())}
 
 
 def _sums_masks(recon: torch.Tensor, x: torch.Tensor) -> Sums:
-    found, true = recon.argmax(1) > 0, x > 0
-    both, either = (found & true).sum((1, 2)), (found | true).sum((1, 2))
-    return {"iou": (both / either.clamp(min=1)).sum(), "accuracy": (found == true).double().mean((1, 2)).sum()}
+    predicted, true = recon.argmax(1) > 0, x > 0
+    both, either = (predicted & true).sum((1, 2)), (predicted | true).sum((1, 2))
+    return {"iou": (both / either.clamp(min=1)).sum(), "accuracy": (predicted == true).double().mean((1, 2)).sum()}
 
 
 def _sums_features(recon: torch.Tensor, x: torch.Tensor) -> Sums:
@@ -197,8 +203,8 @@ def _sums_features(recon: torch.Tensor, x: torch.Tensor) -> Sums:
 
 def _sums_poses(recon: torch.Tensor, x: torch.Tensor) -> Sums:
     """Between the nearest rotations of both: the angle of R^T S is acos((trace - 1) / 2)."""
-    found, true = (_rotations(values.double().view(-1, 3, 3)) for values in (recon, x))
-    trace = (found * true).sum((1, 2))
+    predicted, true = (_rotations(values.double().view(-1, 3, 3)) for values in (recon, x))
+    trace = (predicted * true).sum((1, 2))
     degrees = torch.rad2deg(((trace - 1) / 2).clamp(-1, 1).acos())
     return _angles(degrees) | _sums_features(recon, x)
 
@@ -206,6 +212,7 @@ def _sums_poses(recon: torch.Tensor, x: torch.Tensor) -> Sums:
 def _rotations(matrices: torch.Tensor) -> torch.Tensor:
     """The nearest rotations (n, 3, 3), by singular values."""
     u, _, vh = torch.linalg.svd(matrices)
+    # The last column is turned where the nearest orthogonal matrix is a reflection.
     sign = torch.linalg.det(u @ vh)
     fixed = torch.cat([u[:, :, :2], u[:, :, 2:] * sign[:, None, None]], dim=2)
     return fixed @ vh
@@ -216,10 +223,10 @@ def _mean(sums: Sums, *names: str) -> dict[str, float]:
 
 
 def _summary_edges(sums: Sums) -> dict[str, float]:
-    hits, found, true = (sums[name].item() for name in ("hits", "found", "true"))
+    hits, predicted, true = (sums[name].item() for name in ("hits", "predicted", "true"))
     return {
-        "precision": hits / max(found, 1), "recall": hits / max(true, 1),
-        "f1": 2 * hits / max(found + true, 1), "iou": hits / max(found + true - hits, 1),
+        "precision": hits / max(predicted, 1), "recall": hits / max(true, 1),
+        "f1": 2 * hits / max(predicted + true, 1), "iou": hits / max(predicted + true - hits, 1),
         "mse": (sums["error"] / sums["pixels"]).item(),
     }  # fmt: skip
 

@@ -45,6 +45,7 @@ def warm_start(model: VQVAE, x: torch.Tensor) -> None:
     coordinates = (patches - mean) @ components / scale
     length = (1 + coordinates.square().sum(1)).sqrt().mean()
 
+    # The encoder's first layer is the projection on the components, and everything behind it lets them through.
     for vit in (encoder, decoder):
         vit.pos_emb.mul_(_POSITION_SCALE)
         _silence_residuals(vit)
@@ -65,6 +66,7 @@ def warm_start(model: VQVAE, x: torch.Tensor) -> None:
     # Codes have unit length; latents had `length` on average.
     decoder.out_proj.weight[:, : latent - 1] = components * scale * length
     decoder.out_proj.bias.copy_(mean)
+    # Ranks see other first batches, and so find other components.
     if dist.is_available() and dist.is_initialized():
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, 0)
@@ -85,10 +87,11 @@ def cannot_warm_start(config: VQConfig) -> str:
 def _principal_components(patches: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean (V,), the first components as columns (V, count), and the deviation along the first one ()."""
     mean = patches.mean(0)
+    # In float64, and by the covariance, which has 768 rows for patches of 16 px however many patches there are.
     covariance = torch.cov(patches.t().double())
     variances, directions = torch.linalg.eigh(covariance)
     components = directions.flip(1)[:, :count].to(patches.dtype)
-    # The sign of an eigenvector is arbitrary: fix it, or two machines start differently.
+    # The sign of an eigenvector is arbitrary and differs between machines: its largest entry becomes positive.
     largest = components.abs().argmax(0)
     signs = components.gather(0, largest[None]).sign()
     return mean, components * signs, variances[-1].clamp(min=1e-6).sqrt().to(patches.dtype)

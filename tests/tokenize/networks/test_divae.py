@@ -40,9 +40,9 @@ def reference() -> tuple[Any, dict[str, torch.Tensor]]:
 def test_one_denoising_is_the_references(reference: Any, output: str) -> None:
     model, expected = reference
     mask = expected["cond_mask"] if output.endswith("masked") else None
-    made = model(expected["base/input"], noise=expected["noise"], timesteps=expected["timesteps"], cond_mask=mask)
-    torch.testing.assert_close(made.prediction, expected[output], atol=1e-4, rtol=0)
-    assert torch.equal(made.target, expected["base/input"])
+    output = model(expected["base/input"], noise=expected["noise"], timesteps=expected["timesteps"], cond_mask=mask)
+    torch.testing.assert_close(output.prediction, expected[output], atol=1e-4, rtol=0)
+    assert torch.equal(output.target, expected["base/input"])
 
 
 def test_sampling_is_the_references(reference: Any) -> None:
@@ -106,21 +106,21 @@ def test_a_training_step_reaches_encoder_and_decoder(prediction: str) -> None:
     model = DiVAE(DiVAEConfig.model_validate(SMALL.model_dump() | changes))
     model.load_state_dict(untied().state_dict())
     x = torch.rand(4, 3, 16, 16) * 2 - 1
-    made = model.train().step(x, torch.Generator().manual_seed(0))
-    assert made.prediction.shape == made.target.shape == x.shape and made.commitment > 0
-    assert torch.equal(made.target, x) == (prediction == "sample")
-    ((made.prediction - made.target).square().mean() + made.commitment).backward()
+    output = model.train().step(x, torch.Generator().manual_seed(0))
+    assert output.prediction.shape == output.target.shape == x.shape and output.commitment > 0
+    assert torch.equal(output.target, x) == (prediction == "sample")
+    ((output.prediction - output.target).square().mean() + output.commitment).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 def test_draws_of_a_step_come_from_its_generator() -> None:
     config = SMALL.model_copy(update={"cls_free_guidance_dropout": 0.5})
     x = torch.rand(4, 3, 16, 16) * 2 - 1
-    made = []
+    predictions = []
     for state, seed in ((1, 0), (2, 0), (1, 1)):
         torch.manual_seed(state)
-        made.append(untied(config).train().step(x, torch.Generator().manual_seed(seed)).prediction)
-    assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
+        predictions.append(untied(config).train().step(x, torch.Generator().manual_seed(seed)).prediction)
+    assert torch.equal(predictions[0], predictions[1]) and not torch.equal(predictions[0], predictions[2])
 
 
 @pytest.mark.parametrize(("dropout", "training", "same"), [(1.0, True, True), (1.0, False, False), (0.0, True, False)])
@@ -135,13 +135,13 @@ def test_guidance_dropout_takes_all_codes_of_a_sample(dropout: float, training: 
 
 
 def test_a_small_fit_decodes_what_it_saw() -> None:
-    """Two flat colours: after some steps the sampled colours are theirs, which no model gets by chance."""
+    """Two flat colours: after some steps the sampled colours are the same, which no model gets by chance."""
     model = DiVAE(SMALL.model_copy(update={"ema_decay": 0.8, "norm_latents": True})).train()
     x = torch.tensor([[0.8, -0.6, 0.1], [-0.7, 0.5, 0.4]])[:, :, None, None].expand(2, 3, 16, 16).contiguous()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for step in range(40):
-        made = model.step(x.repeat(2, 1, 1, 1), torch.Generator().manual_seed(step))
-        loss = (made.prediction - made.target).square().mean() + made.commitment
+        output = model.step(x.repeat(2, 1, 1, 1), torch.Generator().manual_seed(step))
+        loss = (output.prediction - output.target).square().mean() + output.commitment
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

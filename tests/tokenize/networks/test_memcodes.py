@@ -10,7 +10,7 @@ from fourmill.tokenize.networks import quantize
 from fourmill.tokenize.networks.memcodes import Memcodes
 
 
-def made(heads: int = 3) -> tuple[Memcodes, torch.Tensor]:
+def book_and_latents(heads: int = 3) -> tuple[Memcodes, torch.Tensor]:
     torch.manual_seed(0)
     return Memcodes(20, 12, heads), torch.randn(4, 12, 2, 5)
 
@@ -24,7 +24,7 @@ def scores(book: Memcodes, z: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("heads", [1, 3])
 def test_ids_have_the_largest_score(heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    book, z = made(heads)
+    book, z = book_and_latents(heads)
     ids = book.encode(z)
     assert ids.shape == ((4, heads, 2, 5) if heads > 1 else (4, 2, 5))
     expected = scores(book, z).argmax(2).view(heads, 4, 2, 5).transpose(0, 1)
@@ -35,7 +35,7 @@ def test_ids_have_the_largest_score(heads: int, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("heads", [1, 3])
 def test_values_are_those_of_the_ids(heads: int) -> None:
-    book, z = made(heads)
+    book, z = book_and_latents(heads)
     quantized, commitment, ids = book.eval()(z)
     assert quantized.shape == z.shape and commitment == 0
     assert torch.equal(ids, book.encode(z)) and torch.equal(quantized, book.decode(ids))
@@ -46,7 +46,7 @@ def test_values_are_those_of_the_ids(heads: int) -> None:
 
 def test_training_is_the_straight_through_gumbel_softmax() -> None:
     """Values and gradients are those of torch's own, with the same draws."""
-    book, z = made()
+    book, z = book_and_latents()
     z.requires_grad_()
     torch.manual_seed(5)
     quantized, _, ids = book.train()(z)
@@ -59,14 +59,14 @@ def test_training_is_the_straight_through_gumbel_softmax() -> None:
     expected = values.view(3, 4, 2, 5, 4).permute(1, 0, 4, 2, 3).reshape(z.shape)
     torch.testing.assert_close(quantized, expected)
     assert torch.equal(ids, drawn.argmax(2).view(3, 4, 2, 5).transpose(0, 1))
-    theirs = torch.autograd.grad((expected * weights).sum(), (z, *parameters))
-    for name, a, b in zip(("z", *names), ours, theirs, strict=True):
+    reference = torch.autograd.grad((expected * weights).sum(), (z, *parameters))
+    for name, a, b in zip(("z", *names), ours, reference, strict=True):
         torch.testing.assert_close(a, b, msg=lambda text, name=name: f"{name}: {text}")
         assert a.abs().sum() > 0
 
 
 def test_draws_come_from_the_given_generator() -> None:
-    book, z = made()
+    book, z = book_and_latents()
     draws = [book.train()(z, torch.Generator().manual_seed(seed))[2] for seed in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 

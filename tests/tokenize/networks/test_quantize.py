@@ -101,9 +101,7 @@ def _rank(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_two_ranks_learn_what_one_learns_from_their_batches_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_ranks_learn_as_one_on_both_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[3])  # the ranks import this file by its name
     latents = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
     np.save(tmp_path / "latents.npy", latents)
@@ -118,7 +116,7 @@ def test_two_ranks_learn_what_one_learns_from_their_batches_together(
         np.testing.assert_array_equal(rank["dying"], ranks[0]["dying"])  # replaced alike on both
 
 
-def test_euclidean_codes_are_the_nearest_and_learn_by_smoothed_averages() -> None:
+def test_euclidean_codes_are_nearest_and_average() -> None:
     book = EuclideanCodebook(12, 4, 0.9, 0.0, seed=0)
     book.embed.mul_(torch.rand(12, 1) + 0.1)
     latents = torch.randn(200, 4)

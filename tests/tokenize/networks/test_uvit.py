@@ -84,18 +84,18 @@ def test_convolutional_blocks_are_those_of_diffusers() -> None:
     skips, ours = [h], [h]
     x = h
     for block, (a, b, halve) in zip(model.down_blocks, [(8, 8, True), (8, 12, False)], strict=True):
-        theirs = blocks.DownBlock2D(a, b, num_layers=2, add_downsample=halve, **options).eval()
-        theirs.load_state_dict(block.state_dict())
-        h, made = theirs(h, time)
-        skips += made
+        reference = blocks.DownBlock2D(a, b, num_layers=2, add_downsample=halve, **options).eval()
+        reference.load_state_dict(block.state_dict())
+        h, states = reference(h, time)
+        skips += states
         x = block(x, time, ours)
     for one, other in zip(ours, skips, strict=True):
         torch.testing.assert_close(one, other)
     torch.testing.assert_close(x, h)
     for block, (a, b, c, double) in zip(model.up_blocks, [(8, 12, 12, True), (8, 12, 8, False)], strict=True):
-        theirs = blocks.UpBlock2D(a, b, c, num_layers=3, add_upsample=double, **options).eval()
-        theirs.load_state_dict(block.state_dict())
-        h, skips = theirs(h, tuple(skips[-3:]), time), skips[:-3]
+        reference = blocks.UpBlock2D(a, b, c, num_layers=3, add_upsample=double, **options).eval()
+        reference.load_state_dict(block.state_dict())
+        h, skips = reference(h, tuple(skips[-3:]), time), skips[:-3]
         x = block(x, time, ours)
         torch.testing.assert_close(x, h)
     assert ours == []

@@ -71,9 +71,9 @@ def test_the_released_form_by_hand() -> None:
     code = "v0=0 v0=511 v1=0 v1=511 " * 4
     expected = f"point v0=9 v1=7 polygon v0=3 v1=4 v2=224 v3=200 {code}point v0=2 v1=5 none"
     assert text(queried, ids) == expected
-    (found,) = text_to_instances(expected)
-    assert found["tokens"] == ids[0].tolist()
-    assert found["box"] == [3 / 224, 4 / 224, 1, 200 / 224] and found["point"] == [7.5 / 224, 9.5 / 224]
+    (one,) = text_to_instances(expected)
+    assert one["tokens"] == ids[0].tolist()
+    assert one["box"] == [3 / 224, 4 / 224, 1, 200 / 224] and one["point"] == [7.5 / 224, 9.5 / 224]
 
 
 def test_nothing_found_is_none_at_every_point() -> None:
@@ -164,7 +164,7 @@ def wordpiece() -> WordPiece:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10_000), st.integers(0, 6), st.integers(4, 300), st.booleans())
-def test_never_past_the_length_and_whole_instances_come_back(
+def test_whole_instances_fit_the_length_and_come_back(
     wordpiece: WordPiece, seed: int, count: int, max_tokens: int, flip: bool
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -181,9 +181,9 @@ def test_never_past_the_length_and_whole_instances_come_back(
     back = text_to_instances(said)
     written = [(point, i) for point, holders in queried.points for i in holders]
     assert [b["tokens"] for b in back] == [ids[i].tolist() for _, i in written]
-    for found, ((x, y), i) in zip(back, written, strict=True):
-        assert np.allclose(np.array(found["box"]) * GRID, queried.boxes[i])
-        assert np.allclose(np.array(found["point"]) * GRID, [x + 0.5, y + 0.5])
+    for one, ((x, y), i) in zip(back, written, strict=True):
+        assert np.allclose(np.array(one["box"]) * GRID, queried.boxes[i])
+        assert np.allclose(np.array(one["point"]) * GRID, [x + 0.5, y + 0.5])
     direct = queried_to_label(queried)
     pasted = paste_masks(back, np.array([queried.masks[i] for _, i in written]).reshape(-1, 64, 64))
     assert sorted(p["mask"]["counts"] for p in pasted) == sorted(p["mask"]["counts"] for p in direct)
@@ -200,9 +200,9 @@ def test_broken_sentences_keep_what_is_whole() -> None:
     short = "polygon v0=1 v1=2 v2=30 v3=40" + " v0=5" * 15
     large = "polygon v0=1 v1=2 v2=30 v3=40" + " v1=511" * 16
     said = f"{short} {whole} none {swapped} point v0=300 v1=0 {outside} polygon {large} point v0=1 v1=3 {whole} {short}"
-    found = text_to_instances(said, codes=1023)
-    assert [f["point"] for f in found] == [None, [3.5 / 224, 1.5 / 224]]
-    assert all(f["tokens"] == [5] * 16 for f in found)
+    instances = text_to_instances(said, codes=1023)
+    assert [f["point"] for f in instances] == [None, [3.5 / 224, 1.5 / 224]]
+    assert all(f["tokens"] == [5] * 16 for f in instances)
     assert len(text_to_instances(said)) == 3
 
 
@@ -212,8 +212,8 @@ WORDS = st.sampled_from(["point", "polygon", "none", "v0=1", "v1=2", "v2=7", "v3
 @settings(deadline=None)
 @given(st.lists(WORDS, max_size=60).map(" ".join) | st.text())
 def test_the_reader_never_raises(said: str) -> None:
-    for found in text_to_instances(said):
-        assert all(0 <= c <= 1 for c in found["box"]) and len(found["tokens"]) == 16
+    for one in text_to_instances(said):
+        assert all(0 <= c <= 1 for c in one["box"]) and len(one["tokens"]) == 16
 
 
 def test_bad_ids_and_masks_are_refused() -> None:

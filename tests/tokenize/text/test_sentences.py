@@ -97,15 +97,15 @@ def test_boxes_come_back(boxes: list[dict], flip: bool) -> None:
     assert sorted(b["label"] for b in back) == sorted(b["label"] for b in kept)
     again = boxes_to_text([b | {"score": 1.0} for b in back], 999, 999, Crop(0, 0, 999, 999))
     assert sorted(text_to_boxes(again), key=str) == sorted((b for b in back if area(b)), key=str)
-    for found in back:
-        left, top, right, bottom = found["box"]
-        corners = np.array([1 - right, top, 1 - left, bottom] if flip else found["box"])
-        same = [k for k in kept if k["label"] == found["label"]]
+    for one in back:
+        left, top, right, bottom = one["box"]
+        corners = np.array([1 - right, top, 1 - left, bottom] if flip else one["box"])
+        same = [k for k in kept if k["label"] == one["label"]]
         assert min(np.abs(corners - k["box"]).max() for k in same) <= 0.5 / 999 + 1e-9
 
 
-def area(found: dict) -> float:
-    left, top, right, bottom = found["box"]
+def area(one: dict) -> float:
+    left, top, right, bottom = one["box"]
     return (right - left) * (bottom - top)
 
 
@@ -118,8 +118,8 @@ def test_broken_box_sentences_keep_what_is_whole() -> None:
 
 def test_longer_class_names_win() -> None:
     corners = "v0=0 v1=0 v2=9 v3=9"
-    found = text_to_boxes(f"{corners} hot dog {corners} bear {corners} teddy bear {corners} dogs")
-    assert [b["label"] for b in found] == ["hot dog", "bear", "teddy bear"]
+    boxes = text_to_boxes(f"{corners} hot dog {corners} bear {corners} teddy bear {corners} dogs")
+    assert [b["label"] for b in boxes] == ["hot dog", "bear", "teddy bear"]
 
 
 # Palettes
@@ -198,7 +198,7 @@ WORDS = st.sampled_from(["v0=1", "v1=2", "v2=7", "v3=999", "v0=1000", "v0=", "do
 @settings(deadline=None)
 @given(st.lists(WORDS).map(" ".join) | st.text())
 def test_readers_never_raise(text: str) -> None:
-    for found in text_to_boxes(text):
-        assert found["label"] in COCO_CLASSES and all(0 <= c <= 1 for c in found["box"])
+    for one in text_to_boxes(text):
+        assert one["label"] in COCO_CLASSES and all(0 <= c <= 1 for c in one["box"])
     assert all(len(c) == 3 and all(0 <= v <= 255 for v in c) for c in text_to_palette(text))
     assert set(text_to_metadata(text)) <= set(METADATA_TYPES)

@@ -134,7 +134,7 @@ def test_fit_learns_frequent_words(wordpiece: WordPiece) -> None:
 
 
 def test_fits_are_equal_in_other_processes(wordpiece: WordPiece, tmp_path: Path) -> None:
-    """`tokenizers` alone numbers pieces by a randomly seeded hash map, anew in each process."""
+    """`tokenizers` alone numbers pieces by a randomly seeded hash map, another one in each process."""
     (tmp_path / "captions.json").write_text(json.dumps(CAPTIONS))
     code = (
         "import json, sys; from fourmill.tokenize.text.wordpiece import WordPiece\n"

@@ -39,8 +39,8 @@ def recipe(root: Path, shards: list[str], weights: Path | str, **own: Any) -> Re
     )  # fmt: skip
 
 
-def test_a_finished_tokenizer_comes_with_its_sizes_and_makes_tokens(tmp_path: Path, shards: list[str]) -> None:
-    folder = finished(tmp_path / "theirs")
+def test_finished_tokenizer_brings_its_sizes(tmp_path: Path, shards: list[str]) -> None:
+    folder = finished(tmp_path / "weights")
     bare = recipe(tmp_path / "out", shards, folder)
     specs = Project(bare).recipe.specs()
     assert {(spec.name, spec.vocab_size, spec.max_tokens) for spec in specs} == {
@@ -52,15 +52,15 @@ def test_a_finished_tokenizer_comes_with_its_sizes_and_makes_tokens(tmp_path: Pa
     assert record.identity["measured_on"] == "elsewhere"
     there = Project(bare).fitted
     assert there["tok_canny_edge"].vocab_size == 99
-    codebook = codecs.load_codebook(bare.root, "tok_canny_edge", expected=there["tok_canny_edge"].fingerprint)
+    loaded = codecs.load_fitted(bare.root, "tok_canny_edge", expected=there["tok_canny_edge"].fingerprint)
     crop = np.zeros((1, 64, 64), np.uint8)
-    theirs = codecs.Codebook("tok_canny_edge", str(folder), "cpu")
-    assert np.array_equal(codebook.encode(crop), theirs.encode(crop))
+    direct = codecs.FittedTokenizer("tok_canny_edge", str(folder), "cpu")
+    assert np.array_equal(loaded.encode(crop), direct.encode(crop))
     assert not list(Path(bare.root).glob("runs/fit-*"))
 
 
-def test_other_contents_are_another_tokenizer_and_a_moved_folder_is_not(tmp_path: Path, shards: list[str]) -> None:
-    folder = finished(tmp_path / "theirs")
+def test_fingerprint_follows_contents_not_the_path(tmp_path: Path, shards: list[str]) -> None:
+    folder = finished(tmp_path / "weights")
     data.fit(recipe(tmp_path / "out", shards, folder))
     moved = Path(shutil.move(folder, tmp_path / "moved"))
     assert set(Project(recipe(tmp_path / "out", shards, moved)).fitted) == {"tok_canny_edge"}
@@ -77,15 +77,15 @@ def test_other_contents_are_another_tokenizer_and_a_moved_folder_is_not(tmp_path
         ({"n_labels": 5}, {}, "its n_labels is 5, tok_canny_edge needs None"),
     ],
 )
-def test_what_does_not_fit_is_said(
+def test_misfit_of_weights_and_recipe_is_refused(
     tmp_path: Path, shards: list[str], settings: dict[str, Any], own: dict[str, Any], expected: str
 ) -> None:
-    folder = finished(tmp_path / "theirs", **settings)
+    folder = finished(tmp_path / "weights", **settings)
     with pytest.raises(ValueError, match=expected):
         data.fit(recipe(tmp_path / "out", shards, folder, **own))
 
 
-def test_what_is_not_there_is_said_before_anything_starts(tmp_path: Path, shards: list[str]) -> None:
+def test_missing_weights_are_refused_before_the_fit(tmp_path: Path, shards: list[str]) -> None:
     with pytest.raises(RecipeError, match=r"tokenizers, tok_canny_edge: .* no such folder, and it is no hub id"):
         Project(recipe(tmp_path / "out", shards, tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
@@ -93,7 +93,7 @@ def test_what_is_not_there_is_said_before_anything_starts(tmp_path: Path, shards
         Project(recipe(tmp_path / "out", shards, tmp_path / "empty"))
 
 
-def test_a_decoder_that_images_do_not_fit_and_the_standard_of_imagenet(tmp_path: Path, shards: list[str]) -> None:
+def test_decoder_size_mismatch_and_imagenet_scaling(tmp_path: Path, shards: list[str]) -> None:
     sizes = {"image_size": 64, "patch_size": 8, "codebook_size": 64, "latent_dim": 8}
     deep = DiVAEConfig.small(16, 1, 2, 32, channel_mult=(1,) * 6, n_channels=1, **sizes)
     tokenizer.save(DiVAE(deep), tmp_path / "deep", {})
@@ -105,8 +105,8 @@ def test_a_decoder_that_images_do_not_fit_and_the_standard_of_imagenet(tmp_path:
     assert not tokenizer.load(tmp_path / "brought").config.undo_std  # what it will read are pictures in [-1, 1]
 
 
-def test_a_label_of_another_width_is_a_sentence_with_both(tmp_path: Path) -> None:
-    folder = finished(tmp_path / "theirs", n_channels=5, patch_proj=False)
-    codebook = codecs.Codebook("tok_clip", str(folder), "cpu")
-    with pytest.raises(ValueError, match=r"tok_clip of .*theirs: .*\(2, 7, 4, 4\); .*fitted on 5 channels"):
-        codebook.encode(np.zeros((2, 4, 4, 7), np.float16))
+def test_label_of_another_width_is_refused(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "weights", n_channels=5, patch_proj=False)
+    loaded = codecs.FittedTokenizer("tok_clip", str(folder), "cpu")
+    with pytest.raises(ValueError, match=r"tok_clip of .*weights: .*\(2, 7, 4, 4\); .*fitted on 5 channels"):
+        loaded.encode(np.zeros((2, 4, 4, 7), np.float16))

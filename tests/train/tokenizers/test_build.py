@@ -83,7 +83,7 @@ def test_the_papers_decoder_is_the_published_one() -> None:
     assert (config.prediction_type, config.beta_schedule, config.latent_dim) == ("sample", "linear", 32)
 
 
-def test_the_rate_follows_the_whole_batch_and_not_the_rank_s_part() -> None:
+def test_rate_follows_the_batch_of_all_ranks() -> None:
     settings = recipe(batch_size=64, base_lr=1e-4, resolutions={"sizes": [128], "base_lr": 5e-5}).tokenizer("tok_rgb")
     config = build.fit_config("tok_rgb", settings, 16, seed=3)
     assert config.lr == pytest.approx(1e-4 / 4) and config.batch_size == 16 and config.seed == 3

@@ -1,4 +1,4 @@
-"""What a fit sees at a step: rows by tokenizer, other sizes, and batches made ahead."""
+"""What a fit sees at a step: rows by tokenizer, other sizes, and batches prepared ahead."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def nothing(done: int) -> None:
 
 def test_rows_are_collected_by_tokenizer_in_their_order() -> None:
     one, two = np.arange(6, dtype=np.float16).reshape(3, 2), np.ones((1, 4, 4), np.uint8)
-    found = collect(iter([("a", one[:2]), ("b", two), ("a", one[2:])]), 5, nothing)
-    assert np.array_equal(found["a"], one) and found["a"].dtype == np.float16
-    assert found["b"].shape == (1, 4, 4) and found["b"].dtype == np.uint8
+    collected = collect(iter([("a", one[:2]), ("b", two), ("a", one[2:])]), 5, nothing)
+    assert np.array_equal(collected["a"], one) and collected["a"].dtype == np.float16
+    assert collected["b"].shape == (1, 4, 4) and collected["b"].dtype == np.uint8
     assert collect(iter([]), 5, nothing) == {}
     with pytest.raises(ValueError, match=r"fit a: got examples of shape \(3,\) after \(2,\)"):
         collect(iter([("a", one), ("a", np.zeros((1, 3), np.float16))]), 5, nothing)
@@ -58,24 +58,24 @@ def test_rows_are_resampled_as_their_form_wants_it() -> None:
     assert set(np.unique(resized("tok_canny_edge", edges, 16))) == {0, 255}
     normals = np.zeros((1, 32, 32, 3), np.float16)
     normals[..., 0], normals[:, ::2, :, 0], normals[:, ::2, :, 2] = 1, 0, 1
-    made = resized("tok_normal", normals, 16)
-    np.testing.assert_allclose(np.linalg.norm(made, axis=-1), 1, atol=1e-5)
+    halved = resized("tok_normal", normals, 16)
+    np.testing.assert_allclose(np.linalg.norm(halved, axis=-1), 1, atol=1e-5)
     features = np.zeros((1, 4, 4, 8), np.float16)
     assert resized("tok_clip", features, 16) is features and resized("tok_rgb", grey, 32) is grey
 
 
 def test_batches_are_made_one_ahead_and_in_order() -> None:
-    made: list[int] = []
+    prepared: list[int] = []
     threads: set[Any] = set()
 
     def make(step: int) -> int:
-        made.append(step)
+        prepared.append(step)
         threads.add(threading.current_thread())
         return step
 
     source = ahead(make, 3, 7)
     assert next(source) == 3 and next(source) == 4
-    assert list(source) == [5, 6] and made == [3, 4, 5, 6]
+    assert list(source) == [5, 6] and prepared == [3, 4, 5, 6]
     assert threading.main_thread() not in threads
     assert list(ahead(make, 7, 7)) == []
 

@@ -61,7 +61,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, shards: list[str]) -> Recip
     return whole
 
 
-def test_what_is_fitted_is_committed_with_its_quality(fitted: Recipe) -> None:
+def test_fitted_tokenizer_is_committed_with_quality(fitted: Recipe) -> None:
     record = ledger.read(fitted.root, "tokenizers", "tok_canny_edge")
     assert record is not None
     assert record.identity["vocab_size"] == 64 and record.rows == 48
@@ -95,19 +95,17 @@ def test_a_fit_that_was_killed_ends_with_the_same_weights(
             data.fit(killed)
     assert ledger.read(killed.root, "tokenizers", "tok_canny_edge") is None
     checkpoints = Path(killed.root).glob("runs/fit-tok_canny_edge/*/checkpoints")
-    assert [found.step for folder in checkpoints for found in checkpoint.complete(str(folder))] == [6] * (at > 6)
+    assert [one.step for folder in checkpoints for one in checkpoint.complete(str(folder))] == [6] * (at > 6)
     data.fit(killed)
     for name in ("tokenizers/tok_canny_edge/model.safetensors", "tokenizers/text/tokenizer.json"):
         assert Path(killed.root, name).read_bytes() == Path(fitted.root, name).read_bytes()
-    (mine,), (theirs,) = (list(Path(r.root).glob("runs/fit-*/*/metrics.jsonl")) for r in (killed, fitted))
-    assert [(r["step"], r["loss"]) for r in map(json.loads, mine.read_text().splitlines()) if r["kind"] == "train"] == [
-        (r["step"], r["loss"]) for r in map(json.loads, theirs.read_text().splitlines()) if r["kind"] == "train"
-    ]
+    (resumed,), (whole,) = (list(Path(r.root).glob("runs/fit-*/*/metrics.jsonl")) for r in (killed, fitted))
+    assert [
+        (r["step"], r["loss"]) for r in map(json.loads, resumed.read_text().splitlines()) if r["kind"] == "train"
+    ] == [(r["step"], r["loss"]) for r in map(json.loads, whole.read_text().splitlines()) if r["kind"] == "train"]
 
 
-def test_nothing_is_fitted_twice_and_other_settings_are_fitted_again(
-    fitted: Recipe, tmp_path: Path, shards: list[str]
-) -> None:
+def test_changed_settings_are_fitted_again(fitted: Recipe, tmp_path: Path, shards: list[str]) -> None:
     shutil.copytree(fitted.root, tmp_path / "out")
     same = recipe(tmp_path / "out", shards, engine__batch_size=1, tokenizers__common__checkpoint_every=1,
                   tokenizers__common__validation_samples=3, tokenizers__common__validation_steps=2)  # fmt: skip
@@ -128,7 +126,7 @@ def test_shards_without_captions_still_give_a_vocabulary(tmp_path: Path) -> None
     assert record.rows == 3 and record.nulls == 0
 
 
-def test_no_sample_with_all_labels_is_a_sentence(tmp_path: Path) -> None:
+def test_no_sample_with_the_label_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(data.tar([("a.jpg", b"no image"), ("a.txt", b"text")]))
     bare = recipe(tmp_path / "out", [str(tmp_path / "a.tar")])
     with pytest.raises(ValueError, match="no training sample has the label canny_edge"):
@@ -158,9 +156,7 @@ def test_more_workers_than_shards_cannot_share_batches(tmp_path: Path, shards: l
         fitting.run(job, Resources(2), None)
 
 
-def test_workers_that_share_batches_read_their_shards_and_one_measures_on_all(
-    tmp_path: Path, shards: list[str]
-) -> None:
+def test_ranks_read_their_shards_and_rank_0_measures(tmp_path: Path, shards: list[str]) -> None:
     reporter: Any = data.Silent()
     val = data.good_shards(tmp_path / "s", 2, 6, first=50, name="val")
     both = data.recipe(tmp_path / "out", shards, val, modalities=["tok_canny_edge"], labels__keep=[],
@@ -176,7 +172,7 @@ def test_workers_that_share_batches_read_their_shards_and_one_measures_on_all(
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_of_two_fits_that_commit_at_once_the_record_is_of_the_files(
+def test_record_matches_files_of_racing_fits(
     fitted: Recipe, tmp_path: Path, shards: list[str], monkeypatch: pytest.MonkeyPatch, same: bool
 ) -> None:
     """The other one's record appears between our files and our record."""
@@ -185,22 +181,22 @@ def test_of_two_fits_that_commit_at_once_the_record_is_of_the_files(
     folder = Path(fitted.root, "tokenizers", "tok_canny_edge")
     record = ledger.read(fitted.root, "tokenizers", "tok_canny_edge")
     assert record is not None
-    theirs = replace(record, sha256=record.sha256 if same else "another")
+    rival = replace(record, sha256=record.sha256 if same else "another")
 
     def racing(url: str, content: bytes, *, if_absent: bool = False) -> bool:
         if if_absent and not lost:
             lost.append(url)
-            put(url, ledger.dumps(theirs))
+            put(url, ledger.dumps(rival))
         return put(url, content, if_absent=if_absent)
 
     monkeypatch.setattr(storage, "put", racing)
-    told = {"sha256": record.sha256, "vocab_size": 64, "quality": {}, "ours": True}
-    fitting.commit(job, "tok_canny_edge", str(folder), told, 48, 0.0)
+    facts = {"sha256": record.sha256, "vocab_size": 64, "quality": {}, "ours": True}
+    fitting.commit(job, "tok_canny_edge", str(folder), facts, 48, 0.0)
     committed = ledger.read(job.root, "tokenizers", "tok_canny_edge")
     assert committed is not None and committed.sha256 == record.sha256
     assert ("ours" in committed.identity) is not same
-    mine = Path(job.root, "tokenizers", "tok_canny_edge")
-    assert {p.name: p.read_bytes() for p in mine.iterdir()} == {p.name: p.read_bytes() for p in folder.iterdir()}
+    files = Path(job.root, "tokenizers", "tok_canny_edge")
+    assert {p.name: p.read_bytes() for p in files.iterdir()} == {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
 @pytest.mark.parametrize("at", [14, 18])
@@ -230,7 +226,7 @@ def test_an_adaptation_to_other_sizes_follows_and_resumes(
     assert sizes[21 + at :] == sizes[at // 3 * 3 : 20]
 
 
-def test_one_that_has_no_examples_does_not_keep_the_others_from_being_fitted(tmp_path: Path, shards: list[str]) -> None:
+def test_tokenizer_without_examples_fails_alone(tmp_path: Path, shards: list[str]) -> None:
     """The detector finds nobody in these pictures, and no masks are made of nothing."""
     empty = {"specialist": "fourmill_tests.specialists:NoInstances"}
     bare = recipe(tmp_path / "out", shards, modalities=["sam_instance", "tok_canny_edge"],
@@ -240,7 +236,7 @@ def test_one_that_has_no_examples_does_not_keep_the_others_from_being_fitted(tmp
     assert set(Project(bare).fitted) == {"text", "tok_canny_edge"}
 
 
-def test_one_that_diverges_does_not_keep_the_others_from_being_fitted(tmp_path: Path, shards: list[str]) -> None:
+def test_tokenizer_that_diverges_fails_alone(tmp_path: Path, shards: list[str]) -> None:
     wild = {"tok_rgb": {"base_lr": 1e30, "warmup_steps": 0, "clip_norm": 0}}
     bare = recipe(tmp_path / "out", shards, modalities=["tok_rgb", "tok_canny_edge"], tokenizers__each=wild)
     with pytest.raises(ValueError, match=r"^tok_rgb: tokenizer: .*lower lr") as failure:
@@ -249,7 +245,7 @@ def test_one_that_diverges_does_not_keep_the_others_from_being_fitted(tmp_path: 
     assert set(fitting.reasons(str(failure.value), ["tok_canny_edge", "tok_rgb"])) == {"tok_rgb"}
 
 
-def test_reasons_are_told_by_name() -> None:
+def test_failure_reasons_are_split_by_name() -> None:
     one, two = "ValueError: tok_a: no label; see it", "ValueError: b: loss: nan; c: c: d; lower lr"
     assert fitting.reasons(f"{one}; {two}", ["c", "tok_a", "b"]) == {
         "tok_a": "no label; see it", "b": "loss: nan", "c": "c: d; lower lr",

@@ -19,7 +19,7 @@ IDS = torch.tensor([[[0, 1], [2, 3]]])
 
 
 class Fixed(torch.nn.Module):
-    """A tokenizer that says what it is told to."""
+    """A tokenizer whose ids and reconstruction are given."""
 
     def __init__(self, recon: torch.Tensor, ids: torch.Tensor = IDS, books: int = 1) -> None:
         super().__init__()
@@ -67,8 +67,8 @@ def test_lpips_is_measured_where_its_backbone_is() -> None:
 
 def test_edges_by_pixels() -> None:
     rows = np.array([[[255, 255, 0, 0]]], np.uint8)
-    found = torch.tensor([[[[1.0, -1.0, 1.0, -1.0]]]])
-    result = measured("tok_canny_edge", found, rows)
+    recon = torch.tensor([[[[1.0, -1.0, 1.0, -1.0]]]])
+    result = measured("tok_canny_edge", recon, rows)
     assert (result["precision"], result["recall"], result["f1"], result["mse"]) == (0.5, 0.5, 0.5, 0.5)
     assert result["iou"] == pytest.approx(1 / 3)
 
@@ -81,11 +81,11 @@ def test_depth_up_to_scale_and_shift() -> None:
     # Half of the map of a constant 0.5, the other half off by 0.1 up and down: no line explains that.
     rows = np.full((1, 2, 4), 0.5, np.float16)
     rows[0, 0], rows[0, 1] = 0.25, 0.75
-    found = torch.tensor([[[[0.0, 0.2, 0.0, 0.2], [1.0, 1.2, 1.0, 1.2]]]])
-    x, y = found.flatten().numpy(), rows.astype(np.float64).ravel()
+    recon = torch.tensor([[[[0.0, 0.2, 0.0, 0.2], [1.0, 1.2, 1.0, 1.2]]]])
+    x, y = recon.flatten().numpy(), rows.astype(np.float64).ravel()
     slope, shift = np.polyfit(x, y, 1)
     error = np.abs(slope * x + shift - y)
-    result = measured("tok_depth", found, rows)
+    result = measured("tok_depth", recon, rows)
     assert result["mae"] == pytest.approx(error.mean() / 0.5) and result["abs_rel"] == pytest.approx((error / y).mean())
 
 
@@ -112,9 +112,9 @@ def test_classes_without_those_that_are_none() -> None:
 def test_masks_by_their_pixels() -> None:
     rows = np.zeros((2, 4, 4), np.uint8)
     rows[0, :2], rows[1, :, :2] = 1, 1
-    found = torch.zeros(2, 4, 4, dtype=torch.long)
-    found[0, :1], found[1, :, :2] = 1, 1
-    result = measured(SAM_MASK, F.one_hot(found, 2).permute(0, 3, 1, 2).float(), rows)
+    recon = torch.zeros(2, 4, 4, dtype=torch.long)
+    recon[0, :1], recon[1, :, :2] = 1, 1
+    result = measured(SAM_MASK, F.one_hot(recon, 2).permute(0, 3, 1, 2).float(), rows)
     assert result["iou"] == pytest.approx((0.5 + 1) / 2) and result["accuracy"] == pytest.approx((0.75 + 1) / 2)
 
 
@@ -132,9 +132,9 @@ def test_poses_in_degrees_of_joint_rotations() -> None:
         return torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1]])
 
     rows = torch.eye(3).expand(1, 23, 3, 3).reshape(1, 207).half().numpy()
-    found = torch.stack([around_z(20.0)] * 22 + [around_z(180.0)]).reshape(1, 207)
+    recon = torch.stack([around_z(20.0)] * 22 + [around_z(180.0)]).reshape(1, 207)
     ids = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7]])
-    result = measured(BODY_POSE, 1.7 * found, rows, ids=ids, books=8)  # no rotations, but near these
+    result = measured(BODY_POSE, 1.7 * recon, rows, ids=ids, books=8)  # no rotations, but near these
     assert result["mean_degrees"] == pytest.approx((22 * 20 + 180) / 23, abs=0.05)
     assert result["median_degrees"] == pytest.approx(20, abs=0.2)
     # One code of 64 in each of eight books.

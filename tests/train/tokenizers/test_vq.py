@@ -98,7 +98,7 @@ def test_codebook_is_used_on_photos() -> None:
     assert metrics[-1]["codes_replaced"] < 8
 
 
-def test_edges_are_found_again() -> None:
+def test_edges_are_reconstructed() -> None:
     rows = photos(edges=True)
     model = VQVAE(SMALL.model_copy(update={"n_channels": 1}))
     trainer = VQTrainer(model, QUICK)
@@ -165,7 +165,7 @@ def test_result_is_the_average_and_leaves_training_alone() -> None:
 
 
 @pytest.mark.parametrize("warm", [True, False])
-def test_a_loss_that_is_not_finite_stops_before_the_weights_break(warm: bool) -> None:
+def test_nan_loss_stops_before_the_weights_break(warm: bool) -> None:
     trainer = VQTrainer(VQVAE(SMALL), QUICK.model_copy(update={"warm_start": warm}))
     x = toy(8)
     x[0, 0, 0, 0] = math.nan
@@ -189,9 +189,7 @@ def _rank(rank: int, folder: str) -> None:
 SHARED = QUICK.model_copy(update={"warm_start": False, "dead_code_coefficient": 0.0})
 
 
-def test_two_ranks_learn_what_one_learns_from_their_batches_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_ranks_learn_as_one_on_both_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[3])  # the ranks import this file by its name
     mp.spawn(_rank, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
@@ -272,7 +270,7 @@ MODELS: dict[str, tuple[Tokenizer, str, torch.Tensor]] = {
     ("kind", "precision"),
     [*((kind, "fp32") for kind in MODELS), ("diffusion", "bf16"), ("vectors", "bf16"), ("classes", "fp16")],
 )
-def test_every_kind_learns_in_every_precision_and_resumes_bit_for_bit(kind: str, precision: str) -> None:
+def test_every_kind_learns_and_resumes_bit_for_bit(kind: str, precision: str) -> None:
     model, loss, x = MODELS[kind]
     config = VQFitConfig.model_validate({
         "steps": 15, "batch_size": 16, "lr": 1e-2, "warmup": 2, "loss": loss, "precision": precision, "average": 0.9,
@@ -306,7 +304,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole() -> None:
     assert norms[4]["loss"] == pytest.approx(norms[1]["loss"], rel=1e-5)
 
 
-def test_fp16_skips_steps_that_overflow_and_gives_up_when_no_scale_helps() -> None:
+def test_fp16_skips_overflowing_steps_then_gives_up() -> None:
     trainer = VQTrainer(VQVAE(SMALL), QUICK.model_copy(update={"precision": "fp16", "warm_start": False}))
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
     before = [p.detach().clone() for p in trainer.parameters]
@@ -341,10 +339,10 @@ def test_a_perceptual_loss_is_added_with_its_weight() -> None:
         return (prediction - target).abs().mean() + 1
 
     config = QUICK.model_copy(update={"perceptual_weight": 0.5})
-    told = VQTrainer(VQVAE(SMALL), config, distance).step(toy(8))
-    assert told["perceptual"] > 1
-    parts = told["reconstruction"] + told["commitment"] + 0.5 * told["perceptual"]
-    assert told["loss"] == pytest.approx(parts, rel=1e-5)
+    metrics = VQTrainer(VQVAE(SMALL), config, distance).step(toy(8))
+    assert metrics["perceptual"] > 1
+    parts = metrics["reconstruction"] + metrics["commitment"] + 0.5 * metrics["perceptual"]
+    assert metrics["loss"] == pytest.approx(parts, rel=1e-5)
 
 
 def test_random_numbers_of_a_step_are_its_own() -> None:
