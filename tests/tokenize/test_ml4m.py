@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fourmill_tests.precision import recorded
 
 from fourmill.tokenize import ml4m
 from fourmill.tokenize.networks.divae import DiVAE
@@ -18,11 +19,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 FOLDERS = sorted(path.parent.name for path in GOLDEN.glob("*/arch.json"))
 
 
-def recorded(name: str) -> dict[str, torch.Tensor]:
-    return {key: torch.from_numpy(value) for key, value in np.load(GOLDEN / name / "expected.npz").items()}
-
-
-RECORDS = {name: recorded(name) for name in FOLDERS}
+RECORDS = {name: recorded(np.load(GOLDEN / name / "expected.npz")) for name in FOLDERS}
 CASES = [(name, key.removesuffix("/input")) for name in FOLDERS for key in RECORDS[name] if key.endswith("/input")]
 TRAINED = [name for name in FOLDERS if "train/code_loss" in RECORDS[name]]
 
@@ -33,7 +30,7 @@ def test_every_kind_is_recorded() -> None:
 
 @pytest.mark.parametrize(("name", "case"), CASES)
 def test_tokens_and_reconstructions_are_the_references(name: str, case: str) -> None:
-    model, expected = ml4m.load(GOLDEN / name), RECORDS[name]
+    model, expected = ml4m.load(GOLDEN / name).double(), RECORDS[name]
     x = expected[f"{case}/input"]
     ids = model.encode(x)
     assert ids.dtype == torch.int64 and torch.equal(ids, expected[f"{case}/tokens"].long())
@@ -50,7 +47,7 @@ def test_tokens_and_reconstructions_are_the_references(name: str, case: str) -> 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_codebook_moves_as_the_reference_does(name: str) -> None:
-    model, expected = ml4m.load(GOLDEN / name).train(), RECORDS[name]
+    model, expected = ml4m.load(GOLDEN / name).double().train(), RECORDS[name]
     commitment = model.step(expected["base/input"]).commitment
     assert isinstance(model.quantize, VectorQuantizer)
     book = model.quantize.codebook

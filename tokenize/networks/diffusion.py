@@ -153,8 +153,8 @@ class Diffusion:
             )
         x = noise
         for i, t in enumerate(timesteps):
-            # In float32 also under autocast: errors of the early steps are multiplied by the later ones.
-            output = model(x, torch.full((len(x),), t, device=x.device)).float()
+            # In the noise's float32 under autocast too: later steps multiply errors of the early ones.
+            output = model(x, torch.full((len(x),), t, device=x.device)).to(x.dtype)
             x0, direction = self.clean(output, x, alphas[i])
             if clamp:
                 x0 = x0.clamp(-1, 1)

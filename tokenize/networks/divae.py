@@ -145,7 +145,7 @@ class DiVAE(VQ):
             if isinstance(image_size, int):
                 image_size = (image_size, image_size)
             height, width = image_size or (side * self.encoder.patch_size for side in ids.shape[-2:])
-            noise = _noise((self.config.n_channels, height, width), seed, len(ids)).to(ids.device)
+            noise = _noise((self.config.n_channels, height, width), seed, len(ids)).to(cond)
         self._check_size(noise)
         clamp = self.config.thresholding or self.config.clip_sample
         # Guided, a batch goes through the decoder twice at once: with its codes, and with all of them masked.
@@ -188,7 +188,7 @@ class DiVAE(VQ):
         if timesteps is None:
             timesteps = torch.randint(len(self.diffusion), (batch,), generator=source, device=x.device)
         if noise is None:
-            noise = torch.randn(x.shape, generator=source, device=x.device)
+            noise = torch.randn(x.shape, generator=source, device=x.device, dtype=clean.dtype)
         quantized, commitment, ids = self.quantize(self.latents(x), source)
         dropout = self.config.cls_free_guidance_dropout
         if cond_mask is None and self.training and dropout:

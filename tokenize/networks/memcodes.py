@@ -75,8 +75,9 @@ class Memcodes(nn.Module):
         return self._merge(values, torch.Size((len(z), *z.shape[2:]))), zero, self._grid(ids, z.shape)
 
     def _queries(self, z: torch.Tensor) -> torch.Tensor:
-        """(B, L, h, w) to (n, N, d), float32."""
-        return z.float().reshape(len(z), self.heads, z.shape[1] // self.heads, -1).permute(1, 0, 3, 2).flatten(1, 2)
+        """(B, L, h, w) to (n, N, d) in the codes' dtype."""
+        parts = z.to(self.codes.dtype).reshape(len(z), self.heads, z.shape[1] // self.heads, -1)
+        return parts.permute(1, 0, 3, 2).flatten(1, 2)
 
     def _grid(self, ids_nN: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         ids = ids_nN.view(self.heads, shape[0], *shape[2:]).transpose(0, 1)

@@ -55,7 +55,7 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def update(self, latents_NL: torch.Tensor, ids_N: torch.Tensor) -> int:
         """One EMA step from a batch of latents and their codes; returns the number of codes replaced."""
-        latents = F.normalize(latents_NL.float(), dim=1)
+        latents = F.normalize(latents_NL.to(self.embed.dtype), dim=1)
         counts, sums = self._counts_and_sums(latents, ids_N)
         # A code that no latent takes stays where it is; its count alone decays.
         used = counts[:, None] > 0
@@ -113,7 +113,7 @@ class EuclideanCodebook(Codebook):
     @torch.no_grad()
     def update(self, latents_NL: torch.Tensor, ids_N: torch.Tensor) -> int:
         """As in `Codebook`; sizes are smoothed (Laplace), so that a code without latents stays finite."""
-        latents = latents_NL.float()
+        latents = latents_NL.to(self.embed.dtype)
         counts, sums = self._counts_and_sums(latents, ids_N)
         self.embed_avg.lerp_(sums, 1 - self.decay)
         total = self.cluster_size.sum()
@@ -187,8 +187,8 @@ class VectorQuantizer(nn.Module):
             return self._merge(latents + (quantized - latents).detach(), z.shape[2:]), loss, ids
 
     def _split(self, z: torch.Tensor) -> torch.Tensor:
-        """(B, L, h, w) to what is compared with the codes, (B, n, h w, L) float32."""
-        latents: torch.Tensor = self.project_in(z.float().flatten(2).transpose(1, 2))
+        """(B, L, h, w) to what is compared with the codes, (B, n, h w, L) in their dtype: float32 also of bfloat16."""
+        latents: torch.Tensor = self.project_in(z.to(self._codebook.embed.dtype).flatten(2).transpose(1, 2))
         latents = latents.view(*latents.shape[:2], self.heads, -1).transpose(1, 2)
         return F.normalize(latents, dim=3) if self.norm_latents else latents
 

@@ -141,9 +141,9 @@ class _ViT(nn.Module):
         x: torch.Tensor = self.blocks((x_BDhw + positions).flatten(2).transpose(1, 2))
         if self.norm_mlp is None or self.post_mlp is None:
             return x
-        # In float32 under autocast too: what comes out decides between neighbouring codes.
+        # In the weights' float32 under autocast too: what comes out decides between neighbouring codes.
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float()
+            x = x.to(self.norm_mlp.weight.dtype)
             x = x + self.post_mlp(self.norm_mlp(x))
             return x
 

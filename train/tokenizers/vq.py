@@ -168,8 +168,8 @@ class VQTrainer:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(c.precision, torch.float32)
         with torch.autocast(x.device.type, dtype, enabled=c.precision != "fp32"):
             output = self.model.step(x, generator=generator(c.seed, self.rank, self.steps_done, part))
-        # The loss in float32: squares of small errors vanish in half precision.
-        prediction, target = output.prediction.float(), output.target
+        # The loss in the weights' float32: squares of small errors vanish in half precision.
+        prediction, target = output.prediction.to(self.parameters[0].dtype), output.target
         reconstruction = reconstruction_loss(prediction, target, c.loss, c.gradient_weight)
         loss = reconstruction + output.commitment
         values = {"reconstruction": reconstruction, "commitment": output.commitment}

@@ -38,7 +38,7 @@ def warm_start(model: VQVAE, x: torch.Tensor) -> None:
     latent, patch = config.latent_dim, encoder.patch_size
     if why := cannot_warm_start(config):
         raise ValueError(f"warm start: {why}; switch warm_start off")
-    patches = F.unfold(x.float(), patch, stride=patch).transpose(1, 2).flatten(0, 1)
+    patches = F.unfold(x.to(encoder.proj.weight.dtype), patch, stride=patch).transpose(1, 2).flatten(0, 1)
     if not patches.isfinite().all():
         raise FloatingPointError("warm start: the first batch holds values that are not finite; check the labels")
     mean, components, scale = _principal_components(patches, latent - 1)

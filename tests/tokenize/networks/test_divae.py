@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fourmill_tests.precision import recorded
 
 from fourmill.tokenize import ml4m
 from fourmill.tokenize.networks.divae import DiVAE, DiVAEConfig
@@ -33,16 +34,16 @@ def untied(config: DiVAEConfig = SMALL) -> DiVAE:
 
 @pytest.fixture(scope="module")
 def reference() -> tuple[Any, dict[str, torch.Tensor]]:
-    return ml4m.load(GOLDEN), {k: torch.from_numpy(v) for k, v in np.load(GOLDEN / "expected.npz").items()}
+    return ml4m.load(GOLDEN), recorded(np.load(GOLDEN / "expected.npz"))
 
 
 @pytest.mark.parametrize("output", ["decoder_out", "decoder_out_cond_masked"])
 def test_one_denoising_is_the_references(reference: Any, output: str) -> None:
     model, expected = reference
     mask = expected["cond_mask"] if output.endswith("masked") else None
-    output = model(expected["base/input"], noise=expected["noise"], timesteps=expected["timesteps"], cond_mask=mask)
-    torch.testing.assert_close(output.prediction, expected[output], atol=1e-4, rtol=0)
-    assert torch.equal(output.target, expected["base/input"])
+    result = model(expected["base/input"], noise=expected["noise"], timesteps=expected["timesteps"], cond_mask=mask)
+    torch.testing.assert_close(result.prediction, expected[output], atol=1e-4, rtol=0)
+    assert torch.equal(result.target, expected["base/input"])
 
 
 def test_sampling_is_the_references(reference: Any) -> None:
@@ -60,10 +61,10 @@ def test_decoding_depends_on_ids_and_seed_alone() -> None:
     assert torch.equal(model.decode(ids, timesteps=3, seed=4), together)
     assert not torch.allclose(model.decode(ids, timesteps=3, seed=5), together)
     for i in range(3):
-        torch.testing.assert_close(model.decode(ids[i : i + 1], timesteps=3, seed=4)[0], together[i], atol=1e-4, rtol=0)
+        torch.testing.assert_close(model.decode(ids[i : i + 1], timesteps=3, seed=4)[0], together[i])
     several = model.decode(ids, timesteps=3, seed=[4, 5, 4])
     torch.testing.assert_close(several[::2], together[::2])
-    torch.testing.assert_close(several[1], model.decode(ids[1:2], timesteps=3, seed=5)[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(several[1], model.decode(ids[1:2], timesteps=3, seed=5)[0])
     with pytest.raises(ValueError, match="2 seeds for 3 samples"):
         model.decode(ids, timesteps=3, seed=[1, 2])
 
@@ -79,7 +80,7 @@ def test_codes_matter_and_guidance_leads_away_from_none() -> None:
     inside = torch.stack(list(decoded.values())).abs().amax(0) < 1
     expected = 2 * decoded[1.0] - decoded[0.0]
     assert inside.float().mean() > 0.1
-    torch.testing.assert_close(decoded[2.0][inside], expected[inside], atol=1e-5, rtol=0)
+    torch.testing.assert_close(decoded[2.0][inside], expected[inside])
 
 
 @pytest.mark.parametrize("size", [(16, 16), (32, 48)])
@@ -131,15 +132,15 @@ def test_guidance_dropout_takes_all_codes_of_a_sample(dropout: float, training: 
     last = torch.full((2,), 999)  # noise alone
     noise = torch.randn(1, 3, 16, 16).expand(2, -1, -1, -1)
     prediction = model(x, noise=noise, timesteps=last).prediction
-    assert torch.allclose(prediction[0], prediction[1], atol=1e-5) == same
+    assert torch.allclose(prediction[0], prediction[1]) == same
 
 
 def test_a_small_fit_decodes_what_it_saw() -> None:
     """Two flat colours: after some steps the sampled colours are the same, which no model gets by chance."""
     model = DiVAE(SMALL.model_copy(update={"ema_decay": 0.8, "norm_latents": True})).train()
-    x = torch.tensor([[0.8, -0.6, 0.1], [-0.7, 0.5, 0.4]])[:, :, None, None].expand(2, 3, 16, 16).contiguous()
+    x = torch.tensor([[0.8, -0.6, 0.1], [-0.7, 0.5, 0.4]])[:, :, None, None].expand(2, 3, 8, 8).contiguous()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for step in range(40):
+    for step in range(20):
         output = model.step(x.repeat(2, 1, 1, 1), torch.Generator().manual_seed(step))
         loss = (output.prediction - output.target).square().mean() + output.commitment
         optimizer.zero_grad()
@@ -147,7 +148,7 @@ def test_a_small_fit_decodes_what_it_saw() -> None:
         optimizer.step()
     model.eval()
     recon = model.decode(model.encode(x), timesteps=4)
-    assert (recon - x).square().mean() < 0.02 < x.square().mean()
+    assert (recon - x).square().mean() < 0.05 < x.square().mean()
 
 
 def test_published_sizes() -> None:
