@@ -12,6 +12,7 @@ import pytest
 from fourmill_tests import data
 
 from fourmill.infra import ledger
+from fourmill.project import Project
 from fourmill.recipe import Recipe
 from fourmill.train.downstream import evaluate
 from fourmill.verbs.make import evaluate as evaluate_verb
@@ -29,7 +30,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def test_the_table_says_what_the_fit_measured_and_more(fitted: Recipe) -> None:
-    summary = evaluate_verb.evaluate_tokenizers(fitted)
+    summary = evaluate_verb.evaluate_tokenizers(Project(fitted))
     assert summary.complete and summary.made == 2 and summary.samples == 16
     rows = {row["tokenizer"]: row for row in json.loads(Path(fitted.root, "reports/tokenizers.json").read_text())}
     assert set(rows) == {"tok_rgb", "tok_canny_edge"}
@@ -50,7 +51,7 @@ def test_the_table_says_what_the_fit_measured_and_more(fitted: Recipe) -> None:
 
 def test_what_is_not_fitted_is_missing(fitted: Recipe) -> None:
     other = fitted.tokenizers.model_copy(update={"each": {"tok_rgb": {"steps": 3}}})
-    summary = evaluate_verb.evaluate_tokenizers(fitted.model_copy(update={"tokenizers": other}))
+    summary = evaluate_verb.evaluate_tokenizers(Project(fitted.model_copy(update={"tokenizers": other})))
     assert list(summary.missing) == ["tokenizers/tok_rgb"] and summary.made == 1
     rows = json.loads(Path(fitted.root, "reports/tokenizers.json").read_text())
     assert [row["tokenizer"] for row in rows] == ["tok_canny_edge"]
@@ -63,7 +64,7 @@ def test_one_failed_tokenizer_keeps_the_table(fitted: Recipe, monkeypatch: pytes
         return {name: rows for name, rows in fill(*args, **options).items() if name != "tok_rgb"}
 
     monkeypatch.setattr(evaluate, "fill", without_rgb)
-    summary = evaluate_verb.evaluate_tokenizers(fitted)
+    summary = evaluate_verb.evaluate_tokenizers(Project(fitted))
     assert summary.missing == {"tokenizers/tok_rgb": "no sample has the label rgb"} and summary.made == 1
     assert show([summary]) == 1
     rows = json.loads(Path(fitted.root, "reports/tokenizers.json").read_text())
