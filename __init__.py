@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .model.downstream.retrieval import nearest, retrieve
     from .model.generation.generate import Step, generate
     from .pipelines.reject import Reject
-    from .pipelines.specialists.base import Item, Specialist
+    from .pipelines.specialists.base import ImageItem, Item, Specialist
     from .recipe import load as load_recipe
     from .tokenize.codec import Labelled
     from .tokenize.ml4m import load as load_tokenizer
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Form",
+    "ImageItem",
     "Item",
     "Kind",
     "Label",
@@ -50,6 +51,7 @@ __all__ = [
 # Public name -> the module that defines it, and its name there if that is another.
 _PLACES = {
     **dict.fromkeys(("Form", "Kind", "Label", "Modality", "Storage", "declare"), ".modalities"),
+    "ImageItem": ".pipelines.specialists.base",
     "Item": ".pipelines.specialists.base",
     "Labelled": ".tokenize.codec",
     "Reject": ".pipelines.reject",

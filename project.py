@@ -34,7 +34,7 @@ from .train import settings as train_settings
 from .train.tokenizers import adopt
 
 if TYPE_CHECKING:
-    from .pipelines.engine.shard_worker import Job
+    from .pipelines.worker.job import Job
     from .train.data.blend import Dataset
     from .train.downstream.generation_job import GenerateJob
     from .train.pretrain.job import TrainJob
@@ -188,7 +188,7 @@ class Project:
         Args:
             specialists: that are loaded. asked: outputs to make.
         """
-        from .pipelines.engine.shard_worker import Job
+        from .pipelines.worker.job import Job
 
         for output in asked.values():
             if why := versions.unmakeable(output.parts, self.recipe.versions):

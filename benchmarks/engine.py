@@ -21,8 +21,8 @@ import numpy as np
 
 from fourmill import recipe
 from fourmill.pipelines.demo import photos
-from fourmill.pipelines.engine import driver as engine
 from fourmill.pipelines.specialists.base import Item, Specialist
+from fourmill.pipelines.worker import stage as engine
 from fourmill.project import Project
 
 LABELS = ["canny_edge", "color_palette", "caption", "det", "metadata"]

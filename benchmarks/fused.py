@@ -25,9 +25,10 @@ from engine import read
 from fourmill import recipe
 from fourmill.pipelines import plan as plans
 from fourmill.pipelines.demo import photos
-from fourmill.pipelines.engine import driver as engine
-from fourmill.pipelines.engine.shard_worker import Job, Mill
 from fourmill.pipelines.specialists.base import Item
+from fourmill.pipelines.worker import stage as engine
+from fourmill.pipelines.worker.job import Job
+from fourmill.pipelines.worker.shard_worker import ShardWorker
 from fourmill.project import Project
 from fourmill.tokenize import tokenizer
 from fourmill.tokenize.codecs import Labelled
@@ -80,8 +81,8 @@ def save_models(folder: Path, dim: int, depth: int) -> dict[str, Any]:
 
 def bare_loop(paths: list[str], job: Job) -> float:
     """Seconds to read, decode, label and encode everything in this process."""
-    mill = Mill(job)  # for its loaded specialists and codecs alone
-    mill.setup("cpu")
+    worker = ShardWorker(job)  # for its loaded specialists and codecs alone
+    worker.setup("cpu")
     start = time.perf_counter()
     for path in paths:
         listed = read(path)
@@ -92,7 +93,7 @@ def bare_loop(paths: list[str], job: Job) -> float:
             for label, specialist in job.specialists.items():
                 for item, value in zip(batch, specialist(batch), strict=True):
                     item.labels[label] = value
-            for name, codec in mill.codecs.items():
+            for name, codec in worker.codecs.items():
                 label = job.outputs[name].label
                 codec.encode([_labelled(item, label, job) for item in batch])
             for item in batch:
@@ -125,11 +126,11 @@ def resident_mb() -> float:
 
 def watch_memory(job: Job, plan: plans.Plan) -> None:
     """Resident memory of a worker as it goes through shards."""
-    mill = Mill(job)
-    mill.setup("cpu")
+    worker = ShardWorker(job)
+    worker.setup("cpu")
     print(f"{'shards':>7}  {'resident':>12}")
     for number, task in enumerate(plan.missing, 1):
-        mill.run(task)
+        worker.run(task)
         if number in (5, 10) or number % 20 == 0:
             print(f"{number:>7}  {resident_mb():>8.0f} MiB", flush=True)
 

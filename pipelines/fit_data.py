@@ -14,8 +14,10 @@ from ..modalities import TOKENIZERS
 from ..tokenize import inputs
 from ..tokenize.crops import crops
 from . import source
-from .engine.shard_worker import Job, Mill, Sample
 from .plan import ShardTask
+from .worker.job import Job
+from .worker.sample import LabelledSample
+from .worker.shard_worker import ShardWorker
 
 LEAST_PER_SHARD = 256  # samples that are worth opening a shard for
 
@@ -52,10 +54,10 @@ class FitData:
 
     def captions(self, count: int) -> Iterator[str]:
         """The first captions of shards that are spread evenly over the list, at most `count` in all."""
-        mill, left = Mill(self.job), count
+        worker, left = ShardWorker(self.job), count
         for task, shard, share in self._shards(count):
             quota = min(share, left)
-            for batch in mill.labelled(shard, task, {"caption"}):
+            for batch in worker.labelled(shard, task, {"caption"}):
                 captions = [s.item.labels["caption"] for s in batch if "caption" in s.item.labels][:quota]
                 yield from captions
                 quota, left = quota - len(captions), left - len(captions)
@@ -79,14 +81,14 @@ class FitData:
             scale: least share of the largest square that a crop covers.
             hflip: probability of a mirrored crop.
         """
-        mill = Mill(self.job)
-        mill.setup(device)
+        worker = ShardWorker(self.job)
+        worker.setup(device)
         left = dict.fromkeys(sizes, count)
         for task, shard, share in self._shards(count):
             quota = {name: min(share, most) for name, most in left.items()}
             # Of each tokenizer's own quota: who else takes part in the pass must not change its crops.
             views = {name: math.ceil(most / max(len(shard.samples), 1)) for name, most in quota.items()}
-            for sample in _labelled(mill, shard, task, quota):
+            for sample in _labelled(worker, shard, task, quota):
                 for name, rows in self._rows(sample, sizes, quota, views, scale, hflip, seed):
                     quota[name], left[name] = quota[name] - len(rows), left[name] - len(rows)
                     yield name, rows
@@ -94,9 +96,15 @@ class FitData:
                 break
 
     def _rows(
-        self, sample: Sample, sizes: Mapping[str, int], quota: dict[str, int], views: Mapping[str, int], scale: float,
-        hflip: float, seed: int,
-    ) -> Iterator[tuple[str, np.ndarray]]:  # fmt: skip
+        self,
+        sample: LabelledSample,
+        sizes: Mapping[str, int],
+        quota: dict[str, int],
+        views: Mapping[str, int],
+        scale: float,
+        hflip: float,
+        seed: int,
+    ) -> Iterator[tuple[str, np.ndarray]]:
         image = sample.item.image
         if image is None:
             return
@@ -115,12 +123,14 @@ class FitData:
                         yield name, rows[: quota[name]]
 
 
-def _labelled(mill: Mill, shard: source.Shard, task: ShardTask, quota: dict[str, int]) -> Iterator[Sample]:
+def _labelled(
+    worker: ShardWorker, shard: source.Shard, task: ShardTask, quota: dict[str, int]
+) -> Iterator[LabelledSample]:
     """The samples of a shard, with the labels of the tokenizers that have a quota left; as long as any has."""
     row, rows = 0, len(shard.samples)
     while row < rows and (wanted := _wanted(quota)):
-        # Closed before the next one begins: it holds the mill's turn to compute.
-        labelled = cast(Generator[list[Sample]], mill.labelled(shard, task, wanted, range(row, rows)))
+        # Closed before the next one begins: it holds the worker's lock.
+        labelled = cast(Generator[list[LabelledSample]], worker.labelled(shard, task, wanted, range(row, rows)))
         with closing(labelled) as batches:
             for batch in batches:
                 yield from batch

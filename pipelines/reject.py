@@ -5,6 +5,11 @@ Filtered is not failed, and nothing is dropped in silence.
 
 from __future__ import annotations
 
+import re
+
+_NUMBER = re.compile(r"(?<![\w-])\d+(\.\d+)?")
+_LONGEST_CLASS = 100  # characters of a reason's class; reasons may quote what they were given
+
 
 class Reject(ValueError):
     """Raised (or returned in place of a label) for one sample; its text is the reason recorded in the ledger.
@@ -16,3 +21,9 @@ class Reject(ValueError):
     @property
     def reason(self) -> str:
         return str(self)
+
+
+def reason_class(reason: str) -> str:
+    """A reason without its numbers, so that equal causes can be counted: "image: 0 bytes" -> "image: N bytes"."""
+    text = _NUMBER.sub("N", reason)
+    return text if len(text) <= _LONGEST_CLASS else text[:_LONGEST_CLASS].rpartition(" ")[0] + " ..."

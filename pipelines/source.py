@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, cast
 from ..infra import storage
 from . import tar
 from .reject import Reject
-from .tar import Sample
+from .tar import SourceSample
 
 VERSION = 1  # raise it when the same shard gives other keys, captions or sidecars than before; outputs are made again
 CAPTION_FIELDS = ("caption", "text")
@@ -158,7 +158,7 @@ class Shard:
         self._stored, self._archive = stored, archive
         self._digest = sha256
         index = tar.index(archive, os.fstat(archive.fileno()).st_size)
-        self.samples: list[Sample] = index.samples
+        self.samples: list[SourceSample] = index.samples
         self.ignored: Counter[str] = index.ignored
         self._rejects = index.rejects + ([("", problem)] if problem else [])
         self._broken_json: dict[str, str] = {}
@@ -181,7 +181,7 @@ class Shard:
             self._digest = hashlib.file_digest(cast("io.BufferedRandom", self._stored), "sha256").hexdigest()
         return self._digest
 
-    def read(self, sample: Sample, extension: str) -> bytes:
+    def read(self, sample: SourceSample, extension: str) -> bytes:
         """One member's bytes; KeyError if the sample has none of that extension (`sample.members`, `sample.image`)."""
         member = sample.members[extension]
         data = os.pread(self._archive.fileno(), member.size, member.offset)
@@ -189,7 +189,7 @@ class Shard:
             raise OSError(f"{self.url}: {member.name}: read {len(data)} of {member.size} bytes; has the file changed?")
         return data
 
-    def image(self, sample: Sample) -> bytes:
+    def image(self, sample: SourceSample) -> bytes:
         """The encoded image; Reject if the sample has none, or one above 256 MiB."""
         if not sample.image:
             raise Reject("image: there is none")
@@ -197,7 +197,7 @@ class Shard:
             raise Reject(f"image: {size} bytes, expected at most {_MAX_IMAGE_BYTES}")
         return self.read(sample, sample.image)
 
-    def caption(self, sample: Sample, fields: Sequence[str] = CAPTION_FIELDS) -> str | None:
+    def caption(self, sample: SourceSample, fields: Sequence[str] = CAPTION_FIELDS) -> str | None:
         """The text of the sample: its .txt, else the first of `fields` in its JSON that holds any; None without one.
 
         White space around it is kept, text that is nothing else is missing. A byte order mark (UTF-8, UTF-16) is
@@ -220,7 +220,7 @@ class Shard:
                 return _storable(value)
         return None
 
-    def info(self, sample: Sample) -> dict[str, Any]:
+    def info(self, sample: SourceSample) -> dict[str, Any]:
         """The sample's JSON sidecar; {} if there is none, or if it cannot be read as an object (see `rejects`)."""
         if "json" not in sample.members:
             return {}

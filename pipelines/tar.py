@@ -37,7 +37,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SourceSample:
     """The members of one key, by extension in lower case; at most one of them is an image."""
 
     key: str
@@ -59,7 +59,7 @@ class Index:
     ignored: entries without a known extension, counted by last suffix ("" for none).
     """
 
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[SourceSample] = field(default_factory=list)
     rejects: list[tuple[str, str]] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
 
@@ -156,7 +156,7 @@ def _group(members: list[Member]) -> Index:
     names = [_split(member.name) for member in members]
     dotted = _dotted(names)
     result = Index()
-    samples: dict[str, Sample] = {}
+    samples: dict[str, SourceSample] = {}
     for member, (key, extension) in zip(members, names, strict=True):
         if key in dotted:  # the name again, since the extension's case is lost
             folder, base = posixpath.split(member.name)
@@ -168,14 +168,14 @@ def _group(members: list[Member]) -> Index:
         elif not key or extension not in KNOWN_EXTENSIONS or _WEBDATASET_META.match(member.name):
             result.ignored[extension.rpartition(".")[2]] += 1
         else:
-            sample = samples.setdefault(key, Sample(key, {}))
+            sample = samples.setdefault(key, SourceSample(key, {}))
             if reason := _add(sample, extension, member):
                 result.rejects.append((key, reason))
     result.samples = list(samples.values())
     return result
 
 
-def _add(sample: Sample, extension: str, member: Member) -> str:
+def _add(sample: SourceSample, extension: str, member: Member) -> str:
     """Add a member unless its place is taken; then the reason."""
     if extension in sample.members:
         return f"duplicate key: a second .{extension} is ignored"

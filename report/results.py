@@ -15,8 +15,9 @@ from ..infra.ledger import SAMPLES
 from ..modalities import MODALITIES, TEXT, Kind, ModalitySpec
 from ..pipelines.outputs import Fitted
 from ..pipelines.plan import Plan
+from ..pipelines.reject import reason_class
 from ..recipe import Recipe
-from ..tokenize import codecs, store
+from ..tokenize import store
 from ..train import metrics
 from ..train.downstream.generation_job import GenerateJob
 from ..train.downstream.settings import Chain
@@ -231,7 +232,7 @@ def _rejects(plan: Plan) -> list[RejectCount]:
     examples: dict[tuple[str, str], str] = {}
     for (output, shard), record in plan.done.items():
         for reject in record.rejects:
-            cause = (output, codecs.gist(reject["reason"]))
+            cause = (output, reason_class(reject["reason"]))
             counts[cause] += 1
             examples.setdefault(cause, f"{shard}: {reject['key']}")
     return [RejectCount(*cause, n, examples[cause]) for cause, n in counts.most_common(50)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from ..pipelines import images
 from ..pipelines.reject import Reject
 from ..pipelines.source import Shard
-from ..pipelines.tar import Sample
+from ..pipelines.tar import SourceSample
 from .html.gallery import GallerySample
 
 
-def read_sample(shard: Shard, entry: Sample, max_pixels: int) -> GallerySample:
+def read_sample(shard: Shard, entry: SourceSample, max_pixels: int) -> GallerySample:
     """Image, caption and credit of a sample; `rejects` say by label ("rgb", "caption") why one is missing."""
     image, caption, problems = None, None, {}
     try:

@@ -99,7 +99,7 @@ def test_update_makes_what_is_out_of_date_again(recipe: Recipe, monkeypatch: pyt
     project = Project(recipe, update=True)
     tasks = project.plan(everything(project)).missing
     assert {task.outputs for task in tasks} == {("labels/caption",)}
-    worker = data.Mill(project.shard_job(project.specialists, project.label_outputs))
+    worker = data.ShardWorker(project.shard_job(project.specialists, project.label_outputs))
     worker.setup("cpu")
     project.refresh([record for task in tasks for record in worker.run(task)])
     plan = project.plan(everything(project))

@@ -7,7 +7,6 @@ what cannot be tokenized comes back as the exception in its place, and becomes a
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,18 +21,12 @@ from .text.wordpiece import WordPiece
 from .text_codecs import Boxes, Instances, MetadataSentence, PaletteSentence, Poses, Text
 
 __all__ = [
-    "NAMES", "Codec", "Embedding", "FittedTokenizer", "Grid", "Labelled", "Options", "Patches", "Text", "gist", "load",
+    "NAMES", "Codec", "Embedding", "FittedTokenizer", "Grid", "Labelled", "Options", "Patches", "Text", "load",
     "load_fitted", "load_text", "part",
 ]  # fmt: skip
 
 WORDPIECE_FILES = ("tokenizer.json", "config.json")
 CODEBOOK_FILES = ("model.safetensors", "config.json")
-
-
-def gist(reason: str) -> str:
-    """A reason without its numbers, so that equal causes can be counted."""
-    text = re.sub(r"(?<![\w-])\d+(\.\d+)?", "N", reason)
-    return text if len(text) <= 100 else text[:100].rpartition(" ")[0] + " ..."
 
 
 class Patches(Codec):

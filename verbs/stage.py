@@ -31,18 +31,18 @@ def process_shards(
         stored: labels that may be read from storage instead of made again.
     """
     from ..pipelines import plan as plans
-    from ..tokenize.codecs import gist
+    from ..pipelines.reject import reason_class
 
     start = time.monotonic()
     plan = project.plan(outputs, stored)
     summary = Summary(stage, existed=len(plan.done), missing={f"shard {s}": why for s, why in plan.absent.items()})
     records = list(plan.done.values())
     if plan.missing:
-        from ..pipelines.engine import driver as engine
+        from ..pipelines.worker import stage as shard_stage
 
         prepare_root(project)
         job = project.shard_job(*plans.working(project.specialists, outputs, plan.missing))
-        outcome = engine.run(job, plan.missing, stage)
+        outcome = shard_stage.run(job, plan.missing, stage)
         summary.made, summary.samples = len(outcome.records), outcome.samples
         summary.missing.update({f"shard {shard}": why for shard, why in outcome.failures.items()})
         records += outcome.records
@@ -50,7 +50,7 @@ def process_shards(
     if summary.made:
         summary.notes += _shared_keys(project.root, records)
     for record in records:
-        summary.rejects.update(f"{record.output}: {gist(reject['reason'])}" for reject in record.rejects)
+        summary.rejects.update(f"{record.output}: {reason_class(reject['reason'])}" for reject in record.rejects)
     if plan.outdated:
         summary.notes.append(
             f"{len(plan.outdated)} outputs are of other versions (`fourmill status`); --update makes them again"

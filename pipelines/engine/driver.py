@@ -1,286 +1,198 @@
-"""The engine: Ray actors that each hold one `Mill` and work through shards.
+"""The driver of the engine: schedules tasks on Ray actors, requeues the tasks of an actor that died, collects results.
 
-The driver deals shards, two to an actor while there are plenty, so that one is decoded while the other is computed.
-If an actor dies, its shards are dealt again to a new one; a shard that takes its actor down `attempts` times is given
-up, with the reason. Nothing here changes a result: outputs are pure functions of the shard and the job.
+It takes any job with tasks (see `job.Job`). Nothing here may change a result: that is a function of job and task alone.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from ...infra import ledger, logs
 from ...infra.cluster import cluster
 from ...infra.progress import Progress
-from ...modalities import TEXT
-from ..plan import ShardTask
-from ..specialists.base import Specialist
-from ..specialists.pretrained import Pretrained
-from .shard_worker import Job, Mill, RejectRun
+from .actor import TASKS_AT_ONCE, actor_class, set_up_nodes
+from .job import Job, Status, StopJob, Worker
+from .resources import no_place, places
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
+STATUS_SECONDS = 0.1  # that actors have to say how far they are
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+AnyJob = TypeVar("AnyJob", bound=Job)
 
 
 @dataclass
-class Outcome:
-    """What came of the tasks: records of what was committed, and shards that could not be done with the reason."""
+class Outcome(Generic[Result]):
+    """Results and failures, with the reason, by the names of their tasks.
 
-    records: list[ledger.Record] = field(default_factory=list)
+    ready_seconds: of `seconds`, those until the first actor was ready.
+    """
+
+    results: dict[str, Result] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    samples: int = 0
     seconds: float = 0.0
-    ready_seconds: float = 0.0  # of these, until the first actor was up
-
-
-class _Worker:
-    """A `Mill` in an actor. `run` and `tally` have threads of their own, so that progress can always be asked for."""
-
-    def __init__(self, job: Job, threads: int) -> None:
-        import cv2
-
-        logs.configure_worker()
-        # One core an actor: OpenCV and torch must not each start a thread for every core of the machine. It also makes
-        # sums come out in the same order everywhere, so that tokens are equal bit for bit.
-        cv2.setNumThreads(1)
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-        device = "cpu"
-        if uses_torch(job):
-            import torch
-
-            torch.set_num_threads(threads)
-            device = "cuda" if torch.cuda.is_available() else "cpu"  # Ray shows an actor the GPUs that it has asked for
-        self.mill = Mill(job)
-        self.mill.setup(device)
-
-    def run(self, task: ShardTask) -> list[ledger.Record]:
-        return self.mill.run(task)
-
-    def tally(self) -> tuple[int, dict[str, int]]:
-        return self.mill.tally.samples, dict(self.mill.tally.rejects)
+    ready_seconds: float = 0.0
 
 
 @dataclass
-class _Pool:
-    """The driver's view: which actor has which task, and what is still to be dealt."""
+class Pool(Generic[Task]):
+    """Which actor has which task, and which tasks wait. It calls actors, and knows nothing else of Ray.
 
-    job: Job
-    pending: deque[ShardTask]
+    tasks: by name. pending: names of those that wait, the next one first. size: how many actors there may be.
+    attempts: how often a task died with its actor. in_flight: reference of a call -> (actor, name of its task).
+    """
+
+    tasks: Mapping[str, Task]
+    pending: deque[str]
     size: int
-    worker: Any
-    threads: int = 1  # that each actor may use
+    start_actor: Any  # () -> actor
+    attempts_allowed: int
     actors: list[Any] = field(default_factory=list)
-    in_flight: dict[Any, tuple[Any, ShardTask]] = field(default_factory=dict)
+    in_flight: dict[Any, tuple[Any, str]] = field(default_factory=dict)
     attempts: Counter[str] = field(default_factory=Counter)
 
-    def deal(self) -> None:
-        """Start actors that are wanted, and give each a task, or two while there are enough for all."""
+    def assign(self) -> None:
+        """Start the actors that are missing; give each a task, and a second one while there are enough for all."""
         busy = len({id(actor) for actor, _ in self.in_flight.values()})
         while len(self.actors) < min(self.size, len(self.pending) + busy):
-            self.actors.append(self.worker.remote(self.job, self.threads))
-        for depth in (1, 2):
+            self.actors.append(self.start_actor())
+        for depth in range(1, TASKS_AT_ONCE + 1):
             for actor in self.actors:
-                held = [task for owner, task in self.in_flight.values() if owner is actor]
-                if not self.pending or len(held) >= depth or (depth == 2 and not self._may_share(held)):
+                held = self.held(actor)
+                if not self.pending or len(held) >= depth or (depth > 1 and not self._may_share(held)):
                     continue
-                task = self.pending.popleft()
-                self.in_flight[actor.run.remote(task)] = (actor, task)
+                name = self.pending.popleft()
+                self.in_flight[actor.run.remote(self.tasks[name])] = (actor, name)
 
-    def _may_share(self, held: list[ShardTask]) -> bool:
-        """Whether an actor that holds these tasks may take the next one as well. Tasks whose actor has died are done
-        alone from then on, so that the one that kills is told from its neighbours."""
+    def held(self, actor: Any) -> list[str]:
+        """The tasks that an actor is at."""
+        return [name for owner, name in self.in_flight.values() if owner is actor]
+
+    def _may_share(self, held: list[str]) -> bool:
+        """Whether an actor with these tasks may take the next one as well."""
         if len(self.pending) < len(self.actors):
             return False
-        return not any(self.attempts[task.shard] for task in [*held, self.pending[0]])
+        # After a crash each of the actor's tasks runs alone: only so is it clear which of them causes it.
+        return not any(self.attempts[name] for name in [*held, self.pending[0]])
 
-    def bury(self, actor: Any, reason: str, outcome: Outcome) -> None:
-        """An actor died: its tasks are dealt again, unless one has taken too many actors with it."""
+    def requeue(self, actor: Any, reason: str) -> dict[str, str]:
+        """Drop a dead actor and requeue its tasks; returns those that crashed too often, with the reason."""
         if actor in self.actors:
             self.actors.remove(actor)
-        for ref, (owner, task) in list(self.in_flight.items()):
+        failed = {}
+        for ref, (owner, name) in list(self.in_flight.items()):
             if owner is not actor:
                 continue
             del self.in_flight[ref]
-            self.attempts[task.shard] += 1
-            if self.attempts[task.shard] >= self.job.engine.attempts:
-                outcome.failures[task.shard] = f"its worker died {self.job.engine.attempts} times: {reason}"
+            self.attempts[name] += 1
+            if self.attempts[name] >= self.attempts_allowed:
+                failed[name] = f"its worker died {self.attempts_allowed} times: {reason}"
+                logger.error("task %s failed: %s", name, failed[name])
             else:
-                self.pending.append(task)
+                self.pending.append(name)
+                logger.warning(
+                    "an actor died, attempt %d of %d; task %s is requeued: %s",
+                    self.attempts[name], self.attempts_allowed, name, reason,
+                )  # fmt: skip
+        return failed
 
 
-def run(job: Job, tasks: list[ShardTask], stage: str) -> Outcome:
+def run(
+    job: AnyJob, make_worker: Callable[[AnyJob], Worker[Task, Result]], tasks: Mapping[str, Task], stage: str, unit: str
+) -> Outcome[Result]:
     """Do all tasks on the cluster.
 
     Args:
-        stage: the verb, for the progress line.
+        make_worker: called with the job in each actor's process; a class or function of a module, since it is pickled.
+        tasks: by name; the names stand in logs and in `Outcome`.
+        stage: the verb, for the progress line. unit: what a task is, in the plural ("shards").
 
     Raises:
-        RejectRun: a run of rejects stopped the job; what was committed before stays.
+        StopJob: raised by a worker; results of tasks that were done before are lost, what they wrote stays.
+        ValueError: an actor fits on no node, or cannot start.
     """
-    outcome, start = Outcome(), time.monotonic()
+    outcome: Outcome[Result] = Outcome()
     if not tasks:
         return outcome
-    with cluster(job.engine.address) as ray, Progress(stage, len(tasks), "shards") as progress:
-        pool = _start(ray, job, tasks)
-        tallies: dict[Any, tuple[int, dict[str, int]]] = {}
+    start = time.monotonic()
+    with cluster(job.engine.address) as ray, Progress(stage, len(tasks), unit) as progress:
+        pool = _start(ray, job, make_worker, tasks)
+        status: dict[Any, Status] = {}
         try:
             while pool.pending or pool.in_flight:
-                pool.deal()
+                pool.assign()
                 ready, _ = ray.wait(list(pool.in_flight), num_returns=1, timeout=POLL_SECONDS)
                 for ref in ready:
-                    _settle(ray, pool, ref, outcome, progress)
-                _show(ray, pool, tallies, progress, start)
-                if tallies and not outcome.ready_seconds:
+                    _handle_result(ray, pool, ref, outcome, progress)
+                _show(ray, pool, status, progress, start)
+                if status and not outcome.ready_seconds:
                     outcome.ready_seconds = time.monotonic() - start
         finally:
             for actor in pool.actors:
                 ray.kill(actor)
-    outcome.samples = sum({record.shard: record.rows for record in outcome.records}.values())
     outcome.seconds = time.monotonic() - start
     return outcome
 
 
-def _start(ray: Any, job: Job, tasks: list[ShardTask]) -> _Pool:
+def _start(
+    ray: Any, job: AnyJob, make_worker: Callable[[AnyJob], Worker[Task, Result]], tasks: Mapping[str, Task]
+) -> Pool[Task]:
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    _set_up_nodes(ray, job, nodes)  # first, since weights that are here tell their size
-    cpus, gpus, memory = needed(job, any(node["Resources"].get("GPU") for node in nodes))
-    wanted = {"CPU": cpus, "GPU": gpus, "memory": float(memory)}
-    fits = places([node["Resources"] for node in nodes], wanted)
+    set_up_nodes(ray, job.node_setups(), nodes)  # first, since the sizes of files that are here say what an actor takes
+    resources = [node["Resources"] for node in nodes]
+    demand = job.demand(any(node.get("GPU") for node in resources))
+    fits = places(resources, demand)
     if fits < 1:
-        raise ValueError(_no_room(job, wanted, [node["Resources"] for node in nodes]))
-    options = {"num_cpus": cpus, "num_gpus": gpus, "memory": memory, "max_restarts": 0}
-    worker = ray.remote(**options, concurrency_groups={"work": 2, "status": 1})(_grouped(ray))
-    size = min(job.engine.actors or fits, fits, len(tasks))  # an actor that cannot be placed would wait for ever
-    return _Pool(job, deque(tasks), size, worker, threads=max(1, int(cpus)))
+        raise ValueError(no_place(resources, demand, job.advice_if_too_large()))
+    # No more than fit: Ray lets an actor that cannot be placed wait for ever, without an error.
+    size = min(job.engine.actors or fits, fits, len(tasks))
+    logger.info("%d tasks on %d actors of %s, on %d nodes", len(tasks), size, demand, len(nodes))
+    remote, threads = actor_class(ray, demand), max(1, int(demand.cpus))
+    return Pool(tasks, deque(tasks), size, lambda: remote.remote(job, make_worker, threads), job.engine.attempts)
 
 
-def places(nodes: Sequence[Mapping[str, float]], wanted: Mapping[str, float]) -> int:
-    """How many actors that want this find room at once, each on one node; `nodes` are the resources of each."""
-    return sum(min(int(node.get(name, 0) // n) for name, n in wanted.items() if n) for node in nodes)
-
-
-def _no_room(job: Job, wanted: dict[str, float], nodes: list[dict[str, float]]) -> str:
-    most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in wanted}
-    largest = sorted(job.specialists.items(), key=lambda item: -item[1].resident_gb())[:3]
-    sizes = ", ".join(f"{label} {specialist.resident_gb():.1f} GiB" for label, specialist in largest)
-    return (
-        f"engine: an actor asks for {wanted['CPU']:g} CPUs, {wanted['GPU']:g} GPUs and {wanted['memory'] / 2**30:.1f} "
-        f"GiB; no node of the cluster has more than {most['CPU']:g} CPUs, {most['GPU']:g} GPUs and "
-        f"{most['memory'] / 2**30:.1f} GiB; lower engine.cpus or engine.gpus, or keep the labels of the largest "
-        f"specialists ({sizes}) in a run of their own: labels.keep, then all others"
-    )
-
-
-def _set_up_nodes(ray: Any, job: Job, nodes: list[dict[str, Any]]) -> None:
-    """Let every node fetch what specialists need, once, before its actors ask for it. ValueError if one cannot."""
-    fetching = {
-        label: specialist
-        for label, specialist in job.specialists.items()
-        if type(specialist).setup_on_node is not Specialist.setup_on_node
-    }
-    if not fetching:
-        return
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    def fetch(specialists: list[Specialist]) -> None:
-        for specialist in specialists:
-            specialist.setup_on_node()
-
-    remote = ray.remote(num_cpus=0, max_retries=2)(fetch)
-    places = [node["NodeID"] for node in nodes if node["Resources"].get("CPU")]
-    strategies = [NodeAffinitySchedulingStrategy(place, soft=False) for place in places]
-    try:
-        ray.get([remote.options(scheduling_strategy=s).remote(list(fetching.values())) for s in strategies])
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, Exception) else error
-        raise ValueError(str(cause) if isinstance(cause, ValueError) else repr(cause)) from None
-
-
-def uses_torch(job: Job) -> bool:
-    """Whether an actor runs any network."""
-    specialists = job.specialists.values()
-    return bool(_codebooks(job)) or any(isinstance(one, Pretrained) or one.gpus > 0 for one in specialists)
-
-
-def _codebooks(job: Job) -> set[str]:
-    """The fitted tokenizers with networks that an actor loads."""
-    return {name for output in job.outputs.values() for name in output.tokenizers} - {TEXT}
-
-
-def needed(job: Job, gpu_there: bool) -> tuple[float, float, int]:
-    """CPUs, GPUs and bytes of memory of one actor: the recipe's, or what its specialists and tokenizers take.
-
-    They take turns on cores and on the GPU, so the most demanding one counts; their memory adds up. Where no node has a
-    GPU the CPU serves.
-    """
-    specialists = list(job.specialists.values())
-    cpus = job.engine.cpus or max((s.cpus for s in specialists), default=1.0)
-    codebooks = _codebooks(job)
-    wanted = max((s.gpus for s in specialists), default=0.0)
-    wanted = max(wanted, 1.0 if codebooks else 0.0) if gpu_there else 0.0
-    gpus = wanted if job.engine.gpus is None else job.engine.gpus
-    # Specialists of the same weights share them.
-    resident = {(getattr(s, "weights", s.label), getattr(s, "revision", None)): s.resident_gb() for s in specialists}
-    records = [ledger.read(job.root, "tokenizers", name) for name in sorted(codebooks)]
-    tokenizers = sum(record.bytes for record in records if record is not None)
-    return cpus, gpus, int(sum(resident.values()) * 2**30) + tokenizers
-
-
-def _grouped(ray: Any) -> type[_Worker]:
-    """The worker with its methods in their groups of threads (the decorator needs Ray, which is imported late)."""
-
-    class Worker(_Worker):
-        @ray.method(concurrency_group="work")  # type: ignore[untyped-decorator]
-        def run(self, task: ShardTask) -> list[ledger.Record]:
-            return super().run(task)
-
-        @ray.method(concurrency_group="status")  # type: ignore[untyped-decorator]
-        def tally(self) -> tuple[int, dict[str, int]]:
-            return super().tally()
-
-    return Worker
-
-
-def _settle(ray: Any, pool: _Pool, ref: Any, outcome: Outcome, progress: Progress) -> None:
-    """Take one finished task's result, whatever it is."""
+def _handle_result(ray: Any, pool: Pool[Task], ref: Any, outcome: Outcome[Result], progress: Progress) -> None:
+    """Note what became of one call: a result, a task that failed, or an actor that died."""
     if ref not in pool.in_flight:
-        return  # buried with its actor in this round
-    actor, task = pool.in_flight[ref]
+        return  # its actor died in this round, and the task is requeued
+    actor, name = pool.in_flight[ref]
     try:
-        outcome.records += ray.get(ref)
+        outcome.results[name] = ray.get(ref)
         del pool.in_flight[ref]
         progress.update(1)
-    except ray.exceptions.RayTaskError as error:
+    except ray.exceptions.RayTaskError as error:  # the worker raised; its actor lives on
         cause = error.cause if isinstance(error.cause, Exception) else error
-        if isinstance(cause, RejectRun):
-            raise RejectRun(str(cause)) from None
+        if isinstance(cause, StopJob):
+            raise cause from None
         del pool.in_flight[ref]
-        outcome.failures[task.shard] = str(cause) if isinstance(cause, OSError | ValueError) else repr(cause)
-        progress.update(1, failures={f"shard {task.shard}": 1})
-    except ray.exceptions.RayError as error:  # the actor died, or its node, or the answer was lost with it
+        outcome.failures[name] = str(cause) if isinstance(cause, OSError | ValueError) else repr(cause)
+        logger.error("task %s failed: %s", name, outcome.failures[name])
+        progress.update(1, failures={name: 1})
+    except ray.exceptions.RayError as error:  # the actor died, or its node, or the result was lost with it
+        reason = str(error).strip().splitlines()[-1]
         if "creation task" in str(error):
-            # It could not load its specialists or tokenizers; the next one could not either.
-            raise ValueError(f"engine: a worker could not start: {str(error).strip().splitlines()[-1]}") from None
+            # It could not load what it needs; the next one could not either.
+            raise ValueError(f"engine: a worker could not start: {reason}") from None
         ray.kill(actor)
-        pool.bury(actor, str(error).strip().splitlines()[-1], outcome)
+        outcome.failures |= pool.requeue(actor, reason)
 
 
-def _show(ray: Any, pool: _Pool, tallies: dict[Any, Any], progress: Progress, start: float) -> None:
-    """Ask the actors how far they are and show it. Actors that do not answer at once are shown as they last were."""
-    refs = {actor.tally.remote(): actor for actor in pool.actors}
-    ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0.1) if refs else ([], [])
+def _show(ray: Any, pool: Pool[Task], status: dict[Any, Status], progress: Progress, start: float) -> None:
+    """Ask the actors how far they are and show it. One that does not answer at once is shown as it last was."""
+    refs = {actor.status.remote(): actor for actor in pool.actors}
+    ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=STATUS_SECONDS) if refs else ([], [])
     for ref in ready:
         try:
-            tallies[refs[ref]] = ray.get(ref)
+            status[refs[ref]] = ray.get(ref)
         except ray.exceptions.RayError:
-            continue  # it died; `_settle` sees that
-    samples = sum(tally[0] for tally in tallies.values())
-    rejects: Counter[str] = Counter()
-    for _, counts in tallies.values():
-        rejects.update(counts)
-    progress.failures = rejects
+            continue  # it died; `_handle_result` sees that
+    samples = sum(one.samples for one in status.values())
+    progress.failures = sum((one.rejects for one in status.values()), Counter())
     progress.update(notes=f"{samples:,} samples, {samples / (time.monotonic() - start):,.0f} samples/s")

@@ -36,6 +36,16 @@ class Item:
     shared: dict[Any, Any] = field(default_factory=dict)
 
 
+@dataclass
+class ImageItem(Item):
+    """An item that has an image: what specialists with `needs_image` see.
+
+    image: uint8 (H, W, 3) RGB, never None.
+    """
+
+    image: np.ndarray
+
+
 class Specialist(BaseModel):
     """Base of all specialists. Subclasses set the class variables, declare options as fields and define `__call__`.
 
@@ -92,8 +102,12 @@ class Specialist(BaseModel):
     def setup(self, device: str) -> None:
         """Load what it needs onto `device` ("cpu", "cuda:0"). Called once for each actor."""
 
-    def __call__(self, items: Sequence[Item]) -> list[Any | Reject]:
-        """One label (or a Reject with its reason) for each item, in order. It must not depend on its neighbours."""
+    # `Sequence[Any]` so that subclasses may take Sequence[Item], or Sequence[ImageItem] where they need the image.
+    def __call__(self, items: Sequence[Any]) -> list[Any | Reject]:
+        """One label (or a Reject with its reason) for each `Item`, in order. It must not depend on its neighbours.
+
+        With `needs_image` every item is an `ImageItem`.
+        """
         raise NotImplementedError
 
     def looks_at(self) -> tuple[str, ...]:

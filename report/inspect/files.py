@@ -20,6 +20,7 @@ import numpy as np
 from ...infra import ledger, storage
 from ...infra.ledger import Record
 from ...modalities import LABELS, MODALITIES, TEXT, Form, Kind, ModalitySpec, Storage
+from ...pipelines.reject import reason_class
 from ...tokenize import codecs, labels, store
 from ...tokenize.store import Column, ColumnSpec
 from ..draw import labels as draw
@@ -370,7 +371,7 @@ def _ledger(footers: Sequence[Footer], facts: dict[str, Any]) -> dict[str, Recor
         "nulls": sum(record.nulls for record in found.values()),
         "seconds": sum(record.seconds for record in found.values()),
     }
-    facts["rejects"] = dict(Counter(codecs.gist(r["reason"]) for record in found.values() for r in record.rejects))
+    facts["rejects"] = dict(Counter(reason_class(r["reason"]) for record in found.values() for r in record.rejects))
     return found
 
 

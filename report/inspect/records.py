@@ -12,7 +12,7 @@ from typing import Any
 
 from ...infra import ledger, storage
 from ...infra.ledger import Record
-from ...tokenize.codecs import gist
+from ...pipelines.reject import reason_class
 from . import foreign
 from .view import Inspection
 
@@ -89,7 +89,7 @@ def _inspect_record(path: str, url: str) -> Inspection:
         "file_matches": None if stat is None else stat.size == record.bytes,
         "source": record.source.__dict__,
         "identity": record.identity,
-        "rejects": dict(Counter(gist(reject["reason"]) for reject in record.rejects)),
+        "rejects": dict(Counter(reason_class(reject["reason"]) for reject in record.rejects)),
         "rejected": record.rejects[:SHOWN_REJECTS],
         "sample": None,
     }
@@ -117,7 +117,7 @@ def summarize(folder: str) -> tuple[list[dict[str, Any]], dict[str, int], list[s
         remarks += [one for one in read if isinstance(one, str)]
         if not records:
             continue
-        rejects.update(f"{r.output}: {gist(one['reason'])}" for r in records for one in r.rejects)
+        rejects.update(f"{r.output}: {reason_class(one['reason'])}" for r in records for one in r.rejects)
         if len(chosen) < len(names):
             remarks.append(f"{records[0].output}: sums are of {len(chosen):,} of {len(names):,} records")
         rows.append(_row(records, len(names)))

@@ -14,11 +14,10 @@ from PIL import Image
 
 from ...infra import storage
 from ...pipelines import images, source
-from ...pipelines.reject import Reject
+from ...pipelines.reject import Reject, reason_class
 from ...pipelines.settings import Images
 from ...pipelines.source import Shard
-from ...pipelines.tar import Sample
-from ...tokenize.codecs import gist
+from ...pipelines.tar import SourceSample
 from ..html.gallery import GallerySample
 from ..source_samples import read_sample
 from . import statistics
@@ -45,7 +44,7 @@ def inspect_shard(path: str, url: str, row: int) -> Inspection:
             inspection.gallery = _sample(shard, sample)
             inspection.facts["sample"] = _sample_facts(row, sample, inspection.gallery)
         # Broken JSON is known only after reading.
-        inspection.facts["rejects"] = dict(Counter(gist(reason) for _, reason in shard.rejects))
+        inspection.facts["rejects"] = dict(Counter(reason_class(reason) for _, reason in shard.rejects))
         return inspection
 
 
@@ -105,7 +104,7 @@ def _facts(shard: Shard) -> dict[str, Any]:
         "extensions": dict(Counter(extension for sample in samples for extension in sample.members)),
         "without_image": sum(not sample.image for sample in samples),
         "ignored": dict(shard.ignored),
-        "rejects": dict(Counter(gist(reason) for _, reason in shard.rejects)),
+        "rejects": dict(Counter(reason_class(reason) for _, reason in shard.rejects)),
         "statistics": {
             "samples": len(looked),
             "with_caption": len(captions),
@@ -117,7 +116,7 @@ def _facts(shard: Shard) -> dict[str, Any]:
     }
 
 
-def _header(shard: Shard, sample: Sample) -> tuple[tuple[int, int] | None, str]:
+def _header(shard: Shard, sample: SourceSample) -> tuple[tuple[int, int] | None, str]:
     """((width, height) as stored, format) from an image's header; nothing is decoded."""
     try:
         with Image.open(io.BytesIO(shard.image(sample)), formats=images.FORMATS) as image:
@@ -128,21 +127,21 @@ def _header(shard: Shard, sample: Sample) -> tuple[tuple[int, int] | None, str]:
         return None, "unreadable"
 
 
-def _caption(shard: Shard, sample: Sample) -> str | Reject | None:
+def _caption(shard: Shard, sample: SourceSample) -> str | Reject | None:
     try:
         return shard.caption(sample)
     except Reject as error:
         return error
 
 
-def _sample(shard: Shard, sample: Sample) -> GallerySample:
+def _sample(shard: Shard, sample: SourceSample) -> GallerySample:
     reasons = [reason for key, reason in shard.rejects if key == sample.key]
     view = read_sample(shard, sample, Images.model_fields["max_pixels"].default)
     problems = {"tar": "; ".join(reasons)} if reasons else {}
     return replace(view, shard=posixpath.basename(shard.url), rejects=problems | dict(view.rejects))
 
 
-def _sample_facts(row: int, sample: Sample, view: GallerySample) -> dict[str, Any]:
+def _sample_facts(row: int, sample: SourceSample, view: GallerySample) -> dict[str, Any]:
     return {
         "row": row,
         "key": sample.key,

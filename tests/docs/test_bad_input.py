@@ -23,12 +23,11 @@ from fourmill.model.checkpoint import CONFIG, WEIGHTS
 from fourmill.model.generation.known import Known
 from fourmill.model.published import ml4m
 from fourmill.pipelines import images, labelled, source
-from fourmill.pipelines.engine import shard_worker as mill
-from fourmill.pipelines.reject import Reject
+from fourmill.pipelines.reject import Reject, reason_class
+from fourmill.pipelines.worker.label import checked
 from fourmill.project import Project
 from fourmill.recipe import RecipeError
 from fourmill.tokenize import codecs
-from fourmill.tokenize.codecs import gist
 from fourmill.tokenize.crops import crops
 
 
@@ -39,7 +38,7 @@ def reasons(guide: Callable[[str], Any]) -> set[str]:
     cells = [row.split(" | ")[1] for row in re.findall(r"^\| (.* \| .*) \|$", text, re.MULTILINE)]
     quoted = [reason for cell in cells for reason in re.findall(r"`([^`]+)`", cell)]
     found = {reason for reason in quoted if re.match(r"[\w ]+: ", reason)}
-    return {gist(r) for r in found if not r.startswith(("its worker", "shard URL", "there is no shard"))}
+    return {reason_class(r) for r in found if not r.startswith(("its worker", "shard URL", "there is no shard"))}
 
 
 def _link() -> bytes:
@@ -111,7 +110,7 @@ def _of_labels(folder: Path) -> Iterator[str]:
     yield from (reject["reason"] for record in records for reject in record.rejects)
     odd_pictures = (np.zeros((0, 3), np.uint8), np.zeros((4, 4), np.float32), np.zeros((2, 2), np.uint8))
     for label, value in (*(("canny_edge", value) for value in odd_pictures), ("depth", np.array([np.nan], np.float16))):
-        yield mill._checked(label, value, np.zeros((4, 4, 3), np.uint8)).reason
+        yield checked(label, value, np.zeros((4, 4, 3), np.uint8)).reason
     spec = next(spec for spec in recipe.specs() if spec.name == "det")
     boxes = codecs.load(spec, Project(recipe).codec_options(), recipe.root)
     sample = codecs.Labelled("0", [{"box": [0.1, 0.1, 0.9, 0.9], "score": 0.9}], crops(0, "0", 8, 8, 1), (8, 8))
@@ -119,7 +118,7 @@ def _of_labels(folder: Path) -> Iterator[str]:
 
 
 def test_every_recorded_reason_is_in_the_tables(small_root: SmallRoot, reasons: set[str]) -> None:
-    recorded = {gist(reject["reason"]) for record in small_root.records.values() for reject in record.rejects}
+    recorded = {reason_class(reject["reason"]) for record in small_root.records.values() for reject in record.rejects}
     assert len(recorded) >= 10
     assert recorded - reasons == set()
 
@@ -133,7 +132,7 @@ def test_every_reason_of_the_tables_is_given(
     # Python says from 3.12 on which value it was.
     given |= {reason.removesuffix(": nan") for reason in _of_labels(tmp_path)}
     assert len(reasons) >= 30
-    assert reasons - {gist(reason) for reason in given} == set()
+    assert reasons - {reason_class(reason) for reason in given} == set()
 
 
 # One recipe for each sentence of the last table that the recipe alone can provoke.

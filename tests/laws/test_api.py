@@ -39,6 +39,7 @@ FUNCTIONS = {
 }
 # Class -> what code outside may call or override; dataclasses are made by these arguments, in this order.
 CLASSES = {
+    "ImageItem": ["key", "image", "caption", "info", "labels", "shared"],
     "Item": ["key", "image", "caption", "info", "labels", "shared"],
     "Label": ["name", "storage", "form", "specialist", "summary"],
     "Labelled": ["key", "value", "crops", "size"],
@@ -52,7 +53,7 @@ CLASSES = {
 }  # fmt: skip
 METHODS = {
     "Specialist": {"setup": "(self, device: 'str') -> 'None'", "setup_on_node": "(self) -> 'None'",
-                   "__call__": "(self, items: 'Sequence[Item]') -> 'list[Any | Reject]'"},
+                   "__call__": "(self, items: 'Sequence[Any]') -> 'list[Any | Reject]'"},
     "Text": {"texts": "(self, sample: 'Labelled') -> 'list[str]'", "parse": "(self, text: 'str') -> 'Any'",
              "encode_one": "(self, sample: 'Labelled') -> 'list[np.ndarray]'"},
     "WordPiece": {"load": "(path: 'str | Path') -> 'WordPiece'",
@@ -98,7 +99,7 @@ def scope(example_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[
 
 def test_names_are_frozen() -> None:
     assert set(NAMES) == {*FUNCTIONS, *CLASSES, *ENUMS, "Reject"} and set(NAMES) <= set(dir(fourmill))
-    with pytest.raises(AttributeError, match="no attribute 'load_modle'; its public names are Form, Item"):
+    with pytest.raises(AttributeError, match="no attribute 'load_modle'; its public names are Form, ImageItem, Item"):
         _ = fourmill.load_modle
 
 

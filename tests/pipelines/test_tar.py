@@ -33,7 +33,7 @@ def layout(data: bytes) -> dict[str, set[str]]:
     return {sample.key: set(sample.members) for sample in index(data).samples}
 
 
-def content(data: bytes, sample: tar.Sample, extension: str) -> bytes:
+def content(data: bytes, sample: tar.SourceSample, extension: str) -> bytes:
     member = sample.members[extension]
     return data[member.offset : member.offset + member.size]
 

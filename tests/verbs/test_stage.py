@@ -11,9 +11,11 @@ import yaml
 from fourmill_tests import data
 
 from fourmill.infra import ledger
-from fourmill.pipelines.engine import driver as engine
-from fourmill.pipelines.engine.shard_worker import Job, Mill
+from fourmill.pipelines.engine import driver
 from fourmill.pipelines.plan import ShardTask
+from fourmill.pipelines.worker import stage as shard_stage
+from fourmill.pipelines.worker.job import Job
+from fourmill.pipelines.worker.shard_worker import ShardWorker
 from fourmill.project import Project
 from fourmill.recipe import RecipeError
 from fourmill.train import workers
@@ -28,7 +30,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("Ray was started")
 
-    for module in (engine, workers):
+    for module in (driver, workers):
         monkeypatch.setattr(module, "cluster", refuse)
 
 
@@ -37,19 +39,19 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[ShardTask]:
     """The engine does its tasks here; returns the list that they are noted in."""
     done: list[ShardTask] = []
 
-    def run_here(job: Job, tasks: list[ShardTask], stage: str) -> engine.Outcome:
-        mill = Mill(job)
-        mill.setup("cpu")
-        outcome = engine.Outcome()
+    def run_here(job: Job, tasks: list[ShardTask], stage: str) -> shard_stage.Outcome:
+        worker = ShardWorker(job)
+        worker.setup("cpu")
+        outcome = shard_stage.Outcome()
         for task in tasks:
             done.append(task)
             try:
-                outcome.records += mill.run(task)
+                outcome.records += worker.run(task)
             except (OSError, ValueError) as error:
                 outcome.failures[task.shard] = str(error)
         return outcome
 
-    monkeypatch.setattr(engine, "run", run_here)
+    monkeypatch.setattr(shard_stage, "run", run_here)
     return done
 
 

@@ -13,9 +13,10 @@ from ...infra.progress import duration
 from .. import arguments, summary
 
 if TYPE_CHECKING:
-    from ...pipelines.engine.shard_worker import Job
     from ...pipelines.plan import Plan, ShardTask
     from ...pipelines.specialists.base import Specialist
+    from ...pipelines.worker.job import Job
+    from ...pipelines.worker.shard_worker import ShardWorker
     from ...project import Project
     from ...recipe import Recipe
 
@@ -119,16 +120,15 @@ def _column(recipe: Recipe, name: str) -> dict[str, Any]:
 
 def _actors(recipe: Recipe, job: Job, shards: int) -> dict[str, Any]:
     """What one actor takes, and how many run at once: on the cluster of engine.address, or on this machine."""
-    from ...pipelines.engine import driver as engine
+    from ...pipelines.engine.resources import places
 
     nodes = _nodes(recipe.engine.address)
-    cpus, gpus, memory = engine.needed(job, any(node.get("GPU") for node in nodes))
-    wanted = {"CPU": cpus, "GPU": gpus, "memory": float(memory)}
-    fits = engine.places(nodes, wanted)
+    demand = job.demand(any(node.get("GPU") for node in nodes))
+    fits = places(nodes, demand)
     return {
-        "cpus": cpus,
-        "gpus": gpus,
-        "memory_gb": round(memory / 2**30, 2),
+        "cpus": demand.cpus,
+        "gpus": demand.gpus,
+        "memory_gb": round(demand.memory / 2**30, 2),
         "where": recipe.engine.address or "this machine",
         "cluster": {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")},
         "at_once": min(recipe.engine.actors or fits, fits, shards),
@@ -152,13 +152,13 @@ def _nodes(address: str | None) -> list[dict[str, float]]:
 def _measured(job: Job, plan: Plan, count: int, described: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    from ...pipelines.engine.shard_worker import Mill
+    from ...pipelines.worker.shard_worker import ShardWorker
 
     task = next(iter(plan.tasks.values()))
-    mill = Mill(job)
-    mill.setup("cuda" if torch.cuda.is_available() else "cpu")
-    samples, wall = mill.measure(task, list(job.outputs), count)
-    per_sample = {name: seconds / max(samples, 1) for name, seconds in mill.tally.seconds.items()}
+    worker = ShardWorker(job)
+    worker.setup("cuda" if torch.cuda.is_available() else "cpu")
+    samples, wall = worker.measure(task, list(job.outputs), count)
+    per_sample = {name: seconds / max(samples, 1) for name, seconds in worker.tally.seconds.items()}
     made = {output.spec.name for output in job.outputs.values() if output.spec is not None}
     measured: dict[str, Any] = {
         "samples": samples,
@@ -168,16 +168,16 @@ def _measured(job: Job, plan: Plan, count: int, described: dict[str, Any]) -> di
         "without": [row["modality"] for row in described["columns"] if row["modality"] not in made],
         "by_output": dict(sorted(per_sample.items(), key=lambda item: -item[1])),
     }
-    total = described["samples"] or _estimated_samples(plan, task, mill)
+    total = described["samples"] or _estimated_samples(plan, task, worker)
     actors = described["actors"]["at_once"]
     if actors and total:
         measured |= {"dataset_samples": total, "hours": total * measured["seconds_per_sample"] / actors / 3600}
     return measured
 
 
-def _estimated_samples(plan: Plan, task: ShardTask, mill: Any) -> int:
+def _estimated_samples(plan: Plan, task: ShardTask, worker: ShardWorker) -> int:
     """All shards are taken to be like the first one."""
-    return int(mill.samples_of(task) * len(plan.tasks))
+    return worker.samples_of(task) * len(plan.tasks)
 
 
 def show(described: dict[str, Any], as_json: bool) -> int:

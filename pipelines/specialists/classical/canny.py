@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ...reject import Reject
-from ..base import Item, Specialist
+from ..base import ImageItem, Specialist
 
 _MAX_GRADIENT = 2040.0  # |dx| + |dy| of a 3 x 3 Sobel filter on 8 bits
 
@@ -39,12 +39,11 @@ class Canny(Specialist):
             raise ValueError(f"canny: got low {self.low} above high {self.high}, expected low <= high; swap them")
         return self
 
-    def __call__(self, items: Sequence[Item]) -> list[np.ndarray | Reject]:
+    def __call__(self, items: Sequence[ImageItem]) -> list[np.ndarray | Reject]:
         """uint8 (H, W) of 0 and 255 (edge) for each item."""
         return [self._edges(item.image) for item in items]
 
-    def _edges(self, image: np.ndarray | None) -> np.ndarray:
-        assert image is not None, "items without an image are rejected before the call"
+    def _edges(self, image: np.ndarray) -> np.ndarray:
         if self.blur:
             image = cv2.GaussianBlur(image, (0, 0), self.blur)
         return cv2.Canny(image, self.low, self.high)

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from ...reject import Reject
-from ..base import Item, Specialist
+from ..base import ImageItem, Specialist
 
 SIZES = range(1, 8)  # 4M-21 draws the number of colours from 1..7
 
@@ -32,12 +32,11 @@ class Palette(Specialist):
     side: int = Field(48, ge=8, le=512, description="Pixels that are looked at along the longer side.")
     attempts: int = Field(2, ge=1, le=16, description="k-means runs from other starts, of which the best counts.")
 
-    def __call__(self, items: Sequence[Item]) -> list[list[list[list[int]]] | Reject]:
+    def __call__(self, items: Sequence[ImageItem]) -> list[list[list[list[int]]] | Reject]:
         """Seven palettes for each item; palettes[n - 1] is a list of n colours [r, g, b], 0..255."""
         return [self._palettes(item.image) for item in items]
 
-    def _palettes(self, image: np.ndarray | None) -> list[list[list[int]]]:
-        assert image is not None, "items without an image are rejected before the call"
+    def _palettes(self, image: np.ndarray) -> list[list[list[int]]]:
         stride = -(-max(image.shape[:2]) // self.side)
         pixels = image[_middles(image.shape[0], stride), _middles(image.shape[1], stride)].reshape(-1, 3)
         codes = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)

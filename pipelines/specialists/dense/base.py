@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import Field, PrivateAttr
 
 from ...reject import Reject
-from ..base import Item
+from ..base import ImageItem
 from ..pretrained import Pretrained, batches, loaded
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class DenseModel(Pretrained):
                 f"{method}; copy the preprocessor_config.json that its authors publish into the folder"
             )
 
-    def __call__(self, items: Sequence[Item]) -> list[np.ndarray | Reject]:
+    def __call__(self, items: Sequence[ImageItem]) -> list[np.ndarray | Reject]:
         """One label for each item, at the frame of its image; a Reject where the prediction is not finite."""
         import torch
 
@@ -137,14 +137,13 @@ class DenseModel(Pretrained):
         with torch.inference_mode():
             for index, prediction, margins in self._predictions(items):
                 image = items[index].image
-                assert image is not None, "items without an image are rejected before the call"
                 if not all(bool(torch.isfinite(tensor).all()) for tensor in _tensors(prediction).values()):
                     labels[index] = Reject(f"{self.label}: NaN or infinite values")
                 else:
                     labels[index] = self.label_of(_without(prediction, margins), image.shape[:2])
         return [labels[index] for index in range(len(items))]
 
-    def _predictions(self, items: Sequence[Item]) -> Iterator[tuple[int, SimpleNamespace, Margins]]:
+    def _predictions(self, items: Sequence[ImageItem]) -> Iterator[tuple[int, SimpleNamespace, Margins]]:
         """(index of the item, its prediction, what of it is padding), in any order."""
         if self._trunk:
             yield from ((index, prediction, Margins()) for index, prediction in self._tipsv2_predictions(items))
@@ -168,11 +167,10 @@ class DenseModel(Pretrained):
         """The network's outputs for pixels (B, 3, h, w)."""
         return self._model(pixel_values=pixels)
 
-    def _input(self, item: Item) -> tuple[torch.Tensor, Margins]:
+    def _input(self, item: ImageItem) -> tuple[torch.Tensor, Margins]:
         """The network's input (3, h, w) for an item's image, on the device, and its margins."""
         # On a GPU resizing is done there: an image goes over as bytes.
         where = {} if self._device == "cpu" else {"device": self._device}
-        assert item.image is not None, "items without an image are rejected before the call"
         height, width = self.seen_size(item.image.shape[:2])
         image = item.image
         if image.shape[:2] != (height, width):
@@ -193,7 +191,7 @@ class DenseModel(Pretrained):
         told = (getattr(self._processor, name, None) for name in ("ensure_multiple_of", "size_divisor"))
         return next((int(n) for n in told if n and n > 1), _MIN_SIDE)
 
-    def _tipsv2_predictions(self, items: Sequence[Item]) -> Iterator[tuple[int, SimpleNamespace]]:
+    def _tipsv2_predictions(self, items: Sequence[ImageItem]) -> Iterator[tuple[int, SimpleNamespace]]:
         key = self._trunk
         lacking = [item for item in items if key not in item.shared]
         for indices, stack in self._batches([self._input(item)[0] for item in lacking]):

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, PrivateAttr
 
 from ...reject import Reject
-from ..base import Item
+from ..base import ImageItem
 from ..pretrained import Pretrained, batches, loaded
 from .normals import unit_vectors
 
@@ -95,7 +95,7 @@ class MarigoldNormals(Pretrained):
             raise ValueError(f"normal: the {name} of {self.weights} lacks {len(missing)} tensors, {missing[0]!r} first")
         return part
 
-    def __call__(self, items: Sequence[Item]) -> list[np.ndarray | Reject]:
+    def __call__(self, items: Sequence[ImageItem]) -> list[np.ndarray | Reject]:
         """float16 (H, W, 3), unit vectors, for each item."""
         import torch
 
@@ -116,7 +116,7 @@ class MarigoldNormals(Pretrained):
                 found |= {i: self._label(made[row], items[i]) for row, i in enumerate(indices)}
         return [found[i] for i in range(len(items))]
 
-    def _input(self, item: Item) -> torch.Tensor:
+    def _input(self, item: ImageItem) -> torch.Tensor:
         """float32 (3, h, w) in [0, 1] at the resolution that the network likes.
 
         The pipeline would resize too, but at its own precision, which bfloat16 does not allow.
@@ -138,11 +138,10 @@ class MarigoldNormals(Pretrained):
         digest = hashlib.sha256(f"{self.seed}|{member}|{key}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
-    def _label(self, normals: torch.Tensor, item: Item) -> np.ndarray | Reject:
+    def _label(self, normals: torch.Tensor, item: ImageItem) -> np.ndarray | Reject:
         """The label of normals (3, h, w) at the network's resolution."""
         import torch
 
-        assert item.image is not None, "items without an image are rejected before the call"
         if not bool(torch.isfinite(normals).all()):
             return Reject("normal: NaN or infinite values")
         whole = torch.nn.functional.interpolate(normals[None].float(), item.image.shape[:2], mode="bilinear")[0]

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field, PrivateAttr
 
 from ...reject import Reject
-from ..base import Item, Specialist
+from ..base import ImageItem, Specialist
 
 _WINDOW_WIDTH, _WINDOW_HEIGHT = 64, 128  # what the detector was trained on
 _STRIDE = 8
@@ -62,13 +62,12 @@ class HogPeople(Specialist):
         self._hog = cv2.HOGDescriptor()
         self._hog.setSVMDetector(cv2.HOGDescriptor.getDefaultPeopleDetector())
 
-    def __call__(self, items: Sequence[Item]) -> list[list[dict[str, Any]] | Reject]:
+    def __call__(self, items: Sequence[ImageItem]) -> list[list[dict[str, Any]] | Reject]:
         """Boxes for each item, best first: {"box": [xmin, ymin, xmax, ymax] in 0..1, "label": "person", "score"}."""
         assert self._hog is not None, "call setup first"
         return [self._detect(item.image) for item in items]
 
-    def _detect(self, image: np.ndarray | None) -> list[dict[str, Any]]:
-        assert image is not None, "items without an image are rejected before the call"
+    def _detect(self, image: np.ndarray) -> list[dict[str, Any]]:
         image = _shrunk(image, self.working_size)
         height, width = image.shape[:2]
         # OpenCV 4 may crash on images smaller than the window

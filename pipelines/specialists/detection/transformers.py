@@ -21,7 +21,7 @@ from pydantic import Field, PrivateAttr
 
 from ....modalities import COCO_CLASSES
 from ...reject import Reject
-from ..base import Item
+from ..base import ImageItem
 from ..pretrained import Pretrained, batches
 
 _DIGITS = 5
@@ -118,12 +118,12 @@ class Detector(Pretrained):
 
     _names: list[str | None] = PrivateAttr(default_factory=list)
 
-    def __call__(self, items: Sequence[Item]) -> list[list[dict[str, Any]] | Reject]:
+    def __call__(self, items: Sequence[ImageItem]) -> list[list[dict[str, Any]] | Reject]:
         """For each item its boxes, best first: {"box": [xmin, ymin, xmax, ymax] in 0..1, "label", "score"}."""
         assert self._names, "call setup first"
         return [
             found if isinstance(found, Reject) else records(*found, self._names, self.max_boxes)
-            for found in self._detect([_image(item) for item in items])
+            for found in self._detect([item.image for item in items])
         ]
 
     def _detect(self, images: list[np.ndarray]) -> list[Found | Reject]:
@@ -138,11 +138,6 @@ class Detector(Pretrained):
             self._names = coco_names(names, f"labels.specialists.{self.label}.classes")
         except ValueError as error:
             raise ValueError(f"{self.label}: {self.weights}: {error}") from error
-
-
-def _image(item: Item) -> np.ndarray:
-    assert item.image is not None, "items without an image are rejected before the call"
-    return item.image
 
 
 class Boxes(Detector):

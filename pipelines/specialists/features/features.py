@@ -25,7 +25,7 @@ import numpy as np
 from pydantic import Field, PrivateAttr
 
 from ...reject import Reject
-from ..base import Item
+from ..base import ImageItem
 from ..pretrained import Pretrained, batches
 
 if TYPE_CHECKING:
@@ -152,14 +152,14 @@ class Features(Pretrained):
                 "vision transformer"
             )
 
-    def __call__(self, items: Sequence[Item]) -> list[np.ndarray | Reject]:
+    def __call__(self, items: Sequence[ImageItem]) -> list[np.ndarray | Reject]:
         """float16 features of each item, (h, w, C) or (C,); a Reject where they are not finite in float16."""
         key = self._key
         self._label_missing([item for item in items if key not in item.shared], key)
         made = [item.shared[key][1 if self.whole else 0] for item in items]
         return [Reject(f"{self.label}: {value}") if isinstance(value, str) else value for value in made]
 
-    def _label_missing(self, items: list[Item], key: tuple[Any, ...]) -> None:
+    def _label_missing(self, items: list[ImageItem], key: tuple[Any, ...]) -> None:
         """Leave (dense, global) under the key of each item, or in place of either what is wrong with it."""
         assert self._backbone is not None, "call setup first"
         pixels = [self._pixels(item.image) for item in items]
@@ -171,9 +171,8 @@ class Features(Pretrained):
                 dense = token[len(token) - rows * columns :].reshape(rows, columns, -1)
                 items[i].shared[key] = (_half(dense), _half(token[0]))
 
-    def _pixels(self, image: np.ndarray | None) -> torch.Tensor:
+    def _pixels(self, image: np.ndarray) -> torch.Tensor:
         """float32 (3, H, W) of an image uint8 (H', W', 3)."""
-        assert image is not None, "items without an image are rejected before the call"
         assert self._backbone is not None, "call setup first"
         (height, width), patch = image.shape[:2], self._backbone.patch
         rows, columns = grid(height, width, *self._budget)

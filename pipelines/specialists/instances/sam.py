@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from ...reject import Reject
-from ..base import Item
+from ..base import ImageItem
 from ..pretrained import Pretrained, loaded
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class SamInstances(Pretrained):
                 f"{self.label}: {self.weights} holds no weights of segment-anything's SAM: {error.args[0]}"
             ) from error
 
-    def __call__(self, items: Sequence[Item]) -> list[list[dict[str, Any]] | Reject]:
+    def __call__(self, items: Sequence[ImageItem]) -> list[list[dict[str, Any]] | Reject]:
         """Masks for each item, largest first; [] if SAM finds none that are good enough.
 
         Each is {"box": [xmin, ymin, xmax, ymax] in 0..1, "mask": COCO run lengths at the image's size, "point": [x, y]
@@ -110,10 +110,9 @@ class SamInstances(Pretrained):
         assert self._embed is not None, "call setup first"
         return [self._find(item.image) for item in items]
 
-    def _find(self, image: np.ndarray | None) -> list[dict[str, Any]] | Reject:
+    def _find(self, image: np.ndarray) -> list[dict[str, Any]] | Reject:
         from . import sam_grid
 
-        assert image is not None, "items without an image are rejected before the call"
         height, width = image.shape[:2]
         if max(height, width) > _MAX_ASPECT * min(height, width):
             return Reject(f"sam_instance: an image of {width} x {height} px, expected an aspect below {_MAX_ASPECT}")

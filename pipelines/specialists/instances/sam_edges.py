@@ -10,7 +10,7 @@ import numpy as np
 
 from ....tokenize import masks
 from ...reject import Reject
-from ..base import Item, Specialist
+from ..base import ImageItem, Specialist
 
 _STEP = 255  # between the two sides of every border
 
@@ -28,12 +28,11 @@ class SamEdges(Specialist):
     label: ClassVar[str] = "sam_edge"
     needs: ClassVar[tuple[str, ...]] = ("sam_instance",)
 
-    def __call__(self, items: Sequence[Item]) -> list[np.ndarray | Reject]:
+    def __call__(self, items: Sequence[ImageItem]) -> list[np.ndarray | Reject]:
         """uint8 (H, W) of 0 and 255 (edge) for each item; all 0 without instances."""
         return [self._edges(item) for item in items]
 
-    def _edges(self, item: Item) -> np.ndarray | Reject:
-        assert item.image is not None, "items without an image are rejected before the call"
+    def _edges(self, item: ImageItem) -> np.ndarray | Reject:
         if "sam_instance" not in item.labels:
             return Reject("sam_edge: there are no instances")
         instances, size = item.labels["sam_instance"], item.image.shape[:2]

@@ -15,7 +15,7 @@ from pydantic import Field, PrivateAttr
 
 from ....tokenize.text import smpl
 from ...reject import Reject
-from ..base import Item
+from ..base import ImageItem
 from ..pretrained import Pretrained, loaded
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Hmr2(Pretrained):
         network.backbone.to(self.dtype(device))
         return network.to(device)
 
-    def __call__(self, items: Sequence[Item]) -> list[list[dict[str, Any]] | Reject]:
+    def __call__(self, items: Sequence[ImageItem]) -> list[list[dict[str, Any]] | Reject]:
         """The people of each item, best box first; [] if it shows none.
 
         Each is {"box": [xmin, ymin, xmax, ymax] in 0..1 and "score", both of the detection, "global_orient": 9 numbers,
@@ -90,7 +90,7 @@ class Hmr2(Pretrained):
                 found[i].append({"box": list(person["box"]), "score": person["score"], **body})
         return [self._label(whom, label) for whom, label in zip(people, found, strict=True)]
 
-    def _people(self, item: Item) -> list[dict[str, Any]] | None:
+    def _people(self, item: ImageItem) -> list[dict[str, Any]] | None:
         """Detections of people to look at, best first, equal ones in the detector's order; None if nobody looked."""
         boxes = item.labels.get("det")
         if boxes is None:
@@ -116,7 +116,7 @@ class Hmr2(Pretrained):
         return found
 
 
-def person_crop(image: np.ndarray | None, box: Sequence[float], rows: int, columns: int) -> np.ndarray:
+def person_crop(image: np.ndarray, box: Sequence[float], rows: int, columns: int) -> np.ndarray:
     """What the network sees of a person: the middle columns of the square around them, as 4D-Humans cuts it.
 
     The square is that of `tokenize.smpl.person_square`. Large ones are blurred before they are sampled; what lies
@@ -131,7 +131,6 @@ def person_crop(image: np.ndarray | None, box: Sequence[float], rows: int, colum
     Returns:
         float32 (3, rows, columns), normalized as ImageNet's.
     """
-    assert image is not None, "items without an image are rejected before the call"
     height, width = image.shape[:2]
     x, y, side = smpl.person_square([c * edge for c, edge in zip(box, (width, height) * 2, strict=True)])
     # Half as much blur as a crop of this size needs, and none below 1.1: 4D-Humans' rule.

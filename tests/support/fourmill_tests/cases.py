@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from fourmill.pipelines.engine import driver
-from fourmill.pipelines.engine.shard_worker import Job, Mill, RejectRun
 from fourmill.pipelines.plan import ShardTask
+from fourmill.pipelines.worker import stage as shard_stage
+from fourmill.pipelines.worker.job import Job
+from fourmill.pipelines.worker.shard_worker import RejectRun, ShardWorker
 
 # Titles of the issues that mend cases.
 NOTHING_WRONG = "Nothing wrong is ever recorded, and every run goes on"
@@ -38,8 +39,8 @@ def mended_by(issue: str) -> pytest.MarkDecorator:
 def engine_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages that are called in this test do their tasks here, without Ray, by the engine's rules for errors."""
 
-    def run(job: Job, tasks: list[ShardTask], stage: str) -> driver.Outcome:
-        outcome, worker = driver.Outcome(), Mill(job)
+    def run(job: Job, tasks: list[ShardTask], stage: str) -> shard_stage.Outcome:
+        outcome, worker = shard_stage.Outcome(), ShardWorker(job)
         worker.setup("cpu")
         for task in tasks:
             try:
@@ -51,4 +52,4 @@ def engine_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         outcome.samples = sum({record.shard: record.rows for record in outcome.records}.values())
         return outcome
 
-    monkeypatch.setattr(driver, "run", run)
+    monkeypatch.setattr(shard_stage, "run", run)

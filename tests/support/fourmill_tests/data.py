@@ -19,9 +19,10 @@ from PIL import Image
 from fourmill import recipe as recipes
 from fourmill.infra import ledger
 from fourmill.infra.storage import TEMPORARY_PREFIX
-from fourmill.pipelines.engine.shard_worker import Mill
 from fourmill.pipelines.outputs import Output
 from fourmill.pipelines.plan import ShardTask
+from fourmill.pipelines.worker.job import Job
+from fourmill.pipelines.worker.shard_worker import ShardWorker
 from fourmill.project import Project
 from fourmill.recipe import Recipe
 from fourmill.train.pretrain.job import TrainJob
@@ -205,11 +206,13 @@ def fit(recipe: Recipe) -> None:
         fitting.fit_all(project.fit_job(project.unfitted), 0, 1, "cpu", Silent())
 
 
-def worker_of(recipe: Recipe, outputs: dict[str, Output], stored: Sequence[str] = ()) -> tuple[Mill, list[ShardTask]]:
+def worker_of(
+    recipe: Recipe, outputs: dict[str, Output], stored: Sequence[str] = ()
+) -> tuple[ShardWorker, list[ShardTask]]:
     """A shard worker that is set up for these outputs, and the tasks that are left; see `make`."""
     project = Project(recipe)
     plan = project.plan(outputs, {f"labels/{name}": project.label_outputs[f"labels/{name}"] for name in stored})
-    worker = Mill(project.shard_job(project.specialists, outputs))
+    worker = ShardWorker(project.shard_job(project.specialists, outputs))
     worker.setup("cpu")
     return worker, plan.missing
 
@@ -221,6 +224,12 @@ def make(recipe: Recipe, outputs: dict[str, Output], stored: Sequence[str] = ())
 
 
 mill = make  # its name until today's changes are all in
+
+
+def job(recipe: Recipe) -> Job:
+    """What actors are sent to make its kept labels."""
+    project = Project(recipe)
+    return project.shard_job(project.specialists, project.label_outputs)
 
 
 def outputs(recipe: Recipe, *, labels: bool = True, tokens: bool = True) -> dict[str, Output]:

@@ -15,7 +15,7 @@ from fourmill_tests.small import SmallRoot
 from PIL import Image
 
 from fourmill.infra.ledger import Record
-from fourmill.pipelines.engine.shard_worker import RejectRun
+from fourmill.pipelines.worker.shard_worker import RejectRun
 from fourmill.recipe import Recipe
 from fourmill.tokenize import labels as label_files
 from fourmill.tokenize import store
@@ -210,7 +210,7 @@ def test_a_shard_that_cannot_be_read_raises_and_leaves_nothing(
     shard = Path(recipe.samples.train[0])
     task = data.Project(recipe).plan(outputs).missing[0]
     shard.unlink() if content is None else shard.write_bytes(content)
-    worker = data.Mill(data.Project(recipe).shard_job({}, outputs))
+    worker = data.ShardWorker(data.Project(recipe).shard_job({}, outputs))
     with pytest.raises((OSError, ValueError), match=expected):
         worker.run(task)
     assert not Path(recipe.root).exists()

@@ -1,0 +1,82 @@
+"""The Ray side of a worker: its process, its threads, and what each node fetches before."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ...infra import logs
+from .job import Demand, Job, NodeSetup, Status, Worker
+
+logger = logging.getLogger(__name__)
+
+TASKS_AT_ONCE = 2  # in one actor: one task is read and decoded while the other one computes
+
+
+class _Actor:
+    """A worker in an actor's process."""
+
+    def __init__(self, job: Job, make_worker: Callable[[Any], Worker[Any, Any]], threads: int) -> None:
+        import cv2
+
+        logs.configure_worker()
+        # One core an actor: OpenCV and torch must not each start a thread for every core of the machine. It also makes
+        # sums come out in the same order everywhere, so that tokens are equal bit for bit.
+        cv2.setNumThreads(1)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        device = "cpu"
+        if job.uses_torch():
+            import torch
+
+            torch.set_num_threads(threads)
+            device = "cuda" if torch.cuda.is_available() else "cpu"  # Ray shows an actor the GPUs that it has asked for
+        self.worker = make_worker(job)
+        self.worker.setup(device)
+        logger.info("actor %d is ready on %s with %d threads", os.getpid(), device, threads)
+
+    def run(self, task: Any) -> Any:
+        return self.worker.run(task)
+
+    def status(self) -> Status:
+        return self.worker.status()
+
+
+def actor_class(ray: Any, demand: Demand) -> Any:
+    """The remote class. Its two groups of threads let `status` answer while both tasks are at work."""
+
+    # Here and not at the top, since the decorator needs Ray, which takes a second to import.
+    class Actor(_Actor):
+        @ray.method(concurrency_group="tasks")  # type: ignore[untyped-decorator]
+        def run(self, task: Any) -> Any:
+            return super().run(task)
+
+        @ray.method(concurrency_group="status")  # type: ignore[untyped-decorator]
+        def status(self) -> Status:
+            return super().status()
+
+    # max_restarts: the driver replaces an actor that died, since it must count which task was there when it did.
+    options = {"num_cpus": demand.cpus, "num_gpus": demand.gpus, "memory": demand.memory, "max_restarts": 0}
+    return ray.remote(**options, concurrency_groups={"tasks": TASKS_AT_ONCE, "status": 1})(Actor)
+
+
+def set_up_nodes(ray: Any, setups: Sequence[NodeSetup], nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Let every node fetch what its actors need, once, before they ask for it. ValueError if one cannot."""
+    if not setups:
+        return
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def fetch(setups: Sequence[NodeSetup]) -> None:
+        for setup in setups:
+            setup.setup_on_node()
+
+    remote = ray.remote(num_cpus=0, max_retries=2)(fetch)
+    ids = [node["NodeID"] for node in nodes if node["Resources"].get("CPU")]  # a head node without CPUs gets no actors
+    strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in ids]
+    logger.info("%d nodes fetch what their actors need", len(ids))
+    try:
+        ray.get([remote.options(scheduling_strategy=strategy).remote(setups) for strategy in strategies])
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, Exception) else error
+        raise ValueError(str(cause) if isinstance(cause, ValueError) else repr(cause)) from None

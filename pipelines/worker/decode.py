@@ -1,0 +1,69 @@
+"""From the members of a tar to samples with decoded images, ahead of the one who needs them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from ...tokenize.crops import crops
+from .. import images, source, tar
+from ..reject import Reject
+from ..specialists.base import ImageItem, Item
+from .job import Job
+from .sample import LabelledSample
+
+
+def decoded(
+    job: Job, shard: source.Shard, entries: Sequence[tar.SourceSample], wants_image: bool
+) -> Iterator[list[LabelledSample]]:
+    """Batches of samples in the order of `entries`, decoded ahead by threads."""
+    size = job.engine.batch_size
+    # Decoded images are large (36 MB at 4,000 x 3,000): no more than the next batch and what the threads are at.
+    ahead = size + 2 * job.engine.decode_threads
+    pending: deque[Future[LabelledSample]] = deque()
+    with ThreadPoolExecutor(job.engine.decode_threads) as pool:
+        batch: list[LabelledSample] = []
+        for entry in entries:
+            pending.append(pool.submit(decode, job, shard, entry, wants_image))
+            if len(pending) >= ahead:
+                batch.append(pending.popleft().result())
+            if len(batch) == size:
+                yield batch
+                batch = []
+        for future in pending:
+            batch.append(future.result())
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
+def decode(job: Job, shard: source.Shard, entry: tar.SourceSample, wants_image: bool) -> LabelledSample:
+    """One sample: sidecar, caption and, if asked for, the image with its crops. What is missing has its reason."""
+    info = shard.info(entry)
+    caption, reasons = None, {}
+    try:
+        caption = shard.caption(entry)
+    except Reject as reject:
+        reasons["caption"] = reject.reason
+    if not wants_image:
+        return LabelledSample(Item(entry.key, None, caption, info), reasons=reasons)
+    try:
+        image = images.decode(shard.image(entry), job.images.max_pixels)
+    except Reject as reject:
+        reasons["rgb"] = reject.reason
+        return LabelledSample(Item(entry.key, None, caption, info), reasons=reasons)
+    height, width = image.shape[:2]
+    settings = job.images
+    windows = crops(
+        job.options.seed,
+        entry.key,
+        width,
+        height,
+        settings.crops,
+        scale=(settings.crop_scale, 1.0),
+        hflip=settings.hflip,
+    )
+    return LabelledSample(ImageItem(entry.key, image, caption, info), windows, reasons)

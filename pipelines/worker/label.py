@@ -1,0 +1,118 @@
+"""The labels of a batch: read where they are stored, made by specialists in the order of what they need otherwise."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...infra import ledger, storage
+from ...modalities import LABELS, Storage
+from ...tokenize import labels as label_files
+from ..reject import Reject
+from ..specialists.base import Item, Specialist
+from .sample import LabelledSample
+
+logger = logging.getLogger(__name__)
+
+
+def read_stored(root: str, label: str, shard: str) -> dict[str, Any]:
+    """A kept label of a shard by key, still encoded; where it has none, a Reject with the reason of its record."""
+    output = f"labels/{label}"
+    data = storage.read_bytes(ledger.output_url(root, output, shard))
+    _, keys, cells = label_files.read_cells(data)
+    record = ledger.read(root, output, shard)
+    rejects = record.rejects if record is not None else []
+    return dict(zip(keys, cells, strict=True)) | {reject["key"]: Reject(reject["reason"]) for reject in rejects}
+
+
+def label(
+    batch: Sequence[LabelledSample],
+    specialists: Mapping[str, Specialist],
+    needed: Collection[str],
+    stored: Mapping[str, Mapping[str, Any]],
+    seconds: dict[str, float],
+) -> None:
+    """Give every sample of a batch the labels that are needed, or the reasons why it has none.
+
+    Args:
+        specialists: by label, each after those that it needs.
+        stored: label -> key -> encoded value or Reject, as of `read_stored`; these are not made again.
+        seconds: the time in each specialist is added to "labels/LABEL".
+    """
+    for sample in batch:
+        if sample.item.image is not None:
+            sample.item.labels["rgb"] = sample.item.image
+    for name, cells in stored.items():
+        kind = LABELS[name].storage
+        for sample in batch:
+            cell = cells.get(sample.key)
+            sample.keep(name, label_files.decode_cell(kind, cell) if isinstance(cell, bytes | str) else cell)
+    for name, specialist in specialists.items():
+        if name not in needed or name in stored:
+            continue
+        ready = [s for s in batch if name not in s.reasons and not _lacks(s, name, specialist)]
+        start = time.monotonic()
+        for sample, value in zip(ready, call(specialist, [s.item for s in ready]), strict=True):
+            sample.keep(name, value if isinstance(value, Reject) else checked(name, value, sample.item.image))
+        seconds[f"labels/{name}"] += time.monotonic() - start
+
+
+def _lacks(sample: LabelledSample, name: str, specialist: Specialist) -> bool:
+    """Whether a sample lacks what a label is made from; the reason is noted."""
+    if specialist.needs_image and sample.item.image is None:
+        sample.reasons[name] = sample.reasons.get("rgb", "image: there is none")
+        return True
+    for need in specialist.needs:
+        if need not in sample.item.labels:
+            sample.reasons[name] = f"{name}: needs {need}, which is missing ({sample.reasons.get(need, 'none')})"
+            return True
+    return False
+
+
+def call(specialist: Specialist, items: Sequence[Item]) -> list[Any]:
+    """Labels of a batch. If the specialist raises, retry items one by one and reject only those that fail."""
+    values: list[Any] = []
+    for start in range(0, len(items), specialist.batch_size):
+        part = items[start : start + specialist.batch_size]
+        try:
+            values += specialist(part)
+        except Exception as error:
+            logger.warning("%s: a batch of %d failed, retried one by one: %r", specialist.label, len(part), error)
+            values += [_call_one(specialist, item) for item in part]
+    return values
+
+
+def _call_one(specialist: Specialist, item: Item) -> Any:
+    try:
+        return specialist([item])[0]
+    except Exception as error:
+        return Reject(f"{specialist.label}: {type(error).__name__}: {error}")
+
+
+def checked(name: str, value: Any, image: np.ndarray | None) -> Any:
+    """The label, or a Reject if it is empty, not finite, or not what its storage holds at the image's frame."""
+    if value is None:
+        return Reject(f"{name}: the specialist returned nothing")
+    kind = LABELS[name].storage
+    if kind is Storage.JSON:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (ValueError, TypeError) as error:
+            return Reject(f"{name}: not JSON: {error}")
+        return value
+    if not isinstance(value, np.ndarray) or value.size == 0:
+        return Reject(f"{name}: empty label")
+    if kind is Storage.IMAGE and (value.dtype != np.uint8 or value.ndim not in (2, 3)):
+        return Reject(f"{name}: {value.dtype} {value.shape}, expected uint8 (H, W) or (H, W, 3)")
+    if kind is Storage.IMAGE and image is not None and value.shape[:2] != image.shape[:2]:
+        return Reject(f"{name}: {value.shape[:2]}, expected the image's frame, {image.shape[:2]}")
+    # The sum is NaN or infinite if any value is, and needs no second array of the label's size.
+    if kind is Storage.ARRAY and not math.isfinite(float(np.sum(value, dtype=np.float64))):
+        return Reject(f"{name}: NaN or infinite values")
+    return value

@@ -1,0 +1,79 @@
+"""The rows of one output of a shard: collected batch by batch, encoded at once, committed at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...infra import ledger, versions
+from ...infra.ledger import SAMPLES
+from ...modalities import LABELS
+from ...tokenize import codecs, store
+from ...tokenize import labels as label_files
+from ..outputs import Output
+from ..plan import ShardTask
+from ..reject import Reject
+from .sample import LabelledSample
+
+
+@dataclass
+class Rows:
+    """The rows of one output so far; a row without a value is None, and its key and reason are in `rejects`."""
+
+    values: list[Any] = field(default_factory=list)
+    rejects: list[dict[str, str]] = field(default_factory=list)
+
+    def reject(self, key: str, reason: str) -> None:
+        self.values.append(None)
+        self.rejects.append({"key": key, "reason": reason})
+
+
+def encode(output: Output, codec: codecs.Codec | None, samples: Sequence[LabelledSample]) -> list[Any]:
+    """What will be stored of samples that have the output's label, or an exception that says why one cannot be.
+
+    Args:
+        codec: of an output of tokens; None for a label.
+    """
+    if codec is not None:
+        return codec.encode([codecs.Labelled(s.key, s.item.labels[output.label], s.crops, s.size) for s in samples])
+    # Encoded at once: a shard of decoded pictures (1,000 of 36 MB) would not fit into memory.
+    rows: list[Any] = []
+    for sample in samples:
+        try:
+            rows.append(label_files.encode_cell(LABELS[output.label].storage, sample.item.labels[output.label]))
+        except ValueError as error:
+            rows.append(Reject(f"{output.label}: {error}"))
+    return rows
+
+
+def commit(
+    root: str,
+    task: ShardTask,
+    output: Output,
+    codec: codecs.Codec | None,
+    origin: ledger.Source,
+    keys: list[str],
+    rows: Rows,
+    seconds: float,
+) -> ledger.Record:
+    """Write the file of an output, unless it is its record alone (`samples`), and then its record."""
+    data = None
+    if codec is not None:
+        data = store.encode_column(codec.column_spec(output.tokenizers), keys, rows.values)
+    elif output.name != SAMPLES:
+        data = label_files.encode_cells(output.label, LABELS[output.label].storage, keys, rows.values)
+    record = ledger.Record(
+        output=output.name,
+        shard=task.shard,
+        fingerprint=output.fingerprint,
+        source=origin,
+        rows=len(keys),
+        nulls=sum(value is None for value in rows.values),
+        rejects=rows.rejects,
+        bytes=0,  # these two are filled in by `ledger.commit`
+        sha256="",
+        seconds=round(seconds, 3),
+        identity=output.identity | versions.identity(output.parts, task.versions),
+    )
+    return ledger.commit(root, record, data)

@@ -1,0 +1,38 @@
+"""A sample on its way through a shard worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...tokenize.crops import Crop
+from ..reject import Reject
+from ..specialists.base import Item
+
+
+@dataclass
+class LabelledSample:
+    """The item that specialists see, its crops, and why its image or a label is missing (label -> reason)."""
+
+    item: Item
+    crops: list[Crop] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return self.item.key
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the image in pixels; (0, 0) without one."""
+        image = self.item.image
+        return (0, 0) if image is None else (image.shape[1], image.shape[0])
+
+    def keep(self, label: str, value: Any) -> None:
+        """Keep a label, or why there is none."""
+        if value is None:
+            value = Reject(f"{label}: no value is stored")
+        if isinstance(value, Reject):
+            self.reasons.setdefault(label, value.reason)
+        else:
+            self.item.labels[label] = value

@@ -1,0 +1,180 @@
+"""The shard worker: one shard in, its labels and columns out. It knows nothing of Ray.
+
+A shard is read once. Decoding runs ahead in threads, specialists and tokenizers see batches, rows are collected in
+the shard's order, and at the end every output is committed. A sample that fails anywhere becomes a null row with its
+reason; only a shard that cannot be read at all raises.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ...infra import ledger
+from ...infra.ledger import SAMPLES
+from ...modalities import import_modules
+from ...tokenize import codecs
+from .. import source
+from ..engine.job import Status, StopJob
+from ..outputs import Output, sources
+from ..plan import ShardTask
+from ..reject import reason_class
+from .decode import decoded
+from .job import Job
+from .label import label, read_stored
+from .rows import Rows, commit, encode
+from .sample import LabelledSample
+
+logger = logging.getLogger(__name__)
+
+
+class RejectRun(StopJob):
+    """So many rejects in a row that something is wrong with the data or the specialist, not with samples."""
+
+
+@dataclass
+class Tally:
+    """Counts that may be read from another thread while a shard is being worked on.
+
+    seconds: spent in each specialist and each codec, by output ("labels/depth", "tokens/tok_depth"); for "labels/..."
+        of labels that are not kept as well.
+    """
+
+    samples: int = 0
+    rejects: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+
+class ShardWorker:
+    """Specialists and tokenizers, loaded once, and the work on a shard.
+
+    Thread-safe: two shards may overlap, so that one decodes and writes while the other one computes; one computes at a
+    time.
+    """
+
+    def __init__(self, job: Job) -> None:
+        import_modules(job.modules)
+        self.job = job
+        self.tally = Tally()
+        self.codecs: dict[str, codecs.Codec] = {}  # by output
+        self._rejects_in_a_row: Counter[str] = Counter()  # of each output; goes on from shard to shard
+        self._computing = threading.Lock()
+
+    def setup(self, device: str) -> None:
+        """Load every specialist and tokenizer of the job."""
+        for specialist in self.job.specialists.values():
+            specialist.setup(device)
+        for output in self.job.outputs.values():
+            if output.spec is not None:
+                self.codecs[output.name] = codecs.load(
+                    output.spec, self.job.options, self.job.root, device, output.tokenizers
+                )
+
+    def status(self) -> Status:
+        return Status(self.tally.samples, Counter(self.tally.rejects))
+
+    def run(self, task: ShardTask) -> list[ledger.Record]:
+        """Make and commit the outputs that the task's shard lacks.
+
+        Raises:
+            OSError, ValueError: the shard cannot be read at all; the text is the reason.
+            RejectRun: too many rejects in a row.
+        """
+        start = time.monotonic()
+        outputs = {name: self.job.outputs[name] for name in task.outputs}
+        rows = {name: Rows() for name in outputs}
+        keys: list[str] = []
+        with source.open_shard(task.url, self.job.scratch) as shard:
+            for batch in self.labelled(shard, task, {output.label for output in outputs.values() if output.label}):
+                for name, output in outputs.items():
+                    if name != SAMPLES:
+                        self._collect(output, batch, rows[name], task.shard)
+                keys += [sample.key for sample in batch]
+                self.tally.samples += len(batch)
+            origin = ledger.Source(shard.size, task.version, shard.sha256)
+            if SAMPLES in rows:
+                rows[SAMPLES].values = list(keys)
+                rows[SAMPLES].rejects = [{"key": key, "reason": reason} for key, reason in shard.rejects]
+                self.tally.rejects.update(reason_class(reason) for _, reason in shard.rejects)
+        seconds = time.monotonic() - start
+        root = self.job.root
+        records = [
+            commit(root, task, output, self.codecs.get(name), origin, keys, rows[name], seconds)
+            for name, output in outputs.items()
+        ]
+        logger.info("shard %s: %d outputs of %d samples in %.1f s", task.shard, len(outputs), len(keys), seconds)
+        return records
+
+    def measure(self, task: ShardTask, outputs: Sequence[str], count: int) -> tuple[int, float]:
+        """Make every label of the job, and these outputs, of the first `count` samples of a shard, and throw them away:
+        (samples, seconds).
+
+        The seconds of each specialist and codec are in `tally`.
+        """
+        asked = [self.job.outputs[name] for name in outputs if name != SAMPLES]
+        labels = {*self.job.specialists, *(output.label for output in asked)}
+        with source.open_shard(task.url, self.job.scratch) as shard:
+            rows = range(min(count, len(shard.samples)))
+            # The first sample once before: what is built at first use (kernels, lookup tables) is not measured.
+            for chosen in (rows[:1], rows):
+                self.tally, start = Tally(), time.monotonic()
+                for batch in self.labelled(shard, task, labels, chosen):
+                    for output in asked:
+                        self._collect(output, batch, Rows(), task.shard)
+                    self.tally.samples += len(batch)
+        return self.tally.samples, time.monotonic() - start
+
+    def samples_of(self, task: ShardTask) -> int:
+        """How many samples a shard has."""
+        with source.open_shard(task.url, self.job.scratch) as shard:
+            return len(shard.samples)
+
+    def labelled(
+        self, shard: source.Shard, task: ShardTask, labels: set[str], rows: Sequence[int] | None = None
+    ) -> Iterator[list[LabelledSample]]:
+        """The shard's samples in batches, in order, with these labels (read where the task says they are stored).
+
+        Args:
+            rows: only these samples.
+        """
+        needed = sources(self.job.specialists, labels, task.stored)
+        stored = {name: read_stored(self.job.root, name, task.shard) for name in task.stored if name in needed}
+        entries = shard.samples if rows is None else [shard.samples[row] for row in rows]
+        batches = decoded(self.job, shard, entries, wants_image=bool(labels - {"caption"}))
+        batch = next(batches, [])  # before the lock, so that it is decoded while the other shard computes
+        with self._computing:
+            while batch:
+                label(batch, self.job.specialists, needed, stored, self.tally.seconds)
+                yield batch
+                batch = next(batches, [])
+
+    def _collect(self, output: Output, batch: list[LabelledSample], rows: Rows, shard: str) -> None:
+        """Append one row for each sample of the batch: the label or its tokens, or null with a reason."""
+        ready = [s for s in batch if output.label in s.item.labels]
+        start = time.monotonic()
+        encoded = encode(output, self.codecs.get(output.name), ready)
+        self.tally.seconds[output.name] += time.monotonic() - start
+        values = {id(sample): value for sample, value in zip(ready, encoded, strict=True)}
+        for sample in batch:
+            value = values.get(id(sample))
+            if value is not None and not isinstance(value, Exception):
+                self._rejects_in_a_row[output.name] = 0
+                rows.values.append(value)
+                continue
+            reason = str(value) if value is not None else sample.reasons.get(output.label, f"{output.label}: none")
+            rows.reject(sample.key, reason)
+            self.tally.rejects[reason_class(reason)] += 1
+            self._count_reject(output.name, f"shard {shard}, key {sample.key}: {reason}")
+
+    def _count_reject(self, output: str, last: str) -> None:
+        most = self.job.engine.max_reject_run
+        self._rejects_in_a_row[output] += 1
+        if self._rejects_in_a_row[output] >= most:
+            raise RejectRun(
+                f"{output}: {most} rejects in a row, the last at {last}. "
+                "If the data is really so, raise engine.max_reject_run"
+            )

@@ -1,0 +1,42 @@
+"""The stages that work on shards, on the cluster: label and tokenize."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ...infra.ledger import Record
+from ..engine import driver
+from ..plan import ShardTask
+from .job import Job
+from .shard_worker import ShardWorker
+
+
+@dataclass
+class Outcome:
+    """What came of the shards: records of what was committed, and shards that could not be done with the reason.
+
+    ready_seconds: of `seconds`, those until the first actor was ready.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    samples: int = 0
+    seconds: float = 0.0
+    ready_seconds: float = 0.0
+
+
+def run(job: Job, tasks: Sequence[ShardTask], stage: str) -> Outcome:
+    """Make what the shards lack.
+
+    Args:
+        stage: the verb, for the progress line.
+
+    Raises:
+        RejectRun: a run of rejects stopped the job; what was committed before stays.
+        ValueError: an actor fits on no node, or cannot start.
+    """
+    done = driver.run(job, ShardWorker, {task.shard: task for task in tasks}, stage, "shards")
+    records = [record for records in done.results.values() for record in records]
+    samples = sum({record.shard: record.rows for record in records}.values())
+    return Outcome(records, done.failures, samples, done.seconds, done.ready_seconds)
