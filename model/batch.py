@@ -1,4 +1,4 @@
-"""The packed batch: what the loader makes and the transformer eats.
+"""The packed batch: what the loader makes and the transformer reads.
 
 Only the chosen tokens of the chosen modalities, at static shapes (B, N) and (B, M). Dense tensors for each modality
 never exist; the exception is `values`, the raw inputs of modalities that have no ids (pixels, embeddings).

@@ -68,12 +68,12 @@ class Embeddings(nn.Module):
             return self.learned_positions[self.learned_rows[name]]
         return self.positions[self.fixed_rows[name]]
 
-    def read(self, ids: Tensor, mod: Tensor, has_id: Tensor) -> Tensor:
+    def embed_ids(self, ids: Tensor, mod: Tensor, has_id: Tensor) -> Tensor:
         """Token embeddings (B, N, D) of integer ids (B, N); an arbitrary row where `has_id` is False."""
         rows = torch.where(has_id, self.token_offset[mod] + ids, 0)
         return nn.functional.embedding(rows, self.tokens)
 
-    def place(self, pos: Tensor, mod: Tensor, valid: Tensor, modality_table: Tensor) -> Tensor:
+    def embed_positions(self, pos: Tensor, mod: Tensor, valid: Tensor, modality_table: Tensor) -> Tensor:
         """Position plus modality embeddings (B, N, D); zero where not valid, no position where pos is -1."""
         table = self.positions
         if self.learned_positions is not None:
@@ -100,7 +100,7 @@ class Projections(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(RGB_MEAN), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(RGB_STD), persistent=False)
 
-    def write(self, x: Tensor, ids: Tensor, mod: Tensor, values: dict[str, Tensor]) -> Tensor:
+    def fill_in(self, x: Tensor, ids: Tensor, mod: Tensor, values: dict[str, Tensor]) -> Tensor:
         """x (B, N, D) with the tokens of these modalities replaced by row `ids` of their projected values."""
         for name, (index, kind) in self.kinds.items():
             if name not in values:
