@@ -115,7 +115,7 @@ class Trainer:
     def _run(self, reporter: workers.Reporter, logged: Metrics | None) -> None:
         settings, started = self.settings, time.monotonic() - self.seconds
         batches = self.loader.batches(self.step, settings.batch_size, self.rank, self.world)
-        window = Window(self.outputs)
+        window = Window(self.outputs, started=time.monotonic())
         self._report(reporter, "; ".join(self.notes))
         while self.step < settings.steps:
             before = time.monotonic()
@@ -128,7 +128,7 @@ class Trainer:
             # same windows, so the same log lines. Between these steps nothing waits for the device.
             if self.step % settings.log_every == 0 or saves:
                 self._look(window, lr, logged, reporter)
-                window = Window(self.outputs)
+                window = Window(self.outputs, started=time.monotonic())
             paused = time.monotonic()
             if self.job.val_shards and (self.step % settings.validate_every == 0 or done):
                 values = self.validate()

@@ -9,7 +9,6 @@ Legend: S outputs of the model; values are of this worker's part of each step's 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -46,13 +45,14 @@ class Entry:
 class Window:
     """Steps whose losses were not read yet.
 
-    waited, started: seconds spent waiting for data, and the clock at the start; pauses move the start.
+    started, waited: the clock (time.monotonic) at the start, and seconds spent waiting for data. A pause moves the
+        start, so that validation and saving do not count.
     """
 
     outputs: Sequence[str]
     entries: list[Entry] = field(default_factory=list)
+    started: float = 0.0
     waited: float = 0.0
-    started: float = field(default_factory=time.monotonic)
 
     def take_skipped(self, gather: Gather) -> list[dict[str, Any]]:
         """Take the steps that changed nothing out of the window.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from fourmill.model.fourm import FourM
 from fourmill.project import Project
 from fourmill.recipe import Recipe, RecipeError, dump
 from fourmill.tokenize import store
-from fourmill.train import checkpoint, metrics, sharded
+from fourmill.train import checkpoint, sharded
 from fourmill.train.masking.masking import Keep
 from fourmill.train.pretrain import pretrain
 from fourmill.train.pretrain.job import masking_config
@@ -181,28 +180,6 @@ def test_a_run_killed_before_its_commit_has_the_same_record(
     clock = ("tokens_per_second", "data_wait_share")
     numbers = [{n: v for n, v in r.identity["metrics"].items() if n not in clock} for r in (actual, expected)]
     assert numbers[0] == numbers[1] and {"loss", "val_loss"} <= set(numbers[0])
-
-
-def test_pauses_do_not_count_into_the_rate(tokenized: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Validation in the middle of a window sleeps; the seconds of the window are those of all its steps alone."""
-    job = job_of(copied(tokenized, tmp_path / "out", train__log_every=6, train__validate_every=3,
-                        train__checkpoint_every=12))  # fmt: skip
-    validate, step, slept = Trainer.validate, Trainer.train_step, 3.0
-
-    def slow(self: Trainer) -> dict[str, float]:
-        time.sleep(slept)
-        return validate(self)
-
-    def timed(self: Trainer, *arguments: Any) -> Any:
-        time.sleep(0.1)
-        return step(self, *arguments)
-
-    monkeypatch.setattr(Trainer, "validate", slow)
-    monkeypatch.setattr(Trainer, "train_step", timed)
-    train(job)
-    first = next(row for row in metrics.read(job.folder) if row["kind"] == "train")
-    assert first["step"] == 6
-    assert 0.6 <= 6 * 8 * 64 / first["tokens_per_second"] < slept
 
 
 def test_a_checkpoint_of_another_model_is_refused(trained: tuple[Recipe, TrainJob], tmp_path: Path) -> None:

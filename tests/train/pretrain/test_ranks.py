@@ -20,6 +20,7 @@ def curves(root: Path) -> np.ndarray:
     return np.array([[row.get(name, 0.0) for name in names] for row in runs.losses(root)])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_ranks_share_a_run(tmp_path: Path) -> None:
     for name in ("ddp", "shrinks", "grows", "skips-ddp", "skips-fsdp"):

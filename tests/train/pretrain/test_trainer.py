@@ -12,7 +12,7 @@ import torch
 from fourmill_tests import runs, training
 
 from fourmill.model import checkpoint as model_files
-from fourmill.train import checkpoint
+from fourmill.train import checkpoint, metrics
 from fourmill.train.pretrain import trainer, weights
 from fourmill.train.pretrain.trainer import Trainer, split
 from fourmill.train.pretrain.weights import load_model
@@ -297,3 +297,37 @@ def test_validation_is_the_same_on_any_workers(tmp_path: Path, world: int, batch
     seen, most = validated(world, batch_size=batch, accumulate=accumulate)
     assert seen == expected and len(seen) == 7
     assert most <= batch // (world * accumulate)
+
+
+class Clock:
+    """In place of the module `time`: it goes forward only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_pauses_do_not_count_into_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes 2 seconds and a validation in the middle of a window 500: the rate is that of the steps."""
+    one = training.trainer(training.job(tmp_path, log_every=6, checkpoint_every=6))
+    clock, step, validate = Clock(), one.train_step, one.validate
+
+    def timed_step(*arguments: Any) -> float:
+        clock.now += 2
+        return step(*arguments)
+
+    def timed_validation() -> dict[str, float]:
+        clock.now += 500
+        return validate()
+
+    monkeypatch.setattr(trainer, "time", clock)
+    monkeypatch.setattr(one, "train_step", timed_step)
+    monkeypatch.setattr(one, "validate", timed_validation)
+    reporter: Any = training.Silent()
+    one.run(reporter)
+    (row,) = [row for row in metrics.read(one.job.folder) if row["kind"] == "train"]
+    tokens = 6 * 8 * (12 + 10)  # steps x batch x budgets
+    assert row["tokens_per_second"] == pytest.approx(tokens / (6 * 2))
+    assert row["data_wait_share"] == 0
