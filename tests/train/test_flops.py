@@ -29,7 +29,7 @@ def test_it_is_the_sum_over_the_products(
     model = FourM(config)
     batches = one.loader.batches(0, 8)
     batch = next(batches)[1].to("cpu")
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     groups = group_targets(batch, len(config.modalities))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         loss = model(batch, groups=groups).loss

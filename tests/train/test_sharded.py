@@ -188,5 +188,5 @@ def test_a_checkpoint_of_an_earlier_version_resumes(tmp_path: Path) -> None:
     expected = load_file(EARLIER / "finished.safetensors")
     actual = load_file(Path(job.folder, "model", "model.safetensors"))
     assert actual.keys() == expected.keys() and finished.step == 6
-    for name, value in expected.items():  # two ranks add up gradients in another order than one
-        assert (actual[name] - value).abs().max() <= 1e-3 * value.abs().max(), name
+    for name, value in expected.items():  # by the norm: two ranks add up gradients in another order than one
+        assert (actual[name] - value).norm() <= 1e-3 * value.norm(), name

@@ -118,6 +118,7 @@ def test_a_changed_number_of_workers_is_no_failure(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_two_workers_fit_what_one_fits(ray_cluster: str, tmp_path: Path) -> None:
     shards = data.good_shards(tmp_path / "s", 2, 8), data.good_shards(tmp_path / "s", 1, 8, first=50, name="val")
     options: dict[str, Any] = {
@@ -137,6 +138,7 @@ def test_two_workers_fit_what_one_fits(ray_cluster: str, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.chaos
 def test_training_resumes_when_a_rank_is_killed(
     ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

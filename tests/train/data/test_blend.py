@@ -103,7 +103,7 @@ def test_samples_come_with_what_their_dataset_has(datasets: list[Dataset], tmp_p
             assert batch.input_valid[i].any() or batch.target_valid[i].any()
         shown = [key[:4] == "set2" for key in batch.keys]
         assert not batch.values["rgb"][shown].any()
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert [round(seen[f"set{i}"] / 200, 1) for i in range(3)] == [0.6, 0.2, 0.2]
 
 
@@ -123,7 +123,7 @@ def test_datasets_have_mixtures_and_repeats_of_their_own(datasets: list[Dataset]
             shown, asked = ({training.SPECS[m].name for m in getattr(batch, f"{side}_mod")[i][
                 getattr(batch, f"{side}_valid")[i]].tolist()} for side in ("input", "target"))  # fmt: skip
             seen.add((key[:4], *sorted(shown), "to", *sorted(asked)))
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert {("set0", "rgb", "to", "tok_rgb"), ("set0", "tok_rgb", "to", "caption")} <= seen
     assert {row[1:] for row in seen if row[0] == "set2"} <= {("caption", "to", "caption"), ("caption", "to"),
                                                             ("to", "caption")}  # fmt: skip
@@ -141,7 +141,7 @@ def test_ranks_share_a_blend(datasets: list[Dataset], tmp_path: Path, world: int
     def keys(rank: int, world: int) -> list[list[str]]:
         batches = loader(datasets, tmp_path).batches(2, 8, rank, world)
         keys = [batch.keys for _, batch in itertools.islice(batches, 5)]
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
         return keys
 
     alone = keys(0, 1)

@@ -100,7 +100,7 @@ def take(batches: Iterator[tuple[int, PackedBatch]], count: int) -> list[tuple[i
     try:
         return list(itertools.islice(batches, count))
     finally:
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
 
 
 def described(batch: PackedBatch) -> list[tuple[Any, ...]]:
@@ -285,7 +285,7 @@ def test_threads_end_with_the_iterator(root: Path) -> None:
     batches = loader(root).batches(0, 4)
     next(batches)
     assert threading.active_count() > before
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert threading.active_count() == before
 
 

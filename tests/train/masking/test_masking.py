@@ -15,7 +15,7 @@ from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model.batch import PackedBatch
 from fourmill.train.data import ragged
 from fourmill.train.data.draws import Draws
-from fourmill.train.masking import masking
+from fourmill.train.masking import masking, spans
 from fourmill.train.masking.masking import MaskingConfig, ModalityTokens, ResolvedMixture, choose_disjoint, mask_batch
 from fourmill.train.masking.spans import Keep
 
@@ -309,6 +309,20 @@ def test_disjoint_subsets_are_uniform() -> None:
         assert np.abs(error).max() < 4.5
     together = (a[:, 0] & a[:, 1]).mean()
     assert abs(together - 3 * 2 / (10 * 9)) < 4.5 * np.sqrt(together / 20_000)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 9])
+def test_the_tokenizer_has_the_largest_sentinel(length: int) -> None:
+    """Most sentinels are used if every other token is masked, the first one included; [S_0] is never used."""
+    masked = np.arange(length) % 2 == 0
+    split = spans.split(np.arange(1000, 1000 + length), ~masked, np.array([length]), FIRST_SENTINEL)
+    largest = int(split.target_ids[split.target_ids < 1000].max())
+    needed = 1 + largest - FIRST_SENTINEL + 1
+    specs = [ModalitySpec("caption", Kind.SEQUENCE, 9000, length), ModalitySpec("t5_caption", Kind.EMBEDDING, 0, 99, 4)]
+    config = MaskingConfig((4, 4), (4, 4), (ResolvedMixture({"caption": 1.0}, {"caption": 1.0}),))
+    replace(config, num_sentinels=needed).check(specs)
+    with pytest.raises(ValueError, match=f"texts of {length} tokens need {needed}"):
+        replace(config, num_sentinels=needed - 1).check(specs)
 
 
 @pytest.mark.parametrize(

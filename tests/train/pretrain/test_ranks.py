@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from fourmill_tests import ranks, runs, training
 
 from fourmill.model import checkpoint as model_files
@@ -18,6 +17,12 @@ def curves(root: Path) -> np.ndarray:
     """Every loss and gradient norm of a run, lines in order."""
     names = ("loss", "loss/tok_rgb", "loss/caption", "gradient_norm")
     return np.array([[row.get(name, 0.0) for name in names] for row in runs.losses(root)])
+
+
+def assert_same_curves(shared: Path, alone: Path) -> None:
+    """Within the rounding of float32, which six steps enlarge; gradients that are not shared differ by tens of %."""
+    expected = curves(alone)
+    assert np.abs(curves(shared) - expected).max() <= 2e-3 * np.abs(expected).max(), shared.name
 
 
 @pytest.mark.slow
@@ -41,10 +46,11 @@ def test_ranks_share_a_run(tmp_path: Path) -> None:
 
     for name, alone in (("ddp", plain), ("shrinks", sharded), ("grows", sharded)):
         root = Path(alone.job.root)
-        np.testing.assert_allclose(curves(tmp_path / name), curves(root), rtol=2e-4, atol=1e-6, err_msg=name)
+        assert_same_curves(tmp_path / name, root)
         shared, single = (model_files.load(at / "runs/4m/print/model").state_dict() for at in (tmp_path / name, root))
         for key in single:
-            torch.testing.assert_close(shared[key], single[key], rtol=1e-3, atol=2e-4)
+            # By the norm: AdamW makes full steps of gradients that are nothing but rounding.
+            assert (shared[key] - single[key]).norm() <= 1e-2 * single[key].norm(), (name, key)
     check_skipped(tmp_path)
 
 
@@ -57,4 +63,4 @@ def check_skipped(folder: Path) -> None:
         (line,) = [row for row in runs.losses(folder / name) if row["kind"] == "skipped"]
         assert line["step"] == 2 and line["modalities"] == alone["modalities"] == ["caption"]
         assert len(line["samples"]) == 4 and set(line["samples"]) < set(alone["samples"])
-        np.testing.assert_allclose(curves(folder / name), curves(folder / "skips-alone"), rtol=2e-4, atol=1e-6)
+        assert_same_curves(folder / name, folder / "skips-alone")

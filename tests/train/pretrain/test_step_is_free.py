@@ -60,7 +60,7 @@ def batch_of(one: Trainer) -> tuple[PackedBatch, PackedBatch, TargetGroups]:
     """A batch as the loader makes it, the same as tensors, and its targets."""
     batches = one.loader.batches(0, 8)
     batch = next(batches)[1]
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     return batch, batch.to("cpu"), group_targets(batch, len(one.model.config.modalities))
 
 
@@ -106,4 +106,4 @@ def test_blocks_of_a_side_share_a_graph(one: Trainer, tmp_path: Path) -> None:
     for _ in range(2):
         loss = model(batch, groups=groups).loss
     assert len(compiled) == 2, "the blocks of the encoder, and those of the decoder"
-    torch.testing.assert_close(loss, expected)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
