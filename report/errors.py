@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from ..modalities import LABELS, NO_CLASS, Form
 from ..tokenize import masks
 from ..tokenize.text import smpl
+from ..train.tokenizers import measures
 
 
 def error_of(label: str, truth: Any, decoded: Any) -> tuple[str, float] | None:
@@ -33,74 +36,64 @@ def error_of(label: str, truth: Any, decoded: Any) -> tuple[str, float] | None:
     if form not in _ARRAYS or not arrays or truth.shape != decoded.shape or not truth.size:
         return None
     name, array_measure = _ARRAYS[form]
-    value = array_measure(truth, decoded)
+    # float64: the square of float32's rounding shows in angles near 0.
+    value = array_measure(*(torch.from_numpy(array.astype(np.float64)) for array in (decoded, truth)))
     return (name, value) if math.isfinite(value) else None
 
 
-def psnr(truth: np.ndarray, decoded: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of uint8 pictures, dB; 100 at most."""
-    mse = float(np.mean((truth.astype(np.float64) - decoded) ** 2))
-    return min(10 * math.log10(255**2 / max(mse, 1e-10)), 100.0)
+def _psnr(predicted: torch.Tensor, true: torch.Tensor) -> float:
+    return measures.psnr(predicted[None], true[None], peak=255.0).item()
 
 
-def edge_iou(truth: np.ndarray, decoded: np.ndarray) -> float:
-    """Intersection over union of the pixels above the middle."""
-    return _iou(truth > 127, decoded > 127)
+def _edges(predicted: torch.Tensor, true: torch.Tensor) -> float:
+    return _iou(predicted > 127, true > 127)
 
 
-def mean_iou(truth: np.ndarray, decoded: np.ndarray) -> float:
-    """Mean IoU over the classes that occur in either; pixels whose true class is unknown (255) do not count."""
-    known = truth != NO_CLASS
-    true, found = truth[known], decoded[known]
-    classes = np.union1d(true, found[found != NO_CLASS])
-    return float(np.mean([_iou(true == c, found == c) for c in classes])) if classes.size else math.nan
+def _iou(predicted: torch.Tensor, true: torch.Tensor) -> float:
+    """Of two masks; 1 if both are empty."""
+    hits, union = measures.overlap(predicted[None], true[None])
+    return (hits / union).item() if union else 1.0
 
 
-def _iou(first: np.ndarray, second: np.ndarray) -> float:
-    union = int((first | second).sum())
-    return int((first & second).sum()) / union if union else 1.0
+def _classes(predicted: torch.Tensor, true: torch.Tensor) -> float:
+    """Mean IoU over the classes that occur in either; pixels whose true class is unknown do not count."""
+    known = true != NO_CLASS
+    hits, union = measures.class_overlap(predicted[known].long(), true[known].long(), NO_CLASS + 1)
+    union[NO_CLASS] = 0
+    return measures.mean_iou(hits, union).item()
 
 
-def depth_error(truth: np.ndarray, decoded: np.ndarray) -> float:
-    """Mean absolute error as a share of the true range, after the least-squares scale and shift of `decoded`."""
-    true, found = truth.astype(np.float64).ravel(), decoded.astype(np.float64).ravel()
-    spread = found - found.mean()
-    scale = float(spread @ true) / max(float(spread @ spread), 1e-12)
-    return float(np.abs(scale * spread + true.mean() - true).mean() / max(float(np.ptp(true)), 1e-6))
+def _depth(predicted: torch.Tensor, true: torch.Tensor) -> float:
+    predicted, true = predicted.reshape(1, -1), true.reshape(1, -1)
+    return measures.depth_error(measures.aligned_depth(predicted, true), true).item()
 
 
-def mean_cosine(truth: np.ndarray, decoded: np.ndarray) -> float:
-    """Mean cosine between vectors along the last axis."""
-    true, found = truth.astype(np.float64), decoded.astype(np.float64)
-    lengths = np.linalg.norm(true, axis=-1) * np.linalg.norm(found, axis=-1)
-    return float(np.mean((true * found).sum(axis=-1) / np.maximum(lengths, 1e-12)))
+def _degrees(predicted: torch.Tensor, true: torch.Tensor) -> float:
+    return measures.degrees(predicted, true, dim=-1).mean().item()
 
 
-def mean_degrees(truth: np.ndarray, decoded: np.ndarray) -> float:
-    """Mean angle between unit vectors along the last axis, degrees."""
-    true, found = truth.astype(np.float64), decoded.astype(np.float64)
-    across = np.linalg.norm(np.cross(true, found), axis=-1)  # exact near 0, where the arc cosine is not
-    return float(np.degrees(np.arctan2(across, (true * found).sum(axis=-1))).mean())
+def _cosine(predicted: torch.Tensor, true: torch.Tensor) -> float:
+    return F.cosine_similarity(predicted, true, dim=-1).mean().item()
 
 
-_ARRAYS: dict[Form, tuple[str, Callable[[np.ndarray, np.ndarray], float]]] = {
-    Form.COLORS: ("PSNR, dB", psnr),
-    Form.EDGES: ("IoU", edge_iou),
-    Form.CLASSES: ("mIoU", mean_iou),
-    Form.DEPTH: ("relative error", depth_error),
-    Form.NORMALS: ("degrees", mean_degrees),
-    Form.FEATURES: ("cosine", mean_cosine),
-    Form.VECTOR: ("cosine", mean_cosine),
+# Functions of what was decoded and of the truth.
+_ARRAYS: dict[Form, tuple[str, Callable[[torch.Tensor, torch.Tensor], float]]] = {
+    Form.COLORS: ("PSNR, dB", _psnr),
+    Form.EDGES: ("IoU", _edges),
+    Form.CLASSES: ("mIoU", _classes),
+    Form.DEPTH: ("relative error", _depth),
+    Form.NORMALS: ("degrees", _degrees),
+    Form.FEATURES: ("cosine", _cosine),
+    Form.VECTOR: ("cosine", _cosine),
 }
 
 
 def _instances(truth: Sequence[Mapping[str, Any]], decoded: Sequence[Mapping[str, Any]]) -> tuple[str, float] | None:
     """Mean IoU of each true mask with the best of those decoded, at the size of the true masks."""
-    found = [masks.decode(one["mask"]) > 0 for one in decoded]
-    true = [masks.decode(one["mask"]) > 0 for one in truth]
-    if any(mask.shape != true[0].shape for mask in (*true, *found)):
+    predicted, true = ([torch.from_numpy(masks.decode(one["mask"]) > 0) for one in side] for side in (decoded, truth))
+    if any(mask.shape != true[0].shape for mask in (*true, *predicted)):
         return None
-    return "IoU", float(np.mean([max(_iou(mask, other) for other in found) for mask in true]))
+    return "IoU", float(np.mean([max(_iou(other, mask) for other in predicted) for mask in true]))
 
 
 def _poses(truth: Sequence[Mapping[str, Any]], decoded: Sequence[Mapping[str, Any]]) -> tuple[str, float] | None:
@@ -108,10 +101,8 @@ def _poses(truth: Sequence[Mapping[str, Any]], decoded: Sequence[Mapping[str, An
     pairs = [(a, b) for a, b in zip(truth, decoded, strict=False) if {"global_orient", "body_pose"} <= b.keys()]
     if not pairs:
         return None
-    true, found = (np.concatenate([smpl.nearest(smpl.rotations(pair[i])) for pair in pairs]) for i in (0, 1))
-    turns = true.swapaxes(1, 2) @ found
-    cosine = (np.trace(turns, axis1=1, axis2=2) - 1) / 2
-    return "degrees", float(np.degrees(np.arccos(np.clip(cosine, -1, 1))).mean())
+    true, predicted = (np.concatenate([smpl.rotations(pair[i]) for pair in pairs]) for i in (0, 1))
+    return "degrees", measures.rotation_degrees(predicted, true).mean().item()
 
 
 _RECORDS: dict[str, Callable[[Any, Any], tuple[str, float] | None]] = {

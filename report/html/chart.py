@@ -124,13 +124,6 @@ def _line(axes: _Axes, steps: np.ndarray, values: np.ndarray, index: int) -> lis
     return parts
 
 
-def perplexity(counts: np.ndarray) -> float:
-    """exp(entropy) of the use of codes: the number of codes that, used equally, would say as much; 0 without any."""
-    counts = np.asarray(counts, np.float64)
-    used = counts[counts > 0] / max(counts.sum(), 1.0)
-    return float(np.exp(-(used * np.log(used)).sum())) if used.size else 0.0
-
-
 def usage_chart(counts: np.ndarray, *, label: str) -> Markup:
     """How often each code of a codebook is used: counts (vocabulary,), sorted, on a logarithmic scale.
 

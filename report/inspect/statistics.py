@@ -10,7 +10,7 @@ import numpy as np
 
 from ...modalities import Kind
 from ...tokenize.store import Column
-from ..html.chart import perplexity
+from ...train.tokenizers.usage import usage
 
 BINS = 10
 MOST_FREQUENT = 10
@@ -95,21 +95,9 @@ def of_columns(columns: Sequence[Column], word: Callable[[int], str | None]) -> 
             found = np.bincount(ids.reshape(-1), minlength=spec.vocab_size)
             counts += found[: spec.vocab_size]
             facts["outside_vocabulary"] += int(found[spec.vocab_size :].sum())
-        facts["vocabulary"] = vocabulary(counts)
+        facts["vocabulary"] = usage(counts)
         facts["most_frequent"] = most_frequent(counts, word)
     return facts
-
-
-def vocabulary(counts: np.ndarray) -> dict[str, Any]:
-    """How much of a vocabulary is used: counts (vocab_size,) -> size, used, share, perplexity, tokens."""
-    used = int((counts > 0).sum())
-    return {
-        "size": counts.size,
-        "used": used,
-        "share": used / counts.size,
-        "perplexity": perplexity(counts),
-        "tokens": int(counts.sum()),
-    }
 
 
 def most_frequent(counts: np.ndarray, word: Callable[[int], str | None]) -> list[dict[str, Any]]:

@@ -28,6 +28,8 @@ from ...modalities import BODY_POSE, SAM_MASK, TOKENIZERS, Form
 from ...tokenize.inputs import to_input
 from ...tokenize.networks.divae import DiVAE
 from ...tokenize.tokenizer import Tokenizer
+from . import measures
+from .usage import usage
 
 Sums = dict[str, torch.Tensor]
 Perceptual = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -104,19 +106,15 @@ def _count(ids: torch.Tensor, model: Tokenizer, counts: torch.Tensor | None) -> 
 
 
 def _codebook(counts: torch.Tensor) -> dict[str, float]:
-    share = counts / counts.sum(1, keepdim=True)
-    perplexity = torch.exp(-(share * share.clamp(min=1e-12).log()).sum(1))
-    return {
-        "codes_used": (counts > 0).double().mean().item(), "perplexity": perplexity.mean().item(),
-        "tokens": counts.sum().item(),
-    }  # fmt: skip
+    books = [usage(book) for book in counts.numpy()]
+    means = {name: float(np.mean([book[name] for book in books])) for name in ("share", "perplexity")}
+    return {"codes_used": means["share"], "perplexity": means["perplexity"], "tokens": counts.sum().item()}
 
 
 def _sums_colors(recon: torch.Tensor, x: torch.Tensor, perceptual: Perceptual | None) -> Sums:
     recon = recon.clamp(-1, 1)
-    mse = (recon - x).square().mean(dim=(1, 2, 3))
     similarity = structural_similarity((recon + 1) / 2, (x + 1) / 2)
-    sums = {"psnr": (10 * (4 / mse.clamp(min=1e-10)).log10()).sum(), "ssim": similarity.sum()}
+    sums = {"psnr": measures.psnr(recon, x, peak=2.0).sum(), "ssim": similarity.sum()}
     return sums if perceptual is None else sums | {"lpips": perceptual(recon, x) * len(x)}
 
 
@@ -149,17 +147,13 @@ def _sums_edges(recon: torch.Tensor, x: torch.Tensor) -> Sums:
 
 
 def _sums_depth(recon: torch.Tensor, truth: torch.Tensor) -> Sums:
-    """Of maps (B, H, W): a tokenizer sees standardized depth, which has neither scale nor shift."""
-    # Least squares of truth = slope x recon + shift, for each map.
-    predicted, true = recon.flatten(1).double(), truth.flatten(1).double()
-    centred, mean = predicted - predicted.mean(1, keepdim=True), true.mean(1, keepdim=True)
-    slope = (centred * true).sum(1, keepdim=True) / centred.square().sum(1, keepdim=True).clamp(min=1e-12)
-    aligned = slope * centred + mean
-    span = (true.amax(1) - true.amin(1)).clamp(min=1e-3)
+    """Of maps (B, H, W)."""
+    true = truth.flatten(1).double()
+    aligned = measures.aligned_depth(recon.flatten(1).double(), true)
     guess, distance = (values.clamp(min=_NEAREST) for values in (aligned, true))
     ratio = torch.maximum(guess / distance, distance / guess)
     return {
-        "mae": ((aligned - true).abs().mean(1) / span).sum(),
+        "mae": measures.depth_error(aligned, true).sum(),
         "abs_rel": ((guess - distance).abs() / distance).mean(1).sum(),
         "delta1": (ratio < 1.25).double().mean(1).sum(),
     }  # fmt: skip
@@ -167,8 +161,7 @@ def _sums_depth(recon: torch.Tensor, truth: torch.Tensor) -> Sums:
 
 def _sums_normals(recon: torch.Tensor, x: torch.Tensor) -> Sums:
     known = x.square().sum(1) > 0.25  # a normal has length 1; where averaging cancelled it there is none
-    cosine = F.cosine_similarity(recon, x, dim=1)[known]
-    return _angles(torch.rad2deg(cosine.clamp(-1, 1).acos()))
+    return _angles(measures.degrees(recon, x, dim=1)[known])
 
 
 def _angles(degrees: torch.Tensor) -> Sums:
@@ -181,15 +174,14 @@ def _sums_classes(recon: torch.Tensor, x: torch.Tensor) -> Sums:
     classes, predicted, true = recon.shape[1], recon.argmax(1).flatten(), x.flatten()
     predicted, true = predicted[true > 0], true[true > 0]  # 0 is no class
     # Summed over all pictures before they are divided: classes are rare, and most pictures hold few of them.
-    hits = torch.bincount(true[predicted == true], minlength=classes)
-    union = torch.bincount(true, minlength=classes) + torch.bincount(predicted, minlength=classes) - hits
+    hits, union = measures.class_overlap(predicted, true, classes)
     union[0] = 0  # a prediction of "no class" is a miss of the true one, and no class of its own
     return {"hits": hits, "union": union, "pixels": torch.tensor(true.numel())}
 
 
 def _sums_masks(recon: torch.Tensor, x: torch.Tensor) -> Sums:
     predicted, true = recon.argmax(1) > 0, x > 0
-    both, either = (predicted & true).sum((1, 2)), (predicted | true).sum((1, 2))
+    both, either = measures.overlap(predicted, true)
     return {"iou": (both / either.clamp(min=1)).sum(), "accuracy": (predicted == true).double().mean((1, 2)).sum()}
 
 
@@ -202,20 +194,8 @@ def _sums_features(recon: torch.Tensor, x: torch.Tensor) -> Sums:
 
 
 def _sums_poses(recon: torch.Tensor, x: torch.Tensor) -> Sums:
-    """Between the nearest rotations of both: the angle of R^T S is acos((trace - 1) / 2)."""
-    predicted, true = (_rotations(values.double().view(-1, 3, 3)) for values in (recon, x))
-    trace = (predicted * true).sum((1, 2))
-    degrees = torch.rad2deg(((trace - 1) / 2).clamp(-1, 1).acos())
-    return _angles(degrees) | _sums_features(recon, x)
-
-
-def _rotations(matrices: torch.Tensor) -> torch.Tensor:
-    """The nearest rotations (n, 3, 3), by singular values."""
-    u, _, vh = torch.linalg.svd(matrices)
-    # The last column is turned where the nearest orthogonal matrix is a reflection.
-    sign = torch.linalg.det(u @ vh)
-    fixed = torch.cat([u[:, :, :2], u[:, :, 2:] * sign[:, None, None]], dim=2)
-    return fixed @ vh
+    predicted, true = (values.double().view(-1, 3, 3).cpu().numpy() for values in (recon, x))
+    return _angles(measures.rotation_degrees(predicted, true)) | _sums_features(recon, x)
 
 
 def _mean(sums: Sums, *names: str) -> dict[str, float]:
@@ -240,8 +220,7 @@ def _summary_angles(sums: Sums) -> dict[str, float]:
 
 
 def _summary_classes(sums: Sums) -> dict[str, float]:
-    present = sums["union"] > 0
-    miou = (sums["hits"][present] / sums["union"][present]).mean()
+    miou = measures.mean_iou(sums["hits"], sums["union"])
     return {"accuracy": (sums["hits"].sum() / sums["pixels"].clamp(min=1)).item(), "miou": miou.nan_to_num().item()}
 
 

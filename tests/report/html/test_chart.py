@@ -81,13 +81,6 @@ def test_thinning_keeps_the_mean_and_the_order() -> None:
     assert chart.thin(steps[:5], values[:5])[1].tolist() == values[:5].tolist()
 
 
-def test_perplexity_counts_codes_that_are_used_equally() -> None:
-    assert chart.perplexity(np.full(64, 7)) == pytest.approx(64)
-    assert chart.perplexity(np.array([5, 0, 0])) == pytest.approx(1)
-    assert chart.perplexity(np.zeros(4)) == 0
-    assert 1 < chart.perplexity(np.array([9, 1])) < 2
-
-
 def test_usage_of_half_a_codebook_fills_half_of_the_width() -> None:
     counts = np.zeros(100)
     counts[::2] = 30
