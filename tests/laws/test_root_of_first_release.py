@@ -7,16 +7,14 @@ are left out, and so are the runs of its fits.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
+from fourmill_tests import first as first_release
 from fourmill_tests import runs
 
 from fourmill.pipelines.engine import driver
 from fourmill.train import workers
-
-FIRST = Path(__file__).parents[1] / "roots" / "e78cebb"
 
 
 @pytest.fixture
@@ -28,9 +26,9 @@ def first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     for module in (driver, workers):
         monkeypatch.setattr(module, "cluster", refuse)
-    shutil.copytree(FIRST, tmp_path / "first")
-    monkeypatch.chdir(tmp_path / "first")
-    return tmp_path / "first"
+    root = first_release.copy(tmp_path)
+    monkeypatch.chdir(root)
+    return root
 
 
 def test_its_status_is_complete(first: Path) -> None:

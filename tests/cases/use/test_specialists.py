@@ -1,0 +1,114 @@
+"""Specialists of one's own, and the one of the demo."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from fourmill_tests import data, runs
+from fourmill_tests.cases import HOUSE, LEARN, SENSORS, mended_by, require
+
+from fourmill.modalities import LABELS, MODALITIES, TOKENIZERS
+from fourmill.pipelines.demo import photos
+from fourmill.pipelines.images import decode
+from fourmill.pipelines.specialists.base import Item
+from fourmill.pipelines.specialists.detection.people import HogPeople
+from fourmill.train import workers
+
+SPECTRUM = """
+from typing import ClassVar
+import numpy as np
+from fourmill.modalities import Form, Kind, Label, Modality, Storage, declare
+from fourmill.pipelines.specialists.base import Specialist
+declare(
+    Label("spectrum", Storage.ARRAY, Form.VECTOR, "spectrum_module:Spectrum", "a spectrum"),
+    Modality("tok_spectrum", "spectrum", Kind.GRID, "vq", 64, 16, "its tokens", channels=32, spatial=False),
+)
+class Spectrum(Specialist):
+    label: ClassVar[str] = "spectrum"
+    sees_image: ClassVar[bool] = False
+    needs_image: ClassVar[bool] = False
+    def __call__(self, items):
+        return [np.asarray(item.info["spectrum"], "f2") for item in items]
+"""
+
+
+@mended_by(SENSORS)
+def test_members_of_a_sample_reach_specialists() -> None:
+    """KEY.bands.npy, KEY.tif, KEY.classes.png are ignored: an item has no field for them."""
+    names = {field.name for field in dataclasses.fields(Item)}
+    require(bool(names & {"members", "files", "raw", "extras"}), f"fields of an item: {sorted(names)}")
+
+
+@mended_by(SENSORS)
+def test_labels_without_an_image_can_be_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """needs_image=False on samples without an image: `label` makes all of them, `fit` finds none."""
+    (tmp_path / "spectrum_module.py").write_text(SPECTRUM)
+    monkeypatch.syspath_prepend(tmp_path)
+    tables: list[dict[str, Any]] = [LABELS, MODALITIES, TOKENIZERS]
+    before, rng = [dict(table) for table in tables], np.random.default_rng(0)
+    entries = [(f"{i}.json", json.dumps({"spectrum": rng.random(32).tolist()}).encode()) for i in range(24)]
+    (tmp_path / "a.tar").write_bytes(data.tar(entries))
+    said = ""
+    try:
+        recipe = data.recipe(
+            tmp_path / "out", str(tmp_path / "a.tar"), modules=["spectrum_module"], modalities=["tok_spectrum"],
+            labels__keep=["spectrum"], generate__chains=[],
+        )  # fmt: skip
+        (record,) = (r for r in data.make(recipe, data.outputs(recipe, tokens=False)) if r.output != "samples")
+        if record.nulls:
+            raise RuntimeError(f"it is not labelled: {record.rejects}")
+        data.fit(recipe)
+    except ValueError as error:
+        said = str(error)
+    finally:
+        sys.modules.pop("spectrum_module", None)
+        for table, old in zip(tables, before, strict=True):
+            table.clear()
+            table.update(old)
+    require(not said, f"all samples have the label, and fit says: {said}")
+
+
+@pytest.mark.timeout(600)
+@mended_by(HOUSE)
+def test_fit_goes_on_without_a_poison_sample(ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sample aborts the process of a specialist: `label` sets its shard aside, `fit` fails as a whole each time."""
+    monkeypatch.setattr(workers, "MAX_FAILURES", 0)  # each other attempt would end in the same way
+    killer = {
+        "specialist": "fourmill_tests.specialists:Killer", "key": "000001", "marker": str(tmp_path / "never"),
+        "once": False,
+    }  # fmt: skip
+    settings = data.settings(
+        tmp_path / "out", data.good_shards(tmp_path / "s", 3, 4), modalities=["tok_canny_edge"],
+        labels__keep=["canny_edge"], generate__chains=[], labels__specialists={"canny_edge": killer},
+        engine__attempts=1,
+    )  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    if runs.command("label", str(tmp_path / "recipe.yaml"))[0] != 1:
+        raise RuntimeError("label did not set the shard aside")
+    status, _, said = runs.command("fit", str(tmp_path / "recipe.yaml"))
+    require(status == 0, f"fit cannot get past the sample: {said[-300:]}")
+
+
+@pytest.mark.slow
+@mended_by(LEARN)
+def test_people_of_the_demo_are_people() -> None:
+    """Crops of the demo's photos with a `person`: those of photos with one outnumber the others."""
+    people, right = HogPeople(), Counter[bool]()
+    people.setup("cpu")
+    for photo in photos.PHOTOS:
+        image = photos.load(photo)
+        crops = [photos.encode(image, photos.crop_of(photo, index, 0)) for index in range(3)]
+        items = [Item(str(i), decode(crop, 10**8), None) for i, crop in enumerate(crops)]
+        shows = photo.name in ("astronaut", "grace_hopper", "camera")
+        right[shows] += sum(bool(boxes) for boxes in people(items))
+    if not sum(right.values()):
+        raise RuntimeError("no box at all")
+    require(right[True] >= right[False], f"crops with a person: {right[True]} right ones, {right[False]} wrong ones")
