@@ -1,0 +1,136 @@
+"""A cluster that `ray start` made: it is found, and the loss of a node ends no stage."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from fourmill_tests import data, runs
+from fourmill_tests.cases import CLUSTER, mended_by, require
+
+pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(600)]
+RAY = str(Path(sys.executable).parent / "ray")
+NODE = ["--block", "--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats"]
+PATIENT = {"RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "120000"}
+QUICK_TO_MISS = {
+    "RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}  # fmt: skip
+
+
+@pytest.fixture
+def short() -> Iterator[str]:
+    """A folder for Ray, the paths of whose sockets may have 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+def _environment(**more: str) -> dict[str, str]:
+    """That of a user at a shell: nothing of the tests' own Ray."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | PATIENT | more
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def _node(log: Path, environment: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A node of Ray with all of its processes in one group, from its start to the end of the block."""
+    with log.open("wb") as out:
+        node = subprocess.Popen(
+            [RAY, "start", *arguments, *NODE], env=environment, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        while "Ray runtime started" not in log.read_text():
+            if node.poll() is not None:
+                raise RuntimeError(log.read_text())
+            time.sleep(0.2)
+        yield node
+    finally:
+        kill(node)
+
+
+def kill(node: subprocess.Popen[bytes]) -> None:
+    """Everything of a node at once, as a preempted machine."""
+    children = runs.descendants(node.pid)
+    node.kill()
+    runs.end_all(children)
+    node.wait()
+
+
+@mended_by(CLUSTER)
+def test_a_started_cluster_is_found(tmp_path: Path, short: str) -> None:
+    """docs: `ray start --head`, then engine.address=auto. On Ray 2.60 the head asks for a token as soon as
+    ~/.ray/auth_token exists, which fourmill's own local Ray writes, and drivers do not send it (ray#64755)."""
+    environment, address = _environment(HOME=str(tmp_path)), f"127.0.0.1:{_free_port()}"
+    token = "from ray._private.authentication import authentication_token_setup as t; t.generate_and_save_token()"
+    subprocess.run([sys.executable, "-c", token], env=environment, check=True)
+    connect = f"from fourmill.infra.cluster import cluster\nwith cluster({address!r}) as ray: print(len(ray.nodes()))"
+    head = ("--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false", f"--temp-dir={short}")
+    with _node(tmp_path / "log", environment, *head):
+        done = subprocess.run([sys.executable, "-c", connect], env=environment, capture_output=True, text=True)
+    if "ModuleNotFoundError" in done.stderr or "ImportError" in done.stderr:
+        raise RuntimeError(done.stderr)
+    require(done.returncode == 0, f"a cluster that `ray start` made: {done.stderr.strip()[-300:]}")
+
+
+@mended_by(CLUSTER)
+def test_a_lost_node_ends_no_stage(tmp_path: Path, short: str) -> None:
+    """Two nodes of one CPU; one is preempted and not replaced. The actor that takes the dead one's place can never be
+    placed, yet shards are given to it."""
+    environment, address = _environment(RAY_AUTH_MODE="disabled", **QUICK_TO_MISS), f"127.0.0.1:{_free_port()}"
+    slow = {"specialist": "fourmill_tests.specialists:Slow", "seconds": 0.3}
+    settings = data.settings(
+        tmp_path / "out", data.good_shards(tmp_path / "s", 6, 4), modalities=["tok_canny_edge"],
+        labels__keep=["canny_edge"], generate__chains=[], engine__address=address,
+        labels__specialists={"canny_edge": slow},
+    )  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    ledger = tmp_path / "out/ledger/labels/canny_edge"
+    head = ("--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false", f"--temp-dir={short}")
+    with (
+        _node(tmp_path / "head.log", environment, *head),
+        _node(tmp_path / "node.log", environment, f"--address={address}") as other,
+    ):
+        command = [sys.executable, "-m", "fourmill.cli", "label", str(tmp_path / "recipe.yaml")]
+        with (tmp_path / "label.log").open("wb") as log:
+            stage = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            while len(list(ledger.glob("train-*.json"))) < 2:
+                if stage.poll() is not None:
+                    raise RuntimeError((tmp_path / "label.log").read_text())
+                time.sleep(0.1)
+            kill(other)
+            ended = _wait_while_it_moves(stage, ledger)
+        finally:
+            if stage.poll() is None:
+                stage.send_signal(signal.SIGKILL)
+            stage.wait()
+    done = len(list(ledger.glob("train-*.json")))
+    require(ended, f"{done} of 6 shards are done, and the stage waits for an actor that cannot be placed")
+
+
+def _wait_while_it_moves(stage: subprocess.Popen[bytes], ledger: Path, patience: float = 45.0) -> bool:
+    """Whether a stage ends; False as soon as it has committed nothing for so many seconds."""
+    before, last = -1, time.monotonic()
+    while stage.poll() is None:
+        now = len(list(ledger.glob("train-*.json")))
+        if now != before:
+            before, last = now, time.monotonic()
+        if time.monotonic() - last > patience:
+            return False
+        time.sleep(0.2)
+    return True
