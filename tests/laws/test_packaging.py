@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import shutil
 import subprocess
 import tomllib
@@ -9,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 NOT_PACKAGED = {"tests", "benchmarks", "docs", "build", "dist", "demo"}
@@ -57,3 +59,30 @@ def test_the_wheel_holds_every_module_and_template(tmp_path: Path) -> None:
         name.removeprefix("fourmill/") for name in zipfile.ZipFile(wheel).namelist() if name.startswith("fourmill/")
     }
     assert held == package_files()
+
+
+def installed_with(*requirements: str) -> set[str]:
+    """Names of the packages that requirements bring here, by the metadata of what is installed."""
+    names: set[str] = set()
+    done: set[tuple[str, str]] = set()
+    stack = [Requirement(text) for text in requirements]
+    while stack:
+        requirement = stack.pop()
+        names.add(requirement.name.lower())
+        for extra in ("", *requirement.extras):
+            if (requirement.name, extra) in done:
+                continue
+            done.add((requirement.name, extra))
+            needs = [Requirement(text) for text in importlib.metadata.requires(requirement.name) or []]
+            stack += [need for need in needs if need.marker is None or need.marker.evaluate({"extra": extra})]
+    return names
+
+
+def test_first_command_installs_no_developers_tools() -> None:
+    """`uv run fourmill demo` installs the default groups: nothing under the AGPL, no test server, no type checker."""
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    groups = pyproject["dependency-groups"]
+    asked = ["fourmill", *(need for name in pyproject["tool"]["uv"]["default-groups"] for need in groups[name])]
+    names = installed_with(*asked)
+    assert {"torch", "scikit-image", "scikit-learn"} <= names
+    assert not names & {"ultralytics", "moto", "mypy", "pytest", "ruff", "playwright", "hypothesis", "mkdocs"}
