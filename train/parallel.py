@@ -78,6 +78,7 @@ class Parallel:
         # autocast leaves norms to their weights' dtype, which then must be the stream's.
         dtype = torch.bfloat16 if self.bf16 and self.device.type == "cuda" else None
         policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        # Block by block: of one at a time all parameters are on the device, the rest stays sharded.
         for block in (*model.encoder, *model.decoder):
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(self._module, mesh=mesh)

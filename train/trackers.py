@@ -36,7 +36,7 @@ class Wandb:
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=job.settings.name,
             id=job.fingerprint,
-            resume="allow",
+            resume="allow",  # the id is the run's fingerprint: a resumed run adds to its own curves
             dir=self._scratch.name,
             config=job.recipe,
         )
@@ -60,7 +60,7 @@ class Mlflow:
         experiment = mlflow.set_experiment(name)
         query = f"tags.fourmill = '{job.fingerprint}'"
         runs = mlflow.search_runs([experiment.experiment_id], filter_string=query, output_format="list")
-        if runs:
+        if runs:  # an earlier attempt of this run
             mlflow.start_run(run_id=runs[0].info.run_id)
             return
         mlflow.start_run(run_name=job.settings.name, tags={"fourmill": job.fingerprint})
@@ -79,6 +79,7 @@ TRACKERS: dict[str, type[Any]] = {"wandb": Wandb, "mlflow": Mlflow}
 
 def check(names: Iterable[str]) -> None:
     """ValueError if the package of one of these trackers is not installed."""
+    # Checked before Ray starts: a missing package would be found after minutes, on a worker.
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise ValueError(f"train.trackers: {name} is not installed; `pip install {name}`, or leave it out")

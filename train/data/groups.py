@@ -57,6 +57,7 @@ class TokenStore:
         self._absent = tuple(spec for spec in specs if spec not in self.specs)
         self._shards = [(shard, i) for shard in shards for i in range(-(-shard.rows // ROW_GROUP))]
         self.group_rows = tuple(min(ROW_GROUP, shard.rows - i * ROW_GROUP) for shard, i in self._shards)
+        # A cache of this store's own, not of the class: readers go with the store that opened them.
         self._reader = lru_cache(maxsize=_FOOTERS)(self._open)
 
     def read(self, group: int, draws: np.ndarray) -> RowGroup:
@@ -117,6 +118,7 @@ def _check_column(reader: ColumnReader, shard: ShardRows, spec: ModalitySpec) ->
         raise ValueError(
             f"{where}: the file has {reader.num_rows} samples, the ledger says {shard.rows}; tokenize again"
         )
+    # A row's group and place in it follow from its number alone, in every column of the shard.
     if any(size != ROW_GROUP for size in reader.row_group_sizes()[:-1]):
         raise ValueError(f"{where}: row groups must have {ROW_GROUP} samples, got {reader.row_group_sizes()[:9]}")
     if column.vocab_size > spec.vocab_size:

@@ -87,6 +87,7 @@ class TokenLoader:
             sizes = [store.group_rows for store in self.store.stores]
             orders = [Order(rows, *shape, one.repeat) for rows, one in zip(sizes, datasets, strict=True)]
             self.order = Blend(orders, [one.weight for one in datasets], seed)
+            # Only here: with one dataset the mixtures' own weights hold.
             self._mixtures = np.stack([_weights(masking, one) for one in datasets])
         else:
             self.store = TokenStore(url, shards, specs)
@@ -140,12 +141,12 @@ class TokenLoader:
                 cache.want(self.order.blocks(positions_from(first + ahead * stride)))
                 positions = positions_from(first)
                 cache.begin(self.order.blocks(positions))
-                samples, batch = self._masked(positions, cache)
+                samples, batch = self._masked(positions, cache)  # of `steps` batches, which are cut apart below
                 for i in range(steps):
                     here = batch.rows(i * own, (i + 1) * own)
                     yield step + i, self._filled(here, samples[i * own : (i + 1) * own], decoders)
                 first += stride
-        finally:
+        finally:  # the consumer has gone: what was read ahead is not needed
             readers.shutdown(cancel_futures=True)
             decoders.shutdown(cancel_futures=True)
 

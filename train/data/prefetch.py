@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Generator
@@ -49,6 +50,8 @@ def prefetch(items: Generator[Item], depth: int) -> Generator[Item]:
             yield item
     finally:
         gone.set()
+        with contextlib.suppress(queue.Empty):
+            ready.get_nowait()  # a producer that waits for room need not wait for the next poll
         thread.join()
 
 

@@ -68,6 +68,7 @@ def _tokens(
             starts[here] = column.starts[picked]
     if spec.kind is not Kind.SEQUENCE:
         return ModalityTokens(lengths, grid)
+    # Texts of all samples end to end, in the samples' order, whatever row groups they come from.
     flat = np.empty(int(lengths.sum()), np.uint16)
     begin = ragged.exclusive_cumsum(lengths)
     for group, here in members:

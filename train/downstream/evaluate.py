@@ -69,7 +69,7 @@ def evaluate(job: FitJob, device: str, board: Board, batch: int = 32) -> tuple[l
     """
     rows: list[Evaluation] = []
     lacking: dict[str, str] = {}
-    for group in groups(job, fitted=True):
+    for group in groups(job, fitted=True):  # crops drawn alike: one pass over the shards for all of them
         try:
             cache = fill(job, group, 0, 1, device, board, few=True)
         except FINAL as error:
@@ -106,7 +106,7 @@ def _evaluate(
         ids = model.encode(x)
         encode = len(x) / _seconds(lambda: model.encode(x), device)
         decode = len(x) / _seconds(lambda: reconstruct(model, ids, settings.validation_steps), device)
-    codes, tokens = model.config.codebook_size, math.prod(ids.shape[1:])
+    codes, tokens = model.config.codebook_size, math.prod(ids.shape[1:])  # ids (B, h, w) or (B, codebooks)
     return Evaluation(
         tokenizer=name,
         label=TOKENIZERS[name].label,

@@ -200,6 +200,7 @@ def _batches(
         size = image.shape[1], image.shape[0]
         # Crops follow from (seed, epoch, image), the order from (seed, epoch): the same call gives the same weights.
         key = f"{index}" if epoch is None else f"{epoch}/{index}"
+        # The first crop of a key is the centre, which validation uses.
         windows = crops.crops(settings.seed, key, *size, 1 if epoch is None else 2, settings.crop_scale)
         return crops.apply(windows[-1], image, settings.image_size)
 

@@ -82,7 +82,7 @@ class _Side:
         # `gather` reads tokens that lie modality after modality, followed by `width` zeros for the padding: one take()
         # for the whole batch, in place of a copy for each sample and modality.
         starts = ragged.exclusive_cumsum(counts.ravel()).reshape(counts.shape)
-        starts[-1] = used.sum()
+        starts[-1] = used.sum()  # where the zeros begin
         self._source = ragged.indices(starts.T.ravel(), self.counts.ravel()).reshape(-1, width)
 
     def spread(self, values: np.ndarray) -> np.ndarray:

@@ -53,14 +53,16 @@ class TrainJob:
 
 
 def masking_config(job: TrainJob, datasets: Sequence[Dataset] = ()) -> MaskingConfig:
-    """The recipe's masking with one alpha for each modality; after its own mixtures those of `datasets` that have some
-    (`Dataset.mixtures` counts through)."""
+    """The recipe's masking with one alpha for each modality: its own mixtures, and then those of `datasets`."""
     train = job.settings
+    # In the order in which `Dataset.mixtures` numbers them.
     given = [*train.mixtures, *(m for one in train.datasets for m in one.mixtures or () if datasets)]
 
     def span(tokens: int | tuple[int, int]) -> tuple[int, int]:
         return (tokens, tokens) if isinstance(tokens, int) else tokens
 
+    # A number stands for all modalities; of targets for those that can be predicted, since the reference lets every
+    # modality with an alpha draw budget, and that of pixels would be lost.
     def alphas(alpha: float | dict[str, float], specs: list[ModalitySpec]) -> dict[str, float]:
         return {s.name: alpha_of(alpha, s.name) for s in specs}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -118,17 +117,3 @@ def batch_indices(seed: int, step: int, batch: int, count: int) -> np.ndarray:
         here = positions // count == epoch
         indices[here] = order[positions[here] % count]
     return indices
-
-
-def ahead(make: Callable[[int], Any], start: int, stop: int) -> Iterator[Any]:
-    """make(start), ..., make(stop - 1), each computed in a thread while the one before is being used."""
-    if start >= stop:
-        return
-    # One thread is enough: gathering a batch takes a small part of a training step.
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(make, start)
-        for step in range(start, stop):
-            batch = following.result()  # raises what `make` raised
-            if step + 1 < stop:
-                following = pool.submit(make, step + 1)
-            yield batch

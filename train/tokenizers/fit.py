@@ -24,9 +24,10 @@ from ...infra import ledger, storage
 from ...modalities import TEXT, TOKENIZERS, Form, import_modules
 from ...tokenize.settings import TextTokenizer, TokenizerSettings
 from .. import checkpoint, workers
+from ..data.prefetch import prefetch
 from ..metrics import Metrics
 from .augment import color_jitter
-from .examples import Board, Data, Rows, ahead, batch_indices, collect, resized, side, size_at
+from .examples import Board, Data, Rows, batch_indices, collect, resized, side, size_at
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -244,7 +245,8 @@ def batches(job: FitJob, name: str, rows: np.ndarray, rank: int, batch: int, sta
         indices = batch_indices(job.seed + rank, step, batch, len(rows))
         return to_input(name, resized(name, rows[indices], size_at(settings, job.image_size, job.seed, step)))
 
-    for step, x in enumerate(ahead(make, start, settings.total_steps), start):
+    prepared = prefetch((make(step) for step in range(start, settings.total_steps)), 1)
+    for step, x in enumerate(prepared, start):
         x = x.to(device)
         if TOKENIZERS[name].form is Form.COLORS:
             x = color_jitter(x, settings.color_jitter, job.seed + rank, step)

@@ -34,7 +34,7 @@ def _rank(rank: int, work: Callable[..., None], world: int, folder: str) -> None
         dist.destroy_process_group()
 
 
-SKIPPING: dict[str, Any] = {"nonfinite": "skip", "ema": 0.5, "log_every": 3}
+SKIPPING: dict[str, Any] = {"nonfinite": "skip", "ema": 0.5, "log_every": 3, "steps": 3}
 
 
 def _unseen(folder: str) -> checkpoint.Checkpoint:

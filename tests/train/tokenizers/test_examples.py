@@ -1,16 +1,13 @@
-"""What a fit sees at a step: rows by tokenizer, other sizes, and batches prepared ahead."""
+"""What a fit sees at a step: rows by tokenizer, in the size of the step."""
 
 from __future__ import annotations
-
-import threading
-from typing import Any
 
 import numpy as np
 import pytest
 
 from fourmill.modalities import SAM_MASK
 from fourmill.tokenize.settings import merge
-from fourmill.train.tokenizers.examples import ahead, collect, resized, side, size_at
+from fourmill.train.tokenizers.examples import collect, resized, side, size_at
 
 ADAPTED = merge("tok_rgb", {"patch_size": 8, "steps": 10, "resolutions": {"sizes": [64, 96, 128], "steps": 50}}, {})
 
@@ -62,27 +59,3 @@ def test_rows_are_resampled_as_their_form_wants_it() -> None:
     np.testing.assert_allclose(np.linalg.norm(halved, axis=-1), 1, atol=1e-5)
     features = np.zeros((1, 4, 4, 8), np.float16)
     assert resized("tok_clip", features, 16) is features and resized("tok_rgb", grey, 32) is grey
-
-
-def test_batches_are_made_one_ahead_and_in_order() -> None:
-    prepared: list[int] = []
-    threads: set[Any] = set()
-
-    def make(step: int) -> int:
-        prepared.append(step)
-        threads.add(threading.current_thread())
-        return step
-
-    source = ahead(make, 3, 7)
-    assert next(source) == 3 and next(source) == 4
-    assert list(source) == [5, 6] and prepared == [3, 4, 5, 6]
-    assert threading.main_thread() not in threads
-    assert list(ahead(make, 7, 7)) == []
-
-
-def test_an_error_while_a_batch_is_made_is_not_lost() -> None:
-    def make(step: int) -> int:
-        raise ValueError(f"step {step}")
-
-    with pytest.raises(ValueError, match="step 0"):
-        list(ahead(make, 0, 3))
