@@ -12,23 +12,26 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from circumstances import state
 
 from fourmill.tokenize.inputs import to_input
 from fourmill.tokenize.networks.vqvae import VQVAE, VQVAEConfig
 
 
-def models(image_size: int) -> dict[str, tuple[VQVAEConfig, int]]:
+def models(image_size: int, tiny: bool) -> dict[str, tuple[VQVAEConfig, int]]:
     """Configs by title, with a batch size that suits them; the decoder, which is not used, is one block."""
 
     def small(dim: int, depth: int, heads: int, codes: int) -> VQVAEConfig:
         return VQVAEConfig.small(dim, depth, heads, 1, image_size=image_size, codebook_size=codes, post_mlp=True)
 
+    if tiny:
+        return {"ViT 48 x 1, 64 codes": (small(48, 1, 1, 64), 2)}
     return {
         "ViT-B, 16,384 codes (4M)": (small(768, 12, 12, 16_384), 4),
         "ViT-S, 8,192 codes": (small(512, 8, 8, 8192), 8),
@@ -69,18 +72,20 @@ def compare(
     return batch / median(times[0]), batch / median(times[1])
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--seconds", type=float, default=10.0, help="for each model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
+    parser.add_argument("--tiny", action="store_true", help="one encoder of a toy's size, to see that all runs")
+    args = parser.parse_args(arguments)
+    state(__file__, arguments)
     torch.set_num_threads(args.threads)
     print(f"{args.image_size} px, {args.device}, {args.threads} thread(s), torch {torch.__version__}\n")
     print("| encoder | batch | bare encoder, images/s | crops to ids, images/s | share |")
     print("|---|---|---|---|---|")
-    for title, (config, batch) in models(args.image_size).items():
+    for title, (config, batch) in models(args.image_size, args.tiny).items():
         bare, whole = compare(config, batch, args.image_size, torch.device(args.device), args.seconds)
         print(f"| {title} | {batch} | {bare:.1f} | {whole:.1f} | {whole / bare:.0%} |", flush=True)
 

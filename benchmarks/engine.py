@@ -4,7 +4,7 @@ The bare loop reads a tar with `tarfile`, decodes each image with OpenCV and cal
 the other; it writes nothing, rejects nothing, and knows no ledger. What the engine adds (safe decoding, rows and
 reasons, columns, commits, progress, Ray) should cost less than a tenth once its actors are up.
 
-    python benchmarks/engine.py [--shards 8] [--samples 128] [--processes 1 2]
+    python benchmarks/engine.py [--samples 128] [--crops 64] [--processes 1 2]
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import multiprocessing
 import tarfile
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from circumstances import state
 
 from fourmill import recipe
 from fourmill.pipelines.demo import photos
@@ -27,6 +30,8 @@ from fourmill.project import Project
 
 LABELS = ["canny_edge", "color_palette", "caption", "det", "metadata"]
 BATCH = 32
+# Specialists that need no download, on both sides.
+SPECIALISTS = {"det": {"specialist": "hog_people"}}
 
 
 def read(path: str) -> list[Item]:
@@ -70,18 +75,36 @@ def time_bare(paths: list[str], specialists: dict[str, Specialist], processes: i
     for worker in workers:
         worker.start()
     for _ in workers:
-        ready.acquire()
+        while not ready.acquire(timeout=0.1):
+            check(workers)
     start = time.perf_counter()
     go.set()
     for worker in workers:
         worker.join()
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    check(workers)
+    return seconds
+
+
+def check(workers: Sequence[multiprocessing.process.BaseProcess]) -> None:
+    """RuntimeError, after ending the others, if one has ended with an error: nothing would wake who waits for it."""
+    codes = [worker.exitcode for worker in workers]
+    if any(codes):
+        for worker in workers:
+            worker.terminate()
+        raise RuntimeError(f"processes of the bare loop ended with the exit codes {codes}; their errors stand above")
+
+
+def project_of(root: str, samples: str | list[str], **sections: Any) -> Project:
+    labels = {"keep": LABELS, "specialists": SPECIALISTS}
+    return Project(
+        recipe.parse({"root": root, "samples": samples, "modalities": ["caption"], "labels": labels, **sections})
+    )
 
 
 def time_engine(root: str, samples: str, actors: int) -> float:
     """Wall seconds of the engine from the moment its actors are up."""
-    asked = {"root": root, "samples": samples, "modalities": ["caption"], "labels": {"keep": LABELS}}
-    project = Project(recipe.parse({**asked, "engine": {"actors": actors}}))
+    project = project_of(root, samples, engine={"actors": actors})
     outputs = project.label_outputs
     plan = project.plan(outputs)
     outcome = engine.run(project.shard_job(project.specialists, outputs), plan.missing, "label")
@@ -89,17 +112,19 @@ def time_engine(root: str, samples: str, actors: int) -> float:
     return outcome.seconds - outcome.ready_seconds
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=128, help="samples of a shard")
+    parser.add_argument("--crops", type=int, default=64, help="samples of each of the twenty photos")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    state(__file__, arguments)
     with tempfile.TemporaryDirectory() as folder:
-        summary = photos.write_shards(Path(folder, "samples"), samples_per_shard=args.samples, crops_per_photo=64)
+        sizes = {"samples_per_shard": args.samples, "crops_per_photo": args.crops}
+        summary = photos.write_shards(Path(folder, "samples"), **sizes)
         paths = [str(Path(folder, "samples", name)) for names in summary.shards.values() for name in names]
         total = sum(summary.samples.values())
-        asked = {"root": folder, "samples": paths, "modalities": ["caption"], "labels": {"keep": LABELS}}
-        specialists = Project(recipe.parse(asked)).specialists
+        specialists = project_of(folder, paths).specialists
         print(f"{total} samples in {len(paths)} shards; labels: {', '.join(LABELS)}")
         print(f"{'processes':>9}  {'bare loop':>14}  {'engine':>14}  {'share reached':>13}")
         for processes in args.processes:

@@ -15,11 +15,13 @@ import io
 import tarfile
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import torch
+from circumstances import state
 from engine import read
 
 from fourmill import recipe
@@ -151,19 +153,21 @@ def small_shards(folder: Path, paths: list[str], count: int, samples: int) -> li
     return made
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=64, help="samples of a shard")
     parser.add_argument("--shards", type=int, default=3)
     parser.add_argument("--dim", type=int, default=384, help="width of DINOv2 and CLIP (ViT-S: 384)")
     parser.add_argument("--depth", type=int, default=12)
+    parser.add_argument("--crops", type=int, default=64, help="samples of each of the twenty photos")
     parser.add_argument("--memory", action="store_true")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    state(__file__, arguments)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        made = photos.write_shards(folder / "samples", samples_per_shard=args.samples, crops_per_photo=64)
+        made = photos.write_shards(folder / "samples", samples_per_shard=args.samples, crops_per_photo=args.crops)
         paths = [str(folder / "samples" / name) for names in made.shards.values() for name in names][: args.shards]
         if args.memory:
             paths = small_shards(folder / "small", paths, 200, 4)

@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from circumstances import state
 
 from fourmill.modalities import MODALITIES, Kind, ModalitySpec, spec
 from fourmill.tokenize.store import ColumnSpec, encode_column
@@ -94,12 +96,13 @@ def loader_speed(
     return args.batch * rounds / spent
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=4096, help="of each of 4 shards")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=10.0)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    state(__file__, arguments)
     cv2.setNumThreads(1)
     shards = [ShardRows(f"{i:05d}", args.rows) for i in range(4)]
     print(f"4M-7, 128/128, batches of {args.batch}, 4 shards of {args.rows}\n")
@@ -113,8 +116,8 @@ def main() -> None:
             for repeat, reference in REFERENCE.items():
                 speed = loader_speed(Path(folder), shards, specs, args, repeat)
                 title = "tokens and pixels" if pixels else "tokens"
-                theirs = "- | -" if pixels else f"{reference} | {speed / reference:.0f}"
-                print(f"| {title} | {repeat} | {speed:,.0f} | {theirs} | {masking:,.0f} | {speed / masking:.2f} |")
+                compared = "- | -" if pixels else f"{reference} | {speed / reference:.0f}"
+                print(f"| {title} | {repeat} | {speed:,.0f} | {compared} | {masking:,.0f} | {speed / masking:.2f} |")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from circumstances import state
 
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.train.masking.masking import MaskingConfig, ModalityTokens, ResolvedMixture, mask_batch
@@ -73,11 +75,12 @@ def measure(recorded: dict[str, Any], batch: int, redistribute: bool, seconds: f
     return batch * rounds / spent, *(used / rounds)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--seconds", type=float, default=3.0, help="CPU seconds for each row")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    state(__file__, arguments)
     recorded = {r["name"]: r for r in json.loads(RECORDED.read_text())}
     print(f"Masking, batches of {args.batch}; reference: recorded figures of apple/ml-4m on {HARDWARE}\n")
     print("| setting | redistribute | samples/s | reference | ratio | inputs used | targets used |")

@@ -13,7 +13,7 @@ import io
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from circumstances import state
 
 from fourmill.modalities import Kind
 from fourmill.tokenize.store import ROW_GROUP, Column, ColumnReader, ColumnSpec, encode_column, read
@@ -75,13 +76,14 @@ def best_seconds(action: Callable[[], Any], repeats: int) -> float:
     return min(seconds)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--tokens", type=int, default=196)
     parser.add_argument("--vocab", type=int, default=16_384)
     parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    state(__file__, arguments)
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, args.vocab, (args.samples, 1, args.tokens)).astype(np.uint16)
     keys = [f"{i:09d}" for i in range(args.samples)]

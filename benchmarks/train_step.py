@@ -1,6 +1,6 @@
 """Seconds of one 4M-B training step on the CPU: forward, backward, AdamW; 4M-7, float32, 128 inputs and 128 targets.
 
-    python benchmarks/train_step.py [--batch 4] [--steps 5] [--heads tied] [--eager]
+    python benchmarks/train_step.py [--batch 4] [--steps 5] [--size B] [--heads tied] [--eager]
 
 The named reference is apple/ml-4m on 2 idle cores: 1.17 s forward, 3.53 s backward, 2.29 s AdamW (batch 4). Each
 figure is the median over the steps after a first one that does not count. --eager also times the step written without
@@ -13,10 +13,11 @@ import argparse
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from circumstances import state
 from eager_step import dense, eager_loss
 
 from fourmill.modalities import Kind, ModalitySpec, spec
@@ -83,25 +84,30 @@ def measure(model: FourM, samples: int, steps: int, eager: bool) -> dict[str, li
     return {how: [statistics.median(part) for part in zip(*rows[1:], strict=True)] for how, rows in times.items()}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--size", default="B", help="the reference's is B")
     parser.add_argument("--eager", action="store_true")
     parser.add_argument("--heads", choices=("tied", "untied"), default="tied")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    state(__file__, arguments)
     keep_freed_memory()
     torch.manual_seed(0)
-    model = FourM(FourMConfig.preset("B", specs_of(), tied_heads=args.heads == "tied")).train()
+    model = FourM(FourMConfig.preset(args.size, specs_of(), tied_heads=args.heads == "tied")).train()
     count = sum(p.numel() for p in model.parameters()) / 1e6
-    print(f"4M-B of 4M-7, {count:.1f} M parameters ({args.heads} heads), float32, {torch.get_num_threads()} threads\n")
+    threads = torch.get_num_threads()
+    print(f"4M-{args.size} of 4M-7, {count:.1f} M parameters ({args.heads} heads), float32, {threads} threads\n")
     others = ["reference, batch 4", *(["eager, now"] if args.eager else [])]
     print(f"| part | seconds, batch {args.batch} |" + "".join(f" {title} | ratio |" for title in others))
     print("|---" * (2 + 2 * len(others)) + "|")
     measured = measure(model, args.batch, args.steps, args.eager)
     columns = [measured["packed"], list(REFERENCE.values()), *([measured["eager"]] if args.eager else [])]
-    for name, value, *theirs in [*zip(REFERENCE, *columns, strict=True), ("sum", *map(sum, columns))]:
-        print(f"| {name} | {value:.2f} |" + "".join(f" {other:.2f} | {value / other:.2f} |" for other in theirs))
+    for name, value, *others_seconds in [*zip(REFERENCE, *columns, strict=True), ("sum", *map(sum, columns))]:
+        print(
+            f"| {name} | {value:.2f} |" + "".join(f" {other:.2f} | {value / other:.2f} |" for other in others_seconds)
+        )
 
 
 if __name__ == "__main__":

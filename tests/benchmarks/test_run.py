@@ -1,0 +1,94 @@
+"""Every benchmark runs, at a toy's size, and prints its table with its circumstances."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "benchmarks"
+
+# Script -> arguments, the rows of its table, and whether it takes more than a few seconds.
+RUNS: list[tuple[str, str, int, bool]] = [
+    ("store", "--samples 50 --tokens 16 --repeats 1", 4, False),
+    ("masking", "--batch 8 --seconds 0.05", 4, False),
+    ("loader", "--rows 64 --batch 16 --seconds 0.05", 4, False),
+    ("encode", "--image-size 32 --seconds 0 --device cpu --tiny", 1, False),
+    ("train_step", "--size Ti --batch 1 --steps 1 --eager", 4, True),
+    ("generation", "--size Ti --rounds 1 --text-tokens 2", 7, True),
+    ("gpu_step", "--size Ti --batch 1 --steps 1 --device cpu", 2, True),
+]
+ON_RAY: list[tuple[str, str, int]] = [
+    ("engine", "--samples 20 --crops 1 --processes 1", 1),
+    ("fused", "--samples 4 --crops 1 --shards 1 --dim 64 --depth 1", 2),
+]
+SCRIPTS = [script for script, *_ in (*RUNS, *ON_RAY)]
+
+
+def run(script: str, arguments: str, ray_address: str = "") -> subprocess.CompletedProcess[str]:
+    """As a user does; in a process of its own, because some change its allocator and its threads."""
+    environment = os.environ | ({"RAY_ADDRESS": ray_address} if ray_address else {})
+    command = [sys.executable, str(FOLDER / f"{script}.py"), *arguments.split()]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, cwd="/")
+
+
+def check(done: subprocess.CompletedProcess[str], script: str, arguments: str, rows: int) -> None:
+    """It ended well, and printed its circumstances and a table of so many rows with figures."""
+    assert done.returncode == 0, done.stderr
+    head, _, table = done.stdout.partition("\n\n")
+    assert head.splitlines()[0] == f"command:  python benchmarks/{script}.py {arguments}"
+    assert re.search(r"^commit:   [0-9a-f]{7,}", head, re.MULTILINE) or "no git repository" in head
+    assert re.search(r"^date:     \d{4}-\d\d-\d\d \d\d:\d\d UTC$", head, re.MULTILINE)
+    assert re.search(r"^hardware: \d+ cores of .+; Python .+, torch ", head, re.MULTILINE)
+    row = re.compile(r"\|| *(\d+|bare loop|fused)  ")
+    lines = [line for line in table.splitlines() if row.match(line)]
+    body = lines[2:] if lines[0].startswith("|") else lines
+    assert len(body) == rows and all(re.search(r"\d", line) for line in body), table
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "rows"),
+    [
+        pytest.param(script, arguments, rows, id=script, marks=[pytest.mark.slow] if slow else [])
+        for script, arguments, rows, slow in RUNS
+    ],
+)
+def test_a_benchmark_prints_its_table(script: str, arguments: str, rows: int) -> None:
+    check(run(script, arguments), script, arguments, rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "arguments", "rows"), ON_RAY, ids=[script for script, *_ in ON_RAY])
+def test_a_benchmark_on_ray_prints_its_table(ray_cluster: str, script: str, arguments: str, rows: int) -> None:
+    check(run(script, arguments, ray_cluster), script, arguments, rows)
+
+
+def test_every_benchmark_is_run() -> None:
+    scripts = {path.stem for path in FOLDER.glob("*.py") if "__main__" in path.read_text()}
+    assert scripts == set(SCRIPTS)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_options_in_the_head_of_a_script_exist(script: str) -> None:
+    """What the docstring shows is what the parser takes."""
+    text = (FOLDER / f"{script}.py").read_text()
+    shown = set(re.findall(r"--[a-z][a-z0-9-]*", text.split('"""')[1]))
+    assert shown <= set(re.findall(r'add_argument\("(--[a-z0-9-]+)"', text))
+
+
+@pytest.mark.slow
+def test_a_bare_loop_that_dies_ends_the_engine_benchmark() -> None:
+    """Its parent must not wait for a process that is gone."""
+    script = (
+        f"import sys; sys.path.insert(0, {str(FOLDER)!r})\n"
+        "import engine\n"
+        "if __name__ == '__main__':\n"
+        "    engine.time_bare(['nowhere.tar'], {}, 1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 1 and "ended with the exit codes [1]" in done.stderr
