@@ -87,7 +87,7 @@ class FourMConfig:
         if not names or len(set(names)) != len(names):
             raise ValueError(f"modalities: got {names}, expected at least one and no name twice")
         if not self.inputs:
-            object.__setattr__(self, "inputs", tuple(names))
+            object.__setattr__(self, "inputs", tuple(names))  # frozen; what is left out is filled in once
         if not self.outputs:
             object.__setattr__(self, "outputs", tuple(spec.name for spec in self.modalities if spec.is_target))
         for role, chosen in (("inputs", self.inputs), ("outputs", self.outputs)):
@@ -129,6 +129,7 @@ class FourMConfig:
     @property
     def mlp_hidden(self) -> int:
         hidden = self.dim * self.mlp_ratio
+        # As LLaMA and apple/ml-4m: three matrices of two thirds have the parameters of two.
         return int(2 * hidden / 3) if self.gated_mlp else int(hidden)
 
     def spec(self, name: str) -> ModalitySpec:
@@ -140,6 +141,7 @@ class FourMConfig:
         Its name in apple/ml-4m is another name for it: `tok_rgb@224` is `tok_rgb`, at 112 pixels `tok_rgb@112` is.
         """
         names = [spec.name for spec in self.modalities]
+        # Its own names first: a modality may be called here what another one is called there.
         for known, wanted in ((names, name), (names, local_name(name)), (self.published, name)):
             if wanted in known:
                 return known.index(wanted)

@@ -1,8 +1,5 @@
 """Token and position tables of all modalities of one side (encoder or decoder), concatenated.
 
-One gather serves every modality: the row of a token is its modality's offset plus its id. A gather past a modality's
-own rows would silently read its neighbour's, so `FourM` checks host batches before they reach the device.
-
 Legend: B samples, N tokens, D width.
 """
 
@@ -70,6 +67,8 @@ class Embeddings(nn.Module):
 
     def embed_ids(self, ids: Tensor, mod: Tensor, has_id: Tensor) -> Tensor:
         """Token embeddings (B, N, D) of integer ids (B, N); an arbitrary row where `has_id` is False."""
+        # One gather for all modalities. An id past its modality's rows would silently read its neighbour's, so that
+        # `check_batch` refuses it on the host.
         rows = torch.where(has_id, self.token_offset[mod] + ids, 0)
         return nn.functional.embedding(rows, self.tokens)
 
@@ -78,6 +77,7 @@ class Embeddings(nn.Module):
         table = self.positions
         if self.learned_positions is not None:
             table = torch.cat([table, self.learned_positions.to(table.dtype)])
+        # Row 0 is zeros: no position.
         rows = torch.where(valid & (pos >= 0), self.position_offset[mod] + pos, 0)
         emb = nn.functional.embedding(rows, table) + nn.functional.embedding(mod, modality_table)
         return emb * valid.unsqueeze(-1)
@@ -95,6 +95,7 @@ class Projections(nn.Module):
         self.kinds: dict[str, tuple[int, Kind]] = {}
         for i, spec in enumerate(config.modalities):
             if spec.name in config.inputs and not spec.is_target:
+                # A bias for embeddings alone, as in the published checkpoints.
                 self.layers[spec.name] = nn.Linear(spec.input_dim, config.dim, bias=spec.kind is Kind.EMBEDDING)
                 self.kinds[spec.name] = (i, spec.kind)
         self.register_buffer("pixel_mean", torch.tensor(RGB_MEAN), persistent=False)
@@ -108,6 +109,7 @@ class Projections(nn.Module):
             raw = values[name]
             flat = self.normalize_pixels(raw) if kind is Kind.PIXELS else raw
             projected = self.layers[name](flat.to(x.dtype)).to(x.dtype)
+            # Tokens of other modalities gather any row, and `where` drops it: no shape depends on the data.
             rows = ids.long().clamp(0, raw.shape[1] - 1).unsqueeze(-1).expand(-1, -1, x.shape[-1])
             x = torch.where((mod == index).unsqueeze(-1), projected.gather(1, rows), x)
         return x

@@ -1,11 +1,5 @@
 """4M: the encoder-decoder transformer over packed tokens of many modalities (4M section 3, 4M-21 section 3).
 
-Decisions:
-- Token tables of all modalities are one parameter on each side: one gather, and no unused parameters under DDP.
-- Attention masks are built once for each batch, boolean, and shared by all blocks.
-- Heads run on slices of the targets, sorted by modality on the host; nothing in a step waits for the device.
-- Logits are made one modality at a time; the loss never holds those of all.
-
 Legend: B samples, N input budget (after the encoder: plus registers), M target budget, D width, V valid targets.
 """
 
@@ -68,6 +62,8 @@ class FourM(nn.Module):
         self.config = config
         self.activation_checkpointing = False
         dim = config.dim
+        # The tables of all modalities of a side are one parameter: one gather for a batch, and no parameter without a
+        # gradient, which distributed training would wait for.
         self.encoder_embeddings = Embeddings(config, config.inputs)
         self.projections = Projections(config)
         self.decoder_embeddings = Embeddings(config, config.outputs)
@@ -129,6 +125,7 @@ class FourM(nn.Module):
         Raises:
             ValueError: a NumPy batch holds an id, position or modality that the model does not have.
         """
+        # On the host, before the batch is moved: a look at tensors on a GPU would wait for it.
         if isinstance(batch.target_mod, np.ndarray):
             check_batch(self.config, batch)
         if groups is None:
@@ -138,6 +135,7 @@ class FourM(nn.Module):
         ids, input_mod, input_pos, input_valid = (tensors[f"input_{part}"] for part in ("ids", "mod", "pos", "valid"))
         context = self.encode(ids, input_mod, input_pos, input_valid, values)
         queries = self.embed_queries(tensors["query_ids"], mod, pos, valid)
+        # Built once; all blocks share it.
         mask = decoder_mask(self.config, mod, tensors["target_end"], valid)
         y = self.decode(queries, context, mask)
         return self._output(y, tensors["target_ids"], groups.to(self.device), weighting, batch.outputs)
@@ -164,7 +162,8 @@ class FourM(nn.Module):
 
     def encode_embedded(self, x: Tensor, mask: Tensor) -> Tensor:
         """Encoder blocks and norm on embedded inputs x (B, N, D), mask (B, 1, 1, N): the features of transfers."""
-        mask = mask | ~mask.any(dim=-1, keepdim=True)  # no row of attention is empty; the decoder reads no pads
+        # A sample without inputs attends to its padding: of an empty row kernels make NaN. The decoder reads none.
+        mask = mask | ~mask.any(dim=-1, keepdim=True)
         for block in self.encoder:
             x = self._run(block, x, mask)
         return self.encoder_norm(x)
@@ -194,6 +193,7 @@ class FourM(nn.Module):
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for an optimizer: matrices and tables decay, norms and biases do not (apple/ml-4m)."""
         no_decay = self.no_decay_names()
+        # The tables of modalities and the mask token are matrices too: they decay, as in apple/ml-4m.
         named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         return [
             {"params": [p for name, p in named if name not in no_decay], "weight_decay": weight_decay},
@@ -236,6 +236,7 @@ class FourM(nn.Module):
             return F.linear(hidden[place[modality]], heads[self.config.spec(modality).name])
 
         losses: dict[str, Tensor] = ByName(self.config)
+        # One modality at a time: logits of all vocabularies would be the largest tensor of a step.
         for name, i in place.items():
             # No targets: a zero that still hangs on the graph, so that backward always works.
             losses[name] = F.cross_entropy(logits(name).float(), targets[i]) if counts[name] else y.sum() * 0.0

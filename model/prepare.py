@@ -1,8 +1,5 @@
 """What happens to a packed batch on the host, so that a step on the device never waits for it.
 
-The heads run on slices of the targets, sorted by modality; the sizes of those slices must be known to the host. They
-are counted here, in NumPy, before the batch is moved.
-
 Legend: B samples, N input budget, M target budget.
 """
 
@@ -37,7 +34,10 @@ def group_targets(batch: PackedBatch, num_modalities: int) -> TargetGroups:
     """Group the valid targets; free for NumPy batches, one wait for the device for batches that are there already."""
     valid = np.flatnonzero(_host(batch.target_valid).reshape(-1))
     mod = _host(batch.target_mod).reshape(-1)[valid]
+    # Heads run on slices of the targets, whose sizes the host must know: counted in NumPy they cost no wait for the
+    # device.
     counts = np.bincount(mod, minlength=num_modalities)
+    # Stable: within a modality targets stay in batch-major order, as `FourMOutput.logits` promises.
     index = valid[np.argsort(mod, kind="stable")]
     return TargetGroups(torch.from_numpy(index.astype(np.int64)), tuple(int(n) for n in counts))
 
@@ -72,6 +72,7 @@ def check_batch(config: FourMConfig, batch: PackedBatch) -> None:
         ("query", config.outputs, vocabulary, -1, queries),
     )
     for side, names, sizes, lowest, (ids, mod, pos, valid) in sides:
+        # Modalities first: the other checks index tables by them.
         known = np.array([s.name in names for s in specs])
         ids, mod, pos, valid = (_host(x) for x in (ids, mod, pos, valid))
         _refuse(side, "modality", mod, valid & ~((mod >= 0) & (mod < len(specs))), mod, config, batch)

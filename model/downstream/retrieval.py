@@ -142,10 +142,12 @@ def nearest(queries: np.ndarray | Tensor, gallery: np.ndarray | Tensor, k: int) 
             "above 0, and k above 0"
         )
     best, index = asked.new_empty(len(asked), 0), torch.empty(len(asked), 0, dtype=torch.int64, device=asked.device)
+    # In pieces: all cosines of a large gallery would not fit in memory.
     for start in range(0, len(others), CHUNK):
         scores = asked @ _unit(others[start : start + CHUNK].to(asked.device)).T
         places = torch.arange(start, start + scores.shape[1], device=asked.device).expand(len(asked), -1)
         best, index = torch.cat([best, scores], dim=1), torch.cat([index, places], dim=1)
+        # Stable, with earlier pieces first: of equally near vectors the first one stays first.
         best, order = best.sort(dim=1, descending=True, stable=True)
         best, index = best[:, :k], index.gather(1, order[:, :k])
     return index, best
@@ -174,7 +176,8 @@ def knn_scores(
             f"got {len(classes)} labels from {int(classes.min())} to {int(classes.max())} for {len(gallery)} vectors, "
             f"expected one each, 0 to {num_classes - 1}"
         )
-    weights = ((cosine - 1) / temperature).exp()  # less 1: the votes of a query share any factor
+    # Less 1, which changes no vote's share: exp(1 / 0.07) is 1.6e6, of lower temperatures infinite.
+    weights = ((cosine - 1) / temperature).exp()
     return weights.new_zeros(len(index), num_classes).scatter_add_(1, classes[index], weights)
 
 

@@ -1,10 +1,6 @@
 """The encoder of a 4M model as a ViT: pictures and token grids in, features out, for fine-tuning (4M-21, section 4.2).
 
-Decisions:
-- Everything is visible and dense, so that there are no masks and no gathers; the weights are those of `FourM`, copied.
-- Grids of another size than in training resize the position tables bicubically, as apple/ml-4m does.
-- Stochastic depth rises linearly with the block (Huang et al. 2016); LoRA comes from peft, on every linear layer of the
-  blocks.
+Everything is visible and dense: no masks and no gathers. The weights are copies of those of `FourM`.
 
 Legend: B samples, L tokens of a modality, N tokens of all of them (after the class token and registers), D width.
 """
@@ -72,6 +68,7 @@ class Encoder(nn.Module):
         self.specs = {spec.name: spec for spec in (_grid_spec(model, name) for name in modalities)}
         self.dim, self.drop_path = model.config.dim, drop_path
         self.projections = copy.deepcopy(model.projections)
+        # Projections of modalities that are not given would be parameters without a gradient.
         for name in set(self.projections.layers) - set(self.specs):
             del self.projections.layers[name], self.projections.kinds[name]
         self.tokens = nn.ParameterDict()
@@ -140,6 +137,7 @@ class Encoder(nn.Module):
         table: Tensor = self.positions[key]
         if (rows, columns) == (spec.side, spec.side):
             return table
+        # Bicubic, as apple/ml-4m does.
         grid = table.T.reshape(1, -1, spec.side, spec.side)
         resized = F.interpolate(grid, (rows, columns), mode="bicubic", align_corners=False)
         return resized[0].flatten(1).T
@@ -147,6 +145,7 @@ class Encoder(nn.Module):
     def _run(self, x: Tensor) -> Tensor:
         for i, block in enumerate(self.blocks):
             assert isinstance(block, EncoderBlock)
+            # Rises linearly from 0 at the first block (Huang et al. 2016).
             rate = self.drop_path * i / max(len(self.blocks) - 1, 1) if self.training else 0.0
             x = x + drop_path(block.attn(block.norm1(x), None), rate)
             x = x + drop_path(block.mlp(block.norm2(x)), rate)
@@ -176,6 +175,7 @@ def add_lora(encoder: Encoder, rank: int, alpha: int | None = None) -> None:
         raise ValueError("LoRA needs peft: pip install 'fourmill[transfer]', or leave lora_rank at 0") from error
     layers = [name for name, module in encoder.blocks.named_modules() if isinstance(module, nn.Linear)]
     targets = sorted({name.rsplit(".", 1)[-1] for name in layers})
+    # In place, not as a wrapper: names of the encoder's weights stay, and `parameter_groups` finds the blocks.
     config = peft.LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=targets)
     encoder.requires_grad_(False)
     peft.inject_adapter_in_model(config, encoder.blocks)
@@ -206,6 +206,7 @@ def parameter_groups(
 
 
 def _layer(name: str, depth: int) -> int:
+    # 0 are the embeddings, 1 to depth the blocks, depth + 1 the last norm and the head.
     if name.startswith("encoder.blocks."):
         return int(name.split(".")[2]) + 1
     return depth + 1 if name.startswith(("head.", "encoder.norm.")) else 0

@@ -1,18 +1,6 @@
 """Chained any-to-any generation: MaskGIT, random order and autoregressive steps (4M section 3.4, 4M-21 section 5).
 
-Decisions:
-- All passes of guidance, under each condition and under none, are one batch with one order. (apple/ml-4m draws an order
-  for each and mixes logits of different positions, unless it is seeded.)
-- What is generated conditions the next step in all passes. (With several weighted conditions apple/ml-4m forgets it.)
-- Each sample draws from its own generator, seeded by (seed, sample, step of the chain): neighbours in a batch, other
-  steps and the device change nothing.
-- Every finished target conditions the steps after it, and guidance with one scale then drops it with the others.
-- A target that is still to come is no input. (The scripts of apple/ml-4m show the first sentinel of all of a chain's
-  texts from its first step on, which no mask of training does; `init_empty_target_modality` for each target just
-  before its step is the same as here.) A text that was cut short conditions what follows with its end.
-- The encoder runs where its inputs have changed: once for a text, whose tokens come from cached keys and values, once
-  for a grid that the model does not read, once for each step of a grid that it reads.
-- A target at another resolution is another modality: super-resolution is a chain from `tok_rgb` to `tok_rgb@448`.
+A target at another resolution is another modality: super-resolution is a chain from `tok_rgb` to `tok_rgb@448`.
 
 Legend: B samples, L tokens of a grid, Q queries of a step, V vocabulary.
 """
@@ -108,6 +96,7 @@ class Step:
         if isinstance(self.guidance, Mapping):
             named = set(self.guidance)
             return known.passes([*(named - {name} for name in self.guidance), named], special)
+        # One scale guides by everything known: conditions, and the targets that are finished.
         return known.passes([(), known.tokens], special) if self.scales else known
 
     def counts(self, tokens: int) -> np.ndarray:
@@ -169,11 +158,14 @@ def generate(
     results: Generated = ByName(config)
     for number, step in enumerate(chain):
         spec = config.spec(step.target)
+        # A generator for each sample and step: neighbours in the batch, other steps and the device change nothing.
         random = [np.random.default_rng((seed, stream, number)) for stream in streams]
         context = step.passes(known, special)
         if spec.kind is Kind.GRID:
             grid = _generate_grid(model, context, step, random).cpu().numpy().astype(np.uint16)
             results[spec.name] = grid
+            # What is generated conditions the next steps, in all passes of guidance. (Where several conditions have
+            # weights, apple/ml-4m drops it.)
             if spec.name in model.config.inputs:
                 known.add_grid(spec, grid)
         else:
@@ -181,6 +173,7 @@ def generate(
             texts = [_text_of(row, special) for row in raw]
             results[spec.name] = texts
             if spec.name in model.config.inputs:
+                # A text that was cut short has an end for those that read it, as in training.
                 known.add_sequences(spec, [[*text, special.eos][: spec.max_tokens] for text in texts])
     return results
 
@@ -224,7 +217,9 @@ def _generate_grid(model: FourM, known: Known, step: Step, random: Sequence[np.r
     temperatures = temperature_schedule(step.temperature_schedule, step.temperature, counts)
     ids = torch.zeros_like(order)
     done, left = order[:, :0], order
+    # Kept on the device and looked at once: each look would wait for it.
     finite = torch.ones((), dtype=torch.bool, device=ids.device)
+    # The encoder runs where its inputs change: at each step if it reads the grid's own tokens, else once.
     own = step.target in model.config.inputs
     context = None if own else _encode(model, known, {})
     for i, (count, temperature) in enumerate(zip(counts.tolist(), temperatures.tolist(), strict=True)):
@@ -248,14 +243,14 @@ def _generate_grid(model: FourM, known: Known, step: Step, random: Sequence[np.r
             left = left[:, count:]
         ids = ids.scatter(1, queries, drawn)
         done = torch.cat([done, queries], dim=1)
-    _check_finite(finite, step)  # once: each look waits for the device
+    _check_finite(finite, step)
     return ids
 
 
 def _encode(model: FourM, known: Known, own: dict[str, Tokens]) -> Context:
-    """The context of what is known and of the target's `own` tokens; on a CPU, which need not be waited for, without a
-    mask if nothing is padded."""
+    """What the decoder reads: of what is known, and of the target's `own` tokens."""
     context = model.encode(*known.inputs(own))
+    # Kernels are faster without a mask. On a GPU looking at it would wait for the device, which costs more.
     if context.mask is not None and context.mask.device.type == "cpu" and bool(context.mask.all()):
         context = replace(context, mask=None)
     return context
@@ -282,6 +277,8 @@ def _grid_noise(
 
 def _grid_logits(model: FourM, context: Context, step: Step, queries: Tensor) -> Tensor:
     """Logits (B, Q, V) at positions `queries` (B, Q), given what the encoder read of each pass."""
+    # All passes of guidance ask for the same positions. (apple/ml-4m draws an order for each, unless it is seeded, and
+    # mixes logits of different positions.)
     pos = queries.repeat(1 + len(step.scales), 1)
     asked = Tokens.everywhere(torch.full_like(pos, -1), pos)
     x = model.embed_queries(asked.ids, torch.full_like(pos, model.config.index(step.target)), pos, asked.valid)
@@ -301,6 +298,8 @@ def _generate_text(
     uniforms = torch.from_numpy(np.stack([rng.random(length, dtype=np.float32) for rng in random])).to(known.device)
     start = torch.full((known.num_samples, 1), special.sentinel(1), device=known.device)
     masked = Tokens.everywhere(start, torch.zeros_like(start))
+    # Only this target shows its sentinel. (Scripts of apple/ml-4m show those of all texts of a chain from its first
+    # step on, which no mask of training does; `init_empty_target_modality` just before a step is the same as here.)
     own = {step.target: masked} if step.target in model.config.inputs else {}
     writer = _Writer(model, step, _encode(model, known, own))
     raw = start[: len(random)]
@@ -313,7 +312,7 @@ def _generate_text(
         drawn = torch.where(ended, special.pad, drawn)
         raw = torch.cat([raw, drawn], dim=1)
         ended = ended | (drawn == special.eos) | (drawn == special.sentinel(2))
-        if bool(ended.all()):
+        if bool(ended.all()):  # waits for the device, once a token
             break
     _check_finite(finite, step)
     return raw

@@ -154,6 +154,7 @@ class Known:
         """
         several = Known(self.config, len(dropped) * self.num_samples, self.device)
         for name, tokens in self.tokens.items():
+            # One batch for all passes, so that one forward pass serves them all.
             blank = self._blank(name, special)
             parts = [blank if name in names else tokens for names in dropped]
             several.tokens[name] = Tokens(*(torch.cat([getattr(p, x) for p in parts]) for x in ("ids", "pos", "valid")))
@@ -166,6 +167,7 @@ class Known:
     def _blank(self, name: str, special: SpecialIds) -> Tokens:
         tokens, kind = self.tokens[name], self.config.spec(name).kind
         ids, valid = tokens.ids.clone(), torch.zeros_like(tokens.valid)
+        # What training shows of a modality that is masked whole: one token, and only where there was some.
         if kind in (Kind.SEQUENCE, Kind.EMBEDDING):
             valid[:, 0] = tokens.valid[:, 0]
         if kind is Kind.SEQUENCE:
@@ -175,7 +177,8 @@ class Known:
     def inputs(self, extra: Mapping[str, Tokens]) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Arguments of `FourM.encode`: what is known and `extra`, side by side."""
         parts = [(self.config.index(name), t) for name, t in (self.tokens | dict(extra)).items() if t.ids.shape[1]]
-        if not parts:  # one invalid column, so that nothing known is no special case for attention
+        # One invalid column if nothing is known: attention over no keys at all is undefined.
+        if not parts:
             nothing = torch.zeros((self.num_samples, 1), dtype=torch.int64, device=self.device)
             parts = [(0, Tokens(nothing, nothing, nothing.bool()))]
         mod = torch.cat([torch.full_like(t.ids, index) for index, t in parts], dim=1)
@@ -191,7 +194,7 @@ def to_numpy(name: str, given: Any) -> np.ndarray:
     """An array of the host, floats as NumPy has them; ValueError naming the modality if it has no shape."""
     if isinstance(given, Tensor):
         given = given.detach().cpu()
-        given = given.float() if given.dtype == torch.bfloat16 else given
+        given = given.float() if given.dtype == torch.bfloat16 else given  # NumPy has no bfloat16
     try:
         return np.asarray(given)
     except ValueError as error:
@@ -208,6 +211,7 @@ def _ids(spec: ModalitySpec, given: Any, lowest: int, expected: str) -> np.ndarr
     ids = to_numpy(spec.name, given)
     if ids.size == 0:
         return ids.astype(np.int64)
+    # Floats are refused even if they are whole: they are probabilities or logits more often than ids.
     if ids.dtype.kind not in "iu":
         got = repr(given) if isinstance(given, str) else f"values of the type {ids.dtype}"
         raise ValueError(f"{spec.name}: got {got}, expected {expected}")

@@ -22,7 +22,7 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     if top_p < 1:
         ordered, order = logits.sort(dim=-1, descending=True)
         probabilities = ordered.softmax(-1)
-        before = probabilities.cumsum(-1) - probabilities
+        before = probabilities.cumsum(-1) - probabilities  # mass of likelier tokens: the first one always stays
         outside = (before > top_p).scatter(-1, order, before > top_p)
         logits = logits.masked_fill(outside, -torch.inf)
     return logits
@@ -52,7 +52,9 @@ def sample(
     below = filtered - filtered.amax(-1, keepdim=True)
     probabilities = (below / max(temperature, 1e-30)).softmax(-1)
     cumulative = probabilities.cumsum(-1)
+    # The sum of float32 probabilities is not quite 1: the draw is scaled to it, or it might lie past the last token.
     reached = uniforms.unsqueeze(-1) * cumulative[..., -1:]
+    # right=True: a token of probability 0 is never reached.
     ids = torch.searchsorted(cumulative, reached, right=True).clamp(max=logits.shape[-1] - 1)
     return ids.squeeze(-1), probabilities.gather(-1, ids).squeeze(-1)
 

@@ -26,6 +26,7 @@ def token_schedule(name: str, steps: int, tokens: int) -> np.ndarray:
         raise ValueError(f"token schedule: got {name!r}, expected one of {', '.join(TOKEN_SCHEDULES)}")
     masked = [0.5 * (1 + math.cos(math.pi * i / steps)) for i in range(steps + 1)]
     counts, left = [], tokens
+    # Rounded step by step, as apple/ml-4m does; what rounding leaves goes to the last step.
     for i in range(steps - 1):
         counts.append(min(round(tokens * (masked[i] - masked[i + 1])), left))
         left -= counts[-1]
@@ -47,6 +48,7 @@ def temperature_schedule(name: str, temperature: float, counts: np.ndarray) -> n
     if name == "linear":
         return np.asarray(temperature * (1 - (done - counts) / total))
     lowest, power = _onex(name)
+    # apple/ml-4m samples the curve at as many points as there are tokens, and takes the first ones: kept for parity.
     x = np.linspace(1, 100, max(total, len(counts)))[: len(counts)] ** -power
     decay = (x - 100.0**-power) / (1 - 100.0**-power)
     return np.asarray(lowest + (temperature - lowest) * decay * (1 - done / total))

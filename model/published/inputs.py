@@ -139,6 +139,7 @@ def _arrays(config: FourMConfig, spec: ModalitySpec, d: Mapping[str, Array], ask
 def _input_columns(config: FourMConfig, spec: ModalitySpec, d: Mapping[str, np.ndarray]) -> _Columns:
     valid = ~d["input_mask"].astype(bool)
     index = np.broadcast_to(np.arange(valid.shape[1]), valid.shape)
+    # Texts and embeddings are numbered through by what is shown, grids by their place.
     grid = spec.kind in (Kind.GRID, Kind.PIXELS)
     pos = index if grid else np.where(valid, np.cumsum(valid, axis=1) - 1, -1)
     ids = d["tensor"] if spec.is_target else index
@@ -152,7 +153,9 @@ def _target_columns(config: FourMConfig, spec: ModalitySpec, d: Mapping[str, np.
     if spec.kind is Kind.GRID:
         pos = np.broadcast_to(np.arange(masked.shape[1]), masked.shape)
         return _Columns(ids, np.full(masked.shape, -1), mod, pos, ~masked, attention)
+    # The decoder reads a token and predicts the next one: columns are shifted by one below.
     rank = np.cumsum(~masked, axis=1) - 1
+    # Past the table the reference falls back to its first row.
     pos = np.where(masked, -1, np.where(rank >= spec.max_tokens, 0, rank))
     return _Columns(
         ids[:, 1:], ids[:, :-1], mod[:, 1:], pos[:, :-1], ~(masked[:, 1:] | masked[:, :-1]), attention[:, :-1]
@@ -165,6 +168,7 @@ def _keep(parts: Sequence[_Columns], budget: int, samples: int) -> _Columns:
         nothing = np.zeros((samples, 1), np.int64)
         parts = [_Columns(nothing, nothing, nothing, nothing, nothing.astype(bool), nothing)]
     joined = {name: np.concatenate([getattr(part, name) for part in parts], axis=1) for name in _FIELDS}
+    # Stable, as the reference's argsort of mask + 1e-6 * place.
     order = np.argsort(~joined["valid"], axis=1, kind="stable")[:, :budget]
     kept = {name: np.take_along_axis(x, order, axis=1) for name, x in joined.items()}
     valid = kept["valid"]

@@ -3,7 +3,7 @@
 A published model is `model.safetensors` and `config.json`; the configuration may also sit in the safetensors header,
 as strings. Vocabularies, patch sizes and embedding widths are taken from the tensors.
 
-`pack` turns masked inputs of apple/ml-4m into packed batches (see ml4m_inputs.py).
+`pack` turns masked inputs of apple/ml-4m into packed batches (see inputs.py).
 """
 
 from __future__ import annotations
@@ -74,10 +74,12 @@ def _build(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> FourM:
     model = FourM(_to_config(config, tensors))
     for parameter in model.parameters():  # rows that the checkpoint has no use for are not left to chance
         parameter.data.zero_()
+    # What is taken is popped: what is left at the end has no place, which must not go unnoticed.
     for key, target in _names(model).items():
         _take(key, target, tensors)
     _take_positions(model, tensors)
     _take_modality_embeddings(model, tensors)
+    # Biases of zeros are buffers of the reference's norms without bias.
     left = [key for key in tensors if not (_NORM_BIAS.search(key) and not tensors[key].any())]
     if left:
         raise ValueError(f"tensors that the configuration has no place for: {sorted(left)[:8]} ({len(left)} in all)")
@@ -181,6 +183,7 @@ def _positions(spec: ModalitySpec, embeddings: Embeddings) -> Tensor:
     table = embeddings.position_rows_of(spec.name)
     if spec.kind in (Kind.GRID, Kind.PIXELS):
         return table
+    # Trailing rows of zeros: any(dim=1) read from the end, up to the first row with a value.
     zeros = int(table.any(dim=1).flip(0).byte().argmax())
     return table[: len(table) - zeros]
 
@@ -316,8 +319,8 @@ def _to_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Four
 def _embedded(side: str, names: Sequence[str], tensors: Mapping[str, Tensor]) -> list[str]:
     """Those of the published names that have tensors on a side; ValueError if none has."""
     present = {key.split(".", 2)[1] for key in tensors if key.startswith(f"{side}.")}
-    if found := [name for name in names if name in present]:
-        return found
+    if kept := [name for name in names if name in present]:
+        return kept
     raise ValueError(f"the checkpoint has no {side} of any of {', '.join(names)}, which its configuration names")
 
 
@@ -334,7 +337,7 @@ def _from_config(config: FourMConfig) -> dict[str, Any]:
         "domains_out": [published[name] for name in config.outputs],
         "image_size": image_size(pixels[0]) if pixels else 224,
         "patch_size": patch_size(pixels[0]) if pixels else 16,
-        "act_layer": {ours: theirs for theirs, ours in _ACTIVATIONS.items()}[config.activation],
+        "act_layer": {own: published for published, own in _ACTIVATIONS.items()}[config.activation],
         **{key: getattr(config, key) for key in _SAME},
     }
     if config.decoder_causal or not config.decoder_separate:
@@ -360,11 +363,11 @@ def _sizes(published: str, tensors: Mapping[str, Tensor]) -> ModalitySpec:
     def find(part: str, ndim: int = 2) -> Tensor | None:
         """The tensor of this part, which has the same number of rows on both sides."""
         keys = (f"{side}.{published}.{part}" for side in ("encoder_embeddings", "decoder_embeddings"))
-        found = {key: tensors[key] for key in keys if key in tensors}
-        if any(x.ndim != ndim for x in found.values()) or len({x.shape[-2] for x in found.values()}) > 1:
-            got = ", ".join(f"{key} {tuple(x.shape)}" for key, x in found.items())
+        parts = {key: tensors[key] for key in keys if key in tensors}
+        if any(x.ndim != ndim for x in parts.values()) or len({x.shape[-2] for x in parts.values()}) > 1:
+            got = ", ".join(f"{key} {tuple(x.shape)}" for key, x in parts.items())
             raise ValueError(f"got {got}, expected {ndim} axes, and as many rows on both sides")
-        return next(iter(found.values()), None)
+        return next(iter(parts.values()), None)
 
     modality = MODALITIES.get(published.split("@")[0])
     positions, table = find("pos_emb", 3), find("token_emb.weight")
@@ -378,6 +381,7 @@ def _sizes(published: str, tensors: Mapping[str, Tensor]) -> ModalitySpec:
     if embedding is not None:
         return ModalitySpec(local_name(published), Kind.EMBEDDING, 0, length, embedding.shape[1])
     assert table is not None
+    # Of a modality that is not declared, the shape of its positions tells grids from texts.
     square = round(rows**0.5) ** 2 == rows
     kind = modality.kind if modality else Kind.GRID if square else Kind.SEQUENCE
     return ModalitySpec(

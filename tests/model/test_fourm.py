@@ -97,8 +97,8 @@ def test_samples_do_not_see_each_other(random_batch: Batches, model: FourM) -> N
     for spec in model.config.modalities:
         if spec.is_target:
             chosen = batch.target_valid & (batch.target_mod == model.config.index(spec.name))
-            mine = np.nonzero(chosen)[0] == 1
-            torch.testing.assert_close(alone.logits(spec.name), whole.logits(spec.name)[mine], atol=1e-9, rtol=0)
+            second = np.nonzero(chosen)[0] == 1
+            torch.testing.assert_close(alone.logits(spec.name), whole.logits(spec.name)[second], atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])

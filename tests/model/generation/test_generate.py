@@ -136,7 +136,7 @@ def test_grids_are_filled_once_in_range(model: FourM, grid: Step) -> None:
 
 
 def test_cached_text_is_the_text_of_full_passes(model: FourM) -> None:
-    """Greedy decoding with a cache against decoding all so far anew at each token, with the model's own masks."""
+    """Greedy decoding with a cache against decoding the whole text again at each token, with the model's own masks."""
     special = SpecialIds(eos=-1, first_sentinel=0, num_sentinels=0)
     model, step = model.double(), replace(TEXT, temperature=0, max_tokens=8)
     known = Known.of(model.config, conditions(2), torch.device("cpu"), 2)
@@ -254,7 +254,7 @@ def test_guidance_without_conditions_is_no_guidance(model: FourM) -> None:
     assert np.array_equal(plain["tok_rgb"], guided["tok_rgb"])
 
 
-def test_a_sample_without_a_condition_is_as_if_none_had_been_given(model: FourM) -> None:
+def test_a_missing_condition_is_none_at_all(model: FourM) -> None:
     chain = [Step("tok_rgb", "roar", steps=3)]
     given = {"tok_dinov2_global": np.array([[1, 2, 3, 4], [-1] * 4]), "caption": [[20, 3], None]}
     both = generate(model, given, chain, seed=0)
@@ -327,12 +327,12 @@ def test_settings_out_of_range_are_refused(change: dict) -> None:
 def test_published_names_are_names(published: FourM, reference: dict[str, np.ndarray]) -> None:
     rgb = patchify(reference["input_rgb"], 16)
     own = [Step("tok_depth", "roar", guidance=2.0), Step("tok_semseg", "roar", guidance={"rgb": 2.0, "tok_depth": 1.5})]
-    theirs = [
+    by_published_name = [
         Step("tok_depth@224", "roar", guidance=2.0),
         Step("tok_semseg@224", "roar", guidance={"rgb@224": 2.0, "tok_depth@224": 1.5}),
     ]
     expected = generate(published, {"rgb": rgb}, own, seed=0)
-    result = generate(published, {"rgb@224": rgb}, theirs, seed=0)
+    result = generate(published, {"rgb@224": rgb}, by_published_name, seed=0)
     for name in ("tok_depth", "tok_semseg"):
         assert np.array_equal(result[f"{name}@224"], expected[name]) and np.array_equal(result[name], expected[name])
     with pytest.raises(KeyError):

@@ -50,7 +50,7 @@ def test_filtered_tokens_are_never_drawn() -> None:
     assert ids[0, 0] == 1 and ids[0, -1] == 3
 
 
-def test_temperature_zero_takes_the_likeliest_and_tells_its_probability() -> None:
+def test_temperature_zero_takes_the_likeliest_token() -> None:
     ids, probability = sample(LOGITS.expand(1, 2, -1), torch.tensor([[0.0, 0.99]]), temperature=0)
     assert ids.tolist() == [[1, 1]]
     torch.testing.assert_close(probability, torch.full((1, 2), 0.4))

@@ -159,7 +159,7 @@ def test_tied_tables_may_be_stored_once(kept: str, tmp_path: Path) -> None:
     assert all(torch.equal(stored[key], value) for key, value in checkpoint.tensors.items())
 
 
-def test_keys_of_the_configuration_have_the_defaults_of_the_reference(tmp_path: Path) -> None:
+def test_configuration_keys_have_the_reference_defaults(tmp_path: Path) -> None:
     checkpoint = published.checkpoint(2, ["caption"], ["caption"])
     needed = ("domains_in", "domains_out", "dim", "encoder_depth", "decoder_depth", "num_heads")
     write(Published(checkpoint.tensors, {key: checkpoint.config[key] for key in needed}), tmp_path)
@@ -168,7 +168,7 @@ def test_keys_of_the_configuration_have_the_defaults_of_the_reference(tmp_path: 
     assert model.config == ml4m.load(tmp_path).config
 
 
-def test_a_grid_of_another_size_than_its_name_says_keeps_its_name(tmp_path: Path) -> None:
+def test_a_grid_of_an_unusual_size_keeps_its_name(tmp_path: Path) -> None:
     checkpoint = published.checkpoint(3, ["tok_depth@224"], ["tok_depth@224"])
     for side in ("encoder_embeddings", "decoder_embeddings"):
         key = f"{side}.tok_depth@224.pos_emb"
@@ -234,7 +234,7 @@ def test_domains_without_tensors_on_their_side_are_left_out(tmp_path: Path) -> N
         loaded(checkpoint, tmp_path)
 
 
-def test_other_patches_keep_their_names_and_no_two_modalities_get_one(tmp_path: Path) -> None:
+def test_no_two_modalities_get_one_published_name(tmp_path: Path) -> None:
     """224 pixels in patches of 8: the registry's patches of 16 would make it a grid of 448 pixels."""
     rgb, depth = ModalitySpec("rgb", Kind.PIXELS, 0, 784, 192), ModalitySpec("tok_depth", Kind.GRID, 20, 784)
     large = replace(depth, name="tok_depth@448")
