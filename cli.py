@@ -108,7 +108,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads of torch and OpenMP that wait must sleep, not spin: cores are shared with workers. Read at their import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     top = parser()
-    args = top.parse_args(argv)
+    args, unknown = top.parse_known_args(argv)
+    if unknown:
+        hint = "; quote patterns, so that the shell leaves them alone" if not unknown[0].startswith("-") else ""
+        top.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     if args.version:
         from . import __version__
 

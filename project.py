@@ -237,6 +237,9 @@ class Project:
             from .train.pretrain import initial  # loads torch
 
             initial.check(self.recipe.train)
+            text = self.fitted.get(TEXT)
+            specs = self.recipe.specs(text.vocab_size if text else 0)
+            initial.check_fits(self.recipe.train, specs, text is not None)
 
     @cached_property
     def train_job(self) -> TrainJob:
@@ -380,7 +383,7 @@ def _check_mixtures(root: str, names: Sequence[str], mixtures: Sequence[Mixture]
 
 def _with_finished_tokenizers(recipe: Recipe) -> Recipe:
     """The recipe with the sizes of the finished tokenizers that it names, and their paths absolute."""
-    each = adopt.resolve(recipe.tokenizers, recipe.tokenizers_needed)
+    each = adopt.resolve(recipe.tokenizers, recipe.tokenizers_needed, recipe.images.size)
     if each == recipe.tokenizers.each:
         return recipe
     data = recipe.model_dump(mode="json")

@@ -36,16 +36,21 @@ _UNREAD = ("quantize._codebook.embed_avg", "mid.Conv2d_0.weight", "mid.Conv2d_0.
 
 def build(settings: Mapping[str, Any], seed: int = 0) -> Tokenizer:
     """The untrained tokenizer of a config.json's content; ValueError if it describes none."""
+    config = parse(settings)
+    return DiVAE(config, seed) if isinstance(config, DiVAEConfig) else VQVAE(config, seed)
+
+
+def parse(settings: Mapping[str, Any]) -> DiVAEConfig | VQVAEConfig:
+    """A config.json's content, typed; ValueError if it describes no tokenizer."""
     if "sd_path" in settings:
         raise ValueError("tokenizer: got a ControlNet decoder on Stable Diffusion; expected a VQ-VAE or a DiVAE")
     # Some published configs name no decoder; only those of diffusion have a noise schedule.
     dec_type = settings.get("dec_type") or ("unet_" if settings.keys() & _DIFFUSION_KEYS else "vit_")
     kind: type[DiVAEConfig | VQVAEConfig] = DiVAEConfig if is_diffusion(dec_type) else VQVAEConfig
     try:
-        config = kind.model_validate(settings)
+        return kind.model_validate(settings)
     except ValidationError as error:
         raise ValueError(explain(error, "tokenizer", kind)) from None
-    return DiVAE(config, seed) if isinstance(config, DiVAEConfig) else VQVAE(config, seed)
 
 
 def load(folder: str | Path, image_size: int | None = None) -> Tokenizer:

@@ -5,7 +5,8 @@ Modalities that the trained model does not have keep their fresh weights; modali
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from ...model.published import ml4m
 from ...model.published.names import published_names
 from .. import checkpoint
 from ..settings import Train
+from .job import configured
 from .weights import of_checkpoint
 
 # Fields of a configuration that say how the weights of the blocks are used.
@@ -83,6 +85,42 @@ def check(train: Train) -> None:
             )
 
 
+def check_fits(train: Train, specs: Sequence[ModalitySpec], text_is_fitted: bool) -> None:
+    """RecipeError if the initial model is of other sizes, or has none of the modalities, as far as its configuration
+    says so; a published folder says less, and is compared when it is loaded.
+
+    Args:
+        specs: of the run. text_is_fitted: whether the size of their vocabulary of text is known yet.
+    """
+    config = _config_at(train)
+    if config is None or train.init is None:
+        return
+    known = {spec.name: spec.vocab_size for spec in config.modalities}
+    if not text_is_fitted:
+        specs = [
+            replace(spec, vocab_size=known[spec.name]) if spec.kind is Kind.SEQUENCE and spec.name in known else spec
+            for spec in specs
+        ]
+    try:
+        _check_config(config, configured(specs, train.model), train.init)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+
+
+def _config_at(train: Train) -> FourMConfig | None:
+    """The configuration of the initial model, if it is one of ours."""
+    place = resolved(train).init
+    if place is None:
+        return None
+    if saved := checkpoint.at(place):
+        return FourMConfig.from_dict(saved.marker()["state"]["model"])
+    if not storage.exists(join(place, model_files.CONFIG)):
+        return None
+    with storage.local_folder(place, [model_files.CONFIG]) as folder:
+        values = model_files.read_config(folder / model_files.CONFIG)
+    return FourMConfig.from_dict(values) if "modalities" in values else None
+
+
 def load(place: str) -> FourM:
     """A trained model: a folder (any URL) of `fourmill train` or of apple/ml-4m's format, a checkpoint of a run, or a
     hub id.
@@ -112,16 +150,7 @@ def fill(model: FourM, place: str) -> list[str]:
 @torch.no_grad()
 def copy(trained: FourM, model: FourM, place: str = "init") -> list[str]:
     """See `fill`; `place` is how messages call the trained model."""
-    _same_architecture(trained.config, model.config, place)
-    pairs = _pairs(trained.config, model.config)
-    if not pairs:
-        known = ", ".join(spec.name for spec in trained.config.modalities)
-        raise ValueError(
-            f"train.init: {place} knows none of the modalities {', '.join(s.name for s in model.config.modalities)}; "
-            f"it knows {known}"
-        )
-    for name, source_name in pairs.items():
-        _same_tokens(trained.config.spec(source_name), model.config.spec(name), place)
+    pairs = _check_config(trained.config, model.config, place)
     _copy_body(trained, model)
     notes = []
     for name, source_name in pairs.items():
@@ -129,6 +158,21 @@ def copy(trained: FourM, model: FourM, place: str = "init") -> list[str]:
     if fresh := [spec.name for spec in model.config.modalities if spec.name not in pairs]:
         notes.append(f"train.init: {', '.join(fresh)} begin with fresh weights; {place} does not know them")
     return notes
+
+
+def _check_config(source: FourMConfig, target: FourMConfig, place: str) -> dict[str, str]:
+    """The modalities that both have, as of `_pairs`. ValueError if the weights of one cannot serve the other."""
+    _same_architecture(source, target, place)
+    pairs = _pairs(source, target)
+    if not pairs:
+        known = ", ".join(spec.name for spec in source.modalities)
+        raise ValueError(
+            f"train.init: {place} knows none of the modalities {', '.join(s.name for s in target.modalities)}; "
+            f"it knows {known}"
+        )
+    for name, source_name in pairs.items():
+        _same_tokens(source.spec(source_name), target.spec(name), place)
+    return pairs
 
 
 def _same_architecture(source: FourMConfig, target: FourMConfig, place: str) -> None:

@@ -13,7 +13,7 @@ from ..data.blend import Dataset
 from ..data.groups import ShardRows
 from ..masking.masking import MaskingConfig, ResolvedMixture
 from ..masking.spans import Keep
-from ..settings import Train, alpha_of
+from ..settings import Model, Train, alpha_of
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,13 @@ def masking_config(job: TrainJob, datasets: Sequence[Dataset] = ()) -> MaskingCo
 
 
 def model_config(job: TrainJob) -> FourMConfig:
-    sizes = job.settings.model
+    return configured(job.specs, job.settings.model)
+
+
+def configured(specs: Sequence[ModalitySpec], sizes: Model) -> FourMConfig:
+    """The configuration of a model of these sizes for these modalities."""
     return FourMConfig(
-        job.specs,
+        tuple(specs),
         dim=sizes.dim,
         encoder_depth=sizes.encoder_depth,
         decoder_depth=sizes.decoder_depth,

@@ -6,6 +6,7 @@ import os
 
 from ...infra import storage
 from ...model.fourm import FourM
+from .. import checkpoint
 from . import initial, weights
 
 CHECKPOINTS = "checkpoints"
@@ -43,7 +44,10 @@ def load_model(source: str | os.PathLike[str], device: str = "cpu") -> FourM:
         names = set(storage.list_names(place))
     if names & {weights.MODEL, CHECKPOINTS}:
         return weights.load_model(place, device)
-    return initial.load(place).to(device).eval()
+    # The folder of all checkpoints of a run.
+    newest = checkpoint.newest(place)
+    model = initial.load(place) if newest is None else weights.of_checkpoint(newest)
+    return model.to(device).eval()
 
 
 def _is_run(folder: str) -> bool:

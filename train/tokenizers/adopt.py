@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from ...tokenize.networks.vqvae import VQConfig
 
 
-def resolve(tokenizers: Tokenizers, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+def resolve(tokenizers: Tokenizers, names: Iterable[str], image_size: int) -> dict[str, dict[str, Any]]:
     """`tokenizers.each` with the codebook and patch sizes of the finished tokenizers that it names, and their absolute
     paths.
 
     Args:
         names: the tokenizers that the recipe needs.
+        image_size: pixels along a side of a crop.
 
-    RecipeError if one cannot be found, or is of other sizes than the recipe says.
+    RecipeError if one cannot be found, is of other sizes than the recipe says, or of another kind of label.
     """
     each = {name: dict(values) for name, values in tokenizers.each.items()}
     for name in names:
@@ -44,6 +45,16 @@ def resolve(tokenizers: Tokenizers, names: Iterable[str]) -> dict[str, dict[str,
             if asked is not None and asked != size:
                 raise RecipeError(f"{where}: its {field} is {size}, the recipe says {asked}; leave it out")
         each.setdefault(name, {}).update({**sizes, "weights": place})
+        # Better said now than by the fit, after every label is made.
+        from ...tokenize import tokenizer
+
+        sized = settings.model_copy(update=sizes)
+        try:
+            problem = _problem(TOKENIZERS[name], sized, tokenizer.parse(config), image_size)
+        except ValueError as error:
+            problem = str(error)
+        if problem:
+            raise RecipeError(f"{where}: {problem}")
     return each
 
 

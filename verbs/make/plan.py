@@ -1,16 +1,15 @@
 """`fourmill plan`: what a recipe will do, before it is done: labels in their order, what makes each and from which
-weights, tokenizers, columns, what an actor takes, what is left to do, and how long it takes by a measured sample."""
+weights, tokenizers, columns, what an actor takes, what is left to do, and time and memory of every stage."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...infra.progress import duration
-from .. import arguments, summary
+from .. import arguments, estimates, machines, summary
 
 if TYPE_CHECKING:
     from ...pipelines.plan import Plan, ShardTask
@@ -19,30 +18,46 @@ if TYPE_CHECKING:
     from ...pipelines.worker.shard_worker import ShardWorker
     from ...project import Project
     from ...recipe import Recipe
+    from ..machines import Machine
 
 ORDER = 30
 HELP = "what the recipe will do: labels, weights, tokenizers, actors, time"
-EXAMPLES = ("fourmill plan recipe.yaml", "fourmill plan recipe.yaml --measure 32")
+EXAMPLES = (
+    "fourmill plan recipe.yaml",
+    "fourmill plan recipe.yaml --measure 32",
+    "fourmill plan recipe.yaml --for h200x8",
+)
+
+MEASURED = 8  # samples: a second or two of classical specialists
+ACTOR_GB = 0.5  # of an actor without specialists: Ray, Arrow, OpenCV and the images of a batch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_recipe(parser)
-    text = "label and tokenize so many samples here, throw them away, and estimate the time of all (default: 0)"
-    parser.add_argument("--measure", type=int, default=0, metavar="N", help=text)
+    text = (
+        "label and tokenize so many samples here, and throw them away, for the times of these stages (default: 8, or 0 "
+        "if that would fetch weights)"
+    )
+    parser.add_argument("--measure", type=int, default=None, metavar="N", help=text)
+    text = "the machine that it will run on, as of `fourmill init` (default: this one)"
+    parser.add_argument("--for", dest="machine", metavar="MACHINE", help=text)
     arguments.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    if args.measure < 0:
+    if args.measure is not None and args.measure < 0:
         raise ValueError(f"--measure: got {args.measure}, expected 0 or more samples")
-    return show(describe(arguments.load_project(args), args.measure), as_json=args.json)
+    machine = machines.named(args.machine) if args.machine else None
+    return show(describe(arguments.load_project(args), args.measure, machine), as_json=args.json)
 
 
-def describe(project: Project, measure: int = 0) -> dict[str, Any]:
+def describe(project: Project, measure: int | None = None, machine: Machine | None = None) -> dict[str, Any]:
     """The plan as plain values, for people (`show`) and programs.
 
     Args:
-        measure: samples of the first shard to label and tokenize here, on this machine, and throw away; 0 for none.
+        measure: samples of the first shard to label and tokenize here, on this machine, and throw away; 0 for none,
+            None for a few if no weights need be fetched for them.
+        machine: that the recipe will run on; None for this one.
     """
     recipe, specialists = project.recipe, project.specialists
     project.check_training()
@@ -60,12 +75,23 @@ def describe(project: Project, measure: int = 0) -> dict[str, Any]:
         "labels": [_label(recipe, label, specialist, specialists) for label, specialist in specialists.items()],
         "tokenizers": [_tokenizer(recipe, name, name in fitted) for name in (*fitted, *unfitted)],
         "columns": [_column(recipe, name) for name in recipe.modalities],
-        "actors": _actors(recipe, job, len(plan.shards)),
+        "actors": _actors(recipe, job, len(plan.shards), machine),
         "missing": {name: len(plan.shards) - _done(plan, name) for name in outputs},
         "absent": plan.absent,
     }
+    if measure is None:
+        measure = 0 if any(row["weights"] for row in described["labels"]) else MEASURED
+    of_sample = None
     if measure and plan.tasks:
-        described["measured"] = _measured(job, plan, measure, described)
+        described["measured"] = measured = _measured(job, plan, measure, described)
+        described["samples"] = described["samples"] or measured["dataset_samples"]
+        if not measured["all_rejected"]:
+            of_columns = sum(t for name, t in measured["by_output"].items() if name.startswith("tokens/"))
+            seconds, columns = measured["seconds_per_sample"], frozenset(measured["columns"])
+            of_sample = estimates.Measured(seconds, seconds - of_columns, columns)
+    inputs = (described["samples"], described["actors"], described["missing"], of_sample)
+    stages = estimates.Estimator(project, machine, *inputs).all()
+    described["stages"] = [stage.as_json() for stage in stages]
     return described
 
 
@@ -100,7 +126,8 @@ def _tokenizer(recipe: Recipe, name: str, fitted: bool) -> dict[str, Any]:
 
     label = TOKENIZERS[name].label if name in TOKENIZERS else "caption"
     serves = [modality for modality in recipe.modalities if name in MODALITIES[modality].tokenizers]
-    return {"tokenizer": name, "label": label, "for": serves, "fitted": fitted}
+    weights = recipe.tokenizer(name).weights if name in TOKENIZERS else None
+    return {"tokenizer": name, "label": label, "for": serves, "fitted": fitted, "weights": weights}
 
 
 def _column(recipe: Recipe, name: str) -> dict[str, Any]:
@@ -118,61 +145,62 @@ def _column(recipe: Recipe, name: str) -> dict[str, Any]:
     }
 
 
-def _actors(recipe: Recipe, job: Job, shards: int) -> dict[str, Any]:
-    """What one actor takes, and how many run at once: on the cluster of engine.address, or on this machine."""
+def _actors(recipe: Recipe, job: Job, shards: int, machine: Machine | None) -> dict[str, Any]:
+    """What one actor takes, and how many run at once: on `machine`, the cluster of engine.address, or here."""
     from ...pipelines.engine.resources import places
 
-    nodes = _nodes(recipe.engine.address)
+    nodes = _nodes(recipe.engine.address, machine)
     demand = job.demand(any(node.get("GPU") for node in nodes))
     fits = places(nodes, demand)
     return {
         "cpus": demand.cpus,
         "gpus": demand.gpus,
-        "memory_gb": round(demand.memory / 2**30, 2),
-        "where": recipe.engine.address or "this machine",
+        "memory_gb": round(demand.memory / 2**30 + ACTOR_GB, 2),
+        "where": str(machine.name if machine else recipe.engine.address or "this machine"),
         "cluster": {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")},
         "at_once": min(recipe.engine.actors or fits, fits, shards),
     }
 
 
-def _nodes(address: str | None) -> list[dict[str, float]]:
+def _nodes(address: str | None, machine: Machine | None) -> list[dict[str, float]]:
     """Resources of the nodes; of this machine without starting Ray."""
-    if address is not None:
+    if machine is None and address is not None:
         from ...infra.cluster import cluster
 
         with cluster(address) as ray:
             return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    import torch
-
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = machine or machines.here()
     # Ray leaves 30 % of the memory to its object store.
-    return [{"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count(), "memory": 0.7 * total}]
+    return [{"CPU": there.cores, "GPU": there.gpus, "memory": 0.7 * there.memory * machines.GIB}]
 
 
 def _measured(job: Job, plan: Plan, count: int, described: dict[str, Any]) -> dict[str, Any]:
     import torch
 
+    from ...infra.ledger import SAMPLES
     from ...pipelines.worker.shard_worker import ShardWorker
 
     task = next(iter(plan.tasks.values()))
     worker = ShardWorker(job)
     worker.setup("cuda" if torch.cuda.is_available() else "cpu")
     samples, wall = worker.measure(task, list(job.outputs), count)
-    per_sample = {name: seconds / max(samples, 1) for name, seconds in worker.tally.seconds.items()}
-    made = {output.spec.name for output in job.outputs.values() if output.spec is not None}
-    measured: dict[str, Any] = {
+    tally = worker.tally
+    per_sample = {name: seconds / max(samples, 1) for name, seconds in tally.seconds.items()}
+    columns = [output.spec.name for output in job.outputs.values() if output.spec is not None]
+    cells = samples * sum(name != SAMPLES for name in job.outputs)
+    return {
         "samples": samples,
         "shard": task.shard,
         "device": "GPU" if torch.cuda.is_available() else "CPU",
         "seconds_per_sample": wall / max(samples, 1),
-        "without": [row["modality"] for row in described["columns"] if row["modality"] not in made],
+        "dataset_samples": described["samples"] or _estimated_samples(plan, task, worker),
+        "columns": columns,
+        "without": [row["modality"] for row in described["columns"] if row["modality"] not in columns],
+        "rejects": dict(tally.rejects),
+        # What is rejected at once takes no time, and says nothing of the samples that are not.
+        "all_rejected": not samples or 0 < cells <= tally.rejects.total(),
         "by_output": dict(sorted(per_sample.items(), key=lambda item: -item[1])),
     }
-    total = described["samples"] or _estimated_samples(plan, task, worker)
-    actors = described["actors"]["at_once"]
-    if actors and total:
-        measured |= {"dataset_samples": total, "hours": total * measured["seconds_per_sample"] / actors / 3600}
-    return measured
 
 
 def _estimated_samples(plan: Plan, task: ShardTask, worker: ShardWorker) -> int:
@@ -210,6 +238,7 @@ def show(described: dict[str, Any], as_json: bool) -> int:
         console.print("no actor fits: lower engine.cpus or engine.gpus, or label in several runs (labels.keep)")
     if "measured" in described:
         _show_measured(console, described["measured"])
+    _show_stages(console, described["stages"])
     for shard, why in described["absent"].items():
         console.print(f"shard {shard}: {why}")
     return 1 if described["absent"] else 0
@@ -222,10 +251,22 @@ def _show_measured(console: Any, measured: dict[str, Any]) -> None:
     console.print(_table(title, ("output", "ms a sample"), rows))
     if measured["without"]:
         console.print(f"not measured, since their tokenizers are not fitted: {', '.join(measured['without'])}")
-    if "hours" in measured:
-        console.print(
-            f"about {duration(3600 * measured['hours'])} for {measured['dataset_samples']:,} samples, if all are alike"
-        )
+    for reason, count in measured["rejects"].items():
+        console.print(summary.text(f"rejected, {count} of them: {reason}"))
+    if measured["all_rejected"]:
+        console.print("every sample was rejected: nothing can be said about the others")
+
+
+def _show_stages(console: Any, stages: list[dict[str, Any]]) -> None:
+    rows = []
+    for stage in stages:
+        time = "unknown" if stage["seconds"] is None else duration(stage["seconds"])
+        memory = f"{stage['memory_gb']:g}" if stage["memory_gb"] else ""
+        rows.append((stage["stage"], time, str(stage["workers"] or ""), memory, stage["rests_on"]))
+    console.print(_table("about how long each stage takes", ("stage", "time", "workers", "GiB each", "rests on"), rows))
+    known = [stage["seconds"] for stage in stages if stage["seconds"] is not None]
+    more = "" if len(known) == len(stages) else ", and what is unknown"
+    console.print(f"in all about {duration(sum(known))}{more}")
 
 
 def _label_row(row: dict[str, Any]) -> tuple[str, ...]:
@@ -245,7 +286,9 @@ def _column_row(row: dict[str, Any], missing: Mapping[str, int]) -> tuple[str, .
 
 
 def _fit_state(row: dict[str, Any]) -> str:
-    return "fitted" if row["fitted"] else "`fourmill fit` will fit it"
+    if row["fitted"]:
+        return "there"
+    return f"`fourmill fit` will copy it from {row['weights']}" if row["weights"] else "`fourmill fit` will fit it"
 
 
 def _table(title: str, columns: tuple[str, ...], rows: list[Any]) -> Any:

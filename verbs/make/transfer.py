@@ -15,7 +15,11 @@ OPTIONS = ("epochs", "batch_size", "lr", "image_size", "lora_rank", "seed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="model/ of a run, or a published checkpoint: folder or hub id")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a run, its model/ or one of its checkpoints, or a published checkpoint: folder or hub id",
+    )
     text = "tars of KEY.jpg and KEY.cls, or a CSV with the columns path and label; may be given several times"
     parser.add_argument("--train", required=True, action="append", metavar="URL", help=text)
     parser.add_argument("--val", required=True, action="append", metavar="URL", help="the same, to measure on")
@@ -43,7 +47,7 @@ def make(
     """Fine-tune, write the classifier, and return loss, top-1 and top-5 of each epoch.
 
     Args:
-        model: the model/ of a run, or a published checkpoint: folder or hub id.
+        model: what `train.pretrain.load.load_model` takes: a run, a checkpoint, a published folder or hub id.
         train, val: tars with a .cls beside each image, or CSV tables with the columns path and label.
         out: a local folder for the classifier.
         options: fields of `train.downstream.transfer.Settings`.
@@ -52,13 +56,13 @@ def make(
 
     from ...pipelines import labelled
     from ...train.downstream import transfer
-    from ...train.pretrain import initial
+    from ...train.pretrain.load import load_model
 
     settings = transfer.Settings(**options)
     images = labelled.read(list(train))
     held_out = labelled.read(list(val), images.classes)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = initial.load(model)
+    network = load_model(model, device)
     classifier, history = transfer.finetune(network, images, held_out, settings, device)
     transfer.save(classifier, network.config, images.classes, settings, out)
     return history
