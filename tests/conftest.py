@@ -89,6 +89,16 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two ranks of a gloo group have learned, see `tokenizer_ranks.work`: rank{0,1}.npz and fit{0,1}.pt."""
+    from fourmill_tests import ranks, tokenizer_ranks
+
+    folder = tmp_path_factory.mktemp("two_ranks")
+    ranks.spawn(tokenizer_ranks.work, 2, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def small_root(tmp_path_factory: pytest.TempPathFactory) -> SmallRoot:
     """Four shards, good and bad: labelled, fitted, tokenized without Ray. Read only: a test that writes copies it."""
     from fourmill_tests import small

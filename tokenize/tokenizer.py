@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from ..infra import storage
 from ..infra.explain import explain
 from .networks.arch import is_diffusion
 from .networks.divae import DiVAE, DiVAEConfig
@@ -101,19 +101,13 @@ def _known_names(weights: dict[str, torch.Tensor], expected: Mapping[str, Any]) 
 
 def save(model: Tokenizer, folder: str | Path, quality: Mapping[str, float]) -> None:
     """Writes weights and config; each file replaces its older version at once, the config last."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as encode
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     # A reader sees the old file or the new one, never half of it.
-    partial = folder / f".{WEIGHTS}.{os.getpid()}.partial"
-    save_file(weights, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / WEIGHTS)
+    storage.put(str(Path(folder) / WEIGHTS), encode(weights, metadata={"format": "pt"}))
     config = model.config.model_dump(mode="json", exclude_none=True) | {"quality": dict(quality)}
-    partial = folder / f".{CONFIG}.{os.getpid()}.partial"
-    partial.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, folder / CONFIG)
+    storage.put(str(Path(folder) / CONFIG), (json.dumps(config, indent=1) + "\n").encode())
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:

@@ -133,6 +133,17 @@ def test_float16_features_are_widened() -> None:
     np.testing.assert_allclose(pixels[0, 0], features[:2, :2].mean())
 
 
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_images_without_pixels_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"expected at least 1 x 1"):
+        crops(0, "k", *size, 2)
+
+
+def test_a_window_of_one_pixel_fills_its_crop() -> None:
+    image = np.arange(20, dtype=np.uint8).reshape(4, 5)
+    assert (apply(Crop(3, 2, 1, 1), image, 4) == 13).all()
+
+
 def test_a_window_outside_of_the_image_is_refused() -> None:
     with pytest.raises(ValueError, match="inside of the image"):
         apply(Crop(5, 5, 10, 10), np.zeros((12, 12), np.uint8), 8)

@@ -69,7 +69,7 @@ class Codebook(nn.Module):
         counts = torch.bincount(ids_N, minlength=self.embed.shape[0]).to(latents.dtype)
         sums = torch.zeros_like(self.embed).index_add_(0, ids_N, latents)
         # Sums, not means, over ranks: two ranks learn what one would from both batches.
-        if _distributed():
+        if is_distributed():
             dist.all_reduce(counts)
             dist.all_reduce(sums)
         self.cluster_size.lerp_(counts, 1 - self.decay)
@@ -84,7 +84,7 @@ class Codebook(nn.Module):
         picks = order.repeat(-(-len(dead) // len(latents)))[: len(dead)]
         fresh = latents[picks.to(latents.device)]
         # Ranks see other latents: without rank 0's picks their codebooks would part here.
-        if _distributed():
+        if is_distributed():
             dist.broadcast(fresh, 0)
         self._place(dead, fresh, counts.sum() / len(counts))
         return len(dead)
@@ -213,5 +213,6 @@ def row_chunks(rows: torch.Tensor, scores: int) -> tuple[torch.Tensor, ...]:
     return torch.split(rows, max(most // scores, 1))
 
 
-def _distributed() -> bool:
+def is_distributed() -> bool:
+    """Whether there are several ranks to share with."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -23,7 +23,7 @@ import numpy as np
 
 from .. import masks as run_lengths
 from ..crops import Crop, hashed_uniforms
-from .sentences import id_rows, split_id
+from .sentences import NUMBER, id_rows, split_id
 
 GRID = 224
 MASK_SIZE = 64
@@ -33,10 +33,9 @@ POINTS = 7
 MIN_BOX_SHARE = 0.0005
 
 _POINT_WORDS, _INSTANCE_WORDS = 3, 5 + MASK_TOKENS
-_NUMBER = r"(\d{1,3})(?!\d)"
 _PART = re.compile(
-    rf"(?<!\w)point\s+v0={_NUMBER}\s+v1={_NUMBER}(?!\S)"
-    rf"|(?<!\w)polygon\s+v0={_NUMBER}\s+v1={_NUMBER}\s+v2={_NUMBER}\s+v3={_NUMBER}"
+    rf"(?<!\w)point\s+v0={NUMBER}\s+v1={NUMBER}(?!\S)"
+    rf"|(?<!\w)polygon\s+v0={NUMBER}\s+v1={NUMBER}\s+v2={NUMBER}\s+v3={NUMBER}"
     rf"((?:\s+v[01]=\d{{1,3}}){{{MASK_TOKENS}}})(?!\S)",
     re.ASCII,
 )

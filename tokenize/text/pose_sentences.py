@@ -22,7 +22,7 @@ import numpy as np
 
 from ..crops import Crop, hashed_uniforms
 from . import smpl
-from .sentences import COORDINATE_BINS, box_in_crop, id_rows, split_id
+from .sentences import COORDINATE_BINS, NUMBER, box_in_crop, id_rows, split_id
 
 MAX_HUMANS = 7
 POSE_TOKENS = 8
@@ -57,10 +57,9 @@ _GROUPS = (
     _Group("shape", "betas", 166.5, 499.5),
 )
 _POSE = "pose"
-_NUMBER = r"(\d{1,3})(?!\d)"
 _HUMAN = re.compile(r"(?<!\S)human(?!\S)")
-_BOX = re.compile(rf"\s+v0={_NUMBER}\s+v1={_NUMBER}\s+v2={_NUMBER}\s+v3={_NUMBER}(?!\S)", re.ASCII)
-_WORD = re.compile(rf"v([01])={_NUMBER}", re.ASCII)
+_BOX = re.compile(rf"\s+v0={NUMBER}\s+v1={NUMBER}\s+v2={NUMBER}\s+v3={NUMBER}(?!\S)", re.ASCII)
+_WORD = re.compile(rf"v([01])={NUMBER}", re.ASCII)
 
 
 def humans_in_crop(

@@ -28,11 +28,11 @@ DEFAULT_SCORE = 0.6
 
 # Longest first, or "bear" would match the end of "teddy bear" before it.
 _CLASS_WORDS = "|".join(sorted(map(re.escape, COCO_CLASSES), key=len, reverse=True))
-_NUMBER = r"(\d{1,3})(?!\d)"
-_BOX = re.compile(rf"v0={_NUMBER}\s+v1={_NUMBER}\s+v2={_NUMBER}\s+v3={_NUMBER}\s+({_CLASS_WORDS})(?!\w)", re.ASCII)
-_PALETTE = re.compile(rf"v1={_NUMBER}((?:\s+v0={_NUMBER})*)", re.ASCII)
-_VALUE = re.compile(rf"v0={_NUMBER}", re.ASCII)
-_PAIR = re.compile(rf"v1={_NUMBER}\s+v0={_NUMBER}", re.ASCII)
+NUMBER = r"(\d{1,3})(?!\d)"  # of at most three digits, as the words v0=0 .. v3=999 have them
+_BOX = re.compile(rf"v0={NUMBER}\s+v1={NUMBER}\s+v2={NUMBER}\s+v3={NUMBER}\s+({_CLASS_WORDS})(?!\w)", re.ASCII)
+_PALETTE = re.compile(rf"v1={NUMBER}((?:\s+v0={NUMBER})*)", re.ASCII)
+_VALUE = re.compile(rf"v0={NUMBER}", re.ASCII)
+_PAIR = re.compile(rf"v1={NUMBER}\s+v0={NUMBER}", re.ASCII)
 
 
 # Boxes

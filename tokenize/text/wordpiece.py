@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...infra import storage
 from ...modalities import COCO_CLASSES
 
 if TYPE_CHECKING:
@@ -182,8 +182,6 @@ class WordPiece:
 
     def save(self, folder: str | Path) -> None:
         """Writes tokenizer.json and config.json; each replaces its older version at once."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         config = {
             "kind": "wordpiece",
             "vocab_size": self.vocab_size,
@@ -194,9 +192,7 @@ class WordPiece:
             ("tokenizer.json", self._tokenizer.to_str(pretty=False)),
             ("config.json", json.dumps(config, indent=1) + "\n"),
         ):
-            partial = folder / f".{name}.{os.getpid()}.partial"
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, folder / name)
+            storage.put(str(Path(folder) / name), text.encode())
 
     @classmethod
     def load(cls, path: str | Path) -> WordPiece:

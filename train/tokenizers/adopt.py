@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...infra.configuration import RecipeError
 from ...modalities import BODY_POSE, TOKENIZERS, Form, Tokenizer
-from ...tokenize.settings import Tokenizers, TokenizerSettings
+from ...tokenize.settings import CHANNELS, Tokenizers, TokenizerSettings
 
 if TYPE_CHECKING:
     from ...tokenize.networks.vqvae import VQConfig
@@ -96,9 +96,6 @@ def bring(name: str, settings: TokenizerSettings, image_size: int, folder: str) 
     }  # fmt: skip
 
 
-_CHANNELS = {Form.COLORS: 3, Form.NORMALS: 3, Form.EDGES: 1, Form.DEPTH: 1}
-
-
 def _problem(entry: Tokenizer, settings: TokenizerSettings, config: VQConfig, image_size: int) -> str:
     """Why a tokenizer cannot serve, "" if it can."""
     from ...tokenize.networks.divae import DiVAEConfig
@@ -109,7 +106,7 @@ def _problem(entry: Tokenizer, settings: TokenizerSettings, config: VQConfig, im
         wanted |= {"patch_size": settings.patch_size, "n_labels": entry.n_labels or None}
         wanted |= {"patch_proj": entry.form is not Form.FEATURES}
     # How wide other labels are is known when they come, see `FittedTokenizer.encode`.
-    if channels := entry.channels if entry.name == BODY_POSE else _CHANNELS.get(entry.form):
+    if channels := entry.channels if entry.name == BODY_POSE else CHANNELS.get(entry.form):
         wanted |= {"n_channels": channels}
     for field, value in wanted.items():
         if getattr(config, field) != value:

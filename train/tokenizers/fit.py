@@ -22,7 +22,7 @@ import numpy as np
 
 from ...infra import ledger, storage
 from ...modalities import TEXT, TOKENIZERS, Form, import_modules
-from ...tokenize.settings import TextTokenizer, TokenizerSettings
+from ...tokenize.settings import TextTokenizer, TokenizerSettings, warm_starts
 from .. import checkpoint, workers
 from ..data.prefetch import prefetch
 from ..metrics import Metrics
@@ -259,19 +259,19 @@ def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: s
 
     from . import build, losses
     from .vq import VQTrainer
-    from .warm_start import cannot_warm_start
+    from .warm_start import cannot_warm_start, warm_start
 
     start, settings = time.monotonic(), job.tokenizers[name]
     batch = max(1, settings.batch_size // world)
     model = build.model(name, settings, job.image_size, rows.train.shape[1:], job.seed)
     backbone = settings.perceptual_backbone if TOKENIZERS[name].form is Form.COLORS else None
     perceptual = losses.lpips(backbone, device) if backbone else None
-    config = build.fit_config(name, settings, batch, job.seed)
-    if config.warm_start and (why := cannot_warm_start(model.config)):
+    warm = warm_starts(name, settings)
+    if warm and (why := cannot_warm_start(model.config)):
         # How wide features are is known only when their first rows are here.
         logger.warning("fit %s: no warm start: %s", name, why)
-        config = config.model_copy(update={"warm_start": False})
-    trainer = VQTrainer(model.to(device), config, perceptual)
+        warm = False
+    trainer = VQTrainer(model.to(device), settings, job.seed, perceptual, warm_start if warm else None)
     folder = storage.join(job.root, "runs", f"fit-{name}", job.prints[name])
     checkpoints = storage.join(folder, "checkpoints")
     last = checkpoint.newest(checkpoints)

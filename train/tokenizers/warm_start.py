@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from ...tokenize.networks.quantize import is_distributed
 from ...tokenize.networks.vit import ViTDecoder, ViTEncoder
 from ...tokenize.networks.vqvae import VQVAE, VQConfig
 
@@ -67,7 +68,7 @@ def warm_start(model: VQVAE, x: torch.Tensor) -> None:
     decoder.out_proj.weight[:, : latent - 1] = components * scale * length
     decoder.out_proj.bias.copy_(mean)
     # Ranks see other first batches, and so find other components.
-    if dist.is_available() and dist.is_initialized():
+    if is_distributed():
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, 0)
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from fourmill_tests import tokenizer_ranks
 
 from fourmill.tokenize.networks import quantize
 from fourmill.tokenize.networks.quantize import Codebook, EuclideanCodebook, VectorQuantizer, dead_code_threshold
@@ -88,32 +87,13 @@ def test_threshold_is_a_share_of_the_uniform_count() -> None:
     assert dead_code_threshold(256 * 196, 8192, 0) == 0
 
 
-def _rank(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    torch.set_num_threads(1)
-    torch.set_default_dtype(torch.float64)
-    book = Codebook(16, 4, 0.9, 0.0, seed=0)
-    dying = Codebook(16, 4, 0.9, 1.0, seed=0)
-    latents = torch.from_numpy(np.load(f"{folder}/latents.npy"))[rank::2]
-    for _ in range(3):
-        book.update(latents, book.assign(latents))
-        dying.update(latents, dying.assign(latents))
-    np.savez(f"{folder}/rank{rank}.npz", embed=book.embed, size=book.cluster_size, dying=dying.embed)
-    dist.destroy_process_group()
-
-
-def test_two_ranks_learn_as_one_on_both_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[3])  # the ranks import this file by its name
-    latents = np.random.default_rng(0).standard_normal((40, 4))
-    np.save(tmp_path / "latents.npy", latents)
-    mp.spawn(_rank, (str(tmp_path),), nprocs=2)
-    ranks = [np.load(tmp_path / f"rank{rank}.npz") for rank in range(2)]
-    book = Codebook(16, 4, 0.9, 0.0, seed=0)
-    for _ in range(3):
-        book.update(torch.from_numpy(latents), book.assign(torch.from_numpy(latents)))
+@pytest.mark.slow  # two processes that import PyTorch
+def test_two_ranks_learn_as_one_on_both_batches(two_ranks: Path) -> None:
+    ranks = [np.load(two_ranks / f"rank{rank}.npz") for rank in range(2)]
+    alone, _ = tokenizer_ranks.codebooks(slice(None))
     for rank in ranks:
-        np.testing.assert_allclose(rank["embed"], book.embed)
-        np.testing.assert_allclose(rank["size"], book.cluster_size)
+        np.testing.assert_allclose(rank["embed"], alone.embed)
+        np.testing.assert_allclose(rank["size"], alone.cluster_size)
         np.testing.assert_array_equal(rank["dying"], ranks[0]["dying"])  # replaced alike on both
 
 

@@ -181,6 +181,19 @@ def test_files_with_a_post_processor_get_one_eos(wordpiece: WordPiece, tmp_path:
     assert WordPiece.load(tmp_path).encode("a dog", 99).tolist() == wordpiece.encode("a dog", 99).tolist()
 
 
+def test_the_size_of_a_vocabulary_is_one_above_its_last_id(wordpiece: WordPiece) -> None:
+    assert wordpiece.decode([wordpiece.vocab_size - 1])
+    with pytest.raises(ValueError, match=f"expected ids below {wordpiece.vocab_size}"):
+        wordpiece.decode([wordpiece.vocab_size])
+
+
+def test_two_sentinels_are_enough_and_one_is_not(tmp_path: Path) -> None:
+    WordPiece.fit(CAPTIONS, vocab_size=4500, num_sentinels=2).save(tmp_path)
+    assert WordPiece.load(tmp_path).sentinel_ids.tolist() == [4, 5]
+    with pytest.raises(ValueError, match="num_sentinels: got 1; expected at least 2"):
+        WordPiece.fit(CAPTIONS, vocab_size=4500, num_sentinels=1)
+
+
 def test_too_small_vocabularies_say_what_is_needed() -> None:
     with pytest.raises(ValueError, match=r"got vocab_size 500; expected 4\d\d\d .*raise vocab_size"):
         WordPiece.fit(CAPTIONS, vocab_size=500)

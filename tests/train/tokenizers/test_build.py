@@ -55,7 +55,7 @@ def test_every_row_trains_codes_and_is_measured(name: str) -> None:
     expected = {SAM_MASK: (4, 4), BODY_POSE: (8,), "tok_dinov2_global": (16,), "tok_imagebind_global": (16,)}
     assert tuple(ids.shape[1:]) == expected.get(name, (side, side))
     assert int(ids.max()) < 16
-    trainer = VQTrainer(model, build.fit_config(name, settings, 4, seed=0))
+    trainer = VQTrainer(model, settings)
     assert all(np.isfinite(list(trainer.step(x).values())))
     measured = quality(name, trainer.result(), [examples], settings.validation_steps)
     assert all(np.isfinite(list(measured.values()))) and measured["samples"] == 4
@@ -66,7 +66,7 @@ def test_every_row_trains_codes_and_is_measured(name: str) -> None:
 def test_other_decoders_of_pictures(decoder: str) -> None:
     settings, examples = recipe(decoder=decoder).tokenizer("tok_depth"), rows("tok_depth")
     model = build.model("tok_depth", settings, 112, examples.shape[1:])
-    trainer = VQTrainer(model, build.fit_config("tok_depth", settings, 4, seed=0))
+    trainer = VQTrainer(model, settings)
     assert np.isfinite(trainer.step(to_input("tok_depth", examples))["loss"])
     assert model.config.dec_type.startswith(decoder)
 
@@ -81,10 +81,3 @@ def test_the_papers_decoder_is_the_published_one() -> None:
     shapes = [{k: v.shape for k, v in model.state_dict().items()} for model in (ours, published)]
     assert shapes[0] == shapes[1]
     assert (config.prediction_type, config.beta_schedule, config.latent_dim) == ("sample", "linear", 32)
-
-
-def test_rate_follows_the_batch_of_all_ranks() -> None:
-    settings = recipe(batch_size=64, base_lr=1e-4, resolutions={"sizes": [128], "base_lr": 5e-5}).tokenizer("tok_rgb")
-    config = build.fit_config("tok_rgb", settings, 16, seed=3)
-    assert config.lr == pytest.approx(1e-4 / 4) and config.batch_size == 16 and config.seed == 3
-    assert config.adaptation is not None and config.adaptation.lr == pytest.approx(5e-5 / 4)

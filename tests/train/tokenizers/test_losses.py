@@ -40,6 +40,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow  # VGG-16's 138 M weights are drawn at random first
 def test_lpips_is_0_for_equal_pictures_and_has_a_gradient(backbone: Path) -> None:
     distance = lpips(str(backbone), "cpu")
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -51,6 +52,7 @@ def test_lpips_is_0_for_equal_pictures_and_has_a_gradient(backbone: Path) -> Non
     assert lpips(str(backbone), "cpu")(blurred, x).item() == value.item()  # no layer is left at random
 
 
+@pytest.mark.slow
 def test_lpips_says_what_is_missing(backbone: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no file .* download torchvision's VGG-16"):
         lpips(str(tmp_path / "no.pth"), "cpu")

@@ -5,32 +5,32 @@ from __future__ import annotations
 import copy
 import io
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from fourmill_tests import tokenizer_ranks
+from fourmill_tests.precision import float64
 
 from fourmill.tokenize.crops import Resample, apply, crops
 from fourmill.tokenize.inputs import to_input
 from fourmill.tokenize.networks.divae import DiVAE, DiVAEConfig
 from fourmill.tokenize.networks.vqvae import VQVAE, VQVAEConfig
+from fourmill.tokenize.settings import Resolutions, TokenizerSettings
 from fourmill.tokenize.tokenizer import Tokenizer
 from fourmill.train.tokenizers.quality import quality
-from fourmill.train.tokenizers.vq import Adaptation, VQFitConfig, VQTrainer, generator
+from fourmill.train.tokenizers.vq import VQTrainer, generator
 from fourmill.train.tokenizers.warm_start import warm_start
 
 SMALL = VQVAEConfig.small(
     dim=32, depth=1, heads=2, image_size=32, patch_size=8, codebook_size=64, latent_dim=8,
     ema_decay=0.95,
 )  # fmt: skip
-QUICK = VQFitConfig(
-    steps=60, batch_size=8, lr=3e-3, warmup=5, dead_code_coefficient=8, average=0.9, warm_start=True
-)  # fmt: skip
+QUICK = TokenizerSettings(steps=60, base_lr=3e-3, warmup_steps=5, dead_code_coefficient=8, average=0.9)
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +39,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """In float64 a fit of 60 steps ends alike on every CPU: rounding grows, but from 1e-16."""
+    with float64():
+        yield
 
 
 def toy_rows(count: int, seed: int = 0) -> np.ndarray:
@@ -52,7 +59,11 @@ def toy_rows(count: int, seed: int = 0) -> np.ndarray:
 
 def toy(count: int, seed: int = 0) -> torch.Tensor:
     """(count, 3, 32, 32) in [-1, 1]."""
-    return to_input("tok_rgb", toy_rows(count, seed))
+    return inputs_of("tok_rgb", toy_rows(count, seed))
+
+
+def inputs_of(name: str, rows: np.ndarray) -> torch.Tensor:
+    return to_input(name, rows).to(torch.get_default_dtype())
 
 
 def measured(trainer: VQTrainer, rows: np.ndarray, name: str = "tok_rgb") -> dict[str, float]:
@@ -75,9 +86,9 @@ def photos(edges: bool) -> np.ndarray:
     return np.stack(views)
 
 
-def test_loss_falls_and_quality_rises() -> None:
+def test_loss_falls_and_quality_rises(double: None) -> None:
     data, held_out = toy(64), toy_rows(16, seed=1)
-    trainer = VQTrainer(VQVAE(SMALL), QUICK)
+    trainer = VQTrainer(VQVAE(SMALL), QUICK, start=warm_start)
     before = measured(trainer, held_out)
     losses = [trainer.step(x)["reconstruction"] for x in batches(range(60), data)]
     after = measured(trainer, held_out)
@@ -87,10 +98,10 @@ def test_loss_falls_and_quality_rises() -> None:
     assert after["tokens"] == 16 * 16
 
 
-def test_codebook_is_used_on_photos() -> None:
+def test_codebook_is_used_on_photos(double: None) -> None:
     rows = photos(edges=False)
-    trainer = VQTrainer(VQVAE(SMALL), QUICK)
-    metrics = [trainer.step(x) for x in batches(range(60), to_input("tok_rgb", rows))]
+    trainer = VQTrainer(VQVAE(SMALL), QUICK, start=warm_start)
+    metrics = [trainer.step(x) for x in batches(range(60), inputs_of("tok_rgb", rows))]
     result = measured(trainer, rows)
     assert result["codes_used"] > 0.8
     assert result["perplexity"] > 0.4 * 64
@@ -98,12 +109,12 @@ def test_codebook_is_used_on_photos() -> None:
     assert metrics[-1]["codes_replaced"] < 8
 
 
-def test_edges_are_reconstructed() -> None:
+def test_edges_are_reconstructed(double: None) -> None:
     rows = photos(edges=True)
     model = VQVAE(SMALL.model_copy(update={"n_channels": 1}))
-    trainer = VQTrainer(model, QUICK)
+    trainer = VQTrainer(model, QUICK, start=warm_start)
     before = measured(trainer, rows, "tok_canny_edge")
-    for x in batches(range(60), to_input("tok_canny_edge", rows)):
+    for x in batches(range(60), inputs_of("tok_canny_edge", rows)):
         trainer.step(x)
     after = measured(trainer, rows, "tok_canny_edge")
     assert after["mse"] < before["mse"] and after["f1"] > before["f1"] + 0.1
@@ -113,16 +124,16 @@ def test_edges_are_reconstructed() -> None:
 def test_resuming_equals_never_stopping(average: float) -> None:
     """Bit for bit, through bytes that `weights_only` reads, with codes dying before and after the stop."""
     config, data = QUICK.model_copy(update={"average": average, "dead_code_coefficient": 1.0}), toy(64)
-    whole = VQTrainer(VQVAE(SMALL), config)
+    whole = VQTrainer(VQVAE(SMALL), config, start=warm_start)
     for x in batches(range(12), data):
         whole.step(x)
-    first = VQTrainer(VQVAE(SMALL), config)
+    first = VQTrainer(VQVAE(SMALL), config, start=warm_start)
     for x in batches(range(7), data):
         first.step(x)
     stream = io.BytesIO()
     torch.save(first.state_dict(), stream)
     stream.seek(0)
-    second = VQTrainer(VQVAE(SMALL, seed=9), config)
+    second = VQTrainer(VQVAE(SMALL, seed=9), config, start=warm_start)
     second.load_state_dict(torch.load(stream, weights_only=True))
     torch.manual_seed(123)  # the global generator plays no part
     replaced = sum(second.step(x)["codes_replaced"] for x in batches(range(7, 12), data))
@@ -133,12 +144,12 @@ def test_resuming_equals_never_stopping(average: float) -> None:
 
 
 def test_learning_rate() -> None:
-    trainer = VQTrainer(VQVAE(SMALL), VQFitConfig(steps=100, warmup=10, lr=1.0, min_lr=0.1))
+    trainer = VQTrainer(VQVAE(SMALL), TokenizerSettings(steps=100, warmup_steps=10, base_lr=1.0))
     assert trainer.lr(0) == pytest.approx(1e-6)
     assert trainer.lr(10) == pytest.approx(1.0)
-    assert trainer.lr(55) == pytest.approx(0.55)
-    assert trainer.lr(100) == trainer.lr(1000) == pytest.approx(0.1)
-    assert VQTrainer(VQVAE(SMALL), VQFitConfig(batch_size=512)).peak_lr == pytest.approx(2e-4)
+    assert trainer.lr(55) == pytest.approx(0.5)
+    assert trainer.lr(100) == trainer.lr(1000) == 0
+    assert VQTrainer(VQVAE(SMALL), TokenizerSettings(batch_size=512)).lr(195_000) == pytest.approx(2e-4)
 
 
 def test_matrices_decay_and_vectors_do_not() -> None:
@@ -151,7 +162,7 @@ def test_matrices_decay_and_vectors_do_not() -> None:
 
 def test_result_is_the_average_and_leaves_training_alone() -> None:
     data = toy(16)
-    trainer = VQTrainer(VQVAE(SMALL), QUICK.model_copy(update={"warm_start": False}))
+    trainer = VQTrainer(VQVAE(SMALL), QUICK)
     weight = trainer.model.encoder.proj.weight
     expected = weight.detach().clone()
     for step, x in enumerate(batches(range(4), data)):
@@ -166,7 +177,7 @@ def test_result_is_the_average_and_leaves_training_alone() -> None:
 
 @pytest.mark.parametrize("warm", [True, False])
 def test_nan_loss_stops_before_the_weights_break(warm: bool) -> None:
-    trainer = VQTrainer(VQVAE(SMALL), QUICK.model_copy(update={"warm_start": warm}))
+    trainer = VQTrainer(VQVAE(SMALL), QUICK, start=warm_start if warm else None)
     x = toy(8)
     x[0, 0, 0, 0] = math.nan
     with pytest.raises(FloatingPointError, match="finite" if warm else "step 0"):
@@ -175,34 +186,20 @@ def test_nan_loss_stops_before_the_weights_break(warm: bool) -> None:
     assert trainer.steps_done == 0
 
 
-def _rank(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    torch.set_num_threads(1)
-    trainer = VQTrainer(VQVAE(SMALL), SHARED.model_copy(update={"batch_size": 4}))
-    for x in batches(range(3), toy(64)):
-        trainer.step(x[rank::2])
-    torch.save(trainer.result().state_dict(), f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
-
-
 # Cold, and without replaced codes: both take what rank 0 sees, on purpose.
-SHARED = QUICK.model_copy(update={"warm_start": False, "dead_code_coefficient": 0.0})
+SHARED = QUICK.model_copy(update={"dead_code_coefficient": 0.0})
 
 
-def test_two_ranks_learn_as_one_on_both_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[3])  # the ranks import this file by its name
-    mp.spawn(_rank, (str(tmp_path),), nprocs=2)
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
-    single = VQTrainer(VQVAE(SMALL), SHARED)
-    for x in batches(range(3), toy(64)):
-        single.step(x)
-    for name, value in single.result().state_dict().items():
+@pytest.mark.slow  # two processes that import PyTorch
+def test_two_ranks_learn_as_one_on_both_batches(two_ranks: Path, double: None) -> None:
+    first, second = (torch.load(two_ranks / f"fit{rank}.pt", weights_only=True) for rank in range(2))
+    single = tokenizer_ranks.fit(slice(None))
+    for name, value in single.items():
         assert torch.equal(first[name], second[name]), name
-        # Adam turns rounding in a gradient of about zero into a step of lr: allow that to a few.
-        assert ((first[name] - value).abs() > 2e-4).float().mean() < 0.01, name
+        torch.testing.assert_close(first[name], value, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_a_warm_start_is_a_linear_tokenizer() -> None:
+def test_a_warm_start_is_a_linear_tokenizer(double: None) -> None:
     """Patches that a few components explain come back from unquantized latents, but for the length of a latent."""
     generator = torch.Generator().manual_seed(0)
     basis = torch.randn(3, 3 * 8 * 8, generator=generator)
@@ -218,18 +215,18 @@ def test_a_warm_start_is_a_linear_tokenizer() -> None:
     z = model.latents(x)
     lengths = z.norm(dim=1, keepdim=True)
     recon = model._reconstruct(z / lengths.mean())
-    torch.testing.assert_close(recon, x, atol=1e-4, rtol=0)
+    torch.testing.assert_close(recon, x)
     torch.testing.assert_close(z[:, -1], torch.ones(2, 4, 4))
     first = z[:, 0].flatten()
-    assert first.std(correction=1).item() == pytest.approx(1, abs=1e-4)
+    assert first.std(correction=1).item() == pytest.approx(1)
 
 
-def test_a_warm_start_beats_a_cold_one() -> None:
+def test_a_warm_start_beats_a_cold_one(double: None) -> None:
     rows = photos(edges=False)
     results = []
     for warm in (True, False):
-        trainer = VQTrainer(VQVAE(SMALL), QUICK.model_copy(update={"warm_start": warm}))
-        for x in batches(range(30), to_input("tok_rgb", rows)):
+        trainer = VQTrainer(VQVAE(SMALL), QUICK, start=warm_start if warm else None)
+        for x in batches(range(30), inputs_of("tok_rgb", rows)):
             trainer.step(x)
         results.append(measured(trainer, rows)["psnr"])
     assert results[0] > results[1] + 1
@@ -246,7 +243,7 @@ MODELS: dict[str, tuple[Tokenizer, str, torch.Tensor]] = {
     "diffusion": (
         DiVAE(DiVAEConfig.small(16, 1, 2, 32, decoder_patch_size=4, prediction_type="sample", **TINY)),
         "mse",
-        F.interpolate(toy(16), size=16),
+        F.interpolate(toy(4), size=16),  # bfloat16 convolutions are slow on most CPUs
     ),
     "classes": (
         VQVAE(VQVAEConfig.small(16, 1, 2, n_channels=4, n_labels=5, **TINY)),
@@ -272,8 +269,8 @@ MODELS: dict[str, tuple[Tokenizer, str, torch.Tensor]] = {
 )
 def test_every_kind_learns_and_resumes_bit_for_bit(kind: str, precision: str) -> None:
     model, loss, x = MODELS[kind]
-    config = VQFitConfig.model_validate({
-        "steps": 15, "batch_size": 16, "lr": 1e-2, "warmup": 2, "loss": loss, "precision": precision, "average": 0.9,
+    config = TokenizerSettings.model_validate({
+        "steps": 15, "base_lr": 1e-2, "warmup_steps": 2, "loss": loss, "precision": precision, "average": 0.9,
         "accumulate": 2,
     })  # fmt: skip
     whole = VQTrainer(copy.deepcopy(model), config)
@@ -294,18 +291,19 @@ def test_every_kind_learns_and_resumes_bit_for_bit(kind: str, precision: str) ->
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_a_batch_in_parts_has_the_gradient_of_the_whole() -> None:
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(double: None) -> None:
     norms = {}
     for parts in (1, 4):
-        config = SHARED.model_copy(update={"accumulate": parts, "clip": 0.0})
+        config = SHARED.model_copy(update={"accumulate": parts, "clip_norm": 0.0})
         # A codebook that stands still: it learns from each part, before the next one is coded.
-        norms[parts] = VQTrainer(VQVAE(SMALL.model_copy(update={"ema_decay": 0.99999999})), config).step(toy(8))
-    assert norms[4]["gradient_norm"] == pytest.approx(norms[1]["gradient_norm"], rel=1e-4)
-    assert norms[4]["loss"] == pytest.approx(norms[1]["loss"], rel=1e-5)
+        model = VQVAE(SMALL.model_copy(update={"ema_decay": 1.0}))
+        norms[parts] = VQTrainer(model, config).step(toy(8))
+    assert norms[4]["gradient_norm"] == pytest.approx(norms[1]["gradient_norm"])
+    assert norms[4]["loss"] == pytest.approx(norms[1]["loss"])
 
 
 def test_fp16_skips_overflowing_steps_then_gives_up() -> None:
-    trainer = VQTrainer(VQVAE(SMALL), QUICK.model_copy(update={"precision": "fp16", "warm_start": False}))
+    trainer = VQTrainer(VQVAE(SMALL), QUICK.model_copy(update={"precision": "fp16"}))
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
     before = [p.detach().clone() for p in trainer.parameters]
     assert not math.isfinite(trainer.step(toy(8))["gradient_norm"])
@@ -319,30 +317,31 @@ def test_fp16_skips_overflowing_steps_then_gives_up() -> None:
 
 
 def test_an_adaptation_has_a_schedule_of_its_own() -> None:
-    later = Adaptation(steps=50, lr=0.5, warmup=10)
-    trainer = VQTrainer(VQVAE(SMALL), VQFitConfig(steps=100, warmup=10, lr=1.0, adaptation=later))
-    assert trainer.lr(99) == pytest.approx(0, abs=1e-3) and trainer.lr(100) == pytest.approx(1e-6)
-    assert trainer.lr(110) == pytest.approx(0.5) and trainer.lr(130) == pytest.approx(0.25)
-    assert trainer.config.total_steps == 150
+    later = Resolutions(sizes=(32, 64), steps=50, base_lr=0.5, warmup_steps=10)
+    trainer = VQTrainer(VQVAE(SMALL), TokenizerSettings(steps=100, warmup_steps=10, batch_size=512, resolutions=later))
+    # Rates are for batches of 256 over all ranks.
+    assert trainer.lr(10) == pytest.approx(2e-4) and trainer.lr(99) < 1e-6 and trainer.lr(100) == pytest.approx(1e-6)
+    assert trainer.lr(110) == pytest.approx(1.0) and trainer.lr(130) == pytest.approx(0.5)
+    assert trainer.settings.total_steps == 150
 
 
 def test_other_sizes_train_the_same_model() -> None:
-    trainer = VQTrainer(VQVAE(SMALL), QUICK)
+    trainer = VQTrainer(VQVAE(SMALL), QUICK, start=warm_start)
     for size in (32, 48, 64):
         trainer.step(F.interpolate(toy(8), size=size))
         share = (size // 8) ** 2 * 8 / 64 / QUICK.dead_code_coefficient
         assert trainer.model.quantize.codebook.threshold == pytest.approx(share)
 
 
-def test_a_perceptual_loss_is_added_with_its_weight() -> None:
+def test_a_perceptual_loss_is_added_with_its_weight(double: None) -> None:
     def distance(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return (prediction - target).abs().mean() + 1
 
     config = QUICK.model_copy(update={"perceptual_weight": 0.5})
-    metrics = VQTrainer(VQVAE(SMALL), config, distance).step(toy(8))
+    metrics = VQTrainer(VQVAE(SMALL), config, perceptual=distance).step(toy(8))
     assert metrics["perceptual"] > 1
     parts = metrics["reconstruction"] + metrics["commitment"] + 0.5 * metrics["perceptual"]
-    assert metrics["loss"] == pytest.approx(parts, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(parts)
 
 
 def test_random_numbers_of_a_step_are_its_own() -> None:
@@ -359,4 +358,4 @@ def test_a_compiled_model_is_kept_as_a_plain_one() -> None:
     assert trainer.model.encoder._compiled_call_impl is not None
     result = trainer.result()
     assert list(result.state_dict()) == list(VQVAE(SMALL).state_dict())
-    assert torch.equal(result.encode(toy(2)), VQTrainer(VQVAE(SMALL), QUICK).result().encode(toy(2)))
+    assert torch.equal(result.encode(toy(2)), VQTrainer(VQVAE(SMALL), QUICK, start=warm_start).result().encode(toy(2)))
