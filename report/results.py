@@ -26,15 +26,15 @@ from .draw.labels import METADATA_FIELDS
 from .html.chart import Series
 from .html.gallery import GallerySample, TokenView, how_to_keep
 from .html.report import (
-    Column,
     Curve,
     Fact,
     GenerationGrid,
     GenerationRow,
+    GridColumn,
     Reconstruction,
     RejectCount,
     ReportData,
-    Stage,
+    StageTime,
     TokenizerResult,
 )
 from .samples import Collector, column_counts, credits, is_picture, spread
@@ -60,10 +60,11 @@ def collect(
         extras: fields of `ReportData` that win over what is gathered here.
     """
     rows = {shard: record.rows for (output, shard), record in plan.done.items() if output == SAMPLES}
+    # Reconstructions of samples that no tokenizer was fitted on, where there are some.
     shown = plan.splits["val"] if any(rows.get(shard) for shard in plan.splits["val"]) else plan.splits["train"]
     tasks = list(plan.tasks.values())
     shown_tasks = [task for task in tasks if task.shard in set(shown)]
-    looked = collector.samples(shown_tasks, spread(shown_tasks, rows, RECONSTRUCTED))
+    shown_samples = collector.samples(shown_tasks, spread(shown_tasks, rows, RECONSTRUCTED))
     drawn = collector.samples(tasks, spread(tasks, rows, CANDIDATES))
     pictures = collector.pictures(tasks, spread(tasks, rows, MOSAIC))
     record = ledger.read(recipe.root, f"runs/{recipe.train.name}", run.fingerprint)
@@ -75,7 +76,7 @@ def collect(
         "mosaic": [(sample.key, sample.image) for sample in pictures if sample.image is not None],
         "labels_note": _labels_note(drawn),
         "samples": sorted(drawn, key=lambda sample: -sum(bool(len(v)) for v in sample.labels.values()))[:DRAWN],
-        "tokenizers": _tokenizers(recipe, collector, plan, tokenizers, looked),
+        "tokenizers": _tokenizers(recipe, collector, plan, tokenizers, shown_samples),
         "training_facts": _training_facts(record, log),
         "training_note": _training_note(recipe),
         "curves": _curves(run, log),
@@ -83,7 +84,7 @@ def collect(
         "generation_note": "The samples are the first of the shards, in their order; none was chosen. "
         "They are validation samples where nothing else is said.",
         "rejects": _rejects(plan),
-        "photos": credits([*pictures, *looked, *drawn]),
+        "photos": credits([*pictures, *shown_samples, *drawn]),
     }
     if not plan.splits["val"]:
         fields["validation_note"] = "The recipe names no validation shards: nothing here says what is learned by heart."
@@ -113,19 +114,23 @@ def _labels_note(drawn: Sequence[GallerySample]) -> str:
     return f"{note} {how_to_keep(not_kept)}".rstrip()
 
 
-def _stages(root: str) -> list[Stage]:
+def _stages(root: str) -> list[StageTime]:
     stages = []
     for name in ("label", "fit", "tokenize", "train", "generate"):
         try:
             times = json.loads(storage.read_bytes(storage.join(root, "ledger", "stages", f"{name}.json")))
         except FileNotFoundError:
             continue
-        stages.append(Stage(name, times["seconds"], times["samples"] or times["made"], times["unit"]))
+        stages.append(StageTime(name, times["seconds"], times["samples"] or times["made"], times["unit"]))
     return stages
 
 
 def _tokenizers(
-    recipe: Recipe, collector: Collector, plan: Plan, tokenizers: Mapping[str, Fitted], looked: Sequence[GallerySample]
+    recipe: Recipe,
+    collector: Collector,
+    plan: Plan,
+    tokenizers: Mapping[str, Fitted],
+    shown_samples: Sequence[GallerySample],
 ) -> list[TokenizerResult]:
     results = []
     for name, output in collector.columns.items():
@@ -135,10 +140,11 @@ def _tokenizers(
         own = MODALITIES[spec.name].tokenizers
         facts, note = _measured(recipe, spec, own[0], tokenizers[own[0]]) if own else ([], "")
         shards = [shard for (column, shard) in plan.done if column == name]
+        # A column of a shard is megabytes: of a web-scale root some shards say the same as all.
         counted = shards[:: max(1, len(shards) // COUNTED_SHARDS)][:COUNTED_SHARDS]
         counts = column_counts(recipe.root, name, counted, spec.vocab_size)
         where = f"in {len(counted):,} of {len(shards):,} shards" if len(counted) < len(shards) else "in all shards"
-        results.append(TokenizerResult(spec.name, facts, _pairs(looked, spec.name), counts, where, note))
+        results.append(TokenizerResult(spec.name, facts, _pairs(shown_samples, spec.name), counts, where, note))
     if TEXT in tokenizers:
         size = tokenizers[TEXT].vocab_size
         facts = [Fact("vocabulary", f"{size:,}", "WordPiece, with 4M's special words")]
@@ -162,8 +168,8 @@ def _measured(recipe: Recipe, spec: ModalitySpec, name: str, fitted: Fitted) -> 
     return facts, f"Measured {where}; the pictures are centre crops." if where else "The pictures are centre crops."
 
 
-def _pairs(looked: Sequence[GallerySample], modality: str) -> list[Reconstruction]:
-    views = [(sample.key, _view(sample, modality)) for sample in looked]
+def _pairs(shown_samples: Sequence[GallerySample], modality: str) -> list[Reconstruction]:
+    views = [(sample.key, _view(sample, modality)) for sample in shown_samples]
     return [
         Reconstruction(key, view.truth, view.decoded, view.error)
         for key, view in views
@@ -250,31 +256,32 @@ def _generations(collector: Collector, plan: Plan, job: GenerateJob) -> list[Gen
         for sample in samples:
             rows.setdefault(sample["shard"], []).append(sample["row"])
         truths = {(s.shard, s.key): s for s in collector.samples(list(plan.tasks.values()), rows)}
-        looked = [truths[sample["shard"], sample["key"]] for sample in samples]
+        shown_samples = [truths[sample["shard"], sample["key"]] for sample in samples]
         generated = {step.target: _decoded(collector, folder, step.target) for step in chain.to}
         lines = []
-        for i, truth in enumerate(looked):
+        for i, truth in enumerate(shown_samples):
             cells = [_short(_truth(truth, name)) for name in chain.inputs]
             for step in chain.to:
                 cells += [_short(generated[step.target][i]), _short(_truth(truth, step.target))]
             lines.append(GenerationRow(truth.key, cells, _truth(truth, "rgb")))
         title = f"from {' and '.join(chain.inputs)} to {', '.join(step.target for step in chain.to)}"
         title += "" if chain.split == "val" and job.splits["val"] else ", on training samples"
-        grids.append(GenerationGrid(title, _columns(chain, looked), lines, _how(job, number)))
+        grids.append(GenerationGrid(title, _columns(chain, shown_samples), lines, _how(job, number)))
     return grids
 
 
-def _columns(chain: Chain, looked: Sequence[GallerySample]) -> list[Column]:
+def _columns(chain: Chain, shown_samples: Sequence[GallerySample]) -> list[GridColumn]:
     """What each column of a chain's grid shows."""
-    not_kept = {label for sample in looked for label in sample.not_kept}
+    not_kept = {label for sample in shown_samples for label in sample.not_kept}
 
     def stored(name: str) -> str:
         return "as its tokens say; the label is not kept" if MODALITIES[name].label in not_kept else ""
 
-    columns = [Column(MODALITIES[name].label, "given", stored(name)) for name in chain.inputs]
+    columns = [GridColumn(MODALITIES[name].label, "given", stored(name)) for name in chain.inputs]
     for step in chain.to:
         label = MODALITIES[step.target].label
-        columns += [Column(label, "generated", _guidance(step.guidance)), Column(label, "truth", stored(step.target))]
+        generated = GridColumn(label, "generated", _guidance(step.guidance))
+        columns += [generated, GridColumn(label, "truth", stored(step.target))]
     return columns
 
 

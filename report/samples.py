@@ -27,7 +27,7 @@ from ..tokenize.crops import Crop, crops
 from ..tokenize.text_codecs import Text
 from .errors import error_of
 from .html.gallery import GallerySample, TokenView
-from .html.report import Photo
+from .html.report import CreditedPhoto
 from .source_samples import read_sample
 
 if TYPE_CHECKING:
@@ -54,13 +54,14 @@ def spread(tasks: Sequence[ShardTask], rows: Mapping[str, int], count: int) -> d
     return chosen
 
 
-def credits(samples: Sequence[GallerySample]) -> list[Photo]:
+def credits(samples: Sequence[GallerySample]) -> list[CreditedPhoto]:
     """Whose pictures these are, as far as their sidecars say: one row for each author and licence."""
-    photos: dict[str, Photo] = {}
+    photos: dict[str, CreditedPhoto] = {}
     for sample in samples:
         if sample.credit and sample.image is not None and sample.credit not in photos:
             author, _, licence = sample.credit.rpartition(", ")
-            photos[sample.credit] = Photo(sample.key, sample.image, author or licence, licence if author else "")
+            photo = CreditedPhoto(sample.key, sample.image, author or licence, licence if author else "")
+            photos[sample.credit] = photo
     return list(photos.values())
 
 
@@ -136,7 +137,7 @@ class Collector:
         return crops(seed, sample.key, width, height, settings.crops, scale=scale, hflip=settings.hflip)
 
     def _kept(self, shard: str, label: str, rows: Sequence[int], samples: Sequence[GallerySample]) -> list[Any] | None:
-        """A label of some rows, None for rejects; None if the recipe does not keep it or it is not made yet."""
+        """A label of some rows, None for rejects; None if the recipe does not keep it or has not been run since."""
         output = f"labels/{label}"
         if (output, shard) not in self.records:
             return None
@@ -169,6 +170,7 @@ class Collector:
                 continue
             column = store.read(storage.join(self.root, name, f"{shard}.parquet"))
             codec = self.codec(output)
+            # Rows of a shard are in the same order in all of its outputs; a pair of others would be a lie.
             for i, (row, sample) in enumerate(zip(rows, samples, strict=True)):
                 assert column.keys[row].as_py() == sample.key, (name, shard, row)
                 for crop in range(min(codec.crops, CROPS_SHOWN)):

@@ -162,10 +162,10 @@ def describe(name: str, label: Any, *, color: bool = True) -> Text:
     panel = draw.draw(name, label)
     if isinstance(panel, draw.Swatches):
         return Text("\n").join(_palette(palette, color) for palette in panel.palettes)
-    if isinstance(panel, draw.Table):
+    if isinstance(panel, draw.TablePanel):
         names = max(len(row[0]) for row in panel.rows)
         return Text("\n".join(plain(f"{row[0]:<{names}}  {row[1]}  {row[2]}".rstrip()) for row in panel.rows))
-    return Text(plain(panel.text if isinstance(panel, draw.Text) else panel.alt, CAPTION_LIMIT))
+    return Text(plain(panel.text if isinstance(panel, draw.TextPanel) else panel.alt, CAPTION_LIMIT))
 
 
 def _palette(palette: Sequence[str], color: bool) -> Text:

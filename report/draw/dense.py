@@ -8,7 +8,7 @@ from PIL import Image
 
 from ...modalities import COCO_PANOPTIC_CLASSES, NO_CLASS
 from .colormaps import blue_to_red, colored, inferno
-from .panels import Panel, Picture, Text, backdrop, id_colors, picture, scaled, text_size, write_name
+from .panels import Panel, Picture, TextPanel, backdrop, id_colors, picture, scaled, text_size, write_name
 
 _NAMED_SHARE = 0.02  # of the picture that a segment must take to be named
 _LETTERS = 12
@@ -23,7 +23,8 @@ def draw_depth(depth: np.ndarray, *, size: int = 320) -> Panel:
     values = np.asarray(depth, np.float32)
     finite = values[np.isfinite(values)]
     if values.ndim != 2 or not finite.size:
-        return Text(f"no depth to be drawn, {depth.dtype} {np.shape(depth)}", quiet=True)
+        return TextPanel(f"no depth to be drawn, {depth.dtype} {np.shape(depth)}", quiet=True)
+    # One far pixel (sky, a hole) would take all contrast from the rest.
     low, high = np.percentile(finite, (2, 98))
     scaled_depth = np.clip((np.nan_to_num(values, nan=high) - low) / max(high - low, 1e-9), 0, 1)
     return picture(colored(1 - scaled_depth, inferno()), f"map from {low:.3g} (bright) to {high:.3g}", size=size)
@@ -43,6 +44,7 @@ def draw_segments(classes: np.ndarray, image: np.ndarray | None = None, *, size:
     if classes.ndim != 2 or not np.issubdtype(classes.dtype, np.integer):
         raise ValueError(f"segments are class ids (H, W), got {classes.dtype} {classes.shape}")
     height, width = scaled(classes.shape, size)
+    # Nearest: the mean of two class ids is a third class.
     ids = cv2.resize(classes.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     colors = id_colors(ids)
     none = ids == NO_CLASS
@@ -53,11 +55,11 @@ def draw_segments(classes: np.ndarray, image: np.ndarray | None = None, *, size:
     else:
         colors[none] = 0
     canvas = Image.fromarray(colors)
-    found = sorted(((int(np.sum(ids == c)), int(c)) for c in np.unique(ids) if c != NO_CLASS), reverse=True)
-    for _, class_id in found:
+    areas = sorted(((int(np.sum(ids == c)), int(c)) for c in np.unique(ids) if c != NO_CLASS), reverse=True)
+    for _, class_id in areas:
         _name_segment(canvas, ids == class_id, class_id)
-    said = ", ".join(f"{_class_name(c)} {count / ids.size:.0%}" for count, c in found[:8])
-    alt = f"{len(found)} classes: {said}" if found else "no classes"
+    largest = ", ".join(f"{_class_name(c)} {area / ids.size:.0%}" for area, c in areas[:8])
+    alt = f"{len(areas)} classes: {largest}" if areas else "no classes"
     return picture(np.asarray(canvas), alt, size=size, lossless=True)
 
 
@@ -81,6 +83,7 @@ def _name_segment(canvas: Image.Image, mask: np.ndarray, class_id: int) -> None:
         return
     inside = np.pad((parts == part).astype(np.uint8), 1)  # the picture's border ends a segment, too
     depth = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    # Of the points that are nearly as deep as the deepest, the one next to the centre: names do not jump.
     widest = np.argwhere(depth >= 0.98 * depth.max())[:, ::-1]
     x, y = widest[np.argmin(np.abs(widest - centres[part]).sum(axis=1))].tolist()
     left = min(max(x - width / 2, 0.0), canvas.width - width)

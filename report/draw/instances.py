@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from ...tokenize import masks
-from .panels import Panel, Text, backdrop, id_colors, picture, scaled
+from .panels import Panel, TextPanel, backdrop, id_colors, picture, scaled
 
 _OPACITY = 0.5
 _MOST = 200  # instances that are drawn, the largest
@@ -22,7 +22,7 @@ def draw_instances(instances: Sequence[Mapping[str, Any]], image: np.ndarray | N
     None}. The colour hangs on the box, so that an instance and its reconstruction look alike.
     """
     if not instances:
-        return Text("no instances", quiet=True)
+        return TextPanel("no instances", quiet=True)
     frame = image.shape[:2] if image is not None else instances[0]["mask"]["size"]
     height, width = scaled(frame, size)
     canvas = backdrop(image, height, width)
@@ -30,6 +30,7 @@ def draw_instances(instances: Sequence[Mapping[str, Any]], image: np.ndarray | N
         cv2.resize(masks.decode(one["mask"]), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
         for one in instances
     ]
+    # Large ones first, so that small ones stay visible on top of them.
     order = sorted(range(len(resized)), key=lambda i: -int(resized[i].sum()))[:_MOST]
     for i in order:
         color = id_colors(_number(instances[i]["box"]))
@@ -41,8 +42,8 @@ def draw_instances(instances: Sequence[Mapping[str, Any]], image: np.ndarray | N
             x, y = (int(c * edge) for c, edge in zip(instances[i]["point"], (width, height), strict=True))
             cv2.circle(canvas, (x, y), 2, (255, 255, 255), -1)
             cv2.circle(canvas, (x, y), 3, (0, 0, 0), 1)
-    found = "1 instance" if len(instances) == 1 else f"{len(instances)} instances"
-    return picture(canvas, f"{found}, {np.mean(np.any(resized, axis=0)):.0%} of the pixels", size=size)
+    count = "1 instance" if len(instances) == 1 else f"{len(instances)} instances"
+    return picture(canvas, f"{count}, {np.mean(np.any(resized, axis=0)):.0%} of the pixels", size=size)
 
 
 def _number(box: Sequence[float]) -> np.ndarray:

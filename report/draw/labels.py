@@ -1,12 +1,12 @@
 """Pictures of labels: what a person would want to see of each modality, as small panels that a page can show.
 
 Decisions:
-- A label becomes one of four panels (`Picture`, `Text`, `Swatches`, `Table`); templates know these, and no modality.
+- A label becomes one of four panels (`Picture`, `TextPanel`, `Swatches`, `TablePanel`). Templates know these, and no
+  modality.
 - `DRAWERS` is the one table from label names to drawing functions. A new label that is a picture needs no entry:
   `draw_array` shows class maps, depth, normals and RGB by shape and dtype.
 - A reconstruction is drawn like its label where colours have no meaning of their own: features share a projection.
 - Panels hold plain text; escaping is the page's business (autoescape), so nothing here returns HTML.
-- Pictures are scaled before anything is drawn on them, so that lines and letters keep their size at any source size.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from ...modalities import LABELS, Form
 from ...tokenize.text.sentences import METADATA_TYPES
 from .dense import draw_depth, draw_features, draw_normals, draw_segments, draw_vector
 from .instances import draw_instances
-from .panels import Panel, Picture, Swatches, Table, Text, fit, id_colors, picture, text_size, write_name
+from .panels import Panel, Picture, Swatches, TablePanel, TextPanel, fit, id_colors, picture, text_size, write_name
 from .skeleton import draw_skeletons
 
-__all__ = ["DRAWERS", "Panel", "Picture", "Swatches", "Table", "Text", "draw", "fit", "id_colors", "picture"]
+__all__ = ["DRAWERS", "Panel", "Picture", "Swatches", "TablePanel", "TextPanel", "draw", "fit", "id_colors", "picture"]
 
 
 @dataclass(frozen=True)
@@ -96,17 +96,18 @@ def draw_boxes(boxes: Sequence[Mapping[str, Any]], image: np.ndarray | None, *, 
     the image are cut. Low scores are drawn first, so that what is surest stays legible.
     """
     if not boxes:
-        return Text("nothing found", quiet=True)
+        return TextPanel("nothing found", quiet=True)
     ordered = sorted(boxes, key=lambda box: float(box.get("score", 1.0)))
     names = [_box_name(box) for box in ordered]
     if image is None:
         corners = [" ".join(f"{float(x):.3f}" for x in box["box"]) for box in ordered]
-        return Table(tuple((name, corner, "") for name, corner in zip(names, corners, strict=True))[::-1])
+        return TablePanel(tuple((name, corner, "") for name, corner in zip(names, corners, strict=True))[::-1])
+    # Scaled first, drawn afterwards: lines and letters keep their size at any size of the source.
     canvas = Image.fromarray(np.ascontiguousarray(fit(image, size))).convert("RGB")
     for box, name in zip(ordered, names, strict=True):
         _draw_box(canvas, box, name)
-    found = "1 box" if len(boxes) == 1 else f"{len(boxes)} boxes"
-    return picture(np.asarray(canvas), f"{found}: " + ", ".join(reversed(names[-12:])), size=size)
+    count = "1 box" if len(boxes) == 1 else f"{len(boxes)} boxes"
+    return picture(np.asarray(canvas), f"{count}: " + ", ".join(reversed(names[-12:])), size=size)
 
 
 def _box_name(box: Mapping[str, Any]) -> str:
@@ -124,6 +125,7 @@ def _draw_box(canvas: Image.Image, box: Mapping[str, Any], name: str) -> None:
     draw = ImageDraw.Draw(canvas)
     draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=(0, 0, 0), width=1)
     draw.rectangle((left, top, right, bottom), outline=color, width=2)
+    # A twentieth of the picture can be read on a page; below 12 px letters run together.
     letters = max(12, max(width, height) // 20)
     text_width, text_height = text_size(name, letters)
     x = max(0.0, min(left, width - text_width))
@@ -133,8 +135,8 @@ def _draw_box(canvas: Image.Image, box: Mapping[str, Any], name: str) -> None:
 def draw_palettes(palettes: Sequence[Any]) -> Panel:
     """Palettes as swatches: a list of palettes, or one palette (a decoded sentence), each a list of [r, g, b]."""
     if not len(palettes):
-        return Text("no colours", quiet=True)
-    if np.ndim(palettes[0]) == 1:
+        return TextPanel("no colours", quiet=True)
+    if np.ndim(palettes[0]) == 1:  # a decoded sentence is one palette
         palettes = [palettes]
     rows = [np.asarray(palette, np.float64).reshape(-1, 3) for palette in palettes]
     if not all(np.isfinite(row).all() for row in rows):
@@ -146,7 +148,7 @@ def draw_palettes(palettes: Sequence[Any]) -> Panel:
 def draw_metadata(values: Mapping[str, Any]) -> Panel:
     """Metadata as a table of readable names, values with units, and the bin that each value becomes as a token."""
     if not values:
-        return Text("no metadata", quiet=True)
+        return TextPanel("no metadata", quiet=True)
     order = {name: i for i, name in enumerate(METADATA_TYPES)}
     rows = []
     for name in sorted(values, key=lambda name: (order.get(name, len(order)), name)):
@@ -157,7 +159,7 @@ def draw_metadata(values: Mapping[str, Any]) -> Panel:
         has_bin = is_number and name in METADATA_TYPES and math.isfinite(value)
         remark = f"bin {METADATA_TYPES[name].bin(float(value))}" if has_bin else ""
         rows.append((field.title, f"{number} {field.unit}".strip(), remark))
-    return Table(tuple(rows))
+    return TablePanel(tuple(rows))
 
 
 def draw_array(array: np.ndarray, *, size: int = 320) -> Panel:
@@ -172,7 +174,7 @@ def draw_array(array: np.ndarray, *, size: int = 320) -> Panel:
     about = f"{array.dtype} {' x '.join(map(str, array.shape))}"
     floating = np.issubdtype(array.dtype, np.floating)
     if not array.size or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
-        return Text(f"array, {about}", quiet=True)
+        return TextPanel(f"array, {about}", quiet=True)
     if array.ndim == 3:
         pixels = np.clip(array, 0, 255).astype(np.uint8)
         return draw_normals(array, size=size) if floating else draw_rgb(pixels, size=size)
@@ -196,7 +198,7 @@ FORMS: dict[Form, Drawer] = {
     Form.SEQUENCE: lambda label, image, size, like: draw_array(label.T if len(label) > label.shape[1] else label),
 }
 DRAWERS: dict[str, Drawer] = {
-    "caption": lambda label, image, size, like: Text(str(label)),
+    "caption": lambda label, image, size, like: TextPanel(str(label)),
     "color_palette": lambda label, image, size, like: draw_palettes(label),
     "det": lambda label, image, size, like: draw_boxes(label, image, size=size),
     "metadata": lambda label, image, size, like: draw_metadata(label),
@@ -219,16 +221,17 @@ def draw(name: str, label: Any, image: np.ndarray | None = None, *, size: int = 
         size: pixels along the longer side of a picture.
         like: the label that this one is a reconstruction of; both then have the same colours for the same values.
 
-    A label that cannot be drawn becomes a `Text` that says why: a viewer is most needed where data are wrong.
+    A label that cannot be drawn becomes a `TextPanel` that says why: a viewer is most needed where data are wrong.
     """
     if label is None:
-        return Text("none", quiet=True)
+        return TextPanel("none", quiet=True)
     if isinstance(label, str):  # said in words by the caller, or words from the start
-        return Text(label)
+        return TextPanel(label)
+    # Labels come from models and files: whatever is wrong with one must not cost the page.
     try:
         drawer = _drawer(name)
         if drawer is not None:
             return drawer(label, image, size, like)
-        return draw_array(label, size=size) if isinstance(label, np.ndarray) else Text(str(label)[:2000])
+        return draw_array(label, size=size) if isinstance(label, np.ndarray) else TextPanel(str(label)[:2000])
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        return Text(f"cannot be drawn as {name}: {type(error).__name__}: {error}", quiet=True)
+        return TextPanel(f"cannot be drawn as {name}: {type(error).__name__}: {error}", quiet=True)

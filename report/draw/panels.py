@@ -25,7 +25,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Text:
+class TextPanel:
     """Words, shown as they are; `quiet` for remarks such as "nothing found"."""
 
     text: str
@@ -40,13 +40,13 @@ class Swatches:
 
 
 @dataclass(frozen=True)
-class Table:
+class TablePanel:
     """Rows of (name, value, remark)."""
 
     rows: tuple[tuple[str, str, str], ...]
 
 
-Panel = Picture | Text | Swatches | Table
+Panel = Picture | TextPanel | Swatches | TablePanel
 
 
 def fit(image: np.ndarray, size: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ...tokenize.text import smpl
-from .panels import Panel, Text, backdrop, picture, scaled
+from .panels import Panel, TextPanel, backdrop, picture, scaled
 
 # Joints of a person of 1.7 m in a T-pose, metres from the pelvis: x to the person's left, y up, z to the front. The
 # right side mirrors the left. SMPL's origin is not the pelvis but some 0.2 m from it, in the chest of the rest pose.
@@ -71,13 +71,13 @@ def draw_skeletons(humans: Sequence[Mapping[str, Any]], image: np.ndarray | None
     Of a human that misses its pose or camera (a broken sentence) the box is drawn alone.
     """
     if not humans:
-        return Text("nobody", quiet=True)
+        return TextPanel("nobody", quiet=True)
     height, width = scaled(image.shape[:2] if image is not None else (size, size), size)
     canvas = Image.fromarray(backdrop(image, height, width) // 2 + (32 if image is not None else 0))
     for human in reversed(humans):  # the surest on top
         _draw_human(ImageDraw.Draw(canvas), human, width, height)
-    found = "1 person" if len(humans) == 1 else f"{len(humans)} people"
-    return picture(np.asarray(canvas), f"{found}, as skeletons", size=size)
+    count = "1 person" if len(humans) == 1 else f"{len(humans)} people"
+    return picture(np.asarray(canvas), f"{count}, as skeletons", size=size)
 
 
 def _draw_human(draw: ImageDraw.ImageDraw, human: Mapping[str, Any], width: int, height: int) -> None:
@@ -85,6 +85,7 @@ def _draw_human(draw: ImageDraw.ImageDraw, human: Mapping[str, Any], width: int,
     draw.rectangle((xmin, ymin, xmax, ymax), outline=(140, 140, 140))
     if not {"global_orient", "body_pose", "camera"} <= human.keys():
         return
+    # A tokenizer may give back a camera that puts a person far outside: Pillow overflows on such numbers.
     points = np.clip(project(human, width, height), -4 * max(width, height), 5 * max(width, height))
     line = max(2, round((ymax - ymin) / 60))
     bones = [(joint, parent) for joint, parent in enumerate(smpl.PARENTS) if parent >= 0]

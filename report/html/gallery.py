@@ -133,7 +133,7 @@ def how_to_keep(labels: Sequence[str]) -> str:
     return f"Not kept: {', '.join(labels)}. Add them to `labels.keep` in the recipe and run it again to see them."
 
 
-NOT_KEPT = draw.Text("not kept", quiet=True)
+NOT_KEPT = draw.TextPanel("not kept", quiet=True)
 
 
 def render_gallery(gallery: Gallery) -> str:
@@ -155,7 +155,7 @@ def render_gallery(gallery: Gallery) -> str:
 def draw_sample(sample: GallerySample) -> SampleCard:
     """Everything of one sample as panels."""
     caption = sample.caption or ""
-    source: draw.Panel = draw.Text("no image", quiet=True)
+    source: draw.Panel = draw.TextPanel("no image", quiet=True)
     height, width = 0, 0
     if sample.image is not None:
         height, width = sample.image.shape[:2]

@@ -34,7 +34,7 @@ def _environment() -> Environment:
     )
     environment.tests["picture"] = lambda panel: isinstance(panel, draw.Picture)
     environment.tests["swatches"] = lambda panel: isinstance(panel, draw.Swatches)
-    environment.tests["table"] = lambda panel: isinstance(panel, draw.Table)
+    environment.tests["table"] = lambda panel: isinstance(panel, draw.TablePanel)
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["brief"] = brief
     environment.filters["duration"] = duration

@@ -1,10 +1,6 @@
 """The report of a run: one self-contained HTML page from `ReportData`; what `fourmill demo` shows at its end.
 
-Decisions:
-- Sections without data are left out, and so are their links; nothing is shown that was not measured.
-- Losses are drawn beside the loss of a uniform guess, training and validation in one plot: learning the training
-  photos by heart is then plain to see.
-- Generated modalities stand beside the truth, chosen by position in the validation set and not by looks.
+Generated modalities stand beside the truth, chosen by position in the validation set and not by looks.
 """
 
 from __future__ import annotations
@@ -33,8 +29,8 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stage of the run: seconds of wall clock, and what it made ("samples", 1234)."""
+class StageTime:
+    """A stage of the run: seconds of wall clock, and its outputs ("samples", 1234)."""
 
     name: str
     seconds: float
@@ -44,7 +40,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Photo:
+class CreditedPhoto:
     """A photo the corpus was made of, uint8 (H, W, 3), with its attribution; `split` is "train" or "validation"."""
 
     name: str
@@ -98,7 +94,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Column:
+class GridColumn:
     """A column of a generation grid: the label it shows, and whether it was given, generated or is the truth."""
 
     label: str
@@ -120,7 +116,7 @@ class GenerationGrid:
     """Generations under one condition, e.g. "from RGB to everything", with the settings in `note`."""
 
     title: str
-    columns: Sequence[Column]
+    columns: Sequence[GridColumn]
     rows: Sequence[GenerationRow]
     note: str = ""
 
@@ -149,12 +145,12 @@ class ReportData:
 
     title: str
     subtitle: str = ""
-    made: str = ""  # date, version, machine
+    about: str = ""  # date, version, machine
     facts: Sequence[Fact] = ()
-    stages: Sequence[Stage] = ()
+    stages: Sequence[StageTime] = ()
     corpus_note: str = ""
     mosaic: Sequence[tuple[str, np.ndarray]] = ()  # (key, uint8 (H, W, 3))
-    photos: Sequence[Photo] = ()
+    photos: Sequence[CreditedPhoto] = ()
     labels_note: str = ""
     samples: Sequence[GallerySample] = ()
     tokenizers: Sequence[TokenizerResult] = ()
@@ -213,6 +209,7 @@ def render_report(data: ReportData) -> str:
     Raises:
         ValueError: a row of a generation grid has not one cell for each column, or a curve's steps and values differ.
     """
+    # A section without data is left out, and so is its link: nothing is shown that was not measured.
     sections = [
         ("corpus", "Corpus", data.mosaic or data.photos),
         ("labels", "Labels", data.samples),
@@ -271,6 +268,7 @@ def _tokenizer_card(result: TokenizerResult) -> TokenizerCard:
 
 
 def _curve_card(curve: Curve) -> CurveCard:
+    # Training and validation in one plot, beside the loss of a uniform guess: learning by heart is plain to see.
     series = [curve.train] + ([curve.validation] if curve.validation else [])
     last = [(f"line-{i}", one.name, "-" if one.last is None else f"{one.last:.3f}") for i, one in enumerate(series)]
     if curve.chance is not None:

@@ -3,14 +3,14 @@
 Decisions:
 - Footers of all files are read, data of few: statistics come from row groups spread evenly over everything, at most
   `MAX_ROWS` and `MAX_BYTES`, and the facts say how many; the row that is shown costs its row group.
-- Tokens are decoded with the tokenizers of the root that a file lies in, if they are the ones that made the tokens.
+- Tokens are decoded with the tokenizers of the root that a file lies in, see decoding.py.
 """
 
 from __future__ import annotations
 
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,12 +19,13 @@ import numpy as np
 
 from ...infra import ledger, storage
 from ...infra.ledger import Record
-from ...modalities import LABELS, MODALITIES, TEXT, Form, Kind, ModalitySpec, Storage
+from ...modalities import MODALITIES, Kind, Storage
 from ...pipelines.reject import reason_class
 from ...tokenize import codecs, labels, store
 from ...tokenize.store import Column, ColumnSpec
 from ..draw import labels as draw
 from . import foreign, records, statistics
+from .decoding import codec_beside, decoded, words
 from .view import Inspection
 
 MAX_ROWS = {Kind.GRID: 16_384, Kind.SEQUENCE: 16_384, Kind.PIXELS: 4_096, Kind.EMBEDDING: 1_024}
@@ -62,9 +63,11 @@ def _footer(url: str) -> Footer:
     stat = storage.stat(url)
     with store.open_parquet(url) as file:
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-        found = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items() if k != b"ARROW:schema"}
+        # ARROW:schema is Arrow's own, binary and of no interest.
+        texts = (file.schema_arrow.metadata or {}).items()
+        metadata = {k.decode(): v.decode() for k, v in texts if k != b"ARROW:schema"}
     rows, sizes = tuple(g.num_rows for g in groups), tuple(g.total_byte_size for g in groups)
-    return Footer(url, stat.size if stat else 0, rows, sizes, found)
+    return Footer(url, stat.size if stat else 0, rows, sizes, metadata)
 
 
 def inspect(path: str, urls: Sequence[str], row: int, pictures: bool) -> Inspection:
@@ -155,7 +158,7 @@ def _crop(
         return {"vectors": len(tokens), "values": statistics.spread([tokens])}, []
     images = []
     if spec.kind is Kind.PIXELS:
-        picture = _guarded(codec, tokens)
+        picture = decoded(codec, tokens)
         shown = isinstance(picture, np.ndarray)
         size = " x ".join(map(str, picture.shape)) if isinstance(picture, np.ndarray) else None
         if shown and pictures:
@@ -168,83 +171,15 @@ def _crop(
         if pictures:
             title = f"{shape[0]} x {shape[1]} token ids, a colour for each"
             images.append((title, draw.id_colors(tokens.reshape(shape))))
-            picture = _guarded(codec, tokens)
+            picture = decoded(codec, tokens)
             images += [("decoded", picture)] if isinstance(picture, np.ndarray) else []
         return facts, images
-    text = _guarded(codec, tokens)
+    text = decoded(codec, tokens)
     if isinstance(codec, codecs.Text):
         # The words first: what a sentence means is only shown where it can be parsed.
         facts["text"] = codec.wordpiece.decode(tokens) if int(tokens.max()) < codec.wordpiece.vocab_size else None
         facts["value"] = text if text != facts["text"] else None
     return facts, images
-
-
-def _guarded(codec: codecs.Codec | None, tokens: np.ndarray) -> Any:
-    """The decoded crop, or why it cannot be decoded: a viewer is most needed where data are wrong."""
-    if codec is None:
-        return None
-    import cv2
-
-    try:
-        return codec.decode(tokens)
-    except (ValueError, KeyError, IndexError, cv2.error) as error:
-        return f"cannot be decoded: {str(error).splitlines()[0]}"
-
-
-def codec_beside(url: str, spec: ColumnSpec) -> tuple[codecs.Codec | None, str]:
-    """The codec that made a column, with the tokenizer of the root around it; None and why not, if there is none."""
-    if spec.modality not in MODALITIES:
-        return None, f"this release has no modality {spec.modality!r}"
-    if spec.kind is Kind.EMBEDDING:
-        return None, ""
-    names = MODALITIES[spec.modality].tokenizers
-    root = root_above(url, f"tokenizers/{names[-1]}/config.json") if names else ""
-    if root is None:
-        return None, f"no tokenizers/{names[-1]} in a folder above: tokens are not decoded"
-    try:
-        here = "+".join(_fingerprint(root, name) for name in names)
-        if spec.tokenizer and here != spec.tokenizer:
-            told = ", ".join(f"tokenizers/{name}" for name in names)
-            return None, f"{told} is another one now ({here}): tokens are not decoded"
-        no_place = LABELS[MODALITIES[spec.modality].label].form is Form.VECTOR
-        sizes = ModalitySpec(spec.modality, spec.kind, spec.vocab_size, spec.length, learned_positions=no_place)
-        return codecs.load(sizes, codecs.Options(seed=0, image_size=spec.length, crops=spec.crops), root), ""
-    except (ValueError, OSError) as error:
-        return None, f"tokens are not decoded: {error}"
-
-
-def _fingerprint(root: str, name: str) -> str:
-    record = ledger.read(root, "tokenizers", name)
-    if record is not None:
-        return record.sha256
-    if name == TEXT:
-        return codecs.load_text(root).fingerprint()
-    from ...tokenize import tokenizer
-
-    with storage.local_folder(storage.join(root, "tokenizers", name), codecs.CODEBOOK_FILES) as folder:
-        return tokenizer.fingerprint(folder)
-
-
-def root_above(url: str, name: str, levels: int = 8) -> str | None:
-    """The nearest folder above `url` in which there is `name`."""
-    folder = url
-    for _ in range(levels):
-        parent = posixpath.dirname(folder.rstrip("/"))
-        if parent in ("", folder) or parent.endswith(":/"):
-            return None
-        folder = parent
-        if storage.exists(storage.join(folder, name)):
-            return folder
-    return None
-
-
-def words(codec: codecs.Codec | None) -> Callable[[int], str | None]:
-    """What a token id is called; ids of a codebook have no names."""
-    if not isinstance(codec, codecs.Text):
-        return lambda token: None
-    piece = codec.wordpiece
-    special = {piece.pad_id: "[PAD]", piece.unk_id: "[UNK]", piece.sos_id: "[SOS]", piece.eos_id: "[EOS]"}
-    return lambda token: special.get(token) or (piece.decode([token]) if token < piece.vocab_size else None)
 
 
 def _labels(path: str, footers: list[Footer], row: int) -> Inspection:
@@ -268,8 +203,8 @@ def _labels(path: str, footers: list[Footer], row: int) -> Inspection:
     place = locate(footers, row)
     if place is not None:
         url, group, index = place
-        keys, found = labels.read_labels(url, [group])
-        key, value = keys[index], found[index]
+        keys, values = labels.read_labels(url, [group])
+        key, value = keys[index], values[index]
         sample = {"row": row, "key": key, "null": value is None, "reason": _reason(committed, url, key)}
         array = isinstance(value, np.ndarray)
         sample |= {
@@ -355,24 +290,24 @@ def _ledger(footers: Sequence[Footer], facts: dict[str, Any]) -> dict[str, Recor
     output = f"{family}/{name}"
     shards = {posixpath.basename(one.url).removesuffix(".parquet"): one for one in footers}
     try:
-        found = {shard: record for (_, shard), record in ledger.read_many(root, [output], list(shards)).items()}
+        committed = {shard: record for (_, shard), record in ledger.read_many(root, [output], list(shards)).items()}
     except ValueError as error:
         facts["notes"].append(str(error))
         return {}
-    wrong = [shard for shard, record in found.items() if record.bytes != shards[shard].size]
-    for title, bad in (("no record in the ledger", [s for s in shards if s not in found]), ("another size", wrong)):
+    wrong = [shard for shard, record in committed.items() if record.bytes != shards[shard].size]
+    for title, bad in (("no record in the ledger", [s for s in shards if s not in committed]), ("another size", wrong)):
         if bad:
             more = f" and {len(bad) - 3} others" if len(bad) > 3 else ""
             facts["notes"].append(f"{title}, so not committed: {', '.join(bad[:3])}{more}; run the stage again")
-    prints = sorted({record.fingerprint for record in found.values()})
+    prints = sorted({record.fingerprint for record in committed.values()})
     facts["ledger"] = {
-        "committed": len(found) - len(wrong),
+        "committed": len(committed) - len(wrong),
         "fingerprints": prints,
-        "nulls": sum(record.nulls for record in found.values()),
-        "seconds": sum(record.seconds for record in found.values()),
+        "nulls": sum(record.nulls for record in committed.values()),
+        "seconds": sum(record.seconds for record in committed.values()),
     }
-    facts["rejects"] = dict(Counter(reason_class(r["reason"]) for record in found.values() for r in record.rejects))
-    return found
+    facts["rejects"] = dict(Counter(reason_class(r["reason"]) for record in committed.values() for r in record.rejects))
+    return committed
 
 
 def _reason(records: dict[str, Record], url: str, key: str) -> str | None:

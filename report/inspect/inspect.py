@@ -83,8 +83,8 @@ def _look(path: str, url: str, row: int, pictures: bool, nested: bool) -> Inspec
         if storage.exists(url):
             raise ValueError(f"{path}: this folder is empty; expected {KINDS}")
         raise FileNotFoundError(f"there is nothing at {path}")
-    found = _folder(path, url, set(names), row, pictures)
-    return found or _contents(path, url, sorted(names), nested)
+    inspection = _folder(path, url, set(names), row, pictures)
+    return inspection or _contents(path, url, sorted(names), nested)
 
 
 def _is_file(url: str) -> bool:
@@ -115,8 +115,8 @@ def _file(path: str, url: str, row: int, pictures: bool) -> Inspection:
         return runs.inspect_recipe(path, url)
     if name in PARTS:
         folder = posixpath.dirname(url)
-        if found := _one_thing(path, folder, set(storage.list_names(folder)), row):
-            return found
+        if inspection := _one_thing(path, folder, set(storage.list_names(folder)), row):
+            return inspection
     if name.endswith(".json"):
         from . import records
 
@@ -131,8 +131,8 @@ def _start(url: str) -> bytes:
 
 def _folder(path: str, url: str, names: set[str], row: int, pictures: bool) -> Inspection | None:
     """The folder as one thing, None if it is only a folder of things."""
-    if found := _one_thing(path, url, names, row):
-        return found
+    if inspection := _one_thing(path, url, names, row):
+        return inspection
     if "ledger" in names:
         from . import root
 
@@ -150,8 +150,8 @@ def _folder(path: str, url: str, names: set[str], row: int, pictures: bool) -> I
     if posixpath.basename(url) == "ledger" or "/ledger/" in url:
         from . import records
 
-        if found := records.inspect_ledger(path, url):
-            return found
+        if inspection := records.inspect_ledger(path, url):
+            return inspection
     if names & {"tokens", "labels"}:
         from . import root
 
@@ -167,8 +167,8 @@ def _folder(path: str, url: str, names: set[str], row: int, pictures: bool) -> I
 
 def _one_thing(path: str, url: str, names: set[str], row: int) -> Inspection | None:
     """A folder whose files belong together: weights, a generated chain or a run."""
-    if found := _weights(path, url, names, row):
-        return found
+    if inspection := _weights(path, url, names, row):
+        return inspection
     if not names & {"samples.json", "metrics.jsonl", "checkpoints"}:
         return None
     from . import runs  # loads torch
@@ -217,5 +217,5 @@ def _contents(path: str, url: str, names: list[str], nested: bool) -> Inspection
 
 
 def _in_a_line(facts: dict[str, Any]) -> str:
-    found = {name: facts[name] for name in SUMMARY if isinstance(facts.get(name), int | str) and facts[name] != ""}
-    return ", ".join(f"{name} {value:,}" if isinstance(value, int) else str(value) for name, value in found.items())
+    short = {name: facts[name] for name in SUMMARY if isinstance(facts.get(name), int | str) and facts[name] != ""}
+    return ", ".join(f"{name} {value:,}" if isinstance(value, int) else str(value) for name, value in short.items())

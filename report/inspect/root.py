@@ -11,7 +11,8 @@ from ...infra import ledger, storage
 from ...modalities import Kind
 from ...tokenize import codecs, labels, store
 from ..html.gallery import GallerySample, TokenView
-from .files import Footer, codec_beside, footer, locate
+from .decoding import codec_beside
+from .files import Footer, footer, locate
 from .records import summarize, uncommitted
 from .runs import run_rows
 from .view import Inspection
@@ -98,7 +99,7 @@ def _place(root: str, row: int) -> tuple[str, int] | None:
 def gather(root: str, shard: str, row: int) -> GallerySample:
     """Everything that is stored of one sample: row `row` of every column and label file of its shard."""
     sample: dict[str, Any] = {"key": "", "image": None, "caption": None}
-    found: dict[str, Any] = {}
+    label_values: dict[str, Any] = {}
     tokens: list[TokenView] = []
     rejects: dict[str, str] = {}
     for output in _outputs(root):
@@ -115,14 +116,14 @@ def gather(root: str, shard: str, row: int) -> GallerySample:
         else:
             keys, values = labels.read_labels(url, [place[1]])
             sample["key"] = keys[place[2]]
-            found[output.removeprefix("labels/")] = values[place[2]]
+            label_values[output.removeprefix("labels/")] = values[place[2]]
         record = ledger.read(root, output, shard)
         for reject in record.rejects if record else ():
             if reject["key"] == sample["key"]:
                 rejects[output] = reject["reason"]
     caption = next((view.text for view in tokens if view.modality == "caption"), None)
-    sample["caption"] = found.get("caption") or caption
-    return GallerySample(shard=shard, labels=found, tokens=tokens, rejects=rejects, **sample)
+    sample["caption"] = label_values.get("caption") or caption
+    return GallerySample(shard=shard, labels=label_values, tokens=tokens, rejects=rejects, **sample)
 
 
 def _tokens(about: Footer, place: tuple[str, int, int]) -> tuple[str, TokenView | None, np.ndarray | None]:

@@ -87,8 +87,8 @@ def _thin(values: list[float]) -> list[float]:
     return [values[round(i * (len(values) - 1) / max(count - 1, 1))] for i in range(count)]
 
 
-def _bytes(found: checkpoint.Checkpoint) -> int | None:
-    sizes = read_json(storage.join(found.url, checkpoint.MARKER)).get("files", {})
+def _bytes(one: checkpoint.Checkpoint) -> int | None:
+    sizes = read_json(storage.join(one.url, checkpoint.MARKER)).get("files", {})
     return sum(sizes.values()) if isinstance(sizes, dict) else None
 
 

@@ -88,10 +88,10 @@ def _open(url: str) -> Any:
 def _facts(shard: Shard) -> dict[str, Any]:
     samples = shard.samples
     step = max(1, -(-len(samples) // LOOKED_AT))
-    looked = samples[::step]
-    headers = [_header(shard, sample) for sample in looked]
+    chosen = samples[::step]
+    headers = [_header(shard, sample) for sample in chosen]
     sizes = np.array([size for size, _ in headers if size is not None], np.int64).reshape(-1, 2)
-    captions = [caption for sample in looked if isinstance(caption := _caption(shard, sample), str)]
+    captions = [caption for sample in chosen if isinstance(caption := _caption(shard, sample), str)]
     return {
         "rows": len(samples),
         "bytes": shard.size,
@@ -106,7 +106,7 @@ def _facts(shard: Shard) -> dict[str, Any]:
         "ignored": dict(shard.ignored),
         "rejects": dict(Counter(reason_class(reason) for _, reason in shard.rejects)),
         "statistics": {
-            "samples": len(looked),
+            "samples": len(chosen),
             "with_caption": len(captions),
             "caption_characters": statistics.histogram(np.array([len(caption) for caption in captions], np.int64)),
             "formats": dict(Counter(form for _, form in headers)),

@@ -92,9 +92,9 @@ def of_columns(columns: Sequence[Column], word: Callable[[int], str | None]) -> 
         counts = np.zeros(spec.vocab_size, np.int64)
         for column in columns:
             ids = column.values[column.valid] if spec.kind is Kind.GRID else column.values
-            found = np.bincount(ids.reshape(-1), minlength=spec.vocab_size)
-            counts += found[: spec.vocab_size]
-            facts["outside_vocabulary"] += int(found[spec.vocab_size :].sum())
+            occurring = np.bincount(ids.reshape(-1), minlength=spec.vocab_size)
+            counts += occurring[: spec.vocab_size]
+            facts["outside_vocabulary"] += int(occurring[spec.vocab_size :].sum())
         facts["vocabulary"] = usage(counts)
         facts["most_frequent"] = most_frequent(counts, word)
     return facts
@@ -144,6 +144,6 @@ def _fields(values: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for name in dict.fromkeys(name for value in values for name in value):
         numbers = [value[name] for value in values if isinstance(value.get(name), int | float)]
-        found = spread([np.array(numbers, np.float64)])
-        rows.append({"field": name, "count": len(numbers), **{part: found[part] for part in ("min", "mean", "max")}})
+        summary = spread([np.array(numbers, np.float64)])
+        rows.append({"field": name, "count": len(numbers), **{part: summary[part] for part in ("min", "mean", "max")}})
     return rows

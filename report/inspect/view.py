@@ -1,4 +1,4 @@
-"""What `fourmill inspect` found, and how it is printed: one set of facts, as JSON or as tables and bars.
+"""The facts that `fourmill inspect` gathers, and how they are printed: one set of facts, as JSON or as tables and bars.
 
 Decisions:
 - Facts are plain JSON values and nothing is printed that is not among them, so that `--json` never says less.

@@ -178,7 +178,7 @@ def test_the_modality_of_the_guide_becomes_a_column(
     column, text = _columns(Path(recipe.root), "alt_text", "00000"), codecs.load_text(recipe.root)
     assert text.decode(column.crop(0, 0)) == "a red door" and text.decode(column.crop(2, 0)) == "blue"
     assert column.spec.length == 64
-    assert draw.draw("alt_text", "a red door") == draw.Text("a red door")
+    assert draw.draw("alt_text", "a red door") == draw.TextPanel("a red door")
     part = yaml.safe_load(page.blocks("yaml")[0])
     assert recipes.parse({"root": "out", "samples": "a.tar"} | part).modalities[-1] == "alt_text"
 

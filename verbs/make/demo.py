@@ -157,17 +157,19 @@ def _extras(root: Path) -> dict[str, Any]:
 
     from ... import __version__
     from ...pipelines.demo import photos
-    from ...report.html.report import Command, Photo
+    from ...report.html.report import Command, CreditedPhoto
 
     splits = {"train": "train", "val": "validation"}
     credits = [
-        Photo(p.name, np.asarray(photos.load(p).convert("RGB")), p.attribution, p.licence, p.source, splits[p.split])
+        CreditedPhoto(
+            p.name, np.asarray(photos.load(p).convert("RGB")), p.attribution, p.licence, p.source, splits[p.split]
+        )
         for p in photos.PHOTOS
     ]
     return {
         "title": "fourmill demo",
         "subtitle": "From photos to shards, labels, tokens, a small 4M, and any modality from any other.",
-        "made": f"{date.today().isoformat()}, fourmill {__version__}, on this machine's CPU",
+        "about": f"{date.today().isoformat()}, fourmill {__version__}, on this machine's CPU",
         "photos": credits,
         "corpus_note": "Samples are crops of these photos; validation photos are never trained on. Captions are ours.",
         "caveats": [

@@ -37,7 +37,7 @@ def test_near_is_bright_in_depth_whatever_its_scale() -> None:
     shown = pixels(draw.draw("depth", depth)).sum(-1)
     assert (np.diff(shown[32, ::8]) < 0).all()
     assert np.abs(pixels(draw.draw("depth", depth * 5 + 3)).sum(-1) - shown).mean() < 12
-    assert isinstance(draw.draw("depth", np.full((4, 4), np.nan)), draw.Text)
+    assert isinstance(draw.draw("depth", np.full((4, 4), np.nan)), draw.TextPanel)
 
 
 def test_normals_are_the_colours_of_the_field() -> None:
@@ -71,10 +71,10 @@ def test_segments_over_an_image_keep_it_visible() -> None:
     assert np.array_equal(pixels(draw.draw("semseg", classes, image)), image)
     covered = pixels(draw.draw("semseg", np.zeros((30, 40), np.uint8), image))  # a map of another size
     assert (covered[:, 30:].mean() - covered[:, :10].mean()) > 80
-    assert isinstance(draw.draw("semseg", np.zeros((4, 4))), draw.Text), "floats are no classes"
+    assert isinstance(draw.draw("semseg", np.zeros((4, 4))), draw.TextPanel), "floats are no classes"
 
 
-def test_features_of_two_regions_have_two_colours_and_equal_ones_the_same() -> None:
+def test_equal_features_have_equal_colours() -> None:
     rng = np.random.default_rng(0)
     grid = 0.01 * rng.standard_normal((14, 14, 32)).astype(np.float32)
     grid[:, :7] += rng.standard_normal(32)
@@ -110,7 +110,7 @@ def instance(left: int, top: int, right: int, bottom: int) -> dict[str, Any]:
     return {"box": [left / 200, top / 100, right / 200, bottom / 100], "mask": masks.encode(mask), "point": None}
 
 
-def test_small_instances_lie_on_large_ones_and_keep_their_colour() -> None:
+def test_small_instances_lie_on_large_ones() -> None:
     image = np.full((100, 200, 3), 100, np.uint8)
     small, large = instance(80, 40, 100, 60), instance(10, 10, 190, 90)
     shown = pixels(draw.draw("sam_instance", [small, large], image))
@@ -120,7 +120,7 @@ def test_small_instances_lie_on_large_ones_and_keep_their_colour() -> None:
     assert np.abs(alone[50, 30] - shown[50, 30]).max() < 10
     assert "2 instances, 72% of the pixels" in text_of(draw.draw("sam_instance", [small, large], image))
     assert pixels(draw.draw("sam_instance", [small | {"point": [0.45, 0.5]}])).shape == (100, 200, 3)
-    assert draw.draw("sam_instance", []) == draw.Text("no instances", quiet=True)
+    assert draw.draw("sam_instance", []) == draw.TextPanel("no instances", quiet=True)
 
 
 def test_masks_of_another_size_than_the_image() -> None:
@@ -186,14 +186,14 @@ def test_a_mirrored_label_is_the_mirrored_skeleton() -> None:
     assert np.allclose(mirrored[:24][order] * [-1, 1] + [300, 0], points[:24])
 
 
-def test_skeletons_are_drawn_left_orange_right_blue_and_broken_people_as_boxes() -> None:
+def test_skeletons_have_sides_and_broken_people_are_boxes() -> None:
     image = np.full((200, 200, 3), 90, np.uint8)
     shown = pixels(draw.draw("human_poses", [standing()], image))
     orange, blue = shown[..., 0] > shown[..., 2] + 80, shown[..., 2] > shown[..., 0] + 80
     assert np.nonzero(orange)[1].mean() > 105 and np.nonzero(blue)[1].mean() < 95
     boxed = pixels(draw.draw("human_poses", [{"box": [0.1, 0.1, 0.9, 0.9]}], image))
     assert boxed.std() > 0 and np.abs(boxed[..., 0] - boxed[..., 2]).max() < 20
-    assert draw.draw("human_poses", []) == draw.Text("nobody", quiet=True)
+    assert draw.draw("human_poses", []) == draw.TextPanel("nobody", quiet=True)
     assert pixels(draw.draw("human_poses", [standing()])).any()
     far = standing() | {"camera": [1e6, 1e6, -1e6]}
     assert isinstance(draw.draw("human_poses", [far], image), draw.Picture)

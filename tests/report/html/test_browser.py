@@ -13,12 +13,12 @@ from fourmill_tests.browser import Browser
 from fourmill.report.html.chart import Series
 from fourmill.report.html.gallery import Gallery, GallerySample, render_gallery
 from fourmill.report.html.report import (
-    Column,
+    CreditedPhoto,
     Curve,
     Fact,
     GenerationGrid,
     GenerationRow,
-    Photo,
+    GridColumn,
     ReportData,
     render_report,
 )
@@ -50,12 +50,15 @@ def gallery(tmp_path_factory: pytest.TempPathFactory, sample: GallerySample) -> 
 def report(tmp_path_factory: pytest.TempPathFactory, sample: GallerySample) -> Path:
     image = sample.image
     assert image is not None
-    columns = [Column("rgb", "given"), *(Column(label, "generated") for label in ("canny_edge", "det", "caption") * 3)]
+    columns = [
+        GridColumn("rgb", "given"),
+        *(GridColumn(label, "generated") for label in ("canny_edge", "det", "caption") * 3),
+    ]
     cells = [image, *[sample.labels["canny_edge"], sample.labels["det"], ATTACK] * 3]
     data = ReportData(
         title="a run",
         facts=[Fact("samples", "1,200")] * 7,
-        photos=[Photo("coffee", image, ATTACK, "CC0", "scikit-image " * 5, "train")],
+        photos=[CreditedPhoto("coffee", image, ATTACK, "CC0", "scikit-image " * 5, "train")],
         samples=[sample],
         curves=[Curve("RGB tokens", Series("train", range(50), np.linspace(7, 3, 50)), chance=6.9)],
         generations=[GenerationGrid("all", columns, [GenerationRow("k", cells, image)])],

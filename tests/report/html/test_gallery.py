@@ -74,7 +74,7 @@ def test_everything_of_a_sample_is_on_the_page(sample: GallerySample, attack: st
         assert text in words, text
 
 
-def test_nothing_of_the_data_becomes_markup_and_nothing_is_fetched(sample: GallerySample, attack: str) -> None:
+def test_data_becomes_no_markup_and_nothing_is_fetched(sample: GallerySample, attack: str) -> None:
     hostile = GallerySample(
         attack,
         attack,

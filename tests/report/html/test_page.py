@@ -25,7 +25,7 @@ def test_duration(seconds: float, text: str) -> None:
     assert page.duration(seconds) == text
 
 
-def test_the_policy_names_the_hash_of_the_script_as_the_browser_sees_it() -> None:
+def test_policy_names_the_hash_of_the_script() -> None:
     from fourmill.report.html.gallery import Gallery, render_gallery
 
     html = render_gallery(Gallery("empty", []))

@@ -19,9 +19,9 @@ def full(sample: GallerySample, attack: str) -> ReportData:
     grid = report.GenerationGrid(
         title=f"to everything {attack}",
         columns=[
-            report.Column("rgb", "given"),
-            report.Column("det", "generated", attack),
-            report.Column("caption", "truth"),
+            report.GridColumn("rgb", "given"),
+            report.GridColumn("det", "generated", attack),
+            report.GridColumn("caption", "truth"),
         ],
         rows=[
             report.GenerationRow(attack, [window, sample.labels["det"], attack], window),
@@ -32,12 +32,15 @@ def full(sample: GallerySample, attack: str) -> ReportData:
     return ReportData(
         title=f"A run {attack}",
         subtitle=attack,
-        made=attack,
+        about=attack,
         facts=[report.Fact("samples", "1,200", attack)],
-        stages=[report.Stage("label", 30.0, 600, "labels"), report.Stage("train", 90.0, 1_000, "steps", attack)],
+        stages=[
+            report.StageTime("label", 30.0, 600, "labels"),
+            report.StageTime("train", 90.0, 1_000, "steps", attack),
+        ],
         corpus_note=attack,
         mosaic=[(attack, image), ("b", image)],
-        photos=[report.Photo("coffee", image, attack, "CC0", "scikit-image", "train")],
+        photos=[report.CreditedPhoto("coffee", image, attack, "CC0", "scikit-image", "train")],
         samples=[sample],
         tokenizers=[
             report.TokenizerResult(
@@ -95,7 +98,7 @@ def test_an_empty_report_has_no_sections() -> None:
 
 
 def test_a_row_with_a_missing_cell_is_refused() -> None:
-    grid = report.GenerationGrid("g", [report.Column("rgb", "given")] * 2, [report.GenerationRow("key7", [None])])
+    grid = report.GenerationGrid("g", [report.GridColumn("rgb", "given")] * 2, [report.GenerationRow("key7", [None])])
     with pytest.raises(ValueError, match="g, key7: got 1 cells for 2 columns"):
         render_report(ReportData(title="t", generations=[grid]))
 
