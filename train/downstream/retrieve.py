@@ -101,16 +101,8 @@ def run(
         ValueError: the recipe has no such modality, or no sample has it.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    specs = {spec.name: spec for spec in job.specs}
     wanted = global_modality(job.specs, target)
-    if query not in specs or query == wanted.name:
-        others = ", ".join(name for name in specs if name != wanted.name)
-        raise ValueError(f"retrieve: the query is {query!r}, expected one of the recipe's modalities {others}")
-    if texts:
-        asked: list[Any] = list(texts)
-        given: dict[str, Any] = {query: [_ids(job, specs[query], text) for text in texts]}
-    else:
-        asked, given = conditions(job, [query], split)
+    asked, given = _queries(job, query, wanted, texts, split)
     model, codec = load_model(job.run, device), _codec(job, wanted, device)
     vectors = [
         predict_vectors(
@@ -131,6 +123,20 @@ def run(
         Ranking(name, [(searched.places[i], c) for i, c in zip(row, cosines, strict=True)])
         for name, row, cosines in zip(asked, index.tolist(), cosine.tolist(), strict=True)
     ]
+
+
+def _queries(
+    job: GenerateJob, query: str, wanted: ModalitySpec, texts: Sequence[str], split: str
+) -> tuple[list[Any], dict[str, Any]]:
+    """The queries, sentences or places of samples, and what generation takes for them."""
+    specs = {spec.name: spec for spec in job.specs}
+    if query not in specs or query == wanted.name:
+        others = ", ".join(name for name in specs if name != wanted.name)
+        raise ValueError(f"retrieve: the query is {query!r}, expected one of the recipe's modalities {others}")
+    if texts:
+        return list(texts), {query: [_ids(job, specs[query], text) for text in texts]}
+    places, given = conditions(job, [query], split)
+    return list(places), given
 
 
 def recall(rankings: Sequence[Ranking], top: Sequence[int] = (1, 5)) -> dict[int, float]:

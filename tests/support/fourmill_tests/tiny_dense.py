@@ -233,8 +233,8 @@ def oneformer(folder: Path) -> Path:
     _save(folder, model, processor)
     clip_tokenizer(folder, ["the", "task", "is", "panoptic"])
     preprocessing = folder / "preprocessor_config.json"
-    told = json.loads(preprocessing.read_text()) | {"class_info_file": "coco_panoptic.json"}
-    preprocessing.write_text(json.dumps(told))  # as published; read, it would be fetched from the hub
+    settings = json.loads(preprocessing.read_text()) | {"class_info_file": "coco_panoptic.json"}
+    preprocessing.write_text(json.dumps(settings))  # as published; read, it would be fetched from the hub
     return folder
 
 
