@@ -24,6 +24,18 @@ def chi_square(values: np.ndarray, cells: int) -> float:
     return float(((counts - expected) ** 2 / expected).sum())
 
 
+def test_numbers_are_pinned() -> None:
+    """Every bit of every mask follows from these; if they must change, FORMAT in order.py goes up."""
+    keys = Draws(np.array([1, 2**40 + 7, 2**64 - 1], np.uint64))
+    assert keys.bits(3).tolist() == [
+        [2261973619, 1580013426, 350525680],
+        [2437034648, 274948958, 2697778440],
+        [1010127484, 2014932197, 1933809403],
+    ]
+    assert keys.of("a", 1).bits(1)[:, 0].tolist() == [1654654567, 2728501281, 2311892305]
+    assert keys.numbered(np.array([0, 1, 2])).bits(1)[:, 0].tolist() == [2212311209, 3494215535, 335323944]
+
+
 def test_bits_are_uniform_and_independent() -> None:
     bits = draws().bits(4) / 2.0**32
     assert chi_square(bits, 100) < 149  # 99 degrees of freedom, p = 0.001

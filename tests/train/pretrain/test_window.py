@@ -104,6 +104,9 @@ def test_weights_make_the_loss_that_of_the_whole_batch(weighting: Any) -> None:
         (of_modality / totals.clamp(min=1)).sum() / 3 if weighting == "modality" else of_modality.sum() / totals.sum()
     )
     torch.testing.assert_close(loss, expected)
+    single = torch.tensor([[0.0, 1.0, 0.0]])
+    share = 1 / 3 if weighting == "modality" else 1.0
+    torch.testing.assert_close(target_weights(single, single.sum(0), weighting), share * single)
     nothing = torch.zeros(2, 3)
     assert not target_weights(nothing, nothing.sum(0), weighting).any()
 
