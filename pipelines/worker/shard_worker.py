@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ...infra import ledger
@@ -109,22 +109,30 @@ class ShardWorker:
         logger.info("shard %s: %d outputs of %d samples in %.1f s", task.shard, len(outputs), len(keys), seconds)
         return records
 
-    def measure(self, task: ShardTask, outputs: Sequence[str], count: int) -> tuple[int, float]:
+    def measure(
+        self, task: ShardTask, outputs: Sequence[str], count: int, labels: Collection[str] = ()
+    ) -> tuple[int, float]:
         """Make every label of the job, and these outputs, of the first `count` samples of a shard, and throw them away:
         (samples, seconds).
 
-        The seconds of each specialist and codec are in `tally`.
+        The seconds of each specialist and codec are in `tally`, and the rejects of outputs and other labels.
+
+        Args:
+            labels: that are made beside those of the job's specialists ("rgb").
         """
         asked = [self.job.outputs[name] for name in outputs if name != SAMPLES]
-        labels = {*self.job.specialists, *(output.label for output in asked)}
+        others = {*self.job.specialists, *labels} - {output.label for output in asked}
+        wanted = {*others, *(output.label for output in asked)}
         with source.open_shard(task.url, self.job.scratch) as shard:
             rows = range(min(count, len(shard.samples)))
             # The first sample once before: what is built at first use (kernels, lookup tables) is not measured.
             for chosen in (rows[:1], rows):
                 self.tally, start = Tally(), time.monotonic()
-                for batch in self.labelled(shard, task, labels, chosen):
+                for batch in self.labelled(shard, task, wanted, chosen):
                     for output in asked:
                         self._collect(output, batch, Rows(), task.shard)
+                    lacking = [(s, name) for s in batch for name in others if name not in s.item.labels]
+                    self.tally.rejects.update(reason_class(s.reasons.get(name, f"{name}: none")) for s, name in lacking)
                     self.tally.samples += len(batch)
         return self.tally.samples, time.monotonic() - start
 

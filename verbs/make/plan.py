@@ -183,11 +183,14 @@ def _measured(job: Job, plan: Plan, count: int, described: dict[str, Any]) -> di
     task = next(iter(plan.tasks.values()))
     worker = ShardWorker(job)
     worker.setup("cuda" if torch.cuda.is_available() else "cpu")
-    samples, wall = worker.measure(task, list(job.outputs), count)
+    labels = {row["label"] for row in described["columns"]}
+    samples, wall = worker.measure(task, list(job.outputs), count, labels)
     tally = worker.tally
     per_sample = {name: seconds / max(samples, 1) for name, seconds in tally.seconds.items()}
     columns = [output.spec.name for output in job.outputs.values() if output.spec is not None]
-    cells = samples * sum(name != SAMPLES for name in job.outputs)
+    outputs = [output for name, output in job.outputs.items() if name != SAMPLES]
+    others = {*labels, *job.specialists} - {output.label for output in outputs}
+    cells = samples * (len(outputs) + len(others))  # each is a value or a reject
     return {
         "samples": samples,
         "shard": task.shard,

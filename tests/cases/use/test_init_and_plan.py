@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 from fourmill_tests import data, first, runs
-from fourmill_tests.cases import HOUSE, PUBLISHED, SENSORS, mended_by, require
+from fourmill_tests.cases import PUBLISHED, SENSORS, mended_by, require
 
 
 @mended_by(SENSORS)
@@ -31,7 +31,6 @@ def test_init_fits_sizes_to_the_data(tmp_path: Path) -> None:
         assert settings["batch_size"] <= 100 and settings["steps"] * settings["batch_size"] <= 100_000, settings
 
 
-@mended_by(HOUSE)
 def test_plan_says_that_all_is_rejected(tmp_path: Path) -> None:
     """`--measure` on shards in which every sample is rejected."""
     (tmp_path / "a.tar").write_bytes(data.tar([(f"{i}.json", json.dumps({"ndvi": 0.1}).encode()) for i in range(8)]))
