@@ -17,6 +17,20 @@ from typing import Protocol, cast
 
 from .infra import logs
 
+# Whose errors say that a service cannot be reached; their types are neither OSError nor ours.
+NETWORK = (
+    "aiohttp",
+    "azure",
+    "botocore",
+    "gcsfs",
+    "google",
+    "httpcore",
+    "httpx",
+    "httpx2",
+    "huggingface_hub",
+    "requests",
+)
+
 EXAMPLES = """examples:
   fourmill demo                                     the whole line on real photos, some six minutes
   fourmill init --samples 'data/{00000..00009}.tar' --root out > recipe.yaml
@@ -137,6 +151,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"fourmill {args.verb}: {text}", file=sys.stderr)
             return 2
         raise
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in NETWORK:
+            raise
+        print(f"fourmill {args.verb}: the storage or the network cannot be reached: {error}", file=sys.stderr)
+        return 2
 
 
 def _is_ours(error: Exception) -> bool:

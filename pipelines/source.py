@@ -302,6 +302,9 @@ def _fetch(url: str, scratch: str | Path) -> tuple[BinaryIO, str]:
         with storage.open_binary(url) as remote:
             return _spool(remote, scratch)
     except FileNotFoundError as error:
+        cause = error.__cause__
+        if cause is not None and not isinstance(cause, FileNotFoundError):  # fsspec calls a refused connection so, too
+            raise OSError(f"shard {url}: cannot be reached: {cause}") from error
         raise FileNotFoundError(f"shard {url}: there is no such file") from error
     except IsADirectoryError as error:
         raise ValueError(f"shard {url}: got a folder, expected a tar file") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import aiohttp
 import pytest
 import yaml
 from fourmill_tests import data, runs
@@ -114,3 +115,29 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(recipe: Path, tmp_path: P
     (tmp_path / "file").touch()
     status, _, err = runs.command("demo", "--out", str(tmp_path / "file" / "out"))
     assert status == 2 and err.startswith("fourmill demo: ") and str(tmp_path / "file") in err
+
+
+def test_a_refused_connection_is_no_missing_file(tmp_path: Path) -> None:
+    status, _, err = runs.command("init", "--samples", "http://127.0.0.1:9/x.tar", "--root", str(tmp_path))
+    assert status == 2 and "cannot be reached" in err and "no such file" not in err
+
+
+def test_an_error_of_a_network_library_is_a_sentence(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise aiohttp.ClientConnectionError("no route")
+
+    monkeypatch.setattr(label, "make", refuse)
+    status, _, err = runs.command("label", str(recipe))
+    assert status == 2 and err == "fourmill label: the storage or the network cannot be reached: no route\n"
+
+
+def test_the_verb_is_said_once(recipe: Path) -> None:
+    for verb in ("train", "generate", "fit"):
+        options = ["--set", "samples.train=/nowhere/a.tar"]
+        status, _, err = runs.command(verb, str(recipe), *options)
+        assert status == 2 and err.startswith(f"fourmill {verb}: ") and not err.startswith(f"fourmill {verb}: {verb}:")
+
+
+def test_patterns_that_the_shell_expanded_get_a_hint(tmp_path: Path) -> None:
+    status, _, err = runs.command("transfer", "m", "--train", "a", "b", "--val", "c", "--out", str(tmp_path))
+    assert status == 2 and "unrecognized arguments: b; quote patterns" in err
