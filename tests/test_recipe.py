@@ -199,7 +199,7 @@ def test_sizes_follow_the_recipe() -> None:
 
 
 @pytest.mark.parametrize("name", ["4m21", "cc12m", "coyo"])
-def test_the_recipes_that_ship_name_real_weights_for_every_label(name: str) -> None:
+def test_shipped_recipes_name_real_weights(name: str) -> None:
     recipe = recipes.load(Path(recipes.__file__).parent / "recipes" / f"{name}.yaml")
     built = registry.build(recipe.modalities, recipe.labels, recipe.modules)
     assert set(built) >= {MODALITIES[modality].label for modality in recipe.modalities} - {"rgb"}

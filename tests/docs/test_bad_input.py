@@ -207,7 +207,7 @@ def _refused(folder: Path) -> Iterator[Callable[[], object]]:
         yield lambda given=given: Known.of(model.config, given, device, 1)
 
 
-def test_models_and_labelled_images_are_refused_as_the_table_says(guide: Callable[[str], Any], tmp_path: Path) -> None:
+def test_models_and_images_are_refused_as_the_table_says(guide: Callable[[str], Any], tmp_path: Path) -> None:
     text = guide("bad-input").text.partition("## Models and labelled images")[2].partition("\n## ")[0]
     quoted = re.findall(r"^\| .* \| `([^`]+)` \|$", text, re.MULTILINE)
     patterns = [re.escape(quote).replace(r"\.\.\.", ".*") for quote in quoted]

@@ -86,7 +86,7 @@ def test_the_specialist_of_the_guide_finds_the_cat(tmp_path: Path, package: Path
     assert sentence.startswith("v0=") and sentence.endswith(" cat")
 
 
-def test_another_option_makes_the_label_again_and_not_the_captions(
+def test_another_option_makes_only_its_label_again(
     tmp_path: Path, package: Path, guide: Guides
 ) -> None:
     settings = _cats(tmp_path, package, guide)
@@ -183,7 +183,7 @@ def test_the_modality_of_the_guide_becomes_a_column(
     assert recipes.parse({"root": "out", "samples": "a.tar"} | part).modalities[-1] == "alt_text"
 
 
-def test_the_picture_of_the_guide_is_fitted_and_becomes_a_column(
+def test_picture_of_the_guide_becomes_a_column(
     tmp_path: Path, guide: Guides, module: Callable[[str, str], None]
 ) -> None:
     module("sketch", guide("add-a-modality").block("python", "# sketch.py"))
@@ -230,7 +230,7 @@ def test_the_codec_of_the_guide_goes_both_ways(
     assert codec.decode(column.crop(3, 0)) == []
 
 
-def test_a_module_that_cannot_be_imported_or_takes_a_name_is_told(module: Callable[[str, str], None]) -> None:
+def test_unimportable_module_or_taken_name_is_an_error(module: Callable[[str, str], None]) -> None:
     with pytest.raises(RecipeError, match=r"modules: cannot import 'no_such_module'.*PYTHONPATH"):
         recipes.parse({"root": "out", "samples": "a.tar", "modules": ["no_such_module"]})
     text = "from fourmill.modalities import *\nfrom fourmill.modalities import declare\n"

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from fourmill_tests import data, runs, tiny_models
+from fourmill_tests import data, runs
+from fourmill_tests.tiny import models as tiny_models
 
 from fourmill import recipe as recipes
 from fourmill.infra import ledger, storage
@@ -163,9 +164,9 @@ def test_the_gallery_shows_every_label(run: Run) -> None:
     assert "cannot be drawn" not in page
 
 
-def test_another_model_of_a_task_makes_its_label_again_and_no_other(run: Run) -> None:
+def test_another_model_makes_only_its_label_again(run: Run) -> None:
     """A third party's folder in the place of ours: by the recipe alone."""
-    from fourmill_tests import tiny_dense
+    from fourmill_tests.tiny import dense as tiny_dense
 
     other = tiny_dense.dpt(run.folder / "models" / "dpt")
     changed = recipes.load(run.folder / "recipe.yaml", [f"labels.specialists.depth.weights={other}"])

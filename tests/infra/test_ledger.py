@@ -198,7 +198,7 @@ def test_two_jobs_that_commit_the_same_do_no_harm(tmp_path: Path, seed: int) -> 
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_two_jobs_with_other_recipes_never_leave_a_record_over_the_others_data(tmp_path: Path, seed: int) -> None:
+def test_two_recipes_leave_no_record_over_others_data(tmp_path: Path, seed: int) -> None:
     root = str(tmp_path)
     works = [lambda p=p: ledger.commit(root, record(f"f{p}"), b"data of job %d" % p) for p in (1, 2)]
     with pytest.MonkeyPatch.context() as patch:

@@ -57,7 +57,7 @@ def test_ids_and_sizes_at_448_pixels(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in MODALITIES if "@" in name])
-def test_modalities_of_another_resolution_are_those_of_a_run_at_it(name: str) -> None:
+def test_modalities_at_a_resolution_are_of_a_run_at_it(name: str) -> None:
     base, size = name.split("@")
     modality, sizes = MODALITIES[name], spec(name, image_size=224)
     assert (modality.published_id(), sizes.max_tokens) == PUBLISHED_448[base] and modality.image_size == int(size)
@@ -99,7 +99,7 @@ def test_specialists_make_the_label_they_are_listed_under() -> None:
         assert specialist.identity()["specialist"] in registry.SPECIALISTS
 
 
-def test_specialists_with_weights_say_whence_and_under_which_licence() -> None:
+def test_weights_have_a_source_and_a_licence() -> None:
     recipe = recipes.parse({"root": "out", "samples": "a.tar", "modalities": list(MODALITIES)})
     pretrained = [
         one for one in registry.build(recipe.modalities, recipe.labels).values() if isinstance(one, Pretrained)

@@ -53,7 +53,7 @@ def test_examples_are_of_the_labels_and_the_same_at_every_call(tmp_path: Path, s
     assert not np.array_equal(made["tok_rgb"], other["tok_rgb"])
 
 
-def test_a_small_shard_gives_several_views_of_each_sample_and_they_differ(tmp_path: Path, shards: list[str]) -> None:
+def test_small_shard_gives_several_views_of_each_sample(tmp_path: Path, shards: list[str]) -> None:
     made = examples(fit_data(tmp_path, shards[:1]), 15)["tok_rgb"]
     assert len(made) == 15 and len({one.tobytes() for one in made}) > 10  # of few pixels two may be equal
 
@@ -92,7 +92,7 @@ class Flat(Specialist):
         return [np.full(item.image.shape[:2], 0.5, np.float16) for item in items if item.image is not None]
 
 
-def test_each_tokenizer_goes_on_until_it_has_its_rows_and_labels_no_more(tmp_path: Path) -> None:
+def test_each_tokenizer_stops_when_it_has_its_rows(tmp_path: Path) -> None:
     """Two masks in every third image: those take all 24 samples, depth the first ones of each shard."""
     shards = data.good_shards(tmp_path / "s", 2, 12)
     source = fit_data(tmp_path / "out", shards, engine__batch_size=2)

@@ -86,7 +86,7 @@ def test_random_crops_change_with_how_they_are_drawn(shards: list[str], change: 
 
 
 @pytest.mark.parametrize("name", ["text", "tok_rgb"])
-def test_other_weights_of_a_tokenizer_change_its_columns_and_nothing_else(shards: list[str], name: str) -> None:
+def test_other_tokenizer_weights_change_only_its_columns(shards: list[str], name: str) -> None:
     def columns(changed: str) -> dict[str, str]:
         project = Project(data.recipe("out", shards))
         fits = project.fit_fingerprints
@@ -128,7 +128,7 @@ def test_what_exists_is_not_asked_for_again(labelled: tuple[Any, dict[str, Outpu
     assert not plan.missing and set(plan.done) == {(o, s) for o in asked for s in ("train-00000", "train-00001")}
 
 
-def test_a_touched_shard_counts_as_the_same_and_a_changed_one_does_not(
+def test_touched_shard_is_the_same_and_a_changed_one_is_not(
     labelled: tuple[Any, dict[str, Output]],
 ) -> None:
     recipe, asked = labelled
@@ -193,7 +193,7 @@ def deferred(recipe: Any) -> set[str]:
     return outputs.deferred(recipe.labels.keep, recipe.modalities, specialists(recipe))
 
 
-def test_kept_labels_are_left_to_tokenize_where_their_sources_are_made_twice(tmp_path: Path) -> None:
+def test_kept_labels_are_deferred_if_sources_are_made_twice(tmp_path: Path) -> None:
     """Metadata looks at depth, which is not kept and is tokenized; boxes are kept, so they are made first."""
     chosen = {"modalities": ["rgb", "tok_depth", "metadata"], "labels__keep": ["metadata", "det"]}
     assert deferred(data.recipe(tmp_path, ["a.tar"], **chosen, generate__chains=[])) == {"metadata"}

@@ -95,7 +95,7 @@ def test_remote_folders_and_globs(bucket: str) -> None:
 
 
 @pytest.mark.parametrize("spec", ["{}", "{}/nothing", "{}/*.tar"])
-def test_finding_nothing_is_an_error_that_says_what_was_looked_for(spec: str, tmp_path: Path) -> None:
+def test_finding_nothing_is_an_error_with_the_pattern(spec: str, tmp_path: Path) -> None:
     pattern = spec.replace("{}", str(tmp_path))
     with pytest.raises(ValueError, match="nothing found at") as error:
         source.expand(pattern)
@@ -116,7 +116,7 @@ def test_a_missing_remote_folder_is_an_error(bucket: str) -> None:
 # names
 
 
-def test_shards_are_called_by_their_stem_then_by_folder_and_stem() -> None:
+def test_shards_are_named_by_stem_then_by_folder_and_stem() -> None:
     urls = ["s3://b/x/0.tar", "s3://b/x/1.tar.gz", "s3://b/y/0.tar", "/z/2.tgz", "https://h/3.tar?sig=a/b"]
     assert source.shard_names(urls) == dict(zip(["0", "1", "y-0", "2", "3"], urls, strict=True))
 
@@ -130,7 +130,7 @@ def test_a_shard_that_is_named_twice_is_one_shard() -> None:
     assert source.shard_names(["/a/0.tar", "/a/1.tar", "/a/0.tar"]) == {"0": "/a/0.tar", "1": "/a/1.tar"}
 
 
-def test_a_name_that_nothing_tells_apart_is_an_error_naming_both() -> None:
+def test_indistinguishable_shards_are_an_error_naming_both() -> None:
     urls = ["/x/0.tar", "/x/0.tgz", "/x/0.tar.gz"]
     with pytest.raises(ValueError, match="would both be called") as error:
         source.shard_names(urls)
@@ -231,7 +231,7 @@ def test_images_of_absurd_size_are_not_read(tmp_path: Path, monkeypatch: pytest.
         shard.image(shard.samples[0])
 
 
-def test_a_file_cut_behind_our_back_is_an_error_and_no_short_read(tmp_path: Path) -> None:
+def test_file_cut_while_open_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "s.tar"
     path.write_bytes(make_tar([("a.jpg", b"x" * 900)]))
     with source.open_shard(str(path), tmp_path) as shard:

@@ -38,7 +38,7 @@ def content(data: bytes, sample: tar.SourceSample, extension: str) -> bytes:
     return data[member.offset : member.offset + member.size]
 
 
-def test_members_are_grouped_by_key_in_order_of_first_appearance() -> None:
+def test_members_are_grouped_by_key_in_their_order() -> None:
     data = make_tar([("b.txt", b"B"), ("a.jpg", b"A"), ("b.jpg", b"BB"), ("c.json", b"{}")])
     found = index(data)
     assert [sample.key for sample in found.samples] == ["b", "a", "c"]
@@ -70,13 +70,13 @@ def test_a_plain_entry_keeps_webdatasets_rule_for_its_group() -> None:
     assert found.ignored == {"jpg": 1, "png": 1}
 
 
-def test_an_unknown_last_suffix_keeps_webdatasets_rule_for_its_group() -> None:
+def test_unknown_last_suffix_keeps_webdatasets_rule() -> None:
     found = index(make_tar([("a.1.jpg", b"1"), ("a.1.cls", b"7")]))
     assert found.samples == []
     assert found.ignored == {"jpg": 1, "cls": 1}
 
 
-def test_a_second_member_of_the_same_extension_is_rejected_and_the_first_kept() -> None:
+def test_second_member_of_an_extension_is_rejected() -> None:
     data = make_tar([("a.jpg", b"first"), ("b.jpg", b"x"), ("a.JPG", b"second")])
     found = index(data)
     assert content(data, found.samples[0], "jpg") == b"first"
@@ -127,7 +127,7 @@ def test_names_that_leave_the_archive_are_rejected(name: str) -> None:
     assert [reason for _, reason in found.rejects] == ["tar: a name that leaves the archive"]
 
 
-def test_a_name_that_is_not_utf8_is_rejected_under_a_name_that_is() -> None:
+def test_name_that_is_not_utf8_is_rejected() -> None:
     found = index(make_tar([("a\udcff.jpg", b"1")], format=tarfile.GNU_FORMAT))
     assert found.samples == []
     assert found.rejects == [("a\\udcff", "tar: a name that is not UTF-8")]

@@ -206,7 +206,7 @@ def test_sizes_are_of_the_part_that_they_name(tmp_path: Path, part: str, fields:
     assert "\n" not in str(error.value)
 
 
-def test_noise_from_noise_alone_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_noise_from_noise_alone_is_refused(tmp_path: Path) -> None:
     model = load(golden(tmp_path / "a", "divae_unet", prediction_type="epsilon", num_train_timesteps=40))
     ids = model.encode(torch.rand(1, 3, 32, 32) * 2 - 1)
     with pytest.raises(ValueError, match="'epsilon' with zero terminal SNR"):

@@ -84,7 +84,7 @@ def test_mistakes_are_found_before_ray_starts(
     ],
 )
 @pytest.mark.parametrize("stage", [run.make, plan.describe])
-def test_what_training_lacks_is_found_before_anything_is_labelled(
+def test_what_training_lacks_is_found_before_labelling(
     no_ray: None, tmp_path: Path, stage: Any, field: str, value: Any, message: str
 ) -> None:
     shards = data.good_shards(tmp_path / "s", 1, 1)
@@ -103,7 +103,7 @@ def test_an_unwritable_root_is_found_before_ray_starts(no_ray: None, tmp_path: P
         stage(Project(recipe))
 
 
-def test_labels_are_made_once_and_the_resolved_recipe_lies_beside_them(
+def test_labels_are_made_once_beside_the_recipe(
     in_process: list[ShardTask], tmp_path: Path
 ) -> None:
     recipe = data.recipe(tmp_path / "out", data.good_shards(tmp_path / "s", 2, 3), **PLAIN)
@@ -191,7 +191,7 @@ def test_a_shard_that_may_not_be_looked_at_is_told(no_ray: None, tmp_path: Path)
     assert "cannot look at" in missing["shard train-00000"]
 
 
-def test_a_stage_that_lacks_what_an_earlier_one_missed_ends_the_run_and_both_are_told(
+def test_stage_that_lacks_an_earlier_one_ends_the_run(
     in_process: list[ShardTask], tmp_path: Path
 ) -> None:
     recipe = data.recipe(tmp_path / "out", str(tmp_path / "gone.tar"), modalities=["caption"], generate__chains=[])

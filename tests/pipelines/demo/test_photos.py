@@ -102,7 +102,7 @@ def test_shards_mix_the_photos(demo):
         assert sum(a == b for a, b in itertools.pairwise(order)) < 16
 
 
-def test_bytes_do_not_depend_on_the_run_and_whole_shards_are_left_alone(tmp_path):
+def test_bytes_are_reproducible_and_whole_shards_stay(tmp_path):
     sizes = {"samples_per_shard": 24, "crops_per_photo": 3}
     first, second = tmp_path / "first", tmp_path / "second"
     write_shards(first, **sizes)
@@ -129,7 +129,7 @@ def test_members_carry_no_time_owner_or_folder(tmp_path):
             assert member.isreg() and "/" not in member.name and member.name.count(".") == 1
 
 
-def test_another_seed_gives_other_crops_and_a_folder_is_never_mixed(tmp_path):
+def test_another_seed_gives_other_crops_in_another_folder(tmp_path):
     assert crop_of(PHOTOS[0], 5, seed=0) != crop_of(PHOTOS[0], 5, seed=1)
     write_shards(tmp_path, samples_per_shard=40, crops_per_photo=1)
     before = digests(tmp_path)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from fourmill_tests import tiny_dense
+from fourmill_tests.tiny import dense as tiny_dense
 from pydantic import Field, ValidationError
 from safetensors.torch import load_file, save_file
 
@@ -119,7 +119,7 @@ def test_a_folder_of_another_task_is_refused(folder: Path) -> None:
         Probe(weights=str(folder)).load("AutoModelForObjectDetection", "cpu")
 
 
-def test_folders_without_weights_configuration_or_processor_say_so(folder: Path) -> None:
+def test_incomplete_folders_are_refused(folder: Path) -> None:
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(ValueError, match="has no AutoImageProcessor"):
         Probe(weights=str(folder)).processor()
@@ -189,7 +189,7 @@ def test_identity_follows_the_bytes_and_not_the_place(folder: Path) -> None:
     assert _identity(moved) != before
 
 
-def test_digests_of_large_files_are_remembered_until_they_change(tmp_path: Path) -> None:
+def test_digests_of_large_files_are_cached_until_they_change(tmp_path: Path) -> None:
     file = tmp_path / "large.bin"
     file.write_bytes(bytes(2**20 + 1))
     first = digest(file)
@@ -235,7 +235,7 @@ def test_only_equal_sizes_are_stacked_and_none_is_lost() -> None:
     assert list(batches([], 2)) == []
 
 
-def test_memory_is_measured_for_local_weights_and_declared_for_others(folder: Path) -> None:
+def test_memory_is_measured_for_local_weights(folder: Path) -> None:
     size = (folder / "model.safetensors").stat().st_size
     assert Probe(weights=str(folder)).resident_gb() == pytest.approx(size / 2**30 + 0.1)
     assert Probe().resident_gb() == Probe.memory_gb
@@ -315,7 +315,7 @@ def test_a_repository_of_pickles_only_says_how_to_consent(tmp_path: Path, monkey
         Probe().setup_on_node()
 
 
-def test_one_file_of_a_models_folder_is_refused_where_its_configuration_counts(tmp_path: Path) -> None:
+def test_one_file_of_a_folder_is_refused_if_config_counts(tmp_path: Path) -> None:
     folder = tiny_dense.depth_anything(tmp_path / "depth")
     specialist = Depth(weights=str(folder / "model.safetensors"))
     with pytest.raises(ValueError, match=r"is a file of a model's folder.*name the folder"):

@@ -161,7 +161,7 @@ def odd(tmp_path: Path, count: int = 16, **changes: Any) -> Recipe:
     return data.recipe(tmp_path / "out", shard, **(options | {"labels__specialists": specialists} | changes))
 
 
-def test_what_no_specialist_should_return_is_a_reject_of_that_sample_alone(tmp_path: Path) -> None:
+def test_bad_label_rejects_that_sample_alone(tmp_path: Path) -> None:
     recipe = odd(tmp_path)
     records = {record.output: record for record in data.make(recipe, data.outputs(recipe, tokens=False))}
     reasons = {reject["key"]: reject["reason"] for reject in records["labels/det"].rejects}

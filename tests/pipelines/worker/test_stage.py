@@ -63,7 +63,7 @@ def test_a_shard_that_always_kills_is_given_up_with_the_reason(
     assert "shard train-00001" in status.describe(killed)["missing"]
 
 
-def test_shards_that_cannot_be_read_are_told_and_the_others_done(
+def test_unreadable_shards_are_listed_and_others_done(
     ray_cluster: str, tmp_path: Path, shards: list[str]
 ) -> None:
     empty, folder, missing = tmp_path / "zero.tar", tmp_path / "folder.tar" / "x.tar", tmp_path / "missing.tar"

@@ -42,7 +42,7 @@ def box(label: str, score: float) -> dict[str, Any]:
     return {"box": [0.1, 0.1, 0.5, 0.5], "label": label, "score": score}
 
 
-def test_an_item_with_everything_gives_its_types_in_the_order_of_4ms_ids() -> None:
+def test_full_item_gives_types_in_order_of_ids() -> None:
     info = {"original_width": 800, "original_height": 600, "watermark_score": 0.25, "aesthetic_score_laion_v2": 5.5}
     boxes = [box("person", 0.9), box("dog", 0.7), box("dog", 0.6), box("cat", 0.59), box("person", 0.61)]
     item = Item("k", photos.astronaut(), "Two dogs. One cat!", info, {"det": boxes})
@@ -96,7 +96,7 @@ def test_no_boxes_found_is_not_the_same_as_no_boxes_known() -> None:
         {"original_width": True, "original_height": True},
     ],
 )
-def test_sizes_fall_back_to_the_image_unless_the_sidecar_has_both(info: dict[str, Any]) -> None:
+def test_sizes_fall_back_to_the_image(info: dict[str, Any]) -> None:
     found = describe(Item("k", flat(1, 2, 3, shape=(10, 20)), None, info))
     assert (found["original_width"], found["original_height"]) == (20, 10)
 
@@ -220,7 +220,7 @@ def test_all_21_types_in_the_order_of_4ms_ids() -> None:
     assert json.loads(json.dumps(found, allow_nan=False)) == found, "plain numbers only"
 
 
-def test_sources_that_are_absent_or_not_wanted_leave_their_types_out() -> None:
+def test_absent_sources_leave_their_types_out() -> None:
     labels = every_label()
     types = {
         "det": {"n_coco_instances", "coco_instance_diversity"},
@@ -265,7 +265,7 @@ def test_walkability_and_objectness(
     assert as_printed["objectness"] == pytest.approx(background)
 
 
-def test_geometric_complexity_of_a_plane_a_corner_and_all_directions() -> None:
+def test_geometric_complexity_of_plane_corner_and_sphere() -> None:
     plane = np.tile(np.array([0.6, 0, 0.8], np.float16), (30, 40, 1))
     assert geometric_complexity(plane) == pytest.approx(0, abs=1e-3)
     corner = plane.copy()

@@ -58,7 +58,7 @@ def test_an_image_of_few_colours_repeats_them() -> None:
     assert palettes(np.full((9, 9, 3), 77, np.uint8))[6] == [[77, 77, 77]] * 7
 
 
-def test_equally_frequent_colours_come_in_the_order_of_their_values() -> None:
+def test_equally_frequent_colours_are_ordered_by_value() -> None:
     assert palettes(stripes([8, 8], [[9, 1, 1], [2, 1, 1]]))[1] == [[2, 1, 1], [9, 1, 1]]
     assert palettes(stripes([8, 8], [[2, 1, 1], [9, 1, 1]]))[1] == [[2, 1, 1], [9, 1, 1]]
 
@@ -69,7 +69,7 @@ def test_extreme_sizes(shape: tuple[int, int]) -> None:
     assert palettes(image)[2] == [[1, 2, 3]] * 3
 
 
-def test_neither_neighbours_threads_nor_earlier_random_numbers_matter() -> None:
+def test_neighbours_threads_and_random_state_do_not_matter() -> None:
     images = [photos.astronaut(), photos.coffee(), photos.chelsea(), photos.astronaut()[::-1]]
     items = [Item(str(i), image, None) for i, image in enumerate(images)]
     together = Palette()(items)

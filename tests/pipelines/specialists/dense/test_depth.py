@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fourmill_tests import tiny_dense
+from fourmill_tests.tiny import dense as tiny_dense
 from PIL import Image
 
 from fourmill.pipelines.reject import Reject
@@ -42,7 +42,7 @@ def _ready(folder: Path, **options: Any) -> Depth:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_labels_the_whole_frame_alone_as_in_company(folders: dict[str, Path], family: str) -> None:
+def test_whole_frame_is_labelled_alone_as_in_a_batch(folders: dict[str, Path], family: str) -> None:
     specialist = _ready(folders[family])
     sizes = ((29, 43), (15, 30), (29, 43)) if family == "dpt_dinov2" else tiny_dense.SIZES  # 256 channels are slow
     items = tiny_dense.items(*sizes)

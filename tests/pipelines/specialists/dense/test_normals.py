@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from fourmill_tests import tiny_dense
+from fourmill_tests.tiny import dense as tiny_dense
 from safetensors.torch import load_file, save_file
 
 from fourmill.pipelines.reject import Reject
@@ -52,7 +52,7 @@ def _degrees(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_labels_the_whole_frame_alone_as_in_company(folders: dict[str, Path], family: str) -> None:
+def test_whole_frame_is_labelled_alone_as_in_a_batch(folders: dict[str, Path], family: str) -> None:
     specialist = _ready(folders[family])
     items = tiny_dense.items()
     for item, size, label in zip(items, tiny_dense.SIZES, specialist(items), strict=True):
@@ -83,7 +83,7 @@ def test_flip_turns_axes(folders: dict[str, Path]) -> None:
     np.testing.assert_array_equal(turned, plain * np.array([1, -1, -1], np.float16))
 
 
-def test_vectors_have_unit_length_and_cancelled_ones_face_the_viewer() -> None:
+def test_vectors_have_unit_length_or_face_the_viewer() -> None:
     found = unit_vectors(np.array([[[0, 0, 0], [3, 0, 4], [0, -1e-5, 0]]], np.float32))
     assert found is not None
     np.testing.assert_allclose(np.float32(found[0]), [[0, 0, 1], [0.6, 0, 0.8], [0, 0, 1]], atol=1e-3)

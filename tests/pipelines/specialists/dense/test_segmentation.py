@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fourmill_tests import tiny_dense
+from fourmill_tests.tiny import dense as tiny_dense
 
 from fourmill.modalities import COCO_PANOPTIC_CLASSES, NO_CLASS
 from fourmill.pipelines.reject import Reject
@@ -44,7 +44,7 @@ def _ready(folder: Path, **options: Any) -> Panoptic:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_labels_the_whole_frame_alone_as_in_company(folders: dict[str, Path], family: str) -> None:
+def test_whole_frame_is_labelled_alone_as_in_a_batch(folders: dict[str, Path], family: str) -> None:
     specialist = _ready(folders[family], **EVERYTHING)
     items = tiny_dense.items()
     labels = specialist(items)
@@ -205,7 +205,7 @@ def test_other_sets_of_classes_are_refused(names: list[str]) -> None:
         class_table(dict(enumerate(names)))
 
 
-def test_some_of_the_classes_go_by_name_and_without_names_by_position() -> None:
+def test_classes_go_by_name_or_else_by_position() -> None:
     assert class_table({0: "sky-other-merged", 1: "person"}).tolist() == [NAMES.index("sky-other-merged"), 0]
     assert class_table({0: "LABEL_0", 1: "LABEL_1"}).tolist() == [0, 1]
 

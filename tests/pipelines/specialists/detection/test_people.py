@@ -49,7 +49,7 @@ def test_a_standing_figure_is_found_where_it_stands() -> None:
     assert abs(ymin - 50) < 24 and abs(ymax - 210) < 24
 
 
-def test_boxes_are_relative_to_the_source_frame_whatever_its_size() -> None:
+def test_boxes_are_relative_to_the_source_frame() -> None:
     small = walker(320, 256, x=200, y=50, size=160)
     large = cv2.resize(small, (1600, 1280), interpolation=cv2.INTER_CUBIC)
     np.testing.assert_allclose(detect(large, working_size=320)[0]["box"], detect(small)[0]["box"], atol=0.05)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from fourmill_tests import tiny_detectors as tiny
-from fourmill_tests import tiny_features
 from fourmill_tests.pictures import items, noise, ready
+from fourmill_tests.tiny import detectors as tiny
+from fourmill_tests.tiny import features as tiny_features
 
 from fourmill.modalities import COCO_CLASSES
 from fourmill.pipelines.reject import Reject

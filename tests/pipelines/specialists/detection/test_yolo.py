@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from fourmill_tests import pictures
-from fourmill_tests import tiny_detectors as tiny
 from fourmill_tests.pictures import items, noise
+from fourmill_tests.tiny import detectors as tiny
 from PIL import Image
 from pydantic import ValidationError
 

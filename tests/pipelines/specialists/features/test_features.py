@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from fourmill_tests import tiny_features as tiny
 from fourmill_tests.pictures import items, noise, ready
+from fourmill_tests.tiny import features as tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -254,7 +254,7 @@ def network_pixels(image: np.ndarray) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["CLIP", "MetaClip2"])
-def test_the_width_of_the_projection_may_be_in_the_whole_models_configuration_only(kind: str, tmp_path: Path) -> None:
+def test_projection_width_comes_from_either_configuration(kind: str, tmp_path: Path) -> None:
     config = getattr(transformers, f"{kind}Config")(
         text_config=vit(vocab_size=64), vision_config=vit(), projection_dim=17
     )

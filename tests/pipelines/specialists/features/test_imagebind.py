@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fourmill_tests import tiny_features as tiny
 from fourmill_tests.pictures import items, noise, ready
+from fourmill_tests.tiny import features as tiny
 from safetensors.torch import save_file
 
 from fourmill.pipelines.specialists.features.imagebind import ImageBind, ImageBindGlobal

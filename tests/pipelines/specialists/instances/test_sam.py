@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from fourmill_tests import tiny_features, tiny_sam
+from fourmill_tests.tiny import features as tiny_features
+from fourmill_tests.tiny import sam as tiny_sam
 from pydantic import ValidationError
 from segment_anything import SamAutomaticMaskGenerator, build_sam_vit_b, build_sam_vit_h
 from skimage import data as photos
@@ -173,7 +174,7 @@ def test_the_masks_are_those_of_segment_anything(options: dict[str, Any]) -> Non
         assert instance.stability == pytest.approx(mask["stability_score"], abs=1e-5)
 
 
-def test_a_folder_of_transformers_and_a_file_of_segment_anything_are_one_model(weights: Callable[[str], str]) -> None:
+def test_folder_and_file_of_weights_are_one_model(weights: Callable[[str], str]) -> None:
     image = photo(64, 43)  # neither has to shrink it, which they do with other filters
     by_file = found(ready(weights=weights("sam.safetensors")), image)
     by_folder = found(ready(weights=weights("sam")), image)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fourmill_tests import tiny_hmr2
+from fourmill_tests.tiny import hmr2 as tiny_hmr2
 from torch.nn import functional as F
 
 from fourmill.pipelines.specialists.poses import hmr2

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from fourmill_tests import tiny_hmr2
+from fourmill_tests.tiny import hmr2 as tiny_hmr2
 from skimage import data as photos
 
 from fourmill.pipelines.reject import Reject

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fourmill_tests import tiny_features, tiny_t5
+from fourmill_tests.tiny import features as tiny_features
+from fourmill_tests.tiny import t5 as tiny_t5
 from pydantic import ValidationError
 from transformers import AutoTokenizer, T5EncoderModel
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from . import tiny_dense, tiny_detectors, tiny_features, tiny_hmr2, tiny_sam, tiny_t5
+from . import dense, detectors, features, hmr2, sam, t5
 
 ROOT = Path(__file__).parents[3]
 
@@ -16,28 +16,28 @@ def specialists(folder: Path) -> dict[str, dict[str, Any]]:
     """`labels.specialists` of a recipe: weights below `folder`, thresholds at which random ones speak."""
     folder.mkdir(parents=True, exist_ok=True)
     everything = {"min_score": 0, "mask_threshold": 0, "min_visible": 0}
-    depth = tiny_dense.depth_anything(folder / "depth")
-    dinov2 = tiny_features.dinov2(folder / "dinov2")
-    imagebind = tiny_features.imagebind(folder / "imagebind")
+    depth = dense.depth_anything(folder / "depth")
+    dinov2 = features.dinov2(folder / "dinov2")
+    imagebind = features.imagebind(folder / "imagebind")
     paths: dict[str, tuple[Path, dict[str, Any]]] = {
         "depth": (depth, {}),
-        "normal": (tiny_dense.tipsv2(folder / "tipsv2"), {}),
-        "semseg": (tiny_dense.mask2former(folder / "mask2former"), everything),
-        "det": (tiny_detectors.rtdetr_v2(folder / "rtdetr_v2", {0: "person"}), {"min_score": 0.0}),
-        "clip": (tiny_features.clip(folder / "clip"), {}),
+        "normal": (dense.tipsv2(folder / "tipsv2"), {}),
+        "semseg": (dense.mask2former(folder / "mask2former"), everything),
+        "det": (detectors.rtdetr_v2(folder / "rtdetr_v2", {0: "person"}), {"min_score": 0.0}),
+        "clip": (features.clip(folder / "clip"), {}),
         "dinov2": (dinov2, {}),
         "dinov2_global": (dinov2, {}),
         "imagebind": (imagebind, {"num_heads": 4}),
         "imagebind_global": (imagebind, {"num_heads": 4}),
         "sam_instance": (
-            tiny_sam.sam(folder / "sam"),
+            sam.sam(folder / "sam"),
             {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0},
         ),
         "human_poses": (
-            tiny_hmr2.safetensors(folder / "hmr2.safetensors"),
+            hmr2.safetensors(folder / "hmr2.safetensors"),
             {"backbone_heads": 2, "decoder_heads": 2, "min_score": 0.0, "max_people": 3},
         ),
-        "t5_caption": (tiny_t5.t5(folder / "t5", width=16), {}),
+        "t5_caption": (t5.t5(folder / "t5", width=16), {}),
     }
     return {label: {"weights": str(path), **options} for label, (path, options) in paths.items()}
 
