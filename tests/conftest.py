@@ -6,6 +6,7 @@ specialists that misbehave, a local S3 server and a browser.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.browser)
+        # With `-n 2` one process has Ray and all that starts it; the other has the rest.
+        if folder in LAST or _needs_ray(item) or item.get_closest_marker("chaos"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+        elif "small_root" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("small_root"))
     items.sort(key=_rank)  # stable: the order within a file stays
 
 
@@ -71,7 +77,14 @@ def ray_cluster(s3: S3) -> Iterator[str]:
     """The address of one local Ray for all tests, whose workers know the S3 server. Stages called here run in it."""
     from fourmill.infra.cluster import cluster
 
-    with cluster() as ray:
+    with contextlib.ExitStack() as stack:
+        for attempt in (1, 2, 3):  # Ray gives its head 30 s, which is not enough on busy cores
+            try:
+                ray = stack.enter_context(cluster())
+                break
+            except Exception as error:
+                if attempt == 3 or "timed out during startup" not in str(error):
+                    raise
         yield ray.get_runtime_context().gcs_address
 
 

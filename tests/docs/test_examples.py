@@ -86,9 +86,7 @@ def test_the_specialist_of_the_guide_finds_the_cat(tmp_path: Path, package: Path
     assert sentence.startswith("v0=") and sentence.endswith(" cat")
 
 
-def test_another_option_makes_only_its_label_again(
-    tmp_path: Path, package: Path, guide: Guides
-) -> None:
+def test_another_option_makes_only_its_label_again(tmp_path: Path, package: Path, guide: Guides) -> None:
     settings = _cats(tmp_path, package, guide)
     before = data.outputs(recipes.parse(settings), tokens=False)
     settings["labels"]["keep"] = ["det", "caption"]

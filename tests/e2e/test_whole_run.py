@@ -134,9 +134,7 @@ def test_view_writes_a_page_in_which_captions_are_text(whole_run: Run, tmp_path:
 # what is missing
 
 
-def test_missing_shard_is_listed_and_the_rest_is_done(
-    ray_cluster: str, whole_run: Run, tmp_path: Path
-) -> None:
+def test_missing_shard_is_listed_and_the_rest_is_done(ray_cluster: str, whole_run: Run, tmp_path: Path) -> None:
     for folder in (
         "tokenizers",
         "ledger/tokenizers",

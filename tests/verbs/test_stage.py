@@ -103,9 +103,7 @@ def test_an_unwritable_root_is_found_before_ray_starts(no_ray: None, tmp_path: P
         stage(Project(recipe))
 
 
-def test_labels_are_made_once_beside_the_recipe(
-    in_process: list[ShardTask], tmp_path: Path
-) -> None:
+def test_labels_are_made_once_beside_the_recipe(in_process: list[ShardTask], tmp_path: Path) -> None:
     recipe = data.recipe(tmp_path / "out", data.good_shards(tmp_path / "s", 2, 3), **PLAIN)
     first = label.make(Project(recipe))
     assert (first.made, first.existed, first.complete) == (4, 0, True)
@@ -191,9 +189,7 @@ def test_a_shard_that_may_not_be_looked_at_is_told(no_ray: None, tmp_path: Path)
     assert "cannot look at" in missing["shard train-00000"]
 
 
-def test_stage_that_lacks_an_earlier_one_ends_the_run(
-    in_process: list[ShardTask], tmp_path: Path
-) -> None:
+def test_stage_that_lacks_an_earlier_one_ends_the_run(in_process: list[ShardTask], tmp_path: Path) -> None:
     recipe = data.recipe(tmp_path / "out", str(tmp_path / "gone.tar"), modalities=["caption"], generate__chains=[])
     labelled, fitted = run.make(Project(recipe))
     assert "there is no shard at" in labelled.missing["shard gone"]

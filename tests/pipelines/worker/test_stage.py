@@ -63,9 +63,7 @@ def test_a_shard_that_always_kills_is_given_up_with_the_reason(
     assert "shard train-00001" in status.describe(killed)["missing"]
 
 
-def test_unreadable_shards_are_listed_and_others_done(
-    ray_cluster: str, tmp_path: Path, shards: list[str]
-) -> None:
+def test_unreadable_shards_are_listed_and_others_done(ray_cluster: str, tmp_path: Path, shards: list[str]) -> None:
     empty, folder, missing = tmp_path / "zero.tar", tmp_path / "folder.tar" / "x.tar", tmp_path / "missing.tar"
     empty.touch()
     folder.mkdir(parents=True)

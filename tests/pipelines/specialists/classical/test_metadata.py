@@ -220,7 +220,7 @@ def test_all_21_types_in_the_order_of_4ms_ids() -> None:
     assert json.loads(json.dumps(found, allow_nan=False)) == found, "plain numbers only"
 
 
-def test_absent_sources_leave_their_types_out() -> None:
+def test_types_without_their_source_are_left_out() -> None:
     labels = every_label()
     types = {
         "det": {"n_coco_instances", "coco_instance_diversity"},
