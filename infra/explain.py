@@ -44,7 +44,7 @@ def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
     """The names that are right at a place of a nested model."""
     here = model
     for part in path:
-        if isinstance(part, int):
+        if isinstance(part, int):  # the place in a list
             continue
         field = here.model_fields.get(part)
         if field is None:
@@ -57,6 +57,6 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for inner in getattr(annotation, "__args__", ()):
-        if found := _model_in(inner):
-            return found
+        if model := _model_in(inner):
+            return model
     return None

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 def fingerprint(*parts: Any) -> str:
     """16 hex digits of the SHA-256 of the parts as canonical JSON. Equal values give equal fingerprints everywhere."""
+    # Sorted and without spaces: the same text in every version of Python.
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

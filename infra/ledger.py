@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .. import __version__
 from . import storage
+
+logger = logging.getLogger(__name__)
 
 SAMPLES = "samples"  # the output that says which samples a shard holds: a record without a file
 ATTEMPTS = 8  # at a commit that another job disturbs; each of its commits can disturb us once
@@ -102,7 +105,7 @@ def read_many(root: str, outputs: list[str], shards: list[str]) -> dict[tuple[st
         ]
 
     with ThreadPoolExecutor(16) as pool:
-        pairs = [pair for found in pool.map(existing, outputs) for pair in found]
+        pairs = [pair for of_output in pool.map(existing, outputs) for pair in of_output]
         records = pool.map(lambda pair: read(root, *pair), pairs)
         return {pair: record for pair, record in zip(pairs, records, strict=True) if record is not None}
 
@@ -118,7 +121,10 @@ def commit(root: str, record: Record, data: bytes | None) -> Record:
     url = record_url(root, record.output, record.shard)
     if data is not None:
         record = replace(record, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            logger.warning("%s: another job committed it at the same time; attempt %d", url, attempt + 1)
+        # The stale record goes first: it must never stand over the new data.
         if storage.exists(url):
             storage.delete(url)
         if data is not None:

@@ -94,6 +94,7 @@ def stat(url: str) -> Stat | None:
             return None
         return Stat(info.st_size, str(info.st_mtime_ns))
     fs, path = filesystem(url)
+    # fsspec remembers listings, and would answer with what was there before.
     fs.invalidate_cache(fs._parent(path))
     try:
         info = fs.info(path)
@@ -136,7 +137,7 @@ def put(url: str, data: bytes, *, if_absent: bool = False) -> bool:
         return _put_local(local_path(url), data, if_absent)
     fs, path = filesystem(url)
     if not if_absent:
-        fs.pipe_file(path, data)
+        fs.pipe_file(path, data)  # one PUT, or a multipart upload, which appears when it is completed
         return True
     try:
         fs.pipe_file(path, data, mode="create")
@@ -152,12 +153,13 @@ def _put_local(path: Path, data: bytes, if_absent: bool) -> bool:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
+            # Without it a machine that loses power may keep the new name with none of the bytes.
             os.fsync(file.fileno())
         if not if_absent:
             os.replace(temporary, path)
             return True
         try:
-            os.link(temporary, path)
+            os.link(temporary, path)  # unlike a rename it fails if the name is taken
         except FileExistsError:
             return False
         return True

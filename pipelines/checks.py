@@ -25,6 +25,7 @@ def shared_keys(root: str, output: str, shards: Sequence[str], most: int = 5) ->
         with storage.open_binary(ledger.output_url(root, output, shard)) as file:
             return pq.read_table(file, columns=["key"]).column("key")
 
+    # Threads wait for storage; more would hold more columns of keys at a time.
     with ThreadPoolExecutor(8) as pool:
         arrays = list(pool.map(keys, shards))
     chunks = [chunk for array in arrays for chunk in array.chunks]

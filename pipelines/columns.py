@@ -71,22 +71,22 @@ def _versions(plan: plans.Plan, shards: list[str]) -> dict[str, list[dict[str, i
     return versions
 
 
-def shared(mine: Columns, other: Columns) -> tuple[str, ...]:
-    """The modalities of `mine` that another root has too, in their order.
+def shared(own: Columns, other: Columns) -> tuple[str, ...]:
+    """The modalities of `own` that another root has too, in their order.
 
     RecipeError if one of them was made by another tokenizer, or is of another size.
     """
     where = f"train.datasets: {other.root}"
     specs = {spec.name: spec for spec in other.specs}
-    names = tuple(spec.name for spec in mine.specs if spec.name in specs)
-    for spec in mine.specs:
+    names = tuple(spec.name for spec in own.specs if spec.name in specs)
+    for spec in own.specs:
         if spec.name not in names:
             continue
-        for tokenizer, print_ in mine.tokenizers[spec.name].items():
+        for tokenizer, print_ in own.tokenizers[spec.name].items():
             if other.tokenizers[spec.name].get(tokenizer) != print_:
                 raise RecipeError(
                     f"{where}: its {spec.name} was made by another tokenizer {tokenizer}; tokenize it with this run's "
-                    f"(copy {mine.root}/tokenizers and {mine.root}/ledger/tokenizers there)"
+                    f"(copy {own.root}/tokenizers and {own.root}/ledger/tokenizers there)"
                 )
         if specs[spec.name] != spec:
             raise RecipeError(f"{where}: its {spec.name} is {specs[spec.name]}, here it is {spec}")

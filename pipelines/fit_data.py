@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
@@ -18,6 +19,8 @@ from .plan import ShardTask
 from .worker.job import Job
 from .worker.sample import LabelledSample
 from .worker.shard_worker import ShardWorker
+
+logger = logging.getLogger(__name__)
 
 LEAST_PER_SHARD = 256  # samples that are worth opening a shard for
 
@@ -48,7 +51,8 @@ class FitData:
             with ExitStack() as stack:
                 try:
                     shard = stack.enter_context(source.open_shard(self.tasks[i].url, self.job.scratch))
-                except (OSError, ValueError):
+                except (OSError, ValueError) as error:
+                    logger.warning("shard %s is skipped in a fit: %s", self.tasks[i].shard, error)
                     continue
                 yield self.tasks[i], shard, math.ceil(count / number)
 

@@ -3,7 +3,7 @@
 Decisions:
 - The size is read from the header and checked before a pixel is decoded; five formats are tried and no others.
 - A truncated image is a reject, never a picture with a grey lower half. (A JPEG that lost its middle but kept its end
-  marker cannot be told from a whole one: libjpeg fills the gap.)
+  marker looks like a whole one: libjpeg fills the gap.)
 - Alpha is composited on white; 16-bit grey is divided by 257 (PNG's own scaling), not cut off; of an animation the
   first frame counts; colour profiles are ignored, as every training set of this kind does.
 - Ordinary JPEGs go through OpenCV: 0.25 against 0.40 ms at 256 px, 0.89 against 1.02 ms at 512 px for Pillow (one core,

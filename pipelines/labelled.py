@@ -69,17 +69,17 @@ def read(spec: str | Sequence[str], classes: Sequence[str] = ()) -> LabelledImag
     Raises:
         ValueError: a table or tar is damaged; no image has a class, or one has a class that is not among `classes`.
     """
-    found: list[tuple[Place, str]] = []
+    entries: list[tuple[Place, str]] = []
     for one in [spec] if isinstance(spec, str) else spec:
-        found += _table(one) if one.endswith(".csv") else [image for url in source.expand(one) for image in _tar(url)]
-    if not found:
+        entries += _table(one) if one.endswith(".csv") else [image for url in source.expand(one) for image in _tar(url)]
+    if not entries:
         raise ValueError(f"{spec}: no image with a class; expected KEY.jpg and KEY.{LABEL} in tars, or rows of a .csv")
-    names = tuple(classes) or _ordered({label for _, label in found})
+    names = tuple(classes) or _ordered({label for _, label in entries})
     numbers = {name: number for number, name in enumerate(names)}
-    if unknown := sorted({label for _, label in found} - numbers.keys()):
+    if unknown := sorted({label for _, label in entries} - numbers.keys()):
         raise ValueError(f"{spec}: classes {unknown[:5]} are not among the {len(names)} of the training set")
-    labels = np.array([numbers[label] for _, label in found], np.int64)
-    return LabelledImages([place for place, _ in found], labels, names)
+    labels = np.array([numbers[label] for _, label in entries], np.int64)
+    return LabelledImages([place for place, _ in entries], labels, names)
 
 
 def _ordered(names: set[str]) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ def _ordered(names: set[str]) -> tuple[str, ...]:
 
 def _table(url: str) -> list[tuple[Place, str]]:
     try:
-        text = storage.read_bytes(url).decode("utf-8-sig")
+        text = storage.read_bytes(url).decode("utf-8-sig")  # spreadsheets write a byte order mark
         table = csv.DictReader(io.StringIO(text))
         rows, names = list(table), table.fieldnames or []
     except (UnicodeDecodeError, csv.Error) as error:
@@ -123,9 +123,11 @@ def _members(url: str, members: tarfile.TarFile) -> list[tuple[Place, str]]:
             continue
         key = f"{folder}/{stem}"
         if suffix.lower() == LABEL:
+            # tarfile gives None only for what is no file, which was passed over above.
             content = members.extractfile(member)
             assert content is not None
             labels[key] = content.read(1_000).decode("utf-8", "replace").strip()
         elif suffix.lower() in SUFFIXES:
+            # The first image of a key counts, as in pipelines/tar.py.
             places.setdefault(key, Place(url, member.offset_data, member.size))
     return [(place, labels[key]) for key, place in places.items() if key in labels]

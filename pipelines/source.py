@@ -15,6 +15,7 @@ import gzip
 import hashlib
 import io
 import json
+import logging
 import os
 import posixpath
 import re
@@ -30,6 +31,8 @@ from ..infra import storage
 from . import tar
 from .reject import Reject
 from .tar import SourceSample
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1  # raise it when the same shard gives other keys, captions or sidecars than before; outputs are made again
 CAPTION_FIELDS = ("caption", "text")
@@ -81,10 +84,10 @@ def _alternatives(body: str) -> list[str]:
 
 
 def _find(pattern: str) -> list[str]:
-    found, what = _find_local(pattern) if storage.is_local(pattern) else _find_remote(pattern)
-    if not found:
-        raise ValueError(f"shards: nothing found at {pattern!r}: {what}")
-    return found
+    urls, otherwise = _find_local(pattern) if storage.is_local(pattern) else _find_remote(pattern)
+    if not urls:
+        raise ValueError(f"shards: nothing found at {pattern!r}: {otherwise}")
+    return urls
 
 
 def _find_local(pattern: str) -> tuple[list[str], str]:
@@ -160,6 +163,7 @@ class Shard:
         index = tar.index(archive, os.fstat(archive.fileno()).st_size)
         self.samples: list[SourceSample] = index.samples
         self.ignored: Counter[str] = index.ignored
+        # Not logged one by one: each is in the record of the shard's samples.
         self._rejects = index.rejects + ([("", problem)] if problem else [])
         self._broken_json: dict[str, str] = {}
 
@@ -168,7 +172,7 @@ class Shard:
         """(key, reason) of what cannot be used; key "" for the shard as a whole.
 
         They concern entries of the tar, not whole samples: a duplicate, a link, a cut member. Broken JSON is found when
-        `info` or `caption` reads it; it is listed after the others, in the order of the samples, whoever read first.
+        `info` or `caption` reads it; it is listed after the others, in the order of the samples.
         """
         broken = dict(self._broken_json)
         return self._rejects + [(s.key, broken[s.key]) for s in self.samples if s.key in broken]
@@ -184,6 +188,7 @@ class Shard:
     def read(self, sample: SourceSample, extension: str) -> bytes:
         """One member's bytes; KeyError if the sample has none of that extension (`sample.members`, `sample.image`)."""
         member = sample.members[extension]
+        # pread moves no common position, so that threads need no lock.
         data = os.pread(self._archive.fileno(), member.size, member.offset)
         if len(data) != member.size:
             raise OSError(f"{self.url}: {member.name}: read {len(data)} of {member.size} bytes; has the file changed?")
@@ -272,8 +277,8 @@ def scratch_folder() -> str:
 def open_shard(url: str, scratch: str | Path) -> Iterator[Shard]:
     """Open a shard: a local file in place, a remote one through an unnamed temporary file in the folder `scratch`.
 
-    A gzip'd tar, told by its content, is unpacked into such a file as well. An empty tar has no samples; of a truncated
-    or damaged one, what can be read is kept and the rest is in `rejects`.
+    A gzip'd tar, known by its first two bytes, is unpacked into such a file as well. An empty tar has no samples; of a
+    truncated or damaged one, what can be read is kept and the rest is in `rejects`.
 
     Raises:
         FileNotFoundError: there is no such shard.
@@ -299,8 +304,11 @@ def _fetch(url: str, scratch: str | Path) -> tuple[BinaryIO, str]:
     try:
         if storage.is_local(url):
             return open(storage.local_path(url), "rb"), ""
+        # Whole and once: 2,000 range requests for the members of a shard cost more than its bytes.
         with storage.open_binary(url) as remote:
-            return _spool(remote, scratch)
+            file, digest = _spool(remote, scratch)
+        logger.debug("shard %s: %d bytes fetched", url, os.fstat(file.fileno()).st_size)
+        return file, digest
     except FileNotFoundError as error:
         cause = error.__cause__
         if cause is not None and not isinstance(cause, FileNotFoundError):  # fsspec calls a refused connection so, too
@@ -333,6 +341,7 @@ def _gunzip(stored: BinaryIO, scratch: str | Path) -> tuple[BinaryIO, str]:
                 file.write(chunk)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         problem = f"gzip: {error}"
+        logger.warning("gzip'd shard breaks off: %s", error)
     except BaseException:
         file.close()
         raise
@@ -342,4 +351,5 @@ def _gunzip(stored: BinaryIO, scratch: str | Path) -> tuple[BinaryIO, str]:
 
 def _temporary(scratch: str | Path) -> BinaryIO:
     os.makedirs(scratch, exist_ok=True)
+    # Without a name: the kernel frees it when the process ends, however it ends.
     return cast("BinaryIO", tempfile.TemporaryFile(dir=scratch, prefix="fourmill-shard-"))

@@ -84,12 +84,14 @@ def _scan(file: BinaryIO, size: int) -> tuple[list[Member], str]:
     try:
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
             for info in archive:
+                # A header may lie about its size: tarfile would then go backwards, for ever.
                 if info.size < 0 or info.offset_data <= position:
                     return members, f"tar: damaged header at byte {position}; what follows is lost"
                 position = archive.offset
                 if not info.isdir():
                     members.append(Member(_normal(info.name), info.offset_data, info.size, _problem(info, size)))
             position = archive.offset
+    # Headers of damaged archives make tarfile raise these as well, in parsing of numbers and of pax records.
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         if not position:
             raise ValueError(f"not a tar archive ({size} bytes): {error}") from error
@@ -115,7 +117,7 @@ def _problem(info: tarfile.TarInfo, size: int) -> str:
         info.name.encode()
     except UnicodeEncodeError:
         return "tar: a name that is not UTF-8"
-    if info.offset_data + info.size > size:
+    if info.offset_data + info.size > size:  # an upload or a download that broke off
         return f"tar: cut after {max(0, size - info.offset_data)} of {info.size} bytes"
     return ""
 
@@ -130,6 +132,7 @@ def _ending(file: BinaryIO, position: int, size: int) -> str:
         return f"tar: truncated at byte {size}, in a header"
     if any(block):
         return f"tar: damaged header at byte {position}; what follows is lost"
+    # `cat a.tar b.tar`: webdataset and tar -x stop at the first end, and so do we, but the rest is not lost in silence.
     while chunk := file.read(1 << 20):
         if chunk.count(0) != len(chunk):
             return f"tar: data after the end-of-archive marker at byte {position} is not read (concatenated tars?)"

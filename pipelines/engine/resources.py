@@ -14,6 +14,7 @@ def places(nodes: Sequence[Mapping[str, float]], demand: Demand) -> int:
         nodes: the resources of each node, by Ray's names.
     """
     wanted = {name: amount for name, amount in demand.as_ray().items() if amount}
+    # Node by node: CPUs of one node are of no use to a GPU of another.
     return sum(min(int(node.get(name, 0) // amount) for name, amount in wanted.items()) for node in nodes)
 
 

@@ -25,7 +25,7 @@ class Item:
     caption: the text that came with the image, or None.
     info: the sample's JSON sidecar ({} without one): original_width, watermark scores, whatever the download wrote.
     labels: the labels made so far, by name; a label that was rejected is absent.
-    shared: what specialists of one model leave for each other (the output of a forward pass), under a key of theirs.
+    shared: what specialists of one model leave for each other (the output of a forward pass), under a key of their own.
     """
 
     key: str

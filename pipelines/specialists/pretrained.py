@@ -14,6 +14,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
+import logging
 import os
 import re
 import tempfile
@@ -25,7 +26,10 @@ from weakref import WeakValueDictionary
 
 from pydantic import Field, field_validator
 
+from ...infra import storage
 from .base import Specialist
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import torch
@@ -115,6 +119,7 @@ class Pretrained(Specialist):
         if self.is_local:
             path = Path(self.weights)
             return path if path.is_dir() else path.parent
+        # The cache first: asking the hub costs a request for each actor, and a cluster may have no way out.
         return self._fetched() or self._fetch()
 
     def _fetch(self) -> Path:
@@ -127,6 +132,7 @@ class Pretrained(Specialist):
         )
 
         try:
+            logger.info("%s: weights %s, revision %s, are fetched", self.label, self.weights, self.revision)
             return self._snapshot(snapshot_download)
         except GatedRepoError as error:
             raise ValueError(
@@ -219,6 +225,7 @@ class Pretrained(Specialist):
             raise ValueError(
                 f"{self.label}: {self.weights} is no model for {self.task} that transformers' {auto} can open: {error}"
             ) from error
+        # transformers fills missing tensors with random numbers and only warns: labels would be noise.
         missing = sorted(
             name for name in report["missing_keys"] if not any(re.search(pattern, name) for pattern in self.unneeded)
         )
@@ -274,6 +281,7 @@ class Pretrained(Specialist):
         if path is None:
             is_default = self.weights == type(self).model_fields["weights"].default
             return self.memory_gb if is_default else min(self.memory_gb, 2.0)
+        # What is in memory beside the weights (buffers, the processor) is some 0.1 GiB.
         return sum(file.stat().st_size for file in _weight_files(path)) / _GIB + 0.1
 
     def _fetched(self) -> Path | None:
@@ -287,14 +295,14 @@ class Pretrained(Specialist):
             return None
 
     def identity(self) -> dict[str, Any]:
-        told = super().identity()
-        options = dict(told["options"])
+        identity = super().identity()
+        options = dict(identity["options"])
         if self.is_local:
             options["weights"] = {"sha256": digest(Path(self.weights))}
             options.pop("revision")
         # Whether pickles may be read is about trust, not about the result.
         options.pop("allow_pickle")
-        return {**told, "options": options}
+        return {**identity, "options": options}
 
 
 @contextmanager
@@ -342,9 +350,7 @@ def _file_digest(path: Path) -> str:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if stat.st_size > _SMALL:
         note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = note.with_name(f"{key}.{os.getpid()}")
-        partial.write_text(found)
-        os.replace(partial, note)
+        storage.put(str(note), found.encode())
     return found
 
 

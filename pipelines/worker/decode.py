@@ -27,7 +27,7 @@ def decoded(
         for entry in entries:
             pending.append(pool.submit(decode, job, shard, entry, wants_image))
             if len(pending) >= ahead:
-                batch.append(pending.popleft().result())
+                batch.append(pending.popleft().result())  # the oldest first: the order of the shard
             if len(batch) == size:
                 yield batch
                 batch = []

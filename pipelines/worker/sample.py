@@ -33,6 +33,6 @@ class LabelledSample:
         if value is None:
             value = Reject(f"{label}: no value is stored")
         if isinstance(value, Reject):
-            self.reasons.setdefault(label, value.reason)
+            self.reasons.setdefault(label, value.reason)  # the first reason is the cause of later ones
         else:
             self.item.labels[label] = value

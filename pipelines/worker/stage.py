@@ -38,5 +38,6 @@ def run(job: Job, tasks: Sequence[ShardTask], stage: str) -> Outcome:
     """
     done = driver.run(job, ShardWorker, {task.shard: task for task in tasks}, stage, "shards")
     records = [record for records in done.results.values() for record in records]
+    # Every output of a shard has the same rows; each shard counts once.
     samples = sum({record.shard: record.rows for record in records}.values())
     return Outcome(records, done.failures, samples, done.seconds, done.ready_seconds)

@@ -1,4 +1,4 @@
-"""A record is never there without its data, whatever fails or dies, and whoever else commits."""
+"""A record is never there without its data, whatever fails or dies, and whatever other jobs commit."""
 
 from __future__ import annotations
 

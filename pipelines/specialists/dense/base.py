@@ -8,7 +8,7 @@ Decisions:
   than 32 px are enlarged first (`enlarged`); of a long one the network sees no more than `max_pixels`, both sides
   shrunk alike; and a batch has no more pixels than twice `batch_size` images of the weights' usual size.
 - TIPSv2 has one trunk and three heads. Specialists that name the same weights share the trunk, and leave its features
-  in `Item.shared`: each runs its own head only, and the trunk runs once for each image, whoever comes first.
+  in `Item.shared`: each runs its own head only, and the trunk runs once for each image, for the first of them.
 - Networks run at the precision asked for; what follows (resizing, thresholds, scaling) is float32.
 """
 
@@ -175,8 +175,8 @@ class DenseModel(Pretrained):
         image = item.image
         if image.shape[:2] != (height, width):
             image = cv2.resize(image, (width, height))
-        made = self._processor(images=[image], return_tensors="pt", input_data_format="channels_last", **where)
-        shrunk = _shrunk(made["pixel_values"][0], self.max_pixels or 4 * self._usual, self._multiple)
+        inputs = self._processor(images=[image], return_tensors="pt", input_data_format="channels_last", **where)
+        shrunk = _shrunk(inputs["pixel_values"][0], self.max_pixels or 4 * self._usual, self._multiple)
         pixels, margins = _padded(shrunk, self._divisor)
         return pixels.to(self._device, self._model.dtype), margins
 
@@ -188,8 +188,8 @@ class DenseModel(Pretrained):
     @property
     def _multiple(self) -> int:
         """Of which the sides of the network's input are."""
-        told = (getattr(self._processor, name, None) for name in ("ensure_multiple_of", "size_divisor"))
-        return next((int(n) for n in told if n and n > 1), _MIN_SIDE)
+        declared = (getattr(self._processor, name, None) for name in ("ensure_multiple_of", "size_divisor"))
+        return next((int(n) for n in declared if n and n > 1), _MIN_SIDE)
 
     def _tipsv2_predictions(self, items: Sequence[ImageItem]) -> Iterator[tuple[int, SimpleNamespace]]:
         key = self._trunk
@@ -249,9 +249,9 @@ def _stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def _row(outputs: Any, row: int) -> SimpleNamespace:
     """One image's share of a batch's outputs, as float32; what the model does not return is None."""
-    found = {name: getattr(outputs, name, None) for name in _OUTPUTS}
+    tensors = {name: getattr(outputs, name, None) for name in _OUTPUTS}
     return SimpleNamespace(
-        **{name: None if value is None else value[row : row + 1].float() for name, value in found.items()}
+        **{name: None if value is None else value[row : row + 1].float() for name, value in tensors.items()}
     )
 
 

@@ -60,11 +60,11 @@ class Depth(DenseModel):
         options: dict[str, Any] = {"target_sizes": [size]}
         if self._model.config.model_type == "zoedepth":  # the only one that pads and wants to know around what
             options["source_sizes"] = [self.seen_size(size)]
-        made = self._processor.post_process_depth_estimation(prediction, **options)[0]["predicted_depth"]
-        found = made.float().reshape(size).cpu().numpy()
-        scaled = relative_depth(found, self._inverse)
+        processed = self._processor.post_process_depth_estimation(prediction, **options)[0]["predicted_depth"]
+        depth = processed.float().reshape(size).cpu().numpy()
+        scaled = relative_depth(depth, self._inverse)
         if scaled is None:
-            return Reject(f"depth: the same everywhere ({float(found.flat[0]):.4g})")
+            return Reject(f"depth: the same everywhere ({float(depth.flat[0]):.4g})")
         return scaled
 
     @property

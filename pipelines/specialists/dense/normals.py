@@ -53,10 +53,10 @@ class Normals(DenseModel):
         options: dict[str, Any] = {"target_sizes": [size]}
         if self._model.config.model_type == "sapiens2":  # pads if its configuration says so; TIPSv2 never does
             options |= {"source_sizes": [self.seen_size(size)], "do_remove_padding": bool(self._processor.do_pad)}
-        made = self._processor.post_process_normal_estimation(prediction, **options)[0]["normals"]
-        vectors = made.float().reshape(3, *size).permute(1, 2, 0).cpu().numpy()
-        found = unit_vectors(vectors * [-1.0 if axis in self.flip else 1.0 for axis in "xyz"])
-        return Reject("normal: no direction anywhere") if found is None else found
+        processed = self._processor.post_process_normal_estimation(prediction, **options)[0]["normals"]
+        vectors = processed.float().reshape(3, *size).permute(1, 2, 0).cpu().numpy()
+        normals = unit_vectors(vectors * [-1.0 if axis in self.flip else 1.0 for axis in "xyz"])
+        return Reject("normal: no direction anywhere") if normals is None else normals
 
 
 def unit_vectors(vectors: np.ndarray) -> np.ndarray | None:

@@ -74,8 +74,8 @@ class NormalsFromDepth(Specialist):
         else:
             inverse = 1 / (self.far_ratio - near * (self.far_ratio - 1))
         longer = max(depth.shape)
-        found = unit_vectors(normals_of(smoothed(inverse, self.smoothing * longer), self.focal * longer))
-        return Reject("normal: no direction anywhere") if found is None else found
+        unit = unit_vectors(normals_of(smoothed(inverse, self.smoothing * longer), self.focal * longer))
+        return Reject("normal: no direction anywhere") if unit is None else unit
 
 
 def normals_of(inverse_depth: np.ndarray, focal: float) -> np.ndarray:

@@ -100,11 +100,11 @@ class MarigoldNormals(Pretrained):
         import torch
 
         assert self._pipeline is not None, "call setup first"
-        found: dict[int, np.ndarray | Reject] = {}
+        labels: dict[int, np.ndarray | Reject] = {}
         for indices, stack in batches([self._input(item) for item in items], max(1, self.batch_size // self.ensemble)):
             members = [self._noise(items[i].key, member) for i in indices for member in range(self.ensemble)]
             with torch.inference_mode():
-                made = self._pipeline(
+                predicted = self._pipeline(
                     stack,
                     num_inference_steps=self.steps,
                     ensemble_size=self.ensemble,
@@ -113,8 +113,8 @@ class MarigoldNormals(Pretrained):
                     generator=members,
                     output_type="pt",
                 ).prediction
-                found |= {i: self._label(made[row], items[i]) for row, i in enumerate(indices)}
-        return [found[i] for i in range(len(items))]
+                labels |= {i: self._label(predicted[row], items[i]) for row, i in enumerate(indices)}
+        return [labels[i] for i in range(len(items))]
 
     def _input(self, item: ImageItem) -> torch.Tensor:
         """float32 (3, h, w) in [0, 1] at the resolution that the network likes.
@@ -145,5 +145,5 @@ class MarigoldNormals(Pretrained):
         if not bool(torch.isfinite(normals).all()):
             return Reject("normal: NaN or infinite values")
         whole = torch.nn.functional.interpolate(normals[None].float(), item.image.shape[:2], mode="bilinear")[0]
-        found = unit_vectors(whole.permute(1, 2, 0).cpu().numpy())
-        return Reject("normal: no direction anywhere") if found is None else found
+        unit = unit_vectors(whole.permute(1, 2, 0).cpu().numpy())
+        return Reject("normal: no direction anywhere") if unit is None else unit

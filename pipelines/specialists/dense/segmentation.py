@@ -28,7 +28,7 @@ _CLASSES_AT_A_TIME = 16
 class Panoptic(DenseModel):
     """Class of each pixel, by the panoptic segments of a mask classifier, or by a semantic head.
 
-    Instances of a class are not told apart. Where no segment passes the thresholds a pixel has no class; a picture
+    Instances of a class are not distinguished. Where no segment passes the thresholds a pixel has no class; a picture
     without any segment has none at all, which is a label like others.
 
     Thresholds serve mask classifiers only: a semantic head always says a class.
@@ -101,14 +101,14 @@ class Panoptic(DenseModel):
 
     def _tokens_of_task(self, device: str) -> torch.Tensor:
         """OneFormer's query for its task, int64 (1, length)."""
-        made = self.processor("AutoTokenizer")(
+        tokens = self.processor("AutoTokenizer")(
             ["the task is panoptic"],
             padding="max_length",
             max_length=self._model.config.task_seq_len,
             truncation=True,
             return_tensors="pt",
         )
-        return (made["input_ids"] * made["attention_mask"]).to(device)
+        return (tokens["input_ids"] * tokens["attention_mask"]).to(device)
 
     def forward(self, pixels: torch.Tensor) -> Any:
         if self._task_tokens is None:
@@ -124,7 +124,7 @@ class Panoptic(DenseModel):
         scale = min(1.0, _FINEST / max(height, width))
         grid = max(1, round(height * scale)), max(1, round(width * scale))
         options: dict[str, Any] = {} if self._kind.startswith("eomt") else {"label_ids_to_fuse": set()}
-        made = self._processor.post_process_panoptic_segmentation(
+        segments = self._processor.post_process_panoptic_segmentation(
             prediction,
             threshold=self.min_score,
             mask_threshold=self.mask_threshold,
@@ -132,7 +132,7 @@ class Panoptic(DenseModel):
             target_sizes=[grid],
             **options,
         )[0]
-        classes = classes_of_segments(made["segmentation"].cpu().numpy(), made["segments_info"], self._classes)
+        classes = classes_of_segments(segments["segmentation"].cpu().numpy(), segments["segments_info"], self._classes)
         if grid == size:
             return classes
         return cv2.resize(classes, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
@@ -150,18 +150,18 @@ def class_table(names: Mapping[int, str], source: str = "the model") -> np.ndarr
     """
     count = len(COCO_PANOPTIC_CLASSES)
     ours = {_plain(name): number for number, name in enumerate(COCO_PANOPTIC_CLASSES)}
-    theirs = [_plain(names.get(i, "")) for i in range(max(names, default=-1) + 1)]
-    in_order = theirs[: len(COCO_CLASSES)] == [_plain(name) for name in COCO_CLASSES]
-    unnamed = theirs == [f"label {i}" for i in range(len(theirs))]
-    if (len(theirs) == count and in_order) or (0 < len(theirs) <= count and unnamed):
-        return np.arange(len(theirs), dtype=np.uint8)
-    lacking = [name for name in COCO_PANOPTIC_CLASSES if _plain(name) not in theirs]
-    if lacking and not (theirs and all(name in ours for name in theirs)):
+    known = [_plain(names.get(i, "")) for i in range(max(names, default=-1) + 1)]
+    in_order = known[: len(COCO_CLASSES)] == [_plain(name) for name in COCO_CLASSES]
+    unnamed = known == [f"label {i}" for i in range(len(known))]
+    if (len(known) == count and in_order) or (0 < len(known) <= count and unnamed):
+        return np.arange(len(known), dtype=np.uint8)
+    lacking = [name for name in COCO_PANOPTIC_CLASSES if _plain(name) not in known]
+    if lacking and not (known and all(name in ours for name in known)):
         raise ValueError(
             f"semseg: {source} knows {len(names)} classes, and {len(lacking)} of COCO panoptic's {count} are not among "
             f"them ({', '.join(lacking[:3])}...); name weights that were trained on COCO panoptic"
         )
-    return np.array([ours.get(name, NO_CLASS) for name in theirs], np.uint8)
+    return np.array([ours.get(name, NO_CLASS) for name in known], np.uint8)
 
 
 def _plain(name: str) -> str:

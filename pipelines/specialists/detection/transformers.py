@@ -7,7 +7,7 @@ Decisions:
   detecting again.
 - Boxes and scores are rounded to 1e-5: finer digits differ with the size of a batch, and thresholds and the order of
   boxes must not turn on them.
-- Classes are told by name. Other spellings of COCO's names are translated; classes that COCO lacks are dropped, since
+- Classes are known by name. Other spellings of COCO's names are translated; classes that COCO lacks are dropped, since
   4M has no words for them.
 """
 
@@ -59,13 +59,13 @@ def coco_names(names: Sequence[str], wanted: str = "classes") -> list[str | None
         if known is None:
             raise ValueError(f"its {len(names)} classes have no names; give them in order as `{wanted}`")
         names = known
-    found = [_coco_name(name) for name in names]
-    if not any(found):
+    translated = [_coco_name(name) for name in names]
+    if not any(translated):
         raise ValueError(
             f"none of its {len(names)} classes ({', '.join(names[:5])}...) is one of COCO's 80; if they are, give "
             f"their names in order as `{wanted}`"
         )
-    return found
+    return translated
 
 
 def _coco_name(name: str) -> str | None:
@@ -96,7 +96,7 @@ def records(
 
 
 # Boxes float (n, 4) xmin, ymin, xmax, ymax in 0..1, scores float (n,), indices of classes int (n,).
-Found = tuple[np.ndarray, np.ndarray, np.ndarray]
+Detections = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class Detector(Pretrained):
@@ -122,12 +122,12 @@ class Detector(Pretrained):
         """For each item its boxes, best first: {"box": [xmin, ymin, xmax, ymax] in 0..1, "label", "score"}."""
         assert self._names, "call setup first"
         return [
-            found if isinstance(found, Reject) else records(*found, self._names, self.max_boxes)
-            for found in self._detect([item.image for item in items])
+            one if isinstance(one, Reject) else records(*one, self._names, self.max_boxes)
+            for one in self._detect([item.image for item in items])
         ]
 
-    def _detect(self, images: list[np.ndarray]) -> list[Found | Reject]:
-        """Detections of each image, or why there are none to tell."""
+    def _detect(self, images: list[np.ndarray]) -> list[Detections | Reject]:
+        """Detections of each image, or why there are none."""
         raise NotImplementedError
 
     def _not_finite(self) -> Reject:
@@ -165,21 +165,23 @@ class Boxes(Detector):
                 f"{self.label}: the processor of {self.weights}, {type(processor).__name__}, does not read detections; "
                 "copy the preprocessor_config.json of the detector that it was trained from"
             )
-        told = model.config.id2label
-        self._set_names(self.classes or [str(told.get(i, "N/A")) for i in range(max(told) + 1)])
+        names = model.config.id2label
+        self._set_names(self.classes or [str(names.get(i, "N/A")) for i in range(max(names) + 1)])
         self._model, self._processor = model, processor
 
-    def _detect(self, images: list[np.ndarray]) -> list[Found | Reject]:
+    def _detect(self, images: list[np.ndarray]) -> list[Detections | Reject]:
         import torch
 
-        made = [self._prepared(image) for image in images]
-        found: list[Found | Reject] = [part if isinstance(part, Reject) else self._not_finite() for part in made]
-        good = [i for i, part in enumerate(made) if not isinstance(part, Reject)]
-        for indices, pixels in batches([made[i]["pixel_values"][0] for i in good], self.batch_size):
+        prepared = [self._prepared(image) for image in images]
+        detections: list[Detections | Reject] = [
+            part if isinstance(part, Reject) else self._not_finite() for part in prepared
+        ]
+        good = [i for i, part in enumerate(prepared) if not isinstance(part, Reject)]
+        for indices, pixels in batches([prepared[i]["pixel_values"][0] for i in good], self.batch_size):
             inputs = {"pixel_values": pixels.to(self._model.device, self._model.dtype)}
             members = [good[i] for i in indices]
-            if "pixel_mask" in made[members[0]]:  # of processors that may pad an image to a fixed size
-                inputs["pixel_mask"] = torch.cat([made[i]["pixel_mask"] for i in members]).to(self._model.device)
+            if "pixel_mask" in prepared[members[0]]:  # of processors that may pad an image to a fixed size
+                inputs["pixel_mask"] = torch.cat([prepared[i]["pixel_mask"] for i in members]).to(self._model.device)
             with torch.inference_mode():
                 outputs = self._model(**inputs)
             outputs.logits, outputs.pred_boxes = outputs.logits.float().cpu(), outputs.pred_boxes.float().cpu()
@@ -187,8 +189,8 @@ class Boxes(Detector):
             parts = self._processor.post_process_object_detection(outputs, threshold=self.min_score)
             for n, (i, part) in enumerate(zip(members, parts, strict=True)):
                 if outputs.logits[n].isfinite().all() and outputs.pred_boxes[n].isfinite().all():
-                    found[i] = (part["boxes"].numpy(), part["scores"].numpy(), part["labels"].numpy())
-        return found
+                    detections[i] = (part["boxes"].numpy(), part["scores"].numpy(), part["labels"].numpy())
+        return detections
 
     def _prepared(self, image: np.ndarray) -> Any:
         """What the network takes; a Reject for an image that is too thin for the processor."""

@@ -19,7 +19,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from ...reject import Reject
 from ..pretrained import batches
-from .transformers import Detector, Found
+from .transformers import Detections, Detector
 
 if TYPE_CHECKING:
     import torch
@@ -75,14 +75,14 @@ class YoloBoxes(Detector):
         self._set_names([str(model.names[i]) for i in range(len(model.names))])
         self._model = model.float().fuse(verbose=False).eval().to(device, self.dtype(device))
 
-    def _detect(self, images: list[np.ndarray]) -> list[Found | Reject]:
+    def _detect(self, images: list[np.ndarray]) -> list[Detections | Reject]:
         import torch
 
         stride = int(self._model.stride.max())
         letterbox = ultralytics("data.augment").LetterBox((self.size, self.size), auto=True, stride=stride)
         boxed = [torch.from_numpy(letterbox(image=image)).permute(2, 0, 1) for image in images]
         weight = next(self._model.parameters())
-        found: list[Found | Reject] = [self._not_finite() for _ in images]
+        found: list[Detections | Reject] = [self._not_finite() for _ in images]
         for indices, pixels in batches(boxed, self.batch_size):
             with torch.inference_mode():
                 outputs = self._model(pixels.to(weight.device, weight.dtype) / 255)

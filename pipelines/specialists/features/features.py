@@ -10,7 +10,7 @@ Decisions:
   ImageNet's statistics to CLIP and ImageBind too; `normalization: imagenet` does so, for its published tokenizers.
 - Dense features are the patch tokens, and global ones the class token, after the network's last LayerNorm (4M-21). CLIP
   knows that LayerNorm and its projection for the class token alone; 4M applies both to the patch tokens.
-- Dense and global features of the same weights and options come from one pass: whoever is asked first runs it.
+- Dense and global features of the same weights and options come from one pass, which the first specialist runs.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _TOWERS = {
 class Backbone:
     """A vision transformer on its device.
 
-    model: the network; whoever holds it shares it (`pretrained.loaded`).
+    model: the network, shared by all specialists of its weights (`pretrained.loaded`).
     processor: turns a picture into pixels, as transformers' image processors do.
     side, patch: of the usual square input, and of a patch, in pixels.
     tokens: pixels (B, 3, H, W) to (B, n + h w, C): n class and register tokens, then the patches in raster order.
@@ -242,8 +242,8 @@ class Features(Pretrained):
 
 def usual_side(processor: Any) -> int:
     """Side in pixels of the square that a processor of transformers makes of an image; 224 if it does not say."""
-    told = processor.crop_size if getattr(processor, "do_center_crop", False) else getattr(processor, "size", None)
-    sides = [told.get(name) for name in ("height", "shortest_edge")] if told else []
+    size = processor.crop_size if getattr(processor, "do_center_crop", False) else getattr(processor, "size", None)
+    sides = [size.get(name) for name in ("height", "shortest_edge")] if size else []
     return next((int(side) for side in sides if side), 224)
 
 

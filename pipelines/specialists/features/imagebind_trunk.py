@@ -90,6 +90,6 @@ def from_tensors(tensors: Mapping[str, torch.Tensor], num_heads: int) -> VisionT
 
 
 def _renamed(name: str) -> str:
-    for theirs, own in _RENAMED:
-        name = name.replace(theirs, own)
+    for published, own in _RENAMED:
+        name = name.replace(published, own)
     return name

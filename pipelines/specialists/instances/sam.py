@@ -124,9 +124,9 @@ class SamInstances(Pretrained):
         return [_record(instance, width, height) for instance in found[: self.max_instances]]
 
     def identity(self) -> dict[str, Any]:
-        told = super().identity()
-        # It changes no mask.
-        return {**told, "options": {k: v for k, v in told["options"].items() if k != "points_per_batch"}}
+        identity = super().identity()
+        # Not points_per_batch: it changes no mask.
+        return {**identity, "options": {k: v for k, v in identity["options"].items() if k != "points_per_batch"}}
 
 
 def _record(instance: Instance, width: int, height: int) -> dict[str, Any]:

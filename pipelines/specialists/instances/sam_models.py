@@ -125,8 +125,8 @@ def segment_anything(sam: Sam, device: str, dtype: torch.dtype) -> Embed:
 
 def transformers(model: Any, processor: Any, device: str) -> Embed:
     """Views by a model of transformers for mask generation, with the processor of its folder."""
-    told = getattr(model.config.vision_config, "image_size", None)
-    side = told if isinstance(told, int) else 1024
+    declared = getattr(model.config.vision_config, "image_size", None)
+    side = declared if isinstance(declared, int) else 1024
 
     def embed(image: np.ndarray) -> View:
         inputs = processor(images=_thickened(image, side), input_data_format="channels_last", return_tensors="pt")

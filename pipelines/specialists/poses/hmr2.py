@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ....tokenize.networks.vit import Block, ViTSize
+
 JOINTS = 24
 _USED = ("backbone.", "smpl_head.")  # of a checkpoint, which holds SMPL and a discriminator as well
 
@@ -141,7 +143,8 @@ class _Backbone(nn.Module):
         super().__init__()
         self.patch_embed = _PatchEmbed(known)
         self.pos_embed = nn.Parameter(torch.zeros(1, 12 * known.unit**2 + 1, known.width))
-        self.blocks = nn.ModuleList(_Block(known) for _ in range(known.depth))
+        size = ViTSize(known.width, known.depth, known.heads, known.hidden / known.width)
+        self.blocks = nn.ModuleList(Block(size) for _ in range(known.depth))
         self.last_norm = nn.LayerNorm(known.width, eps=1e-6)
 
     def forward(self, crops: Tensor) -> Tensor:
@@ -160,40 +163,6 @@ class _PatchEmbed(nn.Module):
     def forward(self, crops: Tensor) -> Tensor:
         patches: Tensor = self.proj(crops)
         return patches.flatten(2).transpose(1, 2)
-
-
-class _Block(nn.Module):
-    def __init__(self, known: Sizes) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(known.width, eps=1e-6)
-        self.attn = _SelfAttention(known)
-        self.norm2 = nn.LayerNorm(known.width, eps=1e-6)
-        self.mlp = _Mlp(known.width, known.hidden)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-
-class _SelfAttention(nn.Module):
-    def __init__(self, known: Sizes) -> None:
-        super().__init__()
-        self.heads = known.heads
-        self.qkv = nn.Linear(known.width, 3 * known.width)
-        self.proj = nn.Linear(known.width, known.width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(_attention(self.heads, *self.qkv(x).chunk(3, -1)))
-
-
-class _Mlp(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
 
 
 def _attention(heads: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

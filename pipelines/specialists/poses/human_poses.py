@@ -56,7 +56,7 @@ class Hmr2(Pretrained):
     _network: Any = PrivateAttr(default=None)
 
     def setup(self, device: str) -> None:
-        """Load the network. ValueError if the weights are others, or cannot be read without running code of theirs."""
+        """Load the network. ValueError if the weights are others, or hold code that would run."""
         key = (type(self), self.weights, self.revision, self.backbone_heads, self.decoder_heads, self.iterations)
         self._network = loaded((*key, device, self.precision), partial(self._load_network, device))
 

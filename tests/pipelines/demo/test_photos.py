@@ -147,9 +147,9 @@ def test_crops_lie_inside_their_photo_and_vary():
         assert 0 <= crop.top and crop.top + crop.height <= height
         assert min(crop.width, crop.height) >= 160 and not crop.flip
     for photo in PHOTOS:
-        mine = {crop for other, crop in CASES if other is photo}
-        assert len(mine) >= 58
-        assert Crop(0, 0, *photo.size) in mine
+        crops = {crop for other, crop in CASES if other is photo}
+        assert len(crops) >= 58
+        assert Crop(0, 0, *photo.size) in crops
 
 
 def pixels_of(photo: Photo, region: Region, crop: Crop) -> tuple[float, float]:

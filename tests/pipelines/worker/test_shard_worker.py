@@ -1,4 +1,4 @@
-"""One shard through the mill, without Ray: bad inputs become rows with reasons, and nothing else moves."""
+"""One shard through a shard worker, without Ray: bad inputs become rows with reasons, and nothing else moves."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def again(small_root: SmallRoot, root: Path, changes: dict[str, Any], stored: tu
 
 
 def test_labels_read_from_storage_are_the_ones_used(small_root: SmallRoot, tmp_path: Path) -> None:
-    """Marked labels show that tokens really come from storage, rejects of theirs included."""
+    """Marked labels show that tokens really come from storage, their rejects included."""
     again(small_root, tmp_path, {}, stored=())
     shard = "train-00000"
     path = tmp_path / "labels" / "caption" / f"{shard}.parquet"

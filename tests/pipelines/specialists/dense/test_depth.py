@@ -75,8 +75,8 @@ def test_the_label_is_the_pipelines_own_turned_around(folders: dict[str, Path]) 
     item = tiny_dense.items((97, 211))[0]
     label = _ready(folders["depth_anything"])([item])[0]
     made = pipeline("depth-estimation", model=str(folders["depth_anything"]))(Image.fromarray(item.image))
-    theirs = made["predicted_depth"].numpy()
-    expected = 1 - (theirs - theirs.min()) / (theirs.max() - theirs.min())
+    published = made["predicted_depth"].numpy()
+    expected = 1 - (published - published.min()) / (published.max() - published.min())
     np.testing.assert_allclose(np.float32(label), expected, atol=FP16_STEP)
 
 

@@ -92,11 +92,11 @@ def test_the_label_is_the_librarys_own_panoptic_segmentation(folders: dict[str, 
     model = AutoModelForUniversalSegmentation.from_pretrained(folders["mask2former"]).eval()
     with torch.no_grad():
         outputs = model(**processor(images=[item.image], return_tensors="pt"))
-    theirs = processor.post_process_panoptic_segmentation(
+    published = processor.post_process_panoptic_segmentation(
         outputs, 0.0, 0.0, 0.0, label_ids_to_fuse=set(), target_sizes=[(97, 211)]
     )[0]
-    by_id = {segment["id"]: segment["label_id"] for segment in theirs["segments_info"]}
-    expected = np.vectorize(lambda i: by_id.get(i, NO_CLASS))(theirs["segmentation"].numpy())
+    by_id = {segment["id"]: segment["label_id"] for segment in published["segments_info"]}
+    expected = np.vectorize(lambda i: by_id.get(i, NO_CLASS))(published["segmentation"].numpy())
     np.testing.assert_array_equal(label, expected)
 
 
