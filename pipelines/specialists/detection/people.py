@@ -108,7 +108,7 @@ def _tightened(windows: np.ndarray) -> np.ndarray:
 
 def _detections(boxes: np.ndarray, scores: np.ndarray, max_overlap: float) -> list[dict[str, Any]]:
     """Greedy non-maximum suppression. OpenCV's threads find windows in any order, so ties are broken by position."""
-    # Not torchvision's, which gives the same boxes: its import costs 10.5 s of CPU and 770 MiB an actor that needs no
+    # Not by torchvision: its import costs 10.5 s of CPU and 770 MiB an actor that needs no
     # network (docs/decisions.md).
     keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])  # not those that padding put outside the frame
     boxes, scores = boxes[keep], scores[keep]
