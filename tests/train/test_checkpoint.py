@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -88,6 +89,18 @@ def test_incomplete_checkpoints_go_with_old_ones(folder: str) -> None:
     assert len(storage.list_names(folder)) == 3
     checkpoint.save(folder, 3, FILES, keep=1)
     assert storage.list_names(folder) == ["step-00000003", "step-00000009"]
+
+
+def test_a_file_that_cannot_be_deleted_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS keeps a file that another process has open: the folder of an old checkpoint is not empty then."""
+
+    def busy(*args: Any, **options: Any) -> None:
+        raise OSError("Directory not empty")
+
+    checkpoint.save(str(tmp_path), 1, FILES, keep=1)
+    monkeypatch.setattr(os, "rmdir", busy)
+    saved = checkpoint.save(str(tmp_path), 2, FILES, keep=1)
+    assert checkpoint.complete(str(tmp_path)) == [saved]
 
 
 def test_other_things_in_the_folder_are_left_alone(folder: str) -> None:
