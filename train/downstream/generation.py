@@ -99,18 +99,8 @@ def _joined(parts: Sequence[Any]) -> Any:
 def model_step(step: ChainStep, spec: ModalitySpec) -> Step:
     """A step of a recipe with what it leaves open: MaskGIT for grids, autoregressive for text."""
     grid = spec.kind is Kind.GRID
-    return Step(
-        step.target,
-        step.scheme or ("maskgit" if grid else "autoregressive"),
-        steps=min(step.steps, spec.max_tokens) if grid else 1,
-        temperature=step.temperature,
-        temperature_schedule=step.temperature_schedule,
-        schedule=step.schedule,
-        top_k=step.top_k or 0,
-        top_p=step.top_p or 1.0,
-        guidance=step.guidance,
-        max_tokens=step.max_tokens or 0,
-    )
+    given = {"scheme": "maskgit" if grid else "autoregressive"} | step.model_dump(exclude_none=True)
+    return Step(**given | {"steps": min(step.steps, spec.max_tokens) if grid else 1})
 
 
 def conditions(

@@ -91,12 +91,5 @@ def model_config(job: TrainJob) -> FourMConfig:
 
 def configured(specs: Sequence[ModalitySpec], sizes: Model) -> FourMConfig:
     """The configuration of a model of these sizes for these modalities."""
-    return FourMConfig(
-        tuple(specs),
-        dim=sizes.dim,
-        encoder_depth=sizes.encoder_depth,
-        decoder_depth=sizes.decoder_depth,
-        num_heads=sizes.heads,
-        mlp_ratio=sizes.mlp_ratio,
-        qk_norm=sizes.qk_norm,
-    )
+    given = sizes.model_dump()
+    return FourMConfig(tuple(specs), num_heads=given.pop("heads"), **given)

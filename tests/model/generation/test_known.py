@@ -38,6 +38,7 @@ def known(config: FourMConfig, given: dict[str, Any], samples: int = 1) -> Known
         ({"caption": "1"}, "caption: got a text, expected 1 samples"),
         ({"caption": [20]}, r"caption: got ids of shape \(\) in a sample, expected a list of ids"),
         ({"caption": [[20, -1, 3]]}, "caption: got -1 before other ids"),
+        ({"caption": [[0, -1, 3]]}, "caption: got -1 before other ids"),
         ({"caption": [[20, -2]]}, "caption: got ids -2 to 20, expected 0 to 39"),
         ({"caption": [[20.9, 3]]}, "caption: got values of the type float64"),
         ({"caption": [[[20], [3, 4]]]}, "caption: got lists that are no array"),
