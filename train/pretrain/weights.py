@@ -126,7 +126,12 @@ def of_checkpoint(saved: checkpoint.Checkpoint) -> FourM:
     """The model that a run would hand on if it ended with a checkpoint: its average, if there is one and it is used."""
     from .. import sharded  # its import takes seconds, and a finished model does not need it
 
-    state = saved.marker()["state"]
+    state = saved.marker().get("state")
+    if state is None:
+        raise ValueError(
+            f"{saved.url} is no checkpoint of a 4M model; those of tokenizers end up in ROOT/tokenizers/NAME, which "
+            "`fourmill.load_tokenizer` opens"
+        )
     model = FourM(FourMConfig.from_dict(state["model"]))
     names = {name for name, p in model.named_parameters() if p.requires_grad}
     chosen = "ema" if state["averaged"] else "model"

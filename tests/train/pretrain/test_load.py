@@ -12,6 +12,7 @@ from fourmill_tests import training
 from fourmill.model import checkpoint as model_files
 from fourmill.model.fourm import FourM
 from fourmill.model.published import ml4m
+from fourmill.train import checkpoint
 from fourmill.train.pretrain.load import load_model
 from fourmill.train.pretrain.weights import MODEL, save_model
 
@@ -58,6 +59,12 @@ def test_several_runs_must_be_named(run: Path, tmp_path: Path) -> None:
         shutil.copytree(run, tmp_path / "runs" / name)
     with pytest.raises(ValueError, match="there are several runs, name one of one, two"):
         load_model(tmp_path / "runs")
+
+
+def test_a_fit_of_a_tokenizer_is_no_model(tmp_path: Path) -> None:
+    checkpoint.save(str(tmp_path / "fit-tok_rgb" / "print" / "checkpoints"), 3, {"state.pt": b"0"}, keep=1)
+    with pytest.raises(ValueError, match=r"step-00000003 is no checkpoint of a 4M model; those of tokenizers"):
+        load_model(tmp_path / "fit-tok_rgb")
 
 
 def test_where_nothing_is_the_place_is_named(tmp_path: Path) -> None:
