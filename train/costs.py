@@ -109,7 +109,7 @@ def of_transformer(config: FourMConfig, train: Train) -> tuple[Cost, float]:
         y: Tensor = blocks[1](queries, context, None, None)
         return y.mean()
 
-    saved = [_saved_bytes(blocks, lambda side=side: side(1)) for side in (encode, decode)]
+    saved = _saved_bytes(blocks, lambda: encode(1)), _saved_bytes(blocks, lambda: decode(1))
     # Logits and their gradient, of one modality after the other.
     vocabulary = max((spec.vocab_size for spec in config.modalities), default=0)
     bytes_ = config.encoder_depth * saved[0] + config.decoder_depth * saved[1] + 8 * targets * vocabulary
