@@ -28,6 +28,8 @@ ON_RAY: list[tuple[str, str, int]] = [
     ("fused", "--samples 4 --crops 1 --shards 1 --dim 64 --depth 1", 2),
 ]
 SCRIPTS = [script for script, *_ in (*RUNS, *ON_RAY)]
+# Comparisons behind docs/decisions.md, which are run by hand so far.
+BY_HAND = {"ray_data", "shards"}
 
 
 def run(script: str, arguments: str, ray_address: str = "") -> subprocess.CompletedProcess[str]:
@@ -70,7 +72,7 @@ def test_a_benchmark_on_ray_prints_its_table(ray_cluster: str, script: str, argu
 
 def test_every_benchmark_is_run() -> None:
     scripts = {path.stem for path in FOLDER.glob("*.py") if "__main__" in path.read_text()}
-    assert scripts == set(SCRIPTS)
+    assert scripts == set(SCRIPTS) | BY_HAND
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
