@@ -201,7 +201,7 @@ def _refused(folder: Path) -> Iterator[Callable[[], object]]:
     model, device = ml4m.load(golden), torch.device("cpu")
     patches = np.zeros((1, 196, 768))
     for given in (
-        {"rgb": patches.astype(int)}, {"rgb": np.zeros((1, 3, 224, 224))}, {"caption": ["a boat"]},
+        {"rgb": patches.astype(int)}, {"rgb": np.zeros((1, 3, 200, 200))}, {"caption": ["a boat"]},
         {"rgb": patches, "rgb@224": patches},
     ):  # fmt: skip
         yield lambda given=given: Known.of(model.config, given, device, 1)

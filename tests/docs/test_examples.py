@@ -1,4 +1,4 @@
-"""The examples of the guides do what they say: a specialist, a modality and a codec through the mill, files read."""
+"""The examples of the guides do what they say: a specialist, a modality, a codec from shards to tokens, files read."""
 
 from __future__ import annotations
 

@@ -91,8 +91,8 @@ def test_every_modality_that_can_be_is_generated(run: Run) -> None:
     (folder,) = run.root.glob("runs/4m21/*/generated/*")
     made: set[str] = set()
     for chain in sorted(folder.glob("chain-*")):
-        told = json.loads((chain / "samples.json").read_text())
-        for step in told["steps"]:
+        summary = json.loads((chain / "samples.json").read_text())
+        for step in summary["steps"]:
             name = step["target"]
             made.add(name)
             column = store.read(str(chain / f"{name}.parquet"))
@@ -103,19 +103,19 @@ def test_every_modality_that_can_be_is_generated(run: Run) -> None:
                 value: Any = decode_cell(kind, (chain / name / f"0000.{suffix}").read_bytes())
                 assert value.size and np.isfinite(value.astype(np.float64)).all()
             else:
-                assert all(name in sample for sample in told["samples"])
+                assert all(name in sample for sample in summary["samples"])
     assert made == {name for name in PUBLISHED if MODALITIES[name].is_target}
 
 
 def test_the_plan_tells_models_in_the_order_of_their_needs(run: Run) -> None:
-    told = plan.describe(Project(run.recipe), measure=2)
-    order = [row["label"] for row in told["labels"]]
+    described = plan.describe(Project(run.recipe), measure=2)
+    order = [row["label"] for row in described["labels"]]
     assert order.index("det") < order.index("human_poses") < order.index("metadata")
     assert order.index("sam_instance") < order.index("sam_edge")
-    weights = {row["label"]: row["weights"] for row in told["labels"]}
+    weights = {row["label"]: row["weights"] for row in described["labels"]}
     assert weights["depth"].endswith("depth") and not weights["canny_edge"]
-    assert told["actors"]["at_once"] >= 1 and not any(told["missing"].values())
-    assert set(told["measured"]["by_output"]) >= {f"tokens/{name}" for name in PUBLISHED}
+    assert described["actors"]["at_once"] >= 1 and not any(described["missing"].values())
+    assert set(described["measured"]["by_output"]) >= {f"tokens/{name}" for name in PUBLISHED}
     status, out, err = runs.command("plan", str(run.folder / "recipe.yaml"))
     assert status == 0, err
     assert all(name in out for name in ("human_poses", "tok_sam_edge", "an actor takes"))

@@ -86,9 +86,9 @@ def test_a_second_run_does_nothing(whole_run: Run, monkeypatch: pytest.MonkeyPat
 
 def test_status_says_that_all_is_there(whole_run: Run) -> None:
     status, out, _ = runs.command("status", str(whole_run.recipe), "--json")
-    told = json.loads(out)
-    assert status == 0 and told["missing"] == {} and told["shards"] == 4
-    rows = {row["output"]: row for row in told["outputs"]}
+    state = json.loads(out)
+    assert status == 0 and state["missing"] == {} and state["shards"] == 4
+    rows = {row["output"]: row for row in state["outputs"]}
     assert rows["tokens/rgb"]["rows"] == sum(SHARDS.values())
     assert rows["tokens/rgb"]["nulls"] == len(data.BAD_IMAGES)
     status, out, _ = runs.command("status", str(whole_run.recipe))

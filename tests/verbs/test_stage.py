@@ -1,4 +1,4 @@
-"""Stages without Ray: mistakes are found before anything starts, and what is missing is told."""
+"""Stages without Ray: mistakes are found before anything starts, and what is missing has its reason."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How far a reconstruction is from what went in: elementary measures of batches, one number for each item.
 
 `quality` sums them over validation samples while a tokenizer is fitted, and the report shows those of single samples.
-All tensors are on one device; whoever needs more than the precision of float32 passes float64.
+All tensors are on one device; pass float64 where the precision of float32 is not enough.
 """
 
 from __future__ import annotations

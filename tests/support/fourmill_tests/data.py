@@ -223,9 +223,6 @@ def make(recipe: Recipe, outputs: dict[str, Output], stored: Sequence[str] = ())
     return [record for task in tasks for record in worker.run(task)]
 
 
-mill = make  # its name until today's changes are all in
-
-
 def job(recipe: Recipe) -> Job:
     """What actors are sent to make its kept labels."""
     project = Project(recipe)
