@@ -97,9 +97,9 @@ def test_a_lost_node_ends_no_stage(tmp_path: Path, short: str) -> None:
     """Two nodes of one CPU; one is preempted and not replaced. The actor that takes the dead one's place can never be
     placed, yet shards are given to it."""
     environment, address = _environment(RAY_AUTH_MODE="disabled", **QUICK_TO_MISS), f"127.0.0.1:{_free_port()}"
-    slow = {"specialist": "fourmill_tests.specialists:Slow", "seconds": 0.3}
+    slow = {"specialist": "fourmill_tests.specialists:Slow", "seconds": 0.5}
     settings = data.settings(
-        tmp_path / "out", data.good_shards(tmp_path / "s", 6, 4), modalities=["tok_canny_edge"],
+        tmp_path / "out", data.good_shards(tmp_path / "s", 8, 8), modalities=["tok_canny_edge"],
         labels__keep=["canny_edge"], generate__chains=[], engine__address=address,
         labels__specialists={"canny_edge": slow},
     )  # fmt: skip
@@ -125,7 +125,7 @@ def test_a_lost_node_ends_no_stage(tmp_path: Path, short: str) -> None:
                 stage.send_signal(signal.SIGKILL)
             stage.wait()
     done = len(list(ledger.glob("train-*.json")))
-    require(ended, f"{done} of 6 shards are done, and the stage waits for an actor that cannot be placed")
+    require(ended, f"{done} of 8 shards are done, and the stage waits for an actor that cannot be placed")
 
 
 def _wait_while_it_moves(stage: subprocess.Popen[bytes], ledger: Path, patience: float = 45.0) -> bool:
