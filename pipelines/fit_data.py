@@ -16,6 +16,7 @@ from ..tokenize import inputs
 from ..tokenize.crops import crops
 from . import source
 from .plan import ShardTask
+from .read_notes import ReadNotes
 from .worker.job import Job
 from .worker.sample import LabelledSample
 from .worker.shard_worker import ShardWorker
@@ -39,7 +40,7 @@ class FitData:
         """The shards of one of several workers."""
         return replace(self, tasks=self.tasks[rank::world])
 
-    def _shards(self, count: int) -> Iterator[tuple[ShardTask, source.Shard, int]]:
+    def _shards(self, count: int, notes: str = "") -> Iterator[tuple[ShardTask, source.Shard, int]]:
         """Shards to take `count` samples from, open one at a time, each with its share of them.
 
         No more shards than that needs, evenly from the list, as a remote one is downloaded whole; then the others, for
@@ -49,12 +50,18 @@ class FitData:
         first = [i * len(self.tasks) // number for i in range(number)]
         for i in dict.fromkeys([*first, *range(len(self.tasks))]):
             with ExitStack() as stack:
+                if notes and not stack.enter_context(self.read_notes(notes).reading(self.tasks[i].shard)):
+                    continue
                 try:
                     shard = stack.enter_context(source.open_shard(self.tasks[i].url, self.job.scratch))
                 except (OSError, ValueError) as error:
                     logger.warning("shard %s is skipped in a fit: %s", self.tasks[i].shard, error)
                     continue
                 yield self.tasks[i], shard, math.ceil(count / number)
+
+    def read_notes(self, folder: str) -> ReadNotes:
+        """The notes that a reader of these shards keeps in a folder."""
+        return ReadNotes(folder, self.job.engine.attempts)
 
     def captions(self, count: int) -> Iterator[str]:
         """The first captions of shards that are spread evenly over the list, at most `count` in all."""
@@ -71,7 +78,14 @@ class FitData:
                 break
 
     def examples(
-        self, sizes: Mapping[str, int], count: int, scale: float, hflip: float, seed: int, device: str = "cpu"
+        self,
+        sizes: Mapping[str, int],
+        count: int,
+        scale: float,
+        hflip: float,
+        seed: int,
+        device: str = "cpu",
+        notes: str = "",
     ) -> Iterator[tuple[str, np.ndarray]]:
         """What tokenizers are fitted on, `count` rows for each, in one pass over the shards: (tokenizer, (n, ...)).
 
@@ -84,11 +98,12 @@ class FitData:
             sizes: along one side of what each tokenizer reads, as in `inputs.window`.
             scale: least share of the largest square that a crop covers.
             hflip: probability of a mirrored crop.
+            notes: URL of a folder where a shard that kills the process is noted, see `ReadNotes`; "" for none.
         """
         worker = ShardWorker(self.job)
         worker.setup(device)
         left = dict.fromkeys(sizes, count)
-        for task, shard, share in self._shards(count):
+        for task, shard, share in self._shards(count, notes):
             quota = {name: min(share, most) for name, most in left.items()}
             # Of each tokenizer's own quota: who else takes part in the pass must not change its crops.
             views = {name: math.ceil(most / max(len(shard.samples), 1)) for name, most in quota.items()}

@@ -26,8 +26,17 @@ class Data(Protocol):
     def captions(self, count: int) -> Iterator[str]: ...
 
     def examples(
-        self, sizes: Mapping[str, int], count: int, scale: float, hflip: float, seed: int, device: str = "cpu"
+        self,
+        sizes: Mapping[str, int],
+        count: int,
+        scale: float,
+        hflip: float,
+        seed: int,
+        device: str = "cpu",
+        notes: str = "",
     ) -> Iterator[tuple[str, np.ndarray]]: ...
+
+    def read_notes(self, folder: str) -> Any: ...
 
     def part(self, rank: int, world: int) -> Data: ...
 
@@ -44,11 +53,13 @@ class Rows:
 
     val: what quality is measured on, by rank 0 alone: `measured_on` says whether it is of validation shards, or some
     of `train`, since there is nothing else.
+    passed_over: shards that were not read, since they killed their readers.
     """
 
     train: np.ndarray
     val: np.ndarray
     measured_on: Literal["val", "train"]
+    passed_over: tuple[str, ...] = ()
 
 
 def collect(examples: Iterable[tuple[str, np.ndarray]], count: int, report: ReportRows) -> dict[str, np.ndarray]:

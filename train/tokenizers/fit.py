@@ -70,6 +70,9 @@ def run(job: FitJob, resources: workers.Resources, address: str | None) -> None:
             f"fit.workers: {resources.most} workers share batches, but there are only {shards} training shards, and "
             "each reads its own; lower fit.workers or set fit.share: tokenizers"
         )
+    for name in job.tokenizers:
+        # Deaths of an earlier run do not count: what killed its workers may be mended.
+        job.train.read_notes(notes_of(job, [name])).clear()
     workers.run(work, {"job": job}, resources, "fit", address)
 
 
@@ -109,7 +112,8 @@ def fit_all(job: FitJob, rank: int, world: int, device: str, board: Board) -> No
         if settings.weights is not None and rank == 0:
             failures.attempt([name], partial(_bring, job, name))
     for group in groups(job):
-        cache = failures.attempt(group, partial(fill, job, group, rank, world, device, board))
+        notes = notes_of(job, group)
+        cache = failures.attempt(group, partial(fill, job, group, rank, world, device, board, notes=notes))
         if cache is None:
             continue
         for name in group:
@@ -195,19 +199,32 @@ def groups(job: FitJob, fitted: bool = False) -> list[list[str]]:
     return list(by_crops.values())
 
 
+def notes_of(job: FitJob, group: list[str]) -> str:
+    """Where the shards that a group's examples are being read from are noted."""
+    return storage.join(job.root, "runs", f"fit-{group[0]}", job.prints[group[0]], "reading")
+
+
 def fill(
-    job: FitJob, group: list[str], rank: int, world: int, device: str, board: Board, few: bool = False
+    job: FitJob,
+    group: list[str],
+    rank: int,
+    world: int,
+    device: str,
+    board: Board,
+    few: bool = False,
+    notes: str = "",
 ) -> dict[str, Rows]:
     """The examples of a group's tokenizers; without those for which there are none.
 
     Args:
         few: only those that quality is measured on; training ones for tokenizers that have no others.
+        notes: URL of the folder where shards that kill their reader are noted; "" for none.
     """
     settings = job.tokenizers[group[0]]
 
     def rows(data: Data, names: list[str], count: int, seed: int, what: str, shares: int) -> dict[str, np.ndarray]:
         sizes = {name: side(name, job.tokenizers[name], job.image_size) for name in names}
-        source = data.examples(sizes, count, settings.crop_scale, settings.hflip, seed, device)
+        source = data.examples(sizes, count, settings.crop_scale, settings.hflip, seed, device, notes)
 
         def report(done: int) -> None:
             # Only this rank's rows are known here; the other ranks are as far.
@@ -225,12 +242,13 @@ def fill(
         names = [name for name in names if name not in val]
     most = count if few else -(-settings.samples // world)
     train = rows(job.train.part(rank, world), names, most, job.seed, "training", world) if names else {}
+    passed_over = tuple(job.train.read_notes(notes).passed_over()) if notes else ()
     cache: dict[str, Rows] = {}
     for name in group:
         if name in val and (few or name in train):
-            cache[name] = Rows(train.get(name, val[name]), val[name], "val")
+            cache[name] = Rows(train.get(name, val[name]), val[name], "val", passed_over)
         elif name in train:
-            cache[name] = Rows(train[name], train[name][:count], "train")
+            cache[name] = Rows(train[name], train[name][:count], "train", passed_over)
     return cache
 
 
@@ -319,7 +337,7 @@ def _finish(
         tokenizer.save(model.cpu(), scratch, measured)
         facts = {
             "sha256": tokenizer.fingerprint(scratch), "vocab_size": settings.codebook_size, "quality": measured,
-            "measured_on": rows.measured_on,
+            "measured_on": rows.measured_on, **({"shards_passed_over": rows.passed_over} if rows.passed_over else {}),
         }  # fmt: skip
         commit(job, name, scratch, facts, len(rows.train) * world, start)
 

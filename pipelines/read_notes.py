@@ -1,0 +1,54 @@
+"""Notes of the shards that a fit is reading, so that a shard whose samples kill the process is passed over at last.
+
+A process that a sample kills (a crash in a native library, out of memory) can say nothing afterwards. It writes a note
+before it opens a shard and deletes it when it is done with the shard, whatever came of it; a note that is still there
+when the next attempt begins counts as one death. `engine.attempts` deaths are as many as labelling allows a shard.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ..infra import storage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ReadNotes:
+    """The notes of one reader, one file a shard with the number of times that it was begun.
+
+    folder: a URL that all attempts see. attempts: so many deaths at a shard, and it is passed over.
+    """
+
+    folder: str
+    attempts: int
+
+    @contextmanager
+    def reading(self, shard: str) -> Iterator[bool]:
+        """Around the work on a shard. False if it is to be passed over: its readers died too often."""
+        url = storage.join(self.folder, shard)
+        deaths = int(storage.read_bytes(url)) if storage.exists(url) else 0
+        if deaths >= self.attempts:
+            logger.warning("shard %s is passed over in this fit: its readers died %d times", shard, deaths)
+            yield False
+            return
+        storage.put(url, str(deaths + 1).encode())
+        try:
+            yield True
+        finally:
+            # Not reached if the process is killed; an exception is no death.
+            storage.delete(url)
+
+    def passed_over(self) -> list[str]:
+        """The shards that are passed over."""
+        names = sorted(storage.list_names(self.folder))
+        return [name for name in names if int(storage.read_bytes(storage.join(self.folder, name))) >= self.attempts]
+
+    def clear(self) -> None:
+        """Drop all notes: what killed readers yesterday may be mended today."""
+        for name in storage.list_names(self.folder):
+            storage.delete(storage.join(self.folder, name))
