@@ -76,6 +76,14 @@ class Project:
             records: that the stage has committed; all others need not be read again.
         """
         self.inventory.add(records)
+        self._drop()
+
+    def refresh_all(self) -> None:
+        """The same after a stage that failed: what it has committed is not known, and all records are read again."""
+        self.inventory.read_again()
+        self._drop()
+
+    def _drop(self) -> None:
         self.inventory.look_again()
         for name in ("fitted", "token_outputs", "columns_plan", "columns", "train_job", "generate_job"):
             self.__dict__.pop(name, None)
@@ -102,7 +110,10 @@ class Project:
 
         Shards do not count: adding some must not make every token of the others worthless.
         """
-        recipe, labels = self.recipe, self.label_prints.current
+        return self._fit_fingerprints(self.label_prints.current)
+
+    def _fit_fingerprints(self, labels: Mapping[str, str]) -> dict[str, str]:
+        recipe = self.recipe
         first = tokenizer_settings.FIRST_FIT_VERSION
         prints = {}
         if recipe.has_text:
@@ -135,11 +146,14 @@ class Project:
     def fitted(self) -> dict[str, Fitted]:
         """The tokenizers that are fitted as the recipe asks, by name."""
         good = {}
+        former = self._fit_fingerprints(self.label_prints.former)  # as in `Output.former`
         for name, print_ in self.fit_fingerprints.items():
             record = ledger.read(self.root, "tokenizers", name)
-            if record is None or record.fingerprint != print_:
+            if record is None or record.fingerprint not in (print_, former[name]):
                 continue
-            why = versions.outdated(self.fit_parts(name), record.identity, self.recipe.versions)
+            why = []
+            if record.fingerprint == print_:
+                why = versions.outdated(self.fit_parts(name), record.identity, self.recipe.versions)
             if why and self.update:
                 continue
             if storage.exists(storage.join(self.root, "tokenizers", name, "config.json")):
@@ -191,7 +205,9 @@ class Project:
         from .pipelines.worker.job import Job
 
         for output in asked.values():
-            if why := versions.unmakeable(output.parts, self.recipe.versions):
+            # Of a label that no task makes the stored one is read, whatever its version.
+            parts = [p for p in output.parts if p.name.removeprefix("labels/") in {p.name, *specialists}]
+            if why := versions.unmakeable(parts, self.recipe.versions):
                 raise RecipeError(why)
         recipe, scratch = self.recipe, source.scratch_folder()
         options, modules = self.codec_options(), tuple(recipe.modules)

@@ -8,6 +8,7 @@ from typing import Any
 from ..infra.configuration import RecipeError
 from ..modalities import MODALITIES, ModalitySpec
 from . import plan as plans
+from .outputs import Output
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,23 @@ def complete(root: str, plan: plans.Plan) -> Columns:
 
     splits = {split: shards(split) for split in plans.SPLITS}
     outputs = plan.outputs.values()
+    trained = [name for name, _ in splits["train"]]
     return Columns(
         root,
         tuple(output.spec for output in outputs if output.spec is not None),
-        {output.name: output.fingerprint for output in outputs},
+        {output.name: _print(plan, output, trained) for output in outputs},
         {output.spec.name: output.tokenizers for output in outputs if output.spec is not None},
         splits,
-        {name: plan.done[first, name].source.sha256 for name, _ in splits["train"]},
-        _versions(plan, [name for name, _ in splits["train"]]),
+        {name: plan.done[first, name].source.sha256 for name in trained},
+        _versions(plan, trained),
     )
+
+
+def _print(plan: plans.Plan, output: Output, shards: list[str]) -> str:
+    """The fingerprint of a column as its records have it: a run on columns of the first release hashed their `former`
+    one. The current one if records differ, or there are none."""
+    recorded = {plan.done[output.name, shard].fingerprint for shard in shards}
+    return recorded.pop() if len(recorded) == 1 else output.fingerprint
 
 
 def _versions(plan: plans.Plan, shards: list[str]) -> dict[str, list[dict[str, int]]]:

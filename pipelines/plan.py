@@ -86,6 +86,10 @@ class Inventory:
         """Records that this process has seen committed."""
         self._records |= {(record.output, record.shard): record for record in records}
 
+    def read_again(self) -> None:
+        """Drop all records: something was committed that this process has not seen."""
+        self._records, self._read = {}, set()
+
     def look_again(self) -> None:
         """Drop what is known of the source shards."""
         self._stats, self._digests = None, {}
@@ -106,9 +110,25 @@ class Inventory:
         if record.source.version == stat.version:
             return True
         # Copied or touched: the version changed; only the bytes can say whether the shard did.
+        return record.source.sha256 == self._digest(shard)
+
+    def prepare_digests(self, records: Iterable[ledger.Record]) -> None:
+        """Read the shards whose bytes `is_of` will need for these records, several at a time."""
+        stats = self.stats()
+        touched = {
+            record.shard
+            for record in records
+            if not isinstance(stat := stats[record.shard], str)
+            and record.source.size == stat.size
+            and record.source.version != stat.version
+        }
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(self._digest, touched))
+
+    def _digest(self, shard: str) -> str:
         if shard not in self._digests:
             self._digests[shard] = storage.sha256(self.shards.urls[shard])
-        return record.source.sha256 == self._digests[shard]
+        return self._digests[shard]
 
 
 def _stat(url: str) -> storage.Stat | str:
@@ -161,6 +181,9 @@ def make(
     stored_labels = stored_labels or {}
     asked = {**outputs, **stored_labels}
     records = inventory.records(asked)
+    inventory.prepare_digests(
+        record for (name, _), record in records.items() if asked[name].is_asked_for(record.fingerprint)
+    )
     plan = Plan(dict(outputs), inventory.shards.urls, inventory.shards.splits)
     for shard, url in inventory.shards.urls.items():
         stat = inventory.stats()[shard]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from fourmill_tests import data
 from fourmill.infra import ledger, storage
 from fourmill.infra.fields import Section
 from fourmill.infra.fingerprint import hashed
+from fourmill.pipelines import plan as plans
 from fourmill.pipelines import source
 from fourmill.pipelines.specialists import registry
 from fourmill.pipelines.specialists.text.captions import Captions
@@ -189,3 +191,55 @@ def test_a_users_specialist_of_a_later_version_is_known(
     recipe = data.recipe(tmp_path / "out", shards, **options, labels__specialists={"canny_edge": {"specialist": name}})
     output = Project(recipe).label_outputs["labels/canny_edge"]
     assert output.former != output.fingerprint and output.is_asked_for(output.former)
+
+
+def test_what_a_users_later_version_made_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokenizers and columns of a root of the first release, whose fingerprints held that version."""
+    from fourmill_tests.specialists import Slow
+
+    monkeypatch.setattr(Slow, "version", 3)
+    shards = data.good_shards(tmp_path / "s", 1, 2)
+    slow = {"canny_edge": {"specialist": "fourmill_tests.specialists:Slow", "seconds": 0.0}}
+    recipe = data.recipe(tmp_path / "out", shards, modalities=["tok_canny_edge"], labels__keep=[],
+                         labels__specialists=slow, generate__chains=[])  # fmt: skip
+    data.fit(recipe)
+    project = Project(recipe)
+    (tokenizer,), output = project.fitted, project.token_outputs["tokens/tok_canny_edge"]
+    (former,) = project._fit_fingerprints(project.label_prints.former).values()
+    assert former != project.fit_fingerprints[tokenizer]
+    data.make(recipe, data.outputs(recipe))
+    for made, shard, print_ in (("tokenizers", tokenizer, former), (output.name, "train-00000", output.former)):
+        record = ledger.read(recipe.root, made, shard)
+        assert record is not None
+        identity = {name: value for name, value in record.identity.items() if name != "versions"}
+        record = replace(record, fingerprint=print_, identity=identity)
+        storage.put(ledger.record_url(recipe.root, made, shard), ledger.dumps(record))
+    again = Project(recipe)
+    assert again.unfitted == [] and not again.fitted[tokenizer].outdated
+    assert again.columns.shards["train"] and again.columns.prints == {output.name: output.former}
+
+
+def test_a_pin_lets_a_stored_label_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = data.good_shards(tmp_path / "s", 1, 2)
+    recipe = data.recipe(tmp_path / "out", shards, modalities=["caption"], labels__keep=["caption"],
+                         versions={"labels/caption": 1}, generate__chains=[])  # fmt: skip
+    data.fit(recipe)
+    data.make(recipe, data.outputs(recipe, tokens=False))
+    correct(monkeypatch)
+    project = Project(recipe)
+    plan = project.plan(project.token_outputs, project.stored_labels)
+    assert project.shard_job(*plans.working(project.specialists, plan.outputs, plan.missing)).outputs
+    unstored = project.plan(project.token_outputs)
+    with pytest.raises(RecipeError, match="labels/caption is pinned at 1"):
+        project.shard_job(*plans.working(project.specialists, unstored.outputs, unstored.missing))
+
+
+def test_what_a_users_identity_adds_is_hashed() -> None:
+    class Table(Captions):
+        table: str = "a"
+
+        def identity(self) -> dict[str, Any]:
+            return {**super().identity(), "rows": len(self.table)}
+
+    parts = Table().fingerprint_parts()
+    assert parts["rows"] == 1 and parts["options"] == {"table": "a"} | Captions().identity()["options"]

@@ -42,11 +42,18 @@ def process_shards(
 
         prepare_root(project)
         job = project.shard_job(*plans.working(project.specialists, outputs, plan.missing))
-        outcome = shard_stage.run(job, plan.missing, stage)
+        try:
+            outcome = shard_stage.run(job, plan.missing, stage)
+        except BaseException:
+            project.refresh_all()  # what was committed before the error stays, and no result says what
+            raise
         summary.made, summary.samples = len(outcome.records), outcome.samples
         summary.missing.update({f"shard {shard}": why for shard, why in outcome.failures.items()})
         records += outcome.records
-        project.refresh(outcome.records)
+        if outcome.failures:
+            project.refresh_all()  # shards that failed may have committed some of their outputs
+        else:
+            project.refresh(outcome.records)
     if summary.made:
         summary.notes += _shared_keys(project.root, records)
     for record in records:

@@ -123,11 +123,13 @@ class Specialist(BaseModel):
         return {"specialist": self.full_name(), "version": self.version, "options": self.model_dump(mode="json")}
 
     def fingerprint_parts(self) -> dict[str, Any]:
-        """The same as it is hashed: with the frozen name and the first version, less new options at their default."""
+        """`identity` as it is hashed: with the frozen name and the first version, less new options at their default."""
         # Not inherited: a subclass is another specialist.
         name = type(self).__dict__.get("fingerprint_name") or self.full_name()
-        options = {k: v for k, v in self.identity()["options"].items() if k not in self.later or v != self.later[k]}
-        return {"specialist": name, "version": self.first_version, "options": options}
+        identity = self.identity()
+        options = {k: v for k, v in identity["options"].items() if k not in self.later or v != self.later[k]}
+        # With what a subclass adds to its identity: a digest of a table that it reads, say.
+        return {**identity, "specialist": name, "version": self.first_version, "options": options}
 
     def part(self) -> Part:
         """What a record says of its version."""

@@ -114,7 +114,8 @@ def _place(
 def _instantiate(label: str, name: Any, options: dict[str, Any], modules: Sequence[str] = ()) -> Specialist:
     where = f"labels.specialists.{label}"
     module, colon, attribute = str(name).partition(":")
-    if module not in modules and (ours := SPECIALISTS.get(_BY_FIRST_NAME.get(str(name), str(name)))):
+    own = colon and module in modules  # "depth" is ours, even beside a user's module of that name
+    if not own and (ours := SPECIALISTS.get(_BY_FIRST_NAME.get(str(name), str(name)))):
         module, colon, attribute = f"{__package__}.{ours.path}".partition(":")
     if not colon:
         raise RecipeError(

@@ -39,8 +39,10 @@ def test_its_status_is_complete(first: Path) -> None:
 
 def test_run_makes_nothing(first: Path) -> None:
     def files() -> dict[Path, bytes]:
+        # The report is written once more by a fourmill that shows other things, and with it what its page shows.
+        report = first / "out" / "ledger" / "report"
         kept = (path for path in (first / "out").rglob("*") if path.is_file() and path.suffix != ".html")
-        return {path: path.read_bytes() for path in kept}
+        return {path: path.read_bytes() for path in kept if path != report}
 
     before = files()
     status, out, err = runs.command("run", "recipe.yaml")

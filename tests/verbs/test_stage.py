@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from fourmill.pipelines.engine import driver
 from fourmill.pipelines.plan import ShardTask
 from fourmill.pipelines.worker import stage as shard_stage
 from fourmill.pipelines.worker.job import Job
-from fourmill.pipelines.worker.shard_worker import ShardWorker
+from fourmill.pipelines.worker.shard_worker import RejectRun, ShardWorker
 from fourmill.project import Project
 from fourmill.recipe import RecipeError
 from fourmill.train import workers
@@ -119,6 +120,28 @@ def test_one_bad_shard_does_not_stop_the_others(in_process: list[ShardTask], tmp
     summary = label.make(Project(data.recipe(tmp_path / "out", [*shards, str(tmp_path / "gone.tar")], **PLAIN)))
     assert summary.made == 2 and not summary.complete
     assert set(summary.missing) == {"shard train-00000", "shard gone"}
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_what_a_failed_stage_committed_is_not_remade(
+    in_process: list[ShardTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
+    """The job stops, or a shard fails, after the outputs of a shard are committed: no result names them."""
+    run_here = shard_stage.run
+
+    def failing(job: Job, tasks: list[ShardTask], stage: str) -> shard_stage.Outcome:
+        run_here(job, tasks, stage)
+        if stops:
+            raise RejectRun("too many rejects")
+        return shard_stage.Outcome(failures={"train-00000": "the disk was full"})
+
+    project = Project(data.recipe(tmp_path / "out", data.good_shards(tmp_path / "s", 1, 2), **PLAIN))
+    with monkeypatch.context() as patch:
+        patch.setattr(shard_stage, "run", failing)
+        with pytest.raises(RejectRun) if stops else contextlib.nullcontext():
+            label.make(project)
+    assert label.make(project).existed == 2
+    assert len(in_process) == 1
 
 
 def test_rejects_are_counted_by_reason_without_their_numbers(in_process: list[ShardTask], tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from ...infra import ledger, storage
+from ...infra.fingerprint import fingerprint
 from ...modalities import TEXT, TOKENIZERS, Form, import_modules
 from ...tokenize.settings import TextTokenizer, TokenizerSettings, warm_starts
 from .. import checkpoint, workers
@@ -290,7 +291,7 @@ def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: s
         logger.warning("fit %s: no warm start: %s", name, why)
         warm = False
     trainer = VQTrainer(model.to(device), settings, job.seed, perceptual, warm_start if warm else None)
-    folder = storage.join(job.root, "runs", f"fit-{name}", job.prints[name])
+    folder = run_folder(job, name)
     checkpoints = storage.join(folder, "checkpoints")
     last = checkpoint.newest(checkpoints)
     if last is not None:
@@ -316,6 +317,17 @@ def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: s
     # The other ranks wait for the measuring, or the next tokenizer's first message would time out.
     if world > 1:
         torch.distributed.barrier()
+
+
+def run_folder(job: FitJob, name: str) -> str:
+    """The folder of a fit's log and checkpoints, by its fingerprint and by the versions that make it.
+
+    The last checkpoint is kept, and fingerprints hold no versions: in one folder `--update` would go on from the end of
+    the older version's fit, and commit its tokenizer again.
+    """
+    made_by = job.versions.get(name)
+    folder = job.prints[name] + (f"-{fingerprint(made_by)}" if made_by else "")
+    return storage.join(job.root, "runs", f"fit-{name}", folder)
 
 
 def _finish(

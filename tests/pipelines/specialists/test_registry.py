@@ -76,3 +76,8 @@ def test_another_specialist_takes_its_options() -> None:
     )
     identity = built["canny_edge"].identity()
     assert identity["specialist"] == "fourmill_tests.specialists:Slow" and identity["options"]["low"] == 9
+
+
+def test_a_users_module_hides_no_specialist() -> None:
+    labels = recipe(["tok_canny_edge"]).labels
+    assert type(registry.build(["tok_canny_edge"], labels, modules=["canny"])["canny_edge"]) is Canny

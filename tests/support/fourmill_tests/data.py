@@ -197,11 +197,11 @@ class Silent:
         pass
 
 
-def fit(recipe: Recipe) -> None:
+def fit(recipe: Recipe, update: bool = False) -> None:
     """The fit stage in this process."""
     from fourmill.train.tokenizers import fit as fitting
 
-    project = Project(recipe)
+    project = Project(recipe, update)
     if project.unfitted:
         fitting.fit_all(project.fit_job(project.unfitted), 0, 1, "cpu", Silent())
 

@@ -19,6 +19,7 @@ from fourmill.infra import ledger, storage
 from fourmill.project import Project
 from fourmill.recipe import Recipe
 from fourmill.tokenize import codecs
+from fourmill.tokenize import settings as tokenizer_settings
 from fourmill.tokenize.networks.vqvae import VQVAEConfig
 from fourmill.train import checkpoint, metrics
 from fourmill.train.tokenizers import fit as fitting
@@ -117,6 +118,20 @@ def test_changed_settings_are_fitted_again(fitted: Recipe, tmp_path: Path, shard
     assert set(Project(same).fitted) == {"tok_canny_edge"}
 
 
+def test_a_later_version_begins_at_step_0(
+    fitted: Recipe, tmp_path: Path, shards: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its fingerprint is the same, and the last checkpoint of the version before is still there."""
+    shutil.copytree(fitted.root, tmp_path / "out")
+    again = recipe(tmp_path / "out", shards)
+    assert watched_fit(again) == []
+    monkeypatch.setattr(tokenizer_settings, "FIT_VERSION", 3)
+    assert watched_fit(again) == []
+    assert len(watched_fit(again, update=True)) == 12
+    record = ledger.read(again.root, "tokenizers", "tok_canny_edge")
+    assert record is not None and record.identity["versions"] == {"tokenizers/tok_canny_edge": 3}
+
+
 def test_shards_without_captions_still_give_a_vocabulary(tmp_path: Path) -> None:
     entries = [entry for entry in data.good_entries(0, 3) if entry[0].endswith(".jpg")]
     (tmp_path / "a.tar").write_bytes(data.tar(entries))
@@ -200,7 +215,7 @@ def test_record_matches_files_of_racing_fits(
     assert {p.name: p.read_bytes() for p in files.iterdir()} == {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
-def watched_fit(recipe: Recipe, dies_at: int | None = None) -> list[int]:
+def watched_fit(recipe: Recipe, dies_at: int | None = None, update: bool = False) -> list[int]:
     """Fits, and gives the sizes of the pictures of each step until it dies."""
     step, sizes = VQTrainer.step, []
 
@@ -213,7 +228,7 @@ def watched_fit(recipe: Recipe, dies_at: int | None = None) -> list[int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(VQTrainer, "step", watched)
         with contextlib.suppress(Died):
-            data.fit(recipe)
+            data.fit(recipe, update)
     return sizes
 
 
