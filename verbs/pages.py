@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..infra import storage
 from ..infra.fingerprint import fingerprint
@@ -11,7 +11,9 @@ from ..infra.ledger import SAMPLES
 from ..pipelines.plan import Plan
 from ..project import Project
 from ..recipe import RecipeError
-from ..report.samples import Collector, spread
+
+if TYPE_CHECKING:
+    from ..report.samples import Collector
 
 REPORT_VERSION = 2
 
@@ -24,6 +26,7 @@ def write_gallery(project: Project, count: int = 60, out: str | None = None) -> 
         out: a local file or any URL; ROOT/gallery.html unless given.
     """
     from ..report.html.gallery import Gallery, render_gallery
+    from ..report.samples import spread
 
     collector, plan = collect(project)
     rows = {shard: record.rows for (output, shard), record in plan.done.items() if output == SAMPLES}
@@ -38,6 +41,8 @@ def write_gallery(project: Project, count: int = 60, out: str | None = None) -> 
 
 def collect(project: Project) -> tuple[Collector, Plan]:
     """What both pages need: a collector of samples, and the plan of all outputs."""
+    from ..report.samples import Collector  # torch, which a page that is up to date does not need
+
     columns = {} if project.unfitted else project.token_outputs
     plan = project.plan({**project.label_outputs, **columns}, project.stored_labels)
     # Captions that specialists only pass through are in the shards.

@@ -160,3 +160,13 @@ def test_verbs_do_not_hide_the_standard_library() -> None:
     command = [sys.executable, "-c", script, str(ROOT), str(ROOT / "verbs")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_with_nothing_to_do_loads_no_torch() -> None:
+    """Importing torch takes longer than finding that all is there."""
+    modules = ("project", "verbs.pages", "verbs.make.run", "train.pretrain.job", "train.downstream.generation_job")
+    script = (
+        f"import sys\n{''.join(f'import fourmill.{name}{chr(10)}' for name in modules)}print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd="/", env=os.environ)
+    assert done.stdout == "False\n", done.stderr

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...infra import storage
 from ...modalities import Kind, ModalitySpec
 from ...model.config import FourMConfig
 from ..data.blend import Dataset
 from ..data.groups import ShardRows
-from ..masking.masking import MaskingConfig, ResolvedMixture
-from ..masking.spans import Keep
 from ..settings import Model, Train, alpha_of
+
+if TYPE_CHECKING:
+    from ..masking.masking import MaskingConfig
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class TrainJob:
 
 def masking_config(job: TrainJob, datasets: Sequence[Dataset] = ()) -> MaskingConfig:
     """The recipe's masking with one alpha for each modality: its own mixtures, and then those of `datasets`."""
+    # Masking makes batches for torch, which `status` and a run that has nothing to do need not wait for.
+    from ..masking.masking import MaskingConfig, ResolvedMixture
+    from ..masking.spans import Keep
+
     train = job.settings
     # In the order in which `Dataset.mixtures` numbers them.
     given = [*train.mixtures, *(m for one in train.datasets for m in one.mixtures or () if datasets)]
