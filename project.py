@@ -234,6 +234,8 @@ class Project:
         train = data("train")
         if train is None:
             raise RecipeError("fit: none of the training shards can be read: " + "; ".join(plan.absent.values()))
+        # Crops of stored labels are of the versions that made these.
+        used = {part: version for task in train.tasks for part, version in task.versions.items()}
         return FitJob(
             root=recipe.root,
             seed=recipe.seed,
@@ -241,7 +243,7 @@ class Project:
             text=recipe.tokenizers.text if TEXT in names else None,
             tokenizers={name: recipe.tokenizer(name) for name in names if name != TEXT},
             prints={name: self.fit_fingerprints[name] for name in self.fit_fingerprints},
-            versions={name: versions.identity(self.fit_parts(name)) for name in names},
+            versions={name: versions.identity(self.fit_parts(name), used) for name in names},
             train=train,
             val=data("val"),
             share=recipe.fit.share,

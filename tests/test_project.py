@@ -16,6 +16,7 @@ from fourmill.infra.fingerprint import hashed
 from fourmill.pipelines import plan as plans
 from fourmill.pipelines import source
 from fourmill.pipelines.specialists import registry
+from fourmill.pipelines.specialists.classical.canny import Canny
 from fourmill.pipelines.specialists.text.captions import Captions
 from fourmill.project import Project
 from fourmill.recipe import Recipe, RecipeError
@@ -243,3 +244,14 @@ def test_what_a_users_identity_adds_is_hashed() -> None:
 
     parts = Table().fingerprint_parts()
     assert parts["rows"] == 1 and parts["options"] == {"table": "a"} | Captions().identity()["options"]
+
+
+def test_a_fit_on_stored_labels_says_their_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = data.good_shards(tmp_path / "s", 1, 2)
+    recipe = data.recipe(tmp_path / "out", shards, modalities=["tok_canny_edge"], labels__keep=["canny_edge"],
+                         generate__chains=[])  # fmt: skip
+    data.make(recipe, data.outputs(recipe, tokens=False))
+    monkeypatch.setattr(Canny, "version", 2)
+    (name,) = Project(recipe).unfitted
+    assert Project(recipe).fit_job([name]).versions == {name: {}}
+    assert Project(recipe, update=True).fit_job([name]).versions == {name: {"versions": {"labels/canny_edge": 2}}}

@@ -79,11 +79,9 @@ def describe(project: Project, measure: int | None = None, machine: Machine | No
         "missing": {name: len(plan.shards) - _done(plan, name) for name in outputs},
         "absent": plan.absent,
     }
-    if measure is None:
-        measure = 0 if any(row["weights"] for row in described["labels"]) else MEASURED
-    of_sample = None
-    if measure and plan.tasks:
-        described["measured"] = measured = _measured(job, plan, measure, described)
+    of_sample, measured = None, _measured_if_asked(job, plan, measure, described)
+    if measured:
+        described["measured"] = measured
         described["samples"] = described["samples"] or measured["dataset_samples"]
         if not measured["all_rejected"]:
             of_columns = sum(t for name, t in measured["by_output"].items() if name.startswith("tokens/"))
@@ -174,6 +172,23 @@ def _nodes(address: str | None, machine: Machine | None) -> list[dict[str, float
     return [{"CPU": there.cores, "GPU": there.gpus, "memory": 0.7 * there.memory * machines.GIB}]
 
 
+def _measured_if_asked(job: Job, plan: Plan, measure: int | None, described: dict[str, Any]) -> dict[str, Any] | None:
+    """What `measure` samples took; None if none is to be measured, or nobody has asked and it cannot be done."""
+    asked = measure is not None
+    if measure is None:
+        measure = 0 if any(row["weights"] for row in described["labels"]) else MEASURED
+    if not measure or not plan.tasks:
+        return None
+    try:
+        return _measured(job, plan, measure, described)
+    except Exception as error:
+        # Of any kind, as of a user's specialist that only a worker can load: the rest of the plan holds without it.
+        if asked:
+            raise
+        described["not_measured"] = str(error)
+        return None
+
+
 def _measured(job: Job, plan: Plan, count: int, described: dict[str, Any]) -> dict[str, Any]:
     import torch
 
@@ -241,6 +256,8 @@ def show(described: dict[str, Any], as_json: bool) -> int:
         console.print("no actor fits: lower engine.cpus or engine.gpus, or label in several runs (labels.keep)")
     if "measured" in described:
         _show_measured(console, described["measured"])
+    if "not_measured" in described:
+        console.print(summary.text(f"no sample could be measured here: {described['not_measured']}"))
     _show_stages(console, described["stages"])
     for shard, why in described["absent"].items():
         console.print(f"shard {shard}: {why}")

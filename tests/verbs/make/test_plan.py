@@ -55,6 +55,15 @@ def test_json_and_text_name_every_stage(tmp_path: Path) -> None:
     assert status == 0 and all(f"{stage} " in out for stage in STAGES) and "in all about" in out, err
 
 
+def test_a_broken_first_shard_costs_the_measuring_alone(tmp_path: Path) -> None:
+    broken = recipe(tmp_path)
+    Path(broken.samples.train[0]).write_bytes(b"")
+    described = plan.describe(Project(broken))
+    assert "not_measured" in described and list(stages(described)) == STAGES
+    with pytest.raises(ValueError, match="train-00000"):
+        plan.describe(Project(broken), measure=2)
+
+
 def test_more_steps_take_longer(tmp_path: Path) -> None:
     machine = machines.named("cpux2")
     short, long = (
