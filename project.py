@@ -49,7 +49,8 @@ class Project:
         recipe: as it was loaded.
         update: ask again for what other versions of specialists, codecs or fits have made.
 
-    RecipeError if it cannot be run: an option is wrong, a pattern matches nothing, a tokenizer cannot be found.
+    ValueError or RecipeError if it cannot be run: the root is a file, an option is wrong, a pattern matches
+    nothing, a tokenizer cannot be found.
     """
 
     def __init__(self, recipe: Recipe, update: bool = False) -> None:
@@ -57,6 +58,7 @@ class Project:
         absolute = recipe.model_copy(update={"root": storage.absolute(recipe.root)})
         self.recipe = _with_finished_tokenizers(absolute)
         # What is wrong with the recipe is said now, before any process starts.
+        storage.check_folder(self.root)
         self.specialists: dict[str, Specialist] = registry.build(recipe.modalities, recipe.labels, recipe.modules)
         self.shards: Shards = plans.list_shards(recipe.samples)
         self.inventory = Inventory(self.root, self.shards)

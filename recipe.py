@@ -125,7 +125,8 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 def parse(data: Any, where: str = "recipe") -> Recipe:
     """A recipe from a plain mapping. RecipeError with one line for each mistake."""
     if not isinstance(data, dict):
-        raise RecipeError(f"{where}: a recipe is a mapping with `root` and `samples`, got {type(data).__name__}")
+        got = "nothing" if data is None else type(data).__name__
+        raise RecipeError(f"{where}: a recipe is a mapping with `root` and `samples`, got {got}")
     try:
         modules = data.get("modules")
         registry.import_modules(modules if isinstance(modules, list) else [])

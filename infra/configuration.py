@@ -43,6 +43,15 @@ def parse_yaml(data: bytes) -> Any:
     return yaml.safe_load(data)
 
 
+def yaml_mistake(error: yaml.YAMLError) -> str:
+    """What the parser of YAML says in five lines, in one: "line 2, column 10: expected ..."."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    mark = error.problem_mark or error.context_mark
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return place + ", ".join(part for part in (error.problem, error.context) if part)
+
+
 def dump(data: Any) -> str:
     """Settings as YAML, in their order."""
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
@@ -54,10 +63,12 @@ def _read(path: Path, missing: str) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"there is no recipe at {path}; {missing}") from None
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise RecipeError(f"{path}: a recipe is a YAML text file: {error}") from None
+    except IsADirectoryError:
+        raise RecipeError(f"{path}: a recipe is a YAML text file, and this is a folder") from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: a recipe is a YAML text file, and byte {error.start} is not UTF-8") from None
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: this is no YAML: {error}") from None
+        raise RecipeError(f"{path}: this is no YAML: {yaml_mistake(error)}") from None
 
 
 def _with_included(data: dict[str, Any], path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
@@ -114,7 +125,7 @@ def _override(data: dict[str, Any], override: str) -> None:
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: the value is no YAML: {error}") from None
+        raise RecipeError(f"--set {override}: the value is no YAML: {yaml_mistake(error)}") from None
     if isinstance(node, list):
         if not last.isdigit() or int(last) >= len(node):
             raise RecipeError(f"--set {override}: {'.'.join(path)} is a list of {len(node)}; use its index")

@@ -34,6 +34,8 @@ def explain(error: ValidationError, where: str, model: type[BaseModel], also: It
             text = f"{place}: this field is needed"
         elif one["type"] == "value_error":
             text = f"{place}: {one['ctx']['error']}" if place else str(one["ctx"]["error"])
+        elif one["type"] in ("model_type", "dict_type", "model_attributes_type"):
+            text = f"{place}: expected fields with values (a mapping), got {one['input']!r}"
         else:
             text = f"{place}: {one['msg']}, got {one['input']!r}"
         lines.append(text)

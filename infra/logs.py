@@ -30,7 +30,10 @@ def configure(level: str | None = None, file: str | None = None) -> None:
     handlers: list[logging.Handler] = [screen]
     if file:
         os.environ[FILE] = os.path.abspath(file)
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        try:
+            handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        except OSError as error:
+            raise OSError(f"log file {file}: cannot be opened: {error.strerror}") from error
         handlers[-1].setLevel(chosen)
     else:
         os.environ.pop(FILE, None)

@@ -1,7 +1,7 @@
 """Files anywhere fsspec reaches, with one promise: a name either holds a whole file or nothing.
 
 Local files are written under a temporary name in the same folder, synced and renamed. Object stores take one PUT,
-which is atomic by itself; nothing is ever renamed there. Everything above this module speaks of URLs only
+which is atomic by itself; nothing is ever renamed there. Everything above this module uses URLs only
 ("out/x.json", "s3://bucket/x.json") and credentials stay in the environment (AWS_*, HF_TOKEN, ...).
 """
 
@@ -147,6 +147,8 @@ def put(url: str, data: bytes, *, if_absent: bool = False) -> bool:
 
 
 def _put_local(path: Path, data: bytes, if_absent: bool) -> bool:
+    if path.is_dir():  # the error of the rename would name the temporary file
+        raise IsADirectoryError(f"{path}: there is a folder of this name, expected a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
     try:
@@ -186,6 +188,12 @@ def sha256(url: str) -> str:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+def check_folder(root: str) -> None:
+    """Raise ValueError with a sentence if `root` is a file of this machine."""
+    if is_local(root) and local_path(root).is_file():
+        raise ValueError(f"root: {local_path(root)} is a file, expected a folder, which may be new")
 
 
 def check_writable(root: str) -> None:

@@ -72,6 +72,45 @@ def test_a_mistake_is_a_sentence_and_exit_2(recipe: Path, verb: str, change: str
     assert "Traceback" not in err and not out
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "a recipe is a YAML text file, and this is a folder"),
+        (b"", "a recipe is a mapping with `root` and `samples`, got nothing"),
+        (b"\xff\xfe", "a recipe is a YAML text file, and byte 0 is not UTF-8"),
+        (b"root: out\nsamples: [a\n", "this is no YAML: line 3, column 1: expected ',' or ']', but got '<stream end>'"),
+        (b"root: out\nsamples: 5\n", "samples: expected fields with values (a mapping), got 5"),
+        (b"root: out\nsamples: a.tar\ntrain: 5\n", "train: expected fields with values (a mapping), got 5"),
+    ],
+)
+def test_what_is_no_recipe_is_one_line(tmp_path: Path, content: bytes | None, expected: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.mkdir() if content is None else path.write_bytes(content)
+    status, _, err = runs.command("status", str(path))
+    assert status == 2 and err.startswith(f"fourmill status: {path}: ")
+    assert expected in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["status", "RECIPE", "--set", "root=FILE"], "root: FILE is a file, expected a folder"),
+        (["demo", "--out", "FILE"], "--out: FILE is a file, expected a folder"),
+        (["status", "RECIPE", "--log-file", "FOLDER"], "log file FOLDER: cannot be opened: Is a directory"),
+    ],
+)
+def test_a_file_for_a_folder_and_a_folder_for_a_file(
+    recipe: Path, tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    places = {"RECIPE": str(recipe), "FILE": str(tmp_path / "file"), "FOLDER": str(tmp_path)}
+    (tmp_path / "file").touch()
+    for name, place in places.items():
+        arguments = [argument.replace(name, place) for argument in arguments]
+        expected = expected.replace(name, place)
+    status, _, err = runs.command(*arguments)
+    assert status == 2 and expected in err and len(err.splitlines()) == 1
+
+
 def test_a_missing_recipe(tmp_path: Path) -> None:
     status, _, err = runs.command("run", str(tmp_path / "no.yaml"))
     assert status == 2 and "fourmill init" in err

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..infra import storage
 from ..pipelines import images, source
 from ..pipelines.reject import Reject
 from . import sizes
@@ -128,9 +129,11 @@ def recipe_text(train: Sequence[str], val: Sequence[str], root: str, machine: Ma
         machine: that it is to run on; this one if None.
 
     Raises:
-        ValueError: no shard is found, or the first one cannot be read.
+        ValueError: no shard is found, the first one cannot be read, or the root is a file.
+        FileNotFoundError: the first training or validation shard is not there.
     """
     urls = source.expand(list(train))
+    _check_places(val, root)
     first, machine = look(urls[0]), machine or here()
     samples = _estimated_samples(urls, first.samples)
     findings = [f"{len(urls)} training shards; {first.findings[0]}", *first.findings[1:]]
@@ -151,6 +154,14 @@ def recipe_text(train: Sequence[str], val: Sequence[str], root: str, machine: Ma
         chains="\n".join(chains),
         **_fields(sizes.choose(samples, machine), samples, machine),
     )
+
+
+def _check_places(val: Sequence[str], root: str) -> None:
+    """Validation shards and the root are only looked up: a recipe with a wrong one would fail at its first run."""
+    storage.check_folder(root)
+    for url in source.expand(list(val))[:1] if val else ():
+        if not storage.exists(url):
+            raise FileNotFoundError(f"shard {url}: there is no such file")
 
 
 def _fields(chosen: Sizes, samples: int, machine: Machine) -> dict[str, object]:

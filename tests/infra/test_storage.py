@@ -170,6 +170,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     assert if_absent or path.read_bytes() == b"old"
 
 
+def test_a_file_is_not_put_over_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "name").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"name: there is a folder of this name"):
+        storage.put(str(tmp_path / "name"), b"data")
+    assert [path.name for path in tmp_path.iterdir()] == ["name"]
+
+
 def test_what_a_killed_writer_left_is_no_file(tmp_path: Path) -> None:
     (tmp_path / f"{storage.TEMPORARY_PREFIX}123-abcd-x.json").write_bytes(b"hal")
     assert storage.list_names(str(tmp_path)) == []

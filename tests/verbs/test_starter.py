@@ -70,6 +70,19 @@ def test_init_says_what_it_cannot_read(tmp_path: Path) -> None:
     assert status == 2 and "not a tar archive" in err and not out
 
 
+@pytest.mark.parametrize("wrong", ["none.tar", "none-*.tar", "none"])
+def test_init_refuses_validation_shards_that_are_not_there(tmp_path: Path, wrong: str) -> None:
+    train = data.good_shards(tmp_path, 1, 1)
+    status, out, err = runs.command("init", "--samples", *train, "--val", str(tmp_path / wrong), "--root", "out")
+    assert status == 2 and wrong in err and not out
+
+
+def test_init_refuses_a_file_as_root(tmp_path: Path) -> None:
+    train = data.good_shards(tmp_path, 1, 1)
+    status, out, err = runs.command("init", "--samples", *train, "--root", train[0])
+    assert status == 2 and f"root: {train[0]} is a file" in err and not out
+
+
 def test_several_patterns_and_quotes(tmp_path: Path) -> None:
     train = data.good_shards(tmp_path / 'it"s', 2, 1)
     recipe = recipes.parse(yaml.safe_load(starter.recipe_text(train, [], 's3://b/"x"')))

@@ -126,6 +126,8 @@ def make(out: str) -> list[Summary]:
 
     start = time.monotonic()
     root = Path(out).expanduser().resolve()
+    if root.is_file():
+        raise ValueError(f"--out: {root} is a file, expected a folder, which may be new")
     shards = photos.write_shards(root / "samples")
     existed = sum(map(len, shards.shards.values())) - len(shards.written)
     first = Summary("photos", made=len(shards.written), existed=existed)
