@@ -21,6 +21,21 @@ def test_links_lead_to_files(page: str) -> None:
     assert [target for target in targets if "://" not in target and not (ROOT / target).exists()] == []
 
 
+def test_moved_modules_are_where_the_changelog_says() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*) \| (.*) \|$", text.partition("### Moved modules")[2], re.MULTILINE)
+    assert len(rows) > 20
+    for old, new in rows:
+        names = re.findall(r"`([\w.]+)\*?`", new)
+        if folder := re.search(r"the same names in `([\w.]+)`", new):
+            moved = [name.rpartition(".")[2] for name in re.findall(r"`([\w.]+)\*?`", old)]
+            moved = [name for name in moved if name not in new.partition(", the same")[0]]
+            names = [name for name in names if name != folder[1]] + [f"{folder[1]}.{name}" for name in moved]
+        for name in names:
+            path = ROOT / name.replace(".", "/")
+            assert path.with_suffix(".py").is_file() or name == "verbs.make", f"{old} -> {name}"
+
+
 def test_python_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     roots.write(tmp_path / "out")
     monkeypatch.chdir(tmp_path)
