@@ -17,7 +17,7 @@ from typing import Protocol, cast
 
 from .infra import logs
 
-# Whose errors say that a service cannot be reached; their types are neither OSError nor ours.
+# Whose errors say that a service cannot be reached; their types are neither OSError nor classes of fourmill.
 NETWORK = (
     "aiohttp",
     "azure",
@@ -143,9 +143,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        # What users can mend is said in a sentence; anything else is our bug and keeps its traceback.
-        mendable = isinstance(error, OSError) or type(error) in (ValueError, ImportError, ModuleNotFoundError)
-        if mendable or _is_ours(error):
+        # What users can correct is one sentence; anything else is a bug of fourmill and keeps its traceback.
+        correctable = isinstance(error, OSError) or type(error) in (ValueError, ImportError, ModuleNotFoundError)
+        if correctable or _is_ours(error):
             # Parts name themselves in their errors; the verb need not be read twice.
             text = str(error).removeprefix(f"{args.verb}: ")
             print(f"fourmill {args.verb}: {text}", file=sys.stderr)

@@ -6,7 +6,8 @@ that ends in a known extension (`img.001.jpg`, `img.001.txt`, `img.002.jpg`: Web
 belong to the keys, and these names are split at their last dot. A group with one plain entry (`a.jpg`, `a.left.jpg`)
 stays whole.
 
-Shards come from the web and from jobs that died: whatever can be read is kept, the rest is said (`Index.rejects`).
+Shards come from the web and from jobs that were killed: what can be read is kept, and the rest is listed with its
+reason (`Index.rejects`).
 """
 
 from __future__ import annotations

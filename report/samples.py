@@ -170,7 +170,7 @@ class Collector:
                 continue
             column = store.read(storage.join(self.root, name, f"{shard}.parquet"))
             codec = self.codec(output)
-            # Rows of a shard are in the same order in all of its outputs; a pair of others would be a lie.
+            # Rows of a shard are in the same order in all of its outputs; others would mix samples.
             for i, (row, sample) in enumerate(zip(rows, samples, strict=True)):
                 assert column.keys[row].as_py() == sample.key, (name, shard, row)
                 for crop in range(min(codec.crops, CROPS_SHOWN)):

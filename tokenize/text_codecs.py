@@ -97,7 +97,7 @@ class MetadataSentence(Text):
 class _Coded(Text):
     """A sentence that holds ids of a fitted tokenizer, which encodes all crops of a batch at once.
 
-    `subject` says what the sentence of a crop speaks of (people, instances), `coded` which arrays of it become ids,
+    `subject` says what the sentence of a crop describes (people, instances), `coded` which arrays of it become ids,
     and `chunks` writes both as text.
     """
 
@@ -123,7 +123,7 @@ class _Coded(Text):
         ]
 
     def encode_one(self, sample: Labelled) -> list[Any]:
-        """What the sentence of each crop speaks of."""
+        """What the sentence of each crop describes."""
         return [self.subject(sample, crop) for crop in range(len(sample.crops))]
 
     def _sentences(self, sample: Labelled, subjects: list[tuple[Any, np.ndarray]]) -> list[np.ndarray]:

@@ -3,7 +3,7 @@
 Every word about the pictures is ours. Only files that the wheels themselves carry and whose rights are stated, by the
 package or by their source, are listed: of scikit-image that leaves out `moon` and `page` (nothing is said), faces of
 LFW, drawings, `microaneurysms` (102 px) and whatever it would download. This module holds people, things and living
-beings; views and surfaces are in `photo_views`.
+beings; views and surfaces are in views.py.
 
 Coordinates are (left, top, right, bottom) relative to the photo, in [0, 1].
 """

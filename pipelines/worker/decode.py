@@ -1,4 +1,4 @@
-"""From the members of a tar to samples with decoded images, ahead of the one who needs them."""
+"""From the members of a tar to samples with decoded images, in threads ahead of the shard worker."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ _ID = re.compile(r"v([01])=(\d+)")
 
 @dataclass(frozen=True)
 class Queried:
-    """What the sentence of a crop speaks of.
+    """What the sentence of a crop describes.
 
     boxes: int64 (n, 4), xmin, ymin, xmax, ymax in cells of the grid; the last two are exclusive.
     masks: uint8 (n, 64, 64), 0 or 1 within the box.

@@ -1,4 +1,4 @@
-"""The reconstruction table: what every fitted tokenizer of a root is worth, on crops that it was not fitted on.
+"""The reconstruction table: how well every fitted tokenizer of a root reconstructs crops that it was not fitted on.
 
 ROOT/reports/tokenizers.{json,md,csv}, one row for each tokenizer: rate (tokens and bits of one example), error in the
 unit of its label, use of its codebook, speed of encoder and decoder here, and what it was measured on.

@@ -1,4 +1,4 @@
-"""A trained model from wherever it lies: a run, a checkpoint, a folder of weights, or the Hugging Face Hub."""
+"""A trained model from any of its places: a run, a checkpoint, a folder of weights, or the Hugging Face Hub."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-UNCHANGED_SHARE = 0.3  # images that keep their colours: the fit must not forget what real ones look like
+UNCHANGED_SHARE = 0.3  # images that keep their colours: the fit must also see real colours
 
 
 def color_jitter(x: torch.Tensor, strength: float, seed: int, step: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What a tokenizer is worth, in the unit of its label: reconstructions against what went in, and the codebook's use.
+"""How well a tokenizer reconstructs, in the unit of its label, and how much of its codebook it uses.
 
 | form | measures |
 |---|---|
