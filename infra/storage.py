@@ -62,7 +62,12 @@ def filesystem(url: str) -> tuple[Any, str]:
     """(fsspec filesystem, path in it). One filesystem for each protocol and process: s3fs does not survive a fork."""
     protocol, _, rest = url.partition("://")
     head = f"{protocol}://{rest.split('/', 1)[0]}"
-    fs = _filesystem(head, os.getpid())
+    try:
+        fs = _filesystem(head, os.getpid())
+    except ValueError as error:
+        if "Protocol not known" in str(error):
+            raise ValueError(f"{url}: fsspec knows no storage {protocol}://, but s3://, gs://, abfs://, ...") from None
+        raise
     return fs, fs._strip_protocol(url)
 
 

@@ -70,14 +70,19 @@ def read(spec: str | Sequence[str], classes: Sequence[str] = ()) -> LabelledImag
         ValueError: a table or tar is damaged; no image has a class, or one has a class that is not among `classes`.
     """
     entries: list[tuple[Place, str]] = []
-    for one in [spec] if isinstance(spec, str) else spec:
+    specs = [spec] if isinstance(spec, str) else spec
+    for one in specs:
         entries += _table(one) if one.endswith(".csv") else [image for url in source.expand(one) for image in _tar(url)]
     if not entries:
-        raise ValueError(f"{spec}: no image with a class; expected KEY.jpg and KEY.{LABEL} in tars, or rows of a .csv")
+        raise ValueError(
+            f"{', '.join(specs)}: no image with a class; expected KEY.jpg and KEY.{LABEL} in tars, or rows of a .csv"
+        )
     names = tuple(classes) or _ordered({label for _, label in entries})
     numbers = {name: number for number, name in enumerate(names)}
     if unknown := sorted({label for _, label in entries} - numbers.keys()):
-        raise ValueError(f"{spec}: classes {unknown[:5]} are not among the {len(names)} of the training set")
+        raise ValueError(
+            f"{', '.join(specs)}: classes {unknown[:5]} are not among the {len(names)} of the training set"
+        )
     labels = np.array([numbers[label] for _, label in entries], np.int64)
     return LabelledImages([place for place, _ in entries], labels, names)
 

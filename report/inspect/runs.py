@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ...infra import ledger, storage
+from ...infra import configuration, ledger, storage
 from ...modalities import MODALITIES
 from ...pipelines import plan as plans
 from ...pipelines.settings import Images
@@ -147,8 +147,10 @@ def inspect_recipe(path: str, url: str) -> Inspection:
     """Facts of a recipe: what it makes of what. RecipeError with a line for each mistake."""
     try:
         data = yaml.safe_load(storage.read_bytes(url))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: this is no YAML: {error}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: this is no YAML: {configuration.yaml_mistake(error)}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: this is no YAML: byte {error.start} is not UTF-8") from None
     recipe = parse(data, path)
     notes: list[str] = []
     splits: dict[str, list[str]] = {}

@@ -170,6 +170,11 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     assert if_absent or path.read_bytes() == b"old"
 
 
+def test_an_unknown_storage_is_a_sentence() -> None:
+    with pytest.raises(ValueError, match=r"foo://a/b: fsspec knows no storage foo://"):
+        storage.read_bytes("foo://a/b")
+
+
 def test_a_file_is_not_put_over_a_folder(tmp_path: Path) -> None:
     (tmp_path / "name").mkdir()
     with pytest.raises(IsADirectoryError, match=r"name: there is a folder of this name"):

@@ -265,6 +265,8 @@ def test_useless_paths_are_named(root: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
         with pytest.raises(ValueError, match=name.replace(".", r"\.")):
             inspect.look(str(tmp_path / name))
+    with pytest.raises(ValueError, match=r"x\.yaml: this is no YAML: line 1, column 5: .*[^\n]$"):
+        inspect.look(str(tmp_path / "x.yaml"))
     with pytest.raises(ValueError, match="got 5, expected 0 to 4"):
         inspect.look(str(root / "tokens" / "caption" / "a.parquet"), 5)
     with pytest.raises(ValueError, match="expected 0 to 4"):
