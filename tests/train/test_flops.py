@@ -11,8 +11,8 @@ from fourmill_tests import training
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fourmill.model import blocks
 from fourmill.model.config import FourMConfig
+from fourmill.model.cpu import linear
 from fourmill.model.fourm import FourM
 from fourmill.model.prepare import group_targets
 from fourmill.train import metrics
@@ -23,7 +23,7 @@ from fourmill.train.flops import forward_flops, peak_flops, step_flops
 def test_it_is_the_sum_over_the_products(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(blocks, "_HAS_ONEDNN", False)  # whose products the counter does not know
+    monkeypatch.setattr(linear, "_HAS_ONEDNN", False)  # whose products the counter does not know
     one = training.trainer(training.job(tmp_path))
     config = FourMConfig.from_dict(one.model.config.to_dict() | changes)
     model = FourM(config)

@@ -59,7 +59,6 @@ def _forget_sessions() -> None:
     storage._filesystem.cache_clear()
 
 
-@mended_by(NOTHING_WRONG)
 def test_mistakes_with_s3_are_sentences(s3: S3, tmp_path: Path) -> None:
     """No credentials, a mistyped profile, an endpoint that is down (intake#194, xcube#412): exit status 2, no
     traceback."""

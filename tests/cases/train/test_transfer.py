@@ -84,7 +84,7 @@ def test_interrupted_transfer_keeps_what_it_says(pets: Path) -> None:
 
     before = sorted(path.name for path in pets.iterdir())
     status, _, said = interrupts.interrupted(
-        transfer.arguments(pets, 2000, *BATCH), lambda: interrupts.main_thread_is_in(tuning.finetune)
+        transfer.arguments(pets, 2000, *BATCH), lambda: interrupts.main_thread_is_in(tuning.finetune), again=5.0
     )
     kept = sorted(path.name for path in pets.iterdir()) != before
     if status == 0:

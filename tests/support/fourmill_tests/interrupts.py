@@ -13,8 +13,15 @@ from typing import Any
 from . import runs
 
 
-def interrupted(arguments: Sequence[str], when: Callable[[], bool], timeout: float = 240.0) -> tuple[int, str, str]:
-    """A verb that gets SIGINT as soon as `when()`: exit status, stdout, stderr. It must be one that would go on."""
+def interrupted(
+    arguments: Sequence[str], when: Callable[[], bool], timeout: float = 240.0, again: float | None = None
+) -> tuple[int, str, str]:
+    """A verb that gets SIGINT as soon as `when()`: exit status, stdout, stderr. It must be one that would go on.
+
+    Args:
+        again: seconds after which it gets another one, as of a person who sees that nothing happens: Python drops an
+            exception that a signal raises inside a callback of C code.
+    """
     ended = threading.Event()
 
     def watch() -> None:
@@ -23,8 +30,10 @@ def interrupted(arguments: Sequence[str], when: Callable[[], bool], timeout: flo
                 return
             if when():
                 break
-        if not ended.is_set():
+        while not ended.is_set():
             os.kill(os.getpid(), signal.SIGINT)
+            if ended.wait(again):
+                return
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

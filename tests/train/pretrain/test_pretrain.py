@@ -175,7 +175,7 @@ def test_a_run_killed_before_its_commit_has_the_same_record(
         with pytest.raises(Died):
             train(job)
     train(job)
-    actual, expected = (ledger.read(j.recipe.root, "runs/4m", j.fingerprint) for j in (job, whole))
+    actual, expected = (ledger.read(j.root, "runs/4m", j.fingerprint) for j in (job, whole))
     assert actual is not None and expected is not None
     clock = ("tokens_per_second", "data_wait_share")
     numbers = [{n: v for n, v in r.identity["metrics"].items() if n not in clock} for r in (actual, expected)]
