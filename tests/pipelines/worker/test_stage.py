@@ -10,6 +10,7 @@ from fourmill_tests import data
 
 from fourmill.pipelines.worker import stage
 from fourmill.pipelines.worker.shard_worker import RejectRun
+from fourmill.project import Project
 from fourmill.recipe import Recipe
 from fourmill.verbs.look import status
 from fourmill.verbs.make import label, tokenize
@@ -43,24 +44,24 @@ def test_a_worker_that_is_killed_changes_nothing(
 ) -> None:
     marker = tmp_path / "killed"
     killed = recipe(tmp_path / "out", shards, "Killer", key="000004", marker=str(marker))
-    summary = tokenize.make(killed)
+    summary = tokenize.make(Project(killed))
     assert marker.exists()
     assert summary.complete and summary.samples == 12 and not summary.rejects
     assert data.columns(killed.root) == expected
-    assert tokenize.make(killed).made == 0
+    assert tokenize.make(Project(killed)).made == 0
 
 
 def test_a_shard_that_always_kills_is_given_up_with_the_reason(
     ray_cluster: str, tmp_path: Path, shards: list[str], expected: dict[str, bytes]
 ) -> None:
     killed = recipe(tmp_path / "out", shards, "Killer", key="000004", marker=str(tmp_path / "never"), once=False)
-    summary = tokenize.make(killed)
+    summary = tokenize.make(Project(killed))
     assert list(summary.missing) == ["shard train-00001"]
     assert "its worker died 2 times" in summary.missing["shard train-00001"]
     assert summary.samples == 9
     others = {name: content for name, content in expected.items() if "train-00001" not in name}
     assert data.columns(killed.root) == others
-    assert "shard train-00001" in status.describe(killed)["missing"]
+    assert "shard train-00001" in status.describe(Project(killed))["missing"]
 
 
 def test_unreadable_shards_are_listed_and_others_done(ray_cluster: str, tmp_path: Path, shards: list[str]) -> None:
@@ -71,7 +72,7 @@ def test_unreadable_shards_are_listed_and_others_done(ray_cluster: str, tmp_path
     # A folder is expanded to the tars in it, hence only by its bytes is the third one no shard.
     folder.rmdir()
     folder.write_bytes(b"no tar at all" * 100)
-    summary = label.make(broken)
+    summary = label.make(Project(broken))
     assert summary.samples == 3 and summary.made == 3
     assert set(summary.missing) == {"shard zero", "shard x", "shard missing"}
     assert "0 bytes" in summary.missing["shard zero"] and str(empty) in summary.missing["shard zero"]
@@ -85,7 +86,7 @@ def test_a_run_of_rejects_stops_the_job_and_keeps_what_was_done(
     failing = recipe(tmp_path / "out", shards, "Failing")
     failing = failing.model_copy(update={"engine": failing.engine.model_copy(update={"max_reject_run": 2})})
     with pytest.raises(RejectRun, match=r"labels/canny_edge: 2 rejects in a row, .* key 00000\d: .*weights are broken"):
-        label.make(failing)
+        label.make(Project(failing))
     assert not data.columns(failing.root)
 
 
