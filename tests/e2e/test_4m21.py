@@ -51,7 +51,7 @@ def run(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
     settings = tiny_models.recipe_4m21(folder, train, val)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
     recipe = recipes.load(folder / "recipe.yaml")
-    labelled = label_verb.make(recipe)  # by actors, whose nodes fetch and check the weights
+    labelled = label_verb.make(Project(recipe))  # by actors, whose nodes fetch and check the weights
     data.fit(recipe)
     data.make(recipe, data.outputs(recipe, labels=False), stored=recipe.labels.keep)
     return Run(folder, recipe, labelled, train_verb.make(Project(recipe)), generate.make(Project(recipe)))

@@ -9,7 +9,7 @@ import yaml
 
 from . import dense, detectors, features, hmr2, sam, t5
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 def specialists(folder: Path) -> dict[str, dict[str, Any]]:
