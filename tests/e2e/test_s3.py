@@ -35,7 +35,7 @@ def milled(ray_cluster: str, whole_run: Run, s3: S3) -> tuple[Recipe, list[Reque
     recipe = recipes.load(whole_run.recipe, [*samples, f"root={bucket}/out"])
     seen = len(s3.requests)
     for stage in (label.make, tokenize.make):
-        summary = stage(recipe)
+        summary = stage(Project(recipe))
         assert summary.complete and summary.made
     return recipe, s3.requests[seen:]
 
