@@ -7,13 +7,12 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from fourmill_tests import runs, training
+from fourmill_tests import interrupts, runs, training
 from fourmill_tests.cases import NOTHING_WRONG, mended_by, require
 from fourmill_tests.small import SmallRoot
 
@@ -98,7 +97,7 @@ def test_ctrl_c_before_a_checkpoint_says_what_is_so(ray_cluster: str, copy: Path
     changes = ("train.steps=20000", "train.checkpoint_every=20000", "train.validate_every=20000")
     arguments = ["train", str(copy), *(part for change in changes for part in ("--set", change))]
     process = subprocess.Popen(
-        [sys.executable, "-m", "fourmill.cli", *arguments], env=os.environ | {"RAY_ADDRESS": ray_cluster},
+        [*interrupts.COMMAND, *arguments], env=os.environ | {"RAY_ADDRESS": ray_cluster},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None

@@ -12,6 +12,14 @@ from typing import Any
 
 from . import runs
 
+# The command line as a process that a SIGINT interrupts, also where its parent has the signal ignored.
+COMMAND = (
+    sys.executable,
+    "-c",
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from fourmill import cli; sys.exit(cli.main())",
+)
+
 
 def interrupted(
     arguments: Sequence[str], when: Callable[[], bool], timeout: float = 240.0, again: float | None = None
@@ -35,6 +43,8 @@ def interrupted(
             if ended.wait(again):
                 return
 
+    # Where the tests run in the background (`nohup`, `&` in a script) the shell has SIGINT ignored, and Python leaves it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
@@ -42,6 +52,7 @@ def interrupted(
     finally:
         ended.set()
         watcher.join()
+        signal.signal(signal.SIGINT, before)
 
 
 def main_thread_is_in(function: Callable[..., Any]) -> bool:
