@@ -43,7 +43,7 @@ def interrupted(
             if ended.wait(again):
                 return
 
-    # Where the tests run in the background (`nohup`, `&` in a script) the shell has SIGINT ignored, and Python leaves it.
+    # In the background (`nohup`, `&` in a script) the shell has SIGINT ignored, and Python leaves it so.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
