@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ...infra.versions import Part
 from ..reject import Reject
+from .names import SPECIALISTS, Registered
 
 
 @dataclass
@@ -124,8 +125,9 @@ class Specialist(BaseModel):
 
     def fingerprint_parts(self) -> dict[str, Any]:
         """`identity` as it is hashed: with the frozen name and the first version, less new options at their default."""
+        ours = self._registered()
         # Not inherited: a subclass is another specialist.
-        name = type(self).__dict__.get("fingerprint_name") or self.full_name()
+        name = ours.fingerprint_name if ours else type(self).__dict__.get("fingerprint_name") or self.full_name()
         identity = self.identity()
         options = {k: v for k, v in identity["options"].items() if k not in self.later or v != self.later[k]}
         # With what a subclass adds to its identity: a digest of a table that it reads, say.
@@ -143,4 +145,10 @@ class Specialist(BaseModel):
     @classmethod
     def is_registered(cls) -> bool:
         """Whether it is one of fourmill's own, whose first version is known."""
-        return "fingerprint_name" in cls.__dict__
+        return cls._registered() is not None
+
+    @classmethod
+    def _registered(cls) -> Registered | None:
+        """Its row among fourmill's own; a class of the user's that takes one of the names has none."""
+        row = SPECIALISTS.get(cls.__dict__.get("name", ""))
+        return row if row is not None and row.place == (cls.__module__, cls.__qualname__) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,45 +13,9 @@ from ...infra.explain import explain, nearest
 from ...modalities import LABELS, MODALITIES, TOKENIZERS
 from ..settings import Labels
 from .base import Specialist
+from .names import BY_FIRST_NAME, SPECIALISTS
 
 SOURCE = "source"  # the label is the image itself
-
-
-@dataclass(frozen=True)
-class Registered:
-    """Where a specialist of ours is, "folder.module:Class" below this folder, and the name it had in the first release.
-
-    The first name stays what fingerprints hold, so that files can move: see `Specialist.fingerprint_name`.
-    """
-
-    path: str
-    first: str
-
-
-SPECIALISTS: dict[str, Registered] = {
-    "canny": Registered("classical.canny:Canny", "canny:Canny"),
-    "captions": Registered("text.captions:Captions", "captions:Captions"),
-    "t5": Registered("text.t5:T5Embeddings", "t5:T5Embeddings"),
-    "detector": Registered("detection.transformers:Boxes", "detection:Boxes"),
-    "yolo": Registered("detection.yolo:YoloBoxes", "detection_yolo:YoloBoxes"),
-    "hog_people": Registered("detection.people:HogPeople", "people:HogPeople"),
-    "depth": Registered("dense.depth:Depth", "depth:Depth"),
-    "normals": Registered("dense.normals:Normals", "normals:Normals"),
-    "marigold": Registered("dense.normals_marigold:MarigoldNormals", "normals_marigold:MarigoldNormals"),
-    "normals_from_depth": Registered("dense.normals_geometry:NormalsFromDepth", "normals_geometry:NormalsFromDepth"),
-    "panoptic": Registered("dense.segmentation:Panoptic", "segmentation:Panoptic"),
-    "clip": Registered("features.features:Clip", "features:Clip"),
-    "dinov2": Registered("features.features:Dino", "features:Dino"),
-    "dinov2_global": Registered("features.features:DinoGlobal", "features:DinoGlobal"),
-    "imagebind": Registered("features.imagebind:ImageBind", "imagebind:ImageBind"),
-    "imagebind_global": Registered("features.imagebind:ImageBindGlobal", "imagebind:ImageBindGlobal"),
-    "sam": Registered("instances.sam:SamInstances", "sam:SamInstances"),
-    "sam_edges": Registered("instances.sam_edges:SamEdges", "sam_edges:SamEdges"),
-    "hmr2": Registered("poses.human_poses:Hmr2", "human_poses:Hmr2"),
-    "palette": Registered("classical.palette:Palette", "palette:Palette"),
-    "metadata": Registered("classical.metadata:Metadata", "metadata:Metadata"),
-}
-_BY_FIRST_NAME = {registered.first: name for name, registered in SPECIALISTS.items()}  # recipes of the first release
 
 
 def build(modalities: Sequence[str], labels: Labels, modules: Sequence[str] = ()) -> dict[str, Specialist]:
@@ -115,8 +78,8 @@ def _instantiate(label: str, name: Any, options: dict[str, Any], modules: Sequen
     where = f"labels.specialists.{label}"
     module, colon, attribute = str(name).partition(":")
     own = colon and module in modules  # "depth" is ours, even beside a user's module of that name
-    if not own and (ours := SPECIALISTS.get(_BY_FIRST_NAME.get(str(name), str(name)))):
-        module, colon, attribute = f"{__package__}.{ours.path}".partition(":")
+    if not own and (ours := SPECIALISTS.get(BY_FIRST_NAME.get(str(name), str(name)))):
+        (module, attribute), colon = ours.place, ":"
     if not colon:
         raise RecipeError(
             f"{where}.specialist: there is no {name!r}{nearest(str(name), SPECIALISTS)}; expected one of "

@@ -22,7 +22,6 @@ class Canny(Specialist):
     """
 
     name: ClassVar[str] = "canny"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.canny:Canny"
     label: ClassVar[str] = "canny_edge"
 
     low: float = Field(

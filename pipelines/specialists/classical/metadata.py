@@ -43,7 +43,6 @@ class Metadata(Specialist):
     """Every type whose source an item has; a type without its source is left out, never guessed."""
 
     name: ClassVar[str] = "metadata"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.metadata:Metadata"
     label: ClassVar[str] = "metadata"
     version: ClassVar[int] = 2
     first_version: ClassVar[int] = 2

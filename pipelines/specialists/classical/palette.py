@@ -26,7 +26,6 @@ class Palette(Specialist):
     """
 
     name: ClassVar[str] = "palette"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.palette:Palette"
     label: ClassVar[str] = "color_palette"
 
     side: int = Field(48, ge=8, le=512, description="Pixels that are looked at along the longer side.")

@@ -28,7 +28,6 @@ class Depth(DenseModel):
     """
 
     name: ClassVar[str] = "depth"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.depth:Depth"
     label: ClassVar[str] = "depth"
     task: ClassVar[str] = "monocular depth estimation"
     licence: ClassVar[str] = "Apache-2.0"

@@ -29,7 +29,6 @@ class Normals(DenseModel):
     """
 
     name: ClassVar[str] = "normals"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.normals:Normals"
     label: ClassVar[str] = "normal"
     task: ClassVar[str] = "surface normal estimation"
     licence: ClassVar[str] = "Apache-2.0"

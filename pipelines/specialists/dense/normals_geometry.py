@@ -34,7 +34,6 @@ class NormalsFromDepth(Specialist):
     """
 
     name: ClassVar[str] = "normals_from_depth"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.normals_geometry:NormalsFromDepth"
     label: ClassVar[str] = "normal"
     needs: ClassVar[tuple[str, ...]] = ("depth",)
     sees_image: ClassVar[bool] = False

@@ -32,7 +32,6 @@ class MarigoldNormals(Pretrained):
     """
 
     name: ClassVar[str] = "marigold"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.normals_marigold:MarigoldNormals"
     label: ClassVar[str] = "normal"
     task: ClassVar[str] = "surface normal estimation by diffusion"
     licence: ClassVar[str] = "OpenRAIL++-M"

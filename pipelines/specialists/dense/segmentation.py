@@ -35,7 +35,6 @@ class Panoptic(DenseModel):
     """
 
     name: ClassVar[str] = "panoptic"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.segmentation:Panoptic"
     label: ClassVar[str] = "semseg"
     task: ClassVar[str] = "COCO panoptic segmentation"
     licence: ClassVar[str] = "MIT (code; the weights' page on the hub says 'other')"

@@ -30,7 +30,6 @@ class HogPeople(Specialist):
     """
 
     name: ClassVar[str] = "hog_people"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.people:HogPeople"
     label: ClassVar[str] = "det"
 
     working_size: int = Field(

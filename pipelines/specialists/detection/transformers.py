@@ -144,7 +144,6 @@ class Boxes(Detector):
     """Any `AutoModelForObjectDetection`. The default is D-FINE-X (Peng et al., 2024), 59.3 AP on COCO."""
 
     name: ClassVar[str] = "detector"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.detection:Boxes"
     licence: ClassVar[str] = "Apache-2.0"
 
     weights: str = Field(

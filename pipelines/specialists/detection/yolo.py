@@ -32,7 +32,6 @@ class YoloBoxes(Detector):
     """
 
     name: ClassVar[str] = "yolo"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.detection_yolo:YoloBoxes"
     licence: ClassVar[str] = "AGPL-3.0"
 
     weights: str = Field(

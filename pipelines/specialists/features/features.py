@@ -300,7 +300,6 @@ class Clip(Features):
     """CLIP's patch tokens in the space that it shares with text: (14, 14, 512) of a square image for CLIP-B/16."""
 
     name: ClassVar[str] = "clip"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.features:Clip"
     label: ClassVar[str] = "clip"
     licence: ClassVar[str] = "MIT"
 
@@ -322,7 +321,6 @@ class Dino(Features):
     """DINOv2's patch tokens: (16, 16, 768) of a square image for DINOv2-B/14."""
 
     name: ClassVar[str] = "dinov2"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.features:Dino"
     label: ClassVar[str] = "dinov2"
     licence: ClassVar[str] = "Apache-2.0"
 
@@ -336,6 +334,5 @@ class DinoGlobal(Dino):
     """DINOv2's class token: (768,) for DINOv2-B/14. With the options of `dinov2` it costs nothing beyond it."""
 
     name: ClassVar[str] = "dinov2_global"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.features:DinoGlobal"
     label: ClassVar[str] = "dinov2_global"
     whole: ClassVar[bool] = True

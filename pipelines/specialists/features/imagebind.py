@@ -23,7 +23,6 @@ class ImageBind(Features):
     """
 
     name: ClassVar[str] = "imagebind"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.imagebind:ImageBind"
     label: ClassVar[str] = "imagebind"
     task: ClassVar[str] = "ImageBind's vision trunk"
     licence: ClassVar[str] = "CC BY-NC-SA 4.0 (non-commercial)"
@@ -73,6 +72,5 @@ class ImageBindGlobal(ImageBind):
     """The class token after the trunk's last block, before any head: (1280,). Shares its pass with `imagebind`."""
 
     name: ClassVar[str] = "imagebind_global"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.imagebind:ImageBindGlobal"
     label: ClassVar[str] = "imagebind_global"
     whole: ClassVar[bool] = True

@@ -31,7 +31,6 @@ class SamInstances(Pretrained):
     """
 
     name: ClassVar[str] = "sam"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.sam:SamInstances"
     label: ClassVar[str] = "sam_instance"
     task: ClassVar[str] = "promptable segmentation"
     licence: ClassVar[str] = "Apache-2.0"

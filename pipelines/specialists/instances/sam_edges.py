@@ -24,7 +24,6 @@ class SamEdges(Specialist):
     """
 
     name: ClassVar[str] = "sam_edges"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.sam_edges:SamEdges"
     label: ClassVar[str] = "sam_edge"
     needs: ClassVar[tuple[str, ...]] = ("sam_instance",)
 

@@ -35,7 +35,6 @@ class Hmr2(Pretrained):
     """
 
     name: ClassVar[str] = "hmr2"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.human_poses:Hmr2"
     label: ClassVar[str] = "human_poses"
     task: ClassVar[str] = "3-D human pose and shape"
     licence: ClassVar[str] = "MIT; the body model SMPL, whose parameters it predicts, is for non-commercial use"

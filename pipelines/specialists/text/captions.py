@@ -13,7 +13,6 @@ class Captions(Specialist):
     """Passes the caption through, unchanged. Its length is cut by the tokenizer, in tokens, not here."""
 
     name: ClassVar[str] = "captions"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.captions:Captions"
     label: ClassVar[str] = "caption"
     sees_image: ClassVar[bool] = False
     needs_image: ClassVar[bool] = False

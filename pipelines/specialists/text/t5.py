@@ -21,7 +21,6 @@ class T5Embeddings(Pretrained):
     """
 
     name: ClassVar[str] = "t5"
-    fingerprint_name: ClassVar[str] = "pipelines.specialists.t5:T5Embeddings"
     label: ClassVar[str] = "t5_caption"
     task: ClassVar[str] = "text encoding"
     licence: ClassVar[str] = "Apache-2.0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import pytest
@@ -81,3 +82,21 @@ def test_another_specialist_takes_its_options() -> None:
 def test_a_users_module_hides_no_specialist() -> None:
     labels = recipe(["tok_canny_edge"]).labels
     assert type(registry.build(["tok_canny_edge"], labels, modules=["canny"])["canny_edge"]) is Canny
+
+
+@pytest.mark.parametrize("name", registry.SPECIALISTS)
+def test_each_name_is_that_of_its_class(name: str) -> None:
+    module, attribute = registry.SPECIALISTS[name].place
+    cls = getattr(importlib.import_module(module), attribute)
+    assert cls.name == name and cls.is_registered() and cls.full_name() == name
+
+
+class Impostor(Canny):
+    """A user's class with the name of one of ours."""
+
+    name = "canny"
+
+
+def test_a_users_class_with_our_name_is_another_specialist() -> None:
+    assert not Impostor.is_registered()
+    assert Impostor().fingerprint_parts() != Canny().fingerprint_parts()
