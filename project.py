@@ -6,7 +6,7 @@ no shard is listed twice, no specialist built twice and no record read twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from .train.data.blend import Dataset
     from .train.downstream.generation_job import GenerateJob
     from .train.pretrain.job import TrainJob
-    from .train.settings import Mixture
     from .train.tokenizers.fit import FitJob
 
 
@@ -114,6 +113,15 @@ class Project:
         """
         return self._fit_fingerprints(self.label_prints.current)
 
+    @cached_property
+    def fits(self) -> dict[str, Output]:
+        """The tokenizers that the recipe needs, by name."""
+        former = self._fit_fingerprints(self.label_prints.former)
+        return {
+            name: Output(f"tokenizers/{name}", "", print_, parts=self.fit_parts(name), former=former[name])
+            for name, print_ in self.fit_fingerprints.items()
+        }
+
     def _fit_fingerprints(self, labels: Mapping[str, str]) -> dict[str, str]:
         recipe = self.recipe
         first = tokenizer_settings.FIRST_FIT_VERSION
@@ -148,15 +156,10 @@ class Project:
     def fitted(self) -> dict[str, Fitted]:
         """The tokenizers that are fitted as the recipe asks, by name."""
         good = {}
-        former = self._fit_fingerprints(self.label_prints.former)  # as in `Output.former`
-        for name, print_ in self.fit_fingerprints.items():
+        for name, fit in self.fits.items():
             record = ledger.read(self.root, "tokenizers", name)
-            if record is None or record.fingerprint not in (print_, former[name]):
-                continue
-            why = []
-            if record.fingerprint == print_:
-                why = versions.outdated(self.fit_parts(name), record.identity, self.recipe.versions)
-            if why and self.update:
+            why = None if record is None else fit.outdated(record, self.recipe.versions)
+            if record is None or why is None or (why and self.update):
                 continue
             if storage.exists(storage.join(self.root, "tokenizers", name, "config.json")):
                 identity = record.identity
@@ -244,7 +247,7 @@ class Project:
             image_size=recipe.images.size,
             text=recipe.tokenizers.text if TEXT in names else None,
             tokenizers={name: recipe.tokenizer(name) for name in names if name != TEXT},
-            prints={name: self.fit_fingerprints[name] for name in self.fit_fingerprints},
+            prints=self.fit_fingerprints,
             versions={name: versions.identity(self.fit_parts(name), used) for name in names},
             train=train,
             val=data("val"),
@@ -324,7 +327,7 @@ class Project:
             mixtures = of_run
             if share.mixtures is not None:
                 mixtures = range(counted, counted := counted + len(share.mixtures))
-            _check_mixtures(other.root, names, share.mixtures or train.mixtures)
+            train_settings.check_mixtures(other.root, names, share.mixtures or train.mixtures)
             repeat = share.repeat or train.repeat
             tokens = storage.join(other.root, "tokens")
             datasets.append(Dataset(tokens, shards, share.weight, names, repeat, mixtures))
@@ -385,20 +388,6 @@ def columns_of(root: str) -> Columns:
     except FileNotFoundError:
         raise RecipeError(f"train.datasets: {root} is no root, there is no recipe.yaml; tokenize it first") from None
     return Project(parse(data | {"root": root}, url)).columns
-
-
-def _check_mixtures(root: str, names: Sequence[str], mixtures: Sequence[Mixture]) -> None:
-    """RecipeError if none of the mixtures shows one of the modalities of a dataset and asks for one."""
-
-    def some(alpha: float | dict[str, float], among: Sequence[str]) -> bool:
-        return any(train_settings.alpha_of(alpha, name) for name in among)
-
-    targets = [name for name in names if MODALITIES[name].is_target]
-    if not any(some(mixture.input_alpha, names) and some(mixture.target_alpha, targets) for mixture in mixtures):
-        raise RecipeError(
-            f"train.datasets: no mixture shows and asks for any of {', '.join(names)}, which {root} has; give it "
-            "`mixtures` of its own"
-        )
 
 
 def _with_finished_tokenizers(recipe: Recipe) -> Recipe:

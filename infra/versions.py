@@ -7,7 +7,7 @@ and why. Fingerprints hold the version that a part had when it came into fourmil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,17 +41,22 @@ def identity(parts: Iterable[Part], used: Mapping[str, int] | None = None) -> di
     return {"versions": later} if later else {}
 
 
-def outdated(parts: Iterable[Part], recorded: Mapping[str, Any], pins: Mapping[str, int]) -> list[str]:
+def recorded(parts: Iterable[Part], identity: Mapping[str, Any]) -> dict[str, int]:
+    """The version of each part that made an output, by the `identity` of its record."""
+    versions = identity.get("versions", {})
+    return {part.name: versions.get(part.name, part.first) for part in parts}
+
+
+def outdated(parts: Sequence[Part], identity: Mapping[str, Any], pins: Mapping[str, int]) -> list[str]:
     """Why an output is out of date: a sentence for each part whose version is not the one asked for; [] if none.
 
     Args:
-        recorded: the `identity` of the output's record.
+        identity: of the output's record.
         pins: versions that the recipe asks for, by part; the code's own unless given.
     """
-    versions = recorded.get("versions", {})
-    reasons = []
+    versions, reasons = recorded(parts, identity), []
     for part in parts:
-        has, asked = versions.get(part.name, part.first), pins.get(part.name, part.version)
+        has, asked = versions[part.name], pins.get(part.name, part.version)
         if has != asked:
             changes = [part.changes[v] for v in sorted(part.changes) if has < v <= asked]
             why = f": {'; '.join(changes)}" if changes else ""

@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..infra import versions
 from ..infra.configuration import RecipeError
 from ..infra.fingerprint import fingerprint
-from ..infra.ledger import SAMPLES
+from ..infra.ledger import SAMPLES, Record
 from ..infra.versions import Part
 from ..modalities import MODALITIES, Kind, ModalitySpec
 from ..tokenize import codecs, store
@@ -28,7 +29,7 @@ SEEDED = ("palette", "metadata")  # codecs without crops that draw at random
 
 @dataclass(frozen=True)
 class Output:
-    """One output of every shard: "samples", "labels/LABEL" or "tokens/MODALITY".
+    """One output of every shard: "samples", "labels/LABEL" or "tokens/MODALITY"; or a fit: "tokenizers/NAME".
 
     identity: what the fingerprint stands for, for people. parts: what makes it, with versions.
     former: a fingerprint that stands for the same, "" for none: the first release hashed versions of users' own code.
@@ -46,6 +47,17 @@ class Output:
     def is_asked_for(self, recorded: str) -> bool:
         """Whether a record with this fingerprint holds the output."""
         return recorded in (self.fingerprint, self.former)
+
+    def outdated(self, record: Record, pins: Mapping[str, int]) -> list[str] | None:
+        """Why what a record stands for is out of date, [] if it is not; None if the record holds another output.
+
+        Args:
+            pins: versions that the recipe asks for, by part.
+        """
+        if record.fingerprint == self.fingerprint:
+            return versions.outdated(self.parts, record.identity, pins)
+        # The first release hashed versions of users' code: such a record is of the version that runs now.
+        return [] if record.fingerprint == self.former else None
 
 
 @dataclass(frozen=True)

@@ -193,13 +193,10 @@ def make(
         good: dict[str, ledger.Record] = {}
         for name, output in asked.items():
             record = records.get((name, shard))
-            if record is None or not output.is_asked_for(record.fingerprint) or not inventory.is_of(record, shard):
+            why = None if record is None else output.outdated(record, pins or {})
+            if record is None or why is None or (why and update) or not inventory.is_of(record, shard):
                 continue
-            # The first release hashed versions of users' code: such a record is of the version that runs now.
-            by_version = record.fingerprint == output.fingerprint
-            if by_version and (why := versions.outdated(output.parts, record.identity, pins or {})):
-                if update:
-                    continue
+            if why:
                 plan.outdated[name, shard] = why
             good[name] = record
         plan.done.update({(name, shard): record for name, record in good.items() if name in outputs})
@@ -218,8 +215,7 @@ def make(
 
 def _recorded(output: Output, record: ledger.Record) -> dict[str, int]:
     """Versions that a stored label was made by, by part, where they are not the code's own."""
-    recorded = record.identity.get("versions", {})
-    has = {part.name: recorded.get(part.name, part.first) for part in output.parts}
+    has = versions.recorded(output.parts, record.identity)
     return {part.name: has[part.name] for part in output.parts if has[part.name] != part.version}
 
 

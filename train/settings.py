@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ..infra.configuration import RecipeError
 from ..infra.fields import Alpha, Beta, Count, Positive, Rate, Section, Weight, check_heads
+from ..modalities import MODALITIES
 
 KeepRule = Literal["random", "all", "binary"]  # masking.spans.Keep
 TokenRange = Positive | tuple[Positive, Positive]  # a number, or [least, most]
@@ -39,6 +42,24 @@ class Mixture(Section):
 def alpha_of(alpha: float | dict[str, float], name: str) -> float:
     """The concentration of one modality: a number serves all, and a modality that is not named has 0."""
     return alpha.get(name, 0.0) if isinstance(alpha, dict) else alpha
+
+
+def check_mixtures(root: str, names: Sequence[str], mixtures: Sequence[Mixture]) -> None:
+    """RecipeError if none of the mixtures shows one of the modalities of a dataset and asks for one.
+
+    Args:
+        root: of the dataset. names: its modalities.
+    """
+
+    def some(alpha: float | dict[str, float], among: Sequence[str]) -> bool:
+        return any(alpha_of(alpha, name) for name in among)
+
+    targets = [name for name in names if MODALITIES[name].is_target]
+    if not any(some(mixture.input_alpha, names) and some(mixture.target_alpha, targets) for mixture in mixtures):
+        raise RecipeError(
+            f"train.datasets: no mixture shows and asks for any of {', '.join(names)}, which {root} has; give it "
+            "`mixtures` of its own"
+        )
 
 
 class Model(Section):

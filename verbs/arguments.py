@@ -18,8 +18,9 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_update(parser: argparse.ArgumentParser) -> None:
-    """--update, of verbs that make something."""
+def add_stage(parser: argparse.ArgumentParser) -> None:
+    """RECIPE, --set and --update, of verbs that make a recipe's outputs."""
+    add_recipe(parser)
     text = "also make again what older versions of specialists, codecs or fits have made (`status` says what and why)"
     parser.add_argument("--update", action="store_true", help=text)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -15,30 +15,6 @@ from ...tokenize.crops import Crop
 from ...tokenize.settings import TokenizerSettings
 
 ReportRows = Callable[[int], None]
-
-
-class Data(Protocol):
-    """What is fitted on; see pipelines/fit_data.py. `tasks` are its shards."""
-
-    @property
-    def tasks(self) -> Sequence[Any]: ...
-
-    def captions(self, count: int) -> Iterator[str]: ...
-
-    def examples(
-        self,
-        sizes: Mapping[str, int],
-        count: int,
-        scale: float,
-        hflip: float,
-        seed: int,
-        device: str = "cpu",
-        notes: str = "",
-    ) -> Iterator[tuple[str, np.ndarray]]: ...
-
-    def read_notes(self, folder: str) -> Any: ...
-
-    def part(self, rank: int, world: int) -> Data: ...
 
 
 class Board(Protocol):

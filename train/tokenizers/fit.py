@@ -23,12 +23,13 @@ import numpy as np
 from ...infra import ledger, storage
 from ...infra.fingerprint import fingerprint
 from ...modalities import TEXT, TOKENIZERS, Form, import_modules
+from ...pipelines.fit_data import FitData
 from ...tokenize.settings import TextTokenizer, TokenizerSettings, warm_starts
 from .. import checkpoint, workers
 from ..data.prefetch import prefetch
 from ..metrics import Metrics
 from .augment import color_jitter
-from .examples import Board, Data, Rows, batch_indices, collect, resized, side, size_at
+from .examples import Board, Rows, batch_indices, collect, resized, side, size_at
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -53,8 +54,8 @@ class FitJob:
     tokenizers: dict[str, TokenizerSettings]
     prints: dict[str, str]
     versions: dict[str, dict[str, Any]]
-    train: Data
-    val: Data | None
+    train: FitData
+    val: FitData | None
     share: Literal["tokenizers", "batches"] = "tokenizers"
 
 
@@ -223,7 +224,7 @@ def fill(
     """
     settings = job.tokenizers[group[0]]
 
-    def rows(data: Data, names: list[str], count: int, seed: int, what: str, shares: int) -> dict[str, np.ndarray]:
+    def rows(data: FitData, names: list[str], count: int, seed: int, what: str, shares: int) -> dict[str, np.ndarray]:
         sizes = {name: side(name, job.tokenizers[name], job.image_size) for name in names}
         source = data.examples(sizes, count, settings.crop_scale, settings.hflip, seed, device, notes)
 

@@ -16,10 +16,7 @@ ORDER = 60
 HELP = "fit the tokenizers that are missing"
 EXAMPLES = ("fourmill fit recipe.yaml", "fourmill fit recipe.yaml --set fit.workers=4")
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    arguments.add_recipe(parser)
-    arguments.add_update(parser)
+add_arguments = arguments.add_stage
 
 
 def main(args: argparse.Namespace) -> int:

@@ -16,10 +16,7 @@ ORDER = 90
 HELP = "generate modalities from others with the trained model"
 EXAMPLES = ("fourmill generate recipe.yaml", "fourmill generate recipe.yaml --set generate.seed=1")
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    arguments.add_recipe(parser)
-    arguments.add_update(parser)
+add_arguments = arguments.add_stage
 
 
 def main(args: argparse.Namespace) -> int:

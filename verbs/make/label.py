@@ -15,10 +15,7 @@ ORDER = 50
 HELP = "make the raw labels that the recipe keeps"
 EXAMPLES = ("fourmill label recipe.yaml", "fourmill label recipe.yaml --set engine.batch_size=16")
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    arguments.add_recipe(parser)
-    arguments.add_update(parser)
+add_arguments = arguments.add_stage
 
 
 def main(args: argparse.Namespace) -> int:

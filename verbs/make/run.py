@@ -16,10 +16,7 @@ ORDER = 40
 HELP = "label, fit, tokenize, train and generate, in order, and the report"
 EXAMPLES = ("fourmill run recipe.yaml", "fourmill run recipe.yaml --set train.steps=2000")
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    arguments.add_recipe(parser)
-    arguments.add_update(parser)
+add_arguments = arguments.add_stage
 
 
 def main(args: argparse.Namespace) -> int:

@@ -15,10 +15,7 @@ ORDER = 70
 HELP = "label and tokenize every shard into columns"
 EXAMPLES = ("fourmill tokenize recipe.yaml", "fourmill tokenize recipe.yaml --set engine.actors=4")
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    arguments.add_recipe(parser)
-    arguments.add_update(parser)
+add_arguments = arguments.add_stage
 
 
 def main(args: argparse.Namespace) -> int:

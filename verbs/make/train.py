@@ -16,10 +16,7 @@ ORDER = 80
 HELP = "train 4M on the columns"
 EXAMPLES = ("fourmill train recipe.yaml", "fourmill train recipe.yaml --set train.steps=2000")
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    arguments.add_recipe(parser)
-    arguments.add_update(parser)
+add_arguments = arguments.add_stage
 
 
 def main(args: argparse.Namespace) -> int:
