@@ -22,7 +22,7 @@ from ..modalities import TOKENIZERS, Form
 from ..model.blocks import DecoderBlock, EncoderBlock
 from ..model.config import FourMConfig
 from ..model.fourm import FourM
-from ..tokenize.settings import TokenizerSettings
+from ..tokenize.settings import CHANNELS, TokenizerSettings
 from .flops import forward_flops
 from .settings import Train
 from .tokenizers import build
@@ -90,7 +90,7 @@ def _example(name: str, settings: TokenizerSettings, image_size: int) -> Tensor:
     if entry.form is Form.FEATURES:
         cells = image_size // (settings.patch_size or 1)
         return torch.zeros(1, channels, cells, cells)
-    return torch.zeros(1, {Form.COLORS: 3, Form.NORMALS: 3}.get(entry.form, 1), side, side)
+    return torch.zeros(1, CHANNELS[entry.form], side, side)
 
 
 def of_transformer(config: FourMConfig, train: Train) -> tuple[Cost, float]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from ..model.config import FourMConfig
+if TYPE_CHECKING:
+    from ..model.config import FourMConfig
 
 # Dense bfloat16 peak of one device in FLOP/s (data sheets); the first name that the device's name holds.
 PEAK_FLOPS: dict[str, float] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..modalities import MODALITIES, Kind
@@ -77,8 +78,6 @@ class Estimator:
         self.project, self.recipe = project, project.recipe
         self.other, self.machine = machine is not None, machine or machines.here()
         self.samples, self.actors, self.missing, self.measured = samples, actors, missing, measured
-        self._fits: dict[str, tuple[Cost, float]] | None = None
-        self._config: tuple[FourMConfig, Cost, float] | None = None
 
     def all(self) -> list[Estimate]:
         """Every stage, in order."""
@@ -129,21 +128,19 @@ class Estimator:
                 why = "no actor fits, or the number of samples is unknown"
         return Estimate(stage, seconds, self.actors["memory_gb"], self.actors["at_once"], why)
 
-    @property
+    @cached_property
     def fits(self) -> dict[str, tuple[Cost, float]]:
         """(cost, FLOP/s) of every tokenizer that is yet to be fitted; not of finished ones that are only copied."""
-        if self._fits is None:
-            from ..train import costs
+        from ..train import costs
 
-            recipe = self.recipe
-            names = [name for name in recipe.tokenizers_needed if name in self.project.unfitted]
-            settings = {name: recipe.tokenizer(name) for name in names}
-            self._fits = {
-                name: costs.of_tokenizer(name, one, recipe.images.size)
-                for name, one in settings.items()
-                if one.weights is None
-            }
-        return self._fits
+        recipe = self.recipe
+        names = [name for name in recipe.tokenizers_needed if name in self.project.unfitted]
+        settings = {name: recipe.tokenizer(name) for name in names}
+        return {
+            name: costs.of_tokenizer(name, one, recipe.images.size)
+            for name, one in settings.items()
+            if one.weights is None
+        }
 
     def fit(self) -> Estimate:
         fit, unfitted = self.recipe.fit, self.project.unfitted
@@ -171,16 +168,14 @@ class Estimator:
         crops = max((self.recipe.tokenizer(name).samples for name in self.fits), default=0)
         return min(crops, self.samples or crops) * (self.measured.labels if self.measured else 0.0)
 
-    @property
+    @cached_property
     def transformer(self) -> tuple[FourMConfig, Cost, float]:
         """The configuration of 4M, its cost, and the FLOP/s that this machine reached on it."""
-        if self._config is None:
-            from ..train import costs
-            from ..train.pretrain.job import configured
+        from ..train import costs
+        from ..train.pretrain.job import configured
 
-            config = configured(self.recipe.specs(), self.recipe.train.model)
-            self._config = (config, *costs.of_transformer(config, self.recipe.train))
-        return self._config
+        config = configured(self.recipe.specs(), self.recipe.train.model)
+        return config, *costs.of_transformer(config, self.recipe.train)
 
     def train(self) -> Estimate:
         train = self.recipe.train

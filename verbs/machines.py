@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..train.flops import PEAK_FLOPS, peak_flops
+
 GIB = 2**30
 CORE_FLOPS = 20e9  # FLOP/s of training in float32 on one core: 18 to 30 on server CPUs of 2019 to 2024
 GPU_SHARE = 0.3  # of a GPU's peak that training reaches; small models and the loader keep it from more
@@ -22,15 +24,15 @@ class Gpu:
 
 
 GPUS = {
-    "b200": Gpu(180, 2250e12),
-    "h200": Gpu(141, 989e12),
-    "h100": Gpu(80, 989e12),
-    "a100": Gpu(80, 312e12),
-    "l40s": Gpu(48, 362e12),
-    "l4": Gpu(24, 121e12),
-    "a10": Gpu(24, 125e12),
-    "rtx4090": Gpu(24, 165e12),
-    "mi300x": Gpu(192, 1307e12),
+    "b200": Gpu(180, PEAK_FLOPS["B200"]),
+    "h200": Gpu(141, PEAK_FLOPS["H200"]),
+    "h100": Gpu(80, PEAK_FLOPS["H100"]),
+    "a100": Gpu(80, PEAK_FLOPS["A100"]),
+    "l40s": Gpu(48, PEAK_FLOPS["L40S"]),
+    "l4": Gpu(24, PEAK_FLOPS["L4"]),
+    "a10": Gpu(24, PEAK_FLOPS["A10"]),
+    "rtx4090": Gpu(24, PEAK_FLOPS["RTX 4090"]),
+    "mi300x": Gpu(192, PEAK_FLOPS["MI300X"]),
     "v100": Gpu(32, 15.7e12, bf16=False),
     "t4": Gpu(16, 8.1e12, bf16=False),
 }
@@ -105,8 +107,6 @@ def _gpus() -> list[Gpu]:
     if not any(Path(driver).exists() for driver in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")):
         return []
     import torch
-
-    from ..train.flops import peak_flops
 
     found = []
     for index in range(torch.cuda.device_count()):
