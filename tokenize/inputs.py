@@ -190,6 +190,15 @@ def to_label(tokenizer: str, recon: torch.Tensor) -> np.ndarray:
         float32 (n, H, W) of depth, scaled to [0, 1] for each map; (n, H, W, 3) of normals; (n, h, w, C) of features;
         (n, D) of vectors.
     """
+    values = to_values(tokenizer, recon)
+    if _known(tokenizer).form in (Form.COLORS, Form.EDGES):
+        # Rounded before the cast, which cuts: half a grey level of bias otherwise.
+        return values.round().clip(0, 255).astype(np.uint8)
+    return values
+
+
+def to_values(tokenizer: str, recon: torch.Tensor) -> np.ndarray:
+    """`to_label` before pictures are rounded: their values are float32, and may leave 0..255."""
     form = _known(tokenizer).form
     recon = recon.detach().float().cpu()
     if form is Form.CLASSES:
@@ -197,8 +206,7 @@ def to_label(tokenizer: str, recon: torch.Tensor) -> np.ndarray:
         # The inverse of `to_input`: 0 becomes 255, no class.
         return (ids if tokenizer == SAM_MASK else (ids - 1) % (NO_CLASS + 1)).to(torch.uint8).numpy()
     if form in (Form.COLORS, Form.EDGES):
-        # Rounded before the cast, which cuts: half a grey level of bias otherwise.
-        pixels = recon.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).contiguous().numpy()
+        pixels = recon.add(1).mul(127.5).movedim(1, -1).contiguous().numpy()
         return pixels if form is Form.COLORS else pixels[..., 0]
     if form is Form.VECTOR:
         return recon.numpy()
