@@ -55,7 +55,8 @@ def quality(
         x = to_input(name, rows).to(device)
         ids = model.encode(x)
         counts = _count(ids, model, counts)
-        recon, likeness = reconstruct(model, ids, steps).float(), [{}] * len(rows)
+        recon = reconstruct(model, ids, steps).float()
+        likeness: list[forms.Sums] = [{}] * len(rows)
         if TOKENIZERS[name].form is Form.COLORS:
             recon = recon.clamp(-1, 1)
             likeness = _likeness(recon, x, perceptual)
