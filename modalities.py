@@ -171,6 +171,7 @@ COCO_PANOPTIC_CLASSES: tuple[str, ...] = (
     ).split(","),
 )
 NO_CLASS = 255  # of a pixel in a class map that belongs to none
+CLASS_NAMES = {"det": COCO_CLASSES, "semseg": COCO_PANOPTIC_CLASSES}  # of the labels whose classes have names
 
 
 def _label(name: str, storage: Storage, form: Form, specialist: str, summary: str) -> tuple[str, Label]:

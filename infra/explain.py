@@ -52,7 +52,7 @@ def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
         if field is None:
             break
         here = _model_in(field.annotation) or here
-    return list(here.model_fields)
+    return [field.alias or name for name, field in here.model_fields.items() if not field.exclude]
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

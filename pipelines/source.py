@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from ..infra import storage
-from . import tar
+from . import members, tar
 from .reject import Reject
 from .tar import SourceSample
 
@@ -152,7 +152,7 @@ class Shard:
         url: where it came from.
         size: bytes of the file as stored (compressed, if it is).
         samples: in order of first appearance; keys are unique.
-        ignored: entries without a known extension, counted by suffix.
+        ignored: entries that nothing reads unless a specialist asks for them, counted by extension.
     """
 
     def __init__(self, url: str, stored: BinaryIO, archive: BinaryIO, sha256: str = "", problem: str = "") -> None:
@@ -186,8 +186,8 @@ class Shard:
         return self._digest
 
     def read(self, sample: SourceSample, extension: str) -> bytes:
-        """One member's bytes; KeyError if the sample has none of that extension (`sample.members`, `sample.image`)."""
-        member = sample.members[extension]
+        """One member's bytes; KeyError if the sample has none of that extension (`sample.members`, `sample.others`)."""
+        member = sample.members.get(extension) or sample.others[extension]
         # pread moves no common position, so that threads need no lock.
         data = os.pread(self._archive.fileno(), member.size, member.offset)
         if len(data) != member.size:
@@ -201,6 +201,15 @@ class Shard:
         if (size := sample.members[sample.image].size) > _MAX_IMAGE_BYTES:
             raise Reject(f"image: {size} bytes, expected at most {_MAX_IMAGE_BYTES}")
         return self.read(sample, sample.image)
+
+    def member(self, sample: SourceSample, name: str) -> Any:
+        """The value of any member, as its kind in `members.KINDS` says; Reject if there is none, or a damaged one."""
+        member = sample.members.get(name) or sample.others.get(name)
+        if member is None:
+            raise Reject(f"{name}: there is none")
+        if member.size > members.MAX_BYTES:
+            raise Reject(f"{name}: {member.size} bytes, expected at most {members.MAX_BYTES}")
+        return members.decode(name, self.read(sample, name))
 
     def caption(self, sample: SourceSample, fields: Sequence[str] = CAPTION_FIELDS) -> str | None:
         """The text of the sample: its .txt, else the first of `fields` in its JSON that holds any; None without one.

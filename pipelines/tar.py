@@ -4,7 +4,8 @@ Keys follow WebDataset: the name up to the first dot of its last component, fold
 and the rest, in lower case, is the extension. One refinement: when every entry of such a group carries a dotted rest
 that ends in a known extension (`img.001.jpg`, `img.001.txt`, `img.002.jpg`: WebDataset sees one sample `img`), the dots
 belong to the keys, and these names are split at their last dot. A group with one plain entry (`a.jpg`, `a.left.jpg`)
-stays whole.
+stays whole. Members of other extensions (`a.depth.npy`, `a.semseg.png`) make no sample by themselves; beside one that
+does they are members of it as well, which specialists may read (members.py).
 
 Shards come from the web and from jobs that were killed: what can be read is kept, and the rest is listed with its
 reason (`Index.rejects`).
@@ -39,10 +40,14 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class SourceSample:
-    """The members of one key, by extension in lower case; at most one of them is an image."""
+    """The members of one key, by extension in lower case.
+
+    members: of known extensions; at most one of them is an image. others: all further ones, such as "depth.npy".
+    """
 
     key: str
     members: dict[str, Member]
+    others: dict[str, Member] = field(default_factory=dict)
 
     @property
     def image(self) -> str:
@@ -57,7 +62,8 @@ class Index:
     samples: in the order in which their first member of a known extension appears.
     rejects: (key, reason) for each entry that cannot be used, key "" for the shard as a whole. They concern entries:
         a sample with a rejected second image is still a sample.
-    ignored: entries without a known extension, counted by last suffix ("" for none).
+    ignored: entries that nothing reads unless a specialist asks for them: those of a sample counted by extension, those
+        of none by last suffix ("" for none).
     """
 
     samples: list[SourceSample] = field(default_factory=list)
@@ -161,6 +167,7 @@ def _group(members: list[Member]) -> Index:
     dotted = _dotted(names)
     result = Index()
     samples: dict[str, SourceSample] = {}
+    others: list[tuple[str, str, Member]] = []
     for member, (key, extension) in zip(members, names, strict=True):
         if key in dotted:  # the name again, since the extension's case is lost
             folder, base = posixpath.split(member.name)
@@ -170,11 +177,18 @@ def _group(members: list[Member]) -> Index:
             name = key or member.name
             result.rejects.append((name.encode("utf-8", "backslashreplace").decode(), member.problem))
         elif not key or extension not in KNOWN_EXTENSIONS or _WEBDATASET_META.match(member.name):
-            result.ignored[extension.rpartition(".")[2]] += 1
+            others.append((key, extension, member))
         else:
             sample = samples.setdefault(key, SourceSample(key, {}))
             if reason := _add(sample, extension, member):
                 result.rejects.append((key, reason))
+    for key, extension, member in others:  # which samples there are is known now
+        if key not in samples or not extension:
+            result.ignored[extension.rpartition(".")[2]] += 1
+            continue
+        result.ignored[extension] += 1
+        if samples[key].others.setdefault(extension, member) is not member:
+            result.rejects.append((key, f"duplicate key: a second .{extension} is ignored"))
     result.samples = list(samples.values())
     return result
 

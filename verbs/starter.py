@@ -17,6 +17,7 @@ from .machines import Machine, here
 from .sizes import Sizes
 
 LOOKED_AT = 50  # samples of the first shard
+NAMED = 10  # kinds of members that nothing reads
 
 TEMPLATE = """\
 # A fourmill recipe. Run it:  fourmill run recipe.yaml   See what exists:  fourmill status recipe.yaml
@@ -230,6 +231,16 @@ def look(url: str) -> Look:
             findings.append(f"images are {min(shorter_sides)} to {max(shorter_sides)} px along the shorter side")
         elif samples:
             findings.append("none of these has an image that can be read: every sample will be rejected")
+        findings += _ignored(shard)
         findings += [f"rejected there: {reason}" for _, reason in shard.rejects[:3]]
         # An empty first shard says nothing about captions; assume the usual.
         return Look(len(shard.samples), findings, captions > 0 or not samples)
+
+
+def _ignored(shard: source.Shard) -> list[str]:
+    """The members that nothing reads unless a specialist asks for them, in a sentence; [] if there are none."""
+    # Names come from elsewhere, and stand in a comment: none may end its line.
+    names = [(ascii(name)[1:-1] or "without a suffix", count) for name, count in shard.ignored.most_common(NAMED)]
+    more = ", ..." if len(shard.ignored) > NAMED else ""
+    said = ", ".join(f"{name} {count:,}" for name, count in names)
+    return [f"ignored there: {said}{more}; `specialist: member` reads such labels"] if said else []

@@ -26,6 +26,8 @@ class Item:
     caption: the text that came with the image, or None.
     info: the sample's JSON sidecar ({} without one): original_width, watermark scores, whatever the download wrote.
     labels: the labels made so far, by name; a label that was rejected is absent.
+    members: the members of the tar that specialists of the job ask for, by extension ("depth.npy"): arrays, what JSON
+        says, text, or bytes, as pipelines/members.py says. One that is missing or damaged is absent.
     shared: what specialists of one model leave for each other (the output of a forward pass), under a key of their own.
     """
 
@@ -35,6 +37,7 @@ class Item:
     info: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, Any] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)
+    members: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -62,6 +65,9 @@ class Specialist(BaseModel):
     needs: labels that it is made from, besides the image and the caption: they are made first, whether the recipe asks
         for them or not, and an item that lacks one is rejected before the call.
     uses: labels that it looks at if the recipe makes them; any may be missing from an item.
+    members: members of the tar that it reads, by extension: "depth.npy" is KEY.depth.npy. Only those that a specialist
+        asks for are read. With `needs_members` an item that lacks one, or has a damaged one, is rejected before the
+        call; without it such a member is absent from the item.
     sees_image: it looks at the image if there is one, so that its labels depend on how images are read.
     needs_image: items without an image are rejected before the call.
     cpus, gpus: what one instance takes of a Ray actor (the CPU serves where a cluster has no GPU); memory_gb is its
@@ -77,6 +83,16 @@ class Specialist(BaseModel):
         ...         return [self.scale * float(item.image.mean()) for item in items]
         >>> Brightness(scale=0.5)([fourmill.Item("a", np.full((4, 4, 3), 200, np.uint8), None)])
         [100.0]
+        >>> class Altitude(fourmill.Specialist):
+        ...     label = "altitude"
+        ...     members = ("gps.json",)  # KEY.gps.json in the tar
+        ...     needs_image = False
+        ...
+        ...     def __call__(self, items):
+        ...         read = [item.members["gps.json"].get("altitude") for item in items]
+        ...         return [fourmill.Reject("altitude: not known") if one is None else one for one in read]
+        >>> Altitude()([fourmill.Item("a", None, None, members={"gps.json": {"altitude": 1200}})])
+        [1200]
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -90,6 +106,8 @@ class Specialist(BaseModel):
     later: ClassVar[dict[str, Any]] = {}
     needs: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[tuple[str, ...]] = ()
+    members: ClassVar[tuple[str, ...]] = ()
+    needs_members: ClassVar[bool] = True
     sees_image: ClassVar[bool] = True
     needs_image: ClassVar[bool] = True
     cpus: ClassVar[float] = 1.0
@@ -114,6 +132,10 @@ class Specialist(BaseModel):
     def looks_at(self) -> tuple[str, ...]:
         """Of `uses`, what this instance looks at with its options."""
         return self.uses
+
+    def reads(self) -> tuple[str, ...]:
+        """The members that this instance reads with its options, in lower case."""
+        return tuple(name.lower() for name in self.members)
 
     def resident_gb(self) -> float:
         """Memory of one instance beyond the images, in GiB."""

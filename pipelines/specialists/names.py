@@ -31,6 +31,7 @@ class Registered:
 
 SPECIALISTS: dict[str, Registered] = {
     "canny": Registered("classical.canny:Canny", "canny:Canny"),
+    "member": Registered("members.member:Member", "member:Member"),
     "captions": Registered("text.captions:Captions", "captions:Captions"),
     "t5": Registered("text.t5:T5Embeddings", "t5:T5Embeddings"),
     "detector": Registered("detection.transformers:Boxes", "detection:Boxes"),

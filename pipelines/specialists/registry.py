@@ -91,9 +91,14 @@ def _instantiate(label: str, name: Any, options: dict[str, Any], modules: Sequen
         raise RecipeError(f"{where}.specialist: cannot load {name!r}: {error}") from None
     if not (isinstance(cls, type) and issubclass(cls, Specialist)):
         raise RecipeError(f"{where}.specialist: {name!r} is no subclass of fourmill's Specialist")
-    if cls.label != label:
+    bound = {}
+    if "label" in cls.model_fields:  # a class that makes any label
+        if "label" in options:
+            raise RecipeError(f"{where}.label: no such field; the label is {label} by its place in the recipe")
+        bound = {"label": label}
+    elif cls.label != label:
         raise RecipeError(f"{where}.specialist: {name!r} makes the label {cls.label}, not {label}")
     try:
-        return cls.model_validate(options)
+        return cls.model_validate(options | bound)
     except ValidationError as error:
         raise RecipeError(explain(error, where, cls, also=["specialist"])) from None

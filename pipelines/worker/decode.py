@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from ...tokenize.crops import crops
@@ -15,9 +15,17 @@ from .sample import LabelledSample
 
 
 def decoded(
-    job: Job, shard: source.Shard, entries: Sequence[tar.SourceSample], wants_image: bool
+    job: Job,
+    shard: source.Shard,
+    entries: Sequence[tar.SourceSample],
+    wants_image: bool,
+    members: Collection[str] = (),
 ) -> Iterator[list[LabelledSample]]:
-    """Batches of samples in the order of `entries`, decoded ahead by threads."""
+    """Batches of samples in the order of `entries`, decoded ahead by threads.
+
+    Args:
+        members: that specialists ask for, by extension.
+    """
     size = job.engine.batch_size
     # Decoded images are large (36 MB at 4,000 x 3,000): no more than the next batch and what the threads are at.
     ahead = size + 2 * job.engine.decode_threads
@@ -25,7 +33,7 @@ def decoded(
     with ThreadPoolExecutor(job.engine.decode_threads) as pool:
         batch: list[LabelledSample] = []
         for entry in entries:
-            pending.append(pool.submit(decode, job, shard, entry, wants_image))
+            pending.append(pool.submit(_decode, job, shard, entry, wants_image, members))
             if len(pending) >= ahead:
                 batch.append(pending.popleft().result())  # the oldest first: the order of the shard
             if len(batch) == size:
@@ -38,6 +46,18 @@ def decoded(
                 batch = []
         if batch:
             yield batch
+
+
+def _decode(
+    job: Job, shard: source.Shard, entry: tar.SourceSample, wants_image: bool, members: Collection[str]
+) -> LabelledSample:
+    sample = decode(job, shard, entry, wants_image)
+    for name in members:
+        try:
+            sample.item.members[name] = shard.member(entry, name)
+        except Reject as reject:
+            sample.lacking[name] = reject.reason
+    return sample
 
 
 def decode(job: Job, shard: source.Shard, entry: tar.SourceSample, wants_image: bool) -> LabelledSample:

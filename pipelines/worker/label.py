@@ -68,6 +68,10 @@ def _lacks(sample: LabelledSample, name: str, specialist: Specialist) -> bool:
     if specialist.needs_image and sample.item.image is None:
         sample.reasons[name] = sample.reasons.get("rgb", "image: there is none")
         return True
+    for member in specialist.reads() if specialist.needs_members else ():
+        if member not in sample.item.members:
+            sample.reasons[name] = f"{name}: {sample.lacking.get(member, f'{member}: there is none')}"
+            return True
     for need in specialist.needs:
         if need not in sample.item.labels:
             sample.reasons[name] = f"{name}: needs {need}, which is missing ({sample.reasons.get(need, 'none')})"

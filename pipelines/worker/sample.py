@@ -12,11 +12,15 @@ from ..specialists.base import Item
 
 @dataclass
 class LabelledSample:
-    """The item that specialists see, its crops, and why its image or a label is missing (label -> reason)."""
+    """The item that specialists see, its crops, and why its image or a label is missing (label -> reason).
+
+    lacking: members that were asked for and cannot be used, with the reason.
+    """
 
     item: Item
     crops: list[Crop] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
+    lacking: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:

@@ -152,7 +152,9 @@ class ShardWorker:
         needed = sources(self.job.specialists, labels, task.stored)
         stored = {name: read_stored(self.job.root, name, task.shard) for name in task.stored if name in needed}
         entries = shard.samples if rows is None else [shard.samples[row] for row in rows]
-        batches = decoded(self.job, shard, entries, wants_image=bool(labels - {"caption"}))
+        made = [one for name, one in self.job.specialists.items() if name in needed and name not in stored]
+        members = sorted({member for one in made for member in one.reads()})
+        batches = decoded(self.job, shard, entries, bool(labels - {"caption"}), members)
         batch = next(batches, [])  # before the lock, so that it is decoded while the other shard computes
         with self._computing:
             while batch:

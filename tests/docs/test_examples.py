@@ -126,6 +126,21 @@ def test_the_specialist_can_be_tried_by_hand(
     assert "'label': 'cat'" in capsys.readouterr().out
 
 
+def test_the_specialist_of_the_guide_reads_a_member(tmp_path: Path, package: Path, guide: Guides) -> None:
+    page = guide("bring-labels")
+    (package / "longest.py").write_text(page.block("python", "# my_labels/longest.py"))
+    entries = [
+        ("0.txt", b"a dog"), ("0.captions.json", b'["a brown dog", "dog"]'), ("1.txt", b"a cat"),
+        ("2.json", b"{}"), ("3.txt", b"a cow"), ("3.captions.json", b"no JSON"),
+    ]  # fmt: skip
+    (tmp_path / "00000.tar").write_bytes(data.tar(entries))
+    settings = {"root": str(tmp_path / "out"), "samples": str(tmp_path / "00000.tar"), "modalities": ["caption"]}
+    recipe = recipes.parse(settings | yaml.safe_load(page.blocks("yaml")[1]) | {"generate": {"chains": []}})
+    data.make(recipe, data.outputs(recipe, tokens=False))
+    _, captions = label_files.read_labels(str(tmp_path / "out/labels/caption/00000.parquet"))
+    assert captions == ["a brown dog", "a cat", None, "a cow"]
+
+
 # The modality and the codec
 
 

@@ -67,7 +67,8 @@ def test_dots_belong_to_the_key_if_the_whole_group_has_them() -> None:
 def test_a_plain_entry_keeps_webdatasets_rule_for_its_group() -> None:
     found = index(make_tar([("a.jpg", b"1"), ("a.left.jpg", b"2"), ("a.seg.png", b"3")]))
     assert [(s.key, set(s.members)) for s in found.samples] == [("a", {"jpg"})]
-    assert found.ignored == {"jpg": 1, "png": 1}
+    assert found.ignored == {"left.jpg": 1, "seg.png": 1}
+    assert set(found.samples[0].others) == {"left.jpg", "seg.png"}
 
 
 def test_unknown_last_suffix_keeps_webdatasets_rule() -> None:

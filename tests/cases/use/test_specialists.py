@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections import Counter
@@ -38,13 +37,6 @@ class Spectrum(Specialist):
     def __call__(self, items):
         return [np.asarray(item.info["spectrum"], "f2") for item in items]
 """
-
-
-@mended_by(SENSORS)
-def test_members_of_a_sample_reach_specialists() -> None:
-    """KEY.bands.npy, KEY.tif, KEY.classes.png are ignored: an item has no field for them."""
-    names = {field.name for field in dataclasses.fields(Item)}
-    require(bool(names & {"members", "files", "raw", "extras"}), f"fields of an item: {sorted(names)}")
 
 
 @mended_by(SENSORS)

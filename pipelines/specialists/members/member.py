@@ -1,0 +1,176 @@
+"""A label that comes with the data: a member of the tar, turned into the label's form. For ground truth, and for
+everyone who has labels already.
+
+Which options mean something follows from the label, and the others are refused (`_IN_FRAME`). What a file may hold for
+each form is said in maps.py and records.py; a sample whose file holds anything else is rejected with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from ....infra.explain import nearest
+from ....modalities import CLASS_NAMES, LABELS, NO_CLASS, Form
+from ... import members
+from ...reject import Reject
+from ..base import Item, Specialist
+from . import maps, records
+from .classes import Given, numbers, renamed
+
+# The options that mean something for a form, or for one label of records.
+_IN_FRAME: dict[Form, tuple[str, ...]] = {
+    Form.COLORS: ("resize",),
+    Form.EDGES: ("resize",),
+    Form.CLASSES: ("resize", "classes"),
+    Form.DEPTH: ("resize", "holds", "scale", "far", "invalid"),
+    Form.NORMALS: ("resize", "flip", "invalid"),
+}
+_OF_RECORDS: dict[str, tuple[str, ...]] = {"det": ("classes",), "sam_instance": ("resize",)}
+
+
+class Member(Specialist):
+    """Reads a member of each sample as its label.
+
+    Arrays of maps have the height and width of the upright image: no member is turned by the image's EXIF orientation.
+    """
+
+    name: ClassVar[str] = "member"
+    memory_gb: ClassVar[float] = 0.0
+    batch_size: ClassVar[int] = 64
+
+    label: str = Field(exclude=True)  # type: ignore[misc]  # of an instance here: it makes any label
+    member: str = Field(
+        alias="name",
+        description="The member's name without the key: depth.npy of KEY.depth.npy.",
+    )
+    holds: Literal["depth", "inverse_depth", "relative"] = Field(
+        "depth",
+        description="What grows in a depth map: distance, in any unit, or nearness (disparity); relative: it is the "
+        "label already, 0 nearest to 1 farthest.",
+    )
+    scale: float | None = Field(
+        None,
+        gt=0,
+        description="By which values are multiplied, as 0.001 for millimetres. Unless given 1; for a relative depth in "
+        "integers 1 / the largest of their type.",
+    )
+    far: float | None = Field(
+        None,
+        gt=0,
+        description="Of distances: those beyond it, after `scale`, count as it. A sky at 10,000 m leaves nothing of "
+        "the range to the rest.",
+    )
+    invalid: Literal["set", "fill", "reject"] = Field(
+        "set",
+        description="Pixels without a value (NaN, infinite; a distance of 0 or below; a normal without a direction). "
+        "set: they are farthest, as the sky is, or face the viewer; fill: they are as the nearest pixel that has a "
+        "value, which suits the holes of a sensor; reject: the sample has no label.",
+    )
+    flip: str = Field("", pattern="^x?y?z?$", description="Axes that normals have the other way round.")
+    classes: Given = Field(
+        None,
+        description="What the file calls its classes. Of a class map: the names of its ids in order, or a mapping from "
+        "ids to names; of boxes: a mapping from its names. A name of null stands for no class.",
+    )
+    resize: bool = Field(
+        False, description="Maps of another size than the image, of its aspect, are resized to it, by nearest pixels."
+    )
+
+    @model_validator(mode="after")
+    def _fits_its_label(self) -> Self:
+        kind = members.suffix(self.member)
+        if kind not in members.KINDS:
+            raise ValueError(
+                f"name: nothing reads .{kind} as a label{nearest(kind, members.KINDS)}; a specialist of your own can"
+            )
+        idle = self.model_fields_set - {"label", "member", *self._meant()}
+        if idle:
+            raise ValueError(f"{sorted(idle)[0]}: it has no meaning for {self.label}; leave it out")
+        if self.far is not None and self.holds != "depth":
+            raise ValueError("far: it is of distances; leave it out, or say holds: depth")
+        if self.form is Form.CLASSES:
+            numbers(self.classes, self._names, self._count)
+        elif self.label == "det":
+            renamed(self.classes, self._names)
+        return self
+
+    def _meant(self) -> tuple[str, ...]:
+        """The options that mean something for its label."""
+        return _OF_RECORDS.get(self.label, ()) if self.form is Form.RECORD else _IN_FRAME.get(self.form, ())
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """The names of its label's classes, () if they have none."""
+        return CLASS_NAMES.get(self.label, ())
+
+    @property
+    def _count(self) -> int:
+        return len(self._names) or NO_CLASS
+
+    @property
+    def form(self) -> Form:
+        return LABELS[self.label].form
+
+    @property
+    def in_frame(self) -> bool:
+        """Whether its values have a place in the image, so that the image must be there."""
+        return self.form in _IN_FRAME or self.label == "sam_instance"
+
+    @property
+    def needs_image(self) -> bool:  # type: ignore[override]
+        return self.in_frame
+
+    @property
+    def sees_image(self) -> bool:  # type: ignore[override]
+        return self.in_frame
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.member.lower(),)
+
+    def identity(self) -> dict[str, Any]:
+        identity = super().identity()
+        meant = {name: value for name, value in identity["options"].items() if name in ("member", *self._meant())}
+        return {**identity, "options": meant, "form": str(self.form)}
+
+    def __call__(self, items: Sequence[Item]) -> list[Any | Reject]:
+        """The label of each item in its form, or a Reject that says what is wrong with its member."""
+        return [self._label(item) for item in items]
+
+    def _label(self, item: Item) -> Any | Reject:
+        try:
+            return self._read(item.members[self.member.lower()], item.image)
+        except ValueError as error:
+            return Reject(f"{self.label}: {self.member}: {error}")
+
+    def _read(self, value: Any, image: np.ndarray | None) -> Any:
+        if self.in_frame:
+            assert image is not None, "items without an image are rejected before the call"
+            return self._map(maps.in_frame(value, image.shape[:2], self.resize))
+        match self.label, self.form:
+            case "det", _:
+                return records.boxes(value, renamed(self.classes, self._names), self._names)
+            case "caption", _:
+                return records.text(value)
+            case "metadata", _:
+                return records.numbers(value)
+            case _, Form.RECORD:
+                return records.anything(value)
+        return maps.floats(value, self.form)
+
+    def _map(self, array: np.ndarray) -> Any:
+        match self.form:
+            case Form.DEPTH:
+                return maps.depth(array, self.holds, self.scale, self.far, self.invalid)
+            case Form.NORMALS:
+                return maps.normals(array, self.flip, self.invalid)
+            case Form.CLASSES:
+                return maps.classes(array, numbers(self.classes, self._names, self._count), self._count)
+            case Form.EDGES:
+                return maps.edges(array)
+            case Form.COLORS:
+                return maps.colours(array)
+        return records.instances(array)
