@@ -174,7 +174,7 @@ def _handle_result(ray: Any, pool: Pool[Task], ref: Any, outcome: Outcome[Result
         del pool.in_flight[ref]
         outcome.failures[name] = str(cause) if isinstance(cause, OSError | ValueError) else repr(cause)
         logger.error("task %s failed: %s", name, outcome.failures[name])
-        progress.update(1, failures={name: 1})
+        progress.update(1)
     except ray.exceptions.RayError as error:  # the actor died, or its node, or the result was lost with it
         reason = str(error).strip().splitlines()[-1]
         if "creation task" in str(error):

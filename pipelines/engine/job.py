@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from .settings import Engine
@@ -34,8 +34,8 @@ class Demand:
 class Status:
     """How far a worker is: samples done, and rejects by reason."""
 
-    samples: int = 0
-    rejects: Counter[str] = field(default_factory=Counter)
+    samples: int
+    rejects: Counter[str]
 
 
 class Worker(Protocol[Task_contra, Result_co]):

@@ -38,6 +38,29 @@ def test_nothing_done_yet_promises_no_end() -> None:
     assert "left" not in Progress("label", 10, "shards").line()
 
 
+def test_the_end_promises_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = Progress("label", 10, "shards", start=4)
+    now[0] += 2
+    progress.update(5)
+    assert "1 s left" not in progress.line() and "0 s left" in progress.line()
+    progress.update(1)
+    assert "left" not in progress.line() and "10/10 shards" in progress.line()
+
+
+def test_a_terminal_shows_one_line_that_changes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with Progress("label", 2, "shards") as progress:
+        progress.update(1, notes="x" * 300)
+        line = capsys.readouterr().err
+        assert line.startswith("\r\x1b[2Klabel") and "1/2 shards" in line and line.endswith("x")
+        assert len(line) == len("\r\x1b[2K") + 200  # a longer one would go on below, where nothing clears it
+    assert capsys.readouterr().err.endswith("x\n")
+
+
 def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,6 +33,11 @@ def test_a_pin_keeps_what_an_older_version_made() -> None:
     assert versions.unmakeable([CORRECTED], {"labels/depth": 3}) == ""
 
 
+def test_any_version_that_was_may_be_pinned() -> None:
+    for pinned in (1, 2, 3):
+        versions.check_pins({"labels/depth": pinned, "codecs/vq": 2}, [CORRECTED, CODEC])
+
+
 @pytest.mark.parametrize(
     ("pins", "expected"),
     [

@@ -99,6 +99,13 @@ def test_other_tokenizer_weights_change_only_its_columns(shards: list[str], name
     assert {column for column in before if before[column] != after[column]} == expected
 
 
+def test_labels_say_for_people_what_makes_them(shards: list[str]) -> None:
+    asked = Project(data.recipe("out", shards, labels__keep=["rgb", "canny_edge"])).label_outputs
+    canny = asked["labels/canny_edge"].identity
+    assert asked["labels/rgb"].identity == {"specialist": "source"}
+    assert (canny["specialist"], canny["version"], canny["options"]["low"]) == ("canny", 1, 100.0)
+
+
 def test_columns_need_fitted_tokenizers(shards: list[str]) -> None:
     project = Project(data.recipe("out", shards))
     with pytest.raises(RecipeError, match="run `fourmill fit` first"):

@@ -225,10 +225,12 @@ def test_a_sample_without_an_image_is_a_reject(tmp_path: Path) -> None:
 
 
 def test_images_of_absurd_size_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "s.tar").write_bytes(make_tar([("a.jpg", b"12345")]))
+    (tmp_path / "s.tar").write_bytes(make_tar([("a.jpg", b"12345"), ("b.jpg", b"1234")]))
     monkeypatch.setattr(source, "_MAX_IMAGE_BYTES", 4)
-    with source.open_shard(str(tmp_path / "s.tar"), tmp_path) as shard, pytest.raises(Reject, match="image: 5 bytes"):
-        shard.image(shard.samples[0])
+    with source.open_shard(str(tmp_path / "s.tar"), tmp_path) as shard:
+        with pytest.raises(Reject, match="image: 5 bytes"):
+            shard.image(shard.samples[0])
+        assert shard.image(shard.samples[1]) == b"1234"
 
 
 def test_file_cut_while_open_is_an_error(tmp_path: Path) -> None:
@@ -273,7 +275,7 @@ def one(tmp_path: Path) -> Iterator[Opener]:
         ({"json": b'{"caption": null}'}, None),
         ({"txt": b""}, None),
         ({"jpg": b"x"}, None),
-        ({"txt": b"x" * 100_000}, "x" * 100_000),
+        ({"txt": b"x" * 2**20}, "x" * 2**20),
     ],
 )
 def test_captions(one: Opener, members: dict[str, bytes], expected: str | None) -> None:
@@ -309,6 +311,8 @@ def test_info_is_the_sidecar(one: Opener) -> None:
     assert shard.info(shard.samples[0]) == info
     shard = one(jpg=b"x")
     assert shard.info(shard.samples[0]) == {}
+    shard = one(json=b'{"a": 1}'.ljust(2**24))  # the largest that is read
+    assert shard.info(shard.samples[0]) == {"a": 1}
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,18 @@ def test_every_truncation_keeps_what_is_whole_and_says_so() -> None:
         assert keys[:-1] == torn
 
 
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [
+        (1024, "tar: truncated at byte 1024, the end-of-archive marker is missing"),
+        (1524, "tar: truncated at byte 1524, in a header"),
+    ],
+)
+def test_what_lacks_behind_a_whole_member_is_said(size: int, reason: str) -> None:
+    found = index(make_tar([("0.jpg", b"x"), ("1.jpg", b"x")])[:size])
+    assert [s.key for s in found.samples] == ["0"] and found.rejects == [("", reason)]
+
+
 def test_a_damaged_header_ends_the_shard_with_a_reason() -> None:
     data = bytearray(make_tar([(f"{i}.jpg", b"x") for i in range(3)]))
     data[1024 + 10] ^= 0xFF

@@ -109,13 +109,16 @@ def double(job: Doubling, *numbers: int) -> Outcome[int]:
     return driver.run(job, Doubler, {f"n{number}": number for number in numbers}, "double", "numbers")
 
 
-def test_tasks_of_a_killed_actor_are_done_by_another(ray_cluster: str, tmp_path: Path) -> None:
+def test_tasks_of_a_killed_actor_are_done_by_another(
+    ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     outcome = double(Doubling(str(tmp_path), kills=(2,)), 1, 2, 3, 13)
     assert outcome.results == {"n1": 2, "n2": 4, "n3": 6}
     assert outcome.failures == {"n13": "13 is not doubled"}  # a task that raises fails alone, and is not tried again
     assert (runs(tmp_path, 2), runs(tmp_path, 13)) == (2, 1)
     assert len(list(tmp_path.glob("fetched-*"))) == 1
     assert 0 < outcome.ready_seconds <= outcome.seconds
+    assert "4/4 numbers" in capsys.readouterr().err.splitlines()[-1]  # what failed is done, too
 
 
 def test_a_task_that_always_kills_is_given_up(ray_cluster: str, tmp_path: Path) -> None:

@@ -30,3 +30,4 @@ def test_too_large_actors_are_explained() -> None:
     assert "asks for 9 CPUs, 0 GPUs and 1.5 GiB" in text
     assert "no node of the cluster has more than 8 CPUs, 1 GPUs and 64.0 GiB" in text
     assert text.endswith("or wait")
+    assert "more than 3 CPUs, 0 GPUs" in no_place(NODES[1:], Demand(1.0, 1.0, 0), "wait")

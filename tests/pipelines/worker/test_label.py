@@ -1,0 +1,129 @@
+"""The labels of a batch: what is refused, what a sample lacks, and what is not made again."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from fourmill.pipelines.reject import Reject
+from fourmill.pipelines.specialists.base import ImageItem, Item, Specialist
+from fourmill.pipelines.worker.label import call, checked, label
+from fourmill.pipelines.worker.sample import LabelledSample
+
+IMAGE = np.zeros((4, 6, 3), np.uint8)
+GREY = np.zeros((4, 6), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("canny_edge", GREY, ""),
+        ("canny_edge", IMAGE, ""),
+        ("canny_edge", None, "the specialist returned nothing"),
+        ("canny_edge", [[0]], "empty label"),
+        ("canny_edge", GREY[:0], "empty label"),
+        ("canny_edge", GREY.astype(np.float32), r"float32 \(4, 6\), expected uint8"),
+        ("canny_edge", GREY[0], r"uint8 \(6,\), expected uint8"),
+        ("canny_edge", GREY[None, None], "expected uint8"),
+        ("canny_edge", GREY[:, :5], r"\(4, 5\), expected the image's frame, \(4, 6\)"),
+        ("canny_edge", GREY[:3], r"\(3, 6\), expected the image's frame"),
+        ("depth", np.ones((2, 3), np.float16), ""),  # arrays have frames of their own
+        ("depth", np.ones(7, np.int64), ""),
+        ("depth", np.full((2, 200), 6e4, np.float16), ""),  # whose sum is no float16
+        ("depth", np.array([0.0, np.nan]), "NaN or infinite values"),
+        ("depth", np.array([0.0, -np.inf], np.float16), "NaN or infinite values"),
+        ("depth", "far", "empty label"),
+        ("det", [], ""),
+        ("det", {"a": 1.5}, ""),
+        ("det", [float("inf")], "not JSON"),
+        ("det", GREY, "not JSON"),
+    ],
+)  # fmt: skip
+def test_a_label_is_what_its_storage_holds(name: str, value: Any, reason: str) -> None:
+    found = checked(name, value, IMAGE)
+    if reason:
+        assert isinstance(found, Reject)
+        with pytest.raises(Reject, match=f"^{name}: .*{reason}"):
+            raise found
+    else:
+        assert found is value
+
+
+def test_a_picture_without_an_image_has_any_frame() -> None:
+    assert not isinstance(checked("canny_edge", GREY[:3], None), Reject)
+
+
+class Length(Specialist):
+    """The length of the caption; it refuses empty ones, breaks at "break", and notes the batches that it sees."""
+
+    label: ClassVar[str] = "det"
+    needs: ClassVar[tuple[str, ...]] = ("caption",)
+    needs_image: ClassVar[bool] = False
+    batch_size: ClassVar[int] = 2
+    seen: ClassVar[list[list[str]]] = []
+
+    def __call__(self, items: Sequence[Item]) -> list[Any]:
+        texts = [item.labels["caption"] for item in items]
+        self.seen.append(texts)
+        if "break" in texts:
+            raise RuntimeError("no such word")
+        return [len(text) or Reject("det: no words") for text in texts]
+
+
+def sample(key: str, **labels: Any) -> LabelledSample:
+    return LabelledSample(Item(key, None, None, labels=labels))
+
+
+def test_a_batch_that_fails_is_tried_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Length, "seen", [])
+    texts = ["a", "bb", "break", "ccc", "dddd"]
+    first, second, broken, third, last = call(Length(), [sample(text, caption=text).item for text in texts])
+    assert (first, second, third, last) == (1, 2, 3, 4)
+    assert isinstance(broken, Reject) and broken.reason == "det: RuntimeError: no such word"
+    assert Length.seen == [["a", "bb"], ["break", "ccc"], ["break"], ["ccc"], ["dddd"]]
+
+
+def test_what_a_sample_lacks_is_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Length, "seen", [])
+    good, empty, lost, bare = sample("a", caption="text"), sample("b", caption=""), sample("c"), sample("d")
+    lost.reasons["caption"] = "caption: not UTF-8"
+    seconds: defaultdict[str, float] = defaultdict(float)
+    label([good, empty, lost, bare], {"det": Length()}, {"det"}, {}, seconds)
+    assert good.item.labels["det"] == 4 and Length.seen == [["text", ""]]
+    assert [one.reasons.get("det") for one in (good, empty, lost, bare)] == [
+        None,
+        "det: no words",
+        "det: needs caption, which is missing (caption: not UTF-8)",
+        "det: needs caption, which is missing (none)",
+    ]
+    assert list(seconds) == ["labels/det"] and seconds["labels/det"] > 0
+
+
+class Seeing(Length):
+    needs: ClassVar[tuple[str, ...]] = ()
+    needs_image: ClassVar[bool] = True
+
+    def __call__(self, items: Sequence[Any]) -> list[Any]:
+        return [item.image.shape[0] for item in items]
+
+
+def test_what_needs_an_image_never_sees_a_sample_without_one() -> None:
+    seen, bare, broken = LabelledSample(ImageItem("a", IMAGE, None)), sample("b"), sample("c")
+    broken.reasons["rgb"] = "image: 0 bytes"
+    label([seen, bare, broken], {"det": Seeing()}, {"det"}, {}, defaultdict(float))
+    assert seen.item.labels["det"] == 4 and seen.item.labels["rgb"] is IMAGE
+    assert (bare.reasons["det"], broken.reasons["det"]) == ("image: there is none", "image: 0 bytes")
+    assert (seen.size, bare.size) == ((6, 4), (0, 0))
+
+
+def test_stored_and_unneeded_labels_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Length, "seen", [])
+    batch = [sample("a", caption="text"), sample("b", caption="text"), sample("c", caption="text")]
+    label(batch, {"det": Length()}, {"det"}, {"det": {"a": "[7]", "b": Reject("det: was dark")}}, defaultdict(float))
+    label(batch, {"det": Length()}, {"caption"}, {}, defaultdict(float))
+    assert batch[0].item.labels["det"] == [7] and not Length.seen
+    assert [one.reasons.get("det") for one in batch] == [None, "det: was dark", "det: no value is stored"]
