@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from fourmill.model.config import SIZES, FourMConfig
 from fourmill.model.embeddings import RGB_MEAN, RGB_STD
 from fourmill.model.fourm import FourM, weigh
 from fourmill.model.initialize import STD
-from fourmill.model.prepare import group_targets
+from fourmill.model.prepare import check_batch, group_targets
 
 SPECS = (ModalitySpec("tok_rgb", Kind.GRID, 4, 16),)
 Batches = Callable[..., PackedBatch]
@@ -195,6 +196,10 @@ def test_pixels_are_normalized_with_imagenet_statistics(model: FourM) -> None:
     ("name", "value", "message"),
     [
         ("input_ids", 10**6, r"input token 0 of sample 'sample1': id 1000000 of modality 'tok_rgb'"),
+        ("input_ids", 30, "input token 0 .* id 30 of modality 'tok_rgb'"),
+        ("input_ids", -1, "input token 0 .* id -1 of modality 'tok_rgb'"),
+        ("input_pos", -2, "position -2 of modality 'tok_rgb'"),
+        ("target_ids", -1, "target token 0 .* id -1"),
         ("target_ids", 30, "target token 0 of sample 'sample1': id 30"),
         ("query_ids", -2, "query token 0 .* id -2"),
         ("input_pos", 9, "position 9 of modality 'tok_rgb'"),
@@ -215,6 +220,14 @@ def test_numbers_out_of_range_are_refused(
     getattr(batch, name)[1, 0] = value
     with pytest.raises(ValueError, match=message):
         model(batch)
+
+
+@pytest.mark.parametrize(("number", "fits"), [(8, True), (9, False)])
+def test_pixels_are_numbered_by_their_values(model: FourM, random_batch: Batches, number: int, fits: bool) -> None:
+    batch = random_batch(model.config, seed=13)
+    batch.input_mod[1, 0], batch.input_ids[1, 0], batch.input_pos[1, 0] = 0, number, 8
+    with nullcontext() if fits else pytest.raises(ValueError, match="id 9 of modality 'rgb'"):
+        check_batch(model.config, batch)
 
 
 def test_initial_weights(config: FourMConfig) -> None:
