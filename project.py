@@ -7,7 +7,7 @@ no shard is listed twice, no specialist built twice and no record read twice.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ from .train.tokenizers import adopt
 if TYPE_CHECKING:
     from .pipelines.worker.job import Job
     from .train.data.blend import Dataset
+    from .train.downstream.evaluation.job import EvaluateJob
     from .train.downstream.generation_job import GenerateJob
     from .train.pretrain.job import TrainJob
     from .train.tokenizers.fit import FitJob
@@ -86,7 +87,7 @@ class Project:
 
     def _drop(self) -> None:
         self.inventory.look_again()
-        for name in ("fitted", "token_outputs", "columns_plan", "columns", "train_job", "generate_job"):
+        for name in ("fitted", "token_outputs", "columns_plan", "columns", "train_job", "generate_job", "evaluate_job"):
             self.__dict__.pop(name, None)
 
     # What is asked for.
@@ -378,6 +379,23 @@ class Project:
     def generated_record(self) -> ledger.Record | None:
         """The record of the finished generations, None if they are not made as the recipe asks."""
         return ledger.read(self.root, f"generated/{self.recipe.train.name}", self.generate_job.fingerprint)
+
+    @cached_property
+    def evaluate_job(self) -> EvaluateJob:
+        """The evaluation that the recipe asks for. RecipeError as of `train_job`, and without validation samples."""
+        from .train.downstream.evaluation.job import EvaluateJob
+        from .train.downstream.settings import Generate
+
+        settings, generation = self.recipe.evaluate, self.generate_job
+        if not sum(shard.rows for shard in generation.splits["val"]):
+            raise RecipeError("evaluate: the recipe has no validation samples; name their shards in samples.val")
+        asked = Generate(
+            samples=settings.samples,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            precision=settings.precision,
+        )
+        return EvaluateJob(settings, replace(generation, settings=asked))
 
 
 def columns_of(root: str) -> Columns:

@@ -24,6 +24,7 @@ from .pipelines.engine.settings import Engine
 from .pipelines.settings import Images, Labels, Samples
 from .tokenize import settings as tokenizer_settings
 from .tokenize.settings import Tokenizers, TokenizerSettings
+from .train.downstream.evaluation.settings import Evaluate
 from .train.downstream.settings import Chain, ChainStep, Generate
 from .train.settings import Mixture, Train, alpha_of
 from .train.tokenizers.settings import Fit
@@ -47,6 +48,7 @@ class Recipe(Section):
     fit: Fit = Fit()
     train: Train = Train()
     generate: Generate = Generate()
+    evaluate: Evaluate = Evaluate()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
@@ -162,6 +164,8 @@ def _check(recipe: Recipe) -> None:
         _check_mixture(recipe, mixture)
     for chain in recipe.generate.chains:
         _check_chain(recipe, chain)
+    for name in (name for names in recipe.evaluate.combinations for name in names):
+        _chosen("evaluate.combinations", name, recipe.modalities)
 
 
 def _spec(recipe: Recipe, name: str) -> registry.ModalitySpec:

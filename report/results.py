@@ -23,6 +23,7 @@ from ..train.downstream.generation_job import GenerateJob
 from ..train.downstream.settings import Chain
 from ..train.pretrain.job import TrainJob
 from .draw.labels import METADATA_FIELDS
+from .evaluation import tables
 from .html.chart import Series
 from .html.gallery import GallerySample, TokenView, how_to_keep
 from .html.report import (
@@ -83,6 +84,7 @@ def collect(
         "generations": _generations(collector, plan, generation) if generation is not None else (),
         "generation_note": "The samples are the first of the shards, in their order; none was chosen. "
         "They are validation samples where nothing else is said.",
+        "evaluations": tables(recipe.root, f"{recipe.train.name}/{run.fingerprint}"),
         "rejects": _rejects(plan),
         "photos": credits([*pictures, *shown_samples, *drawn]),
     }

@@ -122,6 +122,25 @@ class GenerationGrid:
 
 
 @dataclass(frozen=True)
+class ResultCell:
+    """A number of an evaluation, what stands below it, and how dark its ground is, 0 to 1."""
+
+    value: str
+    note: str = ""
+    shade: float = 0.0
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """Results of an evaluation: a title, what was measured, the names of columns, and rows with a name each."""
+
+    title: str
+    note: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[ResultCell]]]
+
+
+@dataclass(frozen=True)
 class RejectCount:
     """A reason and how often it occurred, with one key to look at."""
 
@@ -160,6 +179,7 @@ class ReportData:
     validation_note: str = "Validation is on photos that training has not seen."
     generation_note: str = ""
     generations: Sequence[GenerationGrid] = ()
+    evaluations: Sequence[ResultTable] = ()
     rejects: Sequence[RejectCount] = ()
     caveats: Sequence[str] = ()
     commands: Sequence[Command] = ()
@@ -216,6 +236,7 @@ def render_report(data: ReportData) -> str:
         ("tokenizers", "Tokenizers", data.tokenizers),
         ("training", "Training", data.curves or data.training_facts),
         ("generation", "Generation", data.generations),
+        ("evaluation", "Evaluation", data.evaluations),
         ("rejects", "Rejects", data.rejects),
         ("caveats", "What to keep in mind", data.caveats),
         ("next", "What to try next", data.commands),

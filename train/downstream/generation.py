@@ -25,9 +25,9 @@ from ...model.generation.known import SpecialIds
 from ...tokenize import codecs, store
 from ...tokenize.labels import encode_cell
 from ..cpu_memory import keep_freed_memory
-from ..data.samples import decode_patches
 from .ensemble import average
 from .generation_job import GenerateJob
+from .samples import read
 from .settings import Chain, ChainStep
 
 KEPT_MEMORY = 2**29  # bytes of freed memory that the process keeps: the activations of a step, on a CPU
@@ -111,39 +111,11 @@ def conditions(
     ValueError if there is none.
     """
     specs = {spec.name: spec for spec in job.specs}
-    chosen: list[tuple[str, str, int]] = []
-    given: dict[str, list[Any]] = {name: [] for name in inputs}
-    for shard in job.splits.get(split) or job.splits["train"]:
-        readers = {
-            name: store.ColumnReader(storage.join(job.root, "tokens", name, f"{shard.name}.parquet")) for name in inputs
-        }
-        groups = next(iter(readers.values())).row_group_sizes()
-        # Row group by row group: a few samples are wanted, and the first group has 1,000.
-        for group, first in enumerate(np.cumsum([0, *groups])[:-1].tolist()):
-            columns = {name: reader.read([group]) for name, reader in readers.items()}
-            whole = np.logical_and.reduce([column.valid for column in columns.values()])
-            for row in np.flatnonzero(whole).tolist():
-                chosen.append((shard.name, columns[inputs[0]].keys[row].as_py(), first + row))
-                for name, column in columns.items():
-                    given[name].append(_condition(specs[name], column.crop(row, 0)))
-                if len(chosen) == job.settings.samples:
-                    return chosen, _stacked(specs, given)
-    if not chosen:
+    shards = job.splits.get(split) or job.splits["train"]
+    found = read(job.root, [specs[name] for name in inputs], shards, job.settings.samples, inputs)
+    if not found.places:
         raise ValueError(f"generate: no sample has all of {', '.join(inputs)}; see `fourmill status`")
-    return chosen, _stacked(specs, given)
-
-
-def _stacked(specs: dict[str, ModalitySpec], given: dict[str, list[Any]]) -> dict[str, Any]:
-    dense = (Kind.GRID, Kind.PIXELS)
-    return {name: np.stack(values) if specs[name].kind in dense else values for name, values in given.items()}
-
-
-def _condition(spec: ModalitySpec, tokens: np.ndarray) -> Any:
-    if spec.kind is Kind.PIXELS:
-        return decode_patches(tokens, spec)
-    if spec.kind is Kind.EMBEDDING:
-        return tokens
-    return tokens.astype(np.int64).tolist() if spec.kind is Kind.SEQUENCE else tokens.astype(np.int64)
+    return found.places, found.given(inputs)
 
 
 def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, bytes]:

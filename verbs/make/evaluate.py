@@ -1,8 +1,9 @@
-"""`fourmill evaluate --tokenizers`: how well each tokenizer reconstructs validation crops, measured in this process."""
+"""`fourmill evaluate`: what the trained model knows of validation samples; or, `--tokenizers`, what tokenizers lose."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import time
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,13 @@ if TYPE_CHECKING:
     from ...project import Project
 
 ORDER = 120
-HELP = "measure what tokenizers lose"
-EXAMPLES = ("fourmill evaluate recipe.yaml --tokenizers",)
+HELP = "measure the trained model on validation samples, or what tokenizers lose"
+EXAMPLES = (
+    "fourmill evaluate recipe.yaml",
+    "fourmill evaluate recipe.yaml --set evaluate.samples=1000",
+    "fourmill evaluate recipe.yaml --tokenizers",
+)
+PACKAGES = ("matplotlib",)  # of the extra `evaluate`
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +31,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    if not args.tokenizers:
-        raise ValueError("say what is measured: fourmill evaluate RECIPE --tokenizers")
-    return show([evaluate_tokenizers(arguments.load_project(args))])
+    project = arguments.load_project(args)
+    return show([evaluate_tokenizers(project) if args.tokenizers else make(project)])
+
+
+def make(project: Project) -> Summary:
+    """Measure the trained model and write ROOT/reports. RecipeError if it is not trained or nothing is there."""
+    from ...recipe import RecipeError
+
+    start, summary = time.monotonic(), Summary("evaluate")
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        raise RecipeError(f"evaluate needs {', '.join(missing)}: pip install 'fourmill[evaluate]'")
+    job = project.evaluate_job
+    if project.run_record() is None:
+        raise RecipeError("the model of this recipe is not trained; run `fourmill train` first")
+    from ...infra import storage
+    from ...report.draw.heat import heat_map
+    from ...train.downstream.evaluation import evaluate, matrix_files, tables
+
+    matrix = evaluate.likelihoods(job)
+    files = matrix_files.files(matrix) | {f"{tables.LIKELIHOODS}.png": heat_map(matrix)}
+    for name, data in files.items():
+        storage.put(storage.join(project.root, tables.FOLDER, name), data)
+    summary.made, summary.samples = len(matrix.cells), matrix.samples
+    summary.notes.append(storage.join(project.root, tables.FOLDER, f"{tables.LIKELIHOODS}.md"))
+    summary.seconds = time.monotonic() - start
+    return summary
 
 
 def evaluate_tokenizers(project: Project) -> Summary:
@@ -47,16 +76,16 @@ def evaluate_tokenizers(project: Project) -> Summary:
     if measured:
         import torch
 
-        from ...train.downstream import evaluate
+        from ...train.downstream.evaluation import tables, tokenizers
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         job = project.fit_job(measured)
         with Progress("evaluate", len(measured), "tokenizers") as progress:
-            rows, lacking = evaluate.evaluate(job, device, _Board(progress))
+            rows, lacking = tokenizers.evaluate(job, device, _Board(progress))
         summary.missing |= {f"tokenizers/{name}": why for name, why in lacking.items()}
         summary.made, summary.samples = len(rows), sum(row.samples for row in rows)
-        summary.notes = [evaluate.line(row) for row in rows]
-        summary.notes.append(storage.join(project.root, evaluate.FOLDER, f"{evaluate.NAME}.md"))
+        summary.notes = [tokenizers.line(row) for row in rows]
+        summary.notes.append(storage.join(project.root, tables.FOLDER, f"{tokenizers.NAME}.md"))
     summary.seconds = time.monotonic() - start
     return summary
 

@@ -55,6 +55,9 @@ def full(sample: GallerySample, attack: str) -> ReportData:
         curves=[report.Curve(attack, Series("train", [0, 1], [6.0, 2.5]), Series("validation", [1], [3.25]), 6.931)],
         training_facts=[report.Fact("budget", "64 tokens")],
         generations=[grid],
+        evaluations=[
+            report.ResultTable(attack, attack, [attack], [(attack, [report.ResultCell(attack, attack, 0.5)])])
+        ],
         rejects=[report.RejectCount("labels/det", attack, 3, attack)],
         caveats=[attack],
         commands=[report.Command("fourmill view demo", attack)],
@@ -64,7 +67,8 @@ def full(sample: GallerySample, attack: str) -> ReportData:
 def test_every_section_is_there_with_its_numbers(sample: GallerySample, attack: str) -> None:
     html = render_report(full(sample, attack))
     anchors = re.findall(r'<a href="#(\w+)">', html)
-    assert anchors == ["corpus", "labels", "tokenizers", "training", "generation", "rejects", "caveats", "next"]
+    others = ["rejects", "caveats", "next"]
+    assert anchors == ["corpus", "labels", "tokenizers", "training", "generation", "evaluation", *others]
     assert re.findall(r'<section id="(\w+)"', html) == anchors
     for text in (
         "2 min 00 s",

@@ -6,9 +6,6 @@ unit of its label, use of its codebook, speed of encoder and decoder here, and w
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -18,16 +15,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ...infra import storage
-from ...modalities import TOKENIZERS, Form
-from ...tokenize import codecs, inputs
-from ..tokenizers import losses
-from ..tokenizers.examples import Board, resized
-from ..tokenizers.fit import FitJob, fill, groups
-from ..tokenizers.quality import quality, reconstruct
-from ..workers import FINAL
+from ....infra import storage
+from ....modalities import TOKENIZERS, Form
+from ....tokenize import codecs, inputs
+from ...tokenizers import losses
+from ...tokenizers.examples import Board, resized
+from ...tokenizers.fit import FitJob, fill, groups
+from ...tokenizers.quality import quality, reconstruct
+from ...workers import FINAL
+from . import tables
 
-FOLDER, NAME = "reports", "tokenizers"
+NAME = "tokenizers"
 _CODEBOOK = ("codes_used", "perplexity", "tokens", "samples")
 _SPEED_SAMPLES = 64  # examples in the batch whose speed is measured
 
@@ -137,9 +135,9 @@ def _seconds(call: Callable[[], Any], device: str) -> float:
 
 def write(root: str, rows: list[Evaluation]) -> None:
     """The table as JSON, Markdown and CSV."""
-    folder = storage.join(root, FOLDER)
+    folder = storage.join(root, tables.FOLDER)
     for suffix, text in {
-        "json": json.dumps([asdict(row) for row in rows], indent=1) + "\n", "md": markdown(rows), "csv": _csv(rows),
+        "json": tables.as_json([asdict(row) for row in rows]), "md": markdown(rows), "csv": _csv(rows),
     }.items():  # fmt: skip
         storage.put(storage.join(folder, f"{NAME}.{suffix}"), text.encode())
 
@@ -169,19 +167,18 @@ def _cells(row: Evaluation) -> dict[str, str]:
 def markdown(rows: list[Evaluation]) -> str:
     """The table for people."""
     table = [_cells(row) for row in rows]
-    if not table:
-        return "No tokenizer is fitted.\n"
-    lines = [list(table[0]), ["---"] * len(table[0]), *([*cells.values()] for cells in table)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return (
+        tables.markdown(list(table[0]), [[*cells.values()] for cells in table])
+        if table
+        else "No tokenizer is fitted.\n"
+    )
 
 
 def _csv(rows: list[Evaluation]) -> str:
     """One line for each measure, so that columns have one unit each."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("tokenizer", "measure", "value"))
+    lines = []
     for row in rows:
         fields = asdict(row)
         plain = {name: value for name, value in fields.items() if name not in ("tokenizer", "measures")}
-        writer.writerows((row.tokenizer, name, value) for name, value in (plain | row.measures).items())
-    return stream.getvalue()
+        lines += [(row.tokenizer, name, value) for name, value in (plain | row.measures).items()]
+    return tables.comma_separated(("tokenizer", "measure", "value"), lines)

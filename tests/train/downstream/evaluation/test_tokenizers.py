@@ -14,7 +14,7 @@ from fourmill_tests import data
 from fourmill.infra import ledger
 from fourmill.project import Project
 from fourmill.recipe import Recipe
-from fourmill.train.downstream import evaluate
+from fourmill.train.downstream.evaluation import tokenizers
 from fourmill.verbs.make import evaluate as evaluate_verb
 from fourmill.verbs.summary import show
 
@@ -58,12 +58,12 @@ def test_what_is_not_fitted_is_missing(fitted: Recipe) -> None:
 
 
 def test_one_failed_tokenizer_keeps_the_table(fitted: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill = evaluate.fill
+    fill = tokenizers.fill
 
     def without_rgb(*args: Any, **options: Any) -> Any:
         return {name: rows for name, rows in fill(*args, **options).items() if name != "tok_rgb"}
 
-    monkeypatch.setattr(evaluate, "fill", without_rgb)
+    monkeypatch.setattr(tokenizers, "fill", without_rgb)
     summary = evaluate_verb.evaluate_tokenizers(Project(fitted))
     assert summary.missing == {"tokenizers/tok_rgb": "no sample has the label rgb"} and summary.made == 1
     assert show([summary]) == 1
