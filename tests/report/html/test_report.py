@@ -55,9 +55,7 @@ def full(sample: GallerySample, attack: str) -> ReportData:
         curves=[report.Curve(attack, Series("train", [0, 1], [6.0, 2.5]), Series("validation", [1], [3.25]), 6.931)],
         training_facts=[report.Fact("budget", "64 tokens")],
         generations=[grid],
-        evaluations=[
-            report.ResultTable(attack, attack, [attack], [(attack, [report.ResultCell(attack, attack, 0.5)])])
-        ],
+        evaluations=[report.ResultTable(attack, attack, ["a"], [(attack, [report.ResultCell(attack, attack, 0.5)])])],
         rejects=[report.RejectCount("labels/det", attack, 3, attack)],
         caveats=[attack],
         commands=[report.Command("fourmill view demo", attack)],
