@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -171,7 +171,22 @@ COCO_PANOPTIC_CLASSES: tuple[str, ...] = (
     ).split(","),
 )
 NO_CLASS = 255  # of a pixel in a class map that belongs to none
-CLASS_NAMES = {"det": COCO_CLASSES, "semseg": COCO_PANOPTIC_CLASSES}  # of the labels whose classes have names
+CLASS_NAMES = {"det": COCO_CLASSES, "semseg": COCO_PANOPTIC_CLASSES}  # of labels, unless the recipe says others
+
+
+def plain_class(name: str) -> str:
+    """A class's name as it is also written: COCO's without "-merged", "-other", "-stuff" and hyphens; no case."""
+    words = name.lower().replace("-", " ").replace("_", " ").split()
+    return " ".join(word for word in words if word not in ("merged", "other", "stuff"))
+
+
+def class_names(label: str, lists: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The names of a label's classes by id, () if they have none.
+
+    Args:
+        lists: those of the recipe, by label (tokenize/class_lists.py).
+    """
+    return lists.get(label) or CLASS_NAMES.get(label, ())
 
 
 def _label(name: str, storage: Storage, form: Form, specialist: str, summary: str) -> tuple[str, Label]:

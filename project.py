@@ -29,6 +29,7 @@ from .pipelines.specialists.pretrained import digest
 from .recipe import Recipe, parse
 from .tokenize import codecs
 from .tokenize import settings as tokenizer_settings
+from .tokenize.class_lists import BOXES
 from .tokenize.codecs import Options
 from .train import settings as train_settings
 from .train.tokenizers import adopt
@@ -59,7 +60,10 @@ class Project:
         self.recipe = _with_finished_tokenizers(absolute)
         # What is wrong with the recipe is said now, before any process starts.
         storage.check_folder(self.root)
-        self.specialists: dict[str, Specialist] = registry.build(recipe.modalities, recipe.labels, recipe.modules)
+        self.classes = recipe.class_lists
+        self.specialists: dict[str, Specialist] = registry.build(
+            recipe.modalities, recipe.labels, recipe.modules, self.classes
+        )
         self.shards: Shards = plans.list_shards(recipe.samples)
         self.inventory = Inventory(self.root, self.shards)
         try:
@@ -94,12 +98,12 @@ class Project:
 
     @cached_property
     def label_prints(self) -> LabelPrints:
-        return outputs.label_prints(self.recipe.images, self.specialists)
+        return outputs.label_prints(self.recipe.images, self.specialists, self.classes)
 
     @cached_property
     def label_outputs(self) -> dict[str, Output]:
         """The kept labels, and with them the record of each shard's samples."""
-        return outputs.label_outputs(self.recipe.labels.keep, self.specialists, self.label_prints)
+        return outputs.label_outputs(self.recipe.labels.keep, self.specialists, self.label_prints, self.classes)
 
     @cached_property
     def stored_labels(self) -> dict[str, Output]:
@@ -128,7 +132,8 @@ class Project:
         first = tokenizer_settings.FIRST_FIT_VERSION
         prints = {}
         if recipe.has_text:
-            prints[TEXT] = fingerprint("fit", first, hashed(recipe.tokenizers.text))
+            words = [list(self.classes[BOXES])] if BOXES in self.classes else []
+            prints[TEXT] = fingerprint("fit", first, hashed(recipe.tokenizers.text), *words)
         for name in recipe.tokenizers_needed:
             entry, settings = TOKENIZERS[name], recipe.tokenizer(name)
             values = hashed(settings, tokenizer_settings.OPERATIONS)
@@ -217,7 +222,7 @@ class Project:
                 raise RecipeError(why)
         recipe, scratch = self.recipe, source.scratch_folder()
         options, modules = self.codec_options(), tuple(recipe.modules)
-        return Job(self.root, scratch, recipe.images, options, recipe.engine, specialists, asked, modules)
+        return Job(self.root, scratch, recipe.images, options, recipe.engine, specialists, asked, modules, self.classes)
 
     def fit_job(self, names: list[str]) -> FitJob:
         """The fits of these tokenizers. RecipeError if no training shard can be read."""
@@ -253,6 +258,7 @@ class Project:
             train=train,
             val=data("val"),
             share=recipe.fit.share,
+            classes=self.classes,
         )
 
     def check_training(self) -> None:
@@ -410,7 +416,7 @@ def columns_of(root: str) -> Columns:
 
 def _with_finished_tokenizers(recipe: Recipe) -> Recipe:
     """The recipe with the sizes of the finished tokenizers that it names, and their paths absolute."""
-    each = adopt.resolve(recipe.tokenizers, recipe.tokenizers_needed, recipe.images.size)
+    each = adopt.resolve(recipe.tokenizers, recipe.tokenizers_needed, recipe.images.size, recipe.class_lists)
     if each == recipe.tokenizers.each:
         return recipe
     data = recipe.model_dump(mode="json")

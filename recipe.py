@@ -22,6 +22,7 @@ from .infra.fields import Section
 from .modalities import LABELS, MODALITIES, TEXT, TOKENIZERS, Form, Kind, ModalitySpec
 from .pipelines.engine.settings import Engine
 from .pipelines.settings import Images, Labels, Samples
+from .tokenize import class_lists
 from .tokenize import settings as tokenizer_settings
 from .tokenize.settings import Tokenizers, TokenizerSettings
 from .train.downstream.evaluation.settings import Evaluate
@@ -43,6 +44,7 @@ class Recipe(Section):
     images: Images = Images()
     modalities: list[str] = ["rgb", "tok_rgb", "tok_canny_edge", "color_palette", "metadata", "caption", "det"]
     labels: Labels = Labels()
+    classes: dict[str, list[str] | str] = {}  # by label, the names of its ids in order; COCO's unless given
     tokenizers: Tokenizers = Tokenizers()
     engine: Engine = Engine()
     fit: Fit = Fit()
@@ -54,6 +56,11 @@ class Recipe(Section):
     def _fits_together(self) -> Recipe:
         _check(self)
         return self
+
+    @property
+    def class_lists(self) -> dict[str, tuple[str, ...]]:
+        """Its own lists of classes, by label: those that are not the label's anyway."""
+        return class_lists.resolve(self.classes)
 
     @property
     def tokenizers_needed(self) -> list[str]:
@@ -152,6 +159,7 @@ def _check(recipe: Recipe) -> None:
         raise ValueError("modalities: a name stands twice")
     for name in [*recipe.labels.keep, *recipe.labels.specialists]:
         _known("labels", name, LABELS)
+    class_lists.resolve(recipe.classes)
     for name in recipe.tokenizers.each:
         _known("tokenizers.each", name, TOKENIZERS)
     for name in recipe.modalities:

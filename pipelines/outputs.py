@@ -83,8 +83,14 @@ class LabelPrints:
     parts: dict[str, tuple[Part, ...]]
 
 
-def label_prints(images: Images, specialists: Mapping[str, Specialist]) -> LabelPrints:
-    """Fingerprints of every label of the specialists, and of the image itself ("rgb")."""
+def label_prints(
+    images: Images, specialists: Mapping[str, Specialist], classes: Mapping[str, Sequence[str]] | None = None
+) -> LabelPrints:
+    """Fingerprints of every label of the specialists, and of the image itself ("rgb").
+
+    Args:
+        classes: the recipe's own lists of classes, by label; a label that has one is another label.
+    """
     image = fingerprint("source", source.VERSION, images.max_pixels)
     text = fingerprint("source", source.VERSION)
     prints = LabelPrints({"rgb": image}, {"rgb": image}, {"rgb": ()})
@@ -95,6 +101,8 @@ def label_prints(images: Images, specialists: Mapping[str, Specialist]) -> Label
             hashed = specialist.fingerprint_parts()
             if not specialist.is_registered():  # ours changed no version without its first one being kept here
                 hashed |= {"version": version}
+            if classes and label in classes:
+                hashed |= {"classes": list(classes[label])}
             table[label] = fingerprint(reads, hashed, {need: table[need] for need in needs})
         part = specialist.part()
         parts = [part, *(p for need in needs for p in prints.parts[need])]
@@ -102,11 +110,22 @@ def label_prints(images: Images, specialists: Mapping[str, Specialist]) -> Label
     return prints
 
 
-def label_outputs(keep: Sequence[str], specialists: Mapping[str, Specialist], prints: LabelPrints) -> dict[str, Output]:
-    """The kept labels, and with them the record of each shard's samples."""
+def label_outputs(
+    keep: Sequence[str],
+    specialists: Mapping[str, Specialist],
+    prints: LabelPrints,
+    classes: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Output]:
+    """The kept labels, and with them the record of each shard's samples.
+
+    Args:
+        classes: as in `label_prints`; records name them.
+    """
     outputs = {SAMPLES: Output(SAMPLES, "", fingerprint("samples", source.VERSION))}
     for label in keep:
         identity = specialists[label].identity() if label in specialists else {"specialist": registry.SOURCE}
+        if classes and label in classes:
+            identity |= {"classes": list(classes[label])}
         name = f"labels/{label}"
         outputs[name] = Output(
             name,

@@ -86,6 +86,7 @@ def collect(
         "They are validation samples where nothing else is said.",
         "evaluations": tables(recipe.root, f"{recipe.train.name}/{run.fingerprint}"),
         "rejects": _rejects(plan),
+        "classes": collector.classes,
         "photos": credits([*pictures, *shown_samples, *drawn]),
     }
     if not plan.splits["val"]:

@@ -74,6 +74,7 @@ class Collector:
     labels: that specialists make; each is shown where it is kept.
     columns: the token outputs to show, by name ("tokens/tok_rgb").
     records: ledger records by (output, shard): what is stored, and the reasons of rejects.
+    classes: the recipe's own lists of classes, by label.
     """
 
     root: str
@@ -82,6 +83,7 @@ class Collector:
     labels: tuple[str, ...]
     columns: dict[str, Output]
     records: Mapping[tuple[str, str], ledger.Record]
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     _codecs: dict[str, Codec] = field(default_factory=dict)
 
     def codec(self, output: Output) -> Codec:
@@ -108,7 +110,7 @@ class Collector:
     def _from_source(self, task: ShardTask, rows: Sequence[int]) -> list[GallerySample]:
         with source.open_shard(task.url, source.scratch_folder()) as shard:
             samples = [read_sample(shard, shard.samples[row], self.images.max_pixels) for row in rows]
-        return [replace(sample, shard=task.shard, rejects={}) for sample in samples]
+        return [replace(sample, shard=task.shard, rejects={}, classes=self.classes) for sample in samples]
 
     def _of_shard(self, task: ShardTask, rows: Sequence[int]) -> list[GallerySample]:
         samples = self._from_source(task, rows)

@@ -22,7 +22,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from ..modalities import MODALITIES, Kind
+from ..modalities import LABELS, MODALITIES, Form, Kind
 from .draw import labels as draw
 from .html.gallery import GallerySample, TokenView, label_title
 
@@ -30,6 +30,7 @@ HALF_BLOCK = "\u2580"  # the upper half in the foreground colour, the lower half
 SHADES = " .:-=+*#%@"
 CELL_RATIO = 2.0  # a character cell is about twice as high as wide
 CAPTION_LIMIT = 600
+CLASS_MAP_SIZE = 160  # pixels at which the shares of classes are counted
 BAR = "\u2588"
 
 
@@ -132,7 +133,9 @@ def sample_view(sample: GallerySample, *, width: int = 48, color: bool = True) -
         head.append(("credit", sample.credit))
     parts.append(key_values(head))
     shown = {name: label for name, label in sample.labels.items() if name not in ("rgb", "caption")}
-    labels = [(label_title(name), describe(name, label, color=color)) for name, label in shown.items()]
+    labels = [
+        (label_title(name), describe(name, label, color=color, classes=sample.classes)) for name, label in shown.items()
+    ]
     if labels:
         parts.append(Padding(key_values(labels, title="Labels"), (1, 0, 0, 0)))
     if sample.tokens:
@@ -151,13 +154,23 @@ def print_sample(sample: GallerySample, console: Console | None = None, *, width
     console.print(sample_view(sample, width=min(width, console.width), color=color))
 
 
-def describe(name: str, label: Any, *, color: bool = True) -> Text:
-    """A label in a line or a few: a line for each palette, box or metadata type; the shape of arrays."""
+def describe(
+    name: str, label: Any, *, color: bool = True, classes: Mapping[str, tuple[str, ...]] | None = None
+) -> Text:
+    """A label in a line or a few: a line for each palette, box or metadata type; the shape of arrays.
+
+    Args:
+        classes: lists of classes by label, where they are not the label's own.
+    """
     if label is None:
         return Text("none", "dim italic")
     if isinstance(label, np.ndarray):
         edges = f", {(label > 127).mean():.1%} edges" if name.endswith("_edge") and label.size else ""
-        return Text(f"{label.dtype} {' x '.join(map(str, label.shape))}{edges}")
+        shape = f"{label.dtype} {' x '.join(map(str, label.shape))}{edges}"
+        if name in LABELS and LABELS[name].form is Form.CLASSES and label.size:
+            panel = draw.draw(name, label, size=CLASS_MAP_SIZE, classes=classes)
+            return Text(plain(f"{shape}, {panel.alt}" if isinstance(panel, draw.Picture) else shape, CAPTION_LIMIT))
+        return Text(shape)
     # As a picture boxes are drawn on the image; without one they are a table, which is what a terminal can show.
     panel = draw.draw(name, label)
     if isinstance(panel, draw.Swatches):

@@ -58,10 +58,22 @@ def decode_cell(storage: Storage, cell: bytes | str) -> Any:
     return _DECODE[storage](cell)
 
 
-def encode_cells(label_name: str, storage: Storage, keys: Sequence[str], cells: Sequence[bytes | str | None]) -> bytes:
-    """`encode_labels` of cells that are `encode_cell`'s already."""
+def encode_cells(
+    label_name: str,
+    storage: Storage,
+    keys: Sequence[str],
+    cells: Sequence[bytes | str | None],
+    classes: Sequence[str] = (),
+) -> bytes:
+    """`encode_labels` of cells that are `encode_cell`'s already.
+
+    Args:
+        classes: the names of the label's classes, if they are not its own: the file says them.
+    """
     cell_type = pa.string() if storage is Storage.JSON else pa.large_binary()
     metadata = {"format": FORMAT, "version": str(VERSION), "label": label_name, "storage": str(storage)}
+    if classes:
+        metadata["classes"] = json.dumps(list(classes))
     return encode_table({"key": pa.array(keys, pa.string()), "value": pa.array(cells, cell_type)}, metadata, ROW_GROUP)
 
 
@@ -79,6 +91,13 @@ def read_labels(source: Source, row_groups: Sequence[int] | None = None) -> tupl
         except ValueError as error:
             raise ValueError(f"{source_name(source)}, sample {key!r}: {error}") from error
     return keys, values
+
+
+def read_classes(source: Source) -> tuple[str, ...]:
+    """The names of a label file's classes, () if they are the label's own."""
+    with open_parquet(source) as file:
+        text = (file.schema_arrow.metadata or {}).get(b"classes")
+    return () if text is None else tuple(map(str, json.loads(text)))
 
 
 def read_cells(

@@ -58,14 +58,15 @@ class Boxes(Text):
 
     def texts(self, sample: Labelled) -> list[str]:
         score = self.options.min_box_score
-        return [sentences.boxes_to_text(sample.value, *sample.size, crop, score) for crop in sample.crops]
+        classes = self.wordpiece.classes
+        return [sentences.boxes_to_text(sample.value, *sample.size, crop, score, classes) for crop in sample.crops]
 
     def truth(self, sample: Labelled, crop: int) -> Any:
         # Through the text and back: coordinates are rounded to 1,000 bins, and that is not the tokenizer's loss.
         return self.parse(self.texts(sample)[crop])
 
     def parse(self, text: str) -> list[dict[str, Any]]:
-        return sentences.text_to_boxes(text)
+        return sentences.text_to_boxes(text, self.wordpiece.classes)
 
 
 class PaletteSentence(Text):

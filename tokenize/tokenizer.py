@@ -1,8 +1,8 @@
 """Folders of fitted tokenizers: `model.safetensors` and `config.json`, ours or published; no pickle is ever read.
 
-Our config.json adds to the published settings `sizes`, for encoders and decoders without a published name, and
-`quality`, what the fit measured. Published folders may lack config.json (the header of the weights then holds it, as
-strings), and may have an `arch.json` with sizes by name.
+Our config.json adds to the published settings `sizes`, for encoders and decoders without a published name, `classes`,
+the names of a class map's ids if they are not COCO's, and `quality`, what the fit measured. Published folders may lack
+config.json (the header of the weights then holds it, as strings), and may have an `arch.json` with sizes by name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ast
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +99,19 @@ def _known_names(weights: dict[str, torch.Tensor], expected: Mapping[str, Any]) 
     return missing | {name: tensor for name, tensor in weights.items() if name in expected}
 
 
-def save(model: Tokenizer, folder: str | Path, quality: Mapping[str, float]) -> None:
-    """Writes weights and config; each file replaces its older version at once, the config last."""
+def save(model: Tokenizer, folder: str | Path, quality: Mapping[str, float], classes: Sequence[str] = ()) -> None:
+    """Writes weights and config; each file replaces its older version at once, the config last.
+
+    Args:
+        classes: the names of the ids that it was fitted on, if they are not the label's own.
+    """
     from safetensors.torch import save as encode
 
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     # A reader sees the old file or the new one, never half of it.
     storage.put(str(Path(folder) / WEIGHTS), encode(weights, metadata={"format": "pt"}))
-    config = model.config.model_dump(mode="json", exclude_none=True) | {"quality": dict(quality)}
+    config = model.config.model_dump(mode="json", exclude_none=True)
+    config |= ({"classes": list(classes)} if classes else {}) | {"quality": dict(quality)}
     storage.put(str(Path(folder) / CONFIG), (json.dumps(config, indent=1) + "\n").encode())
 
 
@@ -160,6 +165,11 @@ def _literal(text: str) -> Any:
 def read_quality(folder: str | Path) -> dict[str, float]:
     """What the fit measured, {} for a published folder."""
     return read_settings(folder).get("quality") or {}
+
+
+def read_classes(folder: str | Path) -> tuple[str, ...]:
+    """The names of the ids that it was fitted on, () if they are the label's own."""
+    return tuple(map(str, read_settings(folder).get("classes") or ()))
 
 
 def fingerprint(folder: str | Path) -> str:

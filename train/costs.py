@@ -55,16 +55,17 @@ class Cost:
         return PROCESS_BYTES + self.parameters * self.state_bytes + activations
 
 
-def of_tokenizer(name: str, settings: TokenizerSettings, image_size: int) -> tuple[Cost, float]:
+def of_tokenizer(name: str, settings: TokenizerSettings, image_size: int, n_labels: int = 0) -> tuple[Cost, float]:
     """A tokenizer's cost, and the FLOP/s that this machine reached on it.
 
     Args:
         settings: with `codebook_size` and `patch_size`.
         image_size: pixels along a side of a crop.
+        n_labels: classes of a class map, see `build.model`.
     """
     x = _example(name, settings, image_size)
     row = (x.shape[-1],) if x.ndim == 2 else (*x.shape[-2:], x.shape[1] if x.ndim == 4 else 1)
-    model = build.model(name, settings, image_size, row).train()
+    model = build.model(name, settings, image_size, row, n_labels=n_labels).train()
 
     def step(x: Tensor) -> Tensor:
         result = model.step(x, generator=torch.Generator().manual_seed(0))

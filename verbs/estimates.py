@@ -131,13 +131,14 @@ class Estimator:
     @cached_property
     def fits(self) -> dict[str, tuple[Cost, float]]:
         """(cost, FLOP/s) of every tokenizer that is yet to be fitted; not of finished ones that are only copied."""
+        from ..tokenize import class_lists
         from ..train import costs
 
         recipe = self.recipe
         names = [name for name in recipe.tokenizers_needed if name in self.project.unfitted]
         settings = {name: recipe.tokenizer(name) for name in names}
         return {
-            name: costs.of_tokenizer(name, one, recipe.images.size)
+            name: costs.of_tokenizer(name, one, recipe.images.size, class_lists.n_labels(name, self.project.classes))
             for name, one in settings.items()
             if one.weights is None
         }

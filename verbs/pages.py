@@ -48,7 +48,7 @@ def collect(project: Project) -> tuple[Collector, Plan]:
     # Captions that specialists only pass through are in the shards.
     labels = tuple(label for label, specialist in project.specialists.items() if specialist.name != "captions")
     images, options = project.recipe.images, project.codec_options()
-    return Collector(project.root, images, options, labels, columns, plan.done), plan
+    return Collector(project.root, images, options, labels, columns, plan.done, project.classes), plan
 
 
 def write_report(project: Project, out: str | None = None, extras: dict[str, Any] | None = None) -> str:

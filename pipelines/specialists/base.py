@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from ...infra.versions import Part
+from ...modalities import class_names
 from ..reject import Reject
 from .names import SPECIALISTS, Registered
 
@@ -114,6 +115,15 @@ class Specialist(BaseModel):
     gpus: ClassVar[float] = 0.0
     memory_gb: ClassVar[float] = 0.1
     batch_size: ClassVar[int] = 16
+
+    _class_lists: dict[str, tuple[str, ...]] = PrivateAttr(default_factory=dict)
+
+    def model_post_init(self, context: Any, /) -> None:
+        self._class_lists = (context or {}).get("classes", {})
+
+    def class_names(self, label: str = "") -> tuple[str, ...]:
+        """The names of the classes of its label (or of another one) by id, as the recipe says; () if it has none."""
+        return class_names(label or self.label, self._class_lists)
 
     def setup_on_node(self) -> None:
         """Fetch what it needs onto this machine. Called once for each node, before its actors start."""

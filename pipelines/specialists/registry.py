@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,7 +19,12 @@ from .names import BY_FIRST_NAME, SPECIALISTS
 SOURCE = "source"  # the label is the image itself
 
 
-def build(modalities: Sequence[str], labels: Labels, modules: Sequence[str] = ()) -> dict[str, Specialist]:
+def build(
+    modalities: Sequence[str],
+    labels: Labels,
+    modules: Sequence[str] = (),
+    classes: Mapping[str, tuple[str, ...]] | None = None,
+) -> dict[str, Specialist]:
     """One specialist for each label that the modalities, their tokenizers and kept labels come from, and for what these
     need, in an order in which each finds the labels that it needs or uses.
 
@@ -26,12 +32,14 @@ def build(modalities: Sequence[str], labels: Labels, modules: Sequence[str] = ()
         modalities: names, of `MODALITIES`.
         labels: which labels are kept, and the options of specialists.
         modules: the user's own, whose specialists may be named as "module:Class".
+        classes: the recipe's own lists of classes, by label.
 
     RecipeError if options are wrong, or if labels need each other in a circle.
     """
     specialists: dict[str, Specialist] = {}
+    asked = _Asked(labels, tuple(modules), dict(classes or {}))
     for label in asked_labels(modalities, labels.keep):
-        _make(label, labels, modules, specialists)
+        _make(label, asked, specialists)
     ordered: dict[str, Specialist] = {}
     for label in specialists:
         _place(label, specialists, ordered, ())
@@ -46,9 +54,18 @@ def asked_labels(modalities: Sequence[str], keep: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _make(label: str, labels: Labels, modules: Sequence[str], specialists: dict[str, Specialist]) -> None:
+@dataclass(frozen=True)
+class _Asked:
+    """What of a recipe a specialist is made by: see `build`."""
+
+    labels: Labels
+    modules: tuple[str, ...]
+    classes: dict[str, tuple[str, ...]]
+
+
+def _make(label: str, asked: _Asked, specialists: dict[str, Specialist]) -> None:
     """Add the specialist of a label, and those of the labels that it needs."""
-    options = dict(labels.specialists.get(label, {}))
+    options = dict(asked.labels.specialists.get(label, {}))
     name = options.pop("specialist", LABELS[label].specialist)
     if name == SOURCE:
         if options:
@@ -56,9 +73,9 @@ def _make(label: str, labels: Labels, modules: Sequence[str], specialists: dict[
         return
     if label in specialists:
         return
-    specialists[label] = _instantiate(label, name, options, modules)
+    specialists[label] = _instantiate(label, name, options, asked)
     for need in specialists[label].needs:
-        _make(need, labels, modules, specialists)
+        _make(need, asked, specialists)
 
 
 def _place(
@@ -74,10 +91,10 @@ def _place(
     ordered[label] = specialists[label]
 
 
-def _instantiate(label: str, name: Any, options: dict[str, Any], modules: Sequence[str] = ()) -> Specialist:
+def _instantiate(label: str, name: Any, options: dict[str, Any], asked: _Asked) -> Specialist:
     where = f"labels.specialists.{label}"
     module, colon, attribute = str(name).partition(":")
-    own = colon and module in modules  # "depth" is ours, even beside a user's module of that name
+    own = colon and module in asked.modules  # "depth" is ours, even beside a user's module of that name
     if not own and (ours := SPECIALISTS.get(BY_FIRST_NAME.get(str(name), str(name)))):
         (module, attribute), colon = ours.place, ":"
     if not colon:
@@ -99,6 +116,6 @@ def _instantiate(label: str, name: Any, options: dict[str, Any], modules: Sequen
     elif cls.label != label:
         raise RecipeError(f"{where}.specialist: {name!r} makes the label {cls.label}, not {label}")
     try:
-        return cls.model_validate(options | bound)
+        return cls.model_validate(options | bound, context={"classes": asked.classes})
     except ValidationError as error:
         raise RecipeError(explain(error, where, cls, also=["specialist"])) from None

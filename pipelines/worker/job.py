@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ...infra import ledger
 from ...modalities import TEXT
@@ -22,6 +22,7 @@ class Job:
     root: URL of the outputs. scratch: a folder of this machine for copies of remote shards.
     specialists: by label, in an order in which each comes after those that it needs. outputs: by name.
     modules: Python modules that declare modalities of the user's own.
+    classes: the recipe's own lists of classes, by label.
     """
 
     root: str
@@ -32,6 +33,7 @@ class Job:
     specialists: dict[str, Specialist]
     outputs: dict[str, Output]
     modules: tuple[str, ...] = ()
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def uses_torch(self) -> bool:
         """Whether any specialist or tokenizer is a network."""

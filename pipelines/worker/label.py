@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...infra import ledger, storage
-from ...modalities import LABELS, Storage
+from ...modalities import LABELS, NO_CLASS, Form, Storage, class_names
 from ...tokenize import labels as label_files
 from ..reject import Reject
 from ..specialists.base import Item, Specialist
@@ -37,6 +37,7 @@ def label(
     needed: Collection[str],
     stored: Mapping[str, Mapping[str, Any]],
     seconds: dict[str, float],
+    classes: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
     """Give every sample of a batch the labels that are needed, or the reasons why it has none.
 
@@ -44,6 +45,7 @@ def label(
         specialists: by label, each after those that it needs.
         stored: label -> key -> encoded value or Reject, as of `read_stored`; these are not made again.
         seconds: the time in each specialist is added to "labels/LABEL".
+        classes: the recipe's own lists of classes, by label.
     """
     for sample in batch:
         if sample.item.image is not None:
@@ -59,7 +61,8 @@ def label(
         ready = [s for s in batch if name not in s.reasons and not _lacks(s, name, specialist)]
         start = time.monotonic()
         for sample, value in zip(ready, call(specialist, [s.item for s in ready]), strict=True):
-            sample.keep(name, value if isinstance(value, Reject) else checked(name, value, sample.item.image))
+            image, names = sample.item.image, class_names(name, classes or {})
+            sample.keep(name, value if isinstance(value, Reject) else checked(name, value, image, len(names)))
         seconds[f"labels/{name}"] += time.monotonic() - start
 
 
@@ -99,8 +102,12 @@ def _call_one(specialist: Specialist, item: Item) -> Any:
         return Reject(f"{specialist.label}: {type(error).__name__}: {error}")
 
 
-def checked(name: str, value: Any, image: np.ndarray | None) -> Any:
-    """The label, or a Reject if it is empty, not finite, or not what its storage holds at the image's frame."""
+def checked(name: str, value: Any, image: np.ndarray | None, classes: int = 0) -> Any:
+    """The label, or a Reject if it is empty, not finite, or not what its storage holds at the image's frame.
+
+    Args:
+        classes: how many classes a class map may have, 0 for any.
+    """
     if value is None:
         return Reject(f"{name}: the specialist returned nothing")
     kind = LABELS[name].storage
@@ -116,6 +123,10 @@ def checked(name: str, value: Any, image: np.ndarray | None) -> Any:
         return Reject(f"{name}: {value.dtype} {value.shape}, expected uint8 (H, W) or (H, W, 3)")
     if kind is Storage.IMAGE and image is not None and value.shape[:2] != image.shape[:2]:
         return Reject(f"{name}: {value.shape[:2]}, expected the image's frame, {image.shape[:2]}")
+    if LABELS[name].form is Form.CLASSES and classes:
+        beyond = value[(value >= classes) & (value != NO_CLASS)]
+        if beyond.size:
+            return Reject(f"{name}: the class {beyond[0]}, expected 0 to {classes - 1}, or {NO_CLASS} for none")
     # The sum is NaN or infinite if any value is, and needs no second array of the label's size.
     if kind is Storage.ARRAY and not math.isfinite(float(np.sum(value, dtype=np.float64))):
         return Reject(f"{name}: NaN or infinite values")

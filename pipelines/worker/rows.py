@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,13 +56,19 @@ def commit(
     keys: list[str],
     rows: Rows,
     seconds: float,
+    classes: Mapping[str, Sequence[str]] | None = None,
 ) -> ledger.Record:
-    """Write the file of an output, unless it is its record alone (`samples`), and then its record."""
+    """Write the file of an output, unless it is its record alone (`samples`), and then its record.
+
+    Args:
+        classes: the recipe's own lists of classes, by label, which files of labels name.
+    """
     data = None
     if codec is not None:
         data = store.encode_column(codec.column_spec(output.tokenizers), keys, rows.values)
     elif output.name != SAMPLES:
-        data = label_files.encode_cells(output.label, LABELS[output.label].storage, keys, rows.values)
+        names = (classes or {}).get(output.label, ())
+        data = label_files.encode_cells(output.label, LABELS[output.label].storage, keys, rows.values, names)
     record = ledger.Record(
         output=output.name,
         shard=task.shard,

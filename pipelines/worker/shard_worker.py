@@ -103,7 +103,7 @@ class ShardWorker:
         seconds = time.monotonic() - start
         root = self.job.root
         records = [
-            commit(root, task, output, self.codecs.get(name), origin, keys, rows[name], seconds)
+            commit(root, task, output, self.codecs.get(name), origin, keys, rows[name], seconds, self.job.classes)
             for name, output in outputs.items()
         ]
         logger.info("shard %s: %d outputs of %d samples in %.1f s", task.shard, len(outputs), len(keys), seconds)
@@ -158,7 +158,7 @@ class ShardWorker:
         batch = next(batches, [])  # before the lock, so that it is decoded while the other shard computes
         with self._computing:
             while batch:
-                label(batch, self.job.specialists, needed, stored, self.tally.seconds)
+                label(batch, self.job.specialists, needed, stored, self.tally.seconds, self.job.classes)
                 yield batch
                 batch = next(batches, [])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from PIL import Image
@@ -36,8 +38,14 @@ def draw_normals(normals: np.ndarray, *, size: int = 320) -> Picture:
     return picture(np.rint(colors).astype(np.uint8), "normals, x right, y up, z toward the viewer", size=size)
 
 
-def draw_segments(classes: np.ndarray, image: np.ndarray | None = None, *, size: int = 320) -> Picture:
-    """COCO panoptic classes, integers (H, W), in one colour for each class over the grey image, large ones named.
+def draw_segments(
+    classes: np.ndarray,
+    image: np.ndarray | None = None,
+    *,
+    size: int = 320,
+    names: Sequence[str] = COCO_PANOPTIC_CLASSES,
+) -> Picture:
+    """Classes, integers (H, W), in one colour for each class over the grey image, large ones named.
 
     Pixels without a class (255) show the image alone. A name stands where its segment is widest, if it is large enough.
     """
@@ -57,27 +65,26 @@ def draw_segments(classes: np.ndarray, image: np.ndarray | None = None, *, size:
     canvas = Image.fromarray(colors)
     areas = sorted(((int(np.sum(ids == c)), int(c)) for c in np.unique(ids) if c != NO_CLASS), reverse=True)
     for _, class_id in areas:
-        _name_segment(canvas, ids == class_id, class_id)
-    largest = ", ".join(f"{_class_name(c)} {area / ids.size:.0%}" for area, c in areas[:8])
+        _name_segment(canvas, ids == class_id, class_id, _class_name(class_id, names))
+    largest = ", ".join(f"{_class_name(c, names)} {area / ids.size:.0%}" for area, c in areas[:8])
     alt = f"{len(areas)} classes: {largest}" if areas else "no classes"
     return picture(np.asarray(canvas), alt, size=size, lossless=True)
 
 
-def _class_name(class_id: int) -> str:
+def _class_name(class_id: int, names: Sequence[str]) -> str:
     """A class for people: "floor-other-merged" is floor."""
-    if class_id >= len(COCO_PANOPTIC_CLASSES):
+    if class_id >= len(names):
         return f"class {class_id}"
-    name = COCO_PANOPTIC_CLASSES[class_id]
+    name = names[class_id]
     for suffix in ("-merged", "-other", "-stuff"):
         name = name.removesuffix(suffix)
     return name
 
 
-def _name_segment(canvas: Image.Image, mask: np.ndarray, class_id: int) -> None:
+def _name_segment(canvas: Image.Image, mask: np.ndarray, class_id: int, name: str) -> None:
     """The class's name on its largest connected part."""
     _, parts, statistics, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     part = 1 + int(np.argmax(statistics[1:, cv2.CC_STAT_AREA]))
-    name = _class_name(class_id)
     width, height = text_size(name, _LETTERS)
     if statistics[part, cv2.CC_STAT_AREA] < max(_NAMED_SHARE * mask.size, width * height):
         return

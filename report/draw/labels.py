@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ...modalities import LABELS, Form
+from ...modalities import LABELS, Form, class_names
 from ...tokenize.text.sentences import METADATA_TYPES
 from .dense import draw_depth, draw_features, draw_normals, draw_segments, draw_vector
 from .instances import draw_instances
@@ -184,12 +184,11 @@ def draw_array(array: np.ndarray, *, size: int = 320) -> Panel:
 
 
 # A function gets the label, the image it belongs to (or None), a size, and the label that it is to be drawn like (or
-# None). Labels are drawn by their form; records by what each says.
+# None). Labels are drawn by their form; records by what each says. Class maps have names as well, see `draw`.
 Drawer = Callable[[Any, np.ndarray | None, int, Any], Panel]
 FORMS: dict[Form, Drawer] = {
     Form.COLORS: lambda label, image, size, like: draw_rgb(label, size=size),
     Form.EDGES: lambda label, image, size, like: draw_edges(label, size=size),
-    Form.CLASSES: lambda label, image, size, like: draw_segments(label, image, size=size),
     Form.DEPTH: lambda label, image, size, like: draw_depth(label, size=size),
     Form.NORMALS: lambda label, image, size, like: draw_normals(label, size=size),
     Form.FEATURES: lambda label, image, size, like: draw_features(label, like, size=size),
@@ -207,11 +206,24 @@ DRAWERS: dict[str, Drawer] = {
 }
 
 
-def _drawer(name: str) -> Drawer | None:
-    return DRAWERS.get(name) or (FORMS.get(LABELS[name].form) if name in LABELS else None)
+def _drawer(name: str, classes: Mapping[str, tuple[str, ...]]) -> Drawer | None:
+    if name in DRAWERS or name not in LABELS:
+        return DRAWERS.get(name)
+    if LABELS[name].form is Form.CLASSES:
+        names = class_names(name, classes)
+        return lambda label, image, size, like: draw_segments(label, image, size=size, names=names)
+    return FORMS.get(LABELS[name].form)
 
 
-def draw(name: str, label: Any, image: np.ndarray | None = None, *, size: int = 320, like: Any = None) -> Panel:
+def draw(
+    name: str,
+    label: Any,
+    image: np.ndarray | None = None,
+    *,
+    size: int = 320,
+    like: Any = None,
+    classes: Mapping[str, tuple[str, ...]] | None = None,
+) -> Panel:
     """A panel for one label.
 
     Args:
@@ -220,6 +232,7 @@ def draw(name: str, label: Any, image: np.ndarray | None = None, *, size: int = 
         image: uint8 (H, W, 3), the frame the label is relative to; boxes are drawn on it.
         size: pixels along the longer side of a picture.
         like: the label that this one is a reconstruction of; both then have the same colours for the same values.
+        classes: the recipe's own lists of classes, by label.
 
     A label that cannot be drawn becomes a `TextPanel` that says why: a viewer is most needed where data are wrong.
     """
@@ -229,7 +242,7 @@ def draw(name: str, label: Any, image: np.ndarray | None = None, *, size: int = 
         return TextPanel(label)
     # Labels come from models and files: whatever is wrong with one must not cost the page.
     try:
-        drawer = _drawer(name)
+        drawer = _drawer(name, classes or {})
         if drawer is not None:
             return drawer(label, image, size, like)
         return draw_array(label, size=size) if isinstance(label, np.ndarray) else TextPanel(str(label)[:2000])

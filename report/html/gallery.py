@@ -50,7 +50,8 @@ class GallerySample:
     """One sample. `image` is uint8 (H, W, 3) or None (rejected); `labels` are in the frame of the image.
 
     `not_kept` names labels that the recipe makes and does not keep; `rejects` are the reasons by output ("labels/det",
-    "tokens/tok_rgb", ...); `credit` is the author and licence, where they are known.
+    "tokens/tok_rgb", ...); `credit` is the author and licence, where they are known; `classes` are lists of classes by
+    label, where they are not the label's own.
     """
 
     key: str
@@ -63,6 +64,7 @@ class GallerySample:
     tokens: Sequence[TokenView] = ()
     rejects: Mapping[str, str] = field(default_factory=dict)
     credit: str = ""
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,13 @@ def label_title(name: str) -> str:
     return known.get(name, name.replace("_", " ").capitalize())
 
 
+def label_summary(name: str, classes: Mapping[str, tuple[str, ...]]) -> str:
+    """What a label says, in words."""
+    if name in classes:
+        return f"{len(classes[name])} classes of the recipe: {', '.join(classes[name][:12])}"
+    return LABELS[name].summary if name in LABELS else ""
+
+
 def how_to_keep(labels: Sequence[str]) -> str:
     """What a page says of labels that it cannot show because no output holds them; "" for none."""
     if not labels:
@@ -163,8 +172,9 @@ def draw_sample(sample: GallerySample) -> SampleCard:
     labels = []
     for name, label in sample.labels.items():
         if name not in ("rgb", "caption"):  # those are shown already, larger
-            summary = LABELS[name].summary if name in LABELS else ""
-            labels.append(TitledPanel(label_title(name), draw.draw(name, label, sample.image), summary))
+            summary = label_summary(name, sample.classes)
+            panel = draw.draw(name, label, sample.image, classes=sample.classes)
+            labels.append(TitledPanel(label_title(name), panel, summary))
     return SampleCard(
         sample=sample,
         source=source,
@@ -182,6 +192,7 @@ def draw_token_view(view: TokenView, sample: GallerySample | None = None) -> Tok
     modality = MODALITIES.get(view.modality)
     label = modality.label if modality else view.modality
     backdrop = crop_image(sample, view.crop) if sample is not None else None
+    classes = sample.classes if sample is not None else {}
     many = sample is not None and len(sample.crops) > 1
     ids, grid, size = "", None, "rejected"
     if modality is not None and modality.kind is Kind.PIXELS and view.decoded is not None:
@@ -191,15 +202,18 @@ def draw_token_view(view: TokenView, sample: GallerySample | None = None) -> Tok
         ids, size = " ".join(map(str, tokens.tolist())), f"{tokens.size} tokens"
         is_grid = modality is not None and modality.kind is Kind.GRID
         grid = draw.draw_tokens(tokens) if is_grid and tokens.size else None
-    truth = None if view.truth is None else draw.draw(label, view.truth, backdrop, size=224)
+    truth = None if view.truth is None else draw.draw(label, view.truth, backdrop, size=224, classes=classes)
     if truth is None and view.decoded is not None and sample is not None and label in sample.not_kept:
         truth = NOT_KEPT
+    decoded = None
+    if view.decoded is not None:
+        decoded = draw.draw(label, view.decoded, backdrop, size=224, like=view.truth, classes=classes)
     return TokenCard(
         title=label_title(label),
         modality=view.modality,
         size=size,
         truth=truth,
-        decoded=None if view.decoded is None else draw.draw(label, view.decoded, backdrop, size=224, like=view.truth),
+        decoded=decoded,
         grid=grid,
         ids=ids,
         text=view.text,

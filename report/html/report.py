@@ -5,8 +5,8 @@ Generated modalities stand beside the truth, chosen by position in the validatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -183,6 +183,7 @@ class ReportData:
     rejects: Sequence[RejectCount] = ()
     caveats: Sequence[str] = ()
     commands: Sequence[Command] = ()
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # lists of the recipe's own, by label
 
 
 @dataclass(frozen=True)
@@ -251,9 +252,9 @@ def render_report(data: ReportData) -> str:
         mosaic=[draw.draw_rgb(square(image), size=112, alt=key) for key, image in data.mosaic],
         photos=[(photo, draw.draw_rgb(square(photo.image), size=64, alt="")) for photo in data.photos],
         samples=[_label_card(sample) for sample in data.samples],
-        tokenizers=[_tokenizer_card(result) for result in data.tokenizers],
+        tokenizers=[_tokenizer_card(result, data.classes) for result in data.tokenizers],
         curves=[_curve_card(curve) for curve in data.curves],
-        grids=[_grid_card(grid) for grid in data.generations],
+        grids=[_grid_card(grid, data.classes) for grid in data.generations],
     )
 
 
@@ -269,15 +270,15 @@ def _label_card(sample: GallerySample) -> SampleCard:
     return draw_sample(replace(sample, tokens=(), crops=()))
 
 
-def _tokenizer_card(result: TokenizerResult) -> TokenizerCard:
+def _tokenizer_card(result: TokenizerResult, classes: Mapping[str, tuple[str, ...]]) -> TokenizerCard:
     modality = MODALITIES.get(result.modality)
     label = modality.label if modality else result.modality
     pairs = []
     for one in result.reconstructions:
         truth: draw.Panel = NOT_KEPT
         if one.truth is not None:
-            truth = draw.draw(label, one.truth, one.backdrop, size=192)
-        decoded = draw.draw(label, one.decoded, one.backdrop, size=192, like=one.truth)
+            truth = draw.draw(label, one.truth, one.backdrop, size=192, classes=classes)
+        decoded = draw.draw(label, one.decoded, one.backdrop, size=192, like=one.truth, classes=classes)
         pairs.append((one.key, truth, decoded, f"{one.error[0]} {one.error[1]:.4g}" if one.error else ""))
     usage = None
     if result.counts is not None:
@@ -298,13 +299,13 @@ def _curve_card(curve: Curve) -> CurveCard:
     return CurveCard(curve.title, chart.line_chart(series, label=label, chance=curve.chance), last)
 
 
-def _grid_card(grid: GenerationGrid) -> GridCard:
+def _grid_card(grid: GenerationGrid, classes: Mapping[str, tuple[str, ...]]) -> GridCard:
     rows = []
     for row in grid.rows:
         if len(row.cells) != len(grid.columns):
             got = f"{len(row.cells)} cells for {len(grid.columns)} columns"
             raise ValueError(f"{grid.title}, {row.key}: got {got}; expected one for each, None where there is nothing")
         cells = zip(grid.columns, row.cells, strict=True)
-        panels = [draw.draw(column.label, cell, row.backdrop, size=224) for column, cell in cells]
+        panels = [draw.draw(column.label, cell, row.backdrop, size=224, classes=classes) for column, cell in cells]
         rows.append((row.key, panels))
     return GridCard(grid, [label_title(column.label) for column in grid.columns], rows)

@@ -185,7 +185,7 @@ def _crop(
 def _labels(path: str, footers: list[Footer], row: int) -> Inspection:
     name, form = (footers[0].metadata.get(key, "") for key in ("label", "storage"))
     labels.read_labels(footers[0].url, [])  # refuses other versions by name
-    kind = Storage(form)
+    kind, classes = Storage(form), labels.read_classes(footers[0].url)
     values: list[Any] = []
     for i, groups in choose(footers, MAX_LABEL_ROWS[kind], MAX_BYTES).items():
         values += labels.read_labels(footers[i].url, groups)[1]
@@ -194,6 +194,7 @@ def _labels(path: str, footers: list[Footer], row: int) -> Inspection:
         "kind": "label" if len(footers) == 1 else "labels",
         "label": name,
         "storage": form,
+        "classes": list(classes) or None,
         **_size(footers),
         "keys": _keys(footers),
         "notes": [],
@@ -213,7 +214,7 @@ def _labels(path: str, footers: list[Footer], row: int) -> Inspection:
             "value": None if array else value,
         }
         inspection.facts["sample"] = sample
-        inspection.label = (name, value)
+        inspection.label, inspection.classes = (name, value), {name: classes} if classes else {}
         if array and value.dtype == np.uint8 and value.size and (value.ndim == 2 or value.shape[2:] == (3,)):
             inspection.pictures = [(name, value)]
     return inspection

@@ -102,6 +102,7 @@ def gather(root: str, shard: str, row: int) -> GallerySample:
     label_values: dict[str, Any] = {}
     tokens: list[TokenView] = []
     rejects: dict[str, str] = {}
+    classes: dict[str, tuple[str, ...]] = {}
     for output in _outputs(root):
         url = ledger.output_url(root, output, shard)
         if not storage.exists(url):
@@ -115,15 +116,17 @@ def gather(root: str, shard: str, row: int) -> GallerySample:
             tokens += [view] if view else []
         else:
             keys, values = labels.read_labels(url, [place[1]])
-            sample["key"] = keys[place[2]]
-            label_values[output.removeprefix("labels/")] = values[place[2]]
+            name = output.removeprefix("labels/")
+            sample["key"], label_values[name] = keys[place[2]], values[place[2]]
+            if names := labels.read_classes(url):
+                classes[name] = names
         record = ledger.read(root, output, shard)
         for reject in record.rejects if record else ():
             if reject["key"] == sample["key"]:
                 rejects[output] = reject["reason"]
     caption = next((view.text for view in tokens if view.modality == "caption"), None)
     sample["caption"] = label_values.get("caption") or caption
-    return GallerySample(shard=shard, labels=label_values, tokens=tokens, rejects=rejects, **sample)
+    return GallerySample(shard=shard, labels=label_values, tokens=tokens, rejects=rejects, classes=classes, **sample)
 
 
 def _tokens(about: Footer, place: tuple[str, int, int]) -> tuple[str, TokenView | None, np.ndarray | None]:

@@ -44,12 +44,14 @@ class Inspection:
     facts: JSON values; "path" and "kind" come first, "sample" (or null) says what row was looked at.
     pictures: (title, uint8 (H, W) or (H, W, 3)) of the sample, for terminals.
     label: (name, value) of the sample if it is a label, which terminals show in a form of its own.
+    classes: lists of classes by label, where they are not the label's own.
     gallery: a sample with its image, labels and tokens; shown instead of facts["sample"].
     """
 
     facts: dict[str, Any]
     pictures: list[tuple[str, np.ndarray]] = field(default_factory=list)
     label: tuple[str, Any] | None = None
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     gallery: GallerySample | None = None
 
 
@@ -92,7 +94,8 @@ def view(inspection: Inspection, *, width: int = 48, color: bool = True) -> Rend
         shown = {name: value for name, value in sample.items() if name not in hidden}
         parts += _section("", shown)
         if inspection.label and inspection.label[1] is not None:
-            parts.append(key_values([(inspection.label[0], describe(*inspection.label, color=color))]))
+            described = describe(*inspection.label, color=color, classes=inspection.classes)
+            parts.append(key_values([(inspection.label[0], described)]))
     return Group(*parts)
 
 

@@ -49,7 +49,7 @@ CLASSES = {
     "Step": ["target", "scheme", "steps", "temperature", "temperature_schedule", "schedule", "top_k", "top_p",
              "guidance", "max_tokens"],
     "Text": ["spec", "options", "wordpiece"],
-    "WordPiece": ["tokenizer"],
+    "WordPiece": ["tokenizer", "classes"],
 }  # fmt: skip
 METHODS = {
     "Specialist": {"setup": "(self, device: 'str') -> 'None'", "setup_on_node": "(self) -> 'None'",

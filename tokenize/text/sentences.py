@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,10 +28,7 @@ COORDINATE_BINS = 1000
 MAX_PALETTE = 7
 DEFAULT_SCORE = 0.6
 
-# Longest first, or "bear" would match the end of "teddy bear" before it.
-_CLASS_WORDS = "|".join(sorted(map(re.escape, COCO_CLASSES), key=len, reverse=True))
 NUMBER = r"(\d{1,3})(?!\d)"  # of at most three digits, as the words v0=0 .. v3=999 have them
-_BOX = re.compile(rf"v0={NUMBER}\s+v1={NUMBER}\s+v2={NUMBER}\s+v3={NUMBER}\s+({_CLASS_WORDS})(?!\w)", re.ASCII)
 _PALETTE = re.compile(rf"v1={NUMBER}((?:\s+v0={NUMBER})*)", re.ASCII)
 _VALUE = re.compile(rf"v0={NUMBER}", re.ASCII)
 _PAIR = re.compile(rf"v1={NUMBER}\s+v0={NUMBER}", re.ASCII)
@@ -38,30 +37,48 @@ _PAIR = re.compile(rf"v1={NUMBER}\s+v0={NUMBER}", re.ASCII)
 # Boxes
 
 
+def folded(name: str) -> str:
+    """Without case and accents, as WordPiece reads text and gives it back."""
+    return "".join(c for c in unicodedata.normalize("NFD", name) if unicodedata.category(c) != "Mn").lower()
+
+
+@cache
+def _box_pattern(classes: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, str]]:
+    """What a box looks like, and the class by its folded name."""
+    # Longest first, or "bear" would match the end of "teddy bear" before it.
+    spellings = {*classes, *map(folded, classes)}
+    words = "|".join(sorted(map(re.escape, sorted(spellings)), key=len, reverse=True))
+    pattern = re.compile(rf"v0={NUMBER}\s+v1={NUMBER}\s+v2={NUMBER}\s+v3={NUMBER}\s+({words})(?!\w)", re.ASCII)
+    return pattern, {folded(name): name for name in classes}
+
+
 def boxes_to_text(
-    boxes: Sequence[Mapping[str, Any]], width: int, height: int, crop: Crop, min_score: float = DEFAULT_SCORE
-) -> str:
+    boxes: Sequence[Mapping[str, Any]], width: int, height: int, crop: Crop, min_score: float = DEFAULT_SCORE,
+    classes: tuple[str, ...] = COCO_CLASSES,
+) -> str:  # fmt: skip
     """Detections as a sentence: `v0=xmin v1=ymin v2=xmax v3=ymax class` for each box, nearest to the top left first.
 
     Boxes are cut to the crop, and left out when nothing remains (minimum visibility 0, as released). A coordinate is
     round(999 c), half to even, with c in [0, 1] in the frame of the crop, after the flip.
 
     Args:
-        boxes: {"box": [xmin, ymin, xmax, ymax], "label": COCO class, "score": float}, relative to the source frame.
+        boxes: {"box": [xmin, ymin, xmax, ymax], "label": class, "score": float}, relative to the source frame.
         width, height: of the source image, in pixels.
         crop: the window of the source image.
         min_score: boxes with a lower score are left out.
+        classes: that have words.
 
     Returns:
-        The sentence, "" if no box is left. ValueError for a label that is no COCO class and for coordinates that are
-        not finite.
+        The sentence, "" if no box is left. ValueError for a label that is none of the classes and for coordinates that
+        are not finite.
     """
     rows: list[tuple[tuple[float, float, float, float], str]] = []
     for box in boxes:
         if box["score"] < min_score:
             continue
-        if box["label"] not in _CLASSES:
-            raise ValueError(f"det: got the class {box['label']!r}; expected one of the {len(_CLASSES)} COCO classes")
+        if box["label"] not in classes:
+            whose = "COCO classes" if classes == COCO_CLASSES else "classes of the recipe"
+            raise ValueError(f"det: got the class {box['label']!r}; expected one of the {len(classes)} {whose}")
         window = box_in_crop(box["box"], width, height, crop)
         if window is not None:
             rows.append((window, box["label"]))
@@ -70,9 +87,6 @@ def boxes_to_text(
         " ".join(f"v{axis}={round(c * (COORDINATE_BINS - 1))}" for axis, c in enumerate(window)) + f" {label}"
         for window, label in rows
     )
-
-
-_CLASSES = frozenset(COCO_CLASSES)
 
 
 def box_in_crop(
@@ -109,16 +123,17 @@ def id_rows(label: str, ids: np.ndarray, count: int, length: int) -> list[list[i
     return rows.tolist()
 
 
-def text_to_boxes(text: str) -> list[dict[str, Any]]:
+def text_to_boxes(text: str, classes: tuple[str, ...] = COCO_CLASSES) -> list[dict[str, Any]]:
     """The whole boxes of a sentence: {"box": [xmin, ymin, xmax, ymax] in [0, 1] of the crop, "label": class}.
 
     Anything else is skipped: cut boxes, unknown classes, boxes whose corners are swapped.
     """
     boxes = []
-    for match in _BOX.finditer(text):
+    pattern, names = _box_pattern(classes)
+    for match in pattern.finditer(text):
         corners = [int(match[i]) / (COORDINATE_BINS - 1) for i in range(1, 5)]
         if corners[0] <= corners[2] and corners[1] <= corners[3]:
-            boxes.append({"box": corners, "label": match[5]})
+            boxes.append({"box": corners, "label": names[folded(match[5])]})
     return boxes
 
 

@@ -1,7 +1,8 @@
 """WordPiece: text as token ids, 4M's unified text tokenizer.
 
 One vocabulary serves captions and sentences (boxes, palettes, metadata, ...). Ids come in 4M's order: PAD UNK SOS EOS,
-the sentinels of span masking, the coordinates v0=0 .. v3=999, COCO's classes (sorted), and then what was learned:
+the sentinels of span masking, the coordinates v0=0 .. v3=999, the classes of boxes (COCO's, sorted, unless the recipe
+has a list of its own), and then what was learned:
 `fit` adds the remaining words of sentences (`none`, `human`, ...), single characters, and merges. A published
 tokenizer.json opens as it is.
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 PAD, UNK, SOS, EOS = "[PAD]", "[UNK]", "[SOS]", "[EOS]"
 NUM_SENTINELS = 200
 COORDINATES: tuple[str, ...] = tuple(f"v{axis}={value}" for axis in range(4) for value in range(1000))
-CLASS_WORDS: tuple[str, ...] = tuple(sorted(COCO_CLASSES))
 # Words of 4M-21's sentences; the published vocabulary learned them as ordinary pieces.
 SENTENCE_WORDS: tuple[str, ...] = ("none", "human", "pose", "global", "camera", "shape", "point", "polygon")
 
@@ -56,8 +56,12 @@ class WordPiece:
         'a dog on a sofa .'
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        """Wraps a Hugging Face tokenizer; ValueError if one of 4M's control tokens is missing."""
+    def __init__(self, tokenizer: Tokenizer, classes: Sequence[str] = COCO_CLASSES) -> None:
+        """Wraps a Hugging Face tokenizer; ValueError if one of 4M's control tokens is missing.
+
+        Args:
+            classes: of boxes, each a word of the vocabulary.
+        """
         ids = {token: tokenizer.token_to_id(token) for token in (PAD, UNK, SOS, EOS)}
         missing = [token for token, token_id in ids.items() if token_id is None]
         vocab = tokenizer.get_vocab(with_added_tokens=True)
@@ -69,7 +73,7 @@ class WordPiece:
             )
         if max(vocab.values()) >= 2**16:
             raise ValueError(f"text tokenizer: got ids up to {max(vocab.values())}; tokens are stored as uint16")
-        self._tokenizer = tokenizer
+        self._tokenizer, self.classes = tokenizer, tuple(classes)
         # Ids, not templates, decide where a text ends: a post-processor in the file would add EOS a second time.
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -84,6 +88,7 @@ class WordPiece:
         vocab_size: int = 30_000,
         num_sentinels: int = NUM_SENTINELS,
         max_alphabet: int = 1000,
+        classes: Sequence[str] = COCO_CLASSES,
     ) -> WordPiece:
         """Learns a vocabulary of at most `vocab_size` words from texts; the same texts give the same vocabulary.
 
@@ -92,10 +97,11 @@ class WordPiece:
             vocab_size: all ids, special ones included. A small corpus may give fewer.
             num_sentinels: 200 in 4M; each masked span takes one, and one closes the target.
             max_alphabet: how many different characters are kept.
+            classes: of boxes; each is one word, in any case and with or without accents.
         """
         from tokenizers import Tokenizer, models, trainers
 
-        special = _special_words(num_sentinels)
+        special = _special_words(num_sentinels, classes)
         corpus = [_clean(text) for text in texts]
         blank = _configure(Tokenizer(models.WordPiece({}, unk_token=UNK)))
         alphabet = _alphabet(blank, corpus, max_alphabet)
@@ -117,8 +123,8 @@ class WordPiece:
             {word: i for i, word in enumerate(words)}, unk_token=UNK, continuing_subword_prefix=_PREFIX
         )
         tokenizer = _configure(Tokenizer(model))
-        tokenizer.add_special_tokens(_added_tokens(num_sentinels))
-        return cls(tokenizer)
+        tokenizer.add_special_tokens(_added_tokens(num_sentinels, classes))
+        return cls(tokenizer, classes)
 
     def encode(self, text: str, max_tokens: int, control: bool = False) -> np.ndarray:
         """Token ids of a text.
@@ -187,6 +193,7 @@ class WordPiece:
             "vocab_size": self.vocab_size,
             "num_sentinels": len(self.sentinel_ids),
             "fingerprint": self.fingerprint(),
+            **({} if self.classes == COCO_CLASSES else {"classes": self.classes}),
         }
         for name, text in (
             ("tokenizer.json", self._tokenizer.to_str(pretty=False)),
@@ -200,6 +207,7 @@ class WordPiece:
         from tokenizers import Tokenizer
 
         file = Path(path)
+        classes = _saved_classes(file / "config.json") if file.is_dir() else COCO_CLASSES
         file = file / "tokenizer.json" if file.is_dir() else file
         if not file.is_file():
             raise ValueError(f"text tokenizer: found no {file}; expected a tokenizer.json; run `fourmill fit` first")
@@ -207,7 +215,7 @@ class WordPiece:
             tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
         except Exception as error:  # `tokenizers` raises bare Exception
             raise ValueError(f"text tokenizer: {file} is no Hugging Face tokenizer.json: {error}") from error
-        return cls(tokenizer)
+        return cls(tokenizer, classes)
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change whenever the contents do."""
@@ -216,21 +224,35 @@ class WordPiece:
         return hashlib.sha256(contents.encode()).hexdigest()[:16]
 
 
-def _special_words(num_sentinels: int) -> list[str]:
+def _saved_classes(config: Path) -> Sequence[str]:
+    """The classes that a folder's config.json names; COCO's if it names none."""
+    if not config.is_file():
+        return COCO_CLASSES
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+        names = content.get("classes", COCO_CLASSES)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"text tokenizer: {config} holds no settings: {error}; fit it again") from error
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"text tokenizer: {config} names no list of classes; fit it again")
+    return names
+
+
+def _special_words(num_sentinels: int, classes: Sequence[str] = COCO_CLASSES) -> list[str]:
     if num_sentinels < 2:
         raise ValueError(f"num_sentinels: got {num_sentinels}; expected at least 2 (200 in 4M)")
     sentinels = [f"[S_{n}]" for n in range(num_sentinels)]
-    return [PAD, UNK, SOS, EOS, *sentinels, *COORDINATES, *CLASS_WORDS, *SENTENCE_WORDS]
+    return [PAD, UNK, SOS, EOS, *sentinels, *COORDINATES, *sorted(classes), *SENTENCE_WORDS]
 
 
-def _added_tokens(num_sentinels: int) -> list[AddedToken]:
+def _added_tokens(num_sentinels: int, classes: Sequence[str]) -> list[AddedToken]:
     """Control words and coordinates as they are spelt; classes and sentence words in any case ("Person")."""
     from tokenizers import AddedToken
 
-    words = _special_words(num_sentinels)
+    words = _special_words(num_sentinels, classes)
     # `normalized`: matched after case and accents are folded; `single_word`: "dog" is not found in "bulldog".
-    first_class = words.index(CLASS_WORDS[0])
     control = 4 + num_sentinels
+    first_class = control + len(COORDINATES)
     return [
         AddedToken(word, single_word=i >= control, normalized=i >= first_class, special=True)
         for i, word in enumerate(words)

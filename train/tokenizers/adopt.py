@@ -5,25 +5,29 @@ Their sizes are their own: `resolve` writes them into the settings, so that mask
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...infra.configuration import RecipeError
 from ...modalities import BODY_POSE, TOKENIZERS, Form, Tokenizer
+from ...tokenize import class_lists
 from ...tokenize.settings import CHANNELS, Tokenizers, TokenizerSettings
 
 if TYPE_CHECKING:
     from ...tokenize.networks.vqvae import VQConfig
 
 
-def resolve(tokenizers: Tokenizers, names: Iterable[str], image_size: int) -> dict[str, dict[str, Any]]:
+def resolve(
+    tokenizers: Tokenizers, names: Iterable[str], image_size: int, lists: Mapping[str, tuple[str, ...]]
+) -> dict[str, dict[str, Any]]:
     """`tokenizers.each` with the codebook and patch sizes of the finished tokenizers that it names, and their absolute
     paths.
 
     Args:
         names: the tokenizers that the recipe needs.
         image_size: pixels along a side of a crop.
+        lists: the recipe's own lists of classes, by label.
 
     RecipeError if one cannot be found, is of other sizes than the recipe says, or of another kind of label.
     """
@@ -50,7 +54,8 @@ def resolve(tokenizers: Tokenizers, names: Iterable[str], image_size: int) -> di
 
         sized = settings.model_copy(update=sizes)
         try:
-            problem = _problem(TOKENIZERS[name], sized, tokenizer.parse(config), image_size)
+            problem = _problem(TOKENIZERS[name], sized, tokenizer.parse(config), image_size, lists)
+            problem = problem or _other_classes(class_lists.of_tokenizer(name, lists), config.get("classes") or ())
         except ValueError as error:
             problem = str(error)
         if problem:
@@ -73,8 +78,17 @@ def _read(settings: TokenizerSettings) -> tuple[dict[str, Any], str]:
     return ml4m.hub_settings(settings.weights, settings.revision), settings.weights
 
 
-def bring(name: str, settings: TokenizerSettings, image_size: int, folder: str) -> dict[str, Any]:
+def bring(
+    name: str,
+    settings: TokenizerSettings,
+    image_size: int,
+    folder: str,
+    lists: Mapping[str, tuple[str, ...]] | None = None,
+) -> dict[str, Any]:
     """Put a finished tokenizer into a local folder: its `sha256`, `vocab_size` and `quality`, for its record.
+
+    Args:
+        lists: the recipe's own lists of classes, by label.
 
     ValueError if it is not of the kind, or of the sizes, that the recipe needs.
     """
@@ -82,28 +96,43 @@ def bring(name: str, settings: TokenizerSettings, image_size: int, folder: str) 
 
     assert settings.weights is not None
     model = ml4m.load(settings.weights, settings.revision)
-    problem = _problem(TOKENIZERS[name], settings, model.config, image_size)
+    lists = lists or {}
+    problem = _problem(TOKENIZERS[name], settings, model.config, image_size, lists)
     if problem:
         raise ValueError(f"weights {settings.weights}: {problem}")
     # What it will read are pictures in [-1, 1] already.
     model.config = model.config.model_copy(update={"undo_std": False})
     local = Path(settings.weights)
     quality = tokenizer.read_quality(local) if local.is_dir() else {}
-    tokenizer.save(model, folder, quality)
+    tokenizer.save(model, folder, quality, class_lists.of_tokenizer(name, lists))
     return {
         "sha256": tokenizer.fingerprint(folder), "vocab_size": model.config.codebook_size, "quality": quality,
         "measured_on": "elsewhere",
     }  # fmt: skip
 
 
-def _problem(entry: Tokenizer, settings: TokenizerSettings, config: VQConfig, image_size: int) -> str:
+def _other_classes(asked: Sequence[str], there: Sequence[str]) -> str:
+    """Why a tokenizer of as many classes cannot serve, "" if it can."""
+    if list(asked) == list(there):
+        return ""
+    first = ", ".join(there[:3]) + ", ..." if there else "those of COCO"
+    return f"its classes are {first}, and not the recipe's; see classes"
+
+
+def _problem(
+    entry: Tokenizer,
+    settings: TokenizerSettings,
+    config: VQConfig,
+    image_size: int,
+    lists: Mapping[str, tuple[str, ...]],
+) -> str:
     """Why a tokenizer cannot serve, "" if it can."""
     from ...tokenize.networks.divae import DiVAEConfig
 
     books = entry.tokens if entry.form is Form.VECTOR else 1
     wanted: dict[str, Any] = {"codebook_size": settings.codebook_size, "num_codebooks": books}
     if entry.form is not Form.VECTOR:
-        wanted |= {"patch_size": settings.patch_size, "n_labels": entry.n_labels or None}
+        wanted |= {"patch_size": settings.patch_size, "n_labels": class_lists.n_labels(entry.name, lists) or None}
         wanted |= {"patch_proj": entry.form is not Form.FEATURES}
     # How wide other labels are is known when they come, see `FittedTokenizer.encode`.
     if channels := entry.channels if entry.name == BODY_POSE else CHANNELS.get(entry.form):

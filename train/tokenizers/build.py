@@ -32,7 +32,9 @@ def config_fields(kind: type[BaseModel], settings: TokenizerSettings) -> dict[st
     return {name: value for name, value in given.items() if name in kind.model_fields}
 
 
-def model(name: str, settings: TokenizerSettings, image_size: int, row: Sequence[int], seed: int = 0) -> Tokenizer:
+def model(
+    name: str, settings: TokenizerSettings, image_size: int, row: Sequence[int], seed: int = 0, n_labels: int = 0
+) -> Tokenizer:
     """An untrained tokenizer; its weights depend on the arguments alone.
 
     Args:
@@ -40,6 +42,7 @@ def model(name: str, settings: TokenizerSettings, image_size: int, row: Sequence
         settings: with `codebook_size` and `patch_size`, see `Recipe.tokenizer`.
         image_size: pixels along a side of a crop.
         row: shape of a row of its examples, without the batch: the last axis of features and vectors is their width.
+        n_labels: classes of a class map with "none", see `class_lists.n_labels`; the published number if 0.
     """
     entry = TOKENIZERS[name]
     encoder = (settings.dim, settings.encoder_depth, settings.heads)
@@ -50,7 +53,7 @@ def model(name: str, settings: TokenizerSettings, image_size: int, row: Sequence
     label: dict[str, Any] = {
         "image_size": entry.image_size or image_size,
         "n_channels": settings.class_dim if entry.form is Form.CLASSES else CHANNELS.get(entry.form, row[-1]),
-        "n_labels": entry.n_labels or None,
+        "n_labels": n_labels or entry.n_labels or None,
         "patch_proj": entry.form is not Form.FEATURES,  # cells of a feature map are tokens already
         "post_mlp": True,  # as in all published tokenizers
     }

@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -22,8 +22,9 @@ import numpy as np
 
 from ...infra import ledger, storage
 from ...infra.fingerprint import fingerprint
-from ...modalities import TEXT, TOKENIZERS, Form, import_modules
+from ...modalities import COCO_CLASSES, TEXT, TOKENIZERS, Form, class_names, import_modules
 from ...pipelines.fit_data import FitData
+from ...tokenize import class_lists
 from ...tokenize.settings import TextTokenizer, TokenizerSettings, warm_starts
 from .. import checkpoint, workers
 from ..data.prefetch import prefetch
@@ -45,6 +46,7 @@ class FitJob:
     are what records say of the code that makes each (infra/versions.py).
 
     tokenizers: settings with their sizes, see `Recipe.tokenizer`; those with `weights` are brought, not fitted.
+    classes: the recipe's own lists of classes, by label.
     """
 
     root: str
@@ -57,6 +59,7 @@ class FitJob:
     train: FitData
     val: FitData | None
     share: Literal["tokenizers", "batches"] = "tokenizers"
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def run(job: FitJob, resources: workers.Resources, address: str | None) -> None:
@@ -160,7 +163,7 @@ def _bring(job: FitJob, name: str) -> None:
 
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
-        facts = adopt.bring(name, job.tokenizers[name], job.image_size, scratch)
+        facts = adopt.bring(name, job.tokenizers[name], job.image_size, scratch, job.classes)
         commit(job, name, scratch, facts, 0, start)
 
 
@@ -182,8 +185,10 @@ def fit_text(job: FitJob, board: Board) -> None:
     captions = list(job.train.captions(job.text.captions))
     board.post(stage="fit text", done=0, total=len(captions), unit="captions")
     # A vocabulary with little room beyond the special words keeps fewer characters (each also as a continuation).
-    alphabet = min(1_000, (job.text.vocab_size - SPECIAL_WORDS) // 3)
-    wordpiece = WordPiece.fit(captions, vocab_size=job.text.vocab_size, max_alphabet=alphabet)
+    classes = class_names(class_lists.BOXES, job.classes)
+    special = SPECIAL_WORDS + max(0, len(classes) - len(COCO_CLASSES))
+    alphabet = min(1_000, (job.text.vocab_size - special) // 3)
+    wordpiece = WordPiece.fit(captions, vocab_size=job.text.vocab_size, max_alphabet=alphabet, classes=classes)
     with tempfile.TemporaryDirectory() as folder:
         wordpiece.save(folder)
         facts = {"sha256": wordpiece.fingerprint(), "vocab_size": wordpiece.vocab_size, "quality": {}}
@@ -283,7 +288,8 @@ def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: s
 
     start, settings = time.monotonic(), job.tokenizers[name]
     batch = max(1, settings.batch_size // world)
-    model = build.model(name, settings, job.image_size, rows.train.shape[1:], job.seed)
+    n_labels = class_lists.n_labels(name, job.classes)
+    model = build.model(name, settings, job.image_size, rows.train.shape[1:], job.seed, n_labels)
     backbone = settings.perceptual_backbone if TOKENIZERS[name].form is Form.COLORS else None
     perceptual = losses.lpips(backbone, device) if backbone else None
     warm = warm_starts(name, settings)
@@ -347,7 +353,7 @@ def _finish(
     metrics.log(settings.total_steps, rows.measured_on, measured)
     metrics.close()
     with tempfile.TemporaryDirectory() as scratch:
-        tokenizer.save(model.cpu(), scratch, measured)
+        tokenizer.save(model.cpu(), scratch, measured, class_lists.of_tokenizer(name, job.classes))
         facts = {
             "sha256": tokenizer.fingerprint(scratch), "vocab_size": settings.codebook_size, "quality": measured,
             "measured_on": rows.measured_on, **({"shards_passed_over": rows.passed_over} if rows.passed_over else {}),

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from ....modalities import COCO_PANOPTIC_CLASSES, NO_CLASS
+from ....modalities import COCO_PANOPTIC_CLASSES, NO_CLASS, plain_class
 from ....tokenize.text.sentences import METADATA_TYPES
 from ...reject import Reject
 from ..base import Item, Specialist
@@ -32,6 +32,7 @@ BACKGROUND: tuple[str, ...] = (
     "water-other", "fence-merged", "ceiling-merged", "sky-other-merged", "mountain-merged", "building-other-merged",
     "wall-other-merged",
 )  # fmt: skip
+_WALKABLE, _BACKGROUND = (frozenset(map(plain_class, names)) for names in (WALKABLE, BACKGROUND))
 OCCLUSION_EDGE = 0.3  # of Sobel's gradient
 OCCLUSION_PIXELS = 224 * 224  # at which it is taken
 
@@ -103,7 +104,7 @@ class Metadata(Specialist):
             case "det":
                 return self._box_statistics(label)
             case "semseg":
-                return class_statistics(label, self.objectness)
+                return class_statistics(label, self.objectness, self.class_names("semseg"))
             case "normal":
                 return {"geometric_complexity": geometric_complexity(label)}
             case "depth":
@@ -115,18 +116,27 @@ class Metadata(Specialist):
 
     def _box_statistics(self, boxes: list[dict[str, Any]]) -> dict[str, int | float]:
         classes = [box["label"] for box in boxes if box["score"] >= self.min_score]
-        humans = {"n_humans": classes.count("person")} if self.humans_from_boxes else {}
+        knows = self.humans_from_boxes and "person" in self.class_names("det")
+        humans = {"n_humans": classes.count("person")} if knows else {}
         return {**humans, "n_coco_instances": len(classes), "coco_instance_diversity": len(set(classes))}
 
 
-def class_statistics(classes: np.ndarray, objectness: str = "objects") -> dict[str, int | float]:
-    """Walkability, objectness (0..1) and the number of classes of a map of COCO panoptic classes, uint8 (H, W)."""
+def class_statistics(
+    classes: np.ndarray, objectness: str = "objects", names: Sequence[str] = COCO_PANOPTIC_CLASSES
+) -> dict[str, int | float]:
+    """Walkability, objectness (0..1) and the number of classes of a map, uint8 (H, W).
+
+    Args:
+        names: of the classes. Those of COCO's background count as such in any of their spellings ("floor"); walkability
+            is left out if none of the names can be walked on.
+    """
     counts = np.bincount(classes.reshape(-1), minlength=NO_CLASS + 1)[:NO_CLASS]
-    pixels = {name: int(counts[i]) for i, name in enumerate(COCO_PANOPTIC_CLASSES)}
-    background = sum(pixels[name] for name in BACKGROUND)
-    counted = background if objectness == "background" else sum(pixels.values()) - background
+    pixels = [(plain_class(name), int(counts[i])) for i, name in enumerate(names)]
+    background = sum(count for name, count in pixels if name in _BACKGROUND)
+    counted = background if objectness == "background" else sum(count for _, count in pixels) - background
+    walkable = [count for name, count in pixels if name in _WALKABLE]
     return {
-        "walkability": sum(pixels[name] for name in WALKABLE) / classes.size,
+        **({"walkability": sum(walkable) / classes.size} if walkable else {}),
         "objectness": counted / classes.size,
         "semantic_diversity": int(np.count_nonzero(counts)),
     }

@@ -1,4 +1,4 @@
-"""Semantic segmentation into the 133 classes of COCO panoptic (4M-21's `semseg`).
+"""Semantic segmentation into the 133 classes of COCO panoptic (4M-21's `semseg`), or into the recipe's own.
 
 4M labels with Mask2Former Swin-B. The same goes for EoMT, OneFormer, MaskFormer, and for semantic heads (SegFormer,
 UperNet, TIPSv2) that were trained on these classes; models of other classes are refused.
@@ -6,14 +6,14 @@ UperNet, TIPSv2) that were trained on these classes; models of other classes are
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import cv2
 import numpy as np
 from pydantic import Field, PrivateAttr
 
-from ....modalities import COCO_CLASSES, COCO_PANOPTIC_CLASSES, NO_CLASS
+from ....modalities import COCO_CLASSES, COCO_PANOPTIC_CLASSES, NO_CLASS, plain_class
 from ...reject import Reject
 from .base import DenseModel
 
@@ -78,7 +78,7 @@ class Panoptic(DenseModel):
     def setup(self, device: str) -> None:
         """Load the weights. ValueError if they are for another task or other classes."""
         super().setup(device)
-        self._classes = class_table(self._model.config.id2label, self.weights)
+        self._classes = class_table(self._model.config.id2label, self.weights, self.class_names())
         if self._auto == "AutoModelForUniversalSegmentation":
             self.require_postprocessing("post_process_panoptic_segmentation")
         processor = self._processor
@@ -115,7 +115,7 @@ class Panoptic(DenseModel):
         return self._model(pixel_values=pixels, task_inputs=self._task_tokens.expand(len(pixels), -1))
 
     def label_of(self, prediction: Any, size: tuple[int, int]) -> np.ndarray | Reject:
-        """uint8 (H, W): a class of COCO_PANOPTIC_CLASSES, or NO_CLASS."""
+        """uint8 (H, W): a class of the label's, COCO_PANOPTIC_CLASSES unless the recipe says others, or NO_CLASS."""
         if self._auto == "AutoModelForSemanticSegmentation":
             ids = argmax_at(prediction.logits[0], size)
             return np.ascontiguousarray(self._classes[ids.cpu().numpy()])
@@ -137,36 +137,35 @@ class Panoptic(DenseModel):
         return cv2.resize(classes, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def class_table(names: Mapping[int, str], source: str = "the model") -> np.ndarray:
-    """uint8 (n,): for each class of a model its number among COCO_PANOPTIC_CLASSES, NO_CLASS for a class beyond them.
+def class_table(
+    names: Mapping[int, str], source: str = "the model", wanted: Sequence[str] = COCO_PANOPTIC_CLASSES
+) -> np.ndarray:
+    """uint8 (n,): for each class of a model its number among `wanted`, NO_CLASS for a class beyond them.
 
     Args:
         names: the model's classes by id, in any of the spellings of COCO's tools ("sky-other-merged", "sky").
+        wanted: the classes of the label.
 
     Raises:
-        ValueError: the model lacks classes and has others instead. Classes without names (LABEL_0), and exactly 133
-            whose things are COCO's in order, are taken to be in COCO's order, whatever stuff is called.
+        ValueError: the model lacks classes and has others instead. Classes without names (LABEL_0), no more than are
+            wanted, are taken to be in their order; so are exactly COCO's 133 whose things are COCO's in order, whatever
+            stuff is called.
     """
-    count = len(COCO_PANOPTIC_CLASSES)
-    ours = {_plain(name): number for number, name in enumerate(COCO_PANOPTIC_CLASSES)}
-    known = [_plain(names.get(i, "")) for i in range(max(names, default=-1) + 1)]
-    in_order = known[: len(COCO_CLASSES)] == [_plain(name) for name in COCO_CLASSES]
+    ours = {plain_class(name): number for number, name in enumerate(wanted)}
+    known = [plain_class(names.get(i, "")) for i in range(max(names, default=-1) + 1)]
+    coco = tuple(wanted) == COCO_PANOPTIC_CLASSES
+    in_order = coco and known[: len(COCO_CLASSES)] == [plain_class(name) for name in COCO_CLASSES]
     unnamed = known == [f"label {i}" for i in range(len(known))]
-    if (len(known) == count and in_order) or (0 < len(known) <= count and unnamed):
+    if (len(known) == len(wanted) and in_order) or (0 < len(known) <= len(wanted) and unnamed):
         return np.arange(len(known), dtype=np.uint8)
-    lacking = [name for name in COCO_PANOPTIC_CLASSES if _plain(name) not in known]
+    lacking = [name for name in wanted if plain_class(name) not in known]
     if lacking and not (known and all(name in ours for name in known)):
+        whose, trained = ("COCO panoptic's", "COCO panoptic") if coco else ("the recipe's", "the list classes.semseg")
         raise ValueError(
-            f"semseg: {source} knows {len(names)} classes, and {len(lacking)} of COCO panoptic's {count} are not among "
-            f"them ({', '.join(lacking[:3])}...); name weights that were trained on COCO panoptic"
+            f"semseg: {source} knows {len(names)} classes, and {len(lacking)} of {whose} {len(wanted)} are not among "
+            f"them ({', '.join(lacking[:3])}...); name weights that were trained on {trained}"
         )
     return np.array([ours.get(name, NO_CLASS) for name in known], np.uint8)
-
-
-def _plain(name: str) -> str:
-    """COCO's names are also written without "-merged", "-other", "-stuff" and hyphens."""
-    words = name.lower().replace("-", " ").replace("_", " ").split()
-    return " ".join(word for word in words if word not in ("merged", "other", "stuff"))
 
 
 def classes_of_segments(segmentation: np.ndarray, segments: list[dict[str, Any]], table: np.ndarray) -> np.ndarray:

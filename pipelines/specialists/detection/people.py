@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import cv2
 import numpy as np
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
 from ...reject import Reject
 from ..base import ImageItem, Specialist
@@ -55,6 +55,12 @@ class HogPeople(Specialist):
     )
 
     _hog: Any = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _has_people(self) -> Self:
+        if "person" not in self.class_names():
+            raise ValueError("it finds the class person alone, and classes.det lacks it; name another specialist")
+        return self
 
     def setup(self, device: str) -> None:
         """Load the detector that ships inside OpenCV; it runs on the CPU, whatever the device."""

@@ -1,4 +1,4 @@
-"""Boxes of COCO's 80 classes by a detector of transformers: D-FINE, RT-DETR, RF-DETR, DETR, YOLOS.
+"""Boxes of COCO's 80 classes, or of the recipe's own, by a detector of transformers: D-FINE, RT-DETR, DETR, YOLOS.
 
 Decisions:
 - Preprocessing and reading of the outputs are those of the weights' own processor. Images are prepared one by one and
@@ -7,8 +7,8 @@ Decisions:
   detecting again.
 - Boxes and scores are rounded to 1e-5: finer digits differ with the size of a batch, and thresholds and the order of
   boxes must not turn on them.
-- Classes are known by name. Other spellings of COCO's names are translated; classes that COCO lacks are dropped, since
-  4M has no words for them.
+- Classes are known by name. Other spellings of COCO's names are translated; classes that the label lacks are dropped,
+  since there are no words for them.
 """
 
 from __future__ import annotations
@@ -48,30 +48,34 @@ _GAPS = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 _BY_CATEGORY_ID = tuple("N/A" if i in _GAPS else COCO_CLASSES[i - sum(gap <= i for gap in _GAPS)] for i in range(91))
 
 
-def coco_names(names: Sequence[str], wanted: str = "classes") -> list[str | None]:
-    """For each class of a model its name in COCO_CLASSES, or None if COCO has no such class.
+def label_names(
+    names: Sequence[str], option: str = "classes", wanted: Sequence[str] = COCO_CLASSES
+) -> list[str | None]:
+    """For each class of a model its name among `wanted`, or None if there is no such class.
 
-    Names without a meaning ("LABEL_0", "0") are read by position if they are 80 (the order of COCO_CLASSES) or 91
-    (COCO's category ids). ValueError if no name is COCO's; it names `wanted` as the option that helps.
+    Names without a meaning ("LABEL_0", "0") are read by position if they are as many as are wanted, or 80 (the order of
+    COCO_CLASSES), or 91 (COCO's category ids). ValueError if no name is wanted; it names the option that helps.
     """
     if not any(name.lower().removeprefix("label").strip("_ 0123456789") for name in names):
-        known = {len(COCO_CLASSES): COCO_CLASSES, len(_BY_CATEGORY_ID): _BY_CATEGORY_ID}.get(len(names))
+        by_position = {len(COCO_CLASSES): COCO_CLASSES, len(_BY_CATEGORY_ID): _BY_CATEGORY_ID, len(wanted): wanted}
+        known = by_position.get(len(names))
         if known is None:
-            raise ValueError(f"its {len(names)} classes have no names; give them in order as `{wanted}`")
+            raise ValueError(f"its {len(names)} classes have no names; give them in order as `{option}`")
         names = known
-    translated = [_coco_name(name) for name in names]
+    ours = {_plain(name): name for name in wanted}
+    # The label's own spelling first: a list of one's own may have both "sofa" and "couch".
+    translated = [ours.get(_plain(name)) or ours.get(_SYNONYMS.get(_plain(name), "")) for name in names]
     if not any(translated):
+        whose = f"COCO's {len(wanted)}" if tuple(wanted) == COCO_CLASSES else f"the {len(wanted)} of classes.det"
         raise ValueError(
-            f"none of its {len(names)} classes ({', '.join(names[:5])}...) is one of COCO's 80; if they are, give "
-            f"their names in order as `{wanted}`"
+            f"none of its {len(names)} classes ({', '.join(names[:5])}...) is one of {whose}; if they are, give "
+            f"their names in order as `{option}`"
         )
     return translated
 
 
-def _coco_name(name: str) -> str | None:
-    plain = " ".join(name.lower().replace("_", " ").replace("-", " ").split())
-    plain = _SYNONYMS.get(plain, plain)
-    return plain if plain in COCO_CLASSES else None
+def _plain(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
 
 
 def records(
@@ -83,7 +87,7 @@ def records(
         boxes: float (n, 4) xmin, ymin, xmax, ymax in 0..1 of the frame; what sticks out is cut off.
         scores: float (n,) in 0..1.
         classes: int (n,), indices into `names`; those without a name are dropped.
-        names: COCO's names of the model's classes.
+        names: the label's names of the model's classes.
         most: how many to keep.
     """
     boxes, scores = boxes.astype(np.float64).clip(0, 1).round(_DIGITS), scores.astype(np.float64).round(_DIGITS)
@@ -135,7 +139,7 @@ class Detector(Pretrained):
 
     def _set_names(self, names: Sequence[str]) -> None:
         try:
-            self._names = coco_names(names, f"labels.specialists.{self.label}.classes")
+            self._names = label_names(names, f"labels.specialists.{self.label}.classes", self.class_names())
         except ValueError as error:
             raise ValueError(f"{self.label}: {self.weights}: {error}") from error
 

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ....infra.explain import nearest
-from ....modalities import CLASS_NAMES, LABELS, NO_CLASS, Form
+from ....modalities import LABELS, NO_CLASS, Form
 from ... import members
 from ...reject import Reject
 from ..base import Item, Specialist
@@ -93,9 +93,9 @@ class Member(Specialist):
         if self.far is not None and self.holds != "depth":
             raise ValueError("far: it is of distances; leave it out, or say holds: depth")
         if self.form is Form.CLASSES:
-            numbers(self.classes, self._names, self._count)
+            numbers(self.classes, self.class_names(), self._count)
         elif self.label == "det":
-            renamed(self.classes, self._names)
+            renamed(self.classes, self.class_names())
         return self
 
     def _meant(self) -> tuple[str, ...]:
@@ -103,13 +103,8 @@ class Member(Specialist):
         return _OF_RECORDS.get(self.label, ()) if self.form is Form.RECORD else _IN_FRAME.get(self.form, ())
 
     @property
-    def _names(self) -> tuple[str, ...]:
-        """The names of its label's classes, () if they have none."""
-        return CLASS_NAMES.get(self.label, ())
-
-    @property
     def _count(self) -> int:
-        return len(self._names) or NO_CLASS
+        return len(self.class_names()) or NO_CLASS
 
     @property
     def form(self) -> Form:
@@ -152,7 +147,7 @@ class Member(Specialist):
             return self._map(maps.in_frame(value, image.shape[:2], self.resize))
         match self.label, self.form:
             case "det", _:
-                return records.boxes(value, renamed(self.classes, self._names), self._names)
+                return records.boxes(value, renamed(self.classes, self.class_names()), self.class_names())
             case "caption", _:
                 return records.text(value)
             case "metadata", _:
@@ -168,7 +163,7 @@ class Member(Specialist):
             case Form.NORMALS:
                 return maps.normals(array, self.flip, self.invalid)
             case Form.CLASSES:
-                return maps.classes(array, numbers(self.classes, self._names, self._count), self._count)
+                return maps.classes(array, numbers(self.classes, self.class_names(), self._count), self._count)
             case Form.EDGES:
                 return maps.edges(array)
             case Form.COLORS:

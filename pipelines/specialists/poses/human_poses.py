@@ -7,11 +7,11 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import cv2
 import numpy as np
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
 from ....tokenize.text import smpl
 from ...reject import Reject
@@ -53,6 +53,12 @@ class Hmr2(Pretrained):
     iterations: int = Field(1, ge=1, description="How often the estimate is refined; once, as published.")
 
     _network: Any = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _has_people(self) -> Self:
+        if "person" not in self.class_names("det"):
+            raise ValueError("it looks at boxes of the class person, which classes.det lacks; add it")
+        return self
 
     def setup(self, device: str) -> None:
         """Load the network. ValueError if the weights are others, or hold code that would run."""

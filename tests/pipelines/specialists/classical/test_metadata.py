@@ -265,6 +265,15 @@ def test_walkability_and_objectness(
     assert as_printed["objectness"] == pytest.approx(background)
 
 
+def test_classes_of_the_recipes_own_count_by_name() -> None:
+    classes = np.array([[0, 0, 1, 2], [1, 255, 3, 3]], np.uint8)
+    names = ["Sky", "floor", "ball", "box"]
+    expected = {"walkability": 2 / 8, "objectness": 3 / 8, "semantic_diversity": 4}
+    assert class_statistics(classes, names=names) == pytest.approx(expected)
+    assert class_statistics(classes, "background", names)["objectness"] == pytest.approx(4 / 8)
+    assert "walkability" not in class_statistics(classes, names=["cell", "nucleus", "membrane", "other"])
+
+
 def test_geometric_complexity_of_plane_corner_and_sphere() -> None:
     plane = np.tile(np.array([0.6, 0, 0.8], np.float16), (30, 40, 1))
     assert geometric_complexity(plane) == pytest.approx(0, abs=1e-3)

@@ -230,3 +230,15 @@ def test_the_largest_logit_wins_however_many_classes(classes: int) -> None:
     logits = torch.randn(classes, 7, 5)
     whole = torch.nn.functional.interpolate(logits[None], (31, 22), mode="bilinear", align_corners=False)[0].argmax(0)
     assert torch.equal(argmax_at(logits, (31, 22)), whole)
+
+
+def test_a_model_of_coco_serves_a_list_of_the_recipes_own() -> None:
+    own = ["person", "sky", "Floor", "dog"]
+    table = class_table(dict(enumerate(NAMES)), wanted=own)
+    by_name = {name: int(table[NAMES.index(name)]) for name in ("sky-other-merged", "floor-other-merged", "dog", "cat")}
+    assert by_name == {"sky-other-merged": 1, "floor-other-merged": 2, "dog": 3, "cat": NO_CLASS}
+    assert np.count_nonzero(table != NO_CLASS) == 4
+    assert class_table({0: "LABEL_0", 1: "LABEL_1"}, wanted=own).tolist() == [0, 1]
+    assert class_table({0: "dog", 1: "sky"}, wanted=own).tolist() == [3, 1]
+    with pytest.raises(ValueError, match=r"knows 133 classes, and 1 of the recipe's 2 are not .*the list classes.semseg"):
+        class_table(dict(enumerate(NAMES)), wanted=["sky", "ball"])

@@ -18,7 +18,7 @@ from fourmill_tests.tiny import features as tiny_features
 
 from fourmill.modalities import COCO_CLASSES
 from fourmill.pipelines.reject import Reject
-from fourmill.pipelines.specialists.detection.transformers import Boxes, coco_names, records
+from fourmill.pipelines.specialists.detection.transformers import Boxes, label_names, records
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "dfine": tiny.dfine,
@@ -136,16 +136,25 @@ def test_records_are_cut_named_and_ordered() -> None:
 
 def test_names_of_classes() -> None:
     voc = ["aeroplane", "TVmonitor", "potted_plant", "N/A", "Traffic Light", "unicorn", "dining-table"]
-    assert coco_names(voc) == ["airplane", "tv", "potted plant", None, "traffic light", None, "dining table"]
-    assert coco_names([f"LABEL_{i}" for i in range(80)]) == list(COCO_CLASSES)
-    by_id = coco_names([f"LABEL_{i}" for i in range(91)])
+    assert label_names(voc) == ["airplane", "tv", "potted plant", None, "traffic light", None, "dining table"]
+    assert label_names([f"LABEL_{i}" for i in range(80)]) == list(COCO_CLASSES)
+    by_id = label_names([f"LABEL_{i}" for i in range(91)])
     known = {1: "person", 11: "fire hydrant", 13: "stop sign", 27: "backpack", 62: "chair", 72: "tv", 90: "toothbrush"}
     assert {i: by_id[i] for i in known} == known
     assert [i for i, name in enumerate(by_id) if name is None] == [0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83]
     assert [name for name in by_id if name] == list(COCO_CLASSES)
     for names, message in ((["LABEL_0", "LABEL_1"], "2 classes have no names"), (["unicorn"], "none of its 1 classes")):
         with pytest.raises(ValueError, match=message + ".*`my.option`"):
-            coco_names(names, "my.option")
+            label_names(names, "my.option")
+
+
+def test_names_of_a_list_of_the_recipes_own() -> None:
+    own = ["Sofa", "hard hat", "person"]
+    assert label_names(["sofa", "Hard-Hat", "unicorn", "N/A"], wanted=own) == ["Sofa", "hard hat", None, None]
+    assert label_names(["LABEL_0", "LABEL_1", "LABEL_2"], wanted=own) == own
+    assert label_names([f"LABEL_{i}" for i in range(80)], wanted=own)[0] == "person"
+    with pytest.raises(ValueError, match=r"none of its 1 classes .* is one of the 3 of classes\.det; .*`my\.option`"):
+        label_names(["unicorn"], "my.option", own)
 
 
 def test_classes_without_names_are_given_in_the_recipe(tmp_path: Path) -> None:
