@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .pipelines.reject import Reject
     from .pipelines.specialists.base import ImageItem, Item, Specialist
     from .recipe import load as load_recipe
+    from .runs.run import open_run
     from .tokenize.codec import Labelled
     from .tokenize.ml4m import load as load_tokenizer
     from .tokenize.open_store import open_store
@@ -44,6 +45,7 @@ __all__ = [
     "load_recipe",
     "load_tokenizer",
     "nearest",
+    "open_run",
     "open_store",
     "retrieve",
 ]
@@ -64,6 +66,7 @@ _PLACES = {
     "load_recipe": ".recipe:load",
     "load_tokenizer": ".tokenize.ml4m:load",
     "nearest": ".model.downstream.retrieval",
+    "open_run": ".runs.run",
     "open_store": ".tokenize.open_store",
     "retrieve": ".model.downstream.retrieval",
 }

@@ -306,6 +306,7 @@ class Project:
             first_sentinel=sentinels[0],
             num_sentinels=sentinels[1],
             datasets=datasets,
+            tokenizers={name: one.fingerprint for name, one in self.fitted.items()},
         )
 
     def columns_for_training(self) -> Columns:

@@ -26,7 +26,7 @@ from .tokenize import class_lists
 from .tokenize import settings as tokenizer_settings
 from .tokenize.settings import Tokenizers, TokenizerSettings
 from .train.downstream.evaluation.settings import Evaluate
-from .train.downstream.settings import Chain, ChainStep, Generate
+from .train.downstream.settings import Chain, Generate, check_steps
 from .train.settings import Mixture, Train, alpha_of
 from .train.tokenizers.settings import Fit
 
@@ -201,44 +201,10 @@ def _check_mixture(recipe: Recipe, mixture: Mixture) -> None:
 
 def _check_chain(recipe: Recipe, chain: Chain) -> None:
     where = "generate.chains"
-    known = set(chain.inputs)
-    for name in chain.inputs:
+    targets = [step.target for step in chain.to]
+    for name in (*chain.inputs, *targets):
         _chosen(where, name, recipe.modalities)
-    for step in chain.to:
-        _chosen(where, step.target, recipe.modalities)
-        spec = _spec(recipe, step.target)
-        if not spec.is_target:
-            raise ValueError(f"{where}: {step.target} is input only and cannot be generated")
-        if step.target in known:
-            raise ValueError(f"{where}: {step.target} is given or generated already")
-        _check_guidance(step, known)
-        known.add(step.target)
-        text = spec.kind is Kind.SEQUENCE
-        if step.scheme and text != (step.scheme == "autoregressive"):
-            raise ValueError(
-                f"{where}: {step.target} with the scheme {step.scheme}; text is autoregressive, "
-                "grids are maskgit or roar"
-            )
-        idle = {"steps", "schedule", "temperature_schedule"} if text else {"max_tokens"}
-        if said := sorted(name for name in idle if getattr(step, name) != type(step).model_fields[name].default):
-            kind = "text, which takes one step for each token" if text else "a grid, whose number of tokens is fixed"
-            raise ValueError(f"{where}: {step.target} is {kind}; leave {', '.join(said)} out")
-        if text and (step.max_tokens or 0) > spec.max_tokens:
-            raise ValueError(f"{where}: max_tokens {step.max_tokens}, {step.target} has at most {spec.max_tokens}")
-
-
-def _check_guidance(step: ChainStep, known: Collection[str]) -> None:
-    weights = step.guidance
-    if not isinstance(weights, dict):
-        return
-    where = "generate.chains"
-    if not weights:
-        raise ValueError(f"{where}: {step.target}: guidance names no condition; leave it out, or give one number")
-    if unknown := sorted(weights.keys() - known):
-        raise ValueError(
-            f"{where}: {step.target}: guidance by {', '.join(unknown)}, which is neither given nor generated before; "
-            f"known are {', '.join(sorted(known))}"
-        )
+    check_steps(where, chain.to, chain.inputs, {name: _spec(recipe, name) for name in targets})
 
 
 def _chosen(where: str, name: str, chosen: Collection[str]) -> None:

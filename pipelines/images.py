@@ -15,6 +15,7 @@ Pure and safe to call from many threads; both libraries release the interpreter'
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -41,12 +42,30 @@ def decode(data: bytes, max_pixels: int) -> np.ndarray:
     Raises:
         Reject: no image, truncated, damaged or too large.
     """
+    return _guarded(data, max_pixels, _pixels)
+
+
+def decode_values(data: bytes, max_pixels: int) -> np.ndarray:
+    """Decode a picture whose numbers mean something, a map of depth or classes, without changing them.
+
+    Returns:
+        uint8 (H, W) of grey or of an indexed picture's indices, uint16 (H, W) of 16-bit grey, uint8 (H, W, 3 or 4) of
+        colours, with alpha if there is some; upright as in `decode`.
+
+    Raises:
+        Reject: as `decode`.
+    """
+    return _guarded(data, max_pixels, _values)
+
+
+def _guarded(data: bytes, max_pixels: int, read: Callable[[Image.Image, bytes], np.ndarray]) -> np.ndarray:
+    """What `read` makes of an image that is opened and small enough; Reject for whatever goes wrong."""
     if not data:
         raise Reject("image: 0 bytes")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.width, image.height, max_pixels)
-            return np.ascontiguousarray(_pixels(image, data))
+            return np.ascontiguousarray(read(image, data))
     except Reject:
         raise
     except UnidentifiedImageError:
@@ -80,6 +99,22 @@ def _pixels(image: Image.Image, data: bytes) -> np.ndarray:
     return _upright(np.array(_to_rgb(image)), orientation)
 
 
+def _values(image: Image.Image, data: bytes) -> np.ndarray:
+    image.load()
+    orientation = _orientation(image)
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64).clip(0, 65_535).astype(np.uint16)
+    elif image.mode in ("L", "P"):
+        values = np.array(image)
+    elif image.mode == "1":
+        values = np.array(image.convert("L"))
+    elif image.mode == "LA":
+        values = np.array(image.convert("RGBA"))
+    else:
+        values = np.array(image if image.mode in ("RGB", "RGBA") else _to_rgb(image))
+    return _upright(values, orientation)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey, "I;16" or in 32 bits: 65,535 / 257 = 255
         grey = np.asarray(image).astype(np.int64).clip(0, 65_535)
@@ -104,7 +139,7 @@ def _orientation(image: Image.Image) -> int:
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Undo the camera's rotation: 2 to 4 are mirror images and 180 degrees, 5 to 8 those of the transposed image."""
     if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
+        pixels = pixels.swapaxes(0, 1)
     flip_rows = orientation in (3, 4, 7, 8)
     flip_columns = orientation in (2, 3, 6, 7)
     return pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]

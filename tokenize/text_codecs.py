@@ -174,7 +174,10 @@ class Instances(_Coded):
     def subject(self, sample: Labelled, crop: int) -> Any:
         window, seed = sample.crops[crop], self.options.seed
         words = self.spec.max_tokens - 1  # every word of these sentences is one token, and EOS takes one
-        return instance_sentences.query(sample.value, *sample.size, window, seed, sample.key, crop, max_words=words)
+        at = instance_sentences.own_points(sample.value, *sample.size, window)
+        return instance_sentences.query(
+            sample.value, *sample.size, window, seed, sample.key, crop, max_words=words, at=at
+        )
 
     def coded(self, subject: Any) -> np.ndarray:
         return subject.masks

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from ...modalities import COCO_PANOPTIC_CLASSES, NO_CLASS
+from ...tokenize.id_colors import id_colors
 from .colormaps import blue_to_red, colored, inferno
-from .panels import Panel, Picture, TextPanel, backdrop, id_colors, picture, scaled, text_size, write_name
+from .panels import Panel, Picture, TextPanel, backdrop, picture, scaled, text_size, write_name
 
 _NAMED_SHARE = 0.02  # of the picture that a segment must take to be named
 _LETTERS = 12

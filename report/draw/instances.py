@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from ...tokenize import masks
-from .panels import Panel, TextPanel, backdrop, id_colors, picture, scaled
+from ...tokenize.id_colors import id_colors
+from .panels import Panel, TextPanel, backdrop, picture, scaled
 
 _OPACITY = 0.5
 _MOST = 200  # instances that are drawn, the largest

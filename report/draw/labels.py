@@ -20,10 +20,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ...modalities import LABELS, Form, class_names
+from ...tokenize.id_colors import id_colors
 from ...tokenize.text.sentences import METADATA_TYPES
 from .dense import draw_depth, draw_features, draw_normals, draw_segments, draw_vector
 from .instances import draw_instances
-from .panels import Panel, Picture, Swatches, TablePanel, TextPanel, fit, id_colors, picture, text_size, write_name
+from .panels import Panel, Picture, Swatches, TablePanel, TextPanel, fit, picture, text_size, write_name
 from .skeleton import draw_skeletons
 
 __all__ = ["DRAWERS", "Panel", "Picture", "Swatches", "TablePanel", "TextPanel", "draw", "fit", "id_colors", "picture"]

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_GOLDEN = (0.6180339887, 0.7548776662, 0.5698402910)  # low-discrepancy steps: neighbouring ids get far colours
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -76,18 +74,6 @@ def picture(
     )
     uri = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
     return Picture(uri, small.shape[1], small.shape[0], alt, pixelated)
-
-
-def id_colors(ids: np.ndarray) -> np.ndarray:
-    """A stable colour for each id, whatever else is in the picture: integers (...) -> uint8 (..., 3)."""
-    steps = np.asarray(ids, np.float64)[..., None] * np.array(_GOLDEN)
-    hue, saturation, value = np.moveaxis(steps % 1.0, -1, 0)
-    saturation, value = 0.25 + 0.4 * saturation, 0.45 + 0.5 * value
-    # HSV to RGB as f(n) = v - v s max(0, min(k, 4 - k, 1)), k = (n + h / 60 deg) mod 6, for n = 5, 3, 1.
-    k = (np.array([5.0, 3.0, 1.0]) + 6.0 * hue[..., None]) % 6.0
-    ramp = np.clip(np.minimum(k, 4.0 - k), 0.0, 1.0)
-    rgb: np.ndarray = value[..., None] * (1.0 - saturation[..., None] * ramp)
-    return (rgb * 255 + 0.5).astype(np.uint8)
 
 
 def backdrop(image: np.ndarray | None, height: int, width: int) -> np.ndarray:

@@ -24,6 +24,7 @@ ORDER = (
     ("recipe",),
     ("project",),
     ("report",),
+    ("runs",),
     ("verbs",),
     ("cli",),
 )

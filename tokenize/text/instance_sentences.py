@@ -73,6 +73,15 @@ class _Seen(NamedTuple):
         row = int(top + (y + 0.5) / GRID * (bottom - top))
         return bool(self.mask[min(row, self.mask.shape[0] - 1), min(column, self.mask.shape[1] - 1)])
 
+    def cells(self) -> np.ndarray:
+        """Which cells of the grid it `holds`, bool (GRID, GRID)."""
+        left, top, right, bottom = self.window
+        centres = (np.arange(GRID) + 0.5) / GRID
+        columns = (left + centres * (right - left)).astype(np.int64).clip(max=self.mask.shape[1] - 1)
+        rows = (top + centres * (bottom - top)).astype(np.int64).clip(max=self.mask.shape[0] - 1)
+        inside: np.ndarray = self.mask[rows[:, None], columns[::-1] if self.flip else columns] > 0
+        return inside
+
     def within_box(self, size: int) -> np.ndarray:
         """The mask over its box, uint8 (size, size), never empty: at least its fullest cells are set."""
         left, top, right, bottom = self.window
@@ -143,7 +152,7 @@ def instance_masks(
 
 def query(
     label: Sequence[Mapping[str, Any]], width: int, height: int, crop: Crop, seed: int, key: str, index: int,
-    points: int = POINTS, max_words: int = 289,
+    points: int = POINTS, max_words: int = 289, at: Sequence[tuple[int, int]] | None = None,
 ) -> Queried:  # fmt: skip
     """Random points of a crop and the instances that hold them, as many as a sentence has room for.
 
@@ -154,13 +163,15 @@ def query(
         seed, key, index: of the dataset, the sample and the crop.
         points: how many; of points that fall on one cell one is kept.
         max_words: length of the sentence without EOS. The first instance that does not fit ends it.
+        at: points (x, y) on the grid in the place of random ones, see `own_points`.
     """
     seen = _seen(label, width, height, crop)
     kept: dict[int, None] = {}  # instances, in the order in which they are first written
     queried: dict[tuple[int, int], tuple[int, ...]] = {}  # the instances that are written for a point
     left = max_words
-    for i in range(points):
-        x, y = (int(draw * GRID) for draw in hashed_uniforms(2, "point", seed, key, index, i))
+    if at is None:
+        at = [_random_point(seed, key, index, i) for i in range(points)]
+    for i, (x, y) in enumerate(at):
         if (x, y) in queried:
             continue
         holders = [n for n, one in enumerate(seen) if one.holds(x, y)]
@@ -183,6 +194,45 @@ def query(
         np.array([seen[n].within_box(MASK_SIZE) for n in kept], np.uint8).reshape(-1, MASK_SIZE, MASK_SIZE),
         tuple((point, tuple(number[n] for n in written)) for point, written in queried.items()),
     )
+
+
+def _random_point(seed: int, key: str, index: int, i: int) -> tuple[int, int]:
+    x, y = (int(draw * GRID) for draw in hashed_uniforms(2, "point", seed, key, index, i))
+    return x, y
+
+
+def own_points(label: Sequence[Mapping[str, Any]], width: int, height: int, crop: Crop) -> list[tuple[int, int]] | None:
+    """Where on the grid of a crop to ask for instances that a person drew, one point for each; None if there are none.
+
+    An instance is drawn if it has a "query": the point to ask at, [x, y] in [0, 1] of the image, or None. The point of
+    one that says none, or whose point the crop does not show, is the one deepest inside of what the crop shows.
+    """
+    drawn = [one for one in label if "query" in one]
+    if not drawn:
+        return None
+    points = [_own_point(one, width, height, crop) for one in drawn]
+    return [point for point in points if point is not None]
+
+
+def _own_point(instance: Mapping[str, Any], width: int, height: int, crop: Crop) -> tuple[int, int] | None:
+    import cv2
+
+    seen = _see(instance, width, height, crop)
+    if seen is None:
+        return None
+    inside = seen.cells().astype(np.uint8)
+    if instance["query"] is not None:
+        x, y = instance["query"]
+        across, down = (x * width - crop.left) / crop.width, (y * height - crop.top) / crop.height
+        column, row = int((1 - across if crop.flip else across) * GRID), int(down * GRID)
+        if 0 <= column < GRID and 0 <= row < GRID and inside[row, column]:
+            return column, row
+    if not inside.any():  # thinner than a cell
+        return None
+    # The crop's edge ends an instance, too.
+    depth = cv2.distanceTransform(np.pad(inside, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    row, column = divmod(int(depth.argmax()), GRID)
+    return column, row
 
 
 def instances_to_chunks(queried: Queried, ids: np.ndarray) -> list[str]:

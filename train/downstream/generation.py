@@ -28,7 +28,7 @@ from ..cpu_memory import keep_freed_memory
 from .ensemble import average
 from .generation_job import GenerateJob
 from .samples import read
-from .settings import Chain, ChainStep
+from .settings import Chain, ChainStep, Generate
 
 KEPT_MEMORY = 2**29  # bytes of freed memory that the process keeps: the activations of a step, on a CPU
 MEMBER_STRIDE = 1 << 32  # between the sample ids of two members: no two draw the same random numbers
@@ -72,14 +72,23 @@ def special_ids(job: GenerateJob) -> SpecialIds:
 
 
 def members(
-    job: GenerateJob, model: FourM, given: dict[str, Any], steps: Sequence[Step], count: int
+    settings: Generate,
+    special: SpecialIds,
+    model: FourM,
+    given: dict[str, Any],
+    steps: Sequence[Step],
+    samples: int,
+    numbers: Sequence[int],
 ) -> list[Generated]:
-    """`count` generations from the same conditions; the first is the one that a single generation would be."""
-    settings, device = job.settings, model.device.type
-    samples = len(next(iter(given.values())))
+    """Several generations from the same conditions, the members `numbers`; 0 is the one that a single one would be.
+
+    Args:
+        given: modality -> one entry for each of `samples` samples, see `generate`.
+    """
+    device = model.device.type
     narrow = settings.precision == "bf16" or (settings.precision == "auto" and device == "cuda")
     generated = []
-    for member in range(count):
+    for member in numbers:
         parts = []
         for i in range(0, samples, settings.batch_size):
             here = slice(i, i + settings.batch_size)
@@ -87,7 +96,7 @@ def members(
             some = {name: values[here] for name, values in given.items()}
             # Random numbers follow from seed and sample id: how samples are batched changes no token.
             with torch.autocast(device, torch.bfloat16, enabled=narrow):
-                parts.append(generate(model, some, steps, seed=settings.seed, sample_ids=ids, special=special_ids(job)))
+                parts.append(generate(model, some, steps, seed=settings.seed, sample_ids=ids, special=special))
         generated.append({name: _joined([part[name] for part in parts]) for name in parts[0]})
     return generated
 
@@ -123,7 +132,8 @@ def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, b
     specs = {spec.name: spec for spec in job.specs}
     chosen, given = conditions(job, chain.inputs, chain.split)
     steps = [model_step(step, specs[step.target]) for step in chain.to]
-    first, *others = members(job, model, given, steps, chain.ensemble)
+    everyone = members(job.settings, special_ids(job), model, given, steps, len(chosen), range(chain.ensemble))
+    first, *others = everyone
     samples: list[dict[str, Any]] = [{"shard": shard, "key": key, "row": row} for shard, key, row in chosen]
     files = {}
     for name, tokens in first.items():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ...infra.fields import Positive, Section, UrlList
+from ...modalities import Kind, ModalitySpec
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -54,3 +56,49 @@ class Generate(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Positive = 16
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # bfloat16 autocast on CUDA
+
+
+def check_steps(
+    where: str, steps: Sequence[ChainStep], given: Collection[str], specs: Mapping[str, ModalitySpec]
+) -> None:
+    """ValueError for the first step of a chain that cannot be.
+
+    Args:
+        where: begins the message.
+        given: the modalities that the chain begins with.
+        specs: of the targets, by name.
+    """
+    known = set(given)
+    for step in steps:
+        spec = specs[step.target]
+        if not spec.is_target:
+            raise ValueError(f"{where}: {step.target} is input only and cannot be generated")
+        if step.target in known:
+            raise ValueError(f"{where}: {step.target} is given or generated already")
+        _check_guidance(where, step, known)
+        known.add(step.target)
+        text = spec.kind is Kind.SEQUENCE
+        if step.scheme and text != (step.scheme == "autoregressive"):
+            raise ValueError(
+                f"{where}: {step.target} with the scheme {step.scheme}; text is autoregressive, "
+                "grids are maskgit or roar"
+            )
+        idle = {"steps", "schedule", "temperature_schedule"} if text else {"max_tokens"}
+        if said := sorted(name for name in idle if getattr(step, name) != ChainStep.model_fields[name].default):
+            kind = "text, which takes one step for each token" if text else "a grid, whose number of tokens is fixed"
+            raise ValueError(f"{where}: {step.target} is {kind}; leave {', '.join(said)} out")
+        if text and (step.max_tokens or 0) > spec.max_tokens:
+            raise ValueError(f"{where}: max_tokens {step.max_tokens}, {step.target} has at most {spec.max_tokens}")
+
+
+def _check_guidance(where: str, step: ChainStep, known: Collection[str]) -> None:
+    weights = step.guidance
+    if not isinstance(weights, dict):
+        return
+    if not weights:
+        raise ValueError(f"{where}: {step.target}: guidance names no condition; leave it out, or give one number")
+    if unknown := sorted(weights.keys() - known):
+        raise ValueError(
+            f"{where}: {step.target}: guidance by {', '.join(unknown)}, which is neither given nor generated before; "
+            f"known are {', '.join(sorted(known))}"
+        )

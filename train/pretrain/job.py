@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ...infra import storage
+from ...infra import configuration, storage
 from ...modalities import Kind, ModalitySpec
 from ...model.config import FourMConfig
 from ..data.blend import Dataset
@@ -15,6 +16,15 @@ from ..settings import Model, Train, alpha_of
 
 if TYPE_CHECKING:
     from ..masking.masking import MaskingConfig
+
+RECIPE, TOKENIZERS = "recipe.yaml", "tokenizers.json"  # files of a run's folder
+
+
+def write_origin(job: TrainJob) -> None:
+    """What a run comes from, kept in its folder, so that its model can be used without the user's recipe: the resolved
+    recipe, and the fingerprints of the tokenizers whose ids it learns."""
+    storage.put(storage.join(job.folder, RECIPE), configuration.dump(job.recipe).encode())
+    storage.put(storage.join(job.folder, TOKENIZERS), (json.dumps(job.tokenizers, indent=1) + "\n").encode())
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,7 @@ class TrainJob:
     shards, val_shards: (name, rows) of the columns in ROOT/tokens.
     first_sentinel, num_sentinels: of the text tokenizer ([S_1] is the first that spans use).
     datasets: what is trained on if the recipe names several; `shards` alone if empty.
+    tokenizers: fingerprints of the contents of the fitted tokenizers that made the columns, by name.
     """
 
     root: str
@@ -41,6 +52,7 @@ class TrainJob:
     first_sentinel: int
     num_sentinels: int
     datasets: tuple[Dataset, ...] = ()
+    tokenizers: dict[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:

@@ -34,20 +34,25 @@ def load_model(source: str | os.PathLike[str], device: str = "cpu") -> FourM:
         >>> [spec.name for spec in model.config.modalities]
         ['rgb', 'tok_rgb', 'tok_dinov2_global', 'caption']
     """
-    place = os.fspath(source)
-    names = set(storage.list_names(place))
-    if not names & {weights.MODEL, CHECKPOINTS, *weights.MODEL_FILES}:
-        runs = [name for name in sorted(names) if _is_run(storage.join(place, name))]
-        if len(runs) > 1:
-            raise ValueError(f"{place}: there are several runs, name one of {', '.join(runs)}")
-        place = storage.join(place, *runs)
-        names = set(storage.list_names(place))
-    if names & {weights.MODEL, CHECKPOINTS}:
+    place = find(source)
+    if set(storage.list_names(place)) & {weights.MODEL, CHECKPOINTS}:
         return weights.load_model(place, device)
     # The folder of all checkpoints of a run.
     newest = checkpoint.newest(place)
     model = initial.load(place) if newest is None else weights.of_checkpoint(newest)
     return model.to(device).eval()
+
+
+def find(source: str | os.PathLike[str]) -> str:
+    """The folder that a model is loaded from: `source`, or the one run in it. ValueError if there are several."""
+    place = os.fspath(source)
+    names = set(storage.list_names(place))
+    if names & {weights.MODEL, CHECKPOINTS, *weights.MODEL_FILES}:
+        return place
+    runs = [name for name in sorted(names) if _is_run(storage.join(place, name))]
+    if len(runs) > 1:
+        raise ValueError(f"{place}: there are several runs, name one of {', '.join(runs)}")
+    return storage.join(place, *runs)
 
 
 def _is_run(folder: str) -> bool:

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ...infra import configuration, ledger, storage
+from ...infra import ledger, storage
 from ...model.batch import PackedBatch
 from ...model.fourm import FourM
 from ...model.prepare import check_batch, group_targets
@@ -33,7 +33,7 @@ from ..parallel import Parallel, to_device, whole
 from ..schedule import cosine_lr
 from ..trackers import trackers
 from . import initial
-from .job import TrainJob, masking_config
+from .job import TrainJob, masking_config, write_origin
 from .weights import MODEL, Weights, save_model
 from .window import Entry, Window, by_modality, target_weights
 
@@ -104,6 +104,8 @@ class Trainer:
 
     def run(self, reporter: workers.Reporter) -> None:
         """Train to the last step, with validation, checkpoints and log lines on the way; rank 0 commits the run."""
+        if self.rank == 0:
+            write_origin(self.job)  # now, so that checkpoints of a run that is not finished can be used, too
         logged = Metrics(self.job.folder, self.step, trackers(self.job)) if self.rank == 0 else None
         try:
             self._run(reporter, logged)
@@ -320,7 +322,6 @@ class Trainer:
         """Write the run's record: from now on the run is complete."""
         root, name = self.job.root, self.settings.name
         parameters = sum(p.numel() for p in self.weights.parameters)
-        storage.put(storage.join(self.job.folder, "recipe.yaml"), configuration.dump(self.job.recipe).encode())
         record = ledger.Record(
             output=f"runs/{name}",
             shard=self.job.fingerprint,

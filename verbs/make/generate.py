@@ -1,26 +1,130 @@
-"""`fourmill generate`: the recipe's chains, with the trained model."""
+"""`fourmill generate`: the recipe's chains, or modalities from inputs of one's own, with the trained model."""
 
 from __future__ import annotations
 
 import argparse
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .. import arguments, stage
 from ..summary import Summary, show
 
 if TYPE_CHECKING:
     from ...project import Project
+    from ...runs.results import Generation
+    from ...runs.run import Run
 
 ORDER = 90
 HELP = "generate modalities from others with the trained model"
-EXAMPLES = ("fourmill generate recipe.yaml", "fourmill generate recipe.yaml --set generate.seed=1")
+EXAMPLES = (
+    "fourmill generate recipe.yaml",
+    "fourmill generate recipe.yaml --set generate.seed=1",
+    "fourmill generate out/runs/4m --input rgb=photo.jpg --to depth,semseg,caption --out generated",
+    "fourmill generate out/runs/4m --input caption='a red boat' --to rgb:steps=12:guidance=2 --out boats",
+)
 
-add_arguments = arguments.add_stage
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    text = "a recipe; with --input or --to also the folder of a run, or of an exported or published model"
+    parser.add_argument("recipe", metavar="RECIPE|RUN", help=text)
+    arguments.add_set(parser)
+    arguments.add_update(parser)
+    own = parser.add_argument_group("from inputs of your own")
+    text = "a modality or label and its value: a file, a folder, or words; may be given several times"
+    own.add_argument("--input", action="append", default=[], metavar="NAME=VALUE", help=text)
+    text = (
+        "what to generate, in this order, with options: tok_depth,caption:temperature=0.6; may be given several times"
+    )
+    own.add_argument("--to", action="append", default=[], metavar="TARGETS", help=text)
+    own.add_argument("--out", metavar="DIR", help="a folder for pictures, texts and the page; it must be new or empty")
+    own.add_argument("--seed", type=int, help="of all random numbers (default: the recipe's generate.seed)")
+    own.add_argument("--variations", type=int, default=1, metavar="N", help="results of each input (default: 1)")
+    own.add_argument("--ensemble", type=int, default=1, metavar="N", help="average N generations (default: 1)")
+    own.add_argument("--root", help="the root of the model's tokenizers (default: the one that holds RUN)")
+    shared = parser.add_argument_group("options of all targets (default: as the recipe's chains have them)")
+    shared.add_argument("--scheme", choices=["maskgit", "roar", "autoregressive"], help="how tokens are chosen")
+    shared.add_argument("--steps", type=int, metavar="N", help="forward passes of a grid")
+    shared.add_argument("--temperature", type=float, metavar="T", help="0 takes the likeliest tokens")
+    shared.add_argument("--top-p", type=float, metavar="P", help="sample among the likeliest tokens of this mass")
+    shared.add_argument("--top-k", type=int, metavar="K", help="sample among the K likeliest tokens")
+    shared.add_argument("--guidance", type=float, metavar="S", help="classifier-free guidance by all that is known")
+
+
+OPTIONS = ("scheme", "steps", "temperature", "top_p", "top_k", "guidance")
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.input or args.to:
+        return own_inputs(args)
+    if args.out or not arguments.is_recipe(args.recipe):
+        raise ValueError("say what to generate, and from what: --to tok_depth,caption --input rgb=photo.jpg --out DIR")
     return show([make(arguments.load_project(args))])
+
+
+def own_inputs(args: argparse.Namespace) -> int:
+    """Generate from the inputs of the command line, write it, and say what came of it."""
+    from ...runs import files
+
+    if not args.out:
+        raise ValueError("say where to write it: --out DIR, a new or an empty folder")
+    files.check(args.out)
+    inputs = _inputs(args.input)
+    run = _run(args)
+    options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    made = run.generate(inputs, args.to, seed=args.seed, variations=args.variations, ensemble=args.ensemble, **options)
+    page = made.save(args.out)
+    for line in said(made):
+        print(line)
+    print(page)
+    return 0
+
+
+def _inputs(pairs: Sequence[str]) -> dict[str, Any]:
+    """Values by name; a name that is given several times has a list."""
+    values: dict[str, list[str]] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name or not value:
+            raise ValueError(f"--input {pair}: expected a name and a value, such as rgb=photo.jpg")
+        values.setdefault(name.strip(), []).append(value)
+    return {name: listed[0] if len(listed) == 1 else listed for name, listed in values.items()}
+
+
+def _run(args: argparse.Namespace) -> Run:
+    """The model that the command line names, on the GPU where there is one."""
+    import torch
+
+    from ...runs.run import opened
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not arguments.is_recipe(args.recipe):
+        if args.set or args.update:
+            raise ValueError("--set and --update change a recipe; name the recipe in the place of the run")
+        return opened(args.recipe, device, args.root)
+    from ...recipe import RecipeError
+
+    project = arguments.load_project(args)
+    if project.run_record() is None:
+        raise RecipeError("the model of this recipe is not trained; run `fourmill train` first")
+    return opened(project.train_job.folder, device, args.root or project.root, project.recipe)
+
+
+def said(generation: Generation) -> Iterator[str]:
+    """What was done to the inputs, and the texts that were generated, whole."""
+    import json
+
+    from ...report.terminal import plain
+
+    for number, made in enumerate(generation):
+        if made.variation == 0:
+            for name, one in made.inputs.items():
+                yield from (plain(f"{made.key}: {name}: {note}") for note in one.notes)
+        for name, value in made.items():
+            if isinstance(value, str):
+                yield plain(f"{number:04d} {name}: {value}")
+            elif isinstance(value, list | dict):
+                yield plain(f"{number:04d} {name}: {json.dumps(value, ensure_ascii=False, default=float)}")
 
 
 def make(project: Project) -> Summary:

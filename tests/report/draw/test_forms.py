@@ -14,8 +14,8 @@ from scipy.spatial.transform import Rotation
 from fourmill.modalities import COCO_PANOPTIC_CLASSES
 from fourmill.report.draw import labels as draw
 from fourmill.report.draw import skeleton
-from fourmill.report.draw.panels import id_colors
 from fourmill.tokenize import masks
+from fourmill.tokenize.id_colors import id_colors
 from fourmill.tokenize.text import smpl
 
 

@@ -1,0 +1,83 @@
+"""The page of `fourmill generate` on inputs of one's own: what the model read, and what it made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..draw import labels as draw
+from . import page
+from .gallery import TitledPanel, label_title
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A label to be drawn: the label's name, the modality's, the value in the frame of the crop, and a remark."""
+
+    label: str
+    modality: str
+    value: Any
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class GeneratedSample:
+    """One sample: what was given, and each result with the name of its folder. `backdrop`: what boxes are drawn on."""
+
+    key: str
+    given: Sequence[Shown]
+    made: Sequence[tuple[str, Sequence[Shown]]]
+    backdrop: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class GeneratedPage:
+    """A page.
+
+    run: the model's folder. facts: (name, value). how: each target with its options in words.
+    """
+
+    run: str
+    version: str
+    facts: Sequence[tuple[str, str]]
+    how: Sequence[tuple[str, str]]
+    samples: Sequence[GeneratedSample]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A panel with its title, the modality's name and a remark."""
+
+    panel: TitledPanel
+    modality: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """A sample, drawn."""
+
+    key: str
+    given: list[Figure]
+    made: list[tuple[str, list[Figure]]]
+
+
+def render_generated(data: GeneratedPage) -> str:
+    """The page as one self-contained HTML text; write it as UTF-8."""
+    cards = [
+        Card(
+            sample.key,
+            [_figure(shown, sample.backdrop) for shown in sample.given],
+            [(folder, [_figure(shown, sample.backdrop) for shown in made]) for folder, made in sample.made],
+        )
+        for sample in data.samples
+    ]
+    return page.render("generated.html", styles=("base.css", "report.css", "generated.css"), data=data, cards=cards)
+
+
+def _figure(shown: Shown, backdrop: np.ndarray | None) -> Figure:
+    panel = draw.draw(shown.label, shown.value, backdrop, size=320)
+    return Figure(TitledPanel(label_title(shown.label), panel), shown.modality, shown.note)

@@ -1,0 +1,99 @@
+"""Labels as files that a person can open, in a folder that holds nothing else.
+
+Pictures can be given as inputs again: classes are an indexed PNG of ids, depth is 16-bit grey, dark where it is near.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..infra import storage
+from ..modalities import LABELS, Form
+from ..tokenize.id_colors import class_table
+
+SETTINGS = "settings.json"
+MADE_BY = "fourmill generate"  # what made a folder, in its settings
+
+
+def check(folder: str) -> set[str]:
+    """The files of an earlier generation in a folder, which may be replaced. ValueError if it holds others."""
+    if storage.is_local(folder) and storage.local_path(folder).is_file():
+        raise ValueError(f"--out {folder} is a file; name a folder, which may be new")
+    held = set(_files_in(folder))
+    if not held:
+        return set()
+    own: set[str] = set()
+    if SETTINGS in held:
+        try:
+            about = json.loads(storage.read_bytes(storage.join(folder, SETTINGS)))
+            own = {*about["files"], SETTINGS} if about.get("made_by") == MADE_BY else set()
+        except (ValueError, KeyError, AttributeError, TypeError):
+            own = set()
+    if others := sorted(held - own):
+        raise ValueError(
+            f"--out {folder} holds files that `fourmill generate` has not written there ({', '.join(others[:3])}); "
+            "name a new or an empty folder"
+        )
+    return own - {SETTINGS}
+
+
+def _files_in(folder: str) -> Iterator[str]:
+    """Every file below a local folder; of another storage the names directly in it."""
+    if not storage.is_local(folder):
+        yield from storage.list_names(folder)
+        return
+    path = storage.local_path(folder)
+    for file in path.rglob("*"):
+        if not file.is_dir():
+            yield file.relative_to(path).as_posix()
+
+
+def files_of(label: str, value: Any) -> dict[str, bytes]:
+    """A label as files: suffix -> content."""
+    form = LABELS[label].form
+    if form is Form.RECORD:
+        if isinstance(value, str):
+            return {"txt": (value + "\n").encode("utf-8", "replace")}
+        return {"json": (json.dumps(value, indent=1, ensure_ascii=False, default=float) + "\n").encode()}
+    value = np.asarray(value)
+    if form in (Form.COLORS, Form.EDGES):
+        return {"png": _png(value)}
+    if form is Form.CLASSES:
+        return {"png": _indexed(value)}
+    arrays = {"npy": _npy(value.astype(np.float16))}
+    if form is Form.DEPTH:
+        return arrays | {"png": _png(np.rint(value.astype(np.float32).clip(0, 1) * 65_535).astype(np.uint16))}
+    if form is Form.NORMALS:
+        return arrays | {"png": _png(np.rint((value.astype(np.float32).clip(-1, 1) + 1) * 127.5).astype(np.uint8))}
+    return arrays
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _indexed(classes: np.ndarray) -> bytes:
+    """Class ids as a PNG that viewers show in the report's colours."""
+    from PIL import Image
+
+    picture = Image.fromarray(classes.astype(np.uint8), "L").convert("P")
+    picture.putdata(classes.astype(np.uint8).reshape(-1))
+    picture.putpalette(class_table().reshape(-1).tolist())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _npy(values: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    return buffer.getvalue()

@@ -1,0 +1,181 @@
+"""What was generated: labels in memory, files that a person can open, and a page.
+
+OUT/NNNN/{target}.{png,npy,json,txt}    of each result
+OUT/inputs/NNNN/{modality}....          what the model read, in the same forms
+OUT/settings.json                       all that they follow from, and which folder is of which sample
+OUT/index.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import __version__
+from ..infra import storage
+from ..modalities import MODALITIES, Kind
+from ..train.downstream.settings import ChainStep
+from .coder import Encoded
+from .files import MADE_BY, SETTINGS, check, files_of
+
+if TYPE_CHECKING:
+    from ..report.html.generated import GeneratedPage
+
+PAGE, INPUTS = "index.html", "inputs"
+
+
+@dataclass(frozen=True)
+class Made(Mapping[str, Any]):
+    """What was generated of one sample: target -> label, in the frame of the crop.
+
+    Attributes:
+        key: of the sample: the name of its first file without suffix, or its number.
+        variation: its number among the variations of the sample, from 0.
+        inputs: what the model read, by modality: `seen` is the label that its tokens say, `notes` what was done to it.
+        labels: the same as a dictionary.
+        tokens: target -> ids: uint16 (L,) of a grid, a list of a text.
+        sources: input name -> the file or the words it came from.
+    """
+
+    key: str
+    variation: int
+    labels: dict[str, Any]
+    tokens: dict[str, Any]
+    inputs: dict[str, Encoded]
+    sources: dict[str, str]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.labels[name]
+
+    def __iter__(self) -> Any:
+        return iter(self.labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Generation(Sequence[Made]):
+    """What one call has generated: `Made` for each sample, its variations one after the other.
+
+    Attributes:
+        settings: all that it follows from, in words that JSON can say.
+    """
+
+    made: list[Made]
+    steps: list[ChainStep]
+    settings: dict[str, Any]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.made[index]
+
+    def __len__(self) -> int:
+        return len(self.made)
+
+    def save(self, folder: str | os.PathLike[str]) -> str:
+        """Write pictures, texts, `settings.json` and the page `index.html`; returns the page's path.
+
+        ValueError if the folder holds files that are not of an earlier generation.
+        """
+        return _save(self, os.fspath(folder))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one result goes, and its inputs: those of a sample's variations are written once."""
+
+    made: Made
+    folder: str
+    inputs: str
+
+
+def _save(generation: Generation, folder: str) -> str:
+    """Write a generation; returns the path of its page. ValueError if the folder holds files of something else."""
+    from ..report.html.generated import render_generated  # loads Jinja
+
+    out = storage.absolute(folder)
+    before = check(out)
+    places = _places(generation)
+    files: dict[str, bytes] = {}
+    for place in places:
+        for name, value in place.made.items():
+            files |= _named(f"{place.folder}/{name}", files_of(MODALITIES[name].label, value))
+        if place.made.variation == 0:
+            for name, one in place.made.inputs.items():
+                files |= _named(f"{place.inputs}/{name}", files_of(MODALITIES[name].label, one.seen))
+    files[PAGE] = render_generated(_page(generation, places)).encode("utf-8", "replace")
+    for name, data in files.items():
+        storage.put(storage.join(out, name), data)
+    for name in sorted(before - set(files)):
+        storage.delete(storage.join(out, name))
+    # Last: a folder whose settings list its files can be written again.
+    about = generation.settings | {"samples": [_sample(place) for place in places], "files": sorted(files)}
+    text = json.dumps({"made_by": MADE_BY, "version": __version__} | about, indent=1, ensure_ascii=False)
+    storage.put(storage.join(out, SETTINGS), (text + "\n").encode("utf-8", "replace"))
+    return storage.join(out, PAGE)
+
+
+def _places(generation: Generation) -> list[_Place]:
+    places: list[_Place] = []
+    for number, made in enumerate(generation):
+        folder = f"{number:04d}"
+        inputs = f"{INPUTS}/{folder}" if made.variation == 0 else places[-1].inputs
+        places.append(_Place(made, folder, inputs))
+    return places
+
+
+def _sample(place: _Place) -> dict[str, Any]:
+    made = place.made
+    notes = {name: list(one.notes) for name, one in made.inputs.items() if one.notes}
+    return {
+        "folder": place.folder, "key": made.key, "variation": made.variation, "inputs": place.inputs,
+        "given": made.sources, "notes": notes,
+    }  # fmt: skip
+
+
+def _named(stem: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {f"{stem}.{suffix}": data for suffix, data in files.items()}
+
+
+def _page(generation: Generation, places: list[_Place]) -> GeneratedPage:
+    from ..report.html.generated import GeneratedPage, GeneratedSample, Shown
+
+    settings = generation.settings
+    facts = [("seed", str(settings["seed"])), ("results", str(len(generation)))]
+    facts += [("variations", str(settings["variations"]))] if settings["variations"] > 1 else []
+    facts += [("averaged", f"{settings['ensemble']} each")] if settings["ensemble"] > 1 else []
+    samples = []
+    for first in (place for place in places if place.made.variation == 0):
+        results = [place for place in places if place.inputs == first.inputs]
+        given = [
+            Shown(MODALITIES[name].label, name, one.seen, "; ".join(one.notes))
+            for name, one in first.made.inputs.items()
+        ]
+        made = [
+            (place.folder, [Shown(MODALITIES[name].label, name, value) for name, value in place.made.items()])
+            for place in results
+        ]
+        samples.append(GeneratedSample(first.made.key, given, made, _backdrop(first.made)))
+    how = [_how(step) for step in generation.steps]
+    return GeneratedPage(settings["run"], __version__, facts, how, samples)
+
+
+def _backdrop(made: Made) -> np.ndarray | None:
+    """The picture that boxes are drawn on: the given one, else the generated one."""
+    seen = [one.seen for name, one in made.inputs.items() if MODALITIES[name].label == "rgb"]
+    drawn = [value for name, value in made.items() if MODALITIES[name].label == "rgb"]
+    return next(iter([*seen, *drawn]), None)
+
+
+def _how(step: ChainStep) -> tuple[str, str]:
+    """A target and its options in words."""
+    said = step.model_dump(exclude={"target"}, exclude_none=True)
+    text = MODALITIES[step.target].kind is Kind.SEQUENCE
+    idle = ("steps", "schedule", "temperature_schedule") if text else ()
+    words = [f"{name} {value}" for name, value in said.items() if name not in idle]
+    return step.target, ", ".join(words)

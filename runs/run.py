@@ -1,0 +1,217 @@
+"""A trained model with its tokenizers, opened: inputs of one's own in, modalities out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..infra import storage
+from ..modalities import LABELS, MODALITIES, Kind
+from ..model.fourm import FourM
+from ..pipelines.given.given import Mistake
+from ..pipelines.given.listing import GivenSample, samples
+from ..recipe import Recipe
+from ..train.downstream.ensemble import average
+from ..train.downstream.settings import ChainStep, Generate
+from . import origin as origins
+from .coder import Coder, Encoded, stack
+from .names import input_of
+from .results import Generation, Made
+from .targets import Target, chain
+
+if TYPE_CHECKING:
+    from ..model.generation.generate import Generated
+
+
+class Run:
+    """A trained model with the tokenizers of its root; made by `open_run`.
+
+    Attributes:
+        model: in evaluation mode.
+        origin: its root, and the recipe that is kept with it.
+    """
+
+    def __init__(self, place: str, model: FourM, origin: origins.Origin, generate: Generate | None = None) -> None:
+        self.place, self.model, self.origin = place, model, origin
+        self.settings = generate or origin.generate
+        self.specs = {spec.name: spec for spec in model.config.modalities}
+        self.coder = Coder(self.specs, origin, str(model.device))
+
+    def __repr__(self) -> str:
+        return f"Run({self.place!r}: reads {', '.join(self.inputs)}; generates {', '.join(self.targets)})"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The modalities that the model reads."""
+        return self.model.config.inputs
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The modalities that the model generates."""
+        return self.model.config.outputs
+
+    def encode(
+        self, inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+    ) -> list[tuple[GivenSample, dict[str, Encoded]]]:
+        """Inputs as the tokens that the model reads, of each sample; see `generate` for what they may be."""
+        listed = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+        encoded = []
+        for number, one in enumerate(listed):
+            modalities = self._modalities(one)
+            labels = {name: MODALITIES[modality].label for name, modality in modalities.items()}
+            try:
+                found = samples(one, labels)
+            except Mistake as error:
+                raise ValueError(str(error)) from None
+            for sample in found:
+                if len(listed) > 1 and sample.key == "0000":
+                    sample = GivenSample(f"{number:04d}", sample.values)
+                encoded.append((sample, self.coder.encode(sample, modalities)))
+        if len({tuple(sorted(tokens)) for _, tokens in encoded}) > 1:
+            raise ValueError(
+                "the samples have different inputs; give all of them the same, or call it once for each kind"
+            )
+        return encoded
+
+    def _modalities(self, inputs: Mapping[str, Any]) -> dict[str, str]:
+        modalities = {name: input_of(self.model.config, name) for name in inputs}
+        if len(set(modalities.values())) < len(modalities):
+            twice = [name for name in modalities if list(modalities.values()).count(modalities[name]) > 1]
+            raise ValueError(f"{' and '.join(twice)} are the same modality; give one of them")
+        return modalities
+
+    def generate(
+        self,
+        inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        to: Target | Sequence[Target],
+        *,
+        seed: int | None = None,
+        variations: int = 1,
+        ensemble: int = 1,
+        **options: Any,
+    ) -> Generation:
+        """Generate modalities from inputs of your own, one target after the other; each is an input of the next.
+
+        Args:
+            inputs: name of a modality or label -> a file, a folder or pattern (a sample for each file), an array, or
+                what JSON can say; of captions, palettes and metadata also the words. A list is one mapping for each
+                sample. Pictures are cropped to their centre square. {} generates from nothing.
+            to: targets, "tok_depth" or "depth", with options as "caption:temperature=0.6"; or a `Step`.
+            seed: of all random numbers; the recipe's `generate.seed` if None.
+            variations: how many different results of each sample.
+            ensemble: generations that are averaged into each result (4M-21: 10).
+            options: of all targets: scheme, steps, temperature, top_p, guidance, ...; without them, those that the
+                recipe's chains say of the target.
+
+        Raises:
+            ValueError: an input or target cannot be used; says what to do.
+
+        Examples:
+            >>> run = fourmill.open_run("out/runs/4m")
+            >>> made = run.generate({"caption": "a dog on a sofa"}, "tok_rgb:steps=4", seed=0)
+            >>> made[0].tokens["tok_rgb"].shape
+            (16,)
+        """
+        for what, number in (("variations", variations), ("ensemble", ensemble)):
+            if number < 1:
+                raise ValueError(f"{what}: got {number}, expected 1 or more")
+        given = self.encode(inputs) or [(GivenSample("0000"), {})]
+        first = given[0][1]
+        steps = chain(self.model.config, to, first, self.settings, options)
+        settings = self.settings if seed is None else self.settings.model_copy(update={"seed": seed})
+        everyone = self._members(settings, [tokens for _, tokens in given], steps, variations * ensemble)
+        groups = [everyone[v * ensemble : (v + 1) * ensemble] for v in range(variations)]
+        decoded = [self._decoded(group) for group in groups]
+        made = [
+            Made(
+                key=sample.key,
+                variation=variation,
+                labels={name: values[i] for name, values in decoded[variation].items()},
+                tokens={name: tokens[i] for name, tokens in group[0].items()},
+                inputs=tokens_given,
+                sources={name: source.path or source.name for name, source in sample.values.items()},
+            )
+            for i, (sample, tokens_given) in enumerate(given)
+            for variation, group in enumerate(groups)
+        ]
+        return Generation(made, steps, self._said(settings, steps, variations, ensemble))
+
+    def _members(
+        self, settings: Generate, given: Sequence[dict[str, Encoded]], steps: Sequence[ChainStep], count: int
+    ) -> list[Generated]:
+        from ..train.downstream.generation import members, model_step
+
+        for step in steps:  # a tokenizer that is missing is known before a minute of generation
+            self.coder.codec(step.target)
+        model_steps = [model_step(step, self.specs[step.target]) for step in steps]
+        conditions = stack(self.specs, given)
+        special = self.coder.special_ids()
+        return members(settings, special, self.model, conditions, model_steps, len(given), range(count))
+
+    def _decoded(self, group: Sequence[Generated]) -> dict[str, list[Any]]:
+        """The labels of all samples that a group of members says, averaged where they are grids."""
+        values: dict[str, list[Any]] = {}
+        for name, tokens in group[0].items():
+            if self.specs[name].kind is Kind.GRID:
+                every = [[self.coder.decode(name, row) for row in member[name]] for member in group]
+                form = LABELS[MODALITIES[name].label].form
+                values[name] = list(average(form, np.stack([np.stack(rows) for rows in every])))
+            else:
+                values[name] = [self.coder.decode(name, row) for row in tokens]
+        return values
+
+    def _said(self, settings: Generate, steps: Sequence[ChainStep], variations: int, ensemble: int) -> dict[str, Any]:
+        return {
+            "run": self.place,
+            "root": self.origin.root,
+            "seed": settings.seed,
+            "variations": variations,
+            "ensemble": ensemble,
+            "precision": settings.precision,
+            "batch_size": settings.batch_size,
+            "to": [step.model_dump(mode="json") for step in steps],
+        }
+
+
+def open_run(
+    source: str | os.PathLike[str],
+    device: str = "cpu",
+    root: str | os.PathLike[str] | None = None,
+) -> Run:
+    """Open a trained model with the tokenizers that it was trained with, to generate from inputs of your own.
+
+    Args:
+        source: what `load_model` takes: the folder of a run, of one of its checkpoints, of an exported or published
+            model, or a hub id.
+        device: "cpu", "cuda" or "cuda:N".
+        root: the root that holds the tokenizers; if None, the folder above the run that has tokenizers/.
+
+    Raises:
+        ValueError: there is no model, or no tokenizers are in `root`.
+        FileNotFoundError: a run has no complete checkpoint yet.
+
+    Examples:
+        >>> run = fourmill.open_run("out/runs/4m")
+        >>> run.inputs, run.targets
+        (('rgb', 'tok_rgb', 'tok_dinov2_global', 'caption'), ('tok_rgb', 'tok_dinov2_global', 'caption'))
+        >>> made = run.generate({"tok_rgb": np.zeros((64, 48, 3), np.uint8)}, ["caption"])
+        >>> page = made.save("from_black")
+    """
+    return opened(source, device, root)
+
+
+def opened(
+    source: str | os.PathLike[str],
+    device: str = "cpu",
+    root: str | os.PathLike[str] | None = None,
+    recipe: Recipe | None = None,
+) -> Run:
+    """The same; a recipe counts in the place of the run's own."""
+    from ..train.pretrain.load import find, load_model
+
+    place = find(source)
+    origin = origins.find(place, None if root is None else os.fspath(root), recipe)
+    return Run(storage.absolute(place), load_model(place, device), origin)
