@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..infra import storage
-from ..modalities import LABELS, MODALITIES, TEXT, Form, Kind, ModalitySpec
+from ..modalities import LABELS, TEXT, Form, Kind, ModalitySpec
 from ..model.generation.known import PUBLISHED_IDS, SpecialIds
 from ..pipelines.given.given import Given, Mistake
 from ..pipelines.given.labels import is_dense, read
@@ -18,6 +18,7 @@ from ..tokenize import codecs
 from ..tokenize.codec import Codec, Labelled
 from ..tokenize.crops import Crop, crops
 from ..tokenize.text_codecs import Instances, Text
+from .names import label_of, modality_of
 from .origin import FOLDER, Origin
 
 _ROOMY = 2**16  # tokens: no sentence is cut, so that one that is too long is noticed
@@ -55,11 +56,11 @@ class Coder:
     def codec(self, name: str) -> Codec:
         """The codec of a modality, loaded once. ValueError if its tokenizers are not there, or are of another fit."""
         if name not in self._codecs:
-            if name not in MODALITIES:
-                raise ValueError(f"{name}: nothing declares this modality; name the recipe that has its `modules`")
-            for tokenizer in MODALITIES[name].tokenizers:
+            modality = modality_of(name)
+            for tokenizer in modality.tokenizers:
                 self._check(name, tokenizer)
-            self._codecs[name] = codecs.load(self.specs[name], self.options, self.origin.root, self.device)
+            spec = replace(self.specs[name], name=modality.name)
+            self._codecs[name] = codecs.load(spec, self.options, self.origin.root, self.device)
         return self._codecs[name]
 
     def _check(self, modality: str, tokenizer: str) -> None:
@@ -111,7 +112,7 @@ class Coder:
 
     def _read(self, sample: GivenSample, modalities: Mapping[str, str]) -> dict[str, Given]:
         """The labels that a sample gives: maps first, whose size is the frame of what counts in pixels."""
-        labels = {name: MODALITIES[modalities[name]].label for name in sample.values}
+        labels = {name: label_of(modalities[name]) for name in sample.values}
         read_labels: dict[str, Given] = {}
         frame: tuple[int, int] | None = None
         order = sorted(labels, key=lambda name: (not is_dense(labels[name]), labels[name] != "rgb"))
@@ -130,8 +131,8 @@ class Coder:
         return {name: read_labels[name] for name in labels}
 
     def _encode(self, key: str, name: str, given: Given, frame: tuple[int, int]) -> Encoded:
-        label, modality = MODALITIES[name].label, MODALITIES[name]
-        own = given.size if given.size is not None and LABELS[label].form is not Form.FEATURES else None
+        modality = modality_of(name)
+        own = given.size if given.size is not None and LABELS[modality.label].form is not Form.FEATURES else None
         width, height = own or frame
         windows = crops(self.options.seed, key, width, height, 1)
         sample = Labelled(key, given.value, windows, (width, height))
@@ -173,7 +174,7 @@ def _fingerprint(root: str, name: str) -> str:
 def _frame(given: Mapping[str, Given], modalities: Mapping[str, str]) -> tuple[int, int]:
     """The picture's size: of its maps, else what a record says, else a feature map's ratio, else a square."""
     sizes = [one.size for one in given.values() if one.size is not None]
-    forms = {name: LABELS[MODALITIES[modalities[name]].label].form for name in given}
+    forms = {name: LABELS[label_of(modalities[name])].form for name in given}
     pictures = [one.size for name, one in given.items() if one.size and forms[name] is not Form.FEATURES]
     return (pictures or sizes or [(1000, 1000)])[0]
 

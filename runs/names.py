@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 from ..infra.explain import nearest
-from ..modalities import LABELS, MODALITIES
+from ..modalities import LABELS, MODALITIES, Modality
 from ..model.config import FourMConfig
+
+
+def modality_of(name: str) -> Modality:
+    """The declaration of a model's modality; `tok_rgb@112` of a published model of that size is tok_rgb.
+
+    ValueError if nothing declares it.
+    """
+    for known in (name, name.partition("@")[0]):
+        if known in MODALITIES:
+            return MODALITIES[known]
+    raise ValueError(f"{name}: nothing declares this modality; name the recipe that has its `modules`")
+
+
+def label_of(name: str) -> str:
+    """The label of a model's modality."""
+    return modality_of(name).label
 
 
 def input_of(config: FourMConfig, name: str) -> str:
@@ -21,9 +37,9 @@ def target_of(config: FourMConfig, name: str) -> str:
 def _choose(config: FourMConfig, name: str, allowed: tuple[str, ...], does: str) -> str:
     if name in allowed:
         return name
-    of_label = [one for one in allowed if one in MODALITIES and MODALITIES[one].label == name]
+    of_label = [one for one in allowed if label_of(one) == name]
     if of_label:  # its own resolution comes before others', tok_rgb before tok_rgb@448
-        return min(of_label, key=lambda one: (MODALITIES[one].image_size, allowed.index(one)))
+        return min(of_label, key=lambda one: (modality_of(one).image_size, allowed.index(one)))
     spec = config.find(name)
     if spec is not None and spec.name in allowed:
         return spec.name
@@ -34,5 +50,4 @@ def _choose(config: FourMConfig, name: str, allowed: tuple[str, ...], does: str)
         raise ValueError(f"{name} is {kind}; the model {does} {', '.join(allowed)}")
     if name in MODALITIES or name in LABELS:
         raise ValueError(f"the model does not know {name}; it {does} {', '.join(allowed)}")
-    labels = {MODALITIES[one].label for one in allowed if one in MODALITIES}
-    raise ValueError(f"there is no modality {name!r}{nearest(name, {*allowed, *labels})}")
+    raise ValueError(f"there is no modality {name!r}{nearest(name, {*allowed, *map(label_of, allowed)})}")

@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 
 from .. import recipe as recipes
 from ..infra import configuration, storage
-from ..modalities import LABELS, MODALITIES, Form, Kind, ModalitySpec
+from ..modalities import LABELS, Form, Kind, ModalitySpec
 from ..pipelines.settings import Images
 from ..recipe import Recipe
 from ..tokenize.codec import Options
 from ..tokenize.settings import Tokenizers
 from ..train.downstream.settings import Generate
 from ..train.pretrain.job import RECIPE, TOKENIZERS
+from .names import modality_of
 
 FOLDER = "tokenizers"
 _DEEPEST = 3  # RUN/checkpoints/step-00000100 lies two folders below the run
@@ -110,10 +111,10 @@ def _root_above(place: str) -> str:
 def _image_size(specs: Sequence[ModalitySpec]) -> int:
     """Pixels along a side of the crops that a model of these sizes reads."""
     for spec in specs:
-        if spec.kind is Kind.PIXELS and not MODALITIES[spec.name].image_size:
+        if spec.kind is Kind.PIXELS and not modality_of(spec.name).image_size:
             return spec.side * round(math.sqrt(spec.input_dim / 3))
     for spec in specs:
-        modality = MODALITIES[spec.name]
+        modality = modality_of(spec.name)
         pixels = LABELS[modality.label].form not in (Form.FEATURES, Form.VECTOR)
         if spec.kind is Kind.GRID and pixels and not modality.image_size:
             return spec.side * modality.patch_size

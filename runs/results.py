@@ -18,10 +18,11 @@ import numpy as np
 
 from .. import __version__
 from ..infra import storage
-from ..modalities import MODALITIES, Kind
+from ..modalities import Kind
 from ..train.downstream.settings import ChainStep
 from .coder import Encoded
 from .files import MADE_BY, SETTINGS, check, files_of
+from .names import label_of, modality_of
 
 if TYPE_CHECKING:
     from ..report.html.generated import GeneratedPage
@@ -104,10 +105,10 @@ def _save(generation: Generation, folder: str) -> str:
     files: dict[str, bytes] = {}
     for place in places:
         for name, value in place.made.items():
-            files |= _named(f"{place.folder}/{name}", files_of(MODALITIES[name].label, value))
+            files |= _named(f"{place.folder}/{name}", files_of(label_of(name), value))
         if place.made.variation == 0:
             for name, one in place.made.inputs.items():
-                files |= _named(f"{place.inputs}/{name}", files_of(MODALITIES[name].label, one.seen))
+                files |= _named(f"{place.inputs}/{name}", files_of(label_of(name), one.seen))
     files[PAGE] = render_generated(_page(generation, places)).encode("utf-8", "replace")
     for name, data in files.items():
         storage.put(storage.join(out, name), data)
@@ -152,12 +153,9 @@ def _page(generation: Generation, places: list[_Place]) -> GeneratedPage:
     samples = []
     for first in (place for place in places if place.made.variation == 0):
         results = [place for place in places if place.inputs == first.inputs]
-        given = [
-            Shown(MODALITIES[name].label, name, one.seen, "; ".join(one.notes))
-            for name, one in first.made.inputs.items()
-        ]
+        given = [Shown(label_of(name), name, one.seen, "; ".join(one.notes)) for name, one in first.made.inputs.items()]
         made = [
-            (place.folder, [Shown(MODALITIES[name].label, name, value) for name, value in place.made.items()])
+            (place.folder, [Shown(label_of(name), name, value) for name, value in place.made.items()])
             for place in results
         ]
         samples.append(GeneratedSample(first.made.key, given, made, _backdrop(first.made)))
@@ -167,15 +165,15 @@ def _page(generation: Generation, places: list[_Place]) -> GeneratedPage:
 
 def _backdrop(made: Made) -> np.ndarray | None:
     """The picture that boxes are drawn on: the given one, else the generated one."""
-    seen = [one.seen for name, one in made.inputs.items() if MODALITIES[name].label == "rgb"]
-    drawn = [value for name, value in made.items() if MODALITIES[name].label == "rgb"]
+    seen = [one.seen for name, one in made.inputs.items() if label_of(name) == "rgb"]
+    drawn = [value for name, value in made.items() if label_of(name) == "rgb"]
     return next(iter([*seen, *drawn]), None)
 
 
 def _how(step: ChainStep) -> tuple[str, str]:
     """A target and its options in words."""
     said = step.model_dump(exclude={"target"}, exclude_none=True)
-    text = MODALITIES[step.target].kind is Kind.SEQUENCE
+    text = modality_of(step.target).kind is Kind.SEQUENCE
     idle = ("steps", "schedule", "temperature_schedule") if text else ()
     words = [f"{name} {value}" for name, value in said.items() if name not in idle]
     return step.target, ", ".join(words)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..infra import storage
-from ..modalities import LABELS, MODALITIES, Kind
+from ..modalities import LABELS, Kind
 from ..model.fourm import FourM
 from ..pipelines.given.given import Mistake
 from ..pipelines.given.listing import GivenSample, samples
@@ -18,7 +18,7 @@ from ..train.downstream.ensemble import average
 from ..train.downstream.settings import ChainStep, Generate
 from . import origin as origins
 from .coder import Coder, Encoded, stack
-from .names import input_of
+from .names import input_of, label_of
 from .results import Generation, Made
 from .targets import Target, chain
 
@@ -61,7 +61,7 @@ class Run:
         encoded = []
         for number, one in enumerate(listed):
             modalities = self._modalities(one)
-            labels = {name: MODALITIES[modality].label for name, modality in modalities.items()}
+            labels = {name: label_of(modality) for name, modality in modalities.items()}
             try:
                 found = samples(one, labels)
             except Mistake as error:
@@ -111,9 +111,12 @@ class Run:
 
         Examples:
             >>> run = fourmill.open_run("out/runs/4m")
-            >>> made = run.generate({"caption": "a dog on a sofa"}, "tok_rgb:steps=4", seed=0)
-            >>> made[0].tokens["tok_rgb"].shape
-            (16,)
+            >>> photo = np.zeros((480, 640, 3), np.uint8)  # or "photo.jpg"
+            >>> made = run.generate({"rgb": photo}, "tok_dinov2_global:steps=4", seed=0, variations=2)
+            >>> len(made), made[0].tokens["tok_dinov2_global"].shape, made[0]["tok_dinov2_global"].shape
+            (2, (4,), (12,))
+            >>> made[0].inputs["rgb"].notes
+            ('640 x 480 px; the model sees the centre square, without 80 px left and 80 px right',)
         """
         for what, number in (("variations", variations), ("ensemble", ensemble)):
             if number < 1:
@@ -157,7 +160,7 @@ class Run:
         for name, tokens in group[0].items():
             if self.specs[name].kind is Kind.GRID:
                 every = [[self.coder.decode(name, row) for row in member[name]] for member in group]
-                form = LABELS[MODALITIES[name].label].form
+                form = LABELS[label_of(name)].form
                 values[name] = list(average(form, np.stack([np.stack(rows) for rows in every])))
             else:
                 values[name] = [self.coder.decode(name, row) for row in tokens]
@@ -197,8 +200,8 @@ def open_run(
         >>> run = fourmill.open_run("out/runs/4m")
         >>> run.inputs, run.targets
         (('rgb', 'tok_rgb', 'tok_dinov2_global', 'caption'), ('tok_rgb', 'tok_dinov2_global', 'caption'))
-        >>> made = run.generate({"tok_rgb": np.zeros((64, 48, 3), np.uint8)}, ["caption"])
-        >>> page = made.save("from_black")
+        >>> made = run.generate({"tok_dinov2_global": np.zeros(12)}, ["caption:max_tokens=4"])
+        >>> page = made.save("generated")
     """
     return opened(source, device, root)
 

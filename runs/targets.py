@@ -10,11 +10,11 @@ import yaml
 from pydantic import ValidationError
 
 from ..infra.explain import explain
-from ..modalities import MODALITIES, Kind
+from ..modalities import Kind
 from ..model.config import FourMConfig
 from ..model.generation.generate import Step
 from ..train.downstream.settings import ChainStep, Generate, check_steps
-from .names import target_of
+from .names import label_of, target_of
 
 Target = str | Mapping[str, Any] | Step
 
@@ -131,4 +131,4 @@ def _of_recipe(generate: Generate, name: str, known: Collection[str]) -> dict[st
 
 def _condition(name: str, known: Collection[str]) -> str:
 
-    return name if name in known else next((one for one in known if MODALITIES[one].label == name), name)
+    return name if name in known else next((one for one in known if label_of(one) == name), name)

@@ -120,6 +120,14 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> SmallRoot:
 
 
 @pytest.fixture(scope="session")
+def every_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of every modality with untrained tokenizers, ROOT/runs/4m/print. Read only: a test that writes copies it."""
+    from fourmill_tests import every
+
+    return every.write(tmp_path_factory.mktemp("every") / "out")
+
+
+@pytest.fixture(scope="session")
 def whole_run(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """`init` and `run` on small shards, good and bad, in this process. Read only: a test that writes copies it."""
     from fourmill_tests import runs

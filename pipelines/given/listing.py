@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...infra import storage
+from ...modalities import LABELS, Form
 from .given import TEXT_FILES, Mistake, file_text, is_path
 
 # Labels whose value may be the words themselves; everything else that is a text is a path.
@@ -58,7 +59,7 @@ def samples(inputs: Mapping[str, Any], labels: Mapping[str, str]) -> list[GivenS
     """
     if not inputs:
         return []
-    lists = {name: _sources(labels[name], given, name) for name, given in inputs.items()}
+    lists = {name: _found(labels[name], given, name) for name, given in inputs.items()}
     several = {name: found for name, found in lists.items() if found.several}
     count = len(next(iter(several.values())).sources) if several else 1
     if any(len(found.sources) != count for found in several.values()):
@@ -90,8 +91,15 @@ class _Found:
         return all(source.path for source in self.sources)
 
 
+def _found(label: str, given: Any, name: str) -> _Found:
+    try:
+        return _sources(label, given, name)
+    except Mistake as mistake:
+        raise Mistake(f"{name}: {mistake}") from None
+
+
 def _sources(label: str, given: Any, name: str) -> _Found:
-    if isinstance(given, list) and given and all(is_path(one) for one in given) and label not in ("color_palette",):
+    if isinstance(given, list) and _are_several(label, given):
         parts = [_sources(label, one, name) for one in given]
         listed = [source for part in parts for source in part.sources]
         return _Found(listed, len(listed) > 1 or any(part.several for part in parts), "several inputs")
@@ -112,6 +120,14 @@ def _sources(label: str, given: Any, name: str) -> _Found:
             raise Mistake(f"no file fits {text}; check the pattern")
         return _Found([_one(label, file) for file in found], True, text)
     return _Found([_one(label, text)], False)
+
+
+def _are_several(label: str, given: list[Any]) -> bool:
+    """Whether a list is of inputs, rather than what a record says itself."""
+    if not given or not all(is_path(one) for one in given):
+        return False
+    record = LABELS[label].form is Form.RECORD and label != "caption"
+    return not record or all(os.fspath(one).endswith((".json", *TEXT_FILES)) or "=" in one for one in given)
 
 
 def _one(label: str, text: str) -> Source:

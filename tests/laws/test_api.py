@@ -20,6 +20,7 @@ from fourmill_tests import roots
 
 import fourmill
 from fourmill import modalities
+from fourmill.runs.run import Run
 from fourmill.tokenize.open_store import Store
 
 # A change here breaks what others wrote: say so in CHANGELOG.md.
@@ -32,6 +33,8 @@ FUNCTIONS = {
     "load_recipe": "(path: 'str | Path', overrides: 'list[str] | None' = None) -> 'Recipe'",
     "load_tokenizer": "(folder_or_hub_id: 'str | Path', revision: 'str | None' = None) -> 'Tokenizer'",
     "nearest": "(queries: 'np.ndarray | Tensor', gallery: 'np.ndarray | Tensor', k: 'int') -> 'tuple[Tensor, Tensor]'",
+    "open_run": "(source: 'str | os.PathLike[str]', device: 'str' = 'cpu', "
+    "root: 'str | os.PathLike[str] | None' = None) -> 'Run'",
     "open_store": "(url: 'str | os.PathLike[str]') -> 'Store'",
     "retrieve": "(model: 'FourM', conditions: 'Mapping[str, Any]', gallery: 'np.ndarray | Tensor', *, target: 'str', "
     "tokenizer: 'VectorTokenizer', k: 'int' = 5, seed: 'int' = 0, special: 'SpecialIds' = SpecialIds(pad=0, unk=1, "
@@ -66,6 +69,12 @@ STORE = {
     "spec": "(self, modality: 'str') -> 'ColumnSpec'",
     "dataset": "(self, modalities: 'Sequence[str] | None' = None, shards: 'Sequence[str] | None' = None, "
     "crop: 'int' = 0) -> 'StoreDataset'",
+}
+RUN = {
+    "encode": "(self, inputs: 'Mapping[str, Any] | Sequence[Mapping[str, Any]]') -> "
+    "'list[tuple[GivenSample, dict[str, Encoded]]]'",
+    "generate": "(self, inputs: 'Mapping[str, Any] | Sequence[Mapping[str, Any]]', to: 'Target | Sequence[Target]', *, "
+    "seed: 'int | None' = None, variations: 'int' = 1, ensemble: 'int' = 1, **options: 'Any') -> 'Generation'",
 }
 ENUMS = {
     "Form": ["colors", "edges", "classes", "depth", "normals", "features", "vector", "sequence", "record"],
@@ -128,6 +137,10 @@ def test_store_methods_are_frozen() -> None:
     assert {name: str(inspect.signature(getattr(Store, name))) for name in STORE} == STORE
 
 
+def test_run_methods_are_frozen() -> None:
+    assert {name: str(inspect.signature(getattr(Run, name))) for name in RUN} == RUN
+
+
 def test_import_is_light() -> None:
     script = "import json, sys\nbefore = set(sys.modules)\nimport fourmill\ndir(fourmill)\n"
     script += "print(json.dumps([sorted(sys.modules), sorted(set(sys.modules) - before)]))"
@@ -149,7 +162,7 @@ def test_everything_public_is_documented(name: str) -> None:
 
 def _examples() -> list[doctest.DocTest]:
     finder = doctest.DocTestFinder()
-    objects = {**{name: getattr(fourmill, name) for name in NAMES}, "Store": Store}
+    objects = {**{name: getattr(fourmill, name) for name in NAMES}, "Store": Store, "Run": Run}
     return [test for name, value in objects.items() for test in finder.find(value, name) if test.examples]
 
 
@@ -170,4 +183,13 @@ def test_examples_of_the_page_run(scope: dict[str, object]) -> None:
 
 def test_functions_have_examples() -> None:
     shown = {test.name for test in _examples()}
-    assert shown >= {*FUNCTIONS, "Step", "Specialist", "Text", "WordPiece", "Store.column", "Store.dataset"}
+    assert shown >= {
+        *FUNCTIONS,
+        "Step",
+        "Specialist",
+        "Text",
+        "WordPiece",
+        "Store.column",
+        "Store.dataset",
+        "Run.generate",
+    }

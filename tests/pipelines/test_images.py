@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageChops, ImageOps
 from skimage import data as photos
 
-from fourmill.pipelines.images import decode
+from fourmill.pipelines.images import decode, decode_values
 from fourmill.pipelines.reject import Reject
 
 LIMIT = 10_000_000
@@ -244,3 +244,26 @@ def test_threads_do_not_disturb_each_other() -> None:
     with ThreadPoolExecutor(8) as pool:
         for data, pixels in zip(encoded, pool.map(lambda d: decode(d, LIMIT), encoded), strict=True):
             np.testing.assert_array_equal(pixels, decode(data, LIMIT))
+
+
+def test_numbers_of_a_picture_are_not_changed() -> None:
+    """Ids, 16-bit depth, the indices of a palette: what `decode` would turn into colours."""
+    ids = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    deep = np.arange(0, 48_000, 1000, dtype=np.uint16).reshape(6, 8)
+    indexed = Image.fromarray(ids).convert("P")
+    indexed.putdata(ids.reshape(-1))
+    indexed.putpalette([200, 10, 10] * 256)
+    rgba = np.dstack([photo(8), np.full((6, 8), 9, np.uint8)])
+    for image, expected in (
+        (Image.fromarray(ids), ids), (Image.fromarray(deep), deep), (indexed, ids),
+        (Image.fromarray(ids > 20), np.where(ids > 20, 255, 0)), (Image.fromarray(rgba), rgba), (photo(8), photo(8)),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(decode_values(encode(image), LIMIT), np.asarray(expected))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = decode_values(encode(Image.fromarray(ids), exif=exif), LIMIT)
+    np.testing.assert_array_equal(turned, np.rot90(ids, -1))
+    with pytest.raises(Reject, match="not a JPEG, PNG"):
+        decode_values(b"words", LIMIT)
+    with pytest.raises(Reject, match="expected at most 10 pixels"):
+        decode_values(encode(photo()), 10)

@@ -19,6 +19,7 @@ from fourmill.tokenize.text.instance_sentences import (
     Queried,
     instance_masks,
     instances_to_chunks,
+    own_points,
     paste_masks,
     queried_to_label,
     query,
@@ -238,3 +239,23 @@ def test_bad_ids_and_masks_are_refused() -> None:
     broken = LABEL[0] | {"mask": {"size": [HEIGHT, WIDTH], "counts": "11"}}
     with pytest.raises(ValueError, match="mask: got runs"):
         query([broken], WIDTH, HEIGHT, WHOLE, 0, "k", 0)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_what_a_person_drew_is_asked_for_inside_of_it(flip: bool) -> None:
+    crop = Crop(WHOLE.left, WHOLE.top, WHOLE.width, WHOLE.height, flip)
+    drawn = [one | {"query": None} for one in LABEL] + [instance(shape("box", 0, 0, 40, 300)) | {"query": None}]
+    points = own_points(drawn, WIDTH, HEIGHT, crop)
+    assert points is not None and len(points) == 3, "what the crop does not show has no point"
+    for mask, (x, y) in zip(SCENE, points, strict=False):
+        shown = cv2.resize(crop_of(mask, crop), (GRID, GRID), interpolation=cv2.INTER_NEAREST)
+        assert shown[y, x]
+    queried = query(drawn, WIDTH, HEIGHT, crop, 0, "key", 0, at=points)
+    assert len(queried.boxes) == 3
+    assert [point for point, _ in queried.points] == points
+    # A point of the person's own is taken if the crop shows it there.
+    asked = own_points([LABEL[1] | {"query": [0.5, 0.4]}], WIDTH, HEIGHT, crop)
+    assert asked == [(GRID // 2, int(0.4 * GRID))]
+    outside = own_points([LABEL[1] | {"query": [0.05, 0.05]}], WIDTH, HEIGHT, crop)
+    assert outside == [points[1]]
+    assert own_points(LABEL, WIDTH, HEIGHT, crop) is None

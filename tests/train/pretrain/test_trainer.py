@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from fourmill_tests import runs, training
 
 from fourmill.model import checkpoint as model_files
@@ -221,6 +224,13 @@ def test_a_model_can_be_had_before_its_run_ends(whole: Trainer, tmp_path: Path) 
     loaded = load_model(job.folder)
     for (name, p), value in zip(loaded.named_parameters(), one.weights.average, strict=True):
         assert torch.equal(p, value), name
+
+
+def test_a_run_says_what_it_comes_from_before_it_ends(tmp_path: Path) -> None:
+    job = replace(training.job(tmp_path), tokenizers={"tok_rgb": "0123"})
+    training.train_until(job, 3)
+    assert yaml.safe_load(Path(job.folder, "recipe.yaml").read_text()) == job.recipe
+    assert json.loads(Path(job.folder, "tokenizers.json").read_text()) == {"tok_rgb": "0123"}
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
