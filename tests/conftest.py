@@ -121,8 +121,8 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> SmallRoot:
 
 @pytest.fixture(scope="session")
 def every_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of every modality with untrained tokenizers, ROOT/runs/4m/print. Read only: a test that writes copies it."""
-    from fourmill_tests import every
+    """A run of every modality with untrained tokenizers, ROOT/runs/4m/print. Read only, as `small_root`."""
+    from fourmill_tests.tiny import every
 
     return every.write(tmp_path_factory.mktemp("every") / "out")
 

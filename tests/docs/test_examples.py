@@ -282,8 +282,20 @@ def test_the_code_of_the_generation_guide_runs(guide: Guides, tmp_path: Path, mo
     model = FourM(FourMConfig(tuple(specs), **sizes)).eval()
     monkeypatch.setattr(ml4m, "load", lambda name: model)
     monkeypatch.chdir(tmp_path)
-    (block,) = guide("generate").blocks("python")
+    block = guide("generate").block("python", "import numpy as np")
     space: dict[str, Any] = {}
     exec(block, space)
     assert space["described"]["tok_clip"].shape == (1, 196) and space["drawn"]["tok_rgb"].shape == (2, 196)
     assert isinstance(text.decode(space["described"]["caption"][0]), str)
+
+
+def test_own_inputs_of_the_generation_guide_run(
+    guide: Guides, every_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").symlink_to(every_run.parents[2])
+    (tmp_path / "photo.jpg").write_bytes(data.encode(skimage.data.chelsea()))
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, Any] = {}
+    exec(guide("generate").block("python", "import fourmill"), space)
+    (made,) = space["made"]
+    assert list(made) == ["tok_depth", "caption"] and (tmp_path / "generated" / "index.html").exists()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fourmill_tests import every
+from fourmill_tests.tiny import every
 from fourmill_tests.small import SmallRoot
 from PIL import Image
 

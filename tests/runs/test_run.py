@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fourmill_tests import every
+from fourmill_tests.tiny import every
 from PIL import Image
 
 from fourmill.modalities import MODALITIES

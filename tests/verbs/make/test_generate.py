@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fourmill_tests import every, runs
+from fourmill_tests import runs
+from fourmill_tests.tiny import every
 from PIL import Image
 
 FIRST = Path(__file__).parents[2] / "roots" / "e78cebb"

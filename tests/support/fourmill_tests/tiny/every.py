@@ -23,7 +23,7 @@ from fourmill.train.pretrain.job import TOKENIZERS as FINGERPRINTS
 from fourmill.train.pretrain.weights import MODEL, save_model
 from fourmill.train.tokenizers import build
 
-from . import data
+from .. import data
 
 SIZE, WIDTH, FRAME = 112, 12, (150, 120)  # pixels of a crop, channels of features, width and height of a picture
 NAMES = tuple(name for name in MODALITIES if "@" not in name)
