@@ -144,12 +144,9 @@ def _named(stem: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def _page(generation: Generation, places: list[_Place]) -> GeneratedPage:
+    from ..report.html.gallery import label_title
     from ..report.html.generated import GeneratedPage, GeneratedSample, Shown
 
-    settings = generation.settings
-    facts = [("seed", str(settings["seed"])), ("results", str(len(generation)))]
-    facts += [("variations", str(settings["variations"]))] if settings["variations"] > 1 else []
-    facts += [("averaged", f"{settings['ensemble']} each")] if settings["ensemble"] > 1 else []
     samples = []
     for first in (place for place in places if place.made.variation == 0):
         results = [place for place in places if place.inputs == first.inputs]
@@ -158,9 +155,37 @@ def _page(generation: Generation, places: list[_Place]) -> GeneratedPage:
             (place.folder, [Shown(label_of(name), name, value) for name, value in place.made.items()])
             for place in results
         ]
-        samples.append(GeneratedSample(first.made.key, given, made, _backdrop(first.made)))
-    how = [_how(step) for step in generation.steps]
-    return GeneratedPage(settings["run"], __version__, facts, how, samples)
+        samples.append(GeneratedSample(_title(first.made), given, made, _backdrop(first.made)))
+    from_, to = (
+        [_within(label_title(label_of(name))) for name in names]
+        for names in (generation[0].inputs, [step.target for step in generation.steps])
+    )
+    title = f"From {_listed(from_)} to {_listed(to)}" if from_ else f"From nothing to {_listed(to)}"
+    how = [(step.target, _how(step)) for step in generation.steps]
+    return GeneratedPage(title, _about(generation), how, samples)
+
+
+def _within(title: str) -> str:
+    """A title within a sentence: "Colour palette" in small letters, "RGB" and "SAM edges" as they are."""
+    return title if title[1:2].isupper() else title[:1].lower() + title[1:]
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _about(generation: Generation) -> str:
+    settings = generation.settings
+    words = [f"model {settings['run']}", f"seed {settings['seed']}"]
+    words += [f"{settings['variations']} variations of each"] if settings["variations"] > 1 else []
+    words += [f"averages of {settings['ensemble']}"] if settings["ensemble"] > 1 else []
+    return ", ".join([*words, f"fourmill {__version__}"])
+
+
+def _title(made: Made) -> str:
+    """A sample by the name of its file, or by its words."""
+    texts = [one.seen for one in made.inputs.values() if isinstance(one.seen, str)]
+    return texts[0] if made.key.isdigit() and texts else made.key
 
 
 def _backdrop(made: Made) -> np.ndarray | None:
@@ -170,10 +195,12 @@ def _backdrop(made: Made) -> np.ndarray | None:
     return next(iter([*seen, *drawn]), None)
 
 
-def _how(step: ChainStep) -> tuple[str, str]:
-    """A target and its options in words."""
-    said = step.model_dump(exclude={"target"}, exclude_none=True)
+def _how(step: ChainStep) -> str:
+    """The options of a target in words; those that do nothing are left out."""
     text = modality_of(step.target).kind is Kind.SEQUENCE
-    idle = ("steps", "schedule", "temperature_schedule") if text else ()
-    words = [f"{name} {value}" for name, value in said.items() if name not in idle]
-    return step.target, ", ".join(words)
+    words: list[str] = [step.scheme or ("autoregressive" if text else "maskgit")]
+    words += [] if text else [f"{step.steps} steps"]
+    words.append(f"temperature {step.temperature:g}")
+    others = step.model_dump(exclude={"target", "scheme", "steps", "temperature"}, exclude_defaults=True)
+    words += [f"{name} {value}" for name, value in others.items() if value is not None]
+    return ", ".join(words)

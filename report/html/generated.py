@@ -27,7 +27,7 @@ class Shown:
 class GeneratedSample:
     """One sample: what was given, and each result with the name of its folder. `backdrop`: what boxes are drawn on."""
 
-    key: str
+    title: str
     given: Sequence[Shown]
     made: Sequence[tuple[str, Sequence[Shown]]]
     backdrop: np.ndarray | None = None
@@ -37,12 +37,12 @@ class GeneratedSample:
 class GeneratedPage:
     """A page.
 
-    run: the model's folder. facts: (name, value). how: each target with its options in words.
+    title: what was generated from what. about: the seed and the like, in words. how: each target, and its options in
+    words.
     """
 
-    run: str
-    version: str
-    facts: Sequence[tuple[str, str]]
+    title: str
+    about: str
     how: Sequence[tuple[str, str]]
     samples: Sequence[GeneratedSample]
 
@@ -60,7 +60,7 @@ class Figure:
 class Card:
     """A sample, drawn."""
 
-    key: str
+    title: str
     given: list[Figure]
     made: list[tuple[str, list[Figure]]]
 
@@ -69,7 +69,7 @@ def render_generated(data: GeneratedPage) -> str:
     """The page as one self-contained HTML text; write it as UTF-8."""
     cards = [
         Card(
-            sample.key,
+            sample.title,
             [_figure(shown, sample.backdrop) for shown in sample.given],
             [(folder, [_figure(shown, sample.backdrop) for shown in made]) for folder, made in sample.made],
         )

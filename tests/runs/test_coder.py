@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fourmill_tests.tiny import every
 from fourmill_tests.small import SmallRoot
+from fourmill_tests.tiny import every
 from PIL import Image
 
 from fourmill.modalities import LABELS, MODALITIES, Form, Kind, Storage
