@@ -58,6 +58,15 @@ def decode_values(data: bytes, max_pixels: int) -> np.ndarray:
     return _guarded(data, max_pixels, _values)
 
 
+def decode_alpha(data: bytes, max_pixels: int) -> np.ndarray:
+    """How opaque a picture is, uint8 (H, W), upright as in `decode`; (0, 0) if all of it is.
+
+    Raises:
+        Reject: as `decode`.
+    """
+    return _guarded(data, max_pixels, _alpha)
+
+
 def _guarded(data: bytes, max_pixels: int, read: Callable[[Image.Image, bytes], np.ndarray]) -> np.ndarray:
     """What `read` makes of an image that is opened and small enough; Reject for whatever goes wrong."""
     if not data:
@@ -113,6 +122,13 @@ def _values(image: Image.Image, data: bytes) -> np.ndarray:
     else:
         values = np.array(image if image.mode in ("RGB", "RGBA") else _to_rgb(image))
     return _upright(values, orientation)
+
+
+def _alpha(image: Image.Image, data: bytes) -> np.ndarray:
+    if not image.has_transparency_data:
+        return np.empty((0, 0), np.uint8)
+    image.load()
+    return _upright(np.array(image.convert("RGBA"))[..., 3], _orientation(image))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

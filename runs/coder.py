@@ -16,7 +16,7 @@ from ..pipelines.given.labels import is_dense, read
 from ..pipelines.given.listing import GivenSample
 from ..tokenize import codecs
 from ..tokenize.codec import Codec, Labelled
-from ..tokenize.crops import Crop, crops
+from ..tokenize.crops import Crop, Resample, apply, crops
 from ..tokenize.text_codecs import Instances, Text
 from .names import label_of, modality_of
 from .origin import FOLDER, Origin
@@ -30,13 +30,13 @@ class Encoded:
 
     tokens: as a column holds the centre crop: uint16 ids, the bytes of a picture (uint8), or float16 vectors.
     seen: the label that the tokens say, in the frame of the crop.
-    size: (width, height) of the input's own frame in pixels, None if it has none.
+    known: of a grid's tokens those that are known, bool (L,); None for all.
     """
 
     tokens: np.ndarray
     seen: Any
-    size: tuple[int, int] | None
     notes: tuple[str, ...] = ()
+    known: np.ndarray | None = None
 
 
 class Coder:
@@ -145,7 +145,13 @@ class Coder:
             self._check_length(codec, sample)
             notes += _left_out(codec, sample)
         tokens = np.frombuffer(row[0], np.uint8) if isinstance(row[0], bytes) else np.asarray(row[0])
-        return Encoded(tokens, codec.decode(tokens), own, tuple(notes))
+        known = None
+        if given.known is not None and codec.spec.kind is Kind.GRID:
+            known = _known(given.known, windows[0], codec.spec.side)
+            notes.append(f"{np.sum(~known)} of {known.size} tokens are not known, where the picture is transparent")
+        elif given.known is not None:
+            notes.append("what is transparent is white")
+        return Encoded(tokens, codec.decode(tokens), tuple(notes), known)
 
     def _check_length(self, codec: Text, sample: Labelled) -> None:
         """ValueError if the sentence is longer than the model reads: columns cut it, a person should know."""
@@ -157,9 +163,14 @@ class Coder:
         if not isinstance(row, Exception) and len(row[0]) > most:
             raise ValueError(f"it is {len(row[0])} tokens, and the model reads at most {most}; shorten it")
 
-    def decode(self, name: str, ids: Any) -> Any:
-        """Tokens of one sample as a label in the frame of the crop."""
-        return self.codec(name).decode(ids)
+    def decode(self, name: str, rows: np.ndarray | Sequence[Any], batch_size: int) -> list[Any]:
+        """Tokens of some samples as labels in the frame of the crop."""
+        codec = self.codec(name)
+        if not isinstance(codec, codecs.Grid):
+            return [codec.decode(row) for row in rows]
+        ids = np.asarray(rows)
+        parts = [codec.decode_many(ids[i : i + batch_size]) for i in range(0, len(ids), batch_size)]
+        return list(np.concatenate(parts))
 
 
 def _fingerprint(root: str, name: str) -> str:
@@ -223,10 +234,24 @@ def _said(name: str, sample: GivenSample, error: ValueError) -> str:
     return f"{name}{shown}: {text}"
 
 
-def stack(specs: Mapping[str, ModalitySpec], samples: Sequence[Mapping[str, Encoded]]) -> dict[str, Any]:
-    """Conditions of all samples, as `generate` takes them; every sample has the same inputs."""
-    from ..train.downstream.generation import condition, stacked  # loads torch
+def _known(opaque: np.ndarray, crop: Crop, side: int) -> np.ndarray:
+    """The tokens of a grid at least half of which is opaque, bool (side * side,)."""
+    shares = apply(crop, opaque.astype(np.float32), side, Resample.LINEAR)
+    known: np.ndarray = shares.reshape(-1) >= 0.5
+    if not known.any():
+        raise ValueError("its centre square is transparent all over; leave it out, or paint what is known")
+    return known
 
-    names = list(samples[0]) if samples else []
-    given = {name: [condition(specs[name], sample[name].tokens) for sample in samples] for name in names}
-    return stacked(specs, given)
+
+def stack(specs: Mapping[str, ModalitySpec], samples: Sequence[Mapping[str, Encoded]]) -> dict[str, Any]:
+    """Conditions of all samples, as `generate` takes them; a sample may lack what others have."""
+    from ..train.downstream.samples import Samples  # loads the reader of columns
+
+    names = list(dict.fromkeys(name for sample in samples for name in sample))
+    tokens = {name: [sample[name].tokens if name in sample else None for sample in samples] for name in names}
+    given = Samples(dict(specs), [("", "", row) for row in range(len(samples))], tokens).given(names)
+    for name in names:
+        for row, sample in enumerate(samples):
+            if name in sample and (known := sample[name].known) is not None:
+                given[name][row][~known] = -1
+    return given

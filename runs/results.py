@@ -158,11 +158,15 @@ def _page(generation: Generation, places: list[_Place]) -> GeneratedPage:
         samples.append(GeneratedSample(_title(first.made), given, made, _backdrop(first.made)))
     from_, to = (
         [_within(label_title(label_of(name))) for name in names]
-        for names in (generation[0].inputs, [step.target for step in generation.steps])
+        for names in (_inputs(generation), [step.target for step in generation.steps])
     )
     title = f"From {_listed(from_)} to {_listed(to)}" if from_ else f"From nothing to {_listed(to)}"
     how = [(step.target, _how(step)) for step in generation.steps]
     return GeneratedPage(title, _about(generation), how, samples)
+
+
+def _inputs(generation: Generation) -> list[str]:
+    return list(dict.fromkeys(name for made in generation for name in made.inputs))
 
 
 def _within(title: str) -> str:

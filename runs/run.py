@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,12 +27,22 @@ if TYPE_CHECKING:
     from ..model.generation.generate import Generated
 
 
+# Of how many samples there are to generate, a context that gives what is called with those that are done.
+Watch = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+
+
+@contextmanager
+def _unwatched(total: int) -> Iterator[Callable[[int], None]]:
+    yield lambda _: None
+
+
 class Run:
     """A trained model with the tokenizers of its root; made by `open_run`.
 
     Attributes:
         model: in evaluation mode.
         origin: its root, and the recipe that is kept with it.
+        watch: shows the progress of `generate`; nothing by default.
     """
 
     def __init__(self, place: str, model: FourM, origin: origins.Origin, generate: Generate | None = None) -> None:
@@ -39,6 +50,7 @@ class Run:
         self.settings = generate or origin.generate
         self.specs = {spec.name: spec for spec in model.config.modalities}
         self.coder = Coder(self.specs, origin, str(model.device))
+        self.watch: Watch = _unwatched
 
     def __repr__(self) -> str:
         return f"Run({self.place!r}: reads {', '.join(self.inputs)}; generates {', '.join(self.targets)})"
@@ -70,10 +82,6 @@ class Run:
                 if len(listed) > 1 and sample.key == "0000":
                     sample = GivenSample(f"{number:04d}", sample.values)
                 encoded.append((sample, self.coder.encode(sample, modalities)))
-        if len({tuple(sorted(tokens)) for _, tokens in encoded}) > 1:
-            raise ValueError(
-                "the samples have different inputs; give all of them the same, or call it once for each kind"
-            )
         return encoded
 
     def _modalities(self, inputs: Mapping[str, Any]) -> dict[str, str]:
@@ -98,7 +106,8 @@ class Run:
         Args:
             inputs: name of a modality or label -> a file, a folder or pattern (a sample for each file), an array, or
                 what JSON can say; of captions, palettes and metadata also the words. A list is one mapping for each
-                sample. Pictures are cropped to their centre square. {} generates from nothing.
+                sample, which need not have the same names. Pictures are cropped to their centre square; what is
+                transparent in one is not known. {} generates from nothing.
             to: targets, "tok_depth" or "depth", with options as "caption:temperature=0.6"; or a `Step`.
             seed: of all random numbers; the recipe's `generate.seed` if None.
             variations: how many different results of each sample.
@@ -122,8 +131,8 @@ class Run:
             if number < 1:
                 raise ValueError(f"{what}: got {number}, expected 1 or more")
         given = self.encode(inputs) or [(GivenSample("0000"), {})]
-        first = given[0][1]
-        steps = chain(self.model.config, to, first, self.settings, options)
+        known = dict.fromkeys(name for _, tokens in given for name in tokens)
+        steps = chain(self.model.config, to, known, self.settings, options)
         settings = self.settings if seed is None else self.settings.model_copy(update={"seed": seed})
         everyone = self._members(settings, [tokens for _, tokens in given], steps, variations * ensemble)
         groups = [everyone[v * ensemble : (v + 1) * ensemble] for v in range(variations)]
@@ -152,18 +161,19 @@ class Run:
         model_steps = [model_step(step, self.specs[step.target]) for step in steps]
         conditions = stack(self.specs, given)
         special = self.coder.special_ids()
-        return members(settings, special, self.model, conditions, model_steps, len(given), range(count))
+        numbers = range(count)
+        with self.watch(len(given) * count) as done:
+            return members(settings, special, self.model, conditions, model_steps, len(given), numbers, done)
 
     def _decoded(self, group: Sequence[Generated]) -> dict[str, list[Any]]:
         """The labels of all samples that a group of members says, averaged where they are grids."""
         values: dict[str, list[Any]] = {}
-        for name, tokens in group[0].items():
+        for name in group[0]:
+            members = [self.coder.decode(name, member[name], self.settings.batch_size) for member in group]
+            values[name] = members[0]
             if self.specs[name].kind is Kind.GRID:
-                every = [[self.coder.decode(name, row) for row in member[name]] for member in group]
                 form = LABELS[label_of(name)].form
-                values[name] = list(average(form, np.stack([np.stack(rows) for rows in every])))
-            else:
-                values[name] = [self.coder.decode(name, row) for row in tokens]
+                values[name] = list(average(form, np.stack([np.stack(rows) for rows in members])))
         return values
 
     def _said(self, settings: Generate, steps: Sequence[ChainStep], variations: int, ensemble: int) -> dict[str, Any]:

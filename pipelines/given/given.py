@@ -27,11 +27,13 @@ class Given:
     value: as `modalities.Form` says, in its own frame.
     size: (width, height) of its frame in pixels; None if it says nothing of pixels.
     notes: what was done to it.
+    known: where a picture is not transparent, bool (H, W); None if all of it is known.
     """
 
     value: Any
     size: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
+    known: np.ndarray | None = None
 
 
 def is_path(given: Any) -> bool:
@@ -92,6 +94,19 @@ def pixels(given: Any, max_pixels: int) -> np.ndarray:
     if is_path(given):
         return images.decode_values(file_bytes(given), max_pixels)
     return images.decode_values(_png(given), max_pixels)
+
+
+def opaque(given: Any, max_pixels: int) -> np.ndarray | None:
+    """Where a picture is not transparent, bool (H, W); None if none of it is. Mistake if all of it is."""
+    if isinstance(given, np.ndarray) and given.shape[2:] != (4,):
+        return None
+    alpha = images.decode_alpha(file_bytes(given) if is_path(given) else _png(given), max_pixels)
+    known: np.ndarray = alpha >= 128
+    if known.all():
+        return None
+    if not known.any():
+        raise Mistake("the picture is transparent all over; leave it out, or paint what is known")
+    return known
 
 
 def photo(given: Any, max_pixels: int) -> np.ndarray:

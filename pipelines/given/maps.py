@@ -4,12 +4,14 @@ Decisions:
 - Drawings of edges are white on black, as labels are; one that is mostly white is ink on paper, and is inverted.
 - Depth in a picture is darker where it is nearer, as labels are (0 nearest). Arrays of any range are scaled to 0..1:
   the tokenizer standardizes each crop, so that scale and unit do not matter.
+- What is transparent in a picture of colours, depth or normals is not known.
 - Classes are grey or indexed pictures of ids, or pictures in the colours of the report (`tokenize/id_colors.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -18,7 +20,7 @@ import numpy as np
 from ...modalities import COCO_PANOPTIC_CLASSES, LABELS, NO_CLASS, Form
 from ...tokenize.id_colors import classes_of_colors
 from ...tokenize.inputs import unit
-from .given import Given, Mistake, array, is_array, photo, pixels
+from .given import Given, Mistake, array, is_array, opaque, photo, pixels
 
 CELL = 16  # pixels that a cell of a feature map stands for where no picture says its size: only their ratio counts
 _WHITE = 0.5  # share of white pixels above which a drawing of edges is ink on paper
@@ -40,7 +42,7 @@ def read_vectors(form: Form, given: Any) -> Given:
 
 
 def _colors(given: Any, max_pixels: int) -> Given:
-    return _framed(photo(given, max_pixels))
+    return replace(_framed(photo(given, max_pixels)), known=opaque(given, max_pixels))
 
 
 def _edges(given: Any, max_pixels: int) -> Given:
@@ -111,7 +113,8 @@ def _depth(given: Any, max_pixels: int) -> Given:
         if np.ptp(colors, axis=2).max(initial=0) > 8:
             raise Mistake("the picture has colours; give a grey one, dark where it is near, or a .npy of numbers")
         values = values[..., 0]
-    return _framed(_half(values / (65_535.0 if values.dtype == np.uint16 else 255.0)))
+    depth = _framed(_half(values / (65_535.0 if values.dtype == np.uint16 else 255.0)))
+    return replace(depth, known=opaque(given, max_pixels))
 
 
 def _normals(given: Any, max_pixels: int) -> Given:
@@ -119,7 +122,8 @@ def _normals(given: Any, max_pixels: int) -> Given:
         values = pixels(given, max_pixels)
         if values.ndim != 3:
             raise Mistake("the picture is grey; expected the colours (n + 1) / 2 of normals, x right, y up, z to you")
-        return _framed(_half(unit(values[..., :3].astype(np.float32) / 127.5 - 1)))
+        normals = _framed(_half(unit(values[..., :3].astype(np.float32) / 127.5 - 1)))
+        return replace(normals, known=opaque(given, max_pixels))
     values = array(given)
     if values.ndim != 3 or values.shape[2] != 3 or not values.size:
         raise Mistake(f"got an array of shape {values.shape}; expected (H, W, 3) unit vectors, x right, y up, z to you")

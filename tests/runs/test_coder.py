@@ -17,7 +17,7 @@ from fourmill.modalities import LABELS, MODALITIES, Form, Kind, Storage
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
 from fourmill.recipe import Recipe
-from fourmill.runs.coder import Coder
+from fourmill.runs.coder import Coder, stack
 from fourmill.runs.files import files_of
 from fourmill.runs.origin import Origin
 from fourmill.runs.run import Run
@@ -210,6 +210,24 @@ def test_poses_may_be_rotation_vectors(run: Run) -> None:
     expected = encoded(run, human_poses=[person])["human_poses"].tokens
     np.testing.assert_array_equal(encoded(run, human_poses=[vectors])["human_poses"].tokens, expected)
     assert encoded(run, human_poses=[])["human_poses"].seen == []
+
+
+def test_what_is_transparent_is_not_known(run: Run, tmp_path: Path) -> None:
+    picture = every.labels()["rgb"]
+    alpha = np.zeros((120, 150), np.uint8)
+    alpha[:, 75:] = 255
+    Image.fromarray(np.dstack([picture, alpha])).save(tmp_path / "half.png")
+    ((_, one),) = run.encode({"tok_rgb": str(tmp_path / "half.png"), "rgb": str(tmp_path / "half.png")})
+    known = np.arange(49).reshape(7, 7) % 7 >= 3  # half of the middle column is opaque
+    np.testing.assert_array_equal(one["tok_rgb"].known.reshape(7, 7), known)
+    assert one["tok_rgb"].notes[-1] == "21 of 49 tokens are not known, where the picture is transparent"
+    assert one["rgb"].notes[-1] == "what is transparent is white" and one["rgb"].known is None
+    given = stack(run.specs, [one])
+    assert ((given["tok_rgb"][0] == -1).reshape(7, 7) == ~known).all()
+    assert run.generate({"tok_rgb": str(tmp_path / "half.png")}, "depth:steps=1")
+    Image.fromarray(np.dstack([picture, alpha * 0])).save(tmp_path / "none.png")
+    with pytest.raises(ValueError, match="transparent all over; leave it out, or paint what is known"):
+        run.encode({"tok_rgb": str(tmp_path / "none.png")})
 
 
 def test_palettes_and_metadata_may_be_words(run: Run, tmp_path: Path) -> None:

@@ -97,6 +97,16 @@ def test_samples_may_be_a_list(run: Run) -> None:
     assert [one.key for one in made] == ["0000", "0001"]
 
 
+def test_samples_may_lack_what_others_have(run: Run) -> None:
+    """Each is generated as if it were alone."""
+    given = [{"rgb": BLACK, "caption": "a boat"}, {"caption": "two cats"}, {"depth": every.labels()["depth"]}]
+    made = run.generate(given, "normal:steps=2:temperature=0", seed=0)
+    for one, inputs in zip(made, given, strict=True):
+        alone = run.generate(inputs, "normal:steps=2:temperature=0", seed=0)[0]
+        np.testing.assert_array_equal(one.tokens["tok_normal"], alone.tokens["tok_normal"])
+        assert len(one.inputs) == len(inputs)
+
+
 def test_nothing_is_a_condition_too(run: Run) -> None:
     made = run.generate({}, "tok_rgb:steps=1", variations=2)
     assert len(made) == 2 and made[0]["tok_rgb"].shape == (112, 112, 3) and not made[0].inputs
@@ -272,8 +282,6 @@ def test_folders_of_unlike_sizes_are_refused(run: Run, tmp_path: Path) -> None:
 def test_names_of_one_modality_twice_are_refused(run: Run) -> None:
     with pytest.raises(ValueError, match="depth and tok_depth are the same modality; give one of them"):
         run.encode({"depth": every.labels()["depth"], "tok_depth": every.labels()["depth"]})
-    with pytest.raises(ValueError, match="the samples have different inputs"):
-        run.encode([{"rgb": BLACK}, {"caption": "a boat"}])
 
 
 def test_lines_of_a_text_are_samples(run: Run, tmp_path: Path) -> None:

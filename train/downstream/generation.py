@@ -79,11 +79,13 @@ def members(
     steps: Sequence[Step],
     samples: int,
     numbers: Sequence[int],
+    done: Callable[[int], None] | None = None,
 ) -> list[Generated]:
     """Several generations from the same conditions, the members `numbers`; 0 is the one that a single one would be.
 
     Args:
         given: modality -> one entry for each of `samples` samples, see `generate`.
+        done: is called after each batch with the number of its samples.
     """
     device = model.device.type
     narrow = settings.precision == "bf16" or (settings.precision == "auto" and device == "cuda")
@@ -97,6 +99,8 @@ def members(
             # Random numbers follow from seed and sample id: how samples are batched changes no token.
             with torch.autocast(device, torch.bfloat16, enabled=narrow):
                 parts.append(generate(model, some, steps, seed=settings.seed, sample_ids=ids, special=special))
+            if done is not None:
+                done(len(ids))
         generated.append({name: _joined([part[name] for part in parts]) for name in parts[0]})
     return generated
 

@@ -43,8 +43,11 @@ class Samples:
     def _given(self, name: str, rows: Sequence[int]) -> Any:
         spec = self.specs[name]
         values = [_given(spec, self.tokens[name][row]) for row in rows]
+        if spec.kind is Kind.GRID:  # of which nothing is known where there is none
+            values = [np.full(spec.max_tokens, -1) if value is None else value for value in values]
         # Texts and vectors differ in length.
-        return np.stack(values) if spec.kind in (Kind.GRID, Kind.PIXELS) and values else values
+        whole = spec.kind in (Kind.GRID, Kind.PIXELS) and not any(value is None for value in values)
+        return np.stack(values) if whole and values else values
 
 
 def _given(spec: ModalitySpec, tokens: np.ndarray | None) -> Any:

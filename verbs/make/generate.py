@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .. import arguments, stage
@@ -71,6 +72,7 @@ def own_inputs(args: argparse.Namespace) -> int:
     files.check(args.out)
     inputs = _inputs(args.input)
     run = _run(args)
+    run.watch = _watched
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     made = run.generate(inputs, args.to, seed=args.seed, variations=args.variations, ensemble=args.ensemble, **options)
     page = made.save(args.out)
@@ -78,6 +80,14 @@ def own_inputs(args: argparse.Namespace) -> int:
         print(line)
     print(page)
     return 0
+
+
+@contextmanager
+def _watched(total: int) -> Iterator[Callable[[int], None]]:
+    from ...infra.progress import Progress
+
+    with Progress("generate", total, "samples") as progress:
+        yield progress.update
 
 
 def _inputs(pairs: Sequence[str]) -> dict[str, Any]:
