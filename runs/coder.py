@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ..infra import storage
-from ..modalities import LABELS, TEXT, Form, Kind, ModalitySpec
+from ..modalities import LABELS, TEXT, Form, Kind, ModalitySpec, class_names
 from ..model.generation.known import PUBLISHED_IDS, SpecialIds
 from ..pipelines.given.given import Given, Mistake
 from ..pipelines.given.labels import is_dense, read
@@ -17,7 +17,7 @@ from ..pipelines.given.listing import GivenSample
 from ..tokenize import codecs
 from ..tokenize.codec import Codec, Labelled
 from ..tokenize.crops import Crop, Resample, apply, crops
-from ..tokenize.text_codecs import Instances, Text
+from ..tokenize.text_codecs import Boxes, Instances, Text
 from .names import label_of, modality_of
 from .origin import FOLDER, Origin
 
@@ -91,6 +91,23 @@ class Coder:
         pad, unk, sos, eos = (int(one or 0) for one in (words.pad_id, words.unk_id, words.sos_id, words.eos_id))
         return SpecialIds(pad, unk, sos, eos, first, count)
 
+    def classes(self, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """The lists of classes that the tokenizers of some modalities say, by label; none where they are not there."""
+        lists = {}
+        for name in names:
+            modality = modality_of(name)
+            folder = storage.join(self.origin.root, FOLDER, modality.tokenizers[0]) if modality.tokenizers else ""
+            if not self.origin.root or not folder or not storage.list_names(folder):
+                continue
+            if modality.codec == Boxes.name:
+                lists[modality.label] = codecs.load_text(self.origin.root).classes
+            elif LABELS[modality.label].form is Form.CLASSES:
+                from ..tokenize import tokenizer  # loads torch
+
+                with storage.local_folder(folder, codecs.CODEBOOK_FILES) as local:
+                    lists[modality.label] = tokenizer.read_classes(local) or class_names(modality.label, {})
+        return lists
+
     def encode(self, sample: GivenSample, modalities: Mapping[str, str]) -> dict[str, Encoded]:
         """What a sample gives, as tokens, by modality.
 
@@ -118,7 +135,8 @@ class Coder:
         order = sorted(labels, key=lambda name: (not is_dense(labels[name]), labels[name] != "rgb"))
         for name in order:
             try:
-                given = read(labels[name], sample.values[name].value, self.origin.max_pixels, frame)
+                classes = self.classes([modalities[name]]).get(labels[name])
+                given = read(labels[name], sample.values[name].value, self.origin.max_pixels, frame, classes)
             except ValueError as error:
                 raise Mistake(_said(name, sample, error)) from None
             if given.size is not None and LABELS[labels[name]].form is not Form.FEATURES:

@@ -66,11 +66,13 @@ class Generation(Sequence[Made]):
 
     Attributes:
         settings: all that it follows from, in words that JSON can say.
+        classes: the names of classes, by label.
     """
 
     made: list[Made]
     steps: list[ChainStep]
     settings: dict[str, Any]
+    classes: dict[str, tuple[str, ...]]
 
     def __getitem__(self, index: Any) -> Any:
         return self.made[index]
@@ -162,7 +164,7 @@ def _page(generation: Generation, places: list[_Place]) -> GeneratedPage:
     )
     title = f"From {_listed(from_)} to {_listed(to)}" if from_ else f"From nothing to {_listed(to)}"
     how = [(step.target, _how(step)) for step in generation.steps]
-    return GeneratedPage(title, _about(generation), how, samples)
+    return GeneratedPage(title, _about(generation), how, samples, generation.classes)
 
 
 def _inputs(generation: Generation) -> list[str]:

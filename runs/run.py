@@ -149,7 +149,8 @@ class Run:
             for i, (sample, tokens_given) in enumerate(given)
             for variation, group in enumerate(groups)
         ]
-        return Generation(made, steps, self._said(settings, steps, variations, ensemble))
+        classes = self.coder.classes({*known, *(step.target for step in steps)})
+        return Generation(made, steps, self._said(settings, steps, variations, ensemble), classes)
 
     def _members(
         self, settings: Generate, given: Sequence[dict[str, Encoded]], steps: Sequence[ChainStep], count: int

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...modalities import LABELS, Form
+from ...modalities import LABELS, Form, class_names
 from ..reject import Reject
 from . import maps, polygons, records
 from .given import Given, Mistake
@@ -24,7 +24,13 @@ def is_dense(label: str) -> bool:
     return LABELS[label].form not in (Form.RECORD, Form.VECTOR, Form.SEQUENCE)
 
 
-def read(label: str, given: Any, max_pixels: int, frame: tuple[int, int] | None = None) -> Given:
+def read(
+    label: str,
+    given: Any,
+    max_pixels: int,
+    frame: tuple[int, int] | None = None,
+    classes: tuple[str, ...] | None = None,
+) -> Given:
     """A label from what a person gave.
 
     Args:
@@ -33,18 +39,20 @@ def read(label: str, given: Any, max_pixels: int, frame: tuple[int, int] | None 
             words themselves.
         max_pixels: larger pictures are refused before they are decoded.
         frame: (width, height) of the sample's picture, which boxes in pixels are relative to; None if it has none.
+        classes: names of the label's classes by id; its own if None.
 
     Raises:
         Mistake: it cannot be read, or is no such label.
     """
     form = LABELS[label].form
+    names = class_names(label, {}) if classes is None else classes
     try:
         if form is Form.RECORD:
             if label == "sam_instance":
                 return polygons.read(given, frame, max_pixels)
-            return records.read(label, given, frame)
+            return records.read(label, given, frame, names)
         if form in (Form.VECTOR, Form.SEQUENCE):
             return maps.read_vectors(form, given)
-        return maps.read(label, given, max_pixels)
+        return maps.read(form, given, max_pixels, names)
     except Reject as reject:
         raise Mistake(f"{reject}; give a picture that opens in a viewer") from None

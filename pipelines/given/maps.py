@@ -10,14 +10,14 @@ Decisions:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 
-from ...modalities import COCO_PANOPTIC_CLASSES, LABELS, NO_CLASS, Form
+from ...modalities import NO_CLASS, Form
 from ...tokenize.id_colors import classes_of_colors
 from ...tokenize.inputs import unit
 from .given import Given, Mistake, array, is_array, opaque, photo, pixels
@@ -27,9 +27,9 @@ _WHITE = 0.5  # share of white pixels above which a drawing of edges is ink on p
 _LENGTHS = (0.5, 1.5)  # of normals that are taken for unit vectors
 
 
-def read(label: str, given: Any, max_pixels: int) -> Given:
+def read(form: Form, given: Any, max_pixels: int, classes: Sequence[str]) -> Given:
     """A map, as of `labels.read`."""
-    return _READERS[LABELS[label].form](given, max_pixels)
+    return _classes(given, max_pixels, classes) if form is Form.CLASSES else _READERS[form](given, max_pixels)
 
 
 def read_vectors(form: Form, given: Any) -> Given:
@@ -66,16 +66,16 @@ def _grey(values: np.ndarray) -> np.ndarray:
     return grey if values.shape[2] == 3 else np.where(values[..., 3] < 128, 255, grey).astype(np.uint8)
 
 
-def _classes(given: Any, max_pixels: int) -> Given:
+def _classes(given: Any, max_pixels: int, classes: Sequence[str]) -> Given:
     values = array(given) if is_array(given) else pixels(given, max_pixels)
-    known = len(COCO_PANOPTIC_CLASSES)
+    known = len(classes) or NO_CLASS  # a label of one's own may have ids without names
     if values.ndim == 2:
         ids = values.astype(np.int64)
         wrong = np.unique(ids[(ids < 0) | ((ids >= known) & (ids != NO_CLASS))])
         if len(wrong) or values.dtype.kind == "f":
             got = ", ".join(map(str, wrong[:5])) or f"numbers of {values.dtype}"
             raise Mistake(
-                f"got the classes {got}; expected 0 to {known - 1} of COCO's panoptic classes, and {NO_CLASS} for none"
+                f"got the classes {got}; expected 0 to {known - 1}, ids of the model's classes, or {NO_CLASS} for none"
             )
         return _framed(ids.astype(np.uint8))
     if values.ndim != 3 or values.shape[2] not in (3, 4) or values.dtype != np.uint8:
@@ -87,7 +87,7 @@ def _classes(given: Any, max_pixels: int) -> Given:
         red, green, blue = values[..., :3][unknown][0].tolist()
         raise Mistake(
             f"{unknown.mean():.0%} of the pixels have colours of no class (#{red:02x}{green:02x}{blue:02x}); "
-            "use those of docs/make/generate.md, without smoothing and saved as PNG, or give a grey picture of ids"
+            "use those of docs/classes.md, without smoothing and saved as PNG, or give a grey picture of ids"
         )
     return _framed(ids.astype(np.uint8))
 
@@ -147,7 +147,6 @@ def _features(given: Any, max_pixels: int) -> Given:
 _READERS: dict[Form, Callable[[Any, int], Given]] = {
     Form.COLORS: _colors,
     Form.EDGES: _edges,
-    Form.CLASSES: _classes,
     Form.DEPTH: _depth,
     Form.NORMALS: _normals,
     Form.FEATURES: _features,

@@ -9,6 +9,7 @@ Decisions:
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import os
@@ -19,9 +20,9 @@ import cv2
 import numpy as np
 
 from ...infra.explain import nearest
-from ...modalities import COCO_CLASSES, LABELS
+from ...modalities import LABELS
 from ...tokenize.text import smpl
-from ...tokenize.text.sentences import MAX_PALETTE, METADATA_TYPES
+from ...tokenize.text.sentences import MAX_PALETTE, METADATA_TYPES, folded
 from .given import TEXT_FILES, Given, Mistake, file_json, file_text, is_path
 
 Frame = tuple[int, int] | None
@@ -29,8 +30,10 @@ Frame = tuple[int, int] | None
 _BOX = '{"class": "dog", "box": [x0, y0, x1, y1]}'
 
 
-def read(label: str, given: Any, frame: Frame) -> Given:
+def read(label: str, given: Any, frame: Frame, classes: tuple[str, ...]) -> Given:
     """A record, as of `labels.read`."""
+    if label == "det":
+        return _boxes(given, frame, classes)
     reader = _READERS.get(label)
     if reader is None:  # a label that a user has declared
         return Given(given if is_path(given) and not is_json(given) else content(given))
@@ -123,26 +126,26 @@ def box(value: Any, frame: Frame, what: str) -> list[float]:
     return shares(corners, frame, f"{what} {short(value)}")
 
 
-def _boxes(given: Any, frame: Frame) -> Given:
+def _boxes(given: Any, frame: Frame, classes: tuple[str, ...]) -> Given:
     listed, frame, own = entries(given, ("boxes", "det"), frame)
+    names = {folded(name): name for name in classes}
     boxes = []
     for number, one in enumerate(listed, 1):
         what = f"box {number}"
         if not isinstance(one, Mapping) or "box" not in one or not {"class", "label"} & set(one):
             raise Mistake(f"{what}: got {short(one)}; expected {_BOX}")
-        name = str(one.get("class", one.get("label"))).strip()
-        if name not in COCO_CLASSES:
-            near = nearest(name, COCO_CLASSES) if _is_near(name) else "; expected one of COCO's 80, such as person, dog"
-            raise Mistake(f"{what}: the vocabulary has no class {name!r}{near}")
+        said = " ".join(str(one.get("class", one.get("label"))).split())
+        if folded(said) not in names:
+            raise Mistake(f"{what}: the vocabulary has no class {said!r}{_near(said, classes)}")
         score = numbers_of(one.get("score", 1.0), f"{what}, score", (1,))[0]
-        boxes.append({"box": box(one["box"], frame, what), "label": name, "score": score})
+        boxes.append({"box": box(one["box"], frame, what), "label": names[folded(said)], "score": score})
     return Given(boxes, own)
 
 
-def _is_near(name: str) -> bool:
-    import difflib
-
-    return bool(difflib.get_close_matches(name, COCO_CLASSES, n=1, cutoff=0.5))
+def _near(name: str, classes: Sequence[str]) -> str:
+    """The class that is meant, or some of those that there are."""
+    near = difflib.get_close_matches(name, classes, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; expected one of its {len(classes)}, {', '.join(classes[:8])}"
 
 
 def _people(given: Any, frame: Frame) -> Given:
@@ -245,7 +248,6 @@ def _caption(given: Any, frame: Frame) -> Given:
 
 _READERS: dict[str, Callable[[Any, Frame], Given]] = {
     "caption": _caption,
-    "det": _boxes,
     "human_poses": _people,
     "color_palette": _palette,
     "metadata": _metadata,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,13 +38,14 @@ class GeneratedPage:
     """A page.
 
     title: what was generated from what. about: the seed and the like, in words. how: each target, and its options in
-    words.
+    words. classes: names of classes, by label.
     """
 
     title: str
     about: str
     how: Sequence[tuple[str, str]]
     samples: Sequence[GeneratedSample]
+    classes: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,17 @@ class Card:
 
 def render_generated(data: GeneratedPage) -> str:
     """The page as one self-contained HTML text; write it as UTF-8."""
+
+    def figures(shown: Sequence[Shown], sample: GeneratedSample) -> list[Figure]:
+        return [_figure(one, sample.backdrop, data.classes) for one in shown]
+
     cards = [
-        Card(
-            sample.title,
-            [_figure(shown, sample.backdrop) for shown in sample.given],
-            [(folder, [_figure(shown, sample.backdrop) for shown in made]) for folder, made in sample.made],
-        )
-        for sample in data.samples
+        Card(one.title, figures(one.given, one), [(folder, figures(made, one)) for folder, made in one.made])
+        for one in data.samples
     ]
     return page.render("generated.html", styles=("base.css", "report.css", "generated.css"), data=data, cards=cards)
 
 
-def _figure(shown: Shown, backdrop: np.ndarray | None) -> Figure:
-    panel = draw.draw(shown.label, shown.value, backdrop, size=320)
+def _figure(shown: Shown, backdrop: np.ndarray | None, classes: Mapping[str, tuple[str, ...]]) -> Figure:
+    panel = draw.draw(shown.label, shown.value, backdrop, size=320, classes=classes)
     return Figure(TitledPanel(label_title(shown.label), panel), shown.modality, shown.note)

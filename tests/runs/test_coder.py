@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fourmill.recipe import Recipe
 from fourmill.runs.coder import Coder, stack
 from fourmill.runs.files import files_of
 from fourmill.runs.origin import Origin
-from fourmill.runs.run import Run
+from fourmill.runs.run import Run, open_run
 from fourmill.tokenize import store
 from fourmill.tokenize.labels import decode_cell, encode_cell, read_labels
 
@@ -187,6 +188,34 @@ def test_classes_may_be_drawn_in_the_colours_of_the_report(run: Run, tmp_path: P
     expected = encoded(run, semseg=classes)["tok_semseg"].tokens
     for name in ("colours.png", "indexed.png"):
         np.testing.assert_array_equal(encoded(run, semseg=str(tmp_path / name))["tok_semseg"].tokens, expected)
+
+
+def test_colours_of_classes_are_those_of_the_page() -> None:
+    from fourmill.modalities import COCO_PANOPTIC_CLASSES
+    from fourmill.tokenize.id_colors import class_table
+
+    text = (Path(__file__).parents[2] / "docs" / "classes.md").read_text()
+    rows = re.findall(r"(\d+) \| `#(\w{6})` \| ([\w -]+?) \|", text)
+    colours = class_table()
+    assert {(int(i), color, name) for i, color, name in rows} == {
+        (i, colours[i].tobytes().hex(), name) for i, name in enumerate(COCO_PANOPTIC_CLASSES)
+    }
+    assert len(rows) == len(set(color for _, color, _ in rows)) == len(COCO_PANOPTIC_CLASSES)
+
+
+def test_a_list_of_ones_own_has_its_names(tmp_path: Path) -> None:
+    """Its tokenizers say which classes there are, so that a run needs nothing else."""
+    run = open_run(every.write(tmp_path / "out", classes={"semseg": ["sky", "floor", "ball"], "det": ["ball", "box"]}))
+    boxes = [{"class": "Ball", "box": [0, 0, 0.5, 0.5]}, {"class": "box", "box": [0.5, 0.5, 1, 1]}]
+    assert [box["label"] for box in encoded(run, det=boxes)["det"].seen] == ["ball", "box"]
+    with pytest.raises(ValueError, match="the vocabulary has no class 'dog'; expected one of its 2, ball, box"):
+        run.encode({"det": [{"class": "dog", "box": [0, 0, 1, 1]}]})
+    assert encoded(run, semseg=np.full((9, 9), 2, np.uint8))
+    with pytest.raises(ValueError, match="got the classes 3; expected 0 to 2"):
+        run.encode({"semseg": np.full((9, 9), 3, np.uint8)})
+    made = run.generate({"det": boxes}, "semseg", seed=0)
+    assert made.classes == {"det": ("ball", "box"), "semseg": ("sky", "floor", "ball")}
+    assert set(np.unique(made[0]["tok_semseg"])) <= {0, 1, 2, 255}
 
 
 def test_depth_and_normals_may_be_pictures(run: Run, tmp_path: Path) -> None:

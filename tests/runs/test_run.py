@@ -214,7 +214,7 @@ BOX = '{"class": "dog", "box": [0, 0, 0.5, 0.5]}'
         ("det", file("a.json", "7"), "det (a.json): got 7; expected a list"),
         ("det", file("a.json", '{"boxs": []}'), 'expected {"class": "dog", "box": [x0, y0, x1, y1]}'),
         ("det", lambda _: [{"class": "dgo", "box": [0, 0, 1, 1]}], "box 1: the vocabulary has no class 'dgo'; did you"),
-        ("det", lambda _: [{"class": "qqq", "box": [0, 0, 1, 1]}], "no class 'qqq'; expected one of COCO's 80"),
+        ("det", lambda _: [{"class": "qqq", "box": [0, 0, 1, 1]}], "no class 'qqq'; expected one of its 80, person"),
         ("det", lambda _: [{"class": "dog", "box": [0, 0, 200, 50]}], "leaves the picture of 150 x 120 px"),
         ("det", lambda _: [{"class": "dog", "box": [-0.1, 0, 0.5, 1]}], "leaves the picture; give coordinates in it"),
         ("det", lambda _: [{"class": "dog", "box": [0.1, 0.1, 1.2, 0.9]}], "less than a pixel; give shares of 0 to 1"),

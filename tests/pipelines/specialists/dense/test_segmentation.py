@@ -240,5 +240,7 @@ def test_a_model_of_coco_serves_a_list_of_the_recipes_own() -> None:
     assert np.count_nonzero(table != NO_CLASS) == 4
     assert class_table({0: "LABEL_0", 1: "LABEL_1"}, wanted=own).tolist() == [0, 1]
     assert class_table({0: "dog", 1: "sky"}, wanted=own).tolist() == [3, 1]
-    with pytest.raises(ValueError, match=r"knows 133 classes, and 1 of the recipe's 2 are not .*the list classes.semseg"):
+    with pytest.raises(
+        ValueError, match=r"knows 133 classes, and 1 of the recipe's 2 are not .*the list classes.semseg"
+    ):
         class_table(dict(enumerate(NAMES)), wanted=["sky", "ball"])

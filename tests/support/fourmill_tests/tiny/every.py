@@ -11,11 +11,11 @@ import torch
 
 from fourmill import recipe as recipes
 from fourmill.infra import storage
-from fourmill.modalities import MODALITIES, TEXT, TOKENIZERS, Form
+from fourmill.modalities import COCO_CLASSES, MODALITIES, TEXT, TOKENIZERS, Form
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
 from fourmill.recipe import Recipe
-from fourmill.tokenize import codecs, masks, tokenizer
+from fourmill.tokenize import class_lists, codecs, masks, tokenizer
 from fourmill.tokenize.text import smpl
 from fourmill.tokenize.text.wordpiece import WordPiece
 from fourmill.train.pretrain.job import RECIPE
@@ -29,8 +29,9 @@ SIZE, WIDTH, FRAME = 112, 12, (150, 120)  # pixels of a crop, channels of featur
 NAMES = tuple(name for name in MODALITIES if "@" not in name)
 
 
-def recipe(root: Path) -> Recipe:
+def recipe(root: Path, classes: dict[str, list[str]] | None = None) -> Recipe:
     changes: dict[str, Any] = {
+        "classes": classes or {},
         "images__size": SIZE, "modalities": list(NAMES), "tokenizers__embedding_dim": 16, "labels__specialists": {},
         "labels__keep": [], "generate__chains": [
             {"inputs": ["rgb"], "to": [{"target": "tok_depth", "steps": 3, "temperature": 0.7}]},
@@ -40,10 +41,16 @@ def recipe(root: Path) -> Recipe:
     return recipes.parse(data.settings(root, ["a.tar"], **changes))
 
 
-def write(root: Path) -> Path:
-    """Tokenizers and the run "4m" in a root; returns the run's folder."""
-    settings = recipe(root)
-    words = WordPiece.fit(["a red boat on the sea", "two cats"] * 4, vocab_size=4_600)
+def write(root: Path, classes: dict[str, list[str]] | None = None) -> Path:
+    """Tokenizers and the run "4m" in a root; returns the run's folder.
+
+    Args:
+        classes: lists of classes of the recipe's own.
+    """
+    settings = recipe(root, classes)
+    lists = settings.class_lists
+    texts = ["a red boat on the sea", "two cats"] * 4
+    words = WordPiece.fit(texts, vocab_size=4_600, classes=lists.get("det", COCO_CLASSES))
     words.save(root / "tokenizers" / TEXT)
     prints = {TEXT: words.fingerprint()}
     for seed, name in enumerate(settings.tokenizers_needed):
@@ -51,7 +58,8 @@ def write(root: Path) -> Path:
         channels = {"body_pose": 207}.get(name, WIDTH)
         row = (channels,) if entry.form is Form.VECTOR else (8, 8, channels)
         sizes = settings.tokenizer(name)
-        tokenizer.save(build.model(name, sizes, SIZE, row, seed), root / "tokenizers" / name, {})
+        model = build.model(name, sizes, SIZE, row, seed, class_lists.n_labels(name, lists))
+        tokenizer.save(model, root / "tokenizers" / name, {}, class_lists.of_tokenizer(name, lists))
         prints[name] = tokenizer.fingerprint(root / "tokenizers" / name)
     config = FourMConfig(tuple(settings.specs(words.vocab_size)), dim=32, num_heads=2, encoder_depth=1, decoder_depth=1)
     torch.manual_seed(0)
