@@ -17,7 +17,6 @@ import hashlib
 import importlib.util
 import io
 import json
-import tarfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...infra import storage
 from ...tokenize.crops import Crop, hashed_uniforms
+from ..archive import archive
 from .captions import CLOSE_PHOTOS, Photo, Region
 from .views import WIDE_PHOTOS
 
@@ -216,17 +216,6 @@ def _sample_files(photo: Photo, index: int, seed: int, image: Image) -> dict[str
     }
 
 
-def _tar(members: Sequence[tuple[str, bytes]]) -> bytes:
-    """A tar of these files, the same bytes on every machine and day."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, data in members:
-            member = tarfile.TarInfo(name)  # time, owner and group are 0
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()
-
-
 def _plan(samples_per_shard: int, crops_per_photo: int, seed: int) -> dict[str, list[tuple[Photo, int]]]:
     """Shard name -> its (photo, index) pairs: each split shuffled, then cut into shards."""
     plan: dict[str, list[tuple[Photo, int]]] = {}
@@ -281,7 +270,7 @@ def write_shards(
             for photo, index in plan[name]
             for extension, data in _sample_files(photo, index, seed, images[photo.name]).items()
         ]
-        storage.put(storage.join(url, name), _tar(members))
+        storage.put(storage.join(url, name), archive(members))
     shards = {split: [name for name in plan if name.startswith(f"{split}-")] for split in SPLITS}
     samples = {split: sum(len(plan[name]) for name in shards[split]) for split in SPLITS}
     return Summary(url, samples, shards, missing)
