@@ -33,8 +33,8 @@ def recipe(tmp_path: Path) -> Path:
 
 
 VERBS = (
-    "demo", "init", "plan", "label", "fit", "evaluate", "tokenize", "train", "generate", "retrieve", "transfer",
-    "run", "status", "inspect", "view", "report",
+    "demo", "scenes", "init", "plan", "label", "fit", "evaluate", "tokenize", "train", "generate", "retrieve",
+    "transfer", "run", "status", "inspect", "view", "report",
 )  # fmt: skip
 
 

@@ -88,7 +88,7 @@ class _Writer:
         if len(self.shown) > 1:
             forms += [self.related, self.related, self.related, self.placed]
         if self.complete and len(self.shown) > 1:
-            forms.append(self.counted)
+            forms += [self.counted] * 3
         text, said = forms[int(self.rng.integers(len(forms)))]()
         text = text[0].upper() + text[1:]
         if self.rng.random() < 0.35 and not text.endswith("."):

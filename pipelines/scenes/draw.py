@@ -53,7 +53,7 @@ def draw(seed: int, split: str, index: int, clutter: str | int = "medium") -> Sc
     fewest, most = things_of(clutter)
     things = _things(rng, int(rng.integers(fewest, most + 1)))
     middle, spread = _extent(things)
-    camera, azimuth = _camera(rng, middle, spread)
+    camera, azimuth = _camera(rng, middle, spread, len(things))
     sky = kinds.SKIES[rng.integers(len(kinds.SKIES))]
     surfaces = _surfaces(rng, middle, spread, azimuth)
     lights = _lights(rng, middle, spread, azimuth, surfaces)
@@ -149,11 +149,11 @@ def _extent(things: tuple[Thing, ...]) -> tuple[np.ndarray, float]:
     return middle, float(np.linalg.norm(corners - middle[:, None], axis=0).max())
 
 
-def _camera(rng: np.random.Generator, middle: np.ndarray, spread: float) -> tuple[Camera, float]:
-    """A camera that sees a ball of radius `spread`, and its turn about the vertical axis."""
+def _camera(rng: np.random.Generator, middle: np.ndarray, spread: float, count: int) -> tuple[Camera, float]:
+    """A camera that sees a ball of radius `spread` with so many things, and its turn about the vertical axis."""
     azimuth, pitch = rng.uniform(-0.7, 0.7), np.radians(rng.uniform(8, 42))
     field = np.radians(rng.uniform(28, 58))
-    distance = spread / np.sin(field / 2) * rng.uniform(0.74, 1.05)
+    distance = spread / np.sin(field / 2) * (rng.uniform(0.76, 1.08) + 0.3 / count)  # one thing fills its ball
     distance = max(distance, spread + 0.5)
     level = np.array([np.sin(azimuth), 0.0, np.cos(azimuth)])
     position = middle + distance * (np.cos(pitch) * level + np.array([0.0, np.sin(pitch), 0.0]))

@@ -97,7 +97,8 @@ def _check(options: Options, counts: dict[str, int], shard_size: int, workers: i
 
 def _claim(folder: str, options: Options, counts: dict[str, int], shard_size: int) -> None:
     """Write the folder's record, or check that it is the same but for its counts, which may grow."""
-    storage.check_folder(folder)
+    if storage.is_local(folder) and storage.local_path(folder).is_file():
+        raise ValueError(f"--out: {folder} is a file, expected a folder, which may be new")
     url = storage.join(folder, RECORD)
     asked = {**asdict(options), "shard_size": shard_size, "version": draw.VERSION}
     before = dict.fromkeys(counts, 0)

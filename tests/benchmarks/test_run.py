@@ -16,6 +16,7 @@ FOLDER = ROOT / "benchmarks"
 # Script -> arguments, the rows of its table, and whether it takes more than a few seconds.
 RUNS: list[tuple[str, str, int, bool]] = [
     ("store", "--samples 50 --tokens 16 --repeats 1", 4, False),
+    ("scenes", "--images 10 --sizes 16 --processes 1", 1, False),
     ("masking", "--batch 8 --seconds 0.05", 4, False),
     ("loader", "--rows 64 --batch 16 --seconds 0.05", 4, False),
     ("encode", "--image-size 32 --seconds 0 --device cpu --tiny", 1, False),
