@@ -110,7 +110,7 @@ def test_boxes_are_the_extents_of_instances_and_classes_theirs() -> None:
         assert got.semseg[got.instances == 0].max() <= kinds.WALL
 
 
-def test_visible_is_the_share_that_is_left_by_what_stands_before() -> None:
+def test_visible_is_the_share_that_nothing_stands_before() -> None:
     behind = scenes.thing("box", (0.0, 0.5, -1.0), (0.5, 0.5, 0.2), id=1)
     before = scenes.thing("ball", (0.3, 0.4, 1.0), (0.3, 0.3, 0.3), id=2)
     alone = np.count_nonzero(render(scenes.scene(behind), SIZE).instances == 1)
