@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from fourmill_tests import scenes
+from fourmill_tests.tiny import scenes
 
 from fourmill.pipelines.scenes import kinds
 from fourmill.pipelines.scenes.captions import Caption, caption, relations

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from fourmill_tests import scenes
+from fourmill_tests.tiny import scenes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

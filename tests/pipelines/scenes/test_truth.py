@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fourmill_tests import scenes
+from fourmill_tests.tiny import scenes
 
 from fourmill.pipelines.scenes import kinds
 from fourmill.pipelines.scenes.render import PLACES, render
