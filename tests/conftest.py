@@ -55,9 +55,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.browser)
-        # With `-n 2` one process has Ray and all that starts it; the other has the rest.
-        if folder in LAST or _needs_ray(item) or item.get_closest_marker("chaos"):
+        # With `-n 2` one process has the Ray of all tests, and one the tests that start and kill Rays of their own.
+        if _needs_ray(item):
             item.add_marker(pytest.mark.xdist_group("ray"))
+        elif folder in LAST or item.get_closest_marker("chaos"):
+            item.add_marker(pytest.mark.xdist_group("kills"))
         elif "small_root" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("small_root"))
     items.sort(key=_rank)  # stable: the order within a file stays
