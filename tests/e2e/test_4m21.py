@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from fourmill_tests import data, runs
+from fourmill_tests.tiny import every
 from fourmill_tests.tiny import models as tiny_models
 
 from fourmill import recipe as recipes
@@ -49,6 +50,7 @@ def run(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
     train = data.good_shards(folder / "s", 1, 8)
     val = data.good_shards(folder / "s", 1, 4, first=50, name="val")
     settings = tiny_models.recipe_4m21(folder, train, val)
+    settings["labels"]["keep"] = [label for label in LABELS if label != "rgb"]
     (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
     recipe = recipes.load(folder / "recipe.yaml")
     labelled = label_verb.make(Project(recipe))  # by actors, whose nodes fetch and check the weights
@@ -85,6 +87,25 @@ def test_records_with_something_in_them(run: Run) -> None:
         assert all(values), label
     _, (first, *_) = read_labels(str(run.root / "labels" / "metadata" / "train-00000.parquet"))
     assert {"walkability", "geometric_complexity", "occlusion_score", "n_sam_instances", "n_humans"} <= set(first)
+
+
+def test_every_label_given_as_an_input_has_the_tokens_of_its_column(run: Run) -> None:
+    compared = every.compare_with_store(run.root, run.recipe, run.folder / "s" / "train-00000.tar")
+    assert compared == dict.fromkeys(run.recipe.modalities, 8)
+
+
+def test_inputs_of_ones_own_give_every_modality(run: Run, tmp_path: Path) -> None:
+    """The trained run's folder is all that it takes."""
+    (tmp_path / "photo.jpg").write_bytes(data.encode(data.picture(70, 150, 100)))
+    (folder,) = run.root.glob("runs/4m21/*")
+    targets = [name for name in run.recipe.modalities if MODALITIES[name].is_target]
+    for place in (folder, run.folder / "recipe.yaml"):
+        arguments = ["--input", f"rgb={tmp_path}/photo.jpg", "--to", ",".join(targets), "--out", str(tmp_path / "out")]
+        status, out, err = runs.command("generate", str(place), *arguments)
+        assert status == 0, err
+        assert {path.stem for path in (tmp_path / "out" / "0000").iterdir()} == set(targets)
+        assert "cannot be drawn" not in Path(out.splitlines()[-1]).read_text()
+    assert json.loads((folder / "tokenizers.json").read_text()).keys() == {*run.recipe.tokenizers_needed, "text"}
 
 
 def test_every_modality_that_can_be_is_generated(run: Run) -> None:

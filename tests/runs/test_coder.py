@@ -17,13 +17,11 @@ from PIL import Image
 from fourmill.modalities import LABELS, MODALITIES, Form, Kind, Storage
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
-from fourmill.recipe import Recipe
-from fourmill.runs.coder import Coder, stack
+from fourmill.runs.coder import stack
 from fourmill.runs.files import files_of
 from fourmill.runs.origin import Origin
 from fourmill.runs.run import Run, open_run
-from fourmill.tokenize import store
-from fourmill.tokenize.labels import decode_cell, encode_cell, read_labels
+from fourmill.tokenize.labels import decode_cell, encode_cell
 
 
 def encoded(run: Run, **inputs: Any) -> dict[str, Any]:
@@ -58,47 +56,11 @@ def test_a_label_gives_the_tokens_of_its_column(run: Run, name: str, tmp_path: P
     np.testing.assert_array_equal(found.tokens, expected)
 
 
-def test_the_store_of_a_root_has_the_same_tokens(small_root: SmallRoot, tmp_path: Path) -> None:
+def test_the_store_of_a_root_has_the_same_tokens(small_root: SmallRoot) -> None:
     """Real specialists, fitted tokenizers, columns as a shard worker wrote them."""
-    root, recipe = small_root.root, small_root.recipe
-    coder = coder_of(root, recipe)
-    images = {key: image for key, image in pictures(small_root)}
-    compared = set()
-    for name in recipe.modalities:
-        label = MODALITIES[name].label
-        column = store.read(str(root / "tokens" / name / "train-00000.parquet"))
-        values = dict(images)
-        if label != "rgb":
-            keys, cells = read_labels(str(root / "labels" / label / "train-00000.parquet"))
-            values = dict(zip(keys, cells, strict=True))
-        for row, key in enumerate(column.keys.to_pylist()):
-            if not column.valid[row]:
-                continue
-            sample = sample_of(key, {"rgb": images[key], name: values[key]})
-            found = coder.encode(sample, {"rgb": "rgb", name: name})
-            np.testing.assert_array_equal(found[name].tokens, column.crop(row, 0), err_msg=f"{name} {key}")
-            compared.add(name)
-    assert compared == set(recipe.modalities)
-
-
-def sample_of(key: str, values: dict[str, Any]) -> Any:
-    from fourmill.pipelines.given.listing import GivenSample, Source
-
-    return GivenSample(key, {name: Source(name, value) for name, value in values.items()})
-
-
-def coder_of(root: Path, recipe: Recipe) -> Coder:
-    from fourmill.tokenize.codecs import load_text
-
-    specs = recipe.specs(load_text(str(root)).vocab_size)
-    return Coder({spec.name: spec for spec in specs}, Origin(str(root), recipe))
-
-
-def pictures(small: SmallRoot) -> list[tuple[str, np.ndarray]]:
-    from fourmill.pipelines import images, source
-
-    with source.open_shard(str(small.folder / "s" / "train-00000.tar"), source.scratch_folder()) as shard:
-        return [(one.key, images.decode(shard.image(one), 1_000_000)) for one in shard.samples]
+    shard = small_root.folder / "s" / "train-00000.tar"
+    compared = every.compare_with_store(small_root.root, small_root.recipe, shard)
+    assert set(compared) == set(small_root.recipe.modalities) and all(compared.values())
 
 
 @pytest.mark.parametrize("name", [n for n in every.NAMES if MODALITIES[n].is_target])

@@ -12,6 +12,7 @@ from fourmill_tests.browser import Browser
 
 from fourmill.report.html.chart import Series
 from fourmill.report.html.gallery import Gallery, GallerySample, render_gallery
+from fourmill.report.html.generated import GeneratedPage, GeneratedSample, Shown, render_generated
 from fourmill.report.html.report import (
     CreditedPhoto,
     Curve,
@@ -112,6 +113,31 @@ def test_filter_and_pager(browser: Browser, gallery: Path) -> None:
     assert browser.value(VISIBLE) == "004 005 006 007"
 
 
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory, sample: GallerySample) -> Path:
+    image = sample.image
+    assert image is not None
+    given = [Shown("rgb", "rgb", image, "a note " * 20), Shown("caption", "caption", ATTACK + "w" * 200)]
+    made = [Shown(name, f"tok_{name}", sample.labels[name]) for name in ("canny_edge", "det", "metadata")]
+    samples = [GeneratedSample(ATTACK, given, [("0000", made * 3), ("0001", made)], image)]
+    page = GeneratedPage("from RGB", "model /a/run " + "x" * 200, [("tok_det", "roar, 2 steps")] * 3, samples, {})
+    path = tmp_path_factory.mktemp("generated") / "index.html"
+    path.write_text(render_generated(page), "utf-8")
+    return path
+
+
+def test_a_page_of_own_inputs_loads_quietly(browser: Browser, generated: Path) -> None:
+    browser.problems.clear()
+    browser.requests.clear()
+    browser.open(generated)
+    assert browser.value("document.title") == "from RGB"
+    assert browser.value(f"Promise.all(Array.from(document.images, {DECODES})).then((all) => all.every(Boolean))")
+    assert browser.problems == [] and browser.requests == [generated.as_uri()]
+    # What was given stands at the left of what came of it.
+    left = "document.querySelector('{}').getBoundingClientRect().left"
+    assert browser.value(left.format(".given")) < browser.value(left.format(".outcome"))
+
+
 def test_report_loads_quietly(browser: Browser, report: Path) -> None:
     browser.problems.clear()
     browser.requests.clear()
@@ -140,7 +166,7 @@ WIDEST = """Array.from(document.querySelectorAll("body *"))
   .reduce((widest, other) => (other[0] > widest[0] ? other : widest))"""
 
 
-@pytest.mark.parametrize("name", ["gallery", "report"])
+@pytest.mark.parametrize("name", ["gallery", "report", "generated"])
 def test_nothing_overflows_on_a_telephone(browser: Browser, name: str, request: pytest.FixtureRequest) -> None:
     browser.resize(400, 800)
     browser.open(request.getfixturevalue(name))
@@ -151,7 +177,7 @@ def test_nothing_overflows_on_a_telephone(browser: Browser, name: str, request: 
     assert right <= 400.5, element
 
 
-@pytest.mark.parametrize("name", ["gallery", "report"])
+@pytest.mark.parametrize("name", ["gallery", "report", "generated"])
 def test_dark_mode_follows_the_reader(browser: Browser, name: str, request: pytest.FixtureRequest) -> None:
     brightness = []
     for scheme in ("light", "dark"):

@@ -125,3 +125,36 @@ def tokens(root: Path, name: str, key: str, label: Any) -> np.ndarray:
     (row,) = codecs.load(spec, options, str(root)).encode([sample])
     assert not isinstance(row, Exception), row
     return np.frombuffer(row[0], np.uint8) if isinstance(row[0], bytes) else np.asarray(row[0])
+
+
+def compare_with_store(root: Path, recipe: Recipe, shard: Path) -> dict[str, int]:
+    """Every stored label of a shard, given as an input beside its picture, has the tokens of its column. Returns how
+    many rows of each modality were compared."""
+    from fourmill.pipelines import images, source
+    from fourmill.pipelines.given.listing import GivenSample, Source
+    from fourmill.runs.coder import Coder
+    from fourmill.runs.origin import Origin
+    from fourmill.tokenize import store
+    from fourmill.tokenize.labels import read_labels
+
+    specs = recipe.specs(codecs.load_text(str(root)).vocab_size)
+    coder = Coder({spec.name: spec for spec in specs}, Origin(str(root), recipe))
+    with source.open_shard(str(shard), source.scratch_folder()) as opened:
+        pictures = {one.key: images.decode(opened.image(one), 1_000_000) for one in opened.samples}
+    compared = {}
+    for name in recipe.modalities:
+        label, file = MODALITIES[name].label, f"{shard.stem}.parquet"
+        column = store.read(str(root / "tokens" / name / file))
+        values: dict[str, Any] = dict(pictures)
+        if label != "rgb":
+            keys, stored = read_labels(str(root / "labels" / label / file))
+            values = dict(zip(keys, stored, strict=True))
+        rows = np.flatnonzero(column.valid).tolist()
+        for row in rows:
+            key = column.keys[row].as_py()
+            given = {"rgb": pictures[key], name: values[key]}
+            sample = GivenSample(key, {one: Source(one, value) for one, value in given.items()})
+            found = coder.encode(sample, {"rgb": "rgb", name: name})[name]
+            np.testing.assert_array_equal(found.tokens, column.crop(row, 0), err_msg=f"{name} {key}")
+        compared[name] = len(rows)
+    return compared
