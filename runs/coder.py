@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ..infra import storage
-from ..modalities import LABELS, TEXT, Form, Kind, ModalitySpec, class_names
+from ..modalities import LABELS, TEXT, Form, Kind, Modality, ModalitySpec, class_names
 from ..model.generation.known import PUBLISHED_IDS, SpecialIds
 from ..pipelines.given.given import Given, Mistake
 from ..pipelines.given.labels import is_dense, read
@@ -52,6 +53,7 @@ class Coder:
         self.specs, self.origin, self.device = specs, origin, device
         self.options = origin.options(list(specs.values()))
         self._codecs: dict[str, Codec] = {}
+        self._lists: dict[str, tuple[str, ...] | None] = {}
 
     def codec(self, name: str) -> Codec:
         """The codec of a modality, loaded once. ValueError if its tokenizers are not there, or are of another fit."""
@@ -92,21 +94,15 @@ class Coder:
         return SpecialIds(pad, unk, sos, eos, first, count)
 
     def classes(self, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-        """The lists of classes that the tokenizers of some modalities say, by label; none where they are not there."""
-        lists = {}
-        for name in names:
-            modality = modality_of(name)
-            folder = storage.join(self.origin.root, FOLDER, modality.tokenizers[0]) if modality.tokenizers else ""
-            if not self.origin.root or not folder or not storage.list_names(folder):
-                continue
-            if modality.codec == Boxes.name:
-                lists[modality.label] = codecs.load_text(self.origin.root).classes
-            elif LABELS[modality.label].form is Form.CLASSES:
-                from ..tokenize import tokenizer  # loads torch
+        """The names of the classes of some modalities' labels, by label, as far as there are such."""
+        found = {label_of(name): self._classes_of(name) for name in names}
+        return {label: names for label, names in found.items() if names is not None}
 
-                with storage.local_folder(folder, codecs.CODEBOOK_FILES) as local:
-                    lists[modality.label] = tokenizer.read_classes(local) or class_names(modality.label, {})
-        return lists
+    def _classes_of(self, name: str) -> tuple[str, ...] | None:
+        """What the tokenizer of a modality says of its classes; None if it has none, or is not there."""
+        if name not in self._lists:
+            self._lists[name] = _classes(modality_of(name), self.origin.root)
+        return self._lists[name]
 
     def encode(self, sample: GivenSample, modalities: Mapping[str, str]) -> dict[str, Encoded]:
         """What a sample gives, as tokens, by modality.
@@ -145,7 +141,7 @@ class Coder:
                     text = f"it is {sizes}; give both in the same frame, of one width to height"
                     raise Mistake(_said(name, sample, ValueError(text)))
                 frame = frame or given.size
-            read_labels[name] = given
+            read_labels[name] = replace(given, notes=(*sample.values[name].notes, *given.notes))
         return {name: read_labels[name] for name in labels}
 
     def _encode(self, key: str, name: str, given: Given, frame: tuple[int, int]) -> Encoded:
@@ -175,7 +171,8 @@ class Coder:
         """ValueError if the sentence is longer than the model reads: columns cut it, a person should know."""
         if isinstance(codec, Instances):  # writes as many as fit; `_left_out` says how many
             return
-        roomy = codecs.load(replace(codec.spec, max_tokens=_ROOMY), self.options, self.origin.root, self.device)
+        roomy = copy(codec)
+        roomy.spec = replace(codec.spec, max_tokens=_ROOMY)
         (row,) = roomy.encode([sample])
         most = codec.spec.max_tokens
         if not isinstance(row, Exception) and len(row[0]) > most:
@@ -198,6 +195,20 @@ def _fingerprint(root: str, name: str) -> str:
 
     with storage.local_folder(storage.join(root, FOLDER, name), codecs.CODEBOOK_FILES) as folder:
         return tokenizer.fingerprint(folder)
+
+
+def _classes(modality: Modality, root: str) -> tuple[str, ...] | None:
+    folder = storage.join(root, FOLDER, modality.tokenizers[0]) if root and modality.tokenizers else ""
+    if not folder or not storage.list_names(folder):
+        return None
+    if modality.codec == Boxes.name:
+        return codecs.load_text(root).classes
+    if LABELS[modality.label].form is not Form.CLASSES:
+        return None
+    from ..tokenize import tokenizer  # loads torch
+
+    with storage.local_folder(folder, codecs.CODEBOOK_FILES) as local:
+        return tokenizer.read_classes(local) or class_names(modality.label, {})
 
 
 def _frame(given: Mapping[str, Given], modalities: Mapping[str, str]) -> tuple[int, int]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +28,7 @@ def check(folder: str) -> set[str]:
         raise ValueError(f"--out {folder} is a file; name a folder, which may be new")
     held = set(_files_in(folder))
     if not held:
+        _check_writable(folder)
         return set()
     own: set[str] = set()
     if SETTINGS in held:
@@ -34,12 +37,26 @@ def check(folder: str) -> set[str]:
             own = {*about["files"], SETTINGS} if about.get("made_by") == MADE_BY else set()
         except (ValueError, KeyError, AttributeError, TypeError):
             own = set()
-    if others := sorted(held - own):
+    # Of another storage than this machine's only the names at the top are listed.
+    known = own if storage.is_local(folder) else {name.partition("/")[0] for name in own}
+    if others := sorted(held - known):
         raise ValueError(
             f"--out {folder} holds files that `fourmill generate` has not written there ({', '.join(others[:3])}); "
             "name a new or an empty folder"
         )
     return own - {SETTINGS}
+
+
+def _check_writable(folder: str) -> None:
+    """ValueError if a new local folder cannot be made; better known before minutes of generation."""
+    if not storage.is_local(folder):
+        return
+    path = storage.local_path(folder)
+    above = next(one for one in (path, *path.resolve().parents) if one.is_dir())
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=storage.TEMPORARY_PREFIX, dir=above))
+    except OSError as error:
+        raise ValueError(f"--out {folder}: cannot write in {above}: {error.strerror}; name another folder") from None
 
 
 def _files_in(folder: str) -> Iterator[str]:

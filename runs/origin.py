@@ -71,7 +71,7 @@ def find(place: str, root: str | None = None, recipe: Recipe | None = None) -> O
     Raises:
         ValueError: the root that is named has no tokenizers, or the recipe cannot be used.
     """
-    place = storage.absolute(place)
+    place = storage.absolute(place) if storage.list_names(place) else ""
     run = _run_above(place)
     if recipe is None and run is not None and storage.exists(storage.join(run, RECIPE)):
         url = storage.join(run, RECIPE)
@@ -91,7 +91,7 @@ def find(place: str, root: str | None = None, recipe: Recipe | None = None) -> O
 
 def _run_above(place: str) -> str | None:
     """The folder of the run that a place is, or lies in."""
-    for _ in range(_DEEPEST):
+    for _ in range(_DEEPEST if place else 0):
         if storage.list_names(storage.join(place, FOLDER)):  # a root has a recipe.yaml of its own
             return None
         if storage.exists(storage.join(place, RECIPE)):

@@ -228,4 +228,6 @@ def opened(
 
     place = find(source)
     origin = origins.find(place, None if root is None else os.fspath(root), recipe)
-    return Run(storage.absolute(place), load_model(place, device), origin)
+    # A hub id is no path.
+    where = storage.absolute(place) if storage.list_names(place) else place
+    return Run(where, load_model(place, device), origin)

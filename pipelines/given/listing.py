@@ -15,7 +15,7 @@ import glob
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...infra import storage
@@ -26,16 +26,19 @@ from .given import TEXT_FILES, Mistake, file_text, is_path
 WORDS = ("caption", "color_palette", "metadata")
 # Labels of which a text file has one for each line.
 LINES = ("caption", "color_palette")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 _SHOWN = 60  # characters of a text that messages quote
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where one value comes from: its name for people, "photo.jpg", and what `labels.read` takes."""
+    """Where one value comes from: its name for people, "photo.jpg", and what `labels.read` takes; what there is to say
+    of how it was found is in `notes`."""
 
     name: str
     value: Any
     path: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ def _sources(label: str, given: Any, name: str) -> _Found:
     # A caption may be the name of a folder by chance: only what is written as one is looked into.
     if os.path.isdir(path) and (label not in WORDS or "/" in text):
         return _folder(label, path)
+    if label in WORDS and os.path.isfile(path) and not path.endswith((".json", *TEXT_FILES)):
+        raise Mistake(f"{text} is a file; words are read from .txt files")
     if glob.has_magic(text) and label not in WORDS and not os.path.exists(path):
         found = sorted(glob.glob(path))
         if not found:
@@ -141,16 +146,34 @@ def _one(label: str, text: str) -> Source:
 
 
 def _folder(label: str, path: str) -> _Found:
+    suffixes = _suffixes(label)
     names = [name for name in sorted(os.listdir(path)) if not name.startswith(".")]
-    files = [os.path.join(path, name) for name in names if os.path.isfile(os.path.join(path, name))]
-    if not files:
-        raise Mistake(f"there is no file in the folder {path}; give a folder of files, a sample each")
-    # A file of a folder is one sample, texts as well.
-    if label in WORDS:
-        sources = [Source(os.path.basename(f), f if f.endswith(".json") else file_text(f), f) for f in files]
-    else:
-        sources = [_one(label, file) for file in files]
+    names = [name for name in names if os.path.isfile(os.path.join(path, name))]
+    fitting = [name for name in names if posixpath.splitext(name)[1].lower() in suffixes]
+    if not fitting:
+        raise Mistake(f"the folder {path} has no file that ends in {', '.join(suffixes)}; name one that has")
+    sources = [_file(label, os.path.join(path, name)) for name in fitting]
+    if others := [name for name in names if name not in fitting]:
+        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        files = "another file of the folder is" if len(others) == 1 else f"{len(others)} other files of the folder are"
+        note = f"{files} not read ({shown})"
+        sources[0] = replace(sources[0], notes=(note,))
     return _Found(sources, True, path)
+
+
+def _suffixes(label: str) -> tuple[str, ...]:
+    """Of the files of a folder that are values of a label."""
+    form = LABELS[label].form
+    if form is Form.RECORD:
+        return (".json", *(TEXT_FILES if label in WORDS else ()), *(PICTURES if label == "sam_instance" else ()))
+    return (".npy",) if form in (Form.FEATURES, Form.VECTOR, Form.SEQUENCE) else (*PICTURES, ".npy")
+
+
+def _file(label: str, path: str) -> Source:
+    """A file of a folder is one sample, of texts as well."""
+    if label in WORDS and path.endswith(TEXT_FILES):
+        return Source(os.path.basename(path), file_text(path), path)
+    return _one(label, path)
 
 
 def _lines(label: str, text: str) -> _Found:

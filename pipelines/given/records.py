@@ -240,7 +240,16 @@ def _metadatum(name: str, value: Any) -> float:
 def _caption(given: Any, frame: Frame) -> Given:
     if not is_path(given):
         raise Mistake(f"got {short(given)}; expected a text, or a .txt file")
-    text = file_text(given) if os.fspath(given).endswith(TEXT_FILES) else os.fspath(given)
+    text = os.fspath(given)
+    if text.endswith(".json"):
+        return _caption_of(content(given))
+    text = file_text(given) if text.endswith(TEXT_FILES) else text
+    return _caption_of(text)
+
+
+def _caption_of(text: Any) -> Given:
+    if not isinstance(text, str):
+        raise Mistake(f"got {short(text)}; expected a text")
     if not text.strip():
         raise Mistake("there is no word in it; write one, or leave it out")
     return Given(text)

@@ -192,7 +192,10 @@ def test_another_model_makes_only_its_label_again(run: Run) -> None:
     other = tiny_dense.dpt(run.folder / "models" / "dpt")
     changed = recipes.load(run.folder / "recipe.yaml", [f"labels.specialists.depth.weights={other}"])
     before, after = data.outputs(run.recipe, tokens=False), data.outputs(changed, tokens=False)
-    assert {name for name in before if before[name].fingerprint != after[name].fingerprint} == {"labels/depth", "labels/metadata"}
+    assert {name for name in before if before[name].fingerprint != after[name].fingerprint} == {
+        "labels/depth",
+        "labels/metadata",
+    }
     chosen = recipes.load(
         run.folder / "recipe.yaml",
         [f"labels.specialists.depth.weights={other}", "labels.keep=[depth]", f"root={run.folder / 'other'}"],

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from fourmill_tests.tiny import every
@@ -90,6 +91,15 @@ def test_a_folder_is_a_sample_for_each_file(run: Run, tmp_path: Path) -> None:
     ]  # fmt: skip
     alone = run.generate({"rgb": str(tmp_path / "photos" / "a.png"), "caption": "a boat"}, "depth", steps=1, seed=0)
     np.testing.assert_array_equal(alone[0].tokens["tok_depth"], made[0].tokens["tok_depth"])
+
+
+def test_other_files_of_a_folder_are_named(run: Run, tmp_path: Path) -> None:
+    folder("photos/b.png", "photos/a.png")(tmp_path)
+    for name in ("readme.md", ".DS_Store"):
+        (tmp_path / "photos" / name).write_text("words")
+    found = run.encode({"rgb": str(tmp_path / "photos")})
+    assert [sample.key for sample, _ in found] == ["a", "b"]
+    assert found[0][1]["rgb"].notes[0] == "another file of the folder is not read (readme.md)"
 
 
 def test_samples_may_be_a_list(run: Run) -> None:
@@ -202,7 +212,7 @@ BOX = '{"class": "dog", "box": [0, 0, 0.5, 0.5]}'
         ("rgb", file("a.jpg", b"no picture"), "rgb (a.jpg): not a JPEG, PNG, WebP, GIF or BMP file; give a picture"),
         ("rgb", file("a.png"), "rgb (a.png): 0 bytes; give a picture that opens in a viewer"),
         ("rgb", lambda f: str(f / "*.png"), "rgb: no file fits"),
-        ("rgb", lambda f: str(f), "rgb: there is no file in the folder"),
+        ("rgb", lambda f: str(f), "has no file that ends in .jpg, .jpeg, .png"),
         ("rgb", lambda _: 7, "rgb: got int; expected a picture: a path, an array or a PIL image"),
         ("rbg", lambda _: BLACK, "there is no modality 'rbg'; did you mean 'rgb'"),
         ("tok_rgb@448", lambda _: BLACK, "the model does not know tok_rgb@448; it reads rgb"),
@@ -210,6 +220,8 @@ BOX = '{"class": "dog", "box": [0, 0, 0.5, 0.5]}'
         ("caption", lambda _: "  ", "caption: there is no word in it"),
         ("caption", file("a.txt", b"\xff\xfe\xff"), "caption: byte 0 of"),
         ("caption", lambda _: 3, "caption: got 3; expected a text, or a .txt file"),
+        ("caption", file("a.md", "a boat"), "is a file; words are read from .txt files"),
+        ("caption", file("a.json", "[1]"), "caption (a.json): got [1]; expected a text"),
         ("det", file("a.json", "{"), "is no JSON (Expecting"),
         ("det", file("a.json", "7"), "det (a.json): got 7; expected a list"),
         ("det", file("a.json", '{"boxs": []}'), 'expected {"class": "dog", "box": [x0, y0, x1, y1]}'),
@@ -343,6 +355,22 @@ def test_places_of_a_model(every_run: Path, tmp_path: Path) -> None:
         tokens(open_run(tmp_path / "copied"))
     with pytest.raises(ValueError, match="there is no tokenizers/ in"):
         open_run(every_run, root=tmp_path)
+
+
+def test_a_run_on_an_object_store(every_run: Path) -> None:
+    """In the memory of fsspec: a run, its root and an input by URL."""
+    memory = fsspec.filesystem("memory")
+    memory.put(str(every_run.parents[2]), "/bucket/out", recursive=True)
+    memory.pipe("/bucket/caption.txt", b"a red boat")
+    run = open_run("memory://bucket/out/runs/4m")
+    assert run.origin.root == "memory://bucket/out" and run.origin.fingerprints and run.origin.recipe
+    made = run.generate({"caption": "memory://bucket/caption.txt"}, "depth:steps=1", seed=0)
+    assert made[0].inputs["caption"].seen == "a red boat"
+    for _ in range(2):
+        assert made.save("memory://bucket/made") == "memory://bucket/made/index.html"
+    assert memory.exists("/bucket/made/0000/tok_depth.npy")
+    with pytest.raises(ValueError, match="holds files that"):
+        made.save("memory://bucket/out")
 
 
 def test_a_published_model_with_tokenizers(every_run: Path, tmp_path: Path) -> None:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
+import posixpath
 
 from ...infra import storage
 from ...model.fourm import FourM
 from .. import checkpoint
 from . import initial, weights
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, RUNS = "checkpoints", "runs"
 
 
 def load_model(source: str | os.PathLike[str], device: str = "cpu") -> FourM:
     """Load a 4M model, ours or a published one.
 
     Args:
-        source: a folder (local, or any fsspec URL): of a run (ROOT/runs/NAME/FINGERPRINT, or ROOT/runs/NAME if it holds
-            one run), whose finished model counts, else its newest checkpoint; one checkpoint of a run; a folder with
-            model.safetensors, ours or apple/ml-4m's. Or a Hugging Face Hub id, such as "EPFL-VILAB/4M-21_B", which
-            needs a network.
+        source: a folder (local, or any fsspec URL): of a run (ROOT/runs/NAME/FINGERPRINT, or a folder above it that
+            holds one run), whose finished model counts, else its newest checkpoint; one checkpoint of a run; a folder
+            with model.safetensors, ours or apple/ml-4m's. Or a Hugging Face Hub id, such as "EPFL-VILAB/4M-21_B",
+            which needs a network.
         device: "cpu", "cuda" or "cuda:N".
 
     Returns:
@@ -44,15 +45,28 @@ def load_model(source: str | os.PathLike[str], device: str = "cpu") -> FourM:
 
 
 def find(source: str | os.PathLike[str]) -> str:
-    """The folder that a model is loaded from: `source`, or the one run in it. ValueError if there are several."""
+    """The folder that a model is loaded from: `source`, or the one run in it, which may be a root. ValueError if there
+    are several."""
     place = os.fspath(source)
     names = set(storage.list_names(place))
     if names & {weights.MODEL, CHECKPOINTS, *weights.MODEL_FILES}:
         return place
-    runs = [name for name in sorted(names) if _is_run(storage.join(place, name))]
+    if RUNS in names:
+        place = storage.join(place, RUNS)
+    runs = _runs_below(place)
     if len(runs) > 1:
         raise ValueError(f"{place}: there are several runs, name one of {', '.join(runs)}")
     return storage.join(place, *runs)
+
+
+def _runs_below(place: str) -> list[str]:
+    """The runs in ROOT/runs/NAME, or in ROOT/runs; those of tokenizers' fits are none."""
+    names = [name for name in storage.list_names(place) if not name.startswith("fit-")]
+    if runs := [name for name in names if _is_run(storage.join(place, name))]:
+        return runs
+    if posixpath.basename(place.rstrip("/")) != RUNS:
+        return []
+    return [f"{name}/{run}" for name in names for run in _runs_below(storage.join(place, name))]
 
 
 def _is_run(folder: str) -> bool:

@@ -127,14 +127,15 @@ def said(generation: Generation) -> Iterator[str]:
     from ...report.terminal import plain
 
     for number, made in enumerate(generation):
+        which = f"{number:04d}" + (f" ({made.key})" if made.key != f"{number:04d}" else "")
         if made.variation == 0:
             for name, one in made.inputs.items():
                 yield from (plain(f"{made.key}: {name}: {note}") for note in one.notes)
         for name, value in made.items():
             if isinstance(value, str):
-                yield plain(f"{number:04d} {name}: {value}")
+                yield plain(f"{which} {name}: {value}")
             elif isinstance(value, list | dict):
-                yield plain(f"{number:04d} {name}: {json.dumps(value, ensure_ascii=False, default=float)}")
+                yield plain(f"{which} {name}: {json.dumps(value, ensure_ascii=False, default=float)}")
 
 
 def make(project: Project) -> Summary:

@@ -61,6 +61,15 @@ def test_several_runs_must_be_named(run: Path, tmp_path: Path) -> None:
         load_model(tmp_path / "runs")
 
 
+def test_a_root_with_one_run_names_it(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "runs" / "4m" / "print")
+    shutil.copytree(run, tmp_path / "runs" / "fit-tok_rgb" / "print")
+    assert equal(load_model(tmp_path), load_model(run)) and equal(load_model(tmp_path / "runs"), load_model(run))
+    shutil.copytree(run, tmp_path / "runs" / "4m21" / "other")
+    with pytest.raises(ValueError, match="runs: there are several runs, name one of 4m/print, 4m21/other"):
+        load_model(tmp_path)
+
+
 def test_a_fit_of_a_tokenizer_is_no_model(tmp_path: Path) -> None:
     checkpoint.save(str(tmp_path / "fit-tok_rgb" / "print" / "checkpoints"), 3, {"state.pt": b"0"}, keep=1)
     with pytest.raises(ValueError, match=r"step-00000003 is no checkpoint of a 4M model; those of tokenizers"):

@@ -30,7 +30,7 @@ def test_the_command_writes_and_says_all(every_run: Path, photo: Path, tmp_path:
     lines = said.splitlines()
     assert lines[0] == "photo: rgb: 150 x 120 px; the model sees the centre square, without 15 px left and 15 px right"
     assert [line.split(":")[0] for line in lines[1:-1]] == [
-        "0000 det", "0000 metadata", "0001 det", "0001 metadata",
+        "0000 (photo) det", "0000 (photo) metadata", "0001 (photo) det", "0001 (photo) metadata",
     ]  # fmt: skip
     assert lines[-1] == str(out / "index.html")
     about = json.loads((out / "settings.json").read_text())
@@ -53,7 +53,7 @@ def test_a_run_of_the_first_release_generates(photo: Path, tmp_path: Path) -> No
     command = ["generate", str(tmp_path / "root" / "runs" / "4m"), "--input", f"rgb={photo}", "--to", "caption,rgb"]
     status, said, err = runs.command(*command, "--out", str(tmp_path / "out"))
     assert status == 0, err
-    assert "0000 caption: " in said
+    assert "0000 (photo) caption: " in said
     with Image.open(tmp_path / "out" / "0000" / "tok_rgb.png") as made:
         assert made.size == (64, 64)
 
@@ -81,6 +81,7 @@ def test_a_recipe_names_its_run(photo: Path, tmp_path: Path, monkeypatch: pytest
         (["--to", "depth", "--out", "HELD"], "HELD holds files that `fourmill generate` has not written"),
         (["--to", "depth", "--set", "train.steps=3", "--out", "OUT"], "--set and --update change a recipe"),
         (["--to", "depth", "--root", "nowhere", "--out", "OUT"], "there is no tokenizers/ in nowhere"),
+        (["--to", "depth", "--out", "/proc/out"], "--out /proc/out: cannot write in /proc: "),
         (["--to", "depth", "--steps", "0", "--out", "OUT"], "steps: Input should be greater than 0"),
     ],
 )
