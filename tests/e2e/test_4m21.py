@@ -89,7 +89,7 @@ def test_records_with_something_in_them(run: Run) -> None:
     assert {"walkability", "geometric_complexity", "occlusion_score", "n_sam_instances", "n_humans"} <= set(first)
 
 
-def test_every_label_given_as_an_input_has_the_tokens_of_its_column(run: Run) -> None:
+def test_labels_given_as_inputs_have_the_tokens_of_columns(run: Run) -> None:
     compared = every.compare_with_store(run.root, run.recipe, run.folder / "s" / "train-00000.tar")
     assert compared == dict.fromkeys(run.recipe.modalities, 8)
 
