@@ -98,7 +98,9 @@ def changes(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
         value = node.value
         yield (
             node,
-            ast.Constant(not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else value * 2),
+            ast.Constant(
+                not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else value * 2 or 1.0
+            ),
         )
 
 

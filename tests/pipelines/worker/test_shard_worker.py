@@ -180,6 +180,16 @@ def test_bad_label_rejects_that_sample_alone(tmp_path: Path) -> None:
     assert counts["000000"] is None and counts["000005"] == 0 and counts["000006"] == 1
 
 
+def test_files_say_how_their_label_is_stored(tmp_path: Path) -> None:
+    recipe = odd(tmp_path, 2, labels__keep=["canny_edge", "det"])
+    records = {record.output: record for record in data.make(recipe, data.outputs(recipe, tokens=False))}
+    for name, kind in (("canny_edge", label_files.Storage.IMAGE), ("det", label_files.Storage.JSON)):
+        file = Path(recipe.root, "labels", name, "train-00000.parquet").read_bytes()
+        assert label_files.read_cells(file)[0] is kind
+        assert records[f"labels/{name}"].bytes == len(file)
+    assert (records["samples"].bytes, records["samples"].sha256) == (0, "")  # its record is all of it
+
+
 def test_what_a_sentence_cannot_say_is_null_in_its_column_alone(tmp_path: Path) -> None:
     recipe = odd(tmp_path, 8, modalities=["det"])
     data.fit(recipe)
