@@ -7,7 +7,7 @@ no shard is listed twice, no specialist built twice and no record read twice.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -391,18 +391,10 @@ class Project:
     def evaluate_job(self) -> EvaluateJob:
         """The evaluation that the recipe asks for. RecipeError as of `train_job`, and without validation samples."""
         from .train.downstream.evaluation.job import EvaluateJob
-        from .train.downstream.settings import Generate
 
-        settings, generation = self.recipe.evaluate, self.generate_job
-        if not sum(shard.rows for shard in generation.splits["val"]):
+        if not sum(shard.rows for shard in self.generate_job.splits["val"]):
             raise RecipeError("evaluate: the recipe has no validation samples; name their shards in samples.val")
-        asked = Generate(
-            samples=settings.samples,
-            seed=settings.seed,
-            batch_size=settings.batch_size,
-            precision=settings.precision,
-        )
-        return EvaluateJob(settings, replace(generation, settings=asked))
+        return EvaluateJob(self.recipe.evaluate, self.generate_job)
 
 
 def columns_of(root: str) -> Columns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -14,6 +14,11 @@ def nearest(name: str, names: Iterable[object]) -> str:
     options = sorted(map(str, names))
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(options)}"
+
+
+def listing(words: Sequence[str]) -> str:
+    """Words as a sentence says them: "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def explain(error: ValidationError, where: str, model: type[BaseModel], also: Iterable[str] = ()) -> str:

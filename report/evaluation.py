@@ -11,8 +11,6 @@ from ..train.downstream.evaluation.matrix_files import Cell, Matrix
 from ..train.downstream.evaluation.tables import results
 from .html.report import ResultCell, ResultTable
 
-_PALE = 0.25  # nats a token, the least difference that has the full colour
-
 
 def tables(root: str, run: str) -> list[ResultTable]:
     """The tables of a root, if they are of the run "NAME/FINGERPRINT"."""
@@ -21,12 +19,10 @@ def tables(root: str, run: str) -> list[ResultTable]:
 
 
 def _matrix(matrix: Matrix) -> ResultTable:
-    gains = [gain for cell in matrix.cells if math.isfinite(gain := _gain(cell))]
-    largest = max([_PALE, *map(abs, gains)])
     rows = []
     for inputs in matrix.inputs:
         cells = [matrix.cell(inputs, target) for target in matrix.targets]
-        rows.append((" + ".join(inputs), [_shown(cell, largest) for cell in cells]))
+        rows.append((" + ".join(inputs), [_shown(cell, matrix.largest_gain) for cell in cells]))
     return ResultTable(
         "Who knows what",
         f"How likely the true tokens of each modality (columns) are given each input (rows), nats a token: on the "
@@ -41,10 +37,5 @@ def _shown(cell: Cell | None, largest: float) -> ResultCell:
     if cell is None:
         return ResultCell("")
     another = "" if cell.another is None else f"{cell.another.value:.3f}"
-    gain = _gain(cell)
-    shade = min(max(gain, 0.0) / largest, 1.0) if math.isfinite(gain) else 0.0
+    shade = min(max(cell.gain, 0.0) / largest, 1.0) if math.isfinite(cell.gain) else 0.0
     return ResultCell(f"{cell.given.value:.3f}", another, shade)
-
-
-def _gain(cell: Cell) -> float:
-    return math.nan if cell.another is None else cell.another.value - cell.given.value

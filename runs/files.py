@@ -17,6 +17,7 @@ import numpy as np
 from ..infra import storage
 from ..modalities import LABELS, Form
 from ..tokenize.id_colors import class_table
+from ..tokenize.labels import encode_array
 
 SETTINGS = "settings.json"
 MADE_BY = "fourmill generate"  # what made a folder, in its settings
@@ -82,7 +83,7 @@ def files_of(label: str, value: Any) -> dict[str, bytes]:
         return {"png": _png(value)}
     if form is Form.CLASSES:
         return {"png": _indexed(value)}
-    arrays = {"npy": _npy(value.astype(np.float16))}
+    arrays = {"npy": encode_array(value.astype(np.float16))}
     if form is Form.DEPTH:
         return arrays | {"png": _png(np.rint(value.astype(np.float32).clip(0, 1) * 65_535).astype(np.uint16))}
     if form is Form.NORMALS:
@@ -107,10 +108,4 @@ def _indexed(classes: np.ndarray) -> bytes:
     picture.putpalette(class_table().reshape(-1).tolist())
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _npy(values: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, values, allow_pickle=False)
     return buffer.getvalue()

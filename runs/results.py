@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import __version__
 from ..infra import storage
+from ..infra.explain import listing
 from ..modalities import Kind
 from ..train.downstream.settings import ChainStep
 from .coder import Encoded
@@ -162,7 +163,7 @@ def _page(generation: Generation, places: list[_Place]) -> GeneratedPage:
         [_within(label_title(label_of(name))) for name in names]
         for names in (_inputs(generation), [step.target for step in generation.steps])
     )
-    title = f"From {_listed(from_)} to {_listed(to)}" if from_ else f"From nothing to {_listed(to)}"
+    title = f"From {listing(from_)} to {listing(to)}" if from_ else f"From nothing to {listing(to)}"
     how = [(step.target, _how(step)) for step in generation.steps]
     return GeneratedPage(title, _about(generation), how, samples, generation.classes)
 
@@ -174,10 +175,6 @@ def _inputs(generation: Generation) -> list[str]:
 def _within(title: str) -> str:
     """A title within a sentence: "Colour palette" in small letters, "RGB" and "SAM edges" as they are."""
     return title if title[1:2].isupper() else title[:1].lower() + title[1:]
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _about(generation: Generation) -> str:

@@ -13,12 +13,10 @@ from ..infra.explain import explain
 from ..modalities import Kind
 from ..model.config import FourMConfig
 from ..model.generation.generate import Step
-from ..train.downstream.settings import ChainStep, Generate, check_steps
+from ..train.downstream.settings import IDLE_FOR_GRIDS, IDLE_FOR_TEXT, ChainStep, Generate, check_steps
 from .names import label_of, target_of
 
 Target = str | Mapping[str, Any] | Step
-
-_GRID_ONLY, _TEXT_ONLY = ("steps", "schedule", "temperature_schedule"), ("max_tokens",)
 
 
 def chain(
@@ -99,11 +97,10 @@ def _step(
     generate: Generate,
     common: Mapping[str, Any],
 ) -> ChainStep:
-    idle = _TEXT_ONLY if config.spec(name).kind is Kind.GRID else _GRID_ONLY
+    text = config.spec(name).kind is Kind.SEQUENCE
+    idle = IDLE_FOR_TEXT if text else IDLE_FOR_GRIDS
     shared = {field: value for field, value in common.items() if value is not None and field not in idle}
-    if idle is _GRID_ONLY and shared.get("scheme") in ("maskgit", "roar"):
-        shared.pop("scheme")
-    if idle is _TEXT_ONLY and shared.get("scheme") == "autoregressive":
+    if "scheme" in shared and text != (shared["scheme"] == "autoregressive"):
         shared.pop("scheme")
     values = _of_recipe(generate, name, known) | shared | said
     if isinstance(values.get("guidance"), Mapping):
@@ -130,5 +127,4 @@ def _of_recipe(generate: Generate, name: str, known: Collection[str]) -> dict[st
 
 
 def _condition(name: str, known: Collection[str]) -> str:
-
     return name if name in known else next((one for one in known if label_of(one) == name), name)

@@ -144,7 +144,8 @@ def _encode_json(value: Any) -> str:
     return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
-def _encode_array(array: np.ndarray) -> bytes:
+def encode_array(array: np.ndarray) -> bytes:
+    """An array as .npy."""
     sink = io.BytesIO()
     # .npy keeps dtype and shape in a header of 128 bytes.
     np.save(sink, array, allow_pickle=False)
@@ -158,7 +159,7 @@ def _decode_array(cell: bytes) -> np.ndarray:
 _ENCODE: dict[Storage, Callable[[Any], Any]] = {
     Storage.IMAGE: _encode_image,
     Storage.JSON: _encode_json,
-    Storage.ARRAY: _encode_array,
+    Storage.ARRAY: encode_array,
 }
 _DECODE: dict[Storage, Callable[[Any], Any]] = {
     Storage.IMAGE: _decode_image,

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from ..model.batch import PackedBatch
 from ..model.fourm import FourM
 from ..model.prepare import TargetGroups
-
-Precision = Literal["auto", "fp32", "bf16"]
+from .settings import Precision, in_bf16
 
 
 class ModalityLosses(nn.Module):
@@ -55,7 +54,7 @@ class Parallel:
     ) -> None:
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.device = model.device
-        self.bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
+        self.bf16 = in_bf16(precision, self.device.type)
         model.activation_checkpointing = checkpointing
         if compiled:
             model.compile_blocks()

@@ -12,6 +12,7 @@ from ..infra.configuration import RecipeError
 from ..infra.fields import Alpha, Beta, Count, Positive, Rate, Section, Weight, check_heads
 from ..modalities import MODALITIES
 
+Precision = Literal["auto", "fp32", "bf16"]  # auto: bf16 on CUDA, fp32 elsewhere
 KeepRule = Literal["random", "all", "binary"]  # masking.spans.Keep
 TokenRange = Positive | tuple[Positive, Positive]  # a number, or [least, most]
 
@@ -28,6 +29,11 @@ OPERATIONS = frozenset(
 )  # fmt: skip
 # What other fields say as well, or what the run's fingerprint holds by content.
 DERIVED = frozenset({"total_tokens", "warmup_tokens", "init", "datasets"})
+
+
+def in_bf16(precision: Precision, device: str) -> bool:
+    """Whether a model on a kind of device ("cuda", "cpu") computes under bfloat16 autocast."""
+    return precision == "bf16" or (precision == "auto" and device == "cuda")
 
 
 class Mixture(Section):
@@ -122,7 +128,7 @@ class Train(Section):
     nonfinite: Literal["stop", "skip"] = "stop"  # at a gradient that is not finite, the run or that step
     ema: Beta = 0.0  # decay of an average of the weights; 0 keeps none
     use_ema: bool = True  # validate and hand on the average, if there is one
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # bfloat16 autocast on CUDA
+    precision: Precision = "auto"
     workers: Positive | tuple[Positive, Positive] = 1  # or [least, most]: as many as the cluster has
     cpus: Rate | None = None  # for each worker; all of the cluster's unless given
     gpus: Weight = 0.0

@@ -179,6 +179,8 @@ class Estimator:
         return config, *costs.of_transformer(config, self.recipe.train)
 
     def train(self) -> Estimate:
+        from ..train.settings import in_bf16
+
         train = self.recipe.train
         workers = train.worker_range[1]
         if self._is_trained():
@@ -186,7 +188,7 @@ class Estimator:
         _, cost, throughput = self.transformer
         rate, on = self._rate(throughput, train.gpus * workers)
         micro_batch = max(1, train.batch_size // (workers * train.accumulate))
-        narrow = train.precision == "bf16" or (train.precision == "auto" and train.gpus > 0)
+        narrow = in_bf16(train.precision, "cuda" if train.gpus else "cpu")
         memory = round(cost.memory(micro_batch, narrow) / GIB, 2)
         if rate is None:
             return Estimate("train", None, memory, workers, on)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...infra import storage
+from ...infra.explain import listing
 from ...tokenize.crops import Crop, hashed_uniforms
 from ..archive import archive
 from .captions import CLOSE_PHOTOS, Photo, Region
@@ -115,10 +116,6 @@ def _shows_whole(photo: Photo, crop: Crop) -> bool:
     )
 
 
-def _listing(phrases: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(phrases[:-1]), phrases[-1])))
-
-
 _WITHOUT_PARTS = ("a crop of {kind}", "a detail of {kind}", "part of {kind}", "a section of {kind}")
 _WITH_PARTS = (
     "{parts}",
@@ -153,7 +150,7 @@ def caption(photo: Photo, crop: Crop, seed: int) -> str:
     if not named:
         text = pick(_WITHOUT_PARTS, "style").format(kind=kind)
     else:
-        text = pick(_WITH_PARTS, "style").format(kind=kind, parts=_listing(list(dict.fromkeys(named))))
+        text = pick(_WITH_PARTS, "style").format(kind=kind, parts=listing(list(dict.fromkeys(named))))
     more = [pick(groups[i], f"phrase {i}") for i in order[count:]]
     if more and more[0] not in named and uniform("more") < 0.3:
         return f"{text[0].upper()}{text[1:]}. It also shows {more[0]}."

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, permutations
 
+from ...infra.explain import listing
 from . import kinds
 from .draw import generator
 from .render import Rendered
@@ -133,7 +134,7 @@ class _Writer:
         counts: dict[str, int] = {}
         for one in order:
             counts[self.phrases[one.thing.id]] = counts.get(self.phrases[one.thing.id], 0) + 1
-        return _joined([_with_article(p) if n == 1 else f"{_NUMBERS[n]} {_plural(p)}" for p, n in counts.items()])
+        return listing([_with_article(p) if n == 1 else f"{_NUMBERS[n]} {_plural(p)}" for p, n in counts.items()])
 
     def listing(self) -> tuple[str, list[Relation]]:
         if not self.shown:
@@ -153,7 +154,7 @@ class _Writer:
             around.append(f"the floor is {_surface(self.scene.floor, kinds.FLOOR_PATTERNS, joined=' and ')}")
         if kinds.WALL in self.grounds:
             around.append(f"the wall is {_surface(self.scene.walls[0], kinds.WALL_PATTERNS, joined=' and ')}")
-        text = _joined(around)
+        text = listing(around)
         return f"{self.listed(self.shown)}. {text[:1].upper()}{text[1:]}".strip(". ") + ".", []
 
     def counted(self) -> tuple[str, list[Relation]]:
@@ -172,7 +173,7 @@ class _Writer:
         parts = [f"{_with_article(self.phrases[o.thing.id])} {side}" for o, side in zip(row, sides, strict=True)]
         said = [Relation(a.thing.id, "left", b.thing.id) for a, b in pairwise(row)]
         where = self.ground()
-        return _joined(parts) + (self.pick([" ", ", "]) + where if where else ""), said
+        return listing(parts) + (self.pick([" ", ", "]) + where if where else ""), said
 
     def related(self) -> tuple[str, list[Relation]]:
         """One or two relations, between things that are called by different words."""
@@ -214,7 +215,3 @@ def _with_article(phrase: str) -> str:
 
 def _plural(phrase: str) -> str:
     return f"{phrase}es" if phrase.endswith("x") else f"{phrase}s"
-
-
-def _joined(parts: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ...tokenize.labels import encode_array
 from . import draw, kinds
 from .captions import Caption, caption
 from .render import Rendered, render
@@ -45,8 +46,8 @@ def files(options: Options, split: str, index: int) -> tuple[str, dict[str, byte
         "png": picture,
         "txt": said.text.encode(),
         "json": _json(_sidecar(scene, options, said, picture)),
-        "depth.npy": _npy(rendered.depth),
-        "normal.npy": _npy(rendered.normal),
+        "depth.npy": encode_array(np.ascontiguousarray(rendered.depth)),
+        "normal.npy": encode_array(np.ascontiguousarray(rendered.normal)),
         "semseg.png": _png(rendered.semseg),
         "instances.png": _png(rendered.instances),
         "boxes.json": _json([{"box": list(one.box), "label": one.thing.shape, "score": 1.0} for one in shown]),
@@ -140,12 +141,6 @@ def _numbers(values: np.ndarray) -> Any:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value).encode()
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
-    return buffer.getvalue()
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -10,7 +10,6 @@ from ...train.downstream.evaluation.matrix_files import Matrix
 
 _CELL = (1.1, 0.55)  # inches
 _DPI = 150
-_PALE = 0.25  # nats, the least difference that has the full colour
 
 
 def heat_map(matrix: Matrix) -> bytes:
@@ -23,9 +22,9 @@ def heat_map(matrix: Matrix) -> bytes:
     from matplotlib.figure import Figure
 
     inputs, targets = matrix.inputs, matrix.targets
-    gains = np.array([[_gain(matrix, one, target) for target in targets] for one in inputs])
-    # A model that knows nothing stays white: differences far below a nat are noise.
-    largest = max(float(np.nanmax(np.abs(gains), initial=0.0)), _PALE) if gains.size else _PALE
+    cells = [[matrix.cell(one, target) for target in targets] for one in inputs]
+    gains = np.array([[np.nan if cell is None else cell.gain for cell in row] for row in cells])
+    largest = matrix.largest_gain
     figure = Figure(figsize=(2.5 + _CELL[0] * len(targets), 1.6 + _CELL[1] * len(inputs)), layout="constrained")
     axes = figure.subplots()
     # Zero is white: blue is what an input tells, red an input that misleads.
@@ -34,9 +33,8 @@ def heat_map(matrix: Matrix) -> bytes:
     axes.set_yticks(range(len(inputs)), [" + ".join(one) for one in inputs])
     axes.set_xlabel("true tokens of")
     axes.set_ylabel("given")
-    for row, one in enumerate(inputs):
-        for column, target in enumerate(targets):
-            cell = matrix.cell(one, target)
+    for row, line in enumerate(cells):
+        for column, cell in enumerate(line):
             if cell is not None:
                 another = "" if cell.another is None else f"\n{cell.another.value:.2f}"
                 dark = abs(gains[row, column]) > 0.6 * largest
@@ -49,8 +47,3 @@ def heat_map(matrix: Matrix) -> bytes:
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def _gain(matrix: Matrix, inputs: tuple[str, ...], target: str) -> float:
-    cell = matrix.cell(inputs, target)
-    return float("nan") if cell is None or cell.another is None else cell.another.value - cell.given.value

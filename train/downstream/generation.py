@@ -25,6 +25,7 @@ from ...model.generation.known import SpecialIds
 from ...tokenize import codecs, store
 from ...tokenize.labels import encode_cell
 from ..cpu_memory import keep_freed_memory
+from ..settings import in_bf16
 from .ensemble import average
 from .generation_job import GenerateJob
 from .samples import read
@@ -88,7 +89,7 @@ def members(
         done: is called after each batch with the number of its samples.
     """
     device = model.device.type
-    narrow = settings.precision == "bf16" or (settings.precision == "auto" and device == "cuda")
+    narrow = in_bf16(settings.precision, device)
     generated = []
     for member in numbers:
         parts = []

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from ...infra.fields import Positive, Section, UrlList
 from ...modalities import Kind, ModalitySpec
+from ..settings import Precision
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -35,6 +36,11 @@ class ChainStep(Section):
     max_tokens: Positive | None = None
 
 
+# What changes nothing for text, which takes one step for each token, and for grids, whose number of tokens is fixed.
+IDLE_FOR_TEXT = frozenset({"steps", "schedule", "temperature_schedule"})
+IDLE_FOR_GRIDS = frozenset({"max_tokens"})
+
+
 def _as_step(value: Any) -> Any:
     return {"target": value} if isinstance(value, str) else value
 
@@ -55,7 +61,7 @@ class Generate(Section):
     chains: list[Chain] = []
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Positive = 16
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # bfloat16 autocast on CUDA
+    precision: Precision = "auto"
 
 
 def check_steps(
@@ -83,7 +89,7 @@ def check_steps(
                 f"{where}: {step.target} with the scheme {step.scheme}; text is autoregressive, "
                 "grids are maskgit or roar"
             )
-        idle = {"steps", "schedule", "temperature_schedule"} if text else {"max_tokens"}
+        idle = IDLE_FOR_TEXT if text else IDLE_FOR_GRIDS
         if said := sorted(name for name in idle if getattr(step, name) != ChainStep.model_fields[name].default):
             kind = "text, which takes one step for each token" if text else "a grid, whose number of tokens is fixed"
             raise ValueError(f"{where}: {step.target} is {kind}; leave {', '.join(said)} out")

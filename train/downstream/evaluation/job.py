@@ -12,7 +12,7 @@ from .settings import Evaluate
 class EvaluateJob:
     """A trained model to evaluate on validation samples.
 
-    generation: the run, its columns and codecs; its settings are those of `settings`.
+    generation: the run, its columns and codecs.
     """
 
     settings: Evaluate

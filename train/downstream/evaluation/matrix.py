@@ -16,6 +16,7 @@ from ....model.downstream.likelihood import Reader
 from ....model.fourm import FourM
 from ....model.generation.known import Known, SpecialIds
 from ...measures.resample import Value, draw, measure, of_sums
+from ...settings import in_bf16
 from ..samples import Samples
 from .matrix_files import Cell
 from .pairing import others
@@ -101,8 +102,7 @@ class _Asker:
     def __init__(self, model: FourM, samples: Samples, settings: Evaluate, special: SpecialIds) -> None:
         self.model, self.samples, self.settings, self.special = model, samples, settings, special
         device = model.device.type
-        narrow = settings.precision == "bf16" or (settings.precision == "auto" and device == "cuda")
-        self._autocast = torch.autocast(device, torch.bfloat16, enabled=narrow)
+        self._autocast = torch.autocast(device, torch.bfloat16, enabled=in_bf16(settings.precision, device))
 
     def ask(self, names: Sequence[str], rows: np.ndarray, donors: np.ndarray) -> dict[str, _Counted]:
         """The nats of every target but `names`, of the samples `rows` given these inputs of the samples `donors`."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ...measures.resample import Value
 from .tables import LIKELIHOODS, as_json, comma_separated, markdown
+
+# Nats a token. A model that knows nothing stays pale: differences far below a nat are noise.
+PALE = 0.25
 
 _WORDS = """# Who knows what: {run}
 
@@ -35,6 +39,11 @@ class Cell:
     nothing: Value
     uniform: float
 
+    @property
+    def gain(self) -> float:
+        """The nats a token by which the own input is better than another sample's; NaN where there is only one."""
+        return math.nan if self.another is None else self.another.value - self.given.value
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -56,6 +65,11 @@ class Matrix:
 
     def cell(self, inputs: tuple[str, ...], target: str) -> Cell | None:
         return next((one for one in self.cells if (one.inputs, one.target) == (inputs, target)), None)
+
+    @property
+    def largest_gain(self) -> float:
+        """The gain that pictures show in full colour: the largest of all cells, at least `PALE`."""
+        return max([PALE, *(abs(cell.gain) for cell in self.cells if math.isfinite(cell.gain))])
 
 
 def files(matrix: Matrix) -> dict[str, bytes]:

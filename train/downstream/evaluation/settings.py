@@ -1,12 +1,13 @@
-"""The `evaluate` section of a recipe: what a trained model is asked, and where the truth is."""
+"""The `evaluate` section of a recipe: what a trained model is asked."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from ....infra.fields import Count, Positive, Section, UrlList
+from ...settings import Precision
 
 
 class Evaluate(Section):
@@ -17,4 +18,4 @@ class Evaluate(Section):
     draws: Count = 1000  # of the bootstrap
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Positive = 16
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # bfloat16 autocast on CUDA
+    precision: Precision = "auto"
