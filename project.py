@@ -358,30 +358,17 @@ class Project:
         """The record of the finished run, None if it is not trained as the recipe asks."""
         return ledger.read(self.root, self.run_output, self.train_job.fingerprint)
 
+    def _validation_sources(self) -> list[tuple[str, str]]:
+        """The validation shards of the run and the SHA-256 of their bytes."""
+        records = self.inventory.records([output := f"tokens/{self.recipe.modalities[0]}"])
+        return [(one.name, records[output, one.name].source.sha256) for one in self.train_job.val_shards]
+
     @cached_property
     def generate_job(self) -> GenerateJob:
         """The generations that the recipe asks for. RecipeError as of `train_job`."""
-        from .train.downstream.generation_job import GenerateJob
+        from .train.downstream.generation_job import of_run
 
-        run, recipe = self.train_job, self.recipe
-        splits = {"train": run.shards, "val": run.val_shards}
-        records = self.inventory.records([f"tokens/{run.specs[0].name}"])
-        by_shard = {shard: record for (_, shard), record in records.items()}
-        sources = [(shard.name, by_shard[shard.name].source.sha256) for shard in run.val_shards]
-        parts = [run.fingerprint, hashed(recipe.generate), sources]
-        return GenerateJob(
-            root=self.root,
-            run_name=recipe.train.name,
-            run=run.folder,
-            fingerprint=fingerprint("generate", *parts),
-            settings=recipe.generate,
-            specs=run.specs,
-            splits=splits,
-            options=self.codec_options(),
-            # Generation counts sentinels from [S_0], masking from [S_1].
-            first_sentinel=run.first_sentinel - 1,
-            num_sentinels=run.num_sentinels,
-        )
+        return of_run(self.train_job, self.recipe.generate, self.codec_options(), self._validation_sources())
 
     def generated_record(self) -> ledger.Record | None:
         """The record of the finished generations, None if they are not made as the recipe asks."""
@@ -390,11 +377,10 @@ class Project:
     @cached_property
     def evaluate_job(self) -> EvaluateJob:
         """The evaluation that the recipe asks for. RecipeError as of `train_job`, and without validation samples."""
-        from .train.downstream.evaluation.job import EvaluateJob
+        from .train.downstream.evaluation.job import of_run
 
-        if not sum(shard.rows for shard in self.generate_job.splits["val"]):
-            raise RecipeError("evaluate: the recipe has no validation samples; name their shards in samples.val")
-        return EvaluateJob(self.recipe.evaluate, self.generate_job)
+        known = self._validation_sources(), self.shards.urls, frozenset(self.recipe.labels.keep), self.classes
+        return of_run(self.train_job, self.recipe.evaluate, self.codec_options(), *known)
 
 
 def columns_of(root: str) -> Columns:

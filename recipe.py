@@ -25,7 +25,7 @@ from .pipelines.settings import Images, Labels, Samples
 from .tokenize import class_lists
 from .tokenize import settings as tokenizer_settings
 from .tokenize.settings import Tokenizers, TokenizerSettings
-from .train.downstream.evaluation.settings import Evaluate
+from .train.downstream.evaluation.settings import CLASSES, Evaluate
 from .train.downstream.settings import Chain, Generate, check_steps
 from .train.settings import Mixture, Train, alpha_of
 from .train.tokenizers.settings import Fit
@@ -172,8 +172,7 @@ def _check(recipe: Recipe) -> None:
         _check_mixture(recipe, mixture)
     for chain in recipe.generate.chains:
         _check_chain(recipe, chain)
-    for name in (name for names in recipe.evaluate.combinations for name in names):
-        _chosen("evaluate.combinations", name, recipe.modalities)
+    _check_evaluation(recipe)
 
 
 def _spec(recipe: Recipe, name: str) -> registry.ModalitySpec:
@@ -205,6 +204,20 @@ def _check_chain(recipe: Recipe, chain: Chain) -> None:
     for name in (*chain.inputs, *targets):
         _chosen(where, name, recipe.modalities)
     check_steps(where, chain.to, chain.inputs, {name: _spec(recipe, name) for name in targets})
+
+
+def _check_evaluation(recipe: Recipe) -> None:
+    asked = recipe.evaluate
+    for name in (name for names in asked.combinations for name in names):
+        _chosen("evaluate.combinations", name, recipe.modalities)
+    for name in asked.inputs:
+        _chosen("evaluate.inputs", name, recipe.modalities)
+    for name in asked.truth:
+        _known("evaluate.truth", name, [*LABELS, CLASSES])
+    for step in asked.chain:
+        _chosen("evaluate.chain", step.target, recipe.modalities)
+    given = asked.inputs or ["rgb"]
+    check_steps("evaluate.chain", asked.chain, given, {step.target: _spec(recipe, step.target) for step in asked.chain})
 
 
 def _chosen(where: str, name: str, chosen: Collection[str]) -> None:

@@ -6,16 +6,39 @@ import json
 import math
 
 from ..infra import storage
-from ..train.downstream.evaluation import matrix_files
+from ..train.downstream.evaluation import matrix_files, table_files
 from ..train.downstream.evaluation.matrix_files import Cell, Matrix
-from ..train.downstream.evaluation.tables import results
+from ..train.downstream.evaluation.table_files import Table
+from ..train.downstream.evaluation.tables import EVALUATION, results
+from ..train.measures.resample import Value
 from .html.report import ResultCell, ResultTable
 
 
 def tables(root: str, run: str) -> list[ResultTable]:
     """The tables of a root, if they are of the run "NAME/FINGERPRINT"."""
-    found = [matrix_files.parse(json.loads(storage.read_bytes(url))) for url in results(root)]
-    return [_matrix(one) for one in found if one.run == run]
+    shown: list[ResultTable] = []
+    for url in results(root):
+        data = json.loads(storage.read_bytes(url))
+        if data["run"] != run:
+            continue
+        if url.endswith(f"{EVALUATION}.json"):
+            shown.append(_table(table_files.parse(data)))
+        else:
+            shown.append(_matrix(matrix_files.parse(data)))
+    return shown
+
+
+def _table(table: Table) -> ResultTable:
+    rows = [(table.title(row), [_value(one.shown(row)) for one in table.columns]) for row in table.rows]
+    columns = [f"{column.title} ({column.better} is better)" for column in table.columns]
+    note = f"{table.heading}. {table.references.replace('**', '')} Below: intervals of 95 %, {table.draws:,} draws."
+    return ResultTable("The model's answers", note, columns, rows)
+
+
+def _value(value: Value | None) -> ResultCell:
+    if value is None or not math.isfinite(value.value):
+        return ResultCell("-")
+    return ResultCell(f"{value.value:.4g}", "" if math.isnan(value.low) else f"{value.low:.4g} to {value.high:.4g}")
 
 
 def _matrix(matrix: Matrix) -> ResultTable:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fourmill_tests.s3 import S3
     from fourmill_tests.small import SmallRoot
 
+    from fourmill.recipe import Recipe
+
 TESTS = Path(__file__).parent
 SUPPORT = str(TESTS / "support")
 FIRST, LAST = ("laws",), ("e2e", "chaos")
@@ -60,6 +62,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("ray"))
         elif folder in LAST or item.get_closest_marker("chaos"):
             item.add_marker(pytest.mark.xdist_group("kills"))
+        elif "known_root" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("known_root"))
         elif "small_root" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("small_root"))
     items.sort(key=_rank)  # stable: the order within a file stays
@@ -127,6 +131,15 @@ def every_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fourmill_tests.tiny import every
 
     return every.write(tmp_path_factory.mktemp("every") / "out")
+
+
+@pytest.fixture(scope="session")
+def known_root(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:
+    """A folder and recipe of a small root whose truth is known, with a trained model. Read only: see `truth.copy`."""
+    from fourmill_tests.tiny import truth
+
+    folder = tmp_path_factory.mktemp("known")
+    return folder, truth.build(folder)
 
 
 @pytest.fixture(scope="session")

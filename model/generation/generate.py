@@ -113,6 +113,7 @@ def generate(
     seed: int,
     sample_ids: Sequence[int] | None = None,
     special: SpecialIds = PUBLISHED_IDS,
+    begun: Mapping[str, Sequence[Sequence[int]]] | None = None,
 ) -> Generated:
     """Generate the targets of `chain`, one after another, each conditioned on `conditions` and those before it.
 
@@ -126,6 +127,8 @@ def generate(
         seed, sample_ids: what the samples' random numbers follow from; sample_ids are 0 .. B-1 if None. Without
             conditions, sample_ids also says how many samples to make.
         special: ids of the text vocabulary.
+        begun: text target -> ids of each sample, without end: how its text begins. The model reads them, and goes on
+            from there; the result is without them.
 
     Returns:
         target -> uint16 (B, L) for grids; for sequences B lists of ids, without end of sequence and sentinels.
@@ -154,6 +157,7 @@ def generate(
             "without conditions, sample_ids says how many"
         )
     _check_chain(model, conditions, chain)
+    begun = _check_begun(model, begun or {}, chain, len(streams))
     known = Known.of(config, conditions, model.device, sizes[0])
     results: Generated = ByName(config)
     for number, step in enumerate(chain):
@@ -169,12 +173,16 @@ def generate(
             if spec.name in model.config.inputs:
                 known.add_grid(spec, grid)
         else:
-            raw = _generate_text(model, context, step, random, special).tolist()
+            before = begun.get(step.target)
+            raw = _generate_text(model, context, step, random, special, before).tolist()
             texts = [_text_of(row, special) for row in raw]
             results[spec.name] = texts
             if spec.name in model.config.inputs:
                 # A text that was cut short has an end for those that read it, as in training.
-                known.add_sequences(spec, [[*text, special.eos][: spec.max_tokens] for text in texts])
+                whole = [
+                    [*start, *text, special.eos] for start, text in zip(before or [()] * len(texts), texts, strict=True)
+                ]
+                known.add_sequences(spec, [text[: spec.max_tokens] for text in whole])
     return results
 
 
@@ -207,6 +215,24 @@ def _check_chain(model: FourM, conditions: Mapping[str, Any], chain: Sequence[St
                 f"model reads: {', '.join(sorted(done)) or 'there are none'}"
             )
         done.add(step.target)
+
+
+def _check_begun(
+    model: FourM, begun: Mapping[str, Sequence[Sequence[int]]], chain: Sequence[Step], samples: int
+) -> dict[str, Sequence[Sequence[int]]]:
+    """How texts begin, by the names that modalities have here. ValueError if the chain has no such texts."""
+    texts = {step.target for step in chain if model.config.spec(step.target).kind is Kind.SEQUENCE}
+    named = model.config.by_own_name(begun)
+    for name, rows in named.items():
+        if name not in texts or name not in model.config.inputs:
+            raise ValueError(f"{name}: begun, expected a text that the chain generates and the model reads")
+        longest, most = max(map(len, rows), default=0), model.config.spec(name).max_tokens
+        if len(rows) != samples or longest >= most:
+            raise ValueError(
+                f"{name}: {len(rows)} texts have begun, the longest with {longest} ids; expected {samples}, one for "
+                f"each sample, of at most {most - 1}"
+            )
+    return named
 
 
 def _generate_grid(model: FourM, known: Known, step: Step, random: Sequence[np.random.Generator]) -> Tensor:
@@ -286,7 +312,12 @@ def _grid_logits(model: FourM, context: Context, step: Step, queries: Tensor) ->
 
 
 def _generate_text(
-    model: FourM, known: Known, step: Step, random: Sequence[np.random.Generator], special: SpecialIds
+    model: FourM,
+    known: Known,
+    step: Step,
+    random: Sequence[np.random.Generator],
+    special: SpecialIds,
+    begun: Sequence[Sequence[int]] | None = None,
 ) -> Tensor:
     """Raw ids of a sequence, int64 (B, 1 + written): first sentinel, text, end; padding after a sample's end.
 
@@ -298,6 +329,8 @@ def _generate_text(
     uniforms = torch.from_numpy(np.stack([rng.random(length, dtype=np.float32) for rng in random])).to(known.device)
     start = torch.full((known.num_samples, 1), special.sentinel(1), device=known.device)
     masked = Tokens.everywhere(start, torch.zeros_like(start))
+    if begun is not None:
+        masked = _after(begun, special, known).repeat(1 + len(step.scales))
     # Only this target shows its sentinel. (Scripts of apple/ml-4m show those of all texts of a chain from its first
     # step on, which no mask of training does; `init_empty_target_modality` just before a step is the same as here.)
     own = {step.target: masked} if step.target in model.config.inputs else {}
@@ -316,6 +349,18 @@ def _generate_text(
             break
     _check_finite(finite, step)
     return raw
+
+
+def _after(begun: Sequence[Sequence[int]], special: SpecialIds, known: Known) -> Tokens:
+    """Texts that have begun, each with the sentinel of what is to come: (B, n)."""
+    rows = [[*text, special.sentinel(1)] for text in begun]
+    ids = np.zeros((len(rows), max(map(len, rows))), np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+    valid = np.arange(ids.shape[1]) < np.array([[len(row)] for row in rows])
+    tokens = torch.from_numpy(ids).to(known.device)
+    places = torch.arange(ids.shape[1], device=known.device).expand(tokens.shape)
+    return Tokens(tokens, places, torch.from_numpy(valid).to(known.device))
 
 
 class _Writer:

@@ -22,6 +22,8 @@ from fourmill.train import settings as train_settings
 # A row of a table: | `a.b` | default | meaning | changes |
 _ROW = re.compile(r"^\| `([\w.\[\]]+)` \| ([^|]*) \|.*\| ([^|]*) \|$", re.MULTILINE)
 
+AS_OTHERS = ("train.datasets[].mixtures", "evaluate.chain")  # as train.mixtures and generate.chains[].to
+
 
 def _model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
     """The section that a field holds, if any, and whether it holds a list of them."""
@@ -41,8 +43,9 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any
             section = TokenizerSettings  # kept as a mapping, so that `each` can override it field by field
         if f"{prefix}{name}" in ("tokenizers.common.weights", "tokenizers.common.revision"):
             yield f"tokenizers.each.NAME.{name}", field.default  # of one tokenizer alone
-        elif section is not None and f"{prefix}{name}" != "train.datasets[].mixtures":  # as train.mixtures
-            yield from _fields(section, f"{prefix}{name}{'[]' if many else ''}.")
+        elif section is not None and f"{prefix}{name}" not in AS_OTHERS:
+            of = "[]" if many else ".LABEL" if f"{prefix}{name}" == "evaluate.truth" else ""
+            yield from _fields(section, f"{prefix}{name}{of}.")
         else:
             yield f"{prefix}{name}", field.get_default(call_default_factory=True)
 

@@ -28,7 +28,8 @@ FUNCTIONS = {
     "declare": "(*entries: 'Label | Modality') -> 'None'",
     "generate": "(model: 'FourM', conditions: 'Mapping[str, Any]', chain: 'Sequence[Step]', *, seed: 'int', "
     "sample_ids: 'Sequence[int] | None' = None, special: 'SpecialIds' = SpecialIds(pad=0, unk=1, sos=2, eos=3, "
-    "first_sentinel=4, num_sentinels=200)) -> 'Generated'",
+    "first_sentinel=4, num_sentinels=200), "
+    "begun: 'Mapping[str, Sequence[Sequence[int]]] | None' = None) -> 'Generated'",
     "load_model": "(source: 'str | os.PathLike[str]', device: 'str' = 'cpu') -> 'FourM'",
     "load_recipe": "(path: 'str | Path', overrides: 'list[str] | None' = None) -> 'Recipe'",
     "load_tokenizer": "(folder_or_hub_id: 'str | Path', revision: 'str | None' = None) -> 'Tokenizer'",

@@ -78,3 +78,44 @@ def mirror(human: Mapping[str, Any]) -> dict[str, Any]:
         "body_pose": turned[9:].tolist(),
         "camera": [scale, -tx, ty],
     }
+
+
+# Joints of a person of 1.7 m in a T-pose, metres from the pelvis: x to the person's left, y up, z to the front. The
+# right side mirrors the left. SMPL's origin is not the pelvis but some 0.2 m from it, in the chest of the rest pose.
+_PELVIS = np.array([0.0, -0.22, 0.03])
+_CENTRE = {
+    "pelvis": (0.0, 0.0, 0.0), "spine1": (0.0, 0.11, -0.02), "spine2": (0.0, 0.25, -0.01), "spine3": (0.0, 0.31, 0.0),
+    "neck": (0.0, 0.52, -0.03), "head": (0.0, 0.6, 0.01),
+}  # fmt: skip
+_LEFT = {
+    "hip": (0.08, -0.09, 0.0), "knee": (0.1, -0.47, 0.0), "ankle": (0.09, -0.87, -0.04), "foot": (0.12, -0.93, 0.09),
+    "collar": (0.07, 0.43, -0.02), "shoulder": (0.18, 0.45, -0.03), "elbow": (0.43, 0.44, -0.05),
+    "wrist": (0.69, 0.44, -0.05), "hand": (0.77, 0.43, -0.06),
+}  # fmt: skip
+
+
+def _rest(joint: str) -> tuple[float, float, float]:
+    side, _, part = joint.partition("_")
+    if side not in ("left", "right"):
+        return _CENTRE[joint]
+    x, y, z = _LEFT[part]
+    return (x if side == "left" else -x, y, z)
+
+
+REST = np.array([_rest(joint) for joint in JOINTS])
+
+
+def posed(human: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Joints of a human, float64 (24, 3) in metres, and their rotations, (24, 3, 3), in the camera's frame: x right,
+    y down, z away.
+
+    Of the rest skeleton above, posed by the label's rotations: angles are the label's, lengths of bones are not, and
+    shapes (betas) do not count. Rotations that a tokenizer gave back are brought to the nearest ones first.
+    """
+    local = nearest(rotations(human))
+    turned, joints = [local[0]], [_PELVIS]
+    for joint in range(1, len(REST)):
+        parent = PARENTS[joint]
+        joints.append(joints[parent] + turned[parent] @ (REST[joint] - REST[parent]))
+        turned.append(turned[parent] @ local[joint])
+    return np.array(joints), np.array(turned)

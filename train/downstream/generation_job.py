@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...infra import storage
+from ...infra.fingerprint import fingerprint, hashed
 from ...modalities import ModalitySpec
 from ...tokenize.codec import Options
 from ..data.groups import ShardRows
 from .settings import Generate
+
+if TYPE_CHECKING:
+    from ..pretrain.job import TrainJob
 
 
 @dataclass(frozen=True)
@@ -33,3 +39,24 @@ class GenerateJob:
     @property
     def folder(self) -> str:
         return storage.join(self.run, "generated", self.fingerprint)
+
+
+def of_run(run: TrainJob, settings: Generate, options: Options, sources: Sequence[tuple[str, str]]) -> GenerateJob:
+    """The job of a run.
+
+    Args:
+        sources: the validation shards, with the SHA-256 of their bytes.
+    """
+    return GenerateJob(
+        root=run.root,
+        run_name=run.settings.name,
+        run=run.folder,
+        fingerprint=fingerprint("generate", run.fingerprint, hashed(settings), sources),
+        settings=settings,
+        specs=run.specs,
+        splits={"train": run.shards, "val": run.val_shards},
+        options=options,
+        # Generation counts sentinels from [S_0], masking from [S_1].
+        first_sentinel=run.first_sentinel - 1,
+        num_sentinels=run.num_sentinels,
+    )

@@ -41,8 +41,10 @@ IDLE_FOR_TEXT = frozenset({"steps", "schedule", "temperature_schedule"})
 IDLE_FOR_GRIDS = frozenset({"max_tokens"})
 
 
-def _as_step(value: Any) -> Any:
-    return {"target": value} if isinstance(value, str) else value
+def as_steps(value: Any) -> Any:
+    """Steps as a recipe gives them: one alone, or names."""
+    steps = value if isinstance(value, list | tuple) else [value]
+    return [{"target": step} if isinstance(step, str) else step for step in steps]
 
 
 class Chain(Section):
@@ -51,7 +53,7 @@ class Chain(Section):
     inputs: Annotated[UrlList, Field(min_length=1)]
     split: Literal["val", "train"] = "val"  # whose samples; training ones if there is no validation
     ensemble: Positive = 1  # generations of each sample, whose decoded grids are averaged (4M-21: 10)
-    to: Annotated[list[Annotated[ChainStep, BeforeValidator(_as_step)]], Field(min_length=1)]
+    to: Annotated[list[ChainStep], BeforeValidator(as_steps), Field(min_length=1)]
 
 
 class Generate(Section):

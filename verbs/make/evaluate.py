@@ -46,15 +46,18 @@ def make(project: Project) -> Summary:
     if project.run_record() is None:
         raise RecipeError("the model of this recipe is not trained; run `fourmill train` first")
     from ...infra import storage
-    from ...report.draw.heat import heat_map
-    from ...train.downstream.evaluation import evaluate, matrix_files, tables
+    from ...report.draw.results import chart, heat_map
+    from ...train.downstream.evaluation import matrix_files, table_files, tables
+    from ...train.downstream.evaluation.evaluate import Evaluation
 
-    matrix = evaluate.likelihoods(job)
+    evaluation = Evaluation(job)
+    matrix, table = evaluation.likelihoods(), evaluation.table()
     files = matrix_files.files(matrix) | {f"{tables.LIKELIHOODS}.png": heat_map(matrix)}
+    files |= table_files.files(table) | {f"{tables.EVALUATION}.png": chart(table)}
     for name, data in files.items():
         storage.put(storage.join(project.root, tables.FOLDER, name), data)
-    summary.made, summary.samples = len(matrix.cells), matrix.samples
-    summary.notes.append(storage.join(project.root, tables.FOLDER, f"{tables.LIKELIHOODS}.md"))
+    summary.made, summary.samples = len(matrix.cells) + len(table.columns), matrix.samples
+    summary.notes += [storage.join(project.root, tables.FOLDER, name) for name in sorted(files) if name.endswith(".md")]
     summary.seconds = time.monotonic() - start
     return summary
 

@@ -272,6 +272,35 @@ def test_text_ends_and_holds_no_markers(model: FourM) -> None:
     assert generation._text_of([SPECIAL.sentinel(1), 20, SPECIAL.sentinel(2), 21], SPECIAL) == [20]
 
 
+def test_texts_go_on_from_how_they_begin(model: FourM) -> None:
+    """Each by itself: how long the others begin changes nothing; and the next step reads the whole text."""
+    begun = [[20, 21, 22], [23], []]
+    steps = [replace(TEXT, temperature=0.0), Step("tok_rgb", "maskgit", steps=1, temperature=0.0)]
+    given = {"seed": 0, "special": SPECIAL}
+    together = generate(model, {}, steps, sample_ids=range(3), begun={"caption": begun}, **given)
+    for number, text in enumerate(begun):
+        alone = generate(model, {}, steps, sample_ids=[number], begun={"caption": [text]}, **given)
+        assert alone["caption"][0] == together["caption"][number]
+        whole = [[*text, *alone["caption"][0], SPECIAL.eos][:12]]
+        read = generate(model, {"caption": whole}, steps[1:], sample_ids=[number], **given)
+        assert np.array_equal(read["tok_rgb"], alone["tok_rgb"])
+    nothing = generate(model, {}, steps, sample_ids=[2], **given)
+    assert nothing["caption"][0] == together["caption"][2]
+
+
+@pytest.mark.parametrize(
+    ("begun", "message"),
+    [
+        ({"tok_rgb": [[1]]}, "tok_rgb: begun, expected a text that the chain generates"),
+        ({"caption": [[1], [2]]}, "caption: 2 texts have begun, the longest with 1 ids; expected 1"),
+        ({"caption": [[1] * 12]}, "the longest with 12 ids; expected 1, one for each sample, of at most 11"),
+    ],
+)
+def test_texts_that_cannot_begin_so_are_refused(model: FourM, begun: dict[str, list[list[int]]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        generate(model, {}, [TEXT], seed=0, sample_ids=[0], special=SPECIAL, begun=begun)
+
+
 def test_sampled_tokens_follow_the_model(model: FourM) -> None:
     """First tokens of many captions against the model's own probabilities, at the starting point all share."""
     n = 4000

@@ -163,7 +163,7 @@ def test_bones_keep_their_lengths_in_any_pose() -> None:
         joints = skeleton.pose(one)
         for child, parent in enumerate(smpl.PARENTS[1:], 1):
             length = np.linalg.norm(joints[child] - joints[parent])
-            assert length == pytest.approx(np.linalg.norm(skeleton.REST[child] - skeleton.REST[parent]))
+            assert length == pytest.approx(np.linalg.norm(smpl.REST[child] - smpl.REST[parent]))
 
 
 def test_a_bent_elbow_moves_the_hand_and_no_other_limb() -> None:

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from fourmill_tests import first, runs
 
-REPORTS = ("likelihoods.csv", "likelihoods.json", "likelihoods.md", "likelihoods.png")
+REPORTS = (
+    "evaluation.csv", "evaluation.json", "evaluation.md", "evaluation.png",
+    "likelihoods.csv", "likelihoods.json", "likelihoods.md", "likelihoods.png",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -37,6 +40,8 @@ def test_a_finished_root_is_measured_the_same_twice(root: Path) -> None:
     assert tuple(made) == REPORTS and made["likelihoods.png"].startswith(b"\x89PNG")
     said = json.loads(made["likelihoods.json"])
     assert (said["samples"], said["draws"]) == (4, 20) and said["run"].startswith("4m/")
+    table = json.loads(made["evaluation.json"])
+    assert (table["samples"], table["inputs"]) == (4, ["rgb"]) and made["evaluation.png"].startswith(b"\x89PNG")
     assert ["caption", "tok_canny_edge"] in [cell["inputs"] for cell in said["cells"]]
     for path in (root / "out/reports").iterdir():
         path.unlink()
@@ -56,6 +61,8 @@ def test_the_report_shows_what_was_measured(root: Path) -> None:
     # The evaluation of another run is not shown as this one's.
     path = root / "out/reports/likelihoods.json"
     path.write_text(path.read_text().replace('"run": "4m/', '"run": "other/'))
+    other = root / "out/reports/evaluation.json"
+    other.write_text(other.read_text().replace('"run": "4m/', '"run": "other/'))
     assert runs.command("report", "recipe.yaml")[0] == 0
     assert '<section id="evaluation">' not in (root / "out/report.html").read_text()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+from functools import cached_property
 
 from ....infra import storage
 from ....infra.progress import Progress
@@ -10,26 +10,43 @@ from ....model.fourm import FourM
 from ...pretrain.weights import load_model
 from .. import samples as chosen
 from ..generation import special_ids
-from . import matrix
+from ..samples import Samples
+from . import matrix, table
 from .job import EvaluateJob
 from .matrix_files import Matrix
+from .table_files import Table
 
 
-def likelihoods(job: EvaluateJob) -> Matrix:
-    """The matrix of who knows what. ValueError if no validation sample has any modality."""
-    generation, settings = job.generation, job.settings
-    model = _model(job)
-    samples = chosen.read(generation.root, generation.specs, generation.splits["val"], settings.samples, ())
-    if not samples.places:
-        raise ValueError("evaluate: the validation shards hold no sample; see `fourmill status`")
-    total = matrix.passes(model, settings.combinations)
-    with Progress("evaluate", total, "passes") as progress:
-        cells = matrix.compute(
-            model, samples, settings.combinations, settings, special_ids(generation), progress.update
-        )
-    run = storage.join(generation.run_name, generation.run.rpartition("/")[2])
-    return Matrix(run, len(samples.places), settings.draws, settings.seed, cells)
+class Evaluation:
+    """The model of a job, loaded once, and its validation samples. ValueError where there are none."""
 
+    def __init__(self, job: EvaluateJob) -> None:
+        self.job = job
 
-def _model(job: EvaluateJob) -> FourM:
-    return load_model(job.generation.run, "cuda" if torch.cuda.is_available() else "cpu")
+    @cached_property
+    def model(self) -> FourM:
+        return load_model(self.job.generation.run, self.job.device)
+
+    def likelihoods(self) -> Matrix:
+        """The matrix of who knows what."""
+        settings, special = self.job.settings, special_ids(self.job.generation)
+        samples = self._samples(())
+        total = matrix.passes(self.model, settings.combinations)
+        with Progress("evaluate", total, "passes") as progress:
+            cells = matrix.compute(self.model, samples, settings.combinations, settings, special, progress.update)
+        run = storage.join(self.job.generation.run_name, self.job.generation.run.rpartition("/")[2])
+        return Matrix(run, len(samples.places), settings.draws, settings.seed, cells)
+
+    def table(self) -> Table:
+        """The evaluation table."""
+        samples = self._samples(self.job.inputs)
+        with Progress("evaluate", table.answers(self.job, samples), "answers") as progress:
+            return table.compute(self.job, samples, lambda: self.model, progress.update)
+
+    def _samples(self, needed: tuple[str, ...]) -> Samples:
+        generation, count = self.job.generation, self.job.settings.samples
+        samples = chosen.read(generation.root, generation.specs, generation.splits["val"], count, needed)
+        if not samples.places:
+            lacks = f"none of the validation samples has {' and '.join(needed)}" if needed else "there are none"
+            raise ValueError(f"evaluate: {lacks}; see `fourmill status`")
+        return samples

@@ -2,18 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
+from ....infra.configuration import RecipeError
+from ....infra.fingerprint import fingerprint
+from ....tokenize.codec import Options
+from .. import generation_job
 from ..generation_job import GenerateJob
+from ..settings import Generate
 from .settings import Evaluate
+
+if TYPE_CHECKING:
+    from ...pretrain.job import TrainJob
 
 
 @dataclass(frozen=True)
 class EvaluateJob:
     """A trained model to evaluate on validation samples.
 
-    generation: the run, its columns and codecs.
+    generation: the run, its columns and codecs. inputs: what the model is given for the table. fingerprint: of the run
+        and of the validation shards. sources: URL of each source shard. kept: labels that are stored. classes: the
+        recipe's own lists of classes, by label.
     """
 
     settings: Evaluate
     generation: GenerateJob
+    inputs: tuple[str, ...]
+    fingerprint: str
+    sources: dict[str, str]
+    kept: frozenset[str]
+    classes: dict[str, tuple[str, ...]]
+
+    @cached_property
+    def device(self) -> str:
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def of_run(
+    run: TrainJob,
+    settings: Evaluate,
+    options: Options,
+    sources: Sequence[tuple[str, str]],
+    urls: dict[str, str],
+    kept: frozenset[str],
+    classes: dict[str, tuple[str, ...]],
+) -> EvaluateJob:
+    """The job of a run.
+
+    Args:
+        sources: the validation shards, with the SHA-256 of their bytes. urls: of all shards. kept, classes: see above.
+
+    Raises:
+        RecipeError: there are no validation samples, or the recipe does not say what is given.
+    """
+    if not sum(shard.rows for shard in run.val_shards):
+        raise RecipeError("evaluate: the recipe has no validation samples; name their shards in samples.val")
+    inputs = tuple(settings.inputs or [spec.name for spec in run.specs if spec.name == "rgb"])
+    if not inputs:
+        raise RecipeError("evaluate.inputs: the recipe has no rgb; name the modalities that the model is given")
+    asked = {name: getattr(settings, name) for name in ("samples", "seed", "batch_size", "precision")}
+    generation = generation_job.of_run(run, Generate(**asked), options, sources)
+    print_ = fingerprint("evaluate", run.fingerprint, sources)
+    return EvaluateJob(settings, generation, inputs, print_, urls, kept, classes)

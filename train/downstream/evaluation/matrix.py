@@ -32,7 +32,7 @@ def compute(
     combinations: Sequence[Sequence[str]],
     settings: Evaluate,
     special: SpecialIds,
-    post: Callable[[int], None] = lambda done: None,
+    post: Callable[[float], None] = lambda done: None,
 ) -> list[Cell]:
     """A cell for each input and each target that is not a part of it, where some sample has both.
 

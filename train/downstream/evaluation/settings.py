@@ -1,19 +1,47 @@
-"""The `evaluate` section of a recipe: what a trained model is asked."""
+"""The `evaluate` section of a recipe: what a trained model is asked, and where the truth is."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from ....infra.fields import Count, Positive, Section, UrlList
+from ....infra.fields import Count, Positive, Section, Share, UrlList
 from ...settings import Precision
+from ..settings import ChainStep, as_steps
+
+CLASSES = "classes"  # the truth that says which class an image has
+
+
+class Truth(Section):
+    """Where the truth of a label is: a member of the source tars, and what it holds. A bare name is the member."""
+
+    member: str
+    # Of class maps: the names of ids in order, null for none. The label's own ids unless given.
+    classes: list[str | None] | None = None
+    # Of captions, whose truth is a JSON: the key of its list of objects, "" if it is the list; and what to look at in
+    # each of them. One whose `visible` is not above `least` is not there.
+    objects: str = ""
+    name: str = "label"
+    colours: UrlList = []
+    visible: str = ""
+    least: Share = 0.0
+    words: dict[str, list[str]] = {}  # of captions: other words for a name
+
+
+def _as_truth(value: Any) -> Any:
+    return {"member": value} if isinstance(value, str) else value
 
 
 class Evaluate(Section):
     """Evaluation on the first validation samples that have the inputs."""
 
     samples: Positive = 256
+    inputs: UrlList = []  # that the table's model is given; rgb unless given
+    truth: dict[str, Annotated[Truth, BeforeValidator(_as_truth)]] = {}  # by label; the stored label is it elsewhere
+    chain: Annotated[list[ChainStep], BeforeValidator(as_steps)] = []  # all that the table shows unless given
+    ensemble: Positive = 10  # generations of the chain (4M-21: 10)
+    training_samples: Positive = 1000  # of which the constant answer and the neighbours of kNN are
     combinations: list[Annotated[UrlList, Field(min_length=2)]] = []  # inputs of the matrix, beside each one alone
     draws: Count = 1000  # of the bootstrap
     seed: Annotated[int, Field(ge=0)] = 0

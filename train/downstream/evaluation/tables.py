@@ -12,13 +12,15 @@ from typing import Any
 from ....infra import storage
 
 FOLDER = "reports"  # of a root
+EVALUATION = "evaluation"  # the file of the table
 LIKELIHOODS = "likelihoods"  # the file of the matrix of who knows what
 
 
 def results(root: str) -> list[str]:
     """The results of `fourmill evaluate` that a root has, as URLs of their JSON."""
     found = storage.list_names(storage.join(root, FOLDER))
-    return [storage.join(root, FOLDER, name) for name in (f"{LIKELIHOODS}.json",) if name in found]
+    wanted = (f"{EVALUATION}.json", f"{LIKELIHOODS}.json")
+    return [storage.join(root, FOLDER, name) for name in wanted if name in found]
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,12 +1,14 @@
-"""The matrix of who knows what as a heat map, a PNG."""
+"""Results of an evaluation as pictures, PNG: the matrix of who knows what as a heat map, the table as dots."""
 
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 
 from ...train.downstream.evaluation.matrix_files import Matrix
+from ...train.downstream.evaluation.table_files import Table
 
 _CELL = (1.1, 0.55)  # inches
 _DPI = 150
@@ -18,7 +20,6 @@ def heat_map(matrix: Matrix) -> bytes:
     A cell says the nats a token on the sample's own input, and below on another sample's; its colour is the difference:
     what the input says of its own sample.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     inputs, targets = matrix.inputs, matrix.targets
@@ -43,7 +44,42 @@ def heat_map(matrix: Matrix) -> bytes:
                 axes.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
     figure.colorbar(image, label="nats a token less than on another's input")
     figure.suptitle("nats a token: on the own input, and below on another sample's", fontsize=9)
+    return _png(figure)
+
+
+def chart(table: Table) -> bytes:
+    """A PNG: for each column its measure of every row, with its interval."""
+    from matplotlib.figure import Figure
+
+    columns, rows = table.columns, table.rows
+    height = 1.2 + 0.32 * max(len(rows), 1)
+    figure = Figure(figsize=(2.2 + 2.6 * max(len(columns), 1), height), layout="constrained")
+    places = range(len(rows), 0, -1)  # the first row on top
+    for number, (column, axes) in enumerate(zip(columns, _axes(figure, len(columns)), strict=True)):
+        for place, row in zip(places, rows, strict=True):
+            value = column.shown(row)
+            if value is not None and np.isfinite(value.value):
+                color = "tab:blue" if row in ("step", "chain", "ensemble") else "0.35"
+                axes.plot([value.low, value.high], [place, place], color=color, linewidth=1.5)
+                axes.plot([value.value], [place], "o", color=color, markersize=5)
+        axes.set_title(column.title, fontsize=8)
+        axes.set_xlabel(f"{column.better} is better", fontsize=7)
+        axes.set_yticks(list(places), [table.title(row) for row in rows] if not number else [], fontsize=8)
+        axes.set_ylim(0.4, len(rows) + 0.6)
+        axes.grid(axis="x", color="0.9")
+        axes.tick_params(axis="x", labelsize=7)
+    return _png(figure)
+
+
+def _axes(figure: Any, count: int) -> list[Any]:
+    return list(np.atleast_1d(figure.subplots(1, count))) if count else []
+
+
+def _png(figure: Any) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
+    # Without the name of the software: the same bytes for the same numbers.
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()

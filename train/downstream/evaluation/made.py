@@ -1,0 +1,148 @@
+"""What the model answered, kept as it is made: a run that was killed goes on where it stopped.
+
+RUN/evaluation/QUESTION-FINGERPRINT/TARGET/MEMBER-CHUNK.parquet, a column of the target's tokens for each `CHUNK`
+answers, whose keys are SHARD/KEY of the sample (SHARD/KEY/NUMBER where a sample has several). The fingerprint is of
+everything that the tokens depend on. A file is put in one step: one that is there is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from ....infra import storage
+from ....infra.fingerprint import fingerprint, hashed
+from ....modalities import Kind, ModalitySpec
+from ....model.fourm import FourM
+from ....model.generation.generate import Generated, generate
+from ....tokenize import store
+from ...settings import in_bf16
+from ..generation import MEMBER_STRIDE, model_step, special_ids
+from ..samples import Samples
+from ..settings import ChainStep
+from .job import EvaluateJob
+from .pairing import others
+
+CHUNK = 256  # answers of a file: what a run that is killed may lose
+
+Asked = tuple[int, int, tuple[int, ...]]  # sample, number of its answer, ids that the answer goes on from
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the model is asked about each sample.
+
+    name: for people. steps: a chain; all of its results are kept. another: the input is that of another sample.
+    begun: of each sample the texts that its answers go on from, of the last target; one answer without any if None.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    steps: tuple[ChainStep, ...]
+    another: bool = False
+    begun: tuple[tuple[tuple[int, ...], ...], ...] | None = None
+
+    def asked(self, samples: int) -> list[Asked]:
+        """Every answer that is expected."""
+        if self.begun is None:
+            return [(i, 0, ()) for i in range(samples)]
+        return [(i, n, text) for i, texts in enumerate(self.begun) for n, text in enumerate(texts)]
+
+
+def likeliest(target: str) -> tuple[ChainStep, ...]:
+    """The likeliest tokens: of a grid all at once, of a text one after the other."""
+    return (ChainStep(target=target, steps=1, temperature=0.0),)
+
+
+class Made:
+    """Answers of the model to the inputs of some samples.
+
+    Args:
+        load: gives the model; called only if an answer is not there yet.
+        post: is called with how many answers were made or found: as many as samples by each call of `tokens`.
+    """
+
+    def __init__(
+        self, job: EvaluateJob, samples: Samples, load: Callable[[], FourM], post: Callable[[float], None]
+    ) -> None:
+        self.job, self.samples, self._load, self._post = job, samples, load, post
+        self._specs: dict[str, ModalitySpec] = {spec.name: spec for spec in job.generation.specs}
+
+    @cached_property
+    def _model(self) -> FourM:
+        return self._load()
+
+    def folder(self, question: Question, target: str) -> str:
+        """Where the answers to a question are, of one target of its chain."""
+        settings, steps = self.job.settings, [hashed(step) for step in question.steps]
+        said = [question.inputs, question.another, question.begun, len(self.samples.places)]
+        print_ = fingerprint("evaluate", self.job.fingerprint, steps, *said, settings.seed, settings.precision)
+        return storage.join(self.job.generation.run, "evaluation", f"{question.name}-{print_}", target)
+
+    def tokens(self, question: Question, target: str, member: int = 0) -> list[np.ndarray]:
+        """The answers, as ids of a column.
+
+        Args:
+            member: of an ensemble; each draws other random numbers.
+        """
+        asked = question.asked(len(self.samples.places))
+        found: list[np.ndarray] = []
+        for start in range(0, len(asked), CHUNK):
+            name = f"{member:02d}-{start // CHUNK:04d}.parquet"
+            url = storage.join(self.folder(question, target), name)
+            if not storage.exists(url):
+                self._make(question, member, start, asked[start : start + CHUNK], name)
+            column = store.read(url)
+            found += [column.crop(i, 0).copy() for i in range(len(column))]
+            self._post(len(column) / len(asked) * len(self.samples.places))
+        return found
+
+    def _make(self, question: Question, member: int, start: int, asked: Sequence[Asked], name: str) -> None:
+        """A chunk of answers, of all targets of the chain: what was generated on the way is kept as well."""
+        made = self._generate(question, member, start, asked)
+        for target, rows in made.items():
+            url = storage.join(self.folder(question, target), name)
+            # A run that was killed between two targets makes the first again, which are the same tokens.
+            if not storage.exists(url):
+                storage.put(url, self._column(question, target, asked, rows))
+
+    @cached_property
+    def _others(self) -> np.ndarray:
+        return others(len(self.samples.places), self.job.settings.seed)
+
+    def _generate(self, question: Question, member: int, start: int, asked: Sequence[Asked]) -> dict[str, list[Any]]:
+        settings, size = self.job.settings, self.job.settings.batch_size
+        steps = [model_step(step, self._specs[step.target]) for step in question.steps]
+        special, device = special_ids(self.job.generation), self._model.device.type
+        parts: list[Generated] = []
+        for first in range(0, len(asked), size):
+            here = asked[first : first + size]
+            rows = np.array([row for row, _, _ in here])
+            given = self.samples.given(question.inputs, self._others[rows] if question.another else rows)
+            begun = None if question.begun is None else {steps[-1].target: [text for _, _, text in here]}
+            # Random numbers follow from seed, answer and member: how answers are batched changes no token.
+            ids = [member * MEMBER_STRIDE + start + first + i for i in range(len(here))]
+            more: dict[str, Any] = {"seed": settings.seed, "sample_ids": ids, "special": special, "begun": begun}
+            with torch.autocast(device, torch.bfloat16, enabled=in_bf16(settings.precision, device)):
+                parts.append(generate(self._model, given, steps, **more))
+        return {step.target: [ids for part in parts for ids in part[step.target]] for step in steps}
+
+    def _column(self, question: Question, target: str, asked: Sequence[Asked], made: Sequence[Any]) -> bytes:
+        spec = self._specs[target]
+        if spec.kind is Kind.SEQUENCE:
+            # As the store has it: with the end token, unless the sequence fills the whole table.
+            eos = special_ids(self.job.generation).eos
+            rows = [[np.array([*ids, eos][: spec.max_tokens], np.uint16)] for ids in made]
+        else:
+            rows = [ids[None] for ids in made]
+        keys = []
+        for row, number, _ in asked:
+            shard, key, _ = self.samples.places[row]
+            keys.append(f"{shard}/{key}" + ("" if question.begun is None else f"/{number}"))
+        of = store.ColumnSpec(target, spec.kind, 1, spec.max_tokens, spec.vocab_size)
+        return store.encode_column(of, keys, rows)

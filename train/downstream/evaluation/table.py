@@ -1,0 +1,206 @@
+"""The evaluation table: what the model's answers are worth, beside the best answer without looking, the model without
+its input, the labels it was trained on, and what its tokenizers lose (4M-21, table 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ....model.fourm import FourM
+from ....tokenize.text.instance_sentences import MASK_TOKENS
+from ....tokenize.text_codecs import Instances as InstanceCodec
+from ...measures.resample import Value, draw, measure
+from .. import samples as chosen
+from ..samples import Samples
+from ..settings import ChainStep
+from . import recall
+from .columns import Column, columns
+from .instances import GivenBoxes
+from .job import EvaluateJob
+from .made import Made, Question, likeliest
+from .records import Instances
+from .references import Reference
+from .table_files import Measured, Table
+from .vectors import Neighbours
+
+MADE = ("another", "step", "chain", "ensemble")  # the rows that the model makes
+
+Post = Callable[[float], None]
+
+
+def compute(job: EvaluateJob, samples: Samples, load: Callable[[], FourM], post: Post = lambda done: None) -> Table:
+    """The table of a job.
+
+    Args:
+        samples: validation samples that have the inputs, with the tokens of all modalities.
+        load: gives the model; called only where an answer is not there yet.
+        post: is called with the number of answers that are made or found; `answers` says how many there are.
+    """
+    (of, notes), made = columns(job), Made(job, samples, load, post)
+    draws = draw(len(samples.places), job.settings.draws, job.settings.seed)
+    maker = _Maker(job, samples, of, made, draws)
+    measured = [maker.column(column) for column in of]
+    return Table(
+        run=f"{job.generation.run_name}/{job.generation.run.rpartition('/')[2]}",
+        inputs=list(job.inputs),
+        samples=len(samples.places),
+        ensemble=job.settings.ensemble,
+        draws=job.settings.draws,
+        seed=job.settings.seed,
+        columns=[one for one in measured if one.cells],
+        retrieval=recall.compute(job, samples, made, draws),
+        notes=[*notes, *maker.notes],
+    )
+
+
+def answers(job: EvaluateJob, samples: Samples) -> int:
+    """What `compute` posts at most: a sample for each column, question and member of an ensemble."""
+    rows = 1 + (len(samples.places) > 1) + job.settings.ensemble
+    return len(samples.places) * (len(columns(job)[0]) * rows + len(recall.questions(job, samples)))
+
+
+def chain(job: EvaluateJob, of: Sequence[Column]) -> tuple[ChainStep, ...]:
+    """How the model generates: as the recipe says, or all columns in order, one after the other.
+
+    Masks of instances are asked for by themselves, as their boxes are given: they are not in it unless named.
+    """
+    asked = [column.target for column in of if not isinstance(column.judge, Instances)]
+    return tuple(job.settings.chain or [ChainStep(target=target) for target in asked])
+
+
+def _training(job: EvaluateJob, of: Sequence[Column]) -> Reference:
+    """The training samples that the constant answer is made of."""
+    generation = job.generation
+    targets = {column.target for column in of}
+    specs = [spec for spec in generation.specs if spec.name in targets]
+    count = job.settings.training_samples
+    return Reference(job, chosen.read(generation.root, specs, generation.splits["train"], count, ()), of)
+
+
+class _Maker:
+    """Makes one column after another: its answers are large, and forgotten when they are measured."""
+
+    def __init__(self, job: EvaluateJob, samples: Samples, of: Sequence[Column], made: Made, draws: np.ndarray) -> None:
+        self.job, self.samples, self.made, self.draws = job, samples, made, draws
+        self.here, self.train = Reference(job, samples, of), _training(job, of)
+        self.chain, self.notes = chain(job, of), list[str]()
+
+    def column(self, column: Column) -> Measured:
+        """A column; without cells if nothing of it can be measured, which `notes` say."""
+        references = self.here.of(column)
+        cells: dict[str, dict[str, Value]] = {}
+        asker = _Asker(column, self.chain, self.made, self.here, references)
+        if any(one is not None for one in references):
+            for row, answer in self._rows(column, asker, references).items():
+                if values := self._measured(column, answer(), references):
+                    cells[row] = values
+            if column.given is not None and "labels" not in cells:
+                self.notes.append(f"The label {column.label} is not stored (labels.keep): its row is empty.")
+            if "chain" not in cells:
+                self.notes.append(f"evaluate.chain does not generate {column.target}.")
+        else:
+            self.notes.append(f"No sample has {column.reference}: {column.target} has no column.")
+        return Measured(
+            target=column.target,
+            label=column.label,
+            measures=list(column.judge.measures),
+            better=column.judge.better,
+            reference=column.reference,
+            truth=column.given is not None,
+            samples=sum(one is not None for one in references),
+            answers=asker.folders(row for row in MADE if row in cells),
+            cells=cells,
+        )
+
+    def _rows(self, column: Column, asker: _Asker, references: Sequence[Any]) -> dict[str, Callable[[], Sequence[Any]]]:
+        """Row -> what gives its answers to all samples, [] if it has none."""
+        # A label that is itself the reference would be compared with itself.
+        own = column.given is None
+        boxes = asker.boxes
+        return {
+            "constant": lambda: self._constant(column, boxes),
+            "another": lambda: asker.answers("another") if len(self.samples.places) > 1 else [],
+            "step": lambda: asker.answers("step"),
+            "chain": lambda: asker.answers("chain"),
+            "ensemble": asker.ensemble,
+            "labels": lambda: [] if own else self._labels(column, boxes),
+            "bound": lambda: boxes.coded() if boxes else self.here.coded(column, references),
+        }
+
+    def _labels(self, column: Column, boxes: GivenBoxes | None) -> Sequence[Any]:
+        labels = self.here.labels(column)
+        return boxes.matched(labels) if boxes and labels else labels
+
+    def _constant(self, column: Column, boxes: GivenBoxes | None) -> Sequence[Any]:
+        known = self.train.of(column)
+        if isinstance(column.judge, Neighbours):
+            column.judge.learn(self.train.decoded(column), known)
+        references = [one for one in known if one is not None]
+        if not references:
+            return []
+        constant = column.judge.constant(references)
+        return boxes.filled(constant) if boxes else [constant] * len(self.samples.places)
+
+    def _measured(self, column: Column, given: Sequence[Any], references: Sequence[Any]) -> dict[str, Value]:
+        if not any(one is not None for one in given):
+            return {}
+        statistic = column.judge.statistic(given, references)
+        if statistic is None:
+            return {}
+        values = measure(statistic, self.draws)
+        return {name: values[name] for name in column.judge.measures}
+
+
+class _Asker:
+    """Asks the model for one column. Masks of instances are asked for one by one, each with its true box."""
+
+    def __init__(
+        self, column: Column, chain: tuple[ChainStep, ...], made: Made, here: Reference, references: Sequence[Any]
+    ) -> None:
+        self.column, self.chain, self.made, self.here = column, chain, made, here
+        codec = here.codec(column)
+        self.boxes = GivenBoxes(codec, references) if isinstance(codec, InstanceCodec) else None
+        self._first: Sequence[Any] = []  # answers of the chain, the first member of its ensemble
+
+    def question(self, row: str) -> Question | None:
+        """What is asked for a row of the table; None if nothing is."""
+        target, inputs = self.column.target, self.here.job.inputs
+        alone = likeliest(target)
+        if row in ("chain", "ensemble"):  # an ensemble goes on with the chain
+            row, steps = "chain", self.chain
+            alone = tuple(step for step in self.chain if step.target == target) or (ChainStep(target=target),)
+        else:
+            steps = alone
+        if self.boxes is not None:
+            step = alone[0].model_copy(update={"max_tokens": MASK_TOKENS})
+            return Question(f"{row}-boxes", inputs, (step,), row == "another", self.boxes.begun)
+        if all(step.target != target for step in steps):
+            return None
+        return Question(row, inputs, steps, row == "another")
+
+    def folders(self, rows: Iterable[str]) -> dict[str, str]:
+        """Where the answers of rows are."""
+        asked = {row: self.question(row) for row in rows}
+        return {row: self.made.folder(one, self.column.target) for row, one in asked.items() if one is not None}
+
+    def answers(self, row: str, member: int = 0) -> Sequence[Any]:
+        """Of all samples, or [] if nothing is asked."""
+        question = self.question(row)
+        if question is None:
+            return []
+        tokens = self.made.tokens(question, self.column.target, member)
+        found = self.boxes.answers(tokens) if self.boxes else self.here.answers(self.column, tokens)
+        if row == "chain":
+            self._first = found
+        return found
+
+    def ensemble(self) -> Sequence[Any]:
+        members = range(1, self.here.job.settings.ensemble)
+        if not members or not self._first:
+            return []
+        each = [self._first, *(self.answers("ensemble", member) for member in members)]
+        together = self.column.judge.together
+        return [None if one[0] is None else together(one) for one in zip(*each, strict=True)]

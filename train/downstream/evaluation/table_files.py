@@ -1,0 +1,204 @@
+"""The evaluation table as files: ROOT/reports/evaluation.{md,json,csv}. Reading one needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ...measures.resample import Value
+from .tables import EVALUATION, as_json, comma_separated, markdown
+
+# The rows, from the least to the most that can be hoped for.
+ROWS: dict[str, str] = {
+    "constant": "constant",
+    "another": "4M, another sample's input",
+    "step": "4M, one step",
+    "chain": "4M, chained",
+    "ensemble": "4M, ensemble of {ensemble}",
+    "labels": "pseudo-labeller (the stored label)",
+    "bound": "tokenizer bound",
+}
+# What people call the measure that a column shows.
+TITLES: dict[str, str] = {
+    "mean_degrees": "mean angle, degrees", "l1": "standardized L1", "miou": "mIoU, %", "ap": "AP, %", "f1": "F1, %",
+    "mpjpe_mm": "MPJPE, mm", "top1": "kNN top 1, %",
+}  # fmt: skip
+_SHARES = ("miou", "ap", "f1", "top1")  # are shown in percent
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One column: a target, and what the answers of each row are worth.
+
+    Attributes:
+        measures: those of the judge; the first one is shown.
+        better: "lower" or "higher".
+        reference, truth: what the answers are compared with, and whether that is the truth.
+        samples: how many have it.
+        answers: row -> the folder of the model's answers.
+        cells: row -> measure -> value.
+    """
+
+    target: str
+    label: str
+    measures: list[str]
+    better: str
+    reference: str
+    truth: bool
+    samples: int
+    answers: dict[str, str]
+    cells: dict[str, dict[str, Value]]
+
+    @property
+    def title(self) -> str:
+        return f"{self.label}: {TITLES[self.measures[0]]}"
+
+    def shown(self, row: str) -> Value | None:
+        """The value that the table shows, in the unit of its title."""
+        value = self.cells.get(row, {}).get(self.measures[0])
+        if value is None or self.measures[0] not in _SHARES:
+            return value
+        return Value(*(100 * getattr(value, field.name) for field in fields(value)))
+
+
+@dataclass(frozen=True)
+class Recall:
+    """How often the vector of `target` that is expected given `query` is nearest to that of the query's own image:
+    recall1, recall5, among `among` images."""
+
+    query: str
+    target: str
+    among: int
+    recall: dict[str, Value]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table, and what it was measured on."""
+
+    run: str
+    inputs: list[str]
+    samples: int
+    ensemble: int
+    draws: int
+    seed: int
+    columns: list[Measured]
+    retrieval: list[Recall]
+    notes: list[str]
+
+    @property
+    def rows(self) -> list[str]:
+        return [row for row in ROWS if any(row in column.cells for column in self.columns)]
+
+    def title(self, row: str) -> str:
+        return ROWS[row].format(ensemble=self.ensemble)
+
+    @property
+    def heading(self) -> str:
+        """What the table is, in one sentence."""
+        given = " and ".join(self.inputs)
+        return f"{self.run}, given {given}, on the first {self.samples:,} validation samples that have it"
+
+    @property
+    def references(self) -> str:
+        """What is compared with what: where the reference is a pseudo-label, it says so."""
+        true = [f"{one.label} ({one.reference})" for one in self.columns if one.truth]
+        pseudo = [f"{one.label} ({one.reference})" for one in self.columns if not one.truth]
+        words = [f"Compared with the truth: {', '.join(true)}."] if true else []
+        if pseudo:
+            words.append(
+                f"**No truth, compared with pseudo-labels, whose errors count as right**: {', '.join(pseudo)}."
+            )
+        return " ".join(words)
+
+
+def files(table: Table) -> dict[str, bytes]:
+    """The contents of the files, by name."""
+    texts = {"md": _markdown(table), "json": as_json(asdict(table)), "csv": _csv(table)}
+    return {f"{EVALUATION}.{suffix}": text.encode() for suffix, text in texts.items()}
+
+
+def parse(data: Mapping[str, Any]) -> Table:
+    """A table from its JSON."""
+
+    def values(given: Mapping[str, Mapping[str, float | None]]) -> dict[str, Value]:
+        return {
+            name: Value(**{part: math.nan if number is None else number for part, number in one.items()})
+            for name, one in given.items()
+        }
+
+    columns = [
+        Measured(**one | {"cells": {row: values(cell) for row, cell in one["cells"].items()}})
+        for one in data["columns"]
+    ]
+    retrieval = [Recall(**one | {"recall": values(one["recall"])}) for one in data["retrieval"]]
+    return Table(**{**data, "columns": columns, "retrieval": retrieval})
+
+
+def _markdown(table: Table) -> str:
+    header = ["", *(f"{column.title} ({column.better} is better)" for column in table.columns)]
+    rows = [[table.title(row), *(said(column.shown(row)) for column in table.columns)] for row in table.rows]
+    rows.append(["(samples)", *(str(column.samples) for column in table.columns)])
+    notes = "".join(f"- {note}\n" for note in table.notes) + ("\n" if table.notes else "")
+    where = "".join(
+        f"- {column.target}, {table.title(row)}: `{folder}`\n"
+        for column in table.columns
+        for row, folder in column.answers.items()
+    )
+    return (
+        f"# Evaluation: {table.heading}\n\n{table.references}\n\n"
+        f"In brackets the intervals that hold 95 % of {table.draws} draws of the samples with replacement, seed "
+        f"{table.seed}.\n\n{markdown(header, rows)}\n{notes}## Beside it\n\n{_beside(table)}\n{_retrieval(table)}"
+        f"## Answers\n\nThe tokens of all answers of the model, one folder of Parquet files for each:\n\n{where}"
+    )
+
+
+def _retrieval(table: Table) -> str:
+    if not table.retrieval:
+        return ""
+    words = "How often the vector that the model expects of an input is nearest to that of the input's own image.\n\n"
+    rows = [
+        [one.query, one.target, *(said(value) for value in one.recall.values()), str(one.among)]
+        for one in table.retrieval
+    ]
+    return f"## Retrieval\n\n{words}{markdown(['from', 'by', 'recall at 1', 'recall at 5', 'among'], rows)}\n"
+
+
+def said(value: Value | None) -> str:
+    """A value with its interval."""
+    if value is None or not math.isfinite(value.value):
+        return "-"
+    digits = f"{value.value:.4g}"
+    return digits if math.isnan(value.low) else f"{digits} [{value.low:.4g}, {value.high:.4g}]"
+
+
+def _beside(table: Table) -> str:
+    """The other measures of each column."""
+    parts = []
+    for column in table.columns:
+        names = column.measures[1:]
+        rows: list[Sequence[str]] = [
+            [table.title(row), *(said(column.cells[row].get(name)) for name in names)]
+            for row in table.rows
+            if row in column.cells
+        ]
+        parts.append(f"{column.label} ({column.target}):\n\n{markdown(['', *names], rows)}")
+    return "\n".join(parts)
+
+
+def _csv(table: Table) -> str:
+    rows = [
+        [row, column.target, column.label, name, value.value, value.low, value.high, column.samples, column.reference]
+        for column in table.columns
+        for row, cell in column.cells.items()
+        for name, value in cell.items()
+    ]
+    rows += [
+        ["retrieval", one.target, one.query, name, value.value, value.low, value.high, one.among, "own image"]
+        for one in table.retrieval
+        for name, value in one.recall.items()
+    ]
+    header = ["row", "target", "label", "measure", "value", "low", "high", "samples", "reference"]
+    return comma_separated(header, rows)

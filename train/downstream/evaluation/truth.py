@@ -1,0 +1,175 @@
+"""The truth of samples, read a second time: members of the source tars, by a reader and a crop of their own.
+
+Nothing here is shared with what makes labels and tokens (pipelines/, tokenize/), so that a mistake on that way cannot
+cancel itself. A member is the file KEY.EXTENSION of the sample's tar, of the frame of the upright image, of any size:
+the crop is the largest square in its middle, at the size of the run's crops, by nearest pixels, which mix nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ....infra import storage
+from ..samples import Place
+
+IMAGES = ("jpg", "jpeg", "png", "webp")
+Members = dict[str, bytes]  # of a sample, by extension
+NONE = 255  # the class of a pixel that has none
+
+
+def members(urls: Mapping[str, str], places: Iterable[Place], names: Iterable[str]) -> dict[tuple[str, str], Members]:
+    """The members of some samples, by shard and key; a member that a tar does not hold is absent.
+
+    Args:
+        urls: of the tars, by shard.
+        names: extensions, "depth.npy" of KEY.depth.npy; any case.
+    """
+    wanted = {name.lower() for name in names}
+    found: dict[tuple[str, str], Members] = {}
+    by_shard: dict[str, set[str]] = {}
+    for shard, key, _ in places:
+        by_shard.setdefault(shard, set()).add(key)
+    for shard, keys in by_shard.items():
+        of_shard: dict[str, Members] = {key: {} for key in keys}
+        # A stream: of a tar in a bucket nothing is read twice.
+        with storage.open_binary(urls[shard]) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+            for entry in tar:
+                key, name = _split(entry.name, of_shard, wanted)
+                if entry.isfile() and key:
+                    data = tar.extractfile(entry)
+                    assert data is not None
+                    of_shard[key][name] = data.read()
+        found |= {(shard, key): one for key, one in of_shard.items()}
+    return found
+
+
+def _split(path: str, keys: Mapping[str, Any], names: set[str]) -> tuple[str, str]:
+    """The key and extension of a member that is looked for; ("", "") for any other."""
+    path = path.removeprefix("./")
+    start = path.rfind("/") + 1
+    for dot in (i for i, letter in enumerate(path) if letter == "." and i > start):
+        if path[:dot] in keys and path[dot + 1 :].lower() in names:
+            return path[:dot], path[dot + 1 :].lower()
+    return "", ""
+
+
+def array(data: bytes, name: str) -> np.ndarray:
+    """The values of a .npy, or of a picture as they are stored: ids of a palette, all 16 bits. ValueError otherwise."""
+    try:
+        if name.lower().endswith(".npy"):
+            return np.load(io.BytesIO(data), allow_pickle=False)
+        with Image.open(io.BytesIO(data)) as image:
+            return np.array(image)
+    except Exception as error:
+        raise ValueError(f"{name}: {error}; expected an array (.npy) or a picture") from None
+
+
+def record(data: bytes, name: str) -> Any:
+    """What a JSON says. ValueError if it is none."""
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}; expected JSON") from None
+
+
+def image_size(of: Mapping[str, bytes]) -> tuple[int, int] | None:
+    """Width and height of the upright image among the members; None if there is none that can be read."""
+    for name in IMAGES:
+        if name in of:
+            try:
+                with Image.open(io.BytesIO(of[name])) as image:
+                    width, height = image.size
+                    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # a quarter turn
+            except Exception:  # Pillow raises about anything at damaged bytes
+                return None
+            return (height, width) if turned else (width, height)
+    return None
+
+
+def middle(height: int, width: int) -> tuple[int, int, int]:
+    """Top, left and side of the largest square in the middle."""
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side
+
+
+def crop(values: np.ndarray, size: int) -> np.ndarray:
+    """The largest square in the middle of a map (H, W, ...), (size, size, ...), by nearest pixels."""
+    top, left, side = middle(*values.shape[:2])
+    places = ((2 * np.arange(size) + 1) * side // (2 * size)).astype(np.int64)
+    return values[top + places[:, None], left + places[None, :]]
+
+
+def depth(values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distances (H, W) in the crop, float32 (size, size), and where they are known: finite and above 0."""
+    cropped = crop(_plane(values), size).astype(np.float32)
+    valid = np.isfinite(cropped) & (cropped > 0)
+    return np.where(valid, cropped, 0), valid
+
+
+def normals(values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors (H, W, 3) in the crop, float32 (size, size, 3), and where they are known: finite and of length 1."""
+    if values.ndim != 3 or values.shape[2] != 3:
+        raise ValueError(f"got {values.dtype} {values.shape}, expected normals (H, W, 3)")
+    cropped = crop(values, size).astype(np.float32)
+    length = np.linalg.norm(cropped, axis=-1)
+    valid = np.isfinite(length) & (np.abs(length - 1) < 0.1)
+    return np.where(valid[..., None], cropped, 0), valid
+
+
+def classes(values: np.ndarray, size: int, table: Mapping[int, int] | None) -> np.ndarray:
+    """Class ids (H, W) in the crop, uint8 (size, size); `table` says what ids of the file are, none if it lacks one."""
+    cropped = crop(_plane(values), size)
+    if cropped.dtype.kind not in "iub":
+        raise ValueError(f"got {values.dtype} {values.shape}, expected ids of classes (H, W)")
+    if table is None:
+        return np.where(cropped < NONE, cropped, NONE).astype(np.uint8)
+    ids, inverse = np.unique(cropped, return_inverse=True)
+    return np.array([table.get(int(one), NONE) for one in ids], np.uint8)[inverse].reshape(cropped.shape)
+
+
+def boxes(value: Any, frame: tuple[int, int]) -> list[dict[str, Any]]:
+    """Boxes in the frame of the crop, cut to it; those outside of it are left out.
+
+    Args:
+        value: a list of {"box": [xmin, ymin, xmax, ymax] in 0 to 1 of the image, "label": name}.
+        frame: width and height of the image.
+
+    Returns:
+        The same, in 0 to 1 of the crop.
+    """
+    width, height = frame
+    top, left, side = middle(height, width)
+    shown = []
+    for one in value:
+        try:
+            xmin, ymin, xmax, ymax = (float(edge) for edge in one["box"])
+            name = str(one["label"])
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f"got the box {str(one)[:80]}, expected box (four numbers in 0 to 1) and label") from None
+        edges = ((xmin * width - left) / side, (ymin * height - top) / side,
+                 (xmax * width - left) / side, (ymax * height - top) / side)  # fmt: skip
+        cut = [min(max(edge, 0.0), 1.0) for edge in edges]
+        if cut[0] < cut[2] and cut[1] < cut[3]:
+            shown.append({"box": cut, "label": name})
+    return shown
+
+
+def instances(values: np.ndarray, size: int) -> list[np.ndarray]:
+    """Masks of the instances that the crop shows, bool (size, size) each, of ids (H, W), 0 where there is none."""
+    cropped = crop(_plane(values), size)
+    return [cropped == number for number in np.unique(cropped) if number]
+
+
+def _plane(values: np.ndarray) -> np.ndarray:
+    """(H, W) of a map that may have an axis of one channel. ValueError for any other."""
+    plane = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
+    if plane.ndim != 2 or not plane.size:
+        raise ValueError(f"got {values.dtype} {values.shape}, expected a map (H, W)")
+    return plane
