@@ -29,10 +29,11 @@ def tables(root: str, run: str) -> list[ResultTable]:
 
 
 def _table(table: Table) -> ResultTable:
-    rows = [(table.title(row), [_value(one.shown(row)) for one in table.columns]) for row in table.rows]
-    columns = [f"{column.title} ({column.better} is better)" for column in table.columns]
+    rows = [(table.title(row), [_value(one.value(row)) for one in table.figures]) for row in table.rows]
+    columns = [f"{one.title} ({one.measure.better} is better)" for one in table.figures]
     note = f"{table.heading}. {table.references.replace('**', '')} Below: intervals of 95 %, {table.draws:,} draws."
-    return ResultTable("The model's answers", note, columns, rows)
+    note = " ".join([note, *table.notes])
+    return ResultTable("What answers are worth", note, columns, rows)
 
 
 def _value(value: Value | None) -> ResultCell:

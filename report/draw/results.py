@@ -12,6 +12,7 @@ from ...train.downstream.evaluation.table_files import Table
 
 _CELL = (1.1, 0.55)  # inches
 _DPI = 150
+_ACROSS = 4  # measures in a row of the chart
 
 
 def heat_map(matrix: Matrix) -> bytes:
@@ -51,28 +52,27 @@ def chart(table: Table) -> bytes:
     """A PNG: for each column its measure of every row, with its interval."""
     from matplotlib.figure import Figure
 
-    columns, rows = table.columns, table.rows
-    height = 1.2 + 0.32 * max(len(rows), 1)
-    figure = Figure(figsize=(2.2 + 2.6 * max(len(columns), 1), height), layout="constrained")
+    shown, rows = table.figures, table.rows
+    across, down = max(1, min(_ACROSS, len(shown))), max(1, -(-len(shown) // _ACROSS))
+    figure = Figure(figsize=(2.2 + 2.2 * across, down * (1.2 + 0.3 * max(len(rows), 1))), layout="constrained")
+    every = list(figure.subplots(down, across, squeeze=False).flat)
+    for axes in every[len(shown) :]:
+        axes.set_axis_off()
     places = range(len(rows), 0, -1)  # the first row on top
-    for number, (column, axes) in enumerate(zip(columns, _axes(figure, len(columns)), strict=True)):
+    for number, (one, axes) in enumerate(zip(shown, every, strict=False)):
         for place, row in zip(places, rows, strict=True):
-            value = column.shown(row)
+            value = one.value(row)
             if value is not None and np.isfinite(value.value):
                 color = "tab:blue" if row in ("step", "chain", "ensemble") else "0.35"
                 axes.plot([value.low, value.high], [place, place], color=color, linewidth=1.5)
                 axes.plot([value.value], [place], "o", color=color, markersize=5)
-        axes.set_title(column.title, fontsize=8)
-        axes.set_xlabel(f"{column.better} is better", fontsize=7)
-        axes.set_yticks(list(places), [table.title(row) for row in rows] if not number else [], fontsize=8)
+        axes.set_title(f"{one.column.label}\n{one.measure.title}", fontsize=8)
+        axes.set_xlabel(f"{one.measure.better} is better", fontsize=7)
+        axes.set_yticks(list(places), [table.title(row) for row in rows] if number % across == 0 else [], fontsize=8)
         axes.set_ylim(0.4, len(rows) + 0.6)
         axes.grid(axis="x", color="0.9")
         axes.tick_params(axis="x", labelsize=7)
     return _png(figure)
-
-
-def _axes(figure: Any, count: int) -> list[Any]:
-    return list(np.atleast_1d(figure.subplots(1, count))) if count else []
 
 
 def _png(figure: Any) -> bytes:

@@ -34,7 +34,12 @@ def reports(root: Path) -> dict[str, bytes]:
 
 
 def test_a_finished_root_is_measured_the_same_twice(root: Path) -> None:
-    settings = ("evaluate.combinations=[[caption, tok_canny_edge]]", "evaluate.samples=4", "evaluate.draws=20")
+    settings = (
+        "evaluate.combinations=[[caption, tok_canny_edge]]",
+        "evaluate.samples=4",
+        "evaluate.draws=20",
+        "evaluate.ensemble=2",
+    )
     assert evaluate(*settings)[0] == 0
     made = reports(root)
     assert tuple(made) == REPORTS and made["likelihoods.png"].startswith(b"\x89PNG")
@@ -50,12 +55,12 @@ def test_a_finished_root_is_measured_the_same_twice(root: Path) -> None:
 
 
 def test_the_report_shows_what_was_measured(root: Path) -> None:
-    assert evaluate("evaluate.draws=0")[0] == 0
+    assert evaluate("evaluate.draws=0", "evaluate.samples=4", "evaluate.ensemble=1")[0] == 0
     cells = json.loads((root / "out/reports/likelihoods.json").read_text())["cells"]
     assert runs.command("report", "recipe.yaml")[0] == 0
     page = (root / "out/report.html").read_text()
     section = re.search(r'(?s)<section id="evaluation">.*?</section>', page)
-    assert section is not None and "Who knows what" in section[0]
+    assert section is not None and "Who knows what" in section[0] and "What answers are worth" in section[0]
     for cell in cells:
         assert f"{cell['given']['value']:.3f}" in section[0]
     # The evaluation of another run is not shown as this one's.

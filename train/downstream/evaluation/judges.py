@@ -25,13 +25,10 @@ from .settings import Truth
 
 
 class Judge(Protocol):
-    """measures: what `statistic` gives, the one that the table shows first. better: "lower" or "higher", that one."""
+    """measures: what `statistic` gives, the most usual one first."""
 
     @property
     def measures(self) -> tuple[str, ...]: ...
-
-    @property
-    def better(self) -> str: ...
 
     def of_truth(self, data: bytes, frame: tuple[int, int]) -> Any:
         """The reference of a sample from its member. ValueError if it is not what it should be.
@@ -72,7 +69,7 @@ class Maps:
         self.form, self.size, self.given = form, size, given
         # Distances that a scanner measured have a unit, relative depth has none.
         self._measured_as = DISTANCE if form is Form.DEPTH and given is not None else form.value
-        self.measures, self.better = _MEASURES[form]
+        self.measures = _MEASURES[form]
         self._table = None if given is None else _class_table(given, names)
 
     def of_truth(self, data: bytes, frame: tuple[int, int]) -> Any:
@@ -124,10 +121,10 @@ class Maps:
         return summed(parts, lambda total: forms.summary(form, total))
 
 
-_MEASURES: dict[Form, tuple[tuple[str, ...], str]] = {
-    Form.NORMALS: (("mean_degrees", "median_degrees", *(f"below_{limit:g}" for limit in forms.SHARES)), "lower"),
-    Form.DEPTH: (("l1", "abs_rel", "delta1"), "lower"),
-    Form.CLASSES: (("miou", "accuracy"), "higher"),
+_MEASURES: dict[Form, tuple[str, ...]] = {
+    Form.NORMALS: ("mean_degrees", "median_degrees", *(f"below_{limit:g}" for limit in forms.SHARES)),
+    Form.DEPTH: ("l1", "abs_rel", "delta1"),
+    Form.CLASSES: ("miou", "accuracy"),
 }
 
 
@@ -152,7 +149,7 @@ def _class_table(given: Truth, names: Sequence[str]) -> dict[int, int] | None:
 class Captions:
     """What captions name. A reference, and an answer, is (names, names with colours)."""
 
-    measures, better = ("f1", "precision", "recall", "colour_f1", "colour_precision", "colour_recall"), "higher"
+    measures = ("f1", "colour_f1", "precision", "recall", "colour_precision", "colour_recall")
 
     def __init__(self, given: Truth | None, names: Sequence[str], colours: Sequence[str]) -> None:
         self.given = given

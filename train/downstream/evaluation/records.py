@@ -25,7 +25,7 @@ _SAME = 0.5  # overlap from which two boxes of an ensemble are one
 class _Found:
     """What boxes and masks have in common: both are measured as COCO measures them."""
 
-    measures, better = ("ap", "ap50", "ap75"), "higher"
+    measures = ("ap", "ap50", "ap75")
     kind: Literal["bbox", "segm"]
 
     def statistic(self, answers: Sequence[Any], references: Sequence[Any]) -> Statistic | None:
@@ -148,7 +148,7 @@ def boxes_of(found: Sequence[Found]) -> list[tuple[int, int, int, int]]:
 class People:
     """Joints of people in metres. A reference, and an answer, is a list of (box, joints (24, 3))."""
 
-    measures, better = ("mpjpe_mm", "pa_mpjpe_mm", "found"), "lower"
+    measures = ("mpjpe_mm", "pa_mpjpe_mm", "found")
 
     def __init__(self, given: Truth | None) -> None:
         self.given = given

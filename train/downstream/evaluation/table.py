@@ -107,7 +107,6 @@ class _Maker:
             target=column.target,
             label=column.label,
             measures=list(column.judge.measures),
-            better=column.judge.better,
             reference=column.reference,
             truth=column.given is not None,
             samples=sum(one is not None for one in references),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from ...measures.resample import Value
 from .tables import EVALUATION, as_json, comma_separated, markdown
@@ -20,12 +20,31 @@ ROWS: dict[str, str] = {
     "labels": "pseudo-labeller (the stored label)",
     "bound": "tokenizer bound",
 }
-# What people call the measure that a column shows.
-TITLES: dict[str, str] = {
-    "mean_degrees": "mean angle, degrees", "l1": "standardized L1", "miou": "mIoU, %", "ap": "AP, %", "f1": "F1, %",
-    "mpjpe_mm": "MPJPE, mm", "top1": "kNN top 1, %",
-}  # fmt: skip
-_SHARES = ("miou", "ap", "f1", "top1")  # are shown in percent
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What people call a measure, which values of it are better, and whether it is a share that is shown in percent."""
+
+    title: str
+    better: Literal["lower", "higher"]
+    percent: bool = False
+
+
+# The measures that the table shows; the others stand beside it.
+SHOWN: dict[str, Measure] = {
+    "mean_degrees": Measure("mean angle, degrees", "lower"),
+    "l1": Measure("standardized L1", "lower"),
+    "abs_rel": Measure("AbsRel", "lower"),
+    "delta1": Measure("delta 1, %", "higher", percent=True),
+    "miou": Measure("mIoU, %", "higher", percent=True),
+    "ap": Measure("AP, %", "higher", percent=True),
+    "ap50": Measure("AP50, %", "higher", percent=True),
+    "f1": Measure("F1 of objects, %", "higher", percent=True),
+    "colour_f1": Measure("F1 of objects with colours, %", "higher", percent=True),
+    "mpjpe_mm": Measure("MPJPE, mm", "lower"),
+    "top1": Measure("kNN top 1, %", "higher", percent=True),
+}
 
 
 @dataclass(frozen=True)
@@ -33,8 +52,7 @@ class Measured:
     """One column: a target, and what the answers of each row are worth.
 
     Attributes:
-        measures: those of the judge; the first one is shown.
-        better: "lower" or "higher".
+        measures: those of the judge.
         reference, truth: what the answers are compared with, and whether that is the truth.
         samples: how many have it.
         answers: row -> the folder of the model's answers.
@@ -44,21 +62,32 @@ class Measured:
     target: str
     label: str
     measures: list[str]
-    better: str
     reference: str
     truth: bool
     samples: int
     answers: dict[str, str]
     cells: dict[str, dict[str, Value]]
 
+
+@dataclass(frozen=True)
+class Figure:
+    """One column of the table that is shown: a measure of a target."""
+
+    column: Measured
+    name: str
+
+    @property
+    def measure(self) -> Measure:
+        return SHOWN[self.name]
+
     @property
     def title(self) -> str:
-        return f"{self.label}: {TITLES[self.measures[0]]}"
+        return f"{self.column.label}: {self.measure.title}"
 
-    def shown(self, row: str) -> Value | None:
-        """The value that the table shows, in the unit of its title."""
-        value = self.cells.get(row, {}).get(self.measures[0])
-        if value is None or self.measures[0] not in _SHARES:
+    def value(self, row: str) -> Value | None:
+        """In the unit of the title."""
+        value = self.column.cells.get(row, {}).get(self.name)
+        if value is None or not self.measure.percent:
             return value
         return Value(*(100 * getattr(value, field.name) for field in fields(value)))
 
@@ -91,6 +120,10 @@ class Table:
     @property
     def rows(self) -> list[str]:
         return [row for row in ROWS if any(row in column.cells for column in self.columns)]
+
+    @property
+    def figures(self) -> list[Figure]:
+        return [Figure(column, name) for column in self.columns for name in column.measures if name in SHOWN]
 
     def title(self, row: str) -> str:
         return ROWS[row].format(ensemble=self.ensemble)
@@ -138,9 +171,9 @@ def parse(data: Mapping[str, Any]) -> Table:
 
 
 def _markdown(table: Table) -> str:
-    header = ["", *(f"{column.title} ({column.better} is better)" for column in table.columns)]
-    rows = [[table.title(row), *(said(column.shown(row)) for column in table.columns)] for row in table.rows]
-    rows.append(["(samples)", *(str(column.samples) for column in table.columns)])
+    header = ["", *(f"{one.title} ({one.measure.better} is better)" for one in table.figures)]
+    rows = [[table.title(row), *(said(one.value(row)) for one in table.figures)] for row in table.rows]
+    rows.append(["(samples)", *(str(one.column.samples) for one in table.figures)])
     notes = "".join(f"- {note}\n" for note in table.notes) + ("\n" if table.notes else "")
     where = "".join(
         f"- {column.target}, {table.title(row)}: `{folder}`\n"
@@ -178,9 +211,11 @@ def _beside(table: Table) -> str:
     """The other measures of each column."""
     parts = []
     for column in table.columns:
-        names = column.measures[1:]
+        names = [name for name in column.measures if name not in SHOWN]
+        if not names:
+            continue
         rows: list[Sequence[str]] = [
-            [table.title(row), *(said(column.cells[row].get(name)) for name in names)]
+            [table.title(row), *(said(column.cells[row][name]) for name in names)]
             for row in table.rows
             if row in column.cells
         ]

@@ -23,7 +23,7 @@ class Neighbours:
     `learn` gives it the training images before anything is measured.
     """
 
-    measures, better = tuple(f"top{n}" for n in TOP), "higher"
+    measures = tuple(f"top{n}" for n in TOP)
 
     def __init__(self, given: Truth) -> None:
         self.given = given

@@ -56,7 +56,7 @@ def test_what_the_model_knows_it_has_from_its_input(table: Table) -> None:
     for label in ("depth", "semseg", "det", "caption", "dinov2_global"):
         one = column(table, label)
         step, another = (one.cells[row][one.measures[0]].value for row in ("step", "another"))
-        assert step < another if one.better == "lower" else step > another, label
+        assert step < another if table_files.SHOWN[one.measures[0]].better == "lower" else step > another, label
 
 
 def test_labels_that_come_with_the_data_are_the_truth(table: Table) -> None:
@@ -227,6 +227,7 @@ def test_files_say_what_was_measured(table: Table) -> None:
     assert "50 draws" in text and "## Retrieval" in text and column(table, "det").answers["chain"] in text
     said = table_files.said(column(table, "depth").cells["step"]["l1"])
     assert said in text and re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]", said)
+    assert "depth: delta 1, % (higher is better)" in text and "caption: F1 of objects with colours, %" in text
     assert text.count("\n") > 60 and files == table_files.files(table)
 
 
