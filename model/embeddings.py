@@ -42,7 +42,7 @@ class Embeddings(nn.Module):
 
         self.tokens = nn.Parameter(torch.empty(max(1, vocabulary), config.dim))  # gathers need a row, if no one's
         self.learned_positions = nn.Parameter(torch.empty(num_learned, config.dim)) if num_learned else None
-        tables = [position_table(s, config.dim) for s in specs if not s.learned_positions]
+        tables = [position_table(s, config.dim, config.grid_temperature) for s in specs if not s.learned_positions]
         self.register_buffer("positions", torch.cat([torch.zeros(1, config.dim), *tables]))
         token_offset = [self.token_rows.get(s.name, slice(0, 0)).start for s in config.modalities]
         position_offset = [self._position_offset(s, num_fixed) for s in config.modalities]

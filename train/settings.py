@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ..infra.configuration import RecipeError
-from ..infra.fields import Alpha, Beta, Count, Positive, Rate, Section, Weight, check_heads
+from ..infra.fields import Alpha, Beta, Count, Positive, Rate, Section, Share, Weight, check_heads
 from ..modalities import MODALITIES
 
 Precision = Literal["auto", "fp32", "bf16"]  # auto: bf16 on CUDA, fp32 elsewhere
@@ -37,12 +37,25 @@ def in_bf16(precision: Precision, device: str) -> bool:
 
 
 class Mixture(Section):
-    """One Dirichlet mixture of 4M's masking: concentrations for each modality (a number serves all)."""
+    """One Dirichlet mixture of 4M's masking: concentrations for each modality (a number serves all).
+
+    during: the part of the run in which it is drawn, 0 its begin and 1 its end. An easy task at the start (tokens of
+        RGB from its pixels) is learned in few steps, and all others begin with a model that tells places apart.
+    """
 
     weight: Rate = 1.0
     input_alpha: Alpha | dict[str, Alpha] = 1.0
     target_alpha: Alpha | dict[str, Alpha] = 1.0
     keep: KeepRule | dict[str, KeepRule] = "random"
+    during: tuple[Share, Share] = (0.0, 1.0)
+
+    later = {"during": [0.0, 1.0]}
+
+    @model_validator(mode="after")
+    def _begins_before_it_ends(self) -> Mixture:
+        if self.during[0] >= self.during[1]:
+            raise ValueError(f"during: got {list(self.during)}, expected [begin, end], parts of the run from 0 to 1")
+        return self
 
 
 def alpha_of(alpha: float | dict[str, float], name: str) -> float:
@@ -77,6 +90,9 @@ class Model(Section):
     heads: Positive = 12
     mlp_ratio: Rate = 4.0
     qk_norm: bool = False
+    grid_temperature: Rate = 10_000.0  # of the position tables of grids
+
+    later = {"grid_temperature": 10_000.0}
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Model:
@@ -188,6 +204,17 @@ class Train(Section):
         runs = [(n, m) for n in fitting for m in fitting if n <= m and set(range(n, m + 1)) <= set(fitting)]
         first, last = max(runs, key=lambda run: (run[1] - run[0], run[1]))
         return f"{text}, or with this batch workers: {[first, last] if first < last else last}"
+
+    @model_validator(mode="after")
+    def _always_a_mixture(self) -> Train:
+        for where, mixtures in (
+            ("mixtures", self.mixtures),
+            *((f"datasets[{i}].mixtures", one.mixtures or ()) for i, one in enumerate(self.datasets)),
+        ):
+            for at in sorted({0.0, *(edge for m in mixtures for edge in m.during)} - {1.0}):
+                if mixtures and not any(m.during[0] <= at < m.during[1] for m in mixtures):
+                    raise ValueError(f"{where}: none is drawn from {at:g} of the run on; mend their `during`")
+        return self
 
     @model_validator(mode="after")
     def _decays(self) -> Train:

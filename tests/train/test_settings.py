@@ -9,7 +9,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from fourmill.train.settings import DERIVED, OPERATIONS, Train
+from fourmill.infra.fingerprint import hashed
+from fourmill.train.settings import DERIVED, OPERATIONS, Mixture, Train
 
 PAPER = {"batch_size": 8192, "total_tokens": "500e9", "warmup_tokens": 10e9}
 
@@ -87,3 +88,22 @@ def test_elastic_workers_have_a_range() -> None:
 def test_every_field_is_counted_once() -> None:
     """Fields are operations, derived, or part of what a run is; the first two sets name fields that exist."""
     assert OPERATIONS | DERIVED <= set(Train.model_fields) and not OPERATIONS & DERIVED
+
+
+def test_at_every_moment_some_mixture_is_drawn() -> None:
+    early, late = {"during": [0, 0.1]}, {"during": [0.1, 1]}
+    assert len(Train(mixtures=[early, late]).mixtures) == 2
+    with pytest.raises(ValidationError, match=r"mixtures: none is drawn from 0.1 of the run on"):
+        Train(mixtures=[early])
+    with pytest.raises(ValidationError, match=r"mixtures: none is drawn from 0 of the run on"):
+        Train(mixtures=[late])
+    with pytest.raises(ValidationError, match=r"during: got \[0.5, 0.5\], expected \[begin, end\]"):
+        Train(mixtures=[{"during": [0.5, 0.5]}])
+    with pytest.raises(ValidationError, match=r"datasets\[0\].mixtures: none is drawn from 0.1"):
+        Train(datasets=[{"mixtures": [early]}])
+
+
+def test_mixtures_at_their_default_have_the_print_of_before() -> None:
+    assert "during" not in hashed(Train(mixtures=[Mixture()]))["mixtures"][0]
+    assert "grid_temperature" not in hashed(Train())["model"]
+    assert hashed(Train(mixtures=[Mixture(), Mixture(during=(0, 0.1))]))["mixtures"][1]["during"] == [0.0, 0.1]

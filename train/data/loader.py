@@ -29,6 +29,7 @@ from .samples import TokenRow, fetch, raw_values
 
 # Samples that are masked in one call, of several steps if batches are smaller: NumPy's overhead is then paid once.
 _SAMPLES_TOGETHER = 512
+_LAST = np.nextafter(1.0, 0.0)  # the part of a run at its very end
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class LoaderOptions:
     threads: readers and image decoders of each process.
     prefetch: batches made ahead.
     read_ahead: batches ahead of these for which row groups are read.
+    samples: of the whole run, by which mixtures count `during`; without it those of the run's end are drawn.
     """
 
     lanes: int = 8
@@ -47,6 +49,7 @@ class LoaderOptions:
     threads: int = 4
     prefetch: int = 4
     read_ahead: int = 8
+    samples: int | None = None
 
 
 class TokenLoader:
@@ -87,9 +90,9 @@ class TokenLoader:
             sizes = [store.group_rows for store in self.store.stores]
             orders = [Order(rows, *shape, one.repeat) for rows, one in zip(sizes, datasets, strict=True)]
             self.order = Blend(orders, [one.weight for one in datasets], seed)
-            # Only here: with one dataset the mixtures' own weights hold.
-            self._mixtures = np.stack([_weights(masking, one) for one in datasets])
+            self._weights = np.stack([_weights(masking, one) for one in datasets])
         else:
+            self._weights = np.array([[mixture.weight for mixture in masking.mixtures]])
             self.store = TokenStore(url, shards, specs)
             self.order = Order(self.store.group_rows, *shape, options.repeat)
 
@@ -152,8 +155,16 @@ class TokenLoader:
 
     def _masked(self, positions: np.ndarray, cache: GroupCache) -> tuple[list[TokenRow], PackedBatch]:
         samples, tokens = fetch(self.specs, self.order.locate(positions), cache)
-        weights = self._mixtures[self.order.assign(positions)[0]] if isinstance(self.order, Blend) else None
-        return samples, mask_batch(self.specs, self.masking, tokens, mask_keys(self.seed, positions), weights)
+        keys = mask_keys(self.seed, positions)
+        return samples, mask_batch(self.specs, self.masking, tokens, keys, self._weights_at(positions))
+
+    def _weights_at(self, positions: np.ndarray) -> np.ndarray:
+        """How often each mixture is drawn for the samples at some positions: float (B, mixtures)."""
+        datasets = self.order.assign(positions)[0] if isinstance(self.order, Blend) else np.zeros_like(positions)
+        total = self.options.samples
+        part = np.minimum(positions / total, _LAST) if total else np.full(len(positions), _LAST)
+        begin, end = np.array([mixture.during for mixture in self.masking.mixtures]).T
+        return self._weights[datasets] * ((begin <= part[:, None]) & (part[:, None] < end))
 
     def _filled(self, batch: PackedBatch, samples: list[TokenRow], pool: ThreadPoolExecutor) -> PackedBatch:
         """The batch with its samples' keys and raw inputs."""

@@ -36,12 +36,14 @@ class ResolvedMixture:
     input_alphas, target_alphas: modality -> concentration; modalities that are not named have 0.
     weight: how often the component is drawn, in proportion.
     keep: modality -> how its input spans are drawn, for sequences and embeddings; `Keep.RANDOM` if not named.
+    during: the part of the run in which the component is drawn, from 0 to 1.
     """
 
     input_alphas: Mapping[str, float]
     target_alphas: Mapping[str, float]
     weight: float = 1.0
     keep: Mapping[str, Keep] = field(default_factory=dict)
+    during: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)

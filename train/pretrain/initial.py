@@ -29,7 +29,7 @@ from .weights import of_checkpoint
 _ARCHITECTURE = (
     "dim", "encoder_depth", "decoder_depth", "num_heads", "mlp_ratio", "activation", "gated_mlp", "qk_norm",
     "qkv_bias", "proj_bias", "mlp_bias", "norm_bias", "share_modality_embeddings", "num_register_tokens",
-    "decoder_causal", "decoder_separate",
+    "decoder_causal", "decoder_separate", "grid_temperature",
 )  # fmt: skip
 _POSITION_ERROR = 1e-2  # of a fixed table in a file of half precision; values lie in -1..1
 

@@ -90,7 +90,9 @@ def masking_config(job: TrainJob, datasets: Sequence[Dataset] = ()) -> MaskingCo
         keep = {n: m.keep.get(n, "random") if isinstance(m.keep, dict) else m.keep for n in texts}
         keeps = {name: Keep(rule) for name, rule in keep.items()}
         mixtures.append(
-            ResolvedMixture(alphas(m.input_alpha, everything), alphas(m.target_alpha, targets), m.weight, keeps)
+            ResolvedMixture(
+                alphas(m.input_alpha, everything), alphas(m.target_alpha, targets), m.weight, keeps, m.during
+            )
         )
     return MaskingConfig(
         span(train.input_tokens),

@@ -84,7 +84,9 @@ class Trainer:
         tokens = storage.join(self.job.root, "tokens")
         datasets = self.job.datasets if training else ()
         masking, shape = masking_config(self.job, datasets), self.settings.loader
-        options = LoaderOptions(shape.lanes, shape.buffer_rows, repeat)
+        # Validation is by the mixtures of the run's end, at any step: its losses can be compared.
+        samples = self.settings.steps * self.settings.batch_size if training else None
+        options = LoaderOptions(shape.lanes, shape.buffer_rows, repeat, samples=samples)
         return TokenLoader(tokens, shards, self.job.specs, masking, seed, options, datasets)
 
     def _resume(self, saved: checkpoint.Checkpoint) -> None:

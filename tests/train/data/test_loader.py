@@ -302,3 +302,19 @@ def test_images_of_another_size_are_refused() -> None:
     data = cv2.imencode(".png", np.zeros((6, 8, 3), np.uint8))[1]
     with pytest.raises(ValueError, match=r"got an image of \(6, 8\), expected 8 x 8 px"):
         decode_patches(data, SPECS[RGB])
+
+
+def test_mixtures_are_drawn_in_their_part_of_the_run(root: Path) -> None:
+    early = ResolvedMixture({"rgb": 1.0}, {"tok_rgb": 1.0}, during=(0.0, 0.25))
+    late = ResolvedMixture({"tok_rgb": 1.0}, {"caption": 1.0}, during=(0.25, 1.0))
+    masking = replace(MASKING, mixtures=(early, late), redistribute=False)
+
+    def shown(samples: int | None, start: int = 0) -> list[bool]:
+        """Whether each of 10 batches of 8 shows RGB."""
+        batches = take(loader(root, masking, replace(OPTIONS, samples=samples)).batches(start, 8), 10)
+        return [bool((np.asarray(b.input_mod)[np.asarray(b.input_valid)] == RGB).any()) for _, b in batches]
+
+    assert shown(160) == [True] * 5 + [False] * 5
+    assert shown(160, start=3) == [True] * 2 + [False] * 8  # by the place in the run, not by when it began
+    assert shown(80, start=20) == [False] * 10  # past the end: the mixtures of the end
+    assert shown(None) == [False] * 10  # validation
