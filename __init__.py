@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .recipe import load as load_recipe
     from .runs.run import open_run
     from .tokenize.codec import Labelled
+    from .tokenize.codecs import Grid
     from .tokenize.ml4m import load as load_tokenizer
     from .tokenize.open_store import open_store
     from .tokenize.text.wordpiece import WordPiece
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Form",
+    "Grid",
     "ImageItem",
     "Item",
     "Kind",
@@ -53,6 +55,7 @@ __all__ = [
 # Public name -> the module that defines it, and its name there if that is another.
 _PLACES = {
     **dict.fromkeys(("Form", "Kind", "Label", "Modality", "Storage", "declare"), ".modalities"),
+    "Grid": ".tokenize.codecs",
     "ImageItem": ".pipelines.specialists.base",
     "Item": ".pipelines.specialists.base",
     "Labelled": ".tokenize.codec",

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..infra import storage
 from ..infra.versions import Part
-from ..modalities import BODY_POSE, MODALITIES, SAM_MASK, TEXT, TOKENIZERS, Form, ModalitySpec
+from ..modalities import BODY_POSE, MODALITIES, SAM_MASK, TEXT, TOKENIZERS, Form, Kind, ModalitySpec
 from .codec import Codec, FittedTokenizer, Labelled, Options, check_fingerprint
 from .store import ColumnSpec
 from .text.wordpiece import WordPiece
@@ -68,7 +68,11 @@ class Patches(Codec):
 
 
 class Grid(Codec):
-    """A grid of codebook ids, or the ids of one vector. All crops of a batch go through the encoder together."""
+    """A grid of codebook ids, or the ids of one vector. All crops of a batch go through the encoder together.
+
+    A subclass may change what the tokenizer reads of a sample (`encode_one`) and, with it, what its tokens say if
+    nothing is lost (`truth`).
+    """
 
     name = "vq"
 
@@ -124,6 +128,7 @@ class Grid(Codec):
         return self.spec.side if self._is_map else self.image_size
 
     def truth(self, sample: Labelled, crop: int) -> Any:
+        """A label in the frame of a crop, as `decode` gives it."""
         # Of the modality's own label: tok_sam_edge is coded by the tokenizer of Canny edges.
         from .inputs import window
 
@@ -183,9 +188,10 @@ def load(
         return Patches(spec, options)
     if codec == Embedding.name:
         return Embedding(spec, options)
-    if codec == Grid.name:
+    if spec.kind is Kind.GRID:
         (name,) = MODALITIES[spec.name].tokenizers
-        return Grid(spec, options, load_fitted(root, name, device, expected.get(name, "")))
+        make_grid = Grid if codec == Grid.name else _own(codec)
+        return make_grid(spec, options, load_fitted(root, name, device, expected.get(name, "")))
     wordpiece = load_text(root)
     if expected:
         check_fingerprint(TEXT, wordpiece.fingerprint(), expected[TEXT])
@@ -206,10 +212,13 @@ def part(codec: str) -> Part:
 
 
 def _sentence(codec: str) -> type[Text]:
-    """A codec of this package by its name, or one of the user's own as "package.module:Class"."""
-    module, colon, name = codec.partition(":")
-    if not colon:
-        return _SENTENCES[codec]
+    """A codec of this package by its name, or one of the user's own."""
+    return _SENTENCES[codec] if codec in _SENTENCES else _own(codec)
+
+
+def _own(codec: str) -> Any:
+    """A codec of the user's own, "package.module:Class"."""
+    module, _, name = codec.partition(":")
     return getattr(importlib.import_module(module), name)
 
 

@@ -14,10 +14,11 @@ import skimage.data
 import yaml
 from fourmill_tests import data
 from fourmill_tests.small import SmallRoot
+from fourmill_tests.tiny import declared
 
 from fourmill import recipe as recipes
 from fourmill.infra import ledger
-from fourmill.modalities import LABELS, MODALITIES, TOKENIZERS, spec
+from fourmill.modalities import spec
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
 from fourmill.model.published import ml4m
@@ -150,19 +151,13 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     folder = tmp_path / "modules"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
-    tables: tuple[dict[str, Any], ...] = (LABELS, MODALITIES, TOKENIZERS)
-    before, names = [dict(table) for table in tables], []
+    with declared.forgotten() as names:
 
-    def write(name: str, text: str) -> None:
-        (folder / f"{name}.py").write_text(text)
-        names.append(name)
+        def write(name: str, text: str) -> None:
+            (folder / f"{name}.py").write_text(text)
+            names.append(name)
 
-    yield write
-    for name in names:
-        sys.modules.pop(name, None)
-    for table, old in zip(tables, before, strict=True):
-        table.clear()
-        table.update(old)
+        yield write
 
 
 def _text_run(tmp_path: Path, module: str, name: str, infos: list[dict[str, Any]]) -> tuple[Recipe, Any]:

@@ -52,12 +52,15 @@ CLASSES = {
     "Specialist": [],
     "Step": ["target", "scheme", "steps", "temperature", "temperature_schedule", "schedule", "top_k", "top_p",
              "guidance", "max_tokens"],
+    "Grid": ["spec", "options", "tokenizer"],
     "Text": ["spec", "options", "wordpiece"],
     "WordPiece": ["tokenizer", "classes"],
 }  # fmt: skip
 METHODS = {
     "Specialist": {"setup": "(self, device: 'str') -> 'None'", "setup_on_node": "(self) -> 'None'",
                    "__call__": "(self, items: 'Sequence[Any]') -> 'list[Any | Reject]'"},
+    "Grid": {"encode_one": "(self, sample: 'Labelled') -> 'np.ndarray'",
+             "truth": "(self, sample: 'Labelled', crop: 'int') -> 'Any'"},
     "Text": {"texts": "(self, sample: 'Labelled') -> 'list[str]'", "parse": "(self, text: 'str') -> 'Any'",
              "encode_one": "(self, sample: 'Labelled') -> 'list[np.ndarray]'"},
     "WordPiece": {"load": "(path: 'str | Path') -> 'WordPiece'",

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fourmill import recipe as recipes
 from fourmill.project import Project
 from fourmill.recipe import Recipe
 
@@ -110,13 +111,19 @@ def _npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def shard(count: int = COUNT) -> bytes:
-    """A tar of the first scenes."""
-    return data.tar([(f"{i:04d}.{name}", of) for i in range(count) for name, of in members(i).items()])
+def shard(count: int = COUNT, first: int = 0) -> bytes:
+    """A tar of some scenes."""
+    numbers = range(first, first + count)
+    return data.tar([(f"{i:04d}.{name}", of) for i in numbers for name, of in members(i).items()])
 
 
 def recipe(folder: str, **changes: Any) -> Recipe:
     """The recipe of `build`, in a folder or bucket that holds its shards."""
+    return recipes.parse(settings(folder, **changes))
+
+
+def settings(folder: str, **changes: Any) -> dict[str, Any]:
+    """The same as a mapping."""
     labels = {
         "depth": {"specialist": "member", "name": "depth.npy"},
         "normal": {"specialist": "member", "name": "normal.npy"},
@@ -138,7 +145,7 @@ def recipe(folder: str, **changes: Any) -> Recipe:
         "generate__chains": [],
         "evaluate": {"truth": TRUTH, "ensemble": 3, "draws": 50, "training_samples": COUNT},
     }  # fmt: skip
-    return data.recipe(f"{folder}/out", [f"{folder}/s/train.tar"], [f"{folder}/s/val.tar"], **(given | changes))
+    return data.settings(f"{folder}/out", [f"{folder}/s/train.tar"], [f"{folder}/s/val.tar"], **(given | changes))
 
 
 def build(folder: Path) -> Recipe:

@@ -1,0 +1,153 @@
+"""Planted bugs: does the evaluation table show each, beyond the spread of runs without a bug?
+
+    python benchmarks/planted_bugs.py [--seeds 3] [--bugs classes crops normals codes captions leak] [--images 400]
+        [--steps 400] [--fit-steps 200] [--tiny]
+
+Rendered scenes with labels that come with them go through `fourmill run` on Ray and the table of `fourmill evaluate`:
+once for each seed, which has other scenes, tokenizers, masks and weights, and once for each bug, in a copy of the first
+seed's root. A bug is what a recipe says: a wrong option, or a module of the user's that the workers import
+(tests/support/fourmill_tests/bugs/). It is seen if its value is farther from all values without a bug than these are
+from each other. Where a model answers that depends on how much it has learned; the rows of the labeller and of the
+tokenizers need no training, and tests/train/downstream/evaluation/test_planted_bugs.py holds them at each commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from circumstances import ROOT, state
+
+from fourmill import recipe as recipes
+from fourmill.infra.cluster import cluster
+from fourmill.pipelines.scenes import kinds, shards
+from fourmill.pipelines.scenes.sample import Options
+from fourmill.project import Project
+from fourmill.train.downstream.evaluation.evaluate import Evaluation
+from fourmill.train.downstream.evaluation.table_files import ROWS, SHOWN, Figure, Table
+
+SUPPORT = str(ROOT / "tests/support")
+sys.path.insert(0, SUPPORT)
+from fourmill_tests.bugs.bugs import BUGS, Bug, shows  # noqa: E402
+
+SIDE, PATCH = 64, 8
+TRUTH: dict[str, Any] = {
+    "depth": "depth.npy", "normal": "normal.npy", "semseg": "semseg.png",
+    "caption": {"member": "scene.json", "objects": "objects", "name": "shape", "visible": "visible", "least": 0.35,
+                "words": {name: list(shape.words) for name, shape in kinds.SHAPES.items()}},
+}  # fmt: skip
+ON = {"depth": "depth.npy", "normal": "normal.npy", "semseg": "semseg.png"}  # members that labels are read from
+
+
+def settings(folder: Path, scenes: Path, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """The recipe without a bug."""
+    width = {"dim": 32, "encoder_depth": 1, "decoder_depth": 1, "heads": 2} if args.tiny else {
+        "dim": 96, "encoder_depth": 3, "decoder_depth": 3, "heads": 3}  # fmt: skip
+    return {
+        "root": str(folder / "out"), "seed": seed,
+        "samples": {"train": [f"{scenes}/train-*.tar"], "val": [f"{scenes}/val-*.tar"]},
+        "modalities": ["rgb", *(f"tok_{label}" for label in ON), "caption"],
+        "classes": {"semseg": list(kinds.CLASSES), "det": list(kinds.SHAPES)},
+        "images": {"size": SIDE, "patch_size": PATCH},
+        "labels": {
+            "keep": [*ON, "caption"],
+            "specialists": {label: {"specialist": "member", "name": name} for label, name in ON.items()},
+        },
+        "tokenizers": {
+            "text": {"vocab_size": 5000},
+            "common": {
+                "decoder": "vit", "codebook_size": 256, "latent_dim": 8, "dim": 64, "encoder_depth": 1,
+                "decoder_depth": 1, "heads": 2, "patch_size": PATCH, "warm_start": True, "steps": args.fit_steps,
+                "batch_size": 32, "base_lr": 0.004, "validation_samples": 16,
+            },
+        },
+        "engine": {"actors": 1},
+        "train": {
+            "model": width, "input_tokens": 96, "target_tokens": 64, "batch_size": 32, "steps": args.steps,
+            "base_lr": 0.008, "validate_every": args.steps, "checkpoint_every": args.steps, "validation_samples": 16,
+        },
+        "evaluate": {
+            "truth": TRUTH, "samples": args.images // 4, "ensemble": 1, "draws": 0, "training_samples": args.images,
+            "chain": ["tok_depth"],
+        },
+    }  # fmt: skip
+
+
+def rendered(folder: Path, seed: int, images: int) -> Path:
+    """The scenes of a seed, rendered once."""
+    counts = {"train": images, "val": images // 4}
+    shards.write(str(folder / f"scenes{seed}"), Options(seed, SIDE, "simple"), counts, images, 1)
+    return folder / f"scenes{seed}"
+
+
+def measured(of: dict[str, Any]) -> Table:
+    """`fourmill run`, and the evaluation table."""
+    # The chain has the name that the modality has in this recipe.
+    depth = next(name for name in of["modalities"] if name.startswith("tok_depth"))
+    of = of | {"evaluate": of["evaluate"] | {"chain": [depth]}}
+    path = Path(of["root"]).with_name("recipe.yaml")
+    path.write_text(yaml.safe_dump(of))
+    done = subprocess.run(["fourmill", "run", str(path)], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{path}: fourmill run ended with status {done.returncode}\n{done.stdout}{done.stderr}")
+    return Evaluation(Project(recipes.load(path)).evaluate_job).table()
+
+
+def figure(table: Table, bug: Bug) -> Figure:
+    """The first measure of a bug's column, as the table shows it."""
+    (column,) = [one for one in table.columns if one.label == bug.label]
+    return Figure(column, next(name for name in column.measures if name in SHOWN))
+
+
+def line(bug: Bug, row: str, without: Sequence[Table], table: Table) -> str:
+    """One row of the table that is printed."""
+    values = [value.value for one in without if (value := figure(one, bug).value(row)) is not None]
+    found = figure(table, bug).value(row)
+    assert found is not None and values, (bug, row)
+    sound = f"{min(values):.2f} to {max(values):.2f}"
+    seen = "yes" if shows(found.value, values) else "no"
+    return f"| {bug.title} | {figure(table, bug).title} | {ROWS[row]} | {sound} | {found.value:.2f} | {seen} |"
+
+
+def compare(folder: Path, args: argparse.Namespace) -> None:
+    scenes = [rendered(folder, seed, args.images) for seed in range(args.seeds)]
+    without = []
+    for seed, of in enumerate(scenes):
+        (folder / f"seed{seed}").mkdir()
+        without.append(measured(settings(folder / f"seed{seed}", of, seed, args)))
+    print(f"| bug | column | row | without, {args.seeds} seeds | with | seen |\n|---|---|---|---|---|---|", flush=True)
+    for name in args.bugs:
+        # What a bug does not touch is there already, but for the run: modules change no fingerprint.
+        shutil.copytree(folder / "seed0/out", folder / name / "out", ignore=shutil.ignore_patterns("runs"))
+        table = measured(BUGS[name].planted(settings(folder / name, scenes[0], 0, args)))
+        for row in BUGS[name].rows:
+            print(line(BUGS[name], row, without, table), flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3, help="runs without a bug")
+    parser.add_argument("--bugs", nargs="+", default=list(BUGS), choices=list(BUGS))
+    parser.add_argument("--images", type=int, default=400, help="for training; a fourth as many for validation")
+    parser.add_argument("--steps", type=int, default=400, help="of training")
+    parser.add_argument("--fit-steps", type=int, default=200, help="of each tokenizer")
+    parser.add_argument("--tiny", action="store_true", help="a model of a toy's size, to see that all runs")
+    args = parser.parse_args(arguments)
+    state(__file__, arguments)
+    # Workers find the modules of a recipe as they find a user's.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH", "")]))
+    with tempfile.TemporaryDirectory() as folder, cluster() as ray:
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+        compare(Path(folder), args)
+
+
+if __name__ == "__main__":
+    main()
