@@ -89,6 +89,8 @@ def test_a_planted_bug_moves_its_column_alone(
     bug, (without, of_normals) = UNTRAINED[name], sound
     planted = bug.planted(settings(tmp_path, 0, weights | {"tok_normal": of_normals}))
     found = cells(recipes.parse(planted))
+    for row in bug.rows[:-1]:
+        print(f"{bug.title}: {row} {[one[bug.label, row] for one in without]}, with it {found[bug.label, row]}")
     moved = {cell for cell, value in found.items() if shows(value, [one[cell] for one in without])}
     assert {(bug.label, row) for row in bug.rows if row != "step"} <= moved
     assert {label for label, _ in moved} == {bug.label}
