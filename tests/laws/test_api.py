@@ -112,7 +112,7 @@ def scope(example_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[
 
 def test_names_are_frozen() -> None:
     assert set(NAMES) == {*FUNCTIONS, *CLASSES, *ENUMS, "Reject"} and set(NAMES) <= set(dir(fourmill))
-    with pytest.raises(AttributeError, match="no attribute 'load_modle'; its public names are Form, ImageItem, Item"):
+    with pytest.raises(AttributeError, match="no attribute 'load_modle'; its public names are Form, Grid, ImageItem"):
         _ = fourmill.load_modle
 
 
