@@ -105,7 +105,10 @@ class Instances(_Found):
 
     def of_truth(self, data: bytes, frame: tuple[int, int]) -> list[Found]:
         assert self.given is not None
-        return [Found("thing", mask) for mask in truth.instances(truth.array(data, self.given.member), GRID)]
+        name = self.given.member
+        if name.lower().endswith(".json"):
+            return [Found("thing", mask) for mask in truth.masks(truth.record(data, name), GRID)]
+        return [Found("thing", mask) for mask in truth.instances(truth.array(data, name), GRID)]
 
     def of_label(self, value: Any) -> list[Found]:
         return [Found("thing", masks.decode(one["mask"]) > 0) for one in value]

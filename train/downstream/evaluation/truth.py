@@ -167,6 +167,21 @@ def instances(values: np.ndarray, size: int) -> list[np.ndarray]:
     return [cropped == number for number in np.unique(cropped) if number]
 
 
+def masks(value: Any, size: int) -> list[np.ndarray]:
+    """Masks of the instances that the crop shows, bool (size, size) each, which may overlap.
+
+    Args:
+        value: a list of {"segmentation": {"size": [height, width], "counts": run lengths as COCO's}}.
+    """
+    from pycocotools import mask
+
+    try:
+        decoded = [mask.decode(one["segmentation"]).astype(bool) for one in value]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{error}; expected a list of instances, each with segmentation (size, counts)") from None
+    return [cropped for one in decoded if (cropped := crop(one, size)).any()]
+
+
 def _plane(values: np.ndarray) -> np.ndarray:
     """(H, W) of a map that may have an axis of one channel. ValueError for any other."""
     plane = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
