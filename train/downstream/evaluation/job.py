@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ....infra.configuration import RecipeError
+from ....infra.explain import listing
 from ....infra.fingerprint import fingerprint
 from ....tokenize.codec import Options
 from .. import generation_job
@@ -58,7 +60,8 @@ def of_run(
         sources: the validation shards, with the SHA-256 of their bytes. urls: of all shards. kept, classes: see above.
 
     Raises:
-        RecipeError: there are no validation samples, or the recipe does not say what is given.
+        RecipeError: there are no validation samples, none of the shards that should stand for training samples, or the
+            recipe does not say what is given.
     """
     if not sum(shard.rows for shard in run.val_shards):
         raise RecipeError("evaluate: the recipe has no validation samples; name their shards in samples.val")
@@ -66,6 +69,20 @@ def of_run(
     if not inputs:
         raise RecipeError("evaluate.inputs: the recipe has no rgb; name the modalities that the model is given")
     asked = {name: getattr(settings, name) for name in ("samples", "seed", "batch_size", "precision")}
-    generation = generation_job.of_run(run, Generate(**asked), options, sources)
+    generation = _with_training(generation_job.of_run(run, Generate(**asked), options, sources), settings.training)
     print_ = fingerprint("evaluate", run.fingerprint, sources)
     return EvaluateJob(settings, generation, inputs, print_, urls, kept, classes)
+
+
+def _with_training(generation: GenerateJob, patterns: Sequence[str]) -> GenerateJob:
+    """Validation shards of these names stand for the training samples, and are not evaluated."""
+    if not patterns:
+        return generation
+    named = {shard: any(fnmatchcase(shard.name, one) for one in patterns) for shard in generation.splits["val"]}
+    training, val = (tuple(shard for shard, is_it in named.items() if is_it is asked) for asked in (True, False))
+    if not training or not sum(shard.rows for shard in val):
+        lacks = "all validation shards are" if training else "no validation shard is"
+        raise RecipeError(
+            f"evaluate.training: {lacks} named {listing(patterns)}; they are {listing([one.name for one in named][:5])}"
+        )
+    return replace(generation, splits={"train": training, "val": val})

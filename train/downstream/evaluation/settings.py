@@ -42,6 +42,7 @@ class Evaluate(Section):
     chain: Annotated[list[ChainStep], BeforeValidator(as_steps)] = []  # all that the table shows unless given
     ensemble: Positive = 10  # generations of the chain (4M-21: 10)
     training_samples: Positive = 1000  # of which the constant answer and the neighbours of kNN are
+    training: UrlList = []  # names of validation shards, as globs, that these are from in place of the recipe's own
     combinations: list[Annotated[UrlList, Field(min_length=2)]] = []  # inputs of the matrix, beside each one alone
     draws: Count = 1000  # of the bootstrap
     seed: Annotated[int, Field(ge=0)] = 0

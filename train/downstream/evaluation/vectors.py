@@ -34,7 +34,10 @@ class Neighbours:
         """Training images: vectors, None where there is none, and their classes."""
         known = [(a, b) for a, b in zip(vectors, classes, strict=True) if a is not None and b is not None]
         if not known:
-            raise ValueError(f"evaluate: no training sample has both a vector and the member {self.given.member}")
+            raise ValueError(
+                f"evaluate: no training sample has both a vector and the member {self.given.member}; evaluate.training "
+                "may name validation shards that have"
+            )
         self._names = sorted({name for _, name in known})
         self._vectors = np.stack([vector for vector, _ in known]).astype(np.float32)
         self._classes = np.array([self._names.index(name) for _, name in known])
