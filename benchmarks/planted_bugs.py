@@ -66,7 +66,7 @@ def settings(folder: Path, scenes: Path, seed: int, args: argparse.Namespace) ->
             "common": {
                 "decoder": "vit", "codebook_size": 256, "latent_dim": 8, "dim": 64, "encoder_depth": 1,
                 "decoder_depth": 1, "heads": 2, "patch_size": PATCH, "warm_start": True, "steps": args.fit_steps,
-                "batch_size": 32, "base_lr": 0.004, "validation_samples": 16,
+                "batch_size": 32, "base_lr": 0.004, "samples": 4 * args.images, "validation_samples": 16,
             },
         },
         "engine": {"actors": 1},
@@ -95,9 +95,11 @@ def measured(of: dict[str, Any]) -> Table:
     of = of | {"evaluate": of["evaluate"] | {"chain": [depth]}}
     path = Path(of["root"]).with_name("recipe.yaml")
     path.write_text(yaml.safe_dump(of))
-    done = subprocess.run(["fourmill", "run", str(path)], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{path}: fourmill run ended with status {done.returncode}\n{done.stdout}{done.stderr}")
+    said = path.with_suffix(".log")
+    with said.open("w") as log:  # no pipe: it would stay open as long as any process of Ray that has it
+        status = subprocess.run(["fourmill", "run", str(path)], stdout=log, stderr=log).returncode
+    if status:
+        raise SystemExit(f"{path}: fourmill run ended with status {status}\n{said.read_text()}")
     return Evaluation(Project(recipes.load(path)).evaluate_job).table()
 
 
