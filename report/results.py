@@ -19,6 +19,7 @@ from ..pipelines.reject import reason_class
 from ..recipe import Recipe
 from ..tokenize import store
 from ..train import metrics
+from ..train.downstream.evaluation.job import EvaluateJob
 from ..train.downstream.generation_job import GenerateJob
 from ..train.downstream.settings import Chain
 from ..train.pretrain.job import TrainJob
@@ -39,6 +40,7 @@ from .html.report import (
     TokenizerResult,
 )
 from .samples import Collector, column_counts, credits, is_picture, spread
+from .truths import truths
 
 MOSAIC, RECONSTRUCTED = 64, 12
 COUNTED_SHARDS = 32  # enough to see how a codebook is used
@@ -53,11 +55,13 @@ def collect(
     tokenizers: Mapping[str, Fitted],
     run: TrainJob,
     generation: GenerateJob | None,
+    evaluation: EvaluateJob | None,
     extras: Mapping[str, Any],
 ) -> ReportData:
     """Everything that a report of this root shows.
 
     Args:
+        evaluation: knows the truth of validation samples; None if nobody does.
         extras: fields of `ReportData` that win over what is gathered here.
     """
     rows = {shard: record.rows for (output, shard), record in plan.done.items() if output == SAMPLES}
@@ -81,7 +85,7 @@ def collect(
         "training_facts": _training_facts(record, log),
         "training_note": _training_note(recipe),
         "curves": _curves(run, log),
-        "generations": _generations(collector, plan, generation) if generation is not None else (),
+        "generations": _generations(collector, plan, generation, evaluation) if generation is not None else (),
         "generation_note": "The samples are the first of the shards, in their order; none was chosen. "
         "They are validation samples where nothing else is said.",
         "evaluations": tables(recipe.root, f"{recipe.train.name}/{run.fingerprint}"),
@@ -247,7 +251,9 @@ def _rejects(plan: Plan) -> list[RejectCount]:
     return [RejectCount(*cause, n, examples[cause]) for cause, n in counts.most_common(50)]
 
 
-def _generations(collector: Collector, plan: Plan, job: GenerateJob) -> list[GenerationGrid]:
+def _generations(
+    collector: Collector, plan: Plan, job: GenerateJob, evaluation: EvaluateJob | None
+) -> list[GenerationGrid]:
     grids = []
     for number, chain in enumerate(job.settings.chains):
         folder = storage.join(job.folder, f"chain-{number}")
@@ -258,22 +264,28 @@ def _generations(collector: Collector, plan: Plan, job: GenerateJob) -> list[Gen
         rows: dict[str, list[int]] = {}
         for sample in samples:
             rows.setdefault(sample["shard"], []).append(sample["row"])
-        truths = {(s.shard, s.key): s for s in collector.samples(list(plan.tasks.values()), rows)}
-        shown_samples = [truths[sample["shard"], sample["key"]] for sample in samples]
+        stored = {(s.shard, s.key): s for s in collector.samples(list(plan.tasks.values()), rows)}
+        shown_samples = [stored[sample["shard"], sample["key"]] for sample in samples]
+        known = evaluation is not None and all(sample["shard"] in plan.splits["val"] for sample in samples)
+        places = [(sample["shard"], sample["key"], sample["row"]) for sample in samples]
+        true = truths(evaluation, places) if evaluation is not None and known else {}
         generated = {step.target: _decoded(collector, folder, step.target) for step in chain.to}
         lines = []
-        for i, truth in enumerate(shown_samples):
-            cells = [_short(_truth(truth, name)) for name in chain.inputs]
+        for i, sample in enumerate(shown_samples):
+            cells = [_short(_label(sample, name)) for name in chain.inputs]
             for step in chain.to:
-                cells += [_short(generated[step.target][i]), _short(_truth(truth, step.target))]
-            lines.append(GenerationRow(truth.key, cells, _truth(truth, "rgb")))
+                cells += [_short(generated[step.target][i]), _short(_label(sample, step.target))]
+                cells += [_short(values[i])] if (values := true.get(MODALITIES[step.target].label)) else []
+            lines.append(GenerationRow(sample.key, cells, _label(sample, "rgb")))
         title = f"from {' and '.join(chain.inputs)} to {', '.join(step.target for step in chain.to)}"
         title += "" if chain.split == "val" and job.splits["val"] else ", on training samples"
-        grids.append(GenerationGrid(title, _columns(chain, shown_samples), lines, _how(job, number)))
+        grids.append(GenerationGrid(title, _columns(chain, shown_samples, true), lines, _how(job, number)))
     return grids
 
 
-def _columns(chain: Chain, shown_samples: Sequence[GallerySample]) -> list[GridColumn]:
+def _columns(
+    chain: Chain, shown_samples: Sequence[GallerySample], true: Mapping[str, Sequence[Any]]
+) -> list[GridColumn]:
     """What each column of a chain's grid shows."""
     not_kept = {label for sample in shown_samples for label in sample.not_kept}
 
@@ -284,7 +296,8 @@ def _columns(chain: Chain, shown_samples: Sequence[GallerySample]) -> list[GridC
     for step in chain.to:
         label = MODALITIES[step.target].label
         generated = GridColumn(label, "generated", _guidance(step.guidance))
-        columns += [generated, GridColumn(label, "truth", stored(step.target))]
+        columns += [generated, GridColumn(label, "label", stored(step.target))]
+        columns += [GridColumn(label, "truth")] if label in true else []
     return columns
 
 
@@ -295,7 +308,7 @@ def _decoded(collector: Collector, folder: str, modality: str) -> list[Any]:
     return [codec.decode(column.crop(i, 0)) for i in range(len(column))]
 
 
-def _truth(sample: GallerySample, modality: str) -> Any:
+def _label(sample: GallerySample, modality: str) -> Any:
     """The label of a sample in the frame of its first crop; where it is not kept, what its tokens decode to."""
     view = _view(sample, modality)
     if view is None:

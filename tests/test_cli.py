@@ -33,7 +33,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 VERBS = (
-    "demo", "scenes", "init", "plan", "label", "fit", "evaluate", "tokenize", "train", "generate", "retrieve",
+    "demo", "scenes", "shards", "init", "plan", "label", "fit", "evaluate", "tokenize", "train", "generate", "retrieve",
     "transfer", "run", "status", "inspect", "view", "report",
 )  # fmt: skip
 

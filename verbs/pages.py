@@ -66,7 +66,9 @@ def write_report(project: Project, out: str | None = None, extras: dict[str, Any
     if not collector.columns:
         raise RecipeError("the tokenizers are not fitted yet; run `fourmill run` first")
     generation = project.generate_job if recipe.generate.chains else None
-    data = results.collect(recipe, collector, plan, project.fitted, project.train_job, generation, extras or {})
+    evaluation = project.evaluate_job if recipe.evaluate.truth and recipe.samples.val else None
+    jobs = project.train_job, generation, evaluation
+    data = results.collect(recipe, collector, plan, project.fitted, *jobs, extras or {})
     return _write(render_report(data), out or storage.join(project.root, "report.html"))
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from . import kinds
 from .world import Camera, Light, Scene, Surface, Thing, look_at, yaw
 
-SPLITS = ("train", "val")
+SPLITS = ("train", "val")  # what `fourmill scenes` writes
+LABELLERS = "labellers"  # scenes that the demo's labelling models learn from: no shard holds one, whatever its seed
 # Raised when the same seed gives other scenes or pictures than before; a folder of another version is not mixed with.
 VERSION = 1
 
@@ -30,7 +31,7 @@ def key(seed: int, split: str, index: int) -> str:
 
 def generator(seed: int, split: str, index: int, purpose: int = 0) -> np.random.Generator:
     """The random numbers of one scene; `purpose` keeps those of the caption apart from those of the scene."""
-    return np.random.default_rng([seed, SPLITS.index(split), index, purpose])
+    return np.random.default_rng([seed, (*SPLITS, LABELLERS).index(split), index, purpose])
 
 
 def things_of(clutter: str | int) -> tuple[int, int]:
@@ -52,10 +53,14 @@ def draw(seed: int, split: str, index: int, clutter: str | int = "medium") -> Sc
     rng = generator(seed, split, index)
     fewest, most = things_of(clutter)
     things = _things(rng, int(rng.integers(fewest, most + 1)))
+    if clutter == kinds.PLAIN:
+        things = tuple(_plain(thing) for thing in things)
     middle, spread = _extent(things)
     camera, azimuth = _camera(rng, middle, spread, len(things))
     sky = kinds.SKIES[rng.integers(len(kinds.SKIES))]
     surfaces = _surfaces(rng, middle, spread, azimuth)
+    if clutter == kinds.PLAIN:
+        surfaces = (replace(surfaces[0], pattern="plain"),)
     lights = _lights(rng, middle, spread, azimuth, surfaces)
     ambient = float(rng.uniform(0.45, 0.7))
     return Scene(key(seed, split, index), seed, split, index, things, surfaces, sky, lights, ambient, camera)
@@ -93,6 +98,13 @@ def _thing(rng: np.random.Generator, number: int) -> Thing:
         turn = turn @ _LYING @ yaw(rng.uniform(0, 2 * np.pi)) @ _LYING.T @ yaw(rng.uniform(0, 2 * np.pi))
     rotation = turn if upright else turn @ _LYING
     return Thing(number, shape, colour, second, material, size, (x, y, z), np.zeros(3), rotation, upright)
+
+
+def _plain(thing: Thing) -> Thing:
+    """The same without a second colour, and no mirror."""
+    material = kinds.MATERIALS[thing.material]
+    plain = "matte" if material.pattern or material.mirror else thing.material
+    return replace(thing, material=plain, second="")
 
 
 def _footprint(thing: Thing) -> float:

@@ -101,8 +101,10 @@ MATERIALS: dict[str, Material] = {
     "striped": Material(("striped",), gloss=0.12, sharpness=30.0, pattern="stripes", share=1.0),
 }
 
-# Number of things, from and to, of each level of clutter.
-CLUTTER: dict[str, tuple[int, int]] = {"simple": (1, 3), "medium": (3, 6), "cluttered": (8, 14)}
+# Number of things, from and to, of each level of clutter. In plain scenes no surface has a pattern or is a mirror, and
+# the floor goes on to the sky.
+PLAIN = "plain"
+CLUTTER: dict[str, tuple[int, int]] = {PLAIN: (1, 2), "simple": (1, 3), "medium": (3, 6), "cluttered": (8, 14)}
 MOST_THINGS = 40
 
 # Floors and walls: a name for captions and a colour.

@@ -95,10 +95,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class GridColumn:
-    """A column of a generation grid: the label it shows, and whether it was given, generated or is the truth."""
+    """A column of a generation grid: the label it shows, and whether it was given, generated, is the stored label, or
+    the truth."""
 
     label: str
-    role: Literal["given", "generated", "truth"]
+    role: Literal["given", "generated", "label", "truth"]
     note: str = ""
 
 
@@ -208,11 +209,16 @@ class TokenizerCard:
 
 @dataclass(frozen=True)
 class GridCard:
-    """A generation grid, drawn."""
+    """A generation grid, drawn: what is given on the left, and for each target what is generated above what is so.
+
+    given, targets: titles and notes of the columns. samples: the key, the panels of what was given, and a row for each
+        role with a panel for each target, None where it has none.
+    """
 
     grid: GenerationGrid
-    titles: list[str]
-    rows: list[tuple[str, list[draw.Panel]]]
+    given: list[tuple[str, str]]
+    targets: list[tuple[str, str]]
+    samples: list[tuple[str, list[draw.Panel], list[tuple[str, list[draw.Panel | None]]]]]
 
 
 @dataclass(frozen=True)
@@ -300,12 +306,30 @@ def _curve_card(curve: Curve) -> CurveCard:
 
 
 def _grid_card(grid: GenerationGrid, classes: Mapping[str, tuple[str, ...]]) -> GridCard:
-    rows = []
+    given = [i for i, column in enumerate(grid.columns) if column.role == "given"]
+    # A generated column, and those after it that say what is so.
+    targets: list[dict[str, int]] = []
+    for i, column in enumerate(grid.columns):
+        if column.role == "generated":
+            targets.append({})
+        if column.role != "given" and targets:
+            targets[-1][column.role] = i
+    roles = [role for role in ("generated", "label", "truth") if any(role in target for target in targets)]
+    samples = []
     for row in grid.rows:
         if len(row.cells) != len(grid.columns):
             got = f"{len(row.cells)} cells for {len(grid.columns)} columns"
             raise ValueError(f"{grid.title}, {row.key}: got {got}; expected one for each, None where there is nothing")
         cells = zip(grid.columns, row.cells, strict=True)
         panels = [draw.draw(column.label, cell, row.backdrop, size=224, classes=classes) for column, cell in cells]
-        rows.append((row.key, panels))
-    return GridCard(grid, [label_title(column.label) for column in grid.columns], rows)
+        lines = [(role, [panels[one[role]] if role in one else None for one in targets]) for role in roles]
+        samples.append((row.key, [panels[i] for i in given], lines))
+
+    def head(places: Sequence[int]) -> list[tuple[str, str]]:
+        """The title of each column, and what is to be said of any of its roles."""
+        columns = [grid.columns[i] for i in places]
+        return [(label_title(column.label), column.note) for column in columns]
+
+    heads = [head(list(target.values())) for target in targets]
+    titles = [(one[0][0], "; ".join(dict.fromkeys(note for _, note in one if note))) for one in heads]
+    return GridCard(grid, head(given), titles, samples)

@@ -29,7 +29,15 @@ ON_RAY: list[tuple[str, str, int]] = [
     ("fused", "--samples 4 --crops 1 --shards 1 --dim 64 --depth 1", 2),
     ("planted_bugs", "--seeds 1 --bugs codes --images 8 --steps 2 --fit-steps 2 --tiny", 2),
 ]
-SCRIPTS = [script for script, *_ in (*RUNS, *ON_RAY)]
+# Those that write into a folder.
+INTO_A_FOLDER: list[tuple[str, str, int]] = [
+    (
+        "labellers",
+        "--simple 4 --medium 4 --held-out 4 --effort 0.0005 --processes 1 --cache {folder} --out {folder}",
+        4,
+    ),
+]
+SCRIPTS = [script for script, *_ in (*RUNS, *ON_RAY, *INTO_A_FOLDER)]
 # Comparisons behind docs/decisions.md, which are run by hand so far.
 BY_HAND = {"ray_data", "shards"}
 
@@ -70,6 +78,14 @@ def test_a_benchmark_prints_its_table(script: str, arguments: str, rows: int) ->
 @pytest.mark.parametrize(("script", "arguments", "rows"), ON_RAY, ids=[script for script, *_ in ON_RAY])
 def test_a_benchmark_on_ray_prints_its_table(ray_cluster: str, script: str, arguments: str, rows: int) -> None:
     check(run(script, arguments, ray_cluster), script, arguments, rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "arguments", "rows"), INTO_A_FOLDER, ids=[row[0] for row in INTO_A_FOLDER])
+def test_a_benchmark_that_writes_prints_its_table(tmp_path: Path, script: str, arguments: str, rows: int) -> None:
+    arguments = arguments.format(folder=tmp_path)
+    check(run(script, arguments), script, arguments, rows)
+    assert all((tmp_path / label / "model.safetensors").exists() for label in ("depth", "normal", "semseg", "det"))
 
 
 def test_every_benchmark_is_run() -> None:

@@ -17,13 +17,14 @@ NOT_PACKAGED = {"tests", "benchmarks", "docs", "build", "dist", "demo"}
 
 
 def package_files() -> set[str]:
-    """Modules, templates and recipes of the tree, relative to the root."""
+    """Modules, templates, recipes and models of the tree, relative to the root."""
     folders = [
         f for f in ROOT.iterdir() if f.is_dir() and f.name not in NOT_PACKAGED and not f.name.startswith((".", "_"))
     ]
     files = [*ROOT.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))]
     files += [path for path in (ROOT / "report" / "html" / "templates").iterdir() if path.is_file()]
     files += (ROOT / "recipes").rglob("*.yaml")
+    files += [path for path in (ROOT / "pipelines" / "demo" / "models").rglob("*") if path.is_file()]
     return {str(path.relative_to(ROOT)) for path in files if ".egg-info" not in str(path)}
 
 

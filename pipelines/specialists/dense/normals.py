@@ -1,4 +1,5 @@
-"""Surface normals (4M-21's `normal`) by a model that predicts them in one pass: TIPSv2-DPT, Sapiens2.
+"""Surface normals (4M-21's `normal`) by a model that predicts them in one pass: TIPSv2-DPT, Sapiens2, or any dense
+head of one's own (SegFormer, UperNet, DPT) whose three outputs are named x, y, z.
 
 4M labels with Omnidata's DPT-Hybrid. Marigold is in normals_marigold.py; normals_geometry.py needs no weights.
 
@@ -9,7 +10,7 @@ Axes of the label: camera coordinates, x right, y up, z toward the viewer, as Ma
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -17,12 +18,19 @@ from pydantic import Field
 from ...reject import Reject
 from .base import DenseModel
 
+if TYPE_CHECKING:
+    import torch
+
+_SEMANTIC = "AutoModelForSemanticSegmentation"
+AXES = ("x", "y", "z")
 TOWARD_VIEWER = (0.0, 0.0, 1.0)
 _SHORT = 1e-3  # a vector below this length has no direction
 
 
 class Normals(DenseModel):
-    """Unit normals in the whole frame, by any `AutoModelForNormalEstimation`.
+    """Unit normals in the whole frame, by any `AutoModelForNormalEstimation`; or by an
+    `AutoModelForSemanticSegmentation` whose `id2label` is {0: "x", 1: "y", 2: "z"}: transformers trains its semantic
+    heads, as regressors too, and has no training for its own models of normals.
 
     TIPSv2's and Sapiens2's authors show (n + 1) / 2 in camera coordinates and write no more of the axes; a picture of a
     floor tells (it must be green), and `flip` turns what is not so.
@@ -40,22 +48,32 @@ class Normals(DenseModel):
     )
 
     def auto_class(self) -> str:
-        return "AutoModelForNormalEstimation"
+        names = self.config().id2label
+        return _SEMANTIC if tuple(map(names.get, range(len(names)))) == AXES else "AutoModelForNormalEstimation"
 
     def setup(self, device: str) -> None:
         """Load the weights. ValueError if they are for another task."""
         super().setup(device)
-        self.require_postprocessing("post_process_normal_estimation")
+        if self._auto != _SEMANTIC:
+            self.require_postprocessing("post_process_normal_estimation")
 
     def label_of(self, prediction: Any, size: tuple[int, int]) -> np.ndarray | Reject:
         """float16 (H, W, 3), unit vectors; a Reject if the model gives no direction at all."""
+        vectors = self._vectors(prediction, size).permute(1, 2, 0).cpu().numpy()
+        normals = unit_vectors(vectors * [-1.0 if axis in self.flip else 1.0 for axis in AXES])
+        return Reject("normal: no direction anywhere") if normals is None else normals
+
+    def _vectors(self, prediction: Any, size: tuple[int, int]) -> torch.Tensor:
+        """float32 (3, H, W), of any length."""
+        import torch
+
+        if self._auto == _SEMANTIC:
+            return torch.nn.functional.interpolate(prediction.logits, size, mode="bilinear")[0]
         options: dict[str, Any] = {"target_sizes": [size]}
         if self._model.config.model_type == "sapiens2":  # pads if its configuration says so; TIPSv2 never does
             options |= {"source_sizes": [self.seen_size(size)], "do_remove_padding": bool(self._processor.do_pad)}
         processed = self._processor.post_process_normal_estimation(prediction, **options)[0]["normals"]
-        vectors = processed.float().reshape(3, *size).permute(1, 2, 0).cpu().numpy()
-        normals = unit_vectors(vectors * [-1.0 if axis in self.flip else 1.0 for axis in "xyz"])
-        return Reject("normal: no direction anywhere") if normals is None else normals
+        return processed.float().reshape(3, *size)
 
 
 def unit_vectors(vectors: np.ndarray) -> np.ndarray | None:

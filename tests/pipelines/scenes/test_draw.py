@@ -76,5 +76,14 @@ def test_a_number_of_things(clutter: str | int) -> None:
 
 @pytest.mark.parametrize("clutter", ["many", "0", "41", "2.5", ""])
 def test_unknown_clutter_is_a_sentence(clutter: str) -> None:
-    with pytest.raises(ValueError, match=r"clutter: got .*, expected simple, medium, cluttered, or a number"):
+    with pytest.raises(ValueError, match=r"clutter: got .*, expected plain, simple, medium, cluttered, or a number"):
         draw(0, "train", 0, clutter)
+
+
+def test_plain_scenes_have_no_patterns_and_no_walls() -> None:
+    for index in range(40):
+        scene, same = draw(3, "train", index, "plain"), draw(3, "train", index, "plain")
+        assert len(scene.surfaces) == 1 and scene.surfaces[0].pattern == "plain"
+        assert 1 <= len(scene.things) <= 2
+        assert all(not thing.second and thing.material in ("matte", "shiny") for thing in scene.things)
+        assert [thing.colour for thing in scene.things] == [thing.colour for thing in same.things]

@@ -21,10 +21,10 @@ def full(sample: GallerySample, attack: str) -> ReportData:
         columns=[
             report.GridColumn("rgb", "given"),
             report.GridColumn("det", "generated", attack),
-            report.GridColumn("caption", "truth"),
+            report.GridColumn("det", "truth"),
         ],
         rows=[
-            report.GenerationRow(attack, [window, sample.labels["det"], attack], window),
+            report.GenerationRow(attack, [window, sample.labels["det"], sample.labels["det"]], window),
             report.GenerationRow("b", [None] * 3),
         ],
         note=attack,
@@ -119,3 +119,18 @@ def test_square_is_the_centre() -> None:
 
 def test_the_page_is_the_same_each_time(sample: GallerySample, attack: str) -> None:
     assert render_report(full(sample, attack)) == render_report(full(sample, attack))
+
+
+def test_generated_stands_above_label_and_truth() -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    columns = [
+        report.GridColumn("rgb", "given"),
+        *(report.GridColumn("semseg", role) for role in ("generated", "label", "truth")),
+        *(report.GridColumn("caption", role) for role in ("generated", "label")),
+    ]
+    ids = np.zeros((8, 8), np.uint8)
+    row = report.GenerationRow("key", [image, ids, ids, ids, "said", "written"], image)
+    page = render_report(ReportData(title="t", generations=[report.GenerationGrid("g", columns, [row])]))
+    assert re.findall(r'<th scope="row">(\w+)</th>', page) == ["generated", "label", "truth"]
+    assert page.index("said") < page.index("written")
+    assert 'rowspan="3"' in page

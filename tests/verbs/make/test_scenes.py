@@ -35,7 +35,7 @@ def test_its_shards_make_a_recipe_with_its_last_line(tmp_path: Path) -> None:
         (["--count=1", "--size=8"], "--size: got 8, expected at least 16"),
         (["--count=1", "--workers=0"], "--workers: got 0, expected at least 1"),
         (["--count=1", "--shard-size=0"], "--shard-size: got 0, expected at least 1"),
-        (["--count=1", "--clutter=many"], "clutter: got 'many', expected simple, medium, cluttered, or a number"),
+        (["--count=1", "--clutter=many"], "clutter: got 'many', expected plain, simple, medium, cluttered, or"),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path: Path, arguments: list[str], expected: str) -> None:

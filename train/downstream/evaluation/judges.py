@@ -68,6 +68,7 @@ class Maps:
     def __init__(self, form: Form, size: int, given: Truth | None, names: Sequence[str]) -> None:
         self.form, self.size, self.given = form, size, given
         # Distances that a scanner measured have a unit, relative depth has none.
+        self._inverse = form is Form.DEPTH and given is not None and given.inverse
         self._measured_as = DISTANCE if form is Form.DEPTH and given is not None else form.value
         self.measures = _MEASURES[form]
         self._table = None if given is None else _class_table(given, names)
@@ -77,17 +78,18 @@ class Maps:
         values = truth.array(data, self.given.member)
         if self.form is Form.CLASSES:
             return truth.classes(values, self.size, self._table), None
-        return (truth.depth if self.form is Form.DEPTH else truth.normals)(values, self.size)
+        if self.form is Form.NORMALS:
+            return truth.normals(values, self.size)
+        distances, valid = truth.depth(values, self.size)
+        return (np.where(valid, 1 / np.where(valid, distances, 1), 0) if self._inverse else distances), valid
 
     def of_label(self, value: Any) -> Any:
-        return value, None
+        # Labels of depth are 0 near and 1 far, the inverse of distances is the largest where it is near.
+        return (1 - value if self._inverse else value), None
 
     def as_label(self, reference: Any) -> Any:
-        values, valid = reference
-        if self.form is not Form.DEPTH or valid is None or valid.all():
-            return values
-        # What has no distance is as far as the farthest thing, as the sky is.
-        return np.where(valid, values, values[valid].max()) if valid.any() else None
+        # Distances are no label of depth: what scale the labels have, their specialist knows.
+        return None if self.form is Form.DEPTH else reference[0]
 
     def constant(self, references: Iterable[Any]) -> Any:
         """The mean of each pixel, of depth that is standardized; of classes each pixel's most frequent one."""

@@ -19,6 +19,8 @@ class Truth(Section):
     member: str
     # Of class maps: the names of ids in order, null for none. The label's own ids unless given.
     classes: list[str | None] | None = None
+    # Of depth: labels are linear in the inverse of distances, as relative depth is (`depth`), and are compared there.
+    inverse: bool = False
     # Of captions, whose truth is a JSON: the key of its list of objects, "" if it is the list; and what to look at in
     # each of them. One whose `visible` is not above `least` is not there.
     objects: str = ""

@@ -25,6 +25,7 @@ from fourmill.pipelines.specialists.dense.segmentation import Panoptic
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     "tipsv2": tiny_dense.tipsv2,
     "sapiens2": tiny_dense.sapiens2,
+    "segformer": lambda folder: tiny_dense.segformer(folder, dict(enumerate("xyz"))),
     "sapiens2_padded": lambda folder: tiny_dense.sapiens2(folder, do_pad=True),
 }
 
@@ -61,13 +62,14 @@ def test_whole_frame_is_labelled_alone_as_in_a_batch(folders: dict[str, Path], f
         np.testing.assert_allclose(np.float32(alone), np.float32(label), atol=2e-3)
 
 
-@pytest.mark.parametrize("family", ["sapiens2", "sapiens2_padded"])
+@pytest.mark.parametrize("family", ["sapiens2", "sapiens2_padded", "segformer"])
 def test_a_prediction_lies_where_the_picture_has_it(folders: dict[str, Path], family: str) -> None:
     specialist = _ready(folders[family])
 
     def answer(pixels: torch.Tensor) -> dict[str, torch.Tensor]:  # bright pixels lean right
         lean = pixels.mean(1)
-        return {"normals": torch.stack([lean, 0 * lean, 0 * lean + 1], dim=1)}
+        name = "logits" if family == "segformer" else "normals"
+        return {name: torch.stack([lean, 0 * lean, 0 * lean + 1], dim=1)}
 
     specialist._model = tiny_dense.Echo(specialist._model, answer)
     items = tiny_dense.items()
@@ -109,6 +111,9 @@ def test_half_precision_says_nearly_the_same(folders: dict[str, Path], precision
 def test_a_folder_of_another_task_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"normal: .* is no model for surface normal estimation"):
         _ready(tiny_dense.dpt(tmp_path / "dpt"))
+    # A semantic head, whose three outputs are no axes.
+    with pytest.raises(ValueError, match=r"normal: .* is no model for surface normal estimation"):
+        _ready(tiny_dense.segformer(tmp_path / "classes", dict(enumerate(("floor", "wall", "sky")))))
 
 
 def test_the_trunk_of_tipsv2_runs_once_for_three_labels(folders: dict[str, Path]) -> None:

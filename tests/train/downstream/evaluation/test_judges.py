@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
@@ -68,10 +69,24 @@ def test_an_ensemble_of_maps() -> None:
     assert maps(Form.CLASSES).together(votes)[0].tolist() == [[2, 2], [2, 2]]
 
 
-def test_depth_without_distance_is_the_farthest_to_a_tokenizer() -> None:
+def test_distances_are_no_label_of_depth() -> None:
+    """Labels have the scale of their specialist: a tokenizer of them cannot encode metres."""
     judge, values = maps(Form.DEPTH, classes=None, name="label"), np.array([[1.0, 0], [3, 2]])
-    assert judge.as_label((values, values > 0)).tolist() == [[1, 3], [3, 2]]
-    assert judge.as_label((values, values > 9)) is None
+    assert judge.as_label((values, values > 0)) is None
+
+
+def test_relative_depth_is_compared_by_inverse_distance() -> None:
+    """A label that is right, but for scale and shift of the inverse, has no error; by distances it has one."""
+    distances = np.geomspace(1, 20, 64, dtype=np.float32).reshape(8, 8)
+    buffer = io.BytesIO()
+    np.save(buffer, distances)
+    inverse = 1 / distances
+    label = 1 - (inverse - inverse.min()) / (inverse.max() - inverse.min())
+    for given, right in ((Truth(member="d.npy", inverse=True), True), (Truth(member="d.npy"), False)):
+        judge = Maps(Form.DEPTH, 8, given, ())
+        answers, references = [judge.of_label(label)], [judge.of_truth(buffer.getvalue(), (8, 8))]
+        for name in ("l1", "abs_rel"):
+            assert (value(judge, answers, references, name) < 1e-3) == right
 
 
 def test_classes_of_the_truth_are_named() -> None:

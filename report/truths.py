@@ -1,0 +1,40 @@
+"""The truth of validation samples, to be seen beside what a model says: where `evaluate.truth` names a member."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..modalities import LABELS, Form
+from ..train.downstream.evaluation.columns import Column, columns
+from ..train.downstream.evaluation.job import EvaluateJob
+from ..train.downstream.evaluation.references import Reference
+from ..train.downstream.samples import Place, Samples
+
+
+def truths(job: EvaluateJob, places: Sequence[Place]) -> dict[str, list[Any]]:
+    """Of each label whose truth can be drawn, the truth of some samples in the frame of their crop, None if unknown."""
+    given = [column for column in columns(job)[0] if column.given is not None]
+    reference = Reference(job, Samples({}, list(places), {}), given)
+    found = {column.label: [_drawn(column, value) for value in reference.of(column)] for column in given}
+    return {label: values for label, values in found.items() if any(value is not None for value in values)}
+
+
+def _drawn(column: Column, value: Any) -> Any:
+    """A judge's reference as a label."""
+    if value is None:
+        return None
+    if LABELS[column.label].form is not Form.DEPTH:
+        return column.judge.as_label(value)
+    # A map from 0, near, to 1, far, linear in the inverse of distances, as labels of depth are. What has no distance is
+    # as far as the farthest thing, as the sky is.
+    values, known = value
+    if not known.any():
+        return None
+    assert column.given is not None
+    inverse = np.where(known, values if column.given.inverse else 1 / np.where(known, values, 1), np.inf)
+    inverse = np.where(known, inverse, inverse[known].min())
+    low, high = inverse.min(), inverse.max()
+    return ((high - inverse) / max(high - low, 1e-6)).astype(np.float32)
