@@ -51,10 +51,10 @@ def _write_scenes(folder: Path, seed: int) -> Summary:
     from . import machines
 
     start = time.monotonic()
-    # A folder of its own, so that the recipe goes on to work where fourmill is installed anew elsewhere.
-    shutil.copytree(_SOURCE / "models", folder.parent / "models", dirs_exist_ok=True)
     options = Options(seed, _SCENES_SIZE, _SCENES_CLUTTER)
     written = shards.write(str(folder), options, _SCENES, _SCENES_OF_SHARD, machines.here().cores)
+    # Copies, so that the recipe goes on to work where fourmill is installed elsewhere.
+    shutil.copytree(_SOURCE / "models", folder.parent / "models", dirs_exist_ok=True)
     existed = sum(map(len, written.shards.values())) - len(written.made)
     summary = Summary("scenes", made=len(written.made), existed=existed, seconds=time.monotonic() - start)
     summary.notes.append(f"{_SCENES['train']} training and {_SCENES['val']} validation scenes")
@@ -64,8 +64,9 @@ def _write_scenes(folder: Path, seed: int) -> Summary:
 def _words_of_scenes() -> dict[str, Any]:
     return {
         "subtitle": "From rendered scenes to labels, tokens, a small 4M, and any modality from any other.",
-        "corpus_note": "Rendered scenes (`fourmill scenes`), whose truth is known. Labels are pseudo-labels, as in "
-        "life: small models say what they see, and are wrong at times. No validation scene is trained on.",
+        "corpus_note": "Rendered scenes, whose truth is known. Depth, normals and classes are pseudo-labels, as in "
+        "life: small models say what they see, and are wrong at times. Boxes and captions come with the images. No "
+        "validation scene is trained on.",
         "validation_note": "Validation is on scenes that training has not seen.",
         "caveats": [
             "This is a model of minutes, on images of 64 px: what it says is coarse, and thin things are lost.",
