@@ -39,7 +39,7 @@ class Labeller:
     helper: what learns beside the model and is not kept.
     loss: of the model, its pixels (B, 3, H, W), the truth of the batch, as `labeller_scenes.scenes` gives it, and the
         helper.
-    share: of the training time, against the others.
+    rate, batch, steps, decay: peak learning rate, scenes of a step, steps, weight decay.
     """
 
     make: Callable[[Path], tuple[Any, Any]]

@@ -1,4 +1,4 @@
-"""The four small models that label the scenes of `fourmill demo`: trained on truth, saved as hub folders, measured.
+"""Four small models that label rendered scenes: trained on truth, saved as hub folders, measured.
 
     python benchmarks/labellers.py --out pipelines/demo/models [--only semseg det] [--simple 2000] [--medium 4000]
         [--held-out 400] [--effort 1] [--seed 0] [--cache DIR] [--processes 2]
@@ -6,7 +6,7 @@
 They learn from scenes of a split of their own (`draw.LABELLERS`), which no shard of `fourmill scenes` holds, whatever
 its seed; they are measured on others of that split. Measures are of the labels that fourmill's own specialists write
 with the saved folders: see labeller_measures.py. The speed is theirs too, with preprocessing, in images a second of CPU
-time of one core. The same options on the same machine give the same models.
+time of one core. The same options on the same machine give the same models. `fourmill demo` ships all but det.
 """
 
 from __future__ import annotations

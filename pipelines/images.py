@@ -29,6 +29,13 @@ _MAX_SIDE = 65_535  # of JPEG; taller "images" are attacks or mistakes, and over
 _END_OF_JPEG = b"\xff\xd9"
 
 
+def encode_png(pixels: np.ndarray, compress_level: int = -1) -> bytes:
+    """A PNG of uint8 (H, W) or (H, W, 3), or uint16 (H, W); the level is zlib's, -1 its default."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=compress_level)
+    return buffer.getvalue()
+
+
 def decode(data: bytes, max_pixels: int) -> np.ndarray:
     """Decode an image.
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..infra import storage
 from ..modalities import LABELS, Form
+from ..pipelines.images import encode_png
 from ..tokenize.id_colors import class_table
 from ..tokenize.labels import encode_array
 
@@ -80,23 +81,17 @@ def files_of(label: str, value: Any) -> dict[str, bytes]:
         return {"json": (json.dumps(value, indent=1, ensure_ascii=False, default=float) + "\n").encode()}
     value = np.asarray(value)
     if form in (Form.COLORS, Form.EDGES):
-        return {"png": _png(value)}
+        return {"png": encode_png(value)}
     if form is Form.CLASSES:
         return {"png": _indexed(value)}
     arrays = {"npy": encode_array(value.astype(np.float16))}
     if form is Form.DEPTH:
-        return arrays | {"png": _png(np.rint(value.astype(np.float32).clip(0, 1) * 65_535).astype(np.uint16))}
+        return arrays | {"png": encode_png(np.rint(value.astype(np.float32).clip(0, 1) * 65_535).astype(np.uint16))}
     if form is Form.NORMALS:
-        return arrays | {"png": _png(np.rint((value.astype(np.float32).clip(-1, 1) + 1) * 127.5).astype(np.uint8))}
+        return arrays | {
+            "png": encode_png(np.rint((value.astype(np.float32).clip(-1, 1) + 1) * 127.5).astype(np.uint8))
+        }
     return arrays
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _indexed(classes: np.ndarray) -> bytes:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from ...modalities import COCO_PANOPTIC_CLASSES, NO_CLASS
-from .layout import Found, Members, Sample, folder, picture, png
+from ..images import encode_png
+from .layout import Found, Members, Sample, folder, picture
 
 _KINDS = ("panoptic", "instances", "captions")
 
@@ -90,7 +91,7 @@ class _Panoptic:
         there, inverse = np.unique(segments, return_inverse=True)
         table = {segment["id"]: self.ids[segment["category_id"]] for segment in one["segments_info"]}
         ids = np.array([table.get(int(segment), NO_CLASS) for segment in there], np.uint8)
-        return {"semseg.png": png(ids[inverse].reshape(segments.shape))}
+        return {"semseg.png": encode_png(ids[inverse].reshape(segments.shape))}
 
 
 class _Instances:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,18 +41,6 @@ def folder(root: Path, *places: str) -> Path:
     raise ValueError(
         f"{root}: there is no folder {' or '.join(places)}; see the layout in the guide of `fourmill shards`"
     )
-
-
-def npy(values: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, values)
-    return buffer.getvalue()
-
-
-def png(values: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def picture(path: Path) -> np.ndarray:

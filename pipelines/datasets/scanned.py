@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ...tokenize.labels import encode_array
 from .axes import Axes, find
-from .layout import Found, Members, Sample, folder, npy, picture
+from .layout import Found, Members, Sample, folder, picture
 
 _LOOKED_AT = 32  # samples by which axes are found
 _SHORTEST, _LONGEST = 0.5, 1.5  # of a unit vector after rounding
@@ -107,10 +108,10 @@ def _found(place: Path, images: list[Path], maps: _Diode, prefix: str) -> Found:
         notes.append(f"normals: {turned} (mean cosine with those of depth {turned.agreement:.2f})")
 
     def read(image: Path) -> Members:
-        members = {image.suffix.lstrip("."): image.read_bytes(), "depth.npy": npy(maps.depth(image))}
+        members = {image.suffix.lstrip("."): image.read_bytes(), "depth.npy": encode_array(maps.depth(image))}
         members |= {name: path.read_bytes() for name, path in maps.files(image).items() if path.exists()}
         if turned is not None and maps.normals_at(image).exists():
-            members["normal.npy"] = npy(turned.turned(maps.normals(image)).astype(np.float16))
+            members["normal.npy"] = encode_array(turned.turned(maps.normals(image)).astype(np.float16))
         return members
 
     truth = {"depth": "depth.npy"} | ({} if turned is None else {"normal": "normal.npy"})

@@ -17,7 +17,7 @@ from typing import Any
 
 from ...infra import storage
 from ...infra.progress import Progress
-from ..archive import archive
+from ..archive import archive, record_of
 from .coco import coco
 from .imagenet import imagenet
 from .layout import Found, Sample
@@ -105,16 +105,10 @@ def _members(samples: list[Sample], left_out: dict[str, str], progress: Progress
 
 def _claim(out: str, asked: dict[str, Any]) -> dict[str, str]:
     """What was left out before; ValueError if the folder holds something else."""
-    if storage.is_local(out) and storage.local_path(out).is_file():
-        raise ValueError(f"--out: {out} is a file, expected a folder, which may be new")
-    url = storage.join(out, RECORD)
-    if storage.exists(url):
-        record = json.loads(storage.read_bytes(url))
+    if record := record_of(out, RECORD):
         if differing := [f"{name} {record.get(name)}" for name in asked if record.get(name) != asked[name]]:
             raise ValueError(f"--out: {out} holds other shards ({', '.join(differing)}); choose another folder")
         return dict(record["left_out"])
-    if others := storage.list_names(out):
-        raise ValueError(f"--out: {out} holds other files ({', '.join(others[:3])}); choose a new folder")
     _record(out, asked, {})
     return {}
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ...infra import storage
 from ...infra.explain import listing
 from ...tokenize.crops import Crop, hashed_uniforms
-from ..archive import archive
+from ..archive import archive, record_of
 from .captions import CLOSE_PHOTOS, Photo, Region
 from .views import WIDE_PHOTOS
 
@@ -226,10 +226,11 @@ def _plan(samples_per_shard: int, crops_per_photo: int, seed: int) -> dict[str, 
 
 def _claim(folder: str, options: dict[str, Any]) -> None:
     """Write the folder's record, or check that it is the same. ValueError if the folder holds other shards."""
-    record = {"options": options, "photos": attributions()}
-    url = storage.join(folder, RECORD)
-    storage.put(url, json.dumps(record, indent=1, sort_keys=True).encode(), if_absent=True)
-    found = json.loads(storage.read_bytes(url)).get("options")
+    if record_of(folder, RECORD) is None:
+        record = {"options": options, "photos": attributions()}
+        url = storage.join(folder, RECORD)
+        storage.put(url, json.dumps(record, indent=1, sort_keys=True).encode(), if_absent=True)
+    found = (record_of(folder, RECORD) or {}).get("options")
     if found != options:
         raise ValueError(
             f"{folder}: holds demo shards made with {found}, asked for {options}; "

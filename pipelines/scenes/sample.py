@@ -7,7 +7,6 @@ Extensions hold a dot ("depth.npy"), as WebDataset allows: a sample's key is the
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...tokenize.labels import encode_array
+from .. import images
 from . import draw, kinds
 from .captions import Caption, caption
 from .render import Rendered, render
@@ -144,8 +144,4 @@ def _json(value: Any) -> bytes:
 
 
 def _png(pixels: np.ndarray) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()
+    return images.encode_png(np.ascontiguousarray(pixels), compress_level=3)  # quick: rendering waits for it

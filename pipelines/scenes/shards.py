@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 
 from ...infra import storage
 from ...infra.progress import Progress
-from ..archive import archive
+from ..archive import archive, record_of
 from . import draw, kinds
 from .sample import Options, files
 
@@ -97,15 +97,10 @@ def _check(options: Options, counts: dict[str, int], shard_size: int, workers: i
 
 def _claim(folder: str, options: Options, counts: dict[str, int], shard_size: int) -> None:
     """Write the folder's record, or check that it is the same but for its counts, which may grow."""
-    if storage.is_local(folder) and storage.local_path(folder).is_file():
-        raise ValueError(f"--out: {folder} is a file, expected a folder, which may be new")
-    url = storage.join(folder, RECORD)
     asked = {**asdict(options), "shard_size": shard_size, "version": draw.VERSION}
     before = dict.fromkeys(counts, 0)
-    if storage.exists(url):
-        record = json.loads(storage.read_bytes(url))
-        before = record["counts"]
-        stated = record["options"]
+    if found := record_of(folder, RECORD):
+        before, stated = found["counts"], found["options"]
         differing = [f"{name} {stated.get(name)}" for name in asked if stated.get(name) != asked[name]]
         fewer = [f"{before[split]} {split} images" for split in counts if counts[split] < before[split]]
         if differing or fewer:
@@ -113,13 +108,11 @@ def _claim(folder: str, options: Options, counts: dict[str, int], shard_size: in
                 f"--out: {folder} holds scenes of other options ({', '.join(differing + fewer)}); give these again, or "
                 "choose another folder"
             )
-    elif others := storage.list_names(folder):
-        raise ValueError(f"--out: {folder} holds other files ({', '.join(others[:3])}); choose a new folder")
     kept = set(plan(before, shard_size)) & set(plan(counts, shard_size))
     for short in set(plan(before, shard_size)) - kept:
         storage.delete(storage.join(folder, short.name))
     record = {"options": asked, "counts": counts, "classes": list(kinds.CLASSES)}
-    storage.put(url, json.dumps(record, indent=1).encode())
+    storage.put(storage.join(folder, RECORD), json.dumps(record, indent=1).encode())
 
 
 def _chunks(shards: Sequence[Shard]) -> list[tuple[str, int, int]]:

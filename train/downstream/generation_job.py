@@ -40,6 +40,11 @@ class GenerateJob:
     def folder(self) -> str:
         return storage.join(self.run, "generated", self.fingerprint)
 
+    @property
+    def title(self) -> str:
+        """The run as reports name it, NAME/FINGERPRINT."""
+        return f"{self.run_name}/{self.run.rpartition('/')[2]}"
+
 
 def of_run(run: TrainJob, settings: Generate, options: Options, sources: Sequence[tuple[str, str]]) -> GenerateJob:
     """The job of a run.

@@ -235,3 +235,11 @@ def test_a_missing_photo_says_how_to_install_it(monkeypatch, tmp_path, change, c
         write_shards(tmp_path / "demo")
     assert "pip install 'fourmill[demo]'" in str(error.value)
     assert not (tmp_path / "demo").exists()
+
+
+def test_a_folder_of_other_shards_is_refused(tmp_path):
+    """Photos would be taken for there already, where scenes have shards of the same names."""
+    (tmp_path / "train-00000.tar").write_bytes(b"of somebody")
+    with pytest.raises(ValueError, match=r"holds other files \(train-00000.tar\); choose a new folder"):
+        write_shards(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["train-00000.tar"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from ....infra import storage
 from ....infra.progress import Progress
 from ....model.fourm import FourM
 from ...pretrain.weights import load_model
@@ -34,8 +33,7 @@ class Evaluation:
         total = matrix.passes(self.model, settings.combinations)
         with Progress("evaluate", total, "passes") as progress:
             cells = matrix.compute(self.model, samples, settings.combinations, settings, special, progress.update)
-        run = storage.join(self.job.generation.run_name, self.job.generation.run.rpartition("/")[2])
-        return Matrix(run, len(samples.places), settings.draws, settings.seed, cells)
+        return Matrix(self.job.generation.title, len(samples.places), settings.draws, settings.seed, cells)
 
     def table(self) -> Table:
         """The evaluation table."""

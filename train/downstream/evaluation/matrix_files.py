@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ...measures.resample import Value
-from .tables import LIKELIHOODS, as_json, comma_separated, markdown
+from .tables import LIKELIHOODS, as_json, comma_separated, markdown, value_of
 
 # Nats a token. A model that knows nothing stays pale: differences far below a nat are noise.
 PALE = 0.25
@@ -80,12 +80,9 @@ def files(matrix: Matrix) -> dict[str, bytes]:
 
 def parse(data: dict[str, Any]) -> Matrix:
     """A matrix from its JSON."""
-
-    def value(given: dict[str, float | None] | None) -> Value | None:
-        return None if given is None else Value(**{k: float("nan") if v is None else v for k, v in given.items()})
-
+    values = ("given", "another", "nothing")
     cells = [
-        Cell(**one | {"inputs": tuple(one["inputs"])} | {k: value(one[k]) for k in ("given", "another", "nothing")})
+        Cell(**one | {"inputs": tuple(one["inputs"])} | {k: one[k] and value_of(one[k]) for k in values})
         for one in data["cells"]
     ]
     return Matrix(**data | {"cells": cells})

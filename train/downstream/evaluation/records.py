@@ -28,6 +28,9 @@ class _Found:
     measures = ("ap", "ap50", "ap75")
     kind: Literal["bbox", "segm"]
 
+    def __init__(self, given: Truth | None) -> None:
+        self.given = given
+
     def statistic(self, answers: Sequence[Any], references: Sequence[Any]) -> Statistic | None:
         known = [a is not None and b is not None for a, b in zip(answers, references, strict=True)]
         if not any(known):
@@ -41,9 +44,6 @@ class Boxes(_Found):
     """Boxes with classes. A reference, and an answer, is a list of `Found`."""
 
     kind = "bbox"
-
-    def __init__(self, given: Truth | None) -> None:
-        self.given = given
 
     def of_truth(self, data: bytes, frame: tuple[int, int]) -> list[Found]:
         assert self.given is not None
@@ -99,9 +99,6 @@ class Instances(_Found):
     """Masks of things whose boxes are given, as 4M-21 is measured. A reference, and an answer, is a list of `Found`."""
 
     kind = "segm"
-
-    def __init__(self, given: Truth | None) -> None:
-        self.given = given
 
     def of_truth(self, data: bytes, frame: tuple[int, int]) -> list[Found]:
         assert self.given is not None

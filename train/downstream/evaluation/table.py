@@ -44,7 +44,7 @@ def compute(job: EvaluateJob, samples: Samples, load: Callable[[], FourM], post:
     maker = _Maker(job, samples, of, made, draws)
     measured = [maker.column(column) for column in of]
     return Table(
-        run=f"{job.generation.run_name}/{job.generation.run.rpartition('/')[2]}",
+        run=job.generation.title,
         inputs=list(job.inputs),
         samples=len(samples.places),
         ensemble=job.settings.ensemble,

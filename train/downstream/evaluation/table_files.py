@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from ...measures.resample import Value
-from .tables import EVALUATION, as_json, comma_separated, markdown
+from .tables import EVALUATION, as_json, comma_separated, markdown, value_of
 
 # The rows, from the least to the most that can be hoped for.
 ROWS: dict[str, str] = {
@@ -157,10 +157,7 @@ def parse(data: Mapping[str, Any]) -> Table:
     """A table from its JSON."""
 
     def values(given: Mapping[str, Mapping[str, float | None]]) -> dict[str, Value]:
-        return {
-            name: Value(**{part: math.nan if number is None else number for part, number in one.items()})
-            for name, one in given.items()
-        }
+        return {name: value_of(one) for name, one in given.items()}
 
     columns = [
         Measured(**one | {"cells": {row: values(cell) for row, cell in one["cells"].items()}})

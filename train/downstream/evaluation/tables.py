@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ....infra import storage
+from ...measures.resample import Value
 
 FOLDER = "reports"  # of a root
 EVALUATION = "evaluation"  # the file of the table
@@ -36,6 +37,11 @@ def comma_separated(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
     writer.writerow(header)
     writer.writerows(rows)
     return stream.getvalue()
+
+
+def value_of(data: Mapping[str, float | None]) -> Value:
+    """A value from its JSON, where null is NaN."""
+    return Value(**{part: math.nan if number is None else number for part, number in data.items()})
 
 
 def as_json(value: Any) -> str:
