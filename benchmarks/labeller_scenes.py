@@ -15,7 +15,7 @@ from fourmill.pipelines.scenes import draw, kinds
 from fourmill.pipelines.scenes.render import render
 from fourmill.pipelines.scenes.seen import seen
 
-MOST_BOXES = max(most for _, most in kinds.CLUTTER.values())
+MOST_BOXES = max(level.things[1] for level in kinds.LEVELS.values())
 SHAPES = tuple(kinds.SHAPES)
 CHUNK = 20
 
@@ -39,7 +39,7 @@ def scenes(asked: Asked, cache: Path, processes: int) -> Arrays:
         sky; semseg uint8 (n, H, W); boxes float32 (n, MOST_BOXES, 6): xmin, ymin, xmax, ymax in 0..1, the shape's place
         in SHAPES (-1: there is none), the pixels of it that show.
     """
-    words = json.dumps([asdict(asked), draw.VERSION])
+    words = json.dumps([asdict(asked), *(draw.level_of(clutter).version for clutter in asked.counts)])
     folder = cache / "-".join([str(asked.seed), str(asked.size), *(f"{k}{n}" for k, n in asked.counts.items())])
     note = folder / "made.json"
     if not (note.exists() and note.read_text() == words):

@@ -1,7 +1,7 @@
 """Planted bugs: does the evaluation table show each, beyond the spread of runs without a bug?
 
-    python benchmarks/planted_bugs.py [--seeds 3] [--bugs classes crops normals codes captions leak] [--images 400]
-        [--steps 400] [--fit-steps 200] [--tiny]
+    python benchmarks/planted_bugs.py [--seeds 3] [--bugs classes crops normals codes captions leak] [--images 768]
+        [--steps 500] [--fit-steps 160] [--tiny]
 
 Rendered scenes with labels that come with them go through `fourmill run` on Ray and the table of `fourmill evaluate`:
 once for each seed, which has other scenes, tokenizers, masks and weights, and once for each bug, in a copy of the first
@@ -50,7 +50,9 @@ ON = {"depth": "depth.npy", "normal": "normal.npy", "semseg": "semseg.png"}  # m
 def settings(folder: Path, scenes: Path, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """The recipe without a bug."""
     width = {"dim": 32, "encoder_depth": 1, "decoder_depth": 1, "heads": 2} if args.tiny else {
-        "dim": 96, "encoder_depth": 3, "decoder_depth": 3, "heads": 3}  # fmt: skip
+        "dim": 128, "encoder_depth": 3, "decoder_depth": 3, "heads": 4}  # fmt: skip
+    grids = [f"tok_{label}" for label in ON]
+    inputs, targets = {"rgb": 1.0} | dict.fromkeys(grids, 0.3), dict.fromkeys(grids, 1.0) | {"caption": 3.0}
     return {
         "root": str(folder / "out"), "seed": seed,
         "samples": {"train": [f"{scenes}/train-*.tar"], "val": [f"{scenes}/val-*.tar"]},
@@ -70,9 +72,16 @@ def settings(folder: Path, scenes: Path, seed: int, args: argparse.Namespace) ->
             },
         },
         "engine": {"actors": 1},
+        # As the demo trains: first where things are, then from RGB and a part of the rest to all.
         "train": {
-            "model": width, "input_tokens": 96, "target_tokens": 64, "batch_size": 32, "steps": args.steps,
-            "base_lr": 0.008, "validate_every": args.steps, "checkpoint_every": args.steps, "validation_samples": 16,
+            "model": width | {"grid_temperature": 20}, "workers": 2, "cpus": 1, "input_tokens": 64, "target_tokens": 96,
+            "mixtures": [
+                {"during": [0, 0.15], "input_alpha": {"rgb": 1}, "target_alpha": {"tok_normal": 1}},
+                {"during": [0.15, 1], "input_alpha": inputs, "target_alpha": targets},
+            ],
+            "loss": "token", "batch_size": 16, "steps": args.steps, "warmup_steps": min(50, args.steps),
+            "base_lr": 0.048, "clip_norm": 1.0, "validate_every": args.steps, "checkpoint_every": args.steps,
+            "validation_samples": 16,
         },
         "evaluate": {
             "truth": TRUTH, "samples": args.images // 4, "ensemble": 1, "draws": 0, "training_samples": args.images,
@@ -84,15 +93,12 @@ def settings(folder: Path, scenes: Path, seed: int, args: argparse.Namespace) ->
 def rendered(folder: Path, seed: int, images: int) -> Path:
     """The scenes of a seed, rendered once."""
     counts = {"train": images, "val": images // 4}
-    shards.write(str(folder / f"scenes{seed}"), Options(seed, SIDE, "simple"), counts, images, 1)
+    shards.write(str(folder / f"scenes{seed}"), Options(seed, SIDE, "plain"), counts, images, 1)
     return folder / f"scenes{seed}"
 
 
 def measured(of: dict[str, Any]) -> Table:
     """`fourmill run`, and the evaluation table."""
-    # The chain has the name that the modality has in this recipe.
-    depth = next(name for name in of["modalities"] if name.startswith("tok_depth"))
-    of = of | {"evaluate": of["evaluate"] | {"chain": [depth]}}
     path = Path(of["root"]).with_name("recipe.yaml")
     path.write_text(yaml.safe_dump(of))
     said = path.with_suffix(".log")
@@ -138,9 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="runs without a bug")
     parser.add_argument("--bugs", nargs="+", default=list(BUGS), choices=list(BUGS))
-    parser.add_argument("--images", type=int, default=400, help="for training; a fourth as many for validation")
-    parser.add_argument("--steps", type=int, default=400, help="of training")
-    parser.add_argument("--fit-steps", type=int, default=200, help="of each tokenizer")
+    parser.add_argument("--images", type=int, default=768, help="for training; a fourth as many for validation")
+    parser.add_argument("--steps", type=int, default=500, help="of training")
+    parser.add_argument("--fit-steps", type=int, default=160, help="of each tokenizer")
     parser.add_argument("--tiny", action="store_true", help="a model of a toy's size, to see that all runs")
     args = parser.parse_args(arguments)
     state(__file__, arguments)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -15,9 +16,8 @@ from typing import Any
 from .summary import Summary
 
 _SOURCE = Path(__file__).parents[1] / "pipelines" / "demo"
-_SCENES, _SCENES_SIZE, _SCENES_CLUTTER = {"train": 3072, "val": 256}, 64, "plain"
-_SCENES_OF_SHARD = 256
-LABELLERS = ("depth", "normal", "semseg")  # small hub models, made by benchmarks/labellers.py
+_SIDE, _CLUTTER, _SHARD, _VALIDATION = 64, "plain", 256, 256  # of scenes
+LABELLERS = ("depth", "normal", "semseg", "det")  # small hub models, made by benchmarks/labellers.py
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Demo:
     """A demo.
 
     name: of its recipe, pipelines/demo/NAME.yaml.
+    fields: what the recipe's template leaves open, beside the seed and places.
     write: makes the shards train-*.tar and val-*.tar in a folder, from a seed.
     words: fields of `report.html.report.ReportData` that only it knows.
     """
@@ -32,44 +33,54 @@ class Demo:
     name: str
     write: Callable[[Path, int], Summary]
     words: Callable[[], dict[str, Any]]
+    fields: Mapping[str, object] = field(default_factory=dict)
 
     def recipe(self, root: Path, seed: int) -> str:
         """Its recipe, for a root. ValueError for a folder whose name would be read as a pattern."""
         if any(character in str(root) for character in "{}[]*?"):
             raise ValueError(f"--out: {root} holds one of {{}}[]*?, of which patterns are made; choose another name")
+        from . import machines
+
         samples = root / "samples"
         places = {"root": root, "train": samples / "train-*.tar", "val": samples / "val-*.tar"}
         places |= {f"{label}_model": root / "models" / label for label in LABELLERS}
         quoted = {name: json.dumps(str(place)) for name, place in places.items()}
         text = (_SOURCE / f"{self.name}.yaml").read_text("utf-8")
-        return Template(text).substitute(quoted | {"seed": str(seed)})
+        return Template(text).substitute(
+            {**quoted, **self.fields, "seed": seed, "workers": min(2, machines.here().cores)}
+        )
 
 
-def _write_scenes(folder: Path, seed: int) -> Summary:
+def _scenes(train: int, steps: int) -> Demo:
+    """The demo on so many training scenes, which trains for so many steps."""
+    return Demo("scenes", partial(_write_scenes, train), _words_of_scenes, {"steps": steps, "half": steps // 2})
+
+
+def _write_scenes(train: int, folder: Path, seed: int) -> Summary:
     from ..pipelines.scenes import shards
     from ..pipelines.scenes.sample import Options
     from . import machines
 
     start = time.monotonic()
-    options = Options(seed, _SCENES_SIZE, _SCENES_CLUTTER)
-    written = shards.write(str(folder), options, _SCENES, _SCENES_OF_SHARD, machines.here().cores)
+    counts = {"train": train, "val": _VALIDATION}
+    written = shards.write(str(folder), Options(seed, _SIDE, _CLUTTER), counts, _SHARD, machines.here().cores)
     # Copies, so that the recipe goes on to work where fourmill is installed elsewhere.
     shutil.copytree(_SOURCE / "models", folder.parent / "models", dirs_exist_ok=True)
     existed = sum(map(len, written.shards.values())) - len(written.made)
     summary = Summary("scenes", made=len(written.made), existed=existed, seconds=time.monotonic() - start)
-    summary.notes.append(f"{_SCENES['train']} training and {_SCENES['val']} validation scenes")
+    summary.notes.append(f"{train} training and {_VALIDATION} validation scenes")
     return summary
 
 
 def _words_of_scenes() -> dict[str, Any]:
     return {
         "subtitle": "From rendered scenes to labels, tokens, a small 4M, and any modality from any other.",
-        "corpus_note": "Rendered scenes, whose truth is known. Depth, normals and classes are pseudo-labels, as in "
-        "life: small models say what they see, and are wrong at times. Boxes and captions come with the images. No "
+        "corpus_note": "Rendered scenes, whose truth is known. Depth, normals, classes and boxes are pseudo-labels, "
+        "as in life: small models say what they see, and are wrong at times. Captions come with the images. No "
         "validation scene is trained on.",
         "validation_note": "Validation is on scenes that training has not seen.",
         "caveats": [
-            "This is a model of minutes, on images of 64 px: what it says is coarse, and thin things are lost.",
+            "This is a small model, on images of 64 px: what it says is coarse, and thin things are lost.",
             "The labellers were trained on other scenes of the same renderer: they know this world well.",
         ],
     }
@@ -110,7 +121,7 @@ def _words_of_photos() -> dict[str, Any]:
     }
 
 
-SCENES = Demo("scenes", _write_scenes, _words_of_scenes)
+SCENES, HOUR = _scenes(3072, steps=1300), _scenes(12288, steps=14000)  # minutes, and an hour, on two cores
 PHOTOS = Demo("photos", _write_photos, _words_of_photos)
 
 

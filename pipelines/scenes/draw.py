@@ -15,9 +15,6 @@ from .world import Camera, Light, Scene, Surface, Thing, look_at, yaw
 
 SPLITS = ("train", "val")  # what `fourmill scenes` writes
 LABELLERS = "labellers"  # scenes that the demo's labelling models learn from: no shard holds one, whatever its seed
-# Raised when the same seed gives other scenes or pictures than before; a folder of another version is not mixed with.
-VERSION = 1
-
 _GAP = 0.06  # metres between things
 _STACKED = 0.15  # share of the things that stand on another, where they can
 _SPREAD = 0.10  # of a thing's size around that of its word
@@ -34,32 +31,30 @@ def generator(seed: int, split: str, index: int, purpose: int = 0) -> np.random.
     return np.random.default_rng([seed, (*SPLITS, LABELLERS).index(split), index, purpose])
 
 
-def things_of(clutter: str | int) -> tuple[int, int]:
-    """(fewest, most) things for a level of clutter, or for a number. ValueError for what is neither."""
-    if clutter in kinds.CLUTTER:
-        return kinds.CLUTTER[str(clutter)]
-    levels = ", ".join(kinds.CLUTTER)
+def level_of(clutter: str | int) -> kinds.Level:
+    """The level of a name, or for a number of things. ValueError for what is neither."""
+    if clutter in kinds.LEVELS:
+        return kinds.LEVELS[str(clutter)]
+    levels = ", ".join(kinds.LEVELS)
     try:
         count = int(clutter)
     except ValueError:
         raise ValueError(f"clutter: got {clutter!r}, expected {levels}, or a number of things") from None
     if not 1 <= count <= kinds.MOST_THINGS:
         raise ValueError(f"clutter: got {count}, expected {levels}, or a number from 1 to {kinds.MOST_THINGS}")
-    return count, count
+    return kinds.Level((count, count))
 
 
 def draw(seed: int, split: str, index: int, clutter: str | int = "medium") -> Scene:
     """The scene of (seed, split, index). ValueError for an unknown clutter."""
-    rng = generator(seed, split, index)
-    fewest, most = things_of(clutter)
-    things = _things(rng, int(rng.integers(fewest, most + 1)))
-    if clutter == kinds.PLAIN:
-        things = tuple(_plain(thing) for thing in things)
+    rng, level = generator(seed, split, index), level_of(clutter)
+    fewest, most = level.things
+    things = _things(rng, int(rng.integers(fewest, most + 1)), level)
     middle, spread = _extent(things)
-    camera, azimuth = _camera(rng, middle, spread, len(things))
+    camera, azimuth = _camera(rng, middle, spread, len(things), level)
     sky = kinds.SKIES[rng.integers(len(kinds.SKIES))]
     surfaces = _surfaces(rng, middle, spread, azimuth)
-    if clutter == kinds.PLAIN:
+    if level.bare:
         surfaces = (replace(surfaces[0], pattern="plain"),)
     lights = _lights(rng, middle, spread, azimuth, surfaces)
     ambient = float(rng.uniform(0.45, 0.7))
@@ -71,17 +66,17 @@ def _pick(rng: np.random.Generator, names: list[str], shares: list[float] | None
     return names[int(rng.choice(len(names), p=p))]
 
 
-def _things(rng: np.random.Generator, count: int) -> tuple[Thing, ...]:
+def _things(rng: np.random.Generator, count: int, level: kinds.Level) -> tuple[Thing, ...]:
     placed: list[Thing] = []
     for number in range(1, count + 1):
-        thing = _thing(rng, number)
+        thing = _thing(rng, number, level)
         placed.append(_on_top(rng, thing, placed) or _on_floor(rng, thing, placed))
     return tuple(placed)
 
 
-def _thing(rng: np.random.Generator, number: int) -> Thing:
+def _thing(rng: np.random.Generator, number: int, level: kinds.Level) -> Thing:
     """One without its place."""
-    shape, size = _pick(rng, list(kinds.SHAPES)), _pick(rng, list(kinds.SIZES))
+    shape, size = _pick(rng, list(level.shapes)), _pick(rng, list(kinds.SIZES))
     material = _pick(rng, list(kinds.MATERIALS), [one.share for one in kinds.MATERIALS.values()])
     colour = _pick(rng, list(kinds.COLOURS))
     second = ""
@@ -97,14 +92,15 @@ def _thing(rng: np.random.Generator, number: int) -> Thing:
     if shape == "ball":  # a pattern shows how it lies
         turn = turn @ _LYING @ yaw(rng.uniform(0, 2 * np.pi)) @ _LYING.T @ yaw(rng.uniform(0, 2 * np.pi))
     rotation = turn if upright else turn @ _LYING
-    return Thing(number, shape, colour, second, material, size, (x, y, z), np.zeros(3), rotation, upright)
+    thing = Thing(number, shape, colour, second, material, size, (x, y, z), np.zeros(3), rotation, upright)
+    return _bare(thing) if level.bare else thing
 
 
-def _plain(thing: Thing) -> Thing:
+def _bare(thing: Thing) -> Thing:
     """The same without a second colour, and no mirror."""
     material = kinds.MATERIALS[thing.material]
-    plain = "matte" if material.pattern or material.mirror else thing.material
-    return replace(thing, material=plain, second="")
+    bare = "matte" if material.pattern or material.mirror else thing.material
+    return replace(thing, material=bare, second="")
 
 
 def _footprint(thing: Thing) -> float:
@@ -161,14 +157,16 @@ def _extent(things: tuple[Thing, ...]) -> tuple[np.ndarray, float]:
     return middle, float(np.linalg.norm(corners - middle[:, None], axis=0).max())
 
 
-def _camera(rng: np.random.Generator, middle: np.ndarray, spread: float, count: int) -> tuple[Camera, float]:
+def _camera(
+    rng: np.random.Generator, middle: np.ndarray, spread: float, count: int, level: kinds.Level
+) -> tuple[Camera, float]:
     """A camera that sees a ball of radius `spread` with so many things, and its turn about the vertical axis."""
-    azimuth, pitch = rng.uniform(-0.7, 0.7), np.radians(rng.uniform(8, 42))
-    field = np.radians(rng.uniform(28, 58))
+    azimuth, pitch = rng.uniform(-level.azimuth, level.azimuth), np.radians(rng.uniform(*level.pitch))
+    field = np.radians(rng.uniform(*level.field))
     distance = spread / np.sin(field / 2) * (rng.uniform(0.76, 1.08) + 0.3 / count)  # one thing fills its ball
     distance = max(distance, spread + 0.5)
-    level = np.array([np.sin(azimuth), 0.0, np.cos(azimuth)])
-    position = middle + distance * (np.cos(pitch) * level + np.array([0.0, np.sin(pitch), 0.0]))
+    behind = np.array([np.sin(azimuth), 0.0, np.cos(azimuth)])
+    position = middle + distance * (np.cos(pitch) * behind + np.array([0.0, np.sin(pitch), 0.0]))
     position[1] = max(position[1], 0.25)
     target = middle + rng.uniform(-0.12, 0.12, 3) * spread
     return Camera(position, look_at(position, target), float(field)), float(azimuth)

@@ -101,10 +101,43 @@ MATERIALS: dict[str, Material] = {
     "striped": Material(("striped",), gloss=0.12, sharpness=30.0, pattern="stripes", share=1.0),
 }
 
-# Number of things, from and to, of each level of clutter. In plain scenes no surface has a pattern or is a mirror, and
-# the floor goes on to the sky.
-PLAIN = "plain"
-CLUTTER: dict[str, tuple[int, int]] = {PLAIN: (1, 2), "simple": (1, 3), "medium": (3, 6), "cluttered": (8, 14)}
+
+@dataclass(frozen=True)
+class Level:
+    """A level of clutter: how full its scenes are and how much they vary.
+
+    things: number of things, from and to.
+    shapes: of which they are.
+    bare: no surface has a pattern or is a mirror, and the floor goes on to the sky.
+    azimuth: turn of the camera to the left or right at most, radians.
+    pitch, field: the range of its angle above the horizon and of its field of view, degrees.
+    version: raised when the same seed gives other scenes of this level than before.
+    """
+
+    things: tuple[int, int]
+    shapes: tuple[str, ...] = tuple(SHAPES)
+    bare: bool = False
+    azimuth: float = 0.7
+    pitch: tuple[float, float] = (8.0, 42.0)
+    field: tuple[float, float] = (28.0, 58.0)
+    version: int = 1
+
+
+LEVELS: dict[str, Level] = {
+    # What a small model learns in minutes on two CPU cores.
+    "plain": Level(
+        (1, 2),
+        ("ball", "box", "cylinder", "cone"),
+        bare=True,
+        azimuth=0.35,
+        pitch=(16.0, 34.0),
+        field=(36.0, 50.0),
+        version=2,
+    ),
+    "simple": Level((1, 3)),
+    "medium": Level((3, 6)),
+    "cluttered": Level((8, 14)),
+}
 MOST_THINGS = 40
 
 # Floors and walls: a name for captions and a colour.

@@ -17,7 +17,7 @@ from ...tokenize.labels import encode_array
 from .. import images
 from . import draw, kinds
 from .captions import Caption, caption
-from .render import Rendered, render
+from .render import render
 from .seen import Seen, seen
 from .world import Camera, Scene, Thing
 
@@ -52,7 +52,7 @@ def files(options: Options, split: str, index: int) -> tuple[str, dict[str, byte
         "instances.png": _png(rendered.instances),
         "boxes.json": _json([{"box": list(one.box), "label": one.thing.shape, "score": 1.0} for one in shown]),
         "camera.json": _json(_camera(scene.camera, options.size)),
-        "scene.json": _json(_description(scene, rendered, shown, said)),
+        "scene.json": _json(_description(scene, options, shown, said)),
     }
 
 
@@ -92,7 +92,7 @@ def _camera(camera: Camera, size: int) -> dict[str, Any]:
     }
 
 
-def _description(scene: Scene, rendered: Rendered, shown: list[Seen], said: Caption) -> dict[str, Any]:
+def _description(scene: Scene, options: Options, shown: list[Seen], said: Caption) -> dict[str, Any]:
     by_id = {one.thing.id: one for one in shown}
     surfaces = [
         {"class": kinds.CLASSES[s.class_id], "colour": s.colour, "pattern": s.pattern, "normal": _numbers(s.normal),
@@ -105,7 +105,7 @@ def _description(scene: Scene, rendered: Rendered, shown: list[Seen], said: Capt
     ]
     return {
         "key": scene.key,
-        "version": draw.VERSION,
+        "version": draw.level_of(options.clutter).version,
         "objects": [_object(thing, by_id.get(thing.id)) for thing in scene.things],
         "surfaces": surfaces,
         "sky": scene.sky.words.partition(" ")[2],

@@ -87,7 +87,7 @@ def write(folder: str, options: Options, counts: dict[str, int], shard_size: int
 
 
 def _check(options: Options, counts: dict[str, int], shard_size: int, workers: int) -> None:
-    draw.things_of(options.clutter)
+    draw.level_of(options.clutter)
     least = {"--count": (counts["train"], 1), "--val": (counts["val"], 0), "--seed": (options.seed, 0)}
     least |= {"--size": (options.size, 16), "--shard-size": (shard_size, 1), "--workers": (workers, 1)}
     for name, (value, smallest) in least.items():
@@ -97,7 +97,7 @@ def _check(options: Options, counts: dict[str, int], shard_size: int, workers: i
 
 def _claim(folder: str, options: Options, counts: dict[str, int], shard_size: int) -> None:
     """Write the folder's record, or check that it is the same but for its counts, which may grow."""
-    asked = {**asdict(options), "shard_size": shard_size, "version": draw.VERSION}
+    asked = {**asdict(options), "shard_size": shard_size, "version": draw.level_of(options.clutter).version}
     before = dict.fromkeys(counts, 0)
     if found := record_of(folder, RECORD):
         before, stated = found["counts"], found["options"]

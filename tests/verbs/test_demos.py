@@ -9,10 +9,10 @@ import pytest
 from fourmill import recipe
 from fourmill.project import Project
 from fourmill.verbs import demos
-from fourmill.verbs.demos import PHOTOS, SCENES, Demo
+from fourmill.verbs.demos import HOUR, PHOTOS, SCENES, Demo
 
 
-@pytest.mark.parametrize("demo", [SCENES, PHOTOS], ids=lambda demo: demo.name)
+@pytest.mark.parametrize("demo", [SCENES, HOUR, PHOTOS], ids=["scenes", "hour", "photos"])
 def test_recipes_are_complete(demo: Demo, tmp_path: Path) -> None:
     path = tmp_path / "demo.yaml"
     path.write_text(demo.recipe(tmp_path, 3))
@@ -24,10 +24,11 @@ def test_recipes_are_complete(demo: Demo, tmp_path: Path) -> None:
 
 
 def test_labels_are_of_models_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demos, "_SCENES", {"train": 2, "val": 1})
+    monkeypatch.setattr(demos, "_VALIDATION", 1)
+    small = demos._scenes(2, steps=4)
     path = tmp_path / "demo.yaml"
-    path.write_text(SCENES.recipe(tmp_path, 5))
-    summary = SCENES.write(tmp_path / "samples", 5)
+    path.write_text(small.recipe(tmp_path, 5))
+    summary = small.write(tmp_path / "samples", 5)
     assert summary.complete and summary.made == 2
     project = Project(recipe.load(path))
     assert len(project.shards.urls) == 2
@@ -36,7 +37,7 @@ def test_labels_are_of_models_in_the_folder(tmp_path: Path, monkeypatch: pytest.
         assert str(tmp_path / "models" / label) in str(project.recipe.labels.specialists[label])
     # A demo of another seed does not mix its scenes with these.
     with pytest.raises(ValueError, match="seed"):
-        SCENES.write(tmp_path / "samples", 6)
+        small.write(tmp_path / "samples", 6)
 
 
 def test_truth_is_read_by_the_evaluation_alone(tmp_path: Path) -> None:
@@ -45,9 +46,7 @@ def test_truth_is_read_by_the_evaluation_alone(tmp_path: Path) -> None:
     read = recipe.load(path)
     specialists = str(read.labels.specialists)
     assert {"depth", "normal", "semseg", "det", "caption"} == set(read.evaluate.truth)
-    # Boxes come with the data; all else is said by models.
-    members = {label: one.member for label, one in read.evaluate.truth.items() if label != "det"}
-    assert not any(member in specialists for member in members.values())
+    assert not any(one.member in specialists for one in read.evaluate.truth.values())
 
 
 def test_names_that_are_patterns_are_refused() -> None:

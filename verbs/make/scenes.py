@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for option, default, metavar, text in numbers:
         parser.add_argument(option, type=int, default=default, metavar=metavar, help=f"{text} (default: {default})")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
-    text = "plain (1 or 2 things, no patterns, no walls), simple (1 to 3 things), medium (3 to 6), "
+    text = "plain (1 or 2 things of four shapes, no patterns, no walls), simple (1 to 3 things), medium (3 to 6), "
     text += "cluttered (8 to 14), or a number of things (default: medium)"
     parser.add_argument("--clutter", default="medium", metavar="LEVEL", help=text)
 

@@ -17,8 +17,8 @@ from fourmill.pipelines.specialists.base import ImageItem
 from fourmill.train.measures import forms
 
 MODELS = Path(__file__).parents[3] / "pipelines" / "demo" / "models"
-MAKERS = {"depth": "depth", "normal": "normals", "semseg": "panoptic"}
-CLASSES = {"semseg": kinds.CLASSES}
+MAKERS = {"depth": "depth", "normal": "normals", "semseg": "panoptic", "det": "detector"}
+CLASSES = {"semseg": kinds.CLASSES, "det": tuple(kinds.SHAPES)}
 SCENES = 12
 
 Scenes = list[Rendered]

@@ -22,11 +22,11 @@ def values(scene: Scene) -> str:
     return repr((scene.things, scene.surfaces, scene.sky, scene.lights, scene.ambient, scene.camera))
 
 
-@given(st.integers(0, 2**40), st.integers(0, 10**9), st.sampled_from(list(kinds.CLUTTER)))
+@given(st.integers(0, 2**40), st.integers(0, 10**9), st.sampled_from(list(kinds.LEVELS)))
 @settings(max_examples=40, deadline=None)
 def test_scenes_are_possible(seed: int, index: int, clutter: str) -> None:
     scene = draw(seed, "train", index, clutter)
-    fewest, most = kinds.CLUTTER[clutter]
+    fewest, most = kinds.LEVELS[clutter].things
     assert fewest <= len(scene.things) <= most
     assert [thing.id for thing in scene.things] == list(range(1, len(scene.things) + 1))
     by_id = {thing.id: thing for thing in scene.things}
@@ -87,3 +87,10 @@ def test_plain_scenes_have_no_patterns_and_no_walls() -> None:
         assert 1 <= len(scene.things) <= 2
         assert all(not thing.second and thing.material in ("matte", "shiny") for thing in scene.things)
         assert [thing.colour for thing in scene.things] == [thing.colour for thing in same.things]
+
+
+def test_plain_scenes_have_few_shapes_and_no_patterns() -> None:
+    scenes = [draw(5, "train", index, "plain") for index in range(60)]
+    assert {thing.shape for scene in scenes for thing in scene.things} == {"ball", "box", "cylinder", "cone"}
+    assert {thing.material for scene in scenes for thing in scene.things} == {"matte", "shiny"}
+    assert all([surface.pattern for surface in scene.surfaces] == ["plain"] for scene in scenes)

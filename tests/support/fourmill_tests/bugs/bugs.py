@@ -38,8 +38,7 @@ class Bug:
 
     def planted(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
         """A recipe as a mapping, that has it."""
-        bad: dict[str, Any] = copy.deepcopy(dict(recipe))
-        bad["modalities"] = [self.modalities.get(name, name) for name in bad["modalities"]]
+        bad: dict[str, Any] = _renamed(copy.deepcopy(dict(recipe)), self.modalities)
         options = bad["labels"]["specialists"]
         for label, changed in self.specialists.items():
             options[label] = {**options.get(label, {}), **changed}
@@ -69,6 +68,15 @@ BUGS: dict[str, Bug] = {
         "masks that leak targets into inputs", "depth", ("step",), modules=("fourmill_tests.bugs.leak",),
     ),
 }  # fmt: skip
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """A part of a recipe with other names of modalities, wherever they stand."""
+    if isinstance(value, dict):
+        return {names.get(key, key): _renamed(one, names) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_renamed(one, names) for one in value]
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 def shows(value: float, without: Sequence[float]) -> bool:
