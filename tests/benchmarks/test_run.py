@@ -38,8 +38,8 @@ INTO_A_FOLDER: list[tuple[str, str, int]] = [
     ),
 ]
 SCRIPTS = [script for script, *_ in (*RUNS, *ON_RAY, *INTO_A_FOLDER)]
-# Comparisons behind docs/decisions.md, which are run by hand so far.
-BY_HAND = {"ray_data", "shards"}
+# Comparisons behind docs/decisions.md, and what needs a demo: run by hand.
+BY_HAND = {"ray_data", "shards", "recompute"}
 
 
 def run(script: str, arguments: str, ray_address: str = "") -> subprocess.CompletedProcess[str]:
