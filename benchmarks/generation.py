@@ -50,13 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", default="B", help="the reference's is B")
+    parser.add_argument("--vocabulary", type=int, help="most ids of a modality, from 512; all unless given")
     parser.add_argument("--text-tokens", type=int, default=40)
     parser.add_argument("--bf16", action="store_true")
     args = parser.parse_args(arguments)
     state(__file__, arguments)
     keep_freed_memory(KEPT_MEMORY)  # as `fourmill generate` does
     torch.manual_seed(0)
-    model = FourM(FourMConfig.preset(args.size, specs_of(), tied_heads=False)).eval()
+    model = FourM(FourMConfig.preset(args.size, specs_of(args.vocabulary), tied_heads=False)).eval()
     if args.bf16:
         model = model.bfloat16()
     patches = np.random.default_rng(0).integers(0, 256, (args.samples, 196, 768)).astype(np.uint8)

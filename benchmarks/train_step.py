@@ -14,6 +14,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -33,8 +34,10 @@ BUDGET = 128
 REFERENCE = {"forward": 1.17, "backward": 3.53, "AdamW": 2.29}
 
 
-def specs_of() -> list[ModalitySpec]:
-    return [spec(name, image_size=224) for name in MODALITIES]
+def specs_of(vocabulary: int | None = None) -> list[ModalitySpec]:
+    """The modalities of 4M-7, each of at most so many ids."""
+    specs = [spec(name, image_size=224) for name in MODALITIES]
+    return [replace(s, vocab_size=min(s.vocab_size, vocabulary or s.vocab_size)) for s in specs]
 
 
 def random_batch(specs: list[ModalitySpec], samples: int, budget: int, seed: int) -> PackedBatch:
@@ -89,13 +92,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--size", default="B", help="the reference's is B")
+    parser.add_argument("--vocabulary", type=int, help="most ids of a modality, from 512; all unless given")
     parser.add_argument("--eager", action="store_true")
     parser.add_argument("--heads", choices=("tied", "untied"), default="tied")
     args = parser.parse_args(arguments)
     state(__file__, arguments)
     keep_freed_memory()
     torch.manual_seed(0)
-    model = FourM(FourMConfig.preset(args.size, specs_of(), tied_heads=args.heads == "tied")).train()
+    model = FourM(FourMConfig.preset(args.size, specs_of(args.vocabulary), tied_heads=args.heads == "tied")).train()
     count = sum(p.numel() for p in model.parameters()) / 1e6
     threads = torch.get_num_threads()
     print(f"4M-{args.size} of 4M-7, {count:.1f} M parameters ({args.heads} heads), float32, {threads} threads\n")

@@ -33,6 +33,10 @@ sys.path.insert(0, SUPPORT)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH", "")]))
 
 
+# What several tests share and takes long to make. With `-n 2` all that ask for one run in the same process.
+SHARED = ("whole_run", "known_root", "small_root", "every_run")
+
+
 def _needs_ray(item: pytest.Item) -> bool:
     return "ray_cluster" in getattr(item, "fixturenames", ())
 
@@ -46,8 +50,16 @@ def _rank(item: pytest.Item) -> int:
     return 3 if _needs_ray(item) else 1 + bool(item.get_closest_marker("slow"))
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m` selects by marker
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def _group(item: pytest.Item) -> str | None:
+    """The tests with which it stays in one process of `-n 2`; None for one that may run anywhere."""
+    shared = next((name for name in SHARED if name in getattr(item, "fixturenames", ())), None)
+    # A file that needs Ray has fixtures of its own that take long, and its process has a Ray already.
+    return shared or (str(item.path) if item.get_closest_marker("slow") else None)
+
+
+# A wrapper: xdist reads the groups in a hook of its own, which comes before all that are none; and before `-m` selects.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Mark what follows from a test's place and fixtures; then fast tests first, those of the one Ray together."""
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
@@ -57,16 +69,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.browser)
-        # With `-n 2` one process has the Ray of all tests, and one the tests that start and kill Rays of their own.
-        if _needs_ray(item):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-        elif folder in LAST or item.get_closest_marker("chaos"):
-            item.add_marker(pytest.mark.xdist_group("kills"))
-        elif "known_root" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("known_root"))
-        elif "small_root" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("small_root"))
+        if group := _group(item):
+            item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=_rank)  # stable: the order within a file stays
+    return (yield)
 
 
 @pytest.fixture(scope="session")
