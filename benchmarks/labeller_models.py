@@ -72,16 +72,16 @@ def _depth(folder: Path) -> tuple[Any, Any]:
         backbone_featmap_shape=[1, 128, SIDE // 16, SIDE // 16],
         image_size=SIDE,
         patch_size=16,
-        hidden_size=96,
-        num_hidden_layers=3,
-        num_attention_heads=3,
-        intermediate_size=288,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=192,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
-        backbone_out_indices=[0, 0, 1, 2],
-        neck_hidden_sizes=[64, 96, 64, 64],
+        backbone_out_indices=[0, 0, 0, 1],
+        neck_hidden_sizes=[64, 96, 48, 48],
         reassemble_factors=[1, 1, 1, 0.5],
-        fusion_hidden_size=40,
+        fusion_hidden_size=32,
     )
     model = hf.DPTForDepthEstimation(config)
     torch.nn.init.constant_(model.head.head[4].bias, 0.5)  # above the last ReLU, which would let nothing through
@@ -102,19 +102,19 @@ def inverse_depth(depth: np.ndarray) -> np.ndarray:
     return (near - low) / (high - low)
 
 
-def _resnet(*stages: str) -> Any:
+def _resnet(stages: int) -> Any:
     return hf.ResNetConfig(
         embedding_size=32,
-        hidden_sizes=[32, 64, 96, 96],
-        depths=[2, 2, 2, 2],
+        hidden_sizes=[32, 64, 96, 96][:stages],
+        depths=[2] * stages,
         layer_type="basic",
-        out_features=list(stages),
+        out_features=[f"stage{i + 1}" for i in range(stages)],
     )
 
 
 def _upernet(names: tuple[str, ...]) -> Any:
     config = hf.UperNetConfig(
-        backbone_config=_resnet("stage1", "stage2", "stage3", "stage4"),
+        backbone_config=_resnet(stages=4),
         hidden_size=48,
         pool_scales=[1, 2],
         use_auxiliary_head=False,
@@ -186,7 +186,7 @@ def _classes(truth: Batch) -> Tensor:
 
 def _det(folder: Path) -> tuple[Any, Any]:
     config = hf.RTDetrConfig(
-        backbone_config=_resnet("stage1", "stage2", "stage3"),
+        backbone_config=_resnet(stages=3),
         freeze_backbone_batch_norms=False,
         encoder_in_channels=[32, 64, 96],
         feat_strides=[4, 8, 16],

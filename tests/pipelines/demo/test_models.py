@@ -11,10 +11,13 @@ import pytest
 
 from fourmill.pipelines.scenes import draw, kinds
 from fourmill.pipelines.scenes.render import Rendered, render
+from fourmill.pipelines.scenes.seen import seen
+from fourmill.pipelines.scenes.world import Scene
 from fourmill.pipelines.settings import Labels
 from fourmill.pipelines.specialists import registry
 from fourmill.pipelines.specialists.base import ImageItem
 from fourmill.train.measures import forms
+from fourmill.train.measures.detections import Found, average_precision
 
 MODELS = Path(__file__).parents[3] / "pipelines" / "demo" / "models"
 MAKERS = {"depth": "depth", "normal": "normals", "semseg": "panoptic", "det": "detector"}
@@ -25,8 +28,13 @@ Scenes = list[Rendered]
 
 
 @pytest.fixture(scope="module")
-def scenes() -> Scenes:
-    drawn = [draw.draw(4321, "val", i) for i in range(SCENES)]
+def drawn() -> list[Scene]:
+    """Of the levels that they learned, and of the demo's."""
+    return [draw.draw(4321, "val", i, ("plain", "medium")[i % 2]) for i in range(SCENES)]
+
+
+@pytest.fixture(scope="module")
+def scenes(drawn: list[Scene]) -> Scenes:
     return [render(scene, 64) for scene in drawn]
 
 
@@ -60,3 +68,16 @@ def test_classes_are_those_of_the_scenes(labels: dict[str, list[Any]], scenes: S
     pairs = zip(labels["semseg"], scenes, strict=True)
     total = forms.add([forms.sums("classes", label, picture.semseg) for label, picture in pairs])
     assert forms.summary("classes", total)["accuracy"] > 0.9
+
+
+def test_boxes_are_around_the_things(labels: dict[str, list[Any]], drawn: list[Scene], scenes: Scenes) -> None:
+    said = [[Found(one["label"], tuple(one["box"]), one["score"]) for one in found] for found in labels["det"]]
+    there = [
+        [Found(one.thing.shape, one.box, 1.0) for one in seen(scene, picture)]
+        for scene, picture in zip(drawn, scenes, strict=True)
+    ]
+    assert average_precision(said, there, "bbox")(np.ones((1, SCENES), np.int64))["ap50"][0] > 0.4
+
+
+def test_they_are_small() -> None:
+    assert sum(path.stat().st_size for path in MODELS.rglob("*.safetensors")) < 8e6

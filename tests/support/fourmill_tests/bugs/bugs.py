@@ -38,7 +38,9 @@ class Bug:
 
     def planted(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
         """A recipe as a mapping, that has it."""
-        bad: dict[str, Any] = _renamed(copy.deepcopy(dict(recipe)), self.modalities)
+        bad: dict[str, Any] = copy.deepcopy(dict(recipe))
+        for section in {"modalities", "train", "evaluate"} & bad.keys():  # tokenizers keep their names
+            bad[section] = _renamed(bad[section], self.modalities)
         options = bad["labels"]["specialists"]
         for label, changed in self.specialists.items():
             options[label] = {**options.get(label, {}), **changed}
