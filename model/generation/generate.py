@@ -23,7 +23,7 @@ from ..cpu.attention import in_reading_order
 from ..cpu.linear import linear
 from ..fourm import Context, FourM
 from .known import PUBLISHED_IDS, Known, SpecialIds, Tokens
-from .sampling import guide, sample
+from .sampling import end_or_go_on, guide, sample
 from .schedules import temperature_schedule, token_schedule
 
 Generated = dict[str, np.ndarray | list[list[int]]]
@@ -47,6 +47,9 @@ class Step:
             conditions or earlier targets, as l + sum_i w_i (l_i - l): l_i is what the model says under condition i
             alone, l under none of them. What is known but not named stays in all passes.
         max_tokens: longest sequence, with its end; the modality's if 0.
+        ends_above: a sequence ends where, and only where, its end is likelier than this. None: where the end is drawn.
+            Of sentences of boxes the likeliest next token may be the end though a box is likelier than none: a box's
+            probability is shared among its coordinates. 0.5 weighs the end against all that may go on.
 
     Raises:
         ValueError: at construction, for settings out of range.
@@ -66,6 +69,7 @@ class Step:
     top_p: float = 1.0
     guidance: float | Mapping[str, float] = 1.0
     max_tokens: int = 0
+    ends_above: float | None = None
 
     def __post_init__(self) -> None:
         if self.scheme not in ("maskgit", "roar", "autoregressive"):
@@ -80,6 +84,8 @@ class Step:
                 f"{self.target}: temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}, max_tokens "
                 f"{self.max_tokens}; expected none below 0, and top_p above 0 and at most 1"
             )
+        if self.ends_above is not None and not 0 <= self.ends_above < 1:
+            raise ValueError(f"{self.target}: ends_above {self.ends_above}, expected at least 0 and below 1")
         if isinstance(self.guidance, Mapping) and not self.guidance:
             raise ValueError(f"{self.target}: guidance names no condition; leave it out, or give weights or one scale")
         temperature_schedule(self.temperature_schedule, self.temperature, token_schedule(self.schedule, self.steps, 1))
@@ -341,6 +347,8 @@ def _generate_text(
     for i in range(length):
         logits = writer.next(raw[:, -1:])
         finite &= logits.isfinite().all()
+        if step.ends_above is not None:
+            logits = end_or_go_on(logits, (special.eos, special.sentinel(2)), step.ends_above)
         drawn, _ = sample(logits, uniforms[:, i : i + 1], step.temperature, step.top_k, step.top_p)
         drawn = torch.where(ended, special.pad, drawn)
         raw = torch.cat([raw, drawn], dim=1)

@@ -51,7 +51,7 @@ CLASSES = {
                  "spatial", "chunked", "hub_suffix", "tokenizer", "image_size"],
     "Specialist": [],
     "Step": ["target", "scheme", "steps", "temperature", "temperature_schedule", "schedule", "top_k", "top_p",
-             "guidance", "max_tokens"],
+             "guidance", "max_tokens", "ends_above"],
     "Grid": ["spec", "options", "tokenizer"],
     "Text": ["spec", "options", "wordpiece"],
     "WordPiece": ["tokenizer", "classes"],

@@ -34,11 +34,15 @@ class ChainStep(Section):
     # One scale, or the weight of each condition.
     guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] | dict[str, Finite] = 1.0
     max_tokens: Positive | None = None
+    # A text ends where, and only where, its end is likelier than this; where the end is drawn unless given.
+    ends_above: Annotated[float, Field(ge=0, lt=1)] | None = None
+
+    later = {"ends_above": None}
 
 
 # What changes nothing for text, which takes one step for each token, and for grids, whose number of tokens is fixed.
 IDLE_FOR_TEXT = frozenset({"steps", "schedule", "temperature_schedule"})
-IDLE_FOR_GRIDS = frozenset({"max_tokens"})
+IDLE_FOR_GRIDS = frozenset({"max_tokens", "ends_above"})
 
 
 def as_steps(value: Any) -> Any:

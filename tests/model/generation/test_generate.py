@@ -272,6 +272,17 @@ def test_text_ends_and_holds_no_markers(model: FourM) -> None:
     assert generation._text_of([SPECIAL.sentinel(1), 20, SPECIAL.sentinel(2), 21], SPECIAL) == [20]
 
 
+def test_text_ends_only_where_its_end_is_likelier_than_that(model: FourM) -> None:
+    """Of an untrained model, the end is nowhere likelier than half; and everywhere likelier than nothing."""
+    steps = [Step("caption", "autoregressive", temperature=1.0, max_tokens=12, ends_above=above) for above in (0.9, 0)]
+    never, at_once = (
+        generate(model, {}, [step], seed=0, sample_ids=range(20), special=SPECIAL)["caption"] for step in steps
+    )
+    as_drawn = generate(model, {}, [TEXT], seed=0, sample_ids=range(20), special=SPECIAL)["caption"]
+    assert sum(map(len, never)) > sum(map(len, as_drawn))
+    assert all(len(text) == 0 for text in at_once)
+
+
 def test_texts_go_on_from_how_they_begin(model: FourM) -> None:
     """Each by itself: how long the others begin changes nothing; and the next step reads the whole text."""
     begun = [[20, 21, 22], [23], []]
@@ -346,6 +357,7 @@ def test_what_does_not_fit_the_model_is_refused(model: FourM, given: dict, chain
         {"steps": 0},
         {"temperature_schedule": "warm"},
         {"guidance": {}},
+        {"ends_above": 1.0},
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fourmill.model.generation.sampling import filter_logits, guide, sample
+from fourmill.model.generation.sampling import end_or_go_on, filter_logits, guide, sample
 
 LOGITS = torch.log(torch.tensor([0.1, 0.4, 0.05, 0.25, 0.2]))
 
@@ -25,6 +25,14 @@ def test_top_k(top_k: int, expected: list[int]) -> None:
 )
 def test_top_p_keeps_the_token_that_passes_it(top_p: float, expected: list[int]) -> None:
     assert kept(filter_logits(LOGITS, top_p=top_p)) == expected
+
+
+@pytest.mark.parametrize(
+    ("ends", "above", "expected"),
+    [([1], 0.5, [0, 2, 3, 4]), ([1], 0.3, [1]), ([1, 3], 0.6, [1, 3]), ([0], 0.0, [0]), ([1, 3], 0.7, [0, 2, 4])],
+)
+def test_a_text_ends_where_that_is_likely_enough(ends: list[int], above: float, expected: list[int]) -> None:
+    assert kept(end_or_go_on(LOGITS, ends, above)) == expected
 
 
 def test_filters_leave_the_others_as_they_are() -> None:

@@ -54,9 +54,10 @@ class Question:
         return [(i, n, text) for i, texts in enumerate(self.begun) for n, text in enumerate(texts)]
 
 
-def likeliest(target: str) -> tuple[ChainStep, ...]:
-    """The likeliest tokens: of a grid all at once, of a text one after the other."""
-    return (ChainStep(target=target, steps=1, temperature=0.0),)
+def likeliest(target: str, things: bool = False) -> tuple[ChainStep, ...]:
+    """The likeliest tokens: of a grid all at once, of a text one after the other; sentences of things (boxes, people)
+    end where that is likelier than any further thing."""
+    return (ChainStep(target=target, steps=1, temperature=0.0, ends_above=0.5 if things else None),)
 
 
 class Made:

@@ -21,7 +21,7 @@ from .columns import Column, columns
 from .instances import GivenBoxes
 from .job import EvaluateJob
 from .made import Made, Question, likeliest
-from .records import Instances
+from .records import Boxes, Instances, People
 from .references import Reference
 from .table_files import Measured, Table
 from .vectors import Neighbours
@@ -167,7 +167,7 @@ class _Asker:
     def question(self, row: str) -> Question | None:
         """What is asked for a row of the table; None if nothing is."""
         target, inputs = self.column.target, self.here.job.inputs
-        alone = likeliest(target)
+        alone = likeliest(target, things=isinstance(self.column.judge, Boxes | People))
         if row in ("chain", "ensemble"):  # an ensemble goes on with the chain
             row, steps = "chain", self.chain
             alone = tuple(step for step in self.chain if step.target == target) or (ChainStep(target=target),)
