@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -33,8 +33,9 @@ sys.path.insert(0, SUPPORT)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH", "")]))
 
 
-# What several tests share and takes long to make. With `-n 2` all that ask for one run in the same process.
-SHARED = ("whole_run", "known_root", "small_root", "every_run")
+# Files that run in one process of `-n 2`, for what they share takes minutes to make (`whole_run`). All tests of any
+# other file do, too.
+TOGETHER = ("tests/chaos/test_kills.py", "tests/e2e/test_s3.py", "tests/e2e/test_whole_run.py")
 
 
 def _needs_ray(item: pytest.Item) -> bool:
@@ -50,16 +51,8 @@ def _rank(item: pytest.Item) -> int:
     return 3 if _needs_ray(item) else 1 + bool(item.get_closest_marker("slow"))
 
 
-def _group(item: pytest.Item) -> str | None:
-    """The tests with which it stays in one process of `-n 2`; None for one that may run anywhere."""
-    shared = next((name for name in SHARED if name in getattr(item, "fixturenames", ())), None)
-    # A file that needs Ray has fixtures of its own that take long, and its process has a Ray already.
-    return shared or (str(item.path) if item.get_closest_marker("slow") else None)
-
-
-# A wrapper: xdist reads the groups in a hook of its own, which comes before all that are none; and before `-m` selects.
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what follows from a test's place and fixtures; then fast tests first, those of the one Ray together."""
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
@@ -69,10 +62,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
             item.add_marker(pytest.mark.slow)
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.browser)
-        if group := _group(item):
-            item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=_rank)  # stable: the order within a file stays
-    return (yield)
+    # Two processes end at the same time if what takes long comes first.
+    shared = "PYTEST_XDIST_WORKER" in os.environ
+    items.sort(key=lambda item: -_rank(item) if shared else _rank(item))  # stable: the order within a file stays
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out whole files. (Groups of tests by xdist's marker are without effect: xdist 3.8 writes them where pytest
+    9.2 does not look.)"""
+    from xdist.scheduler.loadscope import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return TOGETHER[0] if file in TOGETHER else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
