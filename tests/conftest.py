@@ -33,9 +33,12 @@ sys.path.insert(0, SUPPORT)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH", "")]))
 
 
-# Files that run in one process of `-n 2`, for what they share takes minutes to make (`whole_run`). All tests of any
-# other file do, too.
-TOGETHER = ("tests/chaos/test_kills.py", "tests/e2e/test_s3.py", "tests/e2e/test_whole_run.py")
+# Files that run in one process of `-n 2`, for what they share takes long to make; those of any other file do, too.
+EVALUATION = "tests/train/downstream/evaluation"
+TOGETHER = {
+    "whole_run": ("tests/chaos/test_kills.py", "tests/e2e/test_s3.py", "tests/e2e/test_whole_run.py"),
+    "known_root": ("tests/report/test_truths.py", f"{EVALUATION}/test_datasets.py", f"{EVALUATION}/test_table.py"),
+}
 
 
 def _needs_ray(item: pytest.Item) -> bool:
@@ -76,7 +79,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return TOGETHER[0] if file in TOGETHER else file
+            return next((shared for shared, files in TOGETHER.items() if file in files), file)
 
     return ByFile(config, log)
 
