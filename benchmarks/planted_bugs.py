@@ -66,12 +66,13 @@ def settings(folder: Path, scenes: Path, seed: int, args: argparse.Namespace) ->
         "tokenizers": {
             "text": {"vocab_size": 5000},
             "common": {
-                "decoder": "vit", "codebook_size": 256, "latent_dim": 8, "dim": 64, "encoder_depth": 1,
-                "decoder_depth": 1, "heads": 2, "patch_size": PATCH, "warm_start": True, "steps": args.fit_steps,
-                "batch_size": 32, "base_lr": 0.004, "samples": 4 * args.images, "validation_samples": 16,
+                "decoder": "vit", "codebook_size": 256, "dim": 96, "encoder_depth": 1, "decoder_depth": 2, "heads": 4,
+                "out_conv": False, "loss": "mse", "norm_latents": True, "ema_decay": 0.95, "warm_start": True,
+                "precision": "fp32", "patch_size": PATCH, "steps": args.fit_steps, "batch_size": 16,
+                "base_lr": 0.048, "samples": args.images, "validation_samples": 16,
             },
         },
-        "engine": {"actors": 1},
+        "fit": {"workers": 2, "cpus": 1},
         # As the demo trains: first where things are, then from RGB and a part of the rest to all.
         "train": {
             "model": width | {"grid_temperature": 20}, "workers": 2, "cpus": 1, "input_tokens": 64, "target_tokens": 96,
