@@ -44,8 +44,7 @@ def seconds(
     for step in range(steps + idle):
         wait(model.device)
         begin = time.perf_counter()
-        # In float32 on a CPU, many of which only imitate bfloat16, at a tenth of the speed.
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
+        with torch.autocast(model.device.type, torch.bfloat16):
             loss = loss_of(batches[step % len(batches)])
         loss.backward()
         optimizer.step()
@@ -87,8 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     counts = {s.name: float(groups[0].counts[i]) for i, s in enumerate(specs) if s.is_target}
     flops, peak = step_flops(model.config, args.batch, BUDGET, BUDGET, counts), peak_flops(name)
-    precision = "bfloat16" if device == "cuda" else "float32"
-    print(f"4M-{args.size} of 4M-7, {BUDGET}/{BUDGET}, batch {args.batch}, {precision}")
+    print(f"4M-{args.size} of 4M-7, {BUDGET}/{BUDGET}, batch {args.batch}, bfloat16")
     print(f"{name}, torch {torch.__version__}, {flops / 1e12:.1f} TFLOP a step\n")
     print("| step | ms | tokens/s | MFU |\n|---|---|---|---|")
     idle = 5 if device == "cuda" else 1

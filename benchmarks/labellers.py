@@ -6,7 +6,7 @@
 They learn from scenes of a split of their own (`draw.LABELLERS`), which no shard of `fourmill scenes` holds, whatever
 its seed; they are measured on others of that split. Measures are of the labels that fourmill's own specialists write
 with the saved folders: see labeller_measures.py. The speed is theirs too, with preprocessing, in images a second of CPU
-time of one core. The same options on the same machine give the same models. `fourmill demo` ships all but det.
+time of one core. The same options on the same machine give the same models.
 """
 
 from __future__ import annotations

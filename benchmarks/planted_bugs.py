@@ -80,7 +80,7 @@ def settings(folder: Path, scenes: Path, seed: int, args: argparse.Namespace) ->
                 {"during": [0, 0.15], "input_alpha": {"rgb": 1}, "target_alpha": {"tok_normal": 1}},
                 {"during": [0.15, 1], "input_alpha": inputs, "target_alpha": targets},
             ],
-            "loss": "token", "batch_size": 16, "steps": args.steps, "warmup_steps": min(50, args.steps),
+            "loss": "token", "batch_size": 16, "steps": args.steps, "warmup_steps": args.steps // 10,
             "base_lr": 0.048, "clip_norm": 1.0, "validate_every": args.steps, "checkpoint_every": args.steps,
             "validation_samples": 16,
         },

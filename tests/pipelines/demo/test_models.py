@@ -29,8 +29,7 @@ Scenes = list[Rendered]
 
 @pytest.fixture(scope="module")
 def drawn() -> list[Scene]:
-    """Of the levels that they learned, and of the demo's."""
-    return [draw.draw(4321, "val", i, ("plain", "medium")[i % 2]) for i in range(SCENES)]
+    return [draw.draw(4321, "val", i) for i in range(SCENES)]
 
 
 @pytest.fixture(scope="module")
