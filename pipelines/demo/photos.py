@@ -226,14 +226,15 @@ def _plan(samples_per_shard: int, crops_per_photo: int, seed: int) -> dict[str, 
 
 def _claim(folder: str, options: dict[str, Any]) -> None:
     """Write the folder's record, or check that it is the same. ValueError if the folder holds other shards."""
-    if record_of(folder, RECORD) is None:
+    found = record_of(folder, RECORD)
+    if found is None:
         record = {"options": options, "photos": attributions()}
         url = storage.join(folder, RECORD)
         storage.put(url, json.dumps(record, indent=1, sort_keys=True).encode(), if_absent=True)
-    found = (record_of(folder, RECORD) or {}).get("options")
-    if found != options:
+        found = record_of(folder, RECORD) or {}  # another process may have been first
+    if found.get("options") != options:
         raise ValueError(
-            f"{folder}: holds demo shards made with {found}, asked for {options}; "
+            f"{folder}: holds demo shards made with {found.get('options')}, asked for {options}; "
             "delete the folder or choose another one"
         )
 
