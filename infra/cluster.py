@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+logger = logging.getLogger(__name__)
+
 # Local clusters hold task results and a few batches, not datasets: columns go straight to storage.
 OBJECT_STORE_BYTES = 300 * 2**20
+STARTS = 3  # of a local Ray, which gives its own head 30 s and no more
+ANSWER_SECONDS = 10.0  # that the head of a cluster has to take a connection
+SLOW_START = "timed out during startup"
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+AUTH_MODE = "RAY_AUTH_MODE"
+
+
+class ClusterError(RuntimeError):
+    """Ray does not start here, or does not answer there; the text says what to do."""
 
 
 @contextmanager
@@ -18,7 +30,11 @@ def cluster(address: str | None = None) -> Iterator[Any]:
     """Ray, connected. If this process is connected already it stays so afterwards; else it is disconnected.
 
     Args:
-        address: of a running cluster ("auto", "ray://host:10001"); None starts a local one on this machine's cores.
+        address: of a running cluster ("auto", "host:6379", "ray://host:10001"); None takes RAY_ADDRESS, or starts a
+            local one on this machine's cores.
+
+    Raises:
+        ClusterError: it does not answer, or does not start.
     """
     # Under `uv run`, Ray would pack the working directory and start every worker through uv again; workers of a local
     # cluster share this environment, and others get the wheel.
@@ -34,14 +50,83 @@ def cluster(address: str | None = None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    address = address or os.environ.get("RAY_ADDRESS") or None
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
-        ray.init(address=address, **quiet)
+        _connect(ray, address, f"engine.address: {address}")
+    elif address := os.environ.get("RAY_ADDRESS"):
+        _connect(ray, address, f"RAY_ADDRESS={address}")
     else:
-        print("starting Ray on this machine", file=sys.stderr, flush=True)
-        ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+        _start(ray)
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _start(ray: Any) -> None:
+    """A Ray of this machine. On busy cores it may give up on its own start, and is asked again."""
+    print("starting Ray on this machine", file=sys.stderr, flush=True)
+    for _ in range(STARTS):
+        try:
+            ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **QUIET)
+            return
+        except Exception as error:  # Ray raises a bare one
+            if SLOW_START not in str(error):
+                raise
+            ray.shutdown()
+            print("Ray did not start within 30 s", file=sys.stderr, flush=True)
+    raise ClusterError(
+        f"Ray did not start on this machine in {STARTS} attempts; if other work keeps its cores busy, run the same "
+        "command again when there is less, or use a running cluster (engine.address)"
+    )
+
+
+def _connect(ray: Any, address: str, named: str) -> None:
+    """Connect to a cluster. A head that asks for a token gets the one of this machine (RAY_AUTH_TOKEN, ~/.ray).
+
+    Args:
+        named: where the address was given, for errors.
+    """
+    _check_answers(address, named)
+    mode = os.environ.get(AUTH_MODE)
+    try:
+        ray.init(address=address, **QUIET)
+        return
+    except (ConnectionError, RuntimeError, TimeoutError) as error:
+        if mode is not None or not _use_token():
+            raise ClusterError(_advice(named, error)) from error
+    # `ray start --head` asks for a token as soon as ~/.ray/auth_token exists, and drivers do not send it by themselves
+    # (ray#64755, ray#66248).
+    logger.info("%s: connecting again with this machine's token", named)
+    try:
+        ray.shutdown()
+        ray.init(address=address, **QUIET)
+    except (ConnectionError, RuntimeError, TimeoutError) as error:
+        os.environ.pop(AUTH_MODE)
+        raise ClusterError(_advice(named, error)) from error
+
+
+def _check_answers(address: str, named: str) -> None:
+    """ClusterError if nothing takes a connection there: Ray would wait for a quarter of an hour."""
+    host, _, port = address.rpartition("://")[2].rstrip("/").rpartition(":")
+    if not host or not port.isdecimal():  # "auto", or a name that Ray resolves
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(_advice(named, error)) from error
+
+
+def _use_token() -> bool:
+    """Turn to authentication by token, from now on; False if this machine has none."""
+    from ray._private.authentication import authentication_token_setup as authentication
+
+    return bool(authentication.maybe_enable_token_auth_if_token_available(warn_if_disabled=False))
+
+
+def _advice(named: str, error: Exception) -> str:
+    said = str(error).strip().splitlines()
+    return (
+        f"{named}: no Ray cluster answers ({said[0] if said else type(error).__name__}); look whether its head runs "
+        "(`ray status` there) and can be reached from here. A cluster with tokens needs RAY_AUTH_MODE=token and its "
+        "token here (`ray get-auth-token` there)"
+    )

@@ -76,7 +76,6 @@ def kill(node: subprocess.Popen[bytes]) -> None:
     node.wait()
 
 
-@mended_by(CLUSTER)
 def test_a_started_cluster_is_found(tmp_path: Path, short: str) -> None:
     """docs: `ray start --head`, then engine.address=auto. On Ray 2.60 the head asks for a token as soon as
     ~/.ray/auth_token exists, which fourmill's own local Ray writes, and drivers do not send it (ray#64755)."""

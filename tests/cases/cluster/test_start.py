@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from fourmill_tests import data, runs
-from fourmill_tests.cases import CLUSTER, mended_by, require
+from fourmill_tests.cases import require
 
 SLOW_START = (
     "The current node timed out during startup. This could happen because some of the raylet failed to startup or the "
@@ -29,7 +29,6 @@ def recipe(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("verb", ["label", "run"])
-@mended_by(CLUSTER)
 def test_a_ray_that_starts_slowly_is_a_sentence(recipe: Path, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loaded machine: Ray gives its head 30 s, and then raises a bare Exception (here it does so at once)."""
     import ray
@@ -51,7 +50,6 @@ def test_a_ray_that_starts_slowly_is_a_sentence(recipe: Path, verb: str, monkeyp
 
 
 @pytest.mark.slow
-@mended_by(CLUSTER)
 def test_plan_says_that_a_cluster_does_not_answer(recipe: Path) -> None:
     """`engine.address` of a machine that cannot be resolved: `plan` waits for some 15 minutes."""
     command = [sys.executable, "-m", "fourmill.cli", "plan", str(recipe), "--set", "engine.address=nohost.invalid:6379"]
