@@ -288,14 +288,15 @@ class Project:
             initial_identity = initial.identity(train.init)
         settings = hashed(train, train_settings.OPERATIONS | train_settings.DERIVED)
         # Sizes count, and so does the order of modalities: it is the order of the rows in the model's tables.
-        parts += [order.FORMAT, settings, [asdict(spec) for spec in columns.specs], recipe.seed, initial_identity]
+        seed = recipe.seed if train.seed is None else train.seed
+        parts += [order.FORMAT, settings, [asdict(spec) for spec in columns.specs], seed, initial_identity]
         shards, val_shards = (tuple(ShardRows(*shard) for shard in columns.shards[split]) for split in plans.SPLITS)
         sentinels = self._sentinels() if recipe.has_text else (5, 200)
         resolved = recipe.model_copy(update={"train": train})
         return TrainJob(
             root=self.root,
             fingerprint=fingerprint("train", *parts),
-            seed=recipe.seed,
+            seed=seed,
             settings=train,
             address=recipe.engine.address,
             modules=tuple(recipe.modules),

@@ -88,7 +88,9 @@ def read(spec: str | Sequence[str], classes: Sequence[str] = ()) -> LabelledImag
 
 
 def _ordered(names: set[str]) -> tuple[str, ...]:
-    return tuple(sorted(names, key=int if all(name.isdecimal() for name in names) else None))
+    # "7" and "07" have one number; by their names as well, since the order of a set is another one in every process.
+    numbered = all(name.isdecimal() for name in names)
+    return tuple(sorted(names, key=lambda name: (int(name) if numbered else 0, name)))
 
 
 def _table(url: str) -> list[tuple[Place, str]]:

@@ -28,7 +28,7 @@ OPERATIONS = frozenset(
     }
 )  # fmt: skip
 # What other fields say as well, or what the run's fingerprint holds by content.
-DERIVED = frozenset({"total_tokens", "warmup_tokens", "init", "datasets"})
+DERIVED = frozenset({"total_tokens", "warmup_tokens", "init", "datasets", "seed"})
 
 
 def in_bf16(precision: Precision, device: str) -> bool:
@@ -122,6 +122,7 @@ class Train(Section):
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "4m"  # of the run's folder
     model: Model = Model()
+    seed: Count | None = None  # of weights, order and masks; the recipe's, which is the data's too, unless given
     init: str | None = None  # a trained model to begin with
     datasets: list[DatasetShare] = []
     input_tokens: TokenRange = 128

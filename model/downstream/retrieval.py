@@ -120,14 +120,16 @@ def nearest(queries: np.ndarray | Tensor, gallery: np.ndarray | Tensor, k: int) 
     """The nearest gallery vectors of each query by cosine, nearest first; of equally near ones the first.
 
     Args:
-        queries, gallery: floating point (Q, D) and (N, D), of any length; a vector of zeros is near to nothing.
-        k: at most N are found.
+        queries, gallery: floating point (Q, D) and (N, D), of any length; a vector of zeros is near to nothing, and one
+            of the gallery that is not finite is never found.
+        k: at most as many are found as the gallery has finite vectors.
 
     Returns:
         indices int64 (Q, K) and cosines float32 (Q, K).
 
     Raises:
-        ValueError: shapes do not fit, the gallery is empty, or k is below 1.
+        ValueError: shapes do not fit, the gallery is empty or has no finite vector, a query is not finite, or k is
+            below 1.
 
     Examples:
         >>> gallery = np.array([[0.0, 1.0], [2.0, 0.0], [1.0, 1.0]])
@@ -141,10 +143,18 @@ def nearest(queries: np.ndarray | Tensor, gallery: np.ndarray | Tensor, k: int) 
             f"got queries {tuple(asked.shape)}, gallery {tuple(others.shape)}, k {k}; expected (Q, D), (N, D) with N "
             "above 0, and k above 0"
         )
+    if bad := torch.nonzero(~finite(torch.as_tensor(queries)))[:, 0].tolist():
+        raise ValueError(f"the vectors of the queries {', '.join(map(str, bad[:5]))} are not finite; leave them out")
+    found = finite(others)
+    if not found.any():
+        raise ValueError(f"none of the {len(others)} vectors of the gallery is finite; tokenize it again")
+    k = min(k, int(found.sum()))
     best, index = asked.new_empty(len(asked), 0), torch.empty(len(asked), 0, dtype=torch.int64, device=asked.device)
     # In pieces: all cosines of a large gallery would not fit in memory.
     for start in range(0, len(others), CHUNK):
         scores = asked @ _unit(others[start : start + CHUNK].to(asked.device)).T
+        # Sorting puts NaN before all numbers: a vector that is not finite would be the nearest of every query.
+        scores[:, ~found[start : start + CHUNK].to(asked.device)] = -torch.inf
         places = torch.arange(start, start + scores.shape[1], device=asked.device).expand(len(asked), -1)
         best, index = torch.cat([best, scores], dim=1), torch.cat([index, places], dim=1)
         # Stable, with earlier pieces first: of equally near vectors the first one stays first.
@@ -186,6 +196,11 @@ def knn_accuracy(scores: Tensor, labels: np.ndarray | Tensor, top: Sequence[int]
     wanted = torch.as_tensor(labels, device=scores.device).long()[:, None]
     ranked = scores.topk(min(max(top), scores.shape[1]), dim=1).indices
     return {n: float((ranked[:, :n] == wanted).any(dim=1).float().mean()) for n in top}
+
+
+def finite(vectors: Tensor) -> Tensor:
+    """bool (n,): which of n vectors have no NaN and no infinity."""
+    return torch.isfinite(vectors).all(dim=-1)
 
 
 def _unit(vectors: np.ndarray | Tensor) -> Tensor:

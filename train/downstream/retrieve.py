@@ -14,7 +14,7 @@ import torch
 
 from ...infra import storage
 from ...modalities import Kind, ModalitySpec
-from ...model.downstream.retrieval import nearest, predict_vectors
+from ...model.downstream.retrieval import finite, nearest, predict_vectors
 from ...model.fourm import FourM
 from ...tokenize import codecs, store
 from ..data.groups import ShardRows
@@ -36,7 +36,8 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Ranking:
-    """A query, by its text or by the sample it comes from, and the best places with their cosines, best first."""
+    """A query, by its text or by the sample it comes from, and the best places with their cosines, best first; none if
+    the vector that was predicted is not finite."""
 
     query: str | Place
     places: list[tuple[Place, float]]
@@ -71,10 +72,16 @@ def gallery(job: GenerateJob, target: ModalitySpec, split: str, device: str = "c
         rows = np.flatnonzero(column.valid)
         places += [(shard.name, column.keys[row].as_py(), row) for row in rows.tolist()]
         ids = column.values[rows, 0]
-        vectors += [codec.decode_many(ids[i : i + BATCH]).astype(np.float16) for i in range(0, len(ids), BATCH)]
+        vectors += [_narrow(codec.decode_many(ids[i : i + BATCH])) for i in range(0, len(ids), BATCH)]
     if not places:
         raise ValueError(f"retrieve: no sample of {split} has {target.name}; see `fourmill status`")
     return Gallery(places, np.concatenate(vectors))
+
+
+def _narrow(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (n, D) as float16, of the same directions: those too large for it are made shorter."""
+    largest = np.abs(vectors).max(axis=1, keepdims=True)
+    return (vectors / np.maximum(largest / np.finfo(np.float16).max, 1)).astype(np.float16)
 
 
 def run(
@@ -118,11 +125,14 @@ def run(
     ]
     searched = gallery(job, wanted, split, device)
     # All vectors of the split in memory, float16: 768 numbers of 1 M images are 1.5 GB.
-    index, cosine = nearest(np.concatenate(vectors), searched.vectors, top)
-    return [
-        Ranking(name, [(searched.places[i], c) for i, c in zip(row, cosines, strict=True)])
-        for name, row, cosines in zip(asked, index.tolist(), cosine.tolist(), strict=True)
-    ]
+    found = np.concatenate(vectors)
+    good = finite(torch.from_numpy(found)).numpy()
+    rankings = [Ranking(name, []) for name in asked]
+    if good.any():
+        index, cosine = nearest(found[good], searched.vectors, top)
+        for number, row, cosines in zip(np.flatnonzero(good).tolist(), index.tolist(), cosine.tolist(), strict=True):
+            rankings[number].places.extend((searched.places[i], c) for i, c in zip(row, cosines, strict=True))
+    return rankings
 
 
 def _queries(

@@ -104,6 +104,26 @@ def masking_config(job: TrainJob, datasets: Sequence[Dataset] = ()) -> MaskingCo
     )
 
 
+def predicted_modalities(
+    masking: MaskingConfig, datasets: Sequence[Dataset], during: tuple[float, float]
+) -> frozenset[str]:
+    """The modalities that some mixture asks for in a part of the run, by which the loss is divided.
+
+    Args:
+        datasets: as in `masking_config`, each with modalities and mixtures of its own; () for the run's own samples.
+        during: begin and end of the part, from 0 to 1.
+    """
+    begin, end = during
+    asked: set[str] = set()
+    for dataset in datasets or (None,):
+        here = range(len(masking.mixtures)) if dataset is None or dataset.mixtures is None else dataset.mixtures
+        has = dataset.modalities if dataset is not None else ()
+        for mixture in (masking.mixtures[i] for i in here):
+            if mixture.during[0] < end and begin < mixture.during[1]:
+                asked |= {name for name, a in mixture.target_alphas.items() if a > 0 and (not has or name in has)}
+    return frozenset(asked)
+
+
 def model_config(job: TrainJob) -> FourMConfig:
     return configured(job.specs, job.settings.model)
 

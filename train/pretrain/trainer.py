@@ -33,7 +33,7 @@ from ..parallel import Parallel, to_device, whole
 from ..schedule import cosine_lr
 from ..trackers import trackers
 from . import initial
-from .job import TrainJob, masking_config, write_origin
+from .job import TrainJob, masking_config, predicted_modalities, write_origin
 from .weights import MODEL, Weights, save_model
 from .window import Entry, Window, by_modality, target_weights
 
@@ -155,6 +155,12 @@ class Trainer:
         if self.world > 1:
             dist.barrier()
 
+    def _predicted(self, step: int) -> int:
+        """How many modalities the mixtures of a step ask for."""
+        steps = self.settings.steps
+        during = step / steps, (step + 1) / steps
+        return len(predicted_modalities(self.loader.masking, self.job.datasets, during))
+
     def train_step(self, batch: PackedBatch, window: Window) -> float:
         """One optimizer step on this rank's part of the batch, as NumPy arrays. Returns its learning rate."""
         settings = self.settings
@@ -165,7 +171,8 @@ class Trainer:
         places = [self.model.config.index(name) for name in self.outputs]
         counts = torch.tensor([[group.counts[i] for i in places] for group in groups], dtype=torch.float32)
         counts = counts.to(self.model.device, non_blocking=True)
-        weights = target_weights(counts, self._reduce(counts.sum(0)), settings.loss)
+        predicted = self._predicted(self.step)
+        weights = target_weights(counts, self._reduce(counts.sum(0)), settings.loss, predicted)
         self.parallel.train()
         self.weights.optimizer.zero_grad(set_to_none=True)
         loss, sums = torch.zeros((), device=counts.device), torch.zeros(len(places), device=counts.device)
@@ -273,7 +280,7 @@ class Trainer:
                 sums += self.parallel.losses(batch, groups).double().cpu() * counts
                 totals += counts
         values = by_modality(self.outputs, self._reduce(sums), self._reduce(totals))
-        return {"loss": sum(values.values()) / len(self.outputs)} | values
+        return {"loss": sum(values.values()) / max(len(values), 1)} | values
 
     def _validation_batches(self, loader: TokenLoader) -> Iterator[PackedBatch]:
         """This rank's part of the validation samples, in as many micro-batches on each rank; those beyond the last

@@ -125,7 +125,7 @@ def by_modality(outputs: Sequence[str], sums: Tensor, counts: Tensor) -> dict[st
     return {f"loss/{name}": total / count for name, total, count in pairs if count}
 
 
-def target_weights(counts: Tensor, totals: Tensor, weighting: Literal["modality", "token"]) -> Tensor:
+def target_weights(counts: Tensor, totals: Tensor, weighting: Literal["modality", "token"], predicted: int) -> Tensor:
     """How much the mean loss of each part's modality weighs in a step's loss.
 
     The loss of a step is that of its whole batch: it does not depend on how many workers or micro-batches share it.
@@ -133,13 +133,14 @@ def target_weights(counts: Tensor, totals: Tensor, weighting: Literal["modality"
     Args:
         counts: float (parts, S), targets of this worker's micro-batches.
         totals: float (S,), those of the whole batch of all workers.
-        weighting: "modality": the mean over the model's outputs of each one's mean over its targets, absent ones
-            counting as 0 (4M); "token": the mean over all targets.
+        weighting: "modality": the mean over the predicted modalities of each one's mean over its targets, those that
+            the batch lacks counting as 0 (4M); "token": the mean over all targets.
+        predicted: how many modalities the mixtures of this step ask for, at most S (apple/ml-4m's `out_domains`).
 
     Returns:
         float (parts, S), to be multiplied with the means; on the device of `counts`.
     """
     # clamp: a modality without targets in the whole batch counts as 0, and is not 0 / 0.
     if weighting == "modality":
-        return counts / totals.clamp(min=1) / len(totals)
+        return counts / totals.clamp(min=1) / predicted
     return counts / totals.sum().clamp(min=1)

@@ -43,6 +43,8 @@ def main(args: argparse.Namespace) -> int:
     for result in results:
         query = result.query
         print(query if isinstance(query, str) else f"{args.query} of {query[1]} ({query[0]})")
+        if not result.places:
+            print("  the vector that the model predicts is not finite: nothing is near to it")
         for (shard, key, _), cosine in result.places:
             print(f"  {cosine:6.3f}  {key}  ({shard})")
     for n, share in recall.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fourmill_tests import training
-from fourmill_tests.cases import NOTHING_WRONG, mended_by, require
+from fourmill_tests.cases import require
 
 from fourmill.train import metrics
 
@@ -16,7 +16,6 @@ def _rows(folder: Path, kind: str, **train: object) -> list[dict[str, float]]:
     return [row for row in metrics.read(job.folder) if row["kind"] == kind]
 
 
-@mended_by(NOTHING_WRONG)
 def test_val_loss_is_the_mean_of_its_modalities(tmp_path: Path) -> None:
     """docs/train.md says so; a run that predicts some of its modalities divides by the number of all."""
     mixture = {"input_alpha": {"rgb": 1}, "target_alpha": {"caption": 1}}
@@ -26,7 +25,6 @@ def test_val_loss_is_the_mean_of_its_modalities(tmp_path: Path) -> None:
     require(abs(row["loss"] - mean) < 0.01 * mean, f"val loss {row['loss']:.3f}; of its modalities {mean:.3f}")
 
 
-@mended_by(NOTHING_WRONG)
 def test_average_of_a_short_run_is_no_untrained_model(tmp_path: Path) -> None:
     """ema=0.9999, the usual decay, in a short run (pytorch-image-models#1182): the average that is validated and handed
     on is nearly that of step 0, unless its decay is ramped or its bias corrected."""

@@ -42,7 +42,6 @@ def _shards(recipe: Recipe) -> list[Path]:
     return [Path(url) for url in recipe.samples.train]
 
 
-@mended_by(NOTHING_WRONG)
 def test_training_has_a_seed_of_its_own(copy: Path) -> None:
     """The mean over three seeds of a run (tabm#9): weights, order and masks change, the token store does not."""
     run, said = Project(recipes.load(copy)).train_job.fingerprint, ""

@@ -27,7 +27,6 @@ def pets(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@mended_by(NOTHING_WRONG)
 def test_classes_of_one_number_have_an_order(tmp_path: Path) -> None:
     """Classes "7" and "07", two exports in one table: "the same call gives the same weights" (docs), so that their
     order is fixed (torchgeo#1918, places365#22)."""

@@ -30,6 +30,20 @@ def test_of_equally_near_ones_the_first(monkeypatch: pytest.MonkeyPatch) -> None
     assert cosine[0].tolist() == pytest.approx([1, 1, 1, 0])
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_not_ranked(bad: float, dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery = np.array([[bad, 1], [1, 1], [bad, bad], [-1, 0], [1, 0]], dtype)
+    for chunk in (1_000, 2, 1):
+        monkeypatch.setattr(retrieval, "CHUNK", chunk)
+        index, cosine = nearest(np.array([[1.0, 0.0]]), gallery, 5)
+        assert index.tolist() == [[4, 1, 3]] and np.isfinite(cosine).all()
+    with pytest.raises(ValueError, match="queries 1 are not finite"):
+        nearest(np.array([[1.0, 0.0], [bad, 0.0]]), gallery, 1)
+    with pytest.raises(ValueError, match="none of the 1 vectors"):
+        nearest(np.ones((1, 2)), gallery[:1], 1)
+
+
 def test_votes_are_weighted_by_nearness() -> None:
     gallery = np.array([[1, 0], [0.8, 0.6], [0.8, -0.6], [-1, 0]])
     scores = knn_scores(np.array([[2.0, 0]]), gallery, np.array([1, 0, 0, 2]), 3, k=3, temperature=0.5)

@@ -68,10 +68,13 @@ def job(root: Path | str, *, rows: int = 32, **train: Any) -> TrainJob:
     shards = [ShardRows("train", rows), ShardRows("val", 8)]
     if not Path(root, "tokens").exists():
         shards = [write_columns(root, "train", rows), write_columns(root, "val", 8, seed=1)]
-    settings = {**TINY, **train}
-    names = [spec.name for spec in SPECS]
-    recipe = recipes.parse({"root": str(root), "samples": "a.tar", "modalities": names, "train": settings})
-    return job_of(recipe, SPECS, (shards[0],), (shards[1],))
+    return job_of(recipe_of(root, **train), SPECS, (shards[0],), (shards[1],))
+
+
+def recipe_of(root: Path | str, **train: Any) -> Recipe:
+    """A recipe with the modalities of `SPECS`, and the sizes of `TINY` unless they are given."""
+    names, settings = [spec.name for spec in SPECS], {**TINY, **train}
+    return recipes.parse({"root": str(root), "samples": "a.tar", "modalities": names, "train": settings})
 
 
 def job_of(

@@ -15,8 +15,10 @@ import yaml
 from fourmill_tests import runs, training
 
 from fourmill.model import checkpoint as model_files
+from fourmill.model.fourm import FourM
 from fourmill.train import checkpoint, metrics
 from fourmill.train.pretrain import trainer, weights
+from fourmill.train.pretrain.job import model_config
 from fourmill.train.pretrain.trainer import Trainer, split
 from fourmill.train.pretrain.weights import load_model
 
@@ -190,9 +192,10 @@ def test_the_average_is_kept_beside_the_weights(whole: Trainer, tmp_path: Path, 
     one = training.trainer(job)
     average = {name: p.detach().clone() for name, p in one.weights.named.items()}
     batches = one.loader.batches(0, 8)
-    for _ in range(3):
+    for done in (1, 2, 3):
         one.train_step(next(batches)[1], trainer.Window(one.outputs))
-        average = {n: decay * average[n] + (1 - decay) * p.detach() for n, p in one.weights.named.items()}
+        ramped = min(decay, (1 + done) / (10 + done))
+        average = {n: ramped * average[n] + (1 - ramped) * p.detach() for n, p in one.weights.named.items()}
     averages.append(average)
     for name, value in zip(one.weights.named, one.weights.average, strict=True):
         torch.testing.assert_close(value, average[name])
@@ -210,6 +213,36 @@ def test_the_average_is_kept_beside_the_weights(whole: Trainer, tmp_path: Path, 
     values = [row["loss"] for row in runs.losses(tmp_path) if row["kind"] == "val"]
     expected = [row["loss"] for row in runs.losses(Path(whole.job.root)) if row["kind"] == "val"]
     assert (values == expected) is not use_ema
+
+
+def test_the_average_of_many_steps_has_the_decay_itself() -> None:
+    """From step 9 / (1 - decay) on nothing is ramped: a run that resumes there goes on as it always did."""
+    module = FourM(model_config(training.job_of(training.recipe_of("root"), training.SPECS)))
+    one = weights.Weights(module, ema=0.9)
+    one.resumed(100)
+    for p, value in zip(one.parameters, one.average, strict=True):
+        p.grad = torch.ones_like(p)
+        value.fill_(1.0)
+    one.step(0.1, torch.ones(()))
+    for p, value in zip(one.parameters, one.average, strict=True):
+        torch.testing.assert_close(value, 0.9 + 0.1 * p.detach())
+
+
+def test_a_step_divides_by_what_its_mixtures_predict(tmp_path: Path) -> None:
+    """As apple/ml-4m by its out_domains; which they are may change in the course of a run."""
+    late, early = {"caption": 1}, {"tok_rgb": 1, "tok_dinov2_global": 1}
+    mixtures = [
+        {"input_alpha": {"rgb": 1}, "target_alpha": early, "during": [0, 0.5]},
+        {"input_alpha": {"rgb": 1}, "target_alpha": late, "during": [0.5, 1]},
+    ]
+    job = training.job(tmp_path, steps=4, warmup_steps=1, validate_every=4, mixtures=mixtures)
+    training.train(job)
+    rows = runs.losses(tmp_path)
+    for row in rows:
+        losses = [value for name, value in row.items() if name.startswith("loss/")]
+        assert row["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    named = [{name for name in row if name.startswith("loss/")} for row in rows if row["kind"] == "train"]
+    assert named == [{f"loss/{name}" for name in each} for each in (early, early, late, late)]
 
 
 def test_a_model_can_be_had_before_its_run_ends(whole: Trainer, tmp_path: Path) -> None:

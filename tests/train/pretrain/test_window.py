@@ -98,7 +98,7 @@ def test_weights_make_the_loss_that_of_the_whole_batch(weighting: Any) -> None:
     means = torch.tensor([[1.0, 0.0, 5.0], [2.0, 0.0, 7.0], [3.0, 0.0, 0.0], [4.0, 0.0, 2.0]])
     totals = counts.sum(0)
     workers = zip(counts.split(2), means.split(2), strict=True)
-    loss = sum((target_weights(part, totals, weighting) * mean).sum() for part, mean in workers)
+    loss = sum((target_weights(part, totals, weighting, 3) * mean).sum() for part, mean in workers)
     of_modality = (counts * means).sum(0)
     expected = (
         (of_modality / totals.clamp(min=1)).sum() / 3 if weighting == "modality" else of_modality.sum() / totals.sum()
@@ -106,9 +106,9 @@ def test_weights_make_the_loss_that_of_the_whole_batch(weighting: Any) -> None:
     torch.testing.assert_close(loss, expected)
     single = torch.tensor([[0.0, 1.0, 0.0]])
     share = 1 / 3 if weighting == "modality" else 1.0
-    torch.testing.assert_close(target_weights(single, single.sum(0), weighting), share * single)
+    torch.testing.assert_close(target_weights(single, single.sum(0), weighting, 3), share * single)
     nothing = torch.zeros(2, 3)
-    assert not target_weights(nothing, nothing.sum(0), weighting).any()
+    assert not target_weights(nothing, nothing.sum(0), weighting, 3).any()
 
 
 def test_modalities_without_targets_have_no_mean() -> None:

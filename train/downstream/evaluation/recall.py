@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 
 from ....modalities import Kind, ModalitySpec
-from ....model.downstream.retrieval import nearest, retrieval_step
+from ....model.downstream.retrieval import finite, nearest, retrieval_step
 from ....tokenize import codecs
 from ...measures.resample import Value, measure, of_sums
 from ..samples import Samples
@@ -62,10 +63,13 @@ def _decoder(job: EvaluateJob, target: ModalitySpec) -> Callable[[Sequence[np.nd
 
 
 def _recall(queries: np.ndarray, gallery: np.ndarray, draws: np.ndarray) -> dict[str, Value]:
-    """Whether the own image, which has the query's place, is among the nearest ones. The gallery stays whole in all
-    draws: only queries are drawn."""
-    index, _ = nearest(queries, gallery, min(max(TOP), len(gallery)))
-    own = index.cpu().numpy() == np.arange(len(queries))[:, None]
+    """Whether the own image, which has the query's place, is among the nearest ones; a query that is not finite finds
+    none. The gallery stays whole in all draws: only queries are drawn."""
+    good = finite(torch.from_numpy(queries)).numpy()
+    own = np.zeros((len(queries), max(TOP)), bool)
+    if good.any():
+        index, _ = nearest(queries[good], gallery, min(max(TOP), len(gallery)))
+        own[good, : index.shape[1]] = index.cpu().numpy() == np.flatnonzero(good)[:, None]
     parts = [{**{f"recall{n}": np.array(float(row[:n].any())) for n in TOP}, "queries": np.ones(())} for row in own]
     names = [f"recall{n}" for n in TOP]
     return measure(of_sums(parts, lambda total: {name: total[name] / total["queries"] for name in names}), draws)

@@ -69,6 +69,11 @@ class Neighbours:
     def _ranked(self, answers: Sequence[Any]) -> list[list[str]]:
         if isinstance(answers[0], list):
             return list(answers)
-        scores = knn_scores(np.stack(answers), self._vectors, self._classes, len(self._names))
-        best = scores.topk(min(max(TOP), scores.shape[1]), dim=1).indices.tolist()
-        return [[self._names[i] for i in row] for row in best]
+        vectors = np.stack(answers)
+        ranked: list[list[str]] = [[] for _ in answers]  # an answer that is not finite is near to no class
+        if (good := np.isfinite(vectors).all(axis=1)).any():
+            scores = knn_scores(vectors[good], self._vectors, self._classes, len(self._names))
+            best = scores.topk(min(max(TOP), scores.shape[1]), dim=1).indices.tolist()
+            for place, row in zip(np.flatnonzero(good).tolist(), best, strict=True):
+                ranked[place] = [self._names[i] for i in row]
+        return ranked
