@@ -56,7 +56,7 @@ class Weights:
         self.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
         self.optimizer.step()
         if self.ema:
-            # A decay of (1 + n) / (10 + n) at first, as in fits of tokenizers (vq.py): with 0.9999 from the start, a run
+            # A decay of (1 + n) / (10 + n) at first, as in fits of tokenizers (vq.py): with 0.9999 from step 0, a run
             # of 1,000 steps would keep 90 % of its random initial weights. From step 9 / (1 - ema) on it is the decay
             # that is asked for. AdamW counts steps on the device, those that changed nothing not among them.
             done = self.optimizer.state[self.parameters[0]]["step"]
