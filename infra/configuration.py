@@ -17,6 +17,27 @@ class RecipeError(ValueError):
     """The recipe cannot be used; the text says where, what it says there, and what would do."""
 
 
+class _TwiceError(yaml.constructor.ConstructorError):
+    """A name that stands twice in a mapping."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which no name stands twice in a mapping: YAML 1.2 forbids it, and PyYAML would take the last one."""
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[Any, int] = {}
+        for name, _ in node.value:  # before what `<<` merges in, which may be overridden
+            if not isinstance(name, yaml.ScalarNode):
+                continue
+            merges = name.tag == "tag:yaml.org,2002:merge"
+            value, line = name.value if merges else self.construct_object(name), name.start_mark.line + 1
+            if value in lines:
+                lacking = f"first in line {lines[value]}; keep one"
+                raise _TwiceError(lacking, None, f"{value} is there twice", name.start_mark)
+            lines[value] = line
+        return super().construct_mapping(node, deep)
+
+
 def load(path: Path, overrides: list[str], missing: str) -> Any:
     """What a YAML file holds, with what it includes under its own fields, and with overrides of the form
     "train.steps=100" (the value is YAML) applied.
@@ -25,9 +46,11 @@ def load(path: Path, overrides: list[str], missing: str) -> Any:
         missing: what to do if there is no such file, for the error.
 
     Raises:
-        RecipeError: a file is missing or is no YAML, an include or an override cannot be applied.
+        RecipeError: a file is missing, is no YAML or holds a name twice in one mapping, a field is overridden twice, an
+            include or an override cannot be applied.
     """
     data = _read(path, missing)
+    _check_twice(overrides)
     if isinstance(data, dict):  # what checks the settings says what is wrong with anything else
         # `include` first: the others are applied to what is included, too.
         for override in (o for o in overrides if o.startswith("include=")):
@@ -38,9 +61,13 @@ def load(path: Path, overrides: list[str], missing: str) -> Any:
     return data
 
 
-def parse_yaml(data: bytes) -> Any:
-    """What the bytes of a YAML file hold."""
-    return yaml.safe_load(data)
+def parse_yaml(data: str | bytes) -> Any:
+    """What a YAML file holds, from its text. yaml.YAMLError if they are none, or hold a name twice in one mapping."""
+    loader = _Loader(data)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def yaml_mistake(error: yaml.YAMLError) -> str:
@@ -60,7 +87,7 @@ def dump(data: Any) -> str:
 def _read(path: Path, missing: str) -> Any:
     """What one YAML file holds."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"there is no recipe at {path}; {missing}") from None
     except IsADirectoryError:
@@ -68,7 +95,8 @@ def _read(path: Path, missing: str) -> Any:
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: a recipe is a YAML text file, and byte {error.start} is not UTF-8") from None
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: this is no YAML: {yaml_mistake(error)}") from None
+        what = "" if isinstance(error, _TwiceError) else "this is no YAML: "
+        raise RecipeError(f"{path}: {what}{yaml_mistake(error)}") from None
 
 
 def _with_included(data: dict[str, Any], path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
@@ -93,6 +121,15 @@ def _with_included(data: dict[str, Any], path: Path, including: tuple[Path, ...]
             raise RecipeError(f"{path}: include: {name} is no part of a recipe, a mapping, but {type(part).__name__}")
         merged = _merge(merged, _with_included(part, file, (path.resolve(), *including)))
     return _merge(merged, {name: value for name, value in data.items() if name != "include"})
+
+
+def _check_twice(overrides: list[str]) -> None:
+    """RecipeError if two overrides are of one field: one of them would be lost without a word."""
+    values: dict[str, str] = {}
+    for override in overrides:
+        name, _, value = override.partition("=")
+        if values.setdefault(name, value) != value:
+            raise RecipeError(f"--set {name} is there twice, with {values[name]} and with {value}; keep one")
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -123,9 +160,10 @@ def _override(data: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict | list):
             raise RecipeError(f"--set {override}: {part} is a single value and has no field {last}")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = parse_yaml(value)
     except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: the value is no YAML: {yaml_mistake(error)}") from None
+        what = "" if isinstance(error, _TwiceError) else "the value is no YAML: "
+        raise RecipeError(f"--set {override}: {what}{yaml_mistake(error)}") from None
     if isinstance(node, list):
         if not last.isdigit() or int(last) >= len(node):
             raise RecipeError(f"--set {override}: {'.'.join(path)} is a list of {len(node)}; use its index")

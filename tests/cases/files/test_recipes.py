@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fourmill_tests.cases import NOTHING_WRONG, mended_by, require
+import pytest
+from fourmill_tests.cases import require
 
 from fourmill import recipe as recipes
 
 
-@mended_by(NOTHING_WRONG)
 def test_section_or_field_twice_is_a_mistake(tmp_path: Path) -> None:
     """YAML 1.2 forbids it; PyYAML takes the last one (pyyaml#165, yacs#17)."""
     texts = {
@@ -27,3 +27,32 @@ def test_section_or_field_twice_is_a_mistake(tmp_path: Path) -> None:
             continue
         taken.append(name)
     require(not taken, f"settings are lost without a word: {taken}")
+
+
+@pytest.mark.parametrize(
+    ("part", "overrides", "said"),
+    [
+        (
+            "train: {steps: 5}\ntrain: {steps: 6}\n",
+            [],
+            "part.yaml: line 2, column 1: train is there twice, first in line 1",
+        ),
+        ("seed: 1\n", ["train={steps: 5, steps: 6}"], "--set train=.*steps is there twice"),
+        ("seed: 1\n", ["seed=1", "seed=2"], "--set seed is there twice, with 1 and with 2; keep one"),
+        ("1: a\n'1': b\ntrue: a\nTrue: b\n", [], "line 4, column 1: True is there twice, first in line 3"),
+    ],
+)
+def test_names_twice_elsewhere(tmp_path: Path, part: str, overrides: list[str], said: str) -> None:
+    (tmp_path / "part.yaml").write_text(part)
+    (tmp_path / "recipe.yaml").write_text("include: part.yaml\nroot: out\nsamples: data/\n")
+    with pytest.raises(recipes.RecipeError, match=said):
+        recipes.load(tmp_path / "recipe.yaml", overrides)
+
+
+def test_a_merged_mapping_may_be_overridden(tmp_path: Path) -> None:
+    text = "root: out\nsamples: data/\ntrain: &t {steps: 5, name: a}\n"
+    (tmp_path / "recipe.yaml").write_text(text.replace("&t", "") + "seed: 3\n")
+    (tmp_path / "merged.yaml").write_text(
+        "root: &r out\nsamples: data/\ntrain: {<<: {steps: 4, name: a}, steps: 5}\nseed: 3\n"
+    )
+    assert recipes.load(tmp_path / "recipe.yaml") == recipes.load(tmp_path / "merged.yaml")
