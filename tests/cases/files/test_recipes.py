@@ -39,7 +39,7 @@ def test_section_or_field_twice_is_a_mistake(tmp_path: Path) -> None:
         ),
         ("seed: 1\n", ["train={steps: 5, steps: 6}"], "--set train=.*steps is there twice"),
         ("seed: 1\n", ["seed=1", "seed=2"], "--set seed is there twice, with 1 and with 2; keep one"),
-        ("1: a\n'1': b\ntrue: a\nTrue: b\n", [], "line 4, column 1: True is there twice, first in line 3"),
+        ("1: a\n'1': b\n01: c\n", [], "line 3, column 1: 1 is there twice, first in line 1"),
     ],
 )
 def test_names_twice_elsewhere(tmp_path: Path, part: str, overrides: list[str], said: str) -> None:
