@@ -24,7 +24,7 @@ class _TwiceError(yaml.constructor.ConstructorError):
 class _Loader(yaml.SafeLoader):
     """YAML in which no name stands twice in a mapping: YAML 1.2 forbids it, and PyYAML would take the last one."""
 
-    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[Any, int] = {}
         for name, _ in node.value:  # before what `<<` merges in, which may be overridden
             if not isinstance(name, yaml.ScalarNode):

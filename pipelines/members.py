@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
+from . import intact
 from .reject import Reject
 
 MAX_BYTES = 1 << 28  # as of images
@@ -88,16 +89,16 @@ def _npy(data: bytes) -> np.ndarray:
 
 def _picture(data: bytes) -> np.ndarray:
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = intact.open_image(data, _FORMATS)
     except UnidentifiedImageError:  # whose text holds an address, which is another one each time
         raise ValueError("not a PNG, JPEG or WebP file") from None
     with image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} px, expected at most {MAX_PIXELS} pixels")
+        loaded = intact.load(image, data)
         if data.startswith(_PNG_HEADER) and data[_PNG_DEPTH] == 16 and data[_PNG_DEPTH + 1] in _PNG_COLOURS:
             return _deep_colours(data)
-        image.load()
-        array = np.array(image)
+        array = np.array(loaded)
     return array.astype(np.uint8) if array.dtype == bool else array
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from fourmill_tests import data
+from fourmill_tests.damage import half_png
 from fourmill_tests.small import SmallRoot
 from PIL import Image
 
@@ -90,6 +91,15 @@ def _of_tars(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def _of_images() -> Iterator[str]:
+    whole = {kind: data.encode(data.picture(0, 128, 128), kind) for kind in ("PNG", "JPEG", "WEBP")}
+    cut = {kind: content[: len(content) // 2] for kind, content in whole.items()}
+    for damaged in (
+        cut["PNG"] + bytes(len(cut["PNG"])), half_png(), cut["JPEG"] + whole["JPEG"][-100:],
+        cut["WEBP"] + bytes(len(whole["WEBP"]) - len(cut["WEBP"])),
+    ):  # fmt: skip
+        with pytest.raises(Reject) as caught:
+            images.decode(damaged, 10**9)
+        yield caught.value.reason
     for image, limit in ((Image.new("1", (70_000, 1)), 10**9), (Image.new("1", (20_000, 18_000)), 10**9)):
         with pytest.raises(Reject) as caught:
             images.decode(data.encode(image, "PNG"), limit)
