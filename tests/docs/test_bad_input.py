@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from fourmill_tests import data
-from fourmill_tests.damage import half_png
+from fourmill_tests.pictures import half_png
 from fourmill_tests.small import SmallRoot
 from PIL import Image
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from fourmill_tests import data
-from fourmill_tests.damage import PNG, chunk
+from fourmill_tests.pictures import PNG, chunk
 from PIL import Image
 
 from fourmill.pipelines import images, intact, members

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
-
-import numpy as np
-from fourmill_tests import data
+from fourmill_tests import data, pictures
 from fourmill_tests.cases import require
 from PIL import Image
 
@@ -39,11 +35,5 @@ def test_png_whose_tail_is_zeros_is_a_reject() -> None:
 def test_png_stream_of_half_the_rows_is_a_reject() -> None:
     """Chunks and their CRCs are right; the lower half is missing."""
 
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    pixels = np.ascontiguousarray(data.picture(0, 128, 128))
-    rows = b"".join(b"\0" + row.tobytes() for row in pixels[:64])
-    size = struct.pack(">IIBBBBB", 128, 128, 8, 2, 0, 0, 0)
-    half = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    half = pictures.half_png()
     require(not _is_taken(half), "half a picture is taken for a whole one")
