@@ -167,7 +167,8 @@ class Project:
             why = None if record is None else fit.outdated(record, self.recipe.versions)
             if record is None or why is None or (why and self.update):
                 continue
-            if storage.exists(storage.join(self.root, "tokenizers", name, "config.json")):
+            files = {"config.json", "tokenizer.json" if name == TEXT else "model.safetensors"}
+            if files <= set(storage.list_names(storage.join(self.root, "tokenizers", name))):
                 identity = record.identity
                 good[name] = Fitted(record.sha256, identity["vocab_size"], identity["quality"], tuple(why))
         return good
@@ -239,12 +240,13 @@ class Project:
         plan = self.plan({}, self.stored_labels)
 
         def data(split: str) -> FitData | None:
-            tasks = tuple(plan.tasks[name] for name in plan.splits[split] if name in plan.tasks)
+            there = (name for name in plan.splits[split] if name in plan.tasks and name not in plan.unseen)
+            tasks = tuple(plan.tasks[name] for name in there)
             return FitData(job, tasks) if tasks else None
 
         train = data("train")
         if train is None:
-            raise RecipeError("fit: none of the training shards can be read: " + "; ".join(plan.absent.values()))
+            raise RecipeError("fit: none of the training shards can be read: " + "; ".join(plan.unseen.values()))
         # Crops of stored labels are of the versions that made these.
         used = {part: version for task in train.tasks for part, version in task.versions.items()}
         return FitJob(
@@ -356,8 +358,9 @@ class Project:
         return f"runs/{self.recipe.train.name}"
 
     def run_record(self) -> ledger.Record | None:
-        """The record of the finished run, None if it is not trained as the recipe asks."""
-        return ledger.read(self.root, self.run_output, self.train_job.fingerprint)
+        """The record of the finished run, None if it is not trained as the recipe asks, or its model was deleted."""
+        record = ledger.read(self.root, self.run_output, self.train_job.fingerprint)
+        return record if record is not None and self.train_job.has_model() else None
 
     def _validation_sources(self) -> list[tuple[str, str]]:
         """The validation shards of the run and the SHA-256 of their bytes."""
@@ -372,8 +375,9 @@ class Project:
         return of_run(self.train_job, self.recipe.generate, self.codec_options(), self._validation_sources())
 
     def generated_record(self) -> ledger.Record | None:
-        """The record of the finished generations, None if they are not made as the recipe asks."""
-        return ledger.read(self.root, f"generated/{self.recipe.train.name}", self.generate_job.fingerprint)
+        """The record of the finished generations, None if they are not made as the recipe asks, or were deleted."""
+        record = ledger.read(self.root, f"generated/{self.recipe.train.name}", self.generate_job.fingerprint)
+        return record if record is not None and self.generate_job.is_there() else None
 
     @cached_property
     def evaluate_job(self) -> EvaluateJob:

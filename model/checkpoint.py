@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import FourMConfig
+from .config import CONFIG, WEIGHTS, FourMConfig
 from .fourm import FourM
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+__all__ = ["CONFIG", "WEIGHTS", "load", "read_config", "read_weights", "save", "write"]
 
 
 def save(model: FourM, folder: str | Path) -> None:

@@ -24,12 +24,13 @@ THREADS = 16  # that wait for storage
 class ShardTask:
     """One shard and the outputs it still lacks; `stored` are labels that can be read instead of made.
 
+    version: of the shard on storage; "" if it cannot be looked at, and nothing is left to do.
     versions: of what made the stored labels, by part, where they are not the code's own.
     """
 
     shard: str
     url: str
-    version: str  # of the shard on storage
+    version: str
     outputs: tuple[str, ...]
     stored: tuple[str, ...] = ()
     versions: dict[str, int] = field(default_factory=dict, hash=False)
@@ -103,9 +104,11 @@ class Inventory:
         return self._stats
 
     def is_of(self, record: ledger.Record, shard: str) -> bool:
-        """Whether a record was made from the shard as it is now."""
+        """Whether a record was made from the shard as it is now; of one out of sight, as far as is known."""
         stat = self.stats()[shard]
-        if isinstance(stat, str) or record.source.size != stat.size:
+        if isinstance(stat, str):
+            return True
+        if record.source.size != stat.size:
             return False
         if record.source.version == stat.version:
             return True
@@ -144,8 +147,9 @@ class Plan:
     """What is asked for and what is left.
 
     shards: name -> URL, in the recipe's order. splits: name of the split -> names of its shards.
-    tasks: one for every shard that is there, with the outputs it lacks, often none.
-    done: records of what exists, by (output, shard). absent: shard -> why it cannot be read.
+    tasks: one for every shard that is there or needs not be, with the outputs it lacks, often none.
+    done: records of what exists, by (output, shard).
+    absent: shard -> what it lacks, and why it cannot be read. unseen: the same of shards that lack nothing.
     outdated: of what exists, why it is out of date, by (output, shard): other versions of code made it.
     """
 
@@ -155,6 +159,7 @@ class Plan:
     tasks: dict[str, ShardTask] = field(default_factory=dict)
     done: dict[tuple[str, str], ledger.Record] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+    unseen: dict[str, str] = field(default_factory=dict)
     outdated: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     @property
@@ -186,31 +191,54 @@ def make(
     )
     plan = Plan(dict(outputs), inventory.shards.urls, inventory.shards.splits)
     for shard, url in inventory.shards.urls.items():
+        good = _good(inventory, asked, records, shard, pins or {}, update)
         stat = inventory.stats()[shard]
-        if isinstance(stat, str):
-            plan.absent[shard] = stat
-            continue
-        good: dict[str, ledger.Record] = {}
-        for name, output in asked.items():
-            record = records.get((name, shard))
-            why = None if record is None else output.outdated(record, pins or {})
-            if record is None or why is None or (why and update) or not inventory.is_of(record, shard):
-                continue
-            if why:
-                plan.outdated[name, shard] = why
-            good[name] = record
-        plan.done.update({(name, shard): record for name, record in good.items() if name in outputs})
+        unseen = stat if isinstance(stat, str) else ""
+        if unseen and len({record.source.sha256 for record, _ in good.values()}) > 1:
+            good, unseen = {}, f"its outputs are of several versions of the shard, and {unseen}"
+        plan.done.update({(name, shard): record for name, (record, _) in good.items() if name in outputs})
+        plan.outdated.update({(name, shard): why for name, (_, why) in good.items() if why})
         missing = tuple(name for name in outputs if name not in good)
-        stored = [name for name in stored_labels if name in good]
-        plan.tasks[shard] = ShardTask(
-            shard,
-            url,
-            stat.version,
-            missing,
-            tuple(stored_labels[name].label for name in stored),
-            {part: version for name in stored for part, version in _recorded(stored_labels[name], good[name]).items()},
-        )
+        if unseen and missing:
+            plan.absent[shard] = f"lacks {', '.join(missing)}; {unseen}"
+            continue
+        if unseen:  # what is made needs the shard no more
+            plan.unseen[shard] = unseen
+        stored = {name: good[name][0] for name in stored_labels if name in good}
+        version = "" if isinstance(stat, str) else stat.version
+        plan.tasks[shard] = _task(shard, url, version, missing, stored_labels, stored)
     return plan
+
+
+def _good(
+    inventory: Inventory,
+    asked: Mapping[str, Output],
+    records: Mapping[tuple[str, str], ledger.Record],
+    shard: str,
+    pins: Mapping[str, int],
+    update: bool,
+) -> dict[str, tuple[ledger.Record, list[str]]]:
+    """Of one shard what exists as it is asked for: the record, and why it is out of date."""
+    good = {}
+    for name, output in asked.items():
+        record = records.get((name, shard))
+        why = None if record is None else output.outdated(record, pins)
+        if record is None or why is None or (why and update) or not inventory.is_of(record, shard):
+            continue
+        good[name] = record, why
+    return good
+
+
+def _task(
+    shard: str,
+    url: str,
+    version: str,
+    missing: tuple[str, ...],
+    labels: Mapping[str, Output],
+    stored: Mapping[str, ledger.Record],
+) -> ShardTask:
+    used = {part: v for name, record in stored.items() for part, v in _recorded(labels[name], record).items()}
+    return ShardTask(shard, url, version, missing, tuple(labels[name].label for name in stored), used)
 
 
 def _recorded(output: Output, record: ledger.Record) -> dict[str, int]:

@@ -108,12 +108,28 @@ class Collector:
         ]
 
     def _from_source(self, task: ShardTask, rows: Sequence[int]) -> list[GallerySample]:
-        with source.open_shard(task.url, source.scratch_folder()) as shard:
-            samples = [read_sample(shard, shard.samples[row], self.images.max_pixels) for row in rows]
+        try:
+            with source.open_shard(task.url, source.scratch_folder()) as shard:
+                samples = [read_sample(shard, shard.samples[row], self.images.max_pixels) for row in rows]
+        except OSError:  # what was made of it can be shown without it
+            samples = [GallerySample(key, "", None, None) for key in self._keys(task.shard, rows)]
         return [replace(sample, shard=task.shard, rejects={}, classes=self.classes) for sample in samples]
 
+    def _keys(self, shard: str, rows: Sequence[int]) -> list[str]:
+        """The keys of some rows as a column or a kept label of their shard has them; [] if it has none."""
+        for name in self.columns:
+            if (name, shard) in self.records:
+                keys = store.read(ledger.output_url(self.root, name, shard)).keys
+                return [keys[row].as_py() for row in rows]
+        for label in self.labels:
+            if (output := f"labels/{label}", shard) in self.records:
+                _, listed, _ = label_files.read_cells(ledger.output_url(self.root, output, shard))
+                return [listed[row] for row in rows]
+        return []
+
     def _of_shard(self, task: ShardTask, rows: Sequence[int]) -> list[GallerySample]:
-        samples = self._from_source(task, rows)
+        if not (samples := self._from_source(task, rows)):
+            return []
         kept = {label: self._kept(task.shard, label, rows, samples) for label in self.labels}
         missing = tuple(label for label, values in kept.items() if values is None)
         rejects = self._rejects(task.shard)
@@ -194,7 +210,8 @@ def token_view(codec: Codec, sample: GallerySample, tokens: np.ndarray | None, c
     decoded = codec.decode(tokens)
     truth, error = None, None
     value = {"rgb": sample.image, "caption": sample.caption, **sample.labels}.get(label)
-    if value is not None and label not in sample.not_kept:
+    # Without the image nobody knows where its crops lie.
+    if value is not None and label not in sample.not_kept and (sample.crops or not codec.modality.spatial):
         size = (0, 0) if sample.image is None else (sample.image.shape[1], sample.image.shape[0])
         truth = codec.truth(Labelled(sample.key, value, list(sample.crops), size), crop)
         error = error_of(label, truth, decoded)

@@ -36,6 +36,8 @@ def process_shards(
     start = time.monotonic()
     plan = project.plan(outputs, stored)
     summary = Summary(stage, existed=len(plan.done), missing={f"shard {s}": why for s, why in plan.absent.items()})
+    if plan.unseen:
+        summary.notes.append(f"{len(plan.unseen)} shards cannot be looked at; all that is asked for was made of them")
     records = list(plan.done.values())
     if plan.missing:
         from ..pipelines.worker import stage as shard_stage

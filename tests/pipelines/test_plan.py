@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +161,34 @@ def test_a_deleted_file_or_record_is_made_again(labelled: tuple[Any, dict[str, O
 def test_an_absent_shard_is_told_and_the_others_go_on(labelled: tuple[Any, dict[str, Output]]) -> None:
     recipe, asked = labelled
     Path(recipe.samples.train[1]).unlink()
+    storage.delete(ledger.record_url(recipe.root, "samples", "train-00001"))
     plan = Project(recipe).plan(asked)
-    assert list(plan.absent) == ["train-00001"] and "there is no shard at" in plan.absent["train-00001"]
+    assert list(plan.absent) == ["train-00001"] and not plan.unseen
+    assert plan.absent["train-00001"].startswith("lacks samples; there is no shard at")
     assert list(plan.tasks) == ["train-00000"] and not plan.missing
+
+
+def test_what_is_made_of_a_shard_needs_it_no_more(labelled: tuple[Any, dict[str, Output]]) -> None:
+    recipe, asked = labelled
+    before = Project(recipe).plan(asked).done
+    for shard in recipe.samples.train:
+        Path(shard).unlink()
+    plan = Project(recipe).plan(asked)
+    assert list(plan.unseen) == ["train-00000", "train-00001"] and not plan.absent and not plan.missing
+    assert plan.done == before and list(plan.tasks) == ["train-00000", "train-00001"]
+
+
+def test_outputs_of_several_versions_of_a_lost_shard_do_not_fit(
+    labelled: tuple[Any, dict[str, Output]],
+) -> None:
+    recipe, asked = labelled
+    record = ledger.read(recipe.root, "samples", "train-00000")
+    assert record is not None
+    other = replace(record, source=replace(record.source, sha256="another"))
+    storage.put(ledger.record_url(recipe.root, "samples", "train-00000"), ledger.dumps(other))
+    Path(recipe.samples.train[0]).unlink()
+    plan = Project(recipe).plan(asked)
+    assert "several versions of the shard" in plan.absent["train-00000"] and "train-00000" not in plan.tasks
 
 
 def test_a_new_shard_is_all_that_is_missing(labelled: tuple[Any, dict[str, Output]], tmp_path: Path) -> None:

@@ -40,6 +40,11 @@ class GenerateJob:
     def folder(self) -> str:
         return storage.join(self.run, "generated", self.fingerprint)
 
+    def is_there(self) -> bool:
+        """Whether every chain has its samples: somebody may have deleted them under their record."""
+        chains = range(len(self.settings.chains))
+        return all(storage.exists(storage.join(self.folder, f"chain-{i}", "samples.json")) for i in chains)
+
     @property
     def title(self) -> str:
         """The run as reports name it, NAME/FINGERPRINT."""

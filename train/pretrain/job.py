@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...infra import configuration, storage
 from ...modalities import Kind, ModalitySpec
-from ...model.config import FourMConfig
+from ...model.config import CONFIG, WEIGHTS, FourMConfig
 from ..data.blend import Dataset
 from ..data.groups import ShardRows
 from ..settings import Model, Train, alpha_of
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..masking.masking import MaskingConfig
 
 RECIPE, TOKENIZERS = "recipe.yaml", "tokenizers.json"  # files of a run's folder
+MODEL, MODEL_FILES = "model", (WEIGHTS, CONFIG)  # the folder of a finished run's model
 
 
 def write_origin(job: TrainJob) -> None:
@@ -58,6 +59,15 @@ class TrainJob:
     def folder(self) -> str:
         """ROOT/runs/NAME/FINGERPRINT: runs with other settings stand beside each other."""
         return storage.join(self.root, "runs", self.settings.name, self.fingerprint)
+
+    @property
+    def checkpoints(self) -> str:
+        """The folder of its checkpoints."""
+        return storage.join(self.folder, "checkpoints")
+
+    def has_model(self) -> bool:
+        """Whether the finished model is there: somebody may have deleted it under its record."""
+        return set(MODEL_FILES) <= set(storage.list_names(storage.join(self.folder, MODEL)))
 
     @property
     def rows(self) -> int:

@@ -9,6 +9,7 @@ from ...infra import storage
 from ...model.fourm import FourM
 from .. import checkpoint
 from . import initial, weights
+from .job import MODEL, MODEL_FILES
 
 CHECKPOINTS, RUNS = "checkpoints", "runs"
 
@@ -36,7 +37,7 @@ def load_model(source: str | os.PathLike[str], device: str = "cpu") -> FourM:
         ['rgb', 'tok_rgb', 'tok_dinov2_global', 'caption']
     """
     place = find(source)
-    if set(storage.list_names(place)) & {weights.MODEL, CHECKPOINTS}:
+    if set(storage.list_names(place)) & {MODEL, CHECKPOINTS}:
         return weights.load_model(place, device)
     # The folder of all checkpoints of a run.
     newest = checkpoint.newest(place)
@@ -49,7 +50,7 @@ def find(source: str | os.PathLike[str]) -> str:
     are several."""
     place = os.fspath(source)
     names = set(storage.list_names(place))
-    if names & {weights.MODEL, CHECKPOINTS, *weights.MODEL_FILES}:
+    if names & {MODEL, CHECKPOINTS, *MODEL_FILES}:
         return place
     if RUNS in names:
         place = storage.join(place, RUNS)
@@ -70,4 +71,4 @@ def _runs_below(place: str) -> list[str]:
 
 
 def _is_run(folder: str) -> bool:
-    return bool({weights.MODEL, CHECKPOINTS} & set(storage.list_names(folder)))
+    return bool({MODEL, CHECKPOINTS} & set(storage.list_names(folder)))

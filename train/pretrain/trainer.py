@@ -33,8 +33,8 @@ from ..parallel import Parallel, to_device, whole
 from ..schedule import cosine_lr
 from ..trackers import trackers
 from . import initial
-from .job import TrainJob, masking_config, predicted_modalities, write_origin
-from .weights import MODEL, Weights, save_model
+from .job import MODEL, TrainJob, masking_config, predicted_modalities, write_origin
+from .weights import Weights, save_model
 from .window import Entry, Window, by_modality, target_weights
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.skipped: list[int] = []  # steps of the run that changed nothing
-        self.checkpoints = storage.join(job.folder, "checkpoints")
+        self.checkpoints = job.checkpoints
         self.saver = sharded.Saver(self.checkpoints, settings.keep_checkpoints)
         latest = self.saver.newest()
         begins = latest is None and settings.init is not None

@@ -17,9 +17,7 @@ from ...model.config import FourMConfig
 from ...model.fourm import FourM
 from .. import checkpoint
 from ..parallel import whole
-
-MODEL_FILES = (model_files.WEIGHTS, model_files.CONFIG)
-MODEL = "model"  # folder of a finished run's model
+from .job import MODEL, MODEL_FILES
 
 
 class Weights:
@@ -118,7 +116,7 @@ def load_model(folder: str, device: str = "cpu") -> FourM:
     FileNotFoundError if there is none.
     """
     url = storage.join(folder, MODEL)
-    if storage.exists(storage.join(url, model_files.CONFIG)):
+    if set(MODEL_FILES) <= set(storage.list_names(url)):
         with storage.local_folder(url, MODEL_FILES) as local:
             return model_files.load(local, device)
     latest = checkpoint.newest(storage.join(folder, "checkpoints"))

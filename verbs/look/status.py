@@ -64,10 +64,23 @@ def _missing_runs(project: Project) -> dict[str, str]:
     except RecipeError as error:
         return {project.run_output: str(error)}
     if record is None:
-        return {project.run_output: "not trained as the recipe asks"}
+        return {project.run_output: _unfinished(project)}
     if project.recipe.generate.chains and project.generated_record() is None:
         return {f"generated/{project.recipe.train.name}": "not generated as the recipe asks"}
     return {}
+
+
+def _unfinished(project: Project) -> str:
+    """Why the run that the recipe asks for counts as missing."""
+    from ...infra import ledger
+    from ...train import checkpoint
+
+    job = project.train_job
+    if ledger.read(project.root, project.run_output, job.fingerprint) is not None:
+        return "its model was deleted; `fourmill train` makes it again"
+    if saved := checkpoint.complete(job.checkpoints):
+        return f"trained up to step {saved[-1].step} of {job.settings.steps}; `fourmill train` goes on from there"
+    return "not trained as the recipe asks"
 
 
 def _outdated(project: Project, plan: Plan) -> dict[str, str]:

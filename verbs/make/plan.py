@@ -177,7 +177,7 @@ def _measured_if_asked(job: Job, plan: Plan, measure: int | None, described: dic
     asked = measure is not None
     if measure is None:
         measure = 0 if any(row["weights"] for row in described["labels"]) else MEASURED
-    if not measure or not plan.tasks:
+    if not measure or not plan.tasks.keys() - plan.unseen.keys():
         return None
     try:
         return _measured(job, plan, measure, described)
@@ -195,7 +195,7 @@ def _measured(job: Job, plan: Plan, count: int, described: dict[str, Any]) -> di
     from ...infra.ledger import SAMPLES
     from ...pipelines.worker.shard_worker import ShardWorker
 
-    task = next(iter(plan.tasks.values()))
+    task = next(task for shard, task in plan.tasks.items() if shard not in plan.unseen)
     worker = ShardWorker(job)
     worker.setup("cuda" if torch.cuda.is_available() else "cpu")
     labels = {row["label"] for row in described["columns"]}

@@ -52,7 +52,6 @@ def test_training_has_a_seed_of_its_own(copy: Path) -> None:
     require(other != run, f"no field gives another run on the same tokens: {said}")
 
 
-@mended_by(NOTHING_WRONG)
 def test_training_needs_no_raw_shards(copy: Path) -> None:
     """All is tokenized; the tars are in cold storage (marin#627): a run on the columns, of the same fingerprint."""
     recipe = recipes.load(copy)
@@ -67,7 +66,6 @@ def test_training_needs_no_raw_shards(copy: Path) -> None:
     require(again == run, f"the columns are all there, and training is refused: {said}")
 
 
-@mended_by(NOTHING_WRONG)
 def test_a_shard_out_of_sight_begins_no_other_run(copy: Path) -> None:
     """One tar, long since tokenized, cannot be seen: the run goes on, or a sentence says why not (metaseq#602)."""
     recipe = recipes.load(copy)

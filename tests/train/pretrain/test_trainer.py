@@ -18,7 +18,7 @@ from fourmill.model import checkpoint as model_files
 from fourmill.model.fourm import FourM
 from fourmill.train import checkpoint, metrics
 from fourmill.train.pretrain import trainer, weights
-from fourmill.train.pretrain.job import model_config
+from fourmill.train.pretrain.job import MODEL_FILES, model_config
 from fourmill.train.pretrain.trainer import Trainer, split
 from fourmill.train.pretrain.weights import load_model
 
@@ -314,9 +314,9 @@ def test_a_batch_is_split_into_its_samples(tmp_path: Path) -> None:
 
 
 def test_models_are_whole_or_are_none(whole: Trainer) -> None:
-    assert weights.MODEL_FILES[-1] == model_files.CONFIG, "written last"
+    assert MODEL_FILES[-1] == model_files.CONFIG, "written last"
     folder = Path(whole.job.folder, "model")
-    assert sorted(path.name for path in folder.iterdir()) == sorted(weights.MODEL_FILES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(MODEL_FILES)
 
 
 @pytest.mark.parametrize(("world", "batch", "accumulate"), [(1, 8, 1), (2, 24, 1), (3, 24, 2), (4, 8, 2), (1, 48, 1)])

@@ -36,11 +36,20 @@ class Reference:
         self._codecs: dict[str, Codec] = {}
 
     @cached_property
-    def _members(self) -> dict[tuple[str, str], Members]:
+    def _needed(self) -> set[str]:
+        """The members that are read, by their extensions."""
         names = {column.given.member for column in self.columns if column.given is not None}
-        if any(column.label in _FRAMED for column in self.columns):
-            names |= set(truth.IMAGES)
-        return truth.members(self.job.sources, self.samples.places, names) if names else {}
+        framed = any(column.label in _FRAMED for column in self.columns)
+        return names | set(truth.IMAGES) if framed else names
+
+    @cached_property
+    def _members(self) -> dict[tuple[str, str], Members]:
+        return truth.members(self.job.sources, self.samples.places, self._needed) if self._needed else {}
+
+    def unopened(self) -> list[str]:
+        """The shards whose tars were needed and cannot be opened."""
+        there = {shard for shard, _ in self._members}
+        return list(dict.fromkeys(shard for shard, _, _ in self.samples.places if self._needed and shard not in there))
 
     def frame(self, column: Column, row: int) -> tuple[int, int] | None:
         """Width and height of the image of a sample; None if it cannot be read, 1 x 1 where nobody needs it."""

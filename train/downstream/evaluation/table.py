@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ....infra.explain import listing
 from ....model.fourm import FourM
 from ....tokenize.text.instance_sentences import MASK_TOKENS
 from ....tokenize.text_codecs import Instances as InstanceCodec
@@ -43,6 +44,8 @@ def compute(job: EvaluateJob, samples: Samples, load: Callable[[], FourM], post:
     draws = draw(len(samples.places), job.settings.draws, job.settings.seed)
     maker = _Maker(job, samples, of, made, draws)
     measured = [maker.column(column) for column in of]
+    if lost := maker.here.unopened():
+        maker.notes.append(f"The tars of {listing(lost[:5])} cannot be opened: truth and boxes are of other shards.")
     return Table(
         run=job.generation.title,
         inputs=list(job.inputs),

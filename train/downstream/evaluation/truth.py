@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import tarfile
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,13 +20,16 @@ from PIL import Image
 from ....infra import storage
 from ..samples import Place
 
+logger = logging.getLogger(__name__)
+
 IMAGES = ("jpg", "jpeg", "png", "webp")
 Members = dict[str, bytes]  # of a sample, by extension
 NONE = 255  # the class of a pixel that has none
 
 
 def members(urls: Mapping[str, str], places: Iterable[Place], names: Iterable[str]) -> dict[tuple[str, str], Members]:
-    """The members of some samples, by shard and key; a member that a tar does not hold is absent.
+    """The members of some samples, by shard and key; a member that a tar does not hold is absent, and so are samples of
+    a tar that cannot be opened.
 
     Args:
         urls: of the tars, by shard.
@@ -39,7 +43,12 @@ def members(urls: Mapping[str, str], places: Iterable[Place], names: Iterable[st
     for shard, keys in by_shard.items():
         of_shard: dict[str, Members] = {key: {} for key in keys}
         # A stream: of a tar in a bucket nothing is read twice.
-        with storage.open_binary(urls[shard]) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+        try:
+            opened = storage.open_binary(urls[shard])
+        except OSError as error:
+            logger.warning("evaluate: the tar of shard %s cannot be opened: %s", shard, error)
+            continue
+        with opened as file, tarfile.open(fileobj=file, mode="r|*") as tar:
             for entry in tar:
                 key, name = _split(entry.name, of_shard, wanted)
                 if entry.isfile() and key:

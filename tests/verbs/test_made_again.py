@@ -1,0 +1,79 @@
+"""What was deleted under its record is missing, and its stage makes it again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from fourmill_tests import training
+from fourmill_tests.small import SmallRoot
+
+from fourmill import recipe as recipes
+from fourmill.project import Project
+from fourmill.verbs.look import status
+from fourmill.verbs.make import generate
+
+CHAIN = {"inputs": ["caption"], "to": [{"target": "det", "max_tokens": 4}]}
+
+
+@pytest.fixture(scope="module")
+def trained(small_root: SmallRoot, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe of a copy of the small root, with a trained run and a generation, and without its shards."""
+    folder = tmp_path_factory.mktemp("again")
+    shutil.copytree(small_root.folder, folder / "small")
+    settings = yaml.safe_load((small_root.root / "recipe.yaml").read_text())
+    settings["root"] = str(folder / "small/out")
+    settings["samples"]["train"] = [str(folder / "small/s" / Path(url).name) for url in settings["samples"]["train"]]
+    settings["generate"] |= {"samples": 1, "chains": [CHAIN]}
+    settings["train"] |= {"steps": 8, "checkpoint_every": 4}
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(settings))
+    training.train(Project(recipes.load(recipe)).train_job)
+    for shard in (folder / "small/s").iterdir():
+        shard.unlink()
+    assert generate.make(Project(recipes.load(recipe))).made == 1
+    return recipe
+
+
+def missing(recipe: Path) -> dict[str, str]:
+    found: dict[str, str] = status.describe(Project(recipes.load(recipe)))["missing"]
+    return found
+
+
+def test_nothing_is_missing_without_the_shards(trained: Path) -> None:
+    assert not missing(trained)
+
+
+@pytest.mark.parametrize("what", ["model.safetensors", "config.json"])
+def test_a_deleted_model_is_missing_and_made_again(trained: Path, what: str) -> None:
+    project = Project(recipes.load(trained))
+    Path(project.train_job.folder, "model", what).unlink()
+    assert "deleted" in missing(trained)["runs/4m"]
+    assert Project(recipes.load(trained)).run_record() is None
+    training.train(project.train_job)
+    assert not missing(trained)
+
+
+def test_a_deleted_generation_is_missing_and_made_again(trained: Path) -> None:
+    shutil.rmtree(Path(Project(recipes.load(trained)).generate_job.folder, "chain-0"))
+    assert list(missing(trained)) == ["generated/4m"]
+    assert generate.make(Project(recipes.load(trained))).made == 1
+    assert not missing(trained)
+
+
+@pytest.mark.parametrize("name, file", [("tok_rgb", "model.safetensors"), ("text", "tokenizer.json")])
+def test_a_deleted_tokenizer_is_missing(trained: Path, name: str, file: str) -> None:
+    path = Path(recipes.load(trained).root, "tokenizers", name, file)
+    kept = path.read_bytes()
+    path.unlink()
+    assert f"tokenizers/{name}" in missing(trained) and Project(recipes.load(trained)).unfitted == [name]
+    path.write_bytes(kept)
+    assert not missing(trained)
+
+
+def test_a_run_in_progress_says_how_far_it_is(trained: Path) -> None:
+    recipe = recipes.load(trained, ["train.steps=9", "train.checkpoint_every=3"])
+    training.train_until(Project(recipe).train_job, 5)
+    assert "step 3 of 9" in status.describe(Project(recipe))["missing"]["runs/4m"]
