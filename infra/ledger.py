@@ -40,6 +40,7 @@ class Record:
 
     fingerprint: hash of everything the output depends on besides the shard (specialists, tokenizer, options).
     identity: the same in words, so that a person can see what a fingerprint stood for.
+    splits: batches of the shard that did not fit into memory and were made in parts, which may change last digits.
     rows: rows of the file; nulls: rows without a value, each with its reason in `rejects` (key, reason).
     bytes, sha256: of the file. seconds: wall time of the shard's work that made it (shared by its sibling outputs).
     """
@@ -56,6 +57,7 @@ class Record:
     seconds: float
     identity: dict[str, Any] = field(default_factory=dict)
     code: str = __version__
+    splits: list[str] = field(default_factory=list)
 
 
 def dumps(record: Record) -> bytes:

@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 
+from ..infra import faults
 from . import intact
 from .reject import Reject
 
@@ -89,11 +90,10 @@ def _guarded(data: bytes, max_pixels: int, read: Callable[[Image.Image, bytes], 
         raise Reject("image: not a JPEG, PNG, WebP, GIF or BMP file") from None
     except Image.DecompressionBombError as error:
         raise Reject(f"image: {error}") from error
-    except MemoryError:
-        raise
-    except (
-        Exception
-    ) as error:  # bytes from the web make Pillow raise about anything: OSError, SyntaxError, struct.error
+    except Exception as error:
+        # Bytes from the web make Pillow raise about anything: OSError, SyntaxError, struct.error.
+        if faults.of_place(error):
+            raise
         raise Reject(f"image: truncated or damaged ({type(error).__name__}: {error})") from error
 
 

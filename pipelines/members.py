@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import UnidentifiedImageError
 
+from ..infra import faults
 from . import intact
 from .reject import Reject
 
@@ -59,9 +60,9 @@ def decode(name: str, data: bytes) -> Any:
         return data
     try:
         return kind.read(data)
-    except MemoryError:
-        raise
     except Exception as error:  # bytes from the web make Pillow raise about anything, see images.py
+        if faults.of_place(error):
+            raise
         raise Reject(f"{name}: {error}") from error
 
 

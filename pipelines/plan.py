@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from ..infra import ledger, storage, versions
+from ..infra import faults, ledger, storage, versions
 from ..infra.configuration import RecipeError
 from . import source
 from .outputs import Output, sources
@@ -225,6 +225,8 @@ def _good(
         why = None if record is None else output.outdated(record, pins)
         if record is None or why is None or (why and update) or not inventory.is_of(record, shard):
             continue
+        if _of_a_place(record) and not isinstance(inventory.stats()[shard], str):
+            continue  # made again, where the shard is there for it
         good[name] = record, why
     return good
 
@@ -239,6 +241,11 @@ def _task(
 ) -> ShardTask:
     used = {part: v for name, record in stored.items() for part, v in _recorded(labels[name], record).items()}
     return ShardTask(shard, url, version, missing, tuple(labels[name].label for name in stored), used)
+
+
+def _of_a_place(record: ledger.Record) -> bool:
+    """Whether a reject is no fault of its sample: older versions recorded these."""
+    return record.output != ledger.SAMPLES and any(faults.reads_as_place(one["reason"]) for one in record.rejects)
 
 
 def _recorded(output: Output, record: ledger.Record) -> dict[str, int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ..infra import faults
 from ..modalities import MODALITIES, Kind, ModalitySpec
 from .crops import Crop
 from .store import ColumnSpec
@@ -82,10 +83,12 @@ class Codec:
     def _guarded(self, make: Callable[..., Any], *args: Any) -> Any:
         try:
             return make(*args)
-        except ValueError as error:
-            return error
-        # Labels of a user's own specialist may have any form: reject the one sample, so that the shard goes on.
         except Exception as error:
+            if faults.of_place(error):
+                raise
+            if isinstance(error, ValueError):
+                return error
+            # Labels of a user's own specialist may have any form: reject the one sample, so that the shard goes on.
             return ValueError(f"{self.spec.name}: {type(error).__name__}: {error}")
 
     def encode_one(self, sample: Labelled) -> Any:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ...infra import logs
-from .job import Demand, Job, NodeSetup, Status, Worker
+from .job import Demand, Hints, Job, NodeSetup, PlaceError, Status, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,14 @@ class _Actor:
         self.worker.setup(device)
         logger.info("actor %d is ready on %s with %d threads", os.getpid(), device, threads)
 
-    def run(self, task: Any) -> Any:
-        return self.worker.run(task)
+    def run(self, task: Any, hints: Hints) -> Any:
+        try:
+            return self.worker.run(task, hints)
+        except PlaceError as error:
+            import ray
+
+            error.node = ray.get_runtime_context().get_node_id()
+            raise
 
     def status(self) -> Status:
         return self.worker.status()
@@ -49,8 +56,8 @@ def actor_class(ray: Any, demand: Demand) -> Any:
     # Here and not at the top, since the decorator needs Ray, which takes a second to import.
     class Actor(_Actor):
         @ray.method(concurrency_group="tasks")  # type: ignore[untyped-decorator]
-        def run(self, task: Any) -> Any:
-            return super().run(task)
+        def run(self, task: Any, hints: Hints) -> Any:
+            return super().run(task, hints)
 
         @ray.method(concurrency_group="status")  # type: ignore[untyped-decorator]
         def status(self) -> Status:
@@ -59,6 +66,16 @@ def actor_class(ray: Any, demand: Demand) -> Any:
     # max_restarts: the driver replaces an actor that died, since it must count which task was there when it did.
     options = {"num_cpus": demand.cpus, "num_gpus": demand.gpus, "memory": demand.memory, "max_restarts": 0}
     return ray.remote(**options, concurrency_groups={"tasks": TASKS_AT_ONCE, "status": 1})(Actor)
+
+
+def elsewhere(nodes: Sequence[Mapping[str, Any]], avoid: Collection[str]) -> Any:
+    """Where Ray should place an actor if it can, so that it comes on none of these nodes; None for anywhere."""
+    others = [node["NodeID"] for node in nodes if node["NodeID"] not in avoid and node["Resources"].get("CPU")]
+    if not avoid or not others:
+        return None
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(random.choice(others), soft=True)
 
 
 def set_up_nodes(ray: Any, setups: Sequence[NodeSetup], nodes: Sequence[Mapping[str, Any]]) -> None:

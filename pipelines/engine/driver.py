@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from ...infra.cluster import cluster
 from ...infra.progress import Progress
-from .actor import TASKS_AT_ONCE, actor_class, set_up_nodes
-from .job import Job, Status, StopJob, Worker
+from .actor import TASKS_AT_ONCE, actor_class, elsewhere, set_up_nodes
+from .job import Hints, Job, PlaceError, Sign, Status, StopJob, Worker
 from .resources import no_place, places
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 STATUS_SECONDS = 0.1  # that actors have to say how far they are
+WAIT_SECONDS = 1.0  # times the attempts so far, before a task that met an error of the place is tried again
+FATAL = ("device",)  # rows of `infra.faults` from which no process recovers
+MAX_RUN = 2  # errors of the place in a row after which an actor is replaced
+MOVES = 2  # to other actors beyond the attempts, to find out whether samples or actors fail
+MAX_GIVEN_UP = 10  # tasks in a row that are given up for errors of the place, until the job stops
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -46,46 +51,154 @@ class Pool(Generic[Task]):
     """Which actor has which task, and which tasks wait. It calls actors, and knows nothing else of Ray.
 
     tasks: by name. pending: names of those that wait, the next one first. size: how many actors there may be.
-    attempts: how often a task died with its actor. in_flight: reference of a call -> (actor, name of its task).
+    attempts: how often a task died with its actor, or met an error of the place. in_flight: reference of a call ->
+    (actor, name of its task). tried: the actors that failed at a task. suspects: of a task, see `Hints`. wait: until
+    when a task is not given out. proven: actors that have done a task. failed_runs: errors of the place since then.
+    retiring: actors that get no more tasks. bad_nodes: where actors were replaced.
     """
 
     tasks: Mapping[str, Task]
     pending: deque[str]
     size: int
-    start_actor: Any  # () -> actor
+    start_actor: Any  # (nodes to avoid) -> actor
     attempts_allowed: int
+    stop_actor: Any = lambda actor: None
     actors: list[Any] = field(default_factory=list)
     in_flight: dict[Any, tuple[Any, str]] = field(default_factory=dict)
     attempts: Counter[str] = field(default_factory=Counter)
+    tried: defaultdict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    suspects: defaultdict[str, set[Sign]] = field(default_factory=lambda: defaultdict(set))
+    known: set[Sign] = field(default_factory=set)
+    wait: dict[str, float] = field(default_factory=dict)
+    bad_nodes: set[str] = field(default_factory=set)
+    proven: list[Any] = field(default_factory=list)
+    failed_runs: Counter[int] = field(default_factory=Counter)
+    retiring: list[Any] = field(default_factory=list)
+    given_up: int = 0  # tasks in a row
 
     def assign(self) -> None:
         """Start the actors that are missing; give each a task, and a second one while there are enough for all."""
+        self._make_room()
         busy = len({id(actor) for actor, _ in self.in_flight.values()})
         while len(self.actors) < min(self.size, len(self.pending) + busy):
-            self.actors.append(self.start_actor())
+            self.actors.append(self.start_actor(self.bad_nodes))
         for depth in range(1, TASKS_AT_ONCE + 1):
             for actor in self.actors:
                 held = self.held(actor)
-                if not self.pending or len(held) >= depth or (depth > 1 and not self._may_share(held)):
+                name = self._next(actor)
+                if name is None or len(held) >= depth or (depth > 1 and not self._may_share(held, name)):
                     continue
-                name = self.pending.popleft()
-                self.in_flight[actor.run.remote(self.tasks[name])] = (actor, name)
+                self.pending.remove(name)
+                hints = Hints(frozenset(self.suspects[name]), frozenset(self.known))
+                self.in_flight[actor.run.remote(self.tasks[name], hints)] = (actor, name)
 
     def held(self, actor: Any) -> list[str]:
         """The tasks that an actor is at."""
         return [name for owner, name in self.in_flight.values() if owner is actor]
 
-    def _may_share(self, held: list[str]) -> bool:
-        """Whether an actor with these tasks may take the next one as well."""
+    def _next(self, actor: Any) -> str | None:
+        """The first task that an actor may have."""
+        if actor in self.retiring:
+            return None
+        now = time.monotonic()
+        for name in self.pending:
+            if self.wait.get(name, 0.0) <= now and (name not in self.tried or self._may_try(actor, name)):
+                return name
+        return None
+
+    def _may_try(self, actor: Any, name: str) -> bool:
+        """Whether an actor may have a task that failed: another one, and one that is known to work if there is any."""
+        others = [one for one in self.actors if one not in self.tried[name] and one not in self.retiring]
+        proven = [one for one in others if one in self.proven]
+        return actor in (proven or others)
+
+    def _may_share(self, held: list[str], name: str) -> bool:
+        """Whether an actor with these tasks may take this one as well."""
         if len(self.pending) < len(self.actors):
             return False
         # After a crash each of the actor's tasks runs alone: only so is it clear which of them causes it.
-        return not any(self.attempts[name] for name in [*held, self.pending[0]])
+        return not any(self.attempts[one] for one in [*held, name])
+
+    def _make_room(self) -> None:
+        """See to it that there is an actor for each task that failed at all others; end retiring ones that are idle."""
+        for name, tried in self.tried.items():
+            usable = [one for one in self.actors if one not in self.retiring]
+            if name not in self.pending or any(one not in tried for one in usable):
+                continue
+            if len(self.actors) < self.size:
+                self.actors.append(self.start_actor(self.bad_nodes))
+            elif usable:
+                idle = [one for one in usable if not self.held(one)]
+                self.retiring.append((idle or usable)[0])
+        for actor in [one for one in self.retiring if not self.held(one)]:
+            self._drop(actor)
+            self.stop_actor(actor)
+
+    def _drop(self, actor: Any) -> None:
+        for actors in (self.actors, self.retiring, self.proven):
+            if actor in actors:
+                actors.remove(actor)
+
+    def succeed(self, ref: Any) -> None:
+        """A task is done."""
+        actor, _ = self.in_flight.pop(ref)
+        self.given_up = self.failed_runs[id(actor)] = 0
+        if actor not in self.proven:
+            self.proven.append(actor)
+
+    def displace(self, ref: Any, error: PlaceError) -> dict[str, str]:
+        """A task met an error of the place and goes to another actor; returned with the reason if it did too often."""
+        actor, name = self.in_flight.pop(ref)
+        self.tried[name].append(actor)
+        self.suspects[name] |= error.suspects
+        if error.in_doubt:  # the actor may be well, and the task is nearly done
+            if len(self.tried[name]) < self.attempts_allowed + MOVES:
+                self.pending.append(name)
+                return {}
+        else:
+            self._blame(actor, error)
+            self.attempts[name] += 1
+            if self.attempts[name] < self.attempts_allowed:
+                if error.fault not in ("", *FATAL):  # time may help
+                    self.wait[name] = time.monotonic() + self.attempts[name] * WAIT_SECONDS
+                self.pending.append(name)
+                logger.warning("attempt %d of %d: %s", self.attempts[name], self.attempts_allowed, error)
+                return {}
+        self.given_up += 1
+        logger.error("task %s is given up: %s", name, error)
+        return {name: f"tried {len(self.tried[name])} times: {error}"}
+
+    def _blame(self, actor: Any, error: PlaceError) -> None:
+        """Replace an actor whose device failed, or that had a run of errors."""
+        self.failed_runs[id(actor)] += 1
+        if actor in self.retiring or (error.fault not in FATAL and self.failed_runs[id(actor)] < MAX_RUN):
+            return
+        self.retiring.append(actor)
+        if error.node:
+            self.bad_nodes.add(error.node)
+        # What replaces it may get the same accelerator: a place that never did anything is not filled again.
+        if actor not in self.proven and any(one not in self.retiring for one in self.proven) and self.size > 1:
+            self.size -= 1
+            logger.warning("a place is given up, %d actors are left: %s", self.size, error)
+        else:
+            logger.warning("an actor is replaced: %s", error)
+
+    def lose_place(self, actor: Any, reason: str) -> bool:
+        """An actor could not start: go on without it, if others have shown that they can work. Else False."""
+        if not self.proven:
+            return False
+        self._drop(actor)
+        self.size = max(1, self.size - 1)
+        for ref, (owner, name) in list(self.in_flight.items()):
+            if owner is actor:
+                del self.in_flight[ref]
+                self.pending.appendleft(name)
+        logger.warning("an actor could not start, %d are left: %s", self.size, reason)
+        return True
 
     def requeue(self, actor: Any, reason: str) -> dict[str, str]:
         """Drop a dead actor and requeue its tasks; returns those that crashed too often, with the reason."""
-        if actor in self.actors:
-            self.actors.remove(actor)
+        self._drop(actor)
         failed = {}
         for ref, (owner, name) in list(self.in_flight.items()):
             if owner is not actor:
@@ -115,7 +228,8 @@ def run(
         stage: the verb, for the progress line. unit: what a task is, in the plural ("shards").
 
     Raises:
-        StopJob: raised by a worker; results of tasks that were done before are lost, what they wrote stays.
+        StopJob: raised by a worker, or too many tasks in a row met errors of the place; results of tasks that were done
+            before are lost, what they wrote stays.
         ValueError: an actor fits on no node, or cannot start.
     """
     outcome: Outcome[Result] = Outcome()
@@ -128,6 +242,9 @@ def run(
         try:
             while pool.pending or pool.in_flight:
                 pool.assign()
+                if not pool.in_flight:  # all that is left waits a little
+                    time.sleep(POLL_SECONDS)
+                    continue
                 ready, _ = ray.wait(list(pool.in_flight), num_returns=1, timeout=POLL_SECONDS)
                 for ref in ready:
                     _handle_result(ray, pool, ref, outcome, progress)
@@ -155,7 +272,12 @@ def _start(
     size = min(job.engine.actors or fits, fits, len(tasks))
     logger.info("%d tasks on %d actors of %s, on %d nodes", len(tasks), size, demand, len(nodes))
     remote, threads = actor_class(ray, demand), max(1, int(demand.cpus))
-    return Pool(tasks, deque(tasks), size, lambda: remote.remote(job, make_worker, threads), job.engine.attempts)
+
+    def start(avoid: set[str]) -> Any:
+        placed = remote.options(scheduling_strategy=strategy) if (strategy := elsewhere(nodes, avoid)) else remote
+        return placed.remote(job, make_worker, threads)
+
+    return Pool(tasks, deque(tasks), size, start, job.engine.attempts, ray.kill)
 
 
 def _handle_result(ray: Any, pool: Pool[Task], ref: Any, outcome: Outcome[Result], progress: Progress) -> None:
@@ -165,12 +287,21 @@ def _handle_result(ray: Any, pool: Pool[Task], ref: Any, outcome: Outcome[Result
     actor, name = pool.in_flight[ref]
     try:
         outcome.results[name] = ray.get(ref)
-        del pool.in_flight[ref]
+        pool.succeed(ref)
         progress.update(1)
     except ray.exceptions.RayTaskError as error:  # the worker raised; its actor lives on
         cause = error.cause if isinstance(error.cause, Exception) else error
         if isinstance(cause, StopJob):
             raise cause from None
+        if isinstance(cause, PlaceError):
+            given_up = pool.displace(ref, cause)
+            outcome.failures |= given_up
+            progress.update(len(given_up))
+            if pool.given_up >= MAX_GIVEN_UP:
+                raise StopJob(
+                    f"{pool.given_up} {progress.unit} in a row could not be done, the last: {cause}"
+                ) from None
+            return
         del pool.in_flight[ref]
         outcome.failures[name] = str(cause) if isinstance(cause, OSError | ValueError) else repr(cause)
         logger.error("task %s failed: %s", name, outcome.failures[name])
@@ -178,6 +309,8 @@ def _handle_result(ray: Any, pool: Pool[Task], ref: Any, outcome: Outcome[Result
     except ray.exceptions.RayError as error:  # the actor died, or its node, or the result was lost with it
         reason = str(error).strip().splitlines()[-1]
         if "creation task" in str(error):
+            if pool.lose_place(actor, reason):
+                return
             # It could not load what it needs; the next one could not either.
             raise ValueError(f"engine: a worker could not start: {reason}") from None
         ray.kill(actor)
@@ -191,6 +324,7 @@ def _show(ray: Any, pool: Pool[Task], status: dict[Any, Status], progress: Progr
     for ref in ready:
         try:
             status[refs[ref]] = ray.get(ref)
+            pool.known |= status[refs[ref]].known
         except ray.exceptions.RayError:
             continue  # it died; `_handle_result` sees that
     samples = sum(one.samples for one in status.values())

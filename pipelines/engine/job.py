@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from ...infra import faults
 from .settings import Engine
 
 Task_contra = TypeVar("Task_contra", contravariant=True)
@@ -15,6 +16,48 @@ Result_co = TypeVar("Result_co", covariant=True)
 
 class StopJob(RuntimeError):
     """Raised by a worker when no other task would go better: the driver stops the whole job with this error."""
+
+
+Sign = tuple[str, str]  # (label, key) of a sample under suspicion; (label, class of the reason) of an error
+
+
+class PlaceError(RuntimeError):
+    """Raised by a worker when its place failed, or may have: the driver gives the task to another actor.
+
+    fault: the row of `infra.faults`, "" if it is unknown. suspects: samples that failed here: the next actor decides
+    whether it was them or this place. in_doubt: the task was done but for them. node: where it happened.
+    """
+
+    def __init__(
+        self, reason: str, fault: str = "", suspects: frozenset[Sign] = frozenset(), in_doubt: bool = False
+    ) -> None:
+        super().__init__(reason, fault, suspects, in_doubt)  # all of them, so that it can be pickled
+        self.reason, self.fault, self.suspects, self.in_doubt = reason, fault, suspects, in_doubt
+        self.node = ""
+
+    def __str__(self) -> str:
+        return self.reason
+
+    @classmethod
+    def of(cls, error: BaseException, where: str, suspects: frozenset[Sign] = frozenset()) -> PlaceError:
+        """An error of the place, or an unknown one, with where it was met."""
+        said = f"{where}: {type(error).__name__}: {faults.sentence(error)}"
+        return cls(said, faults.name(error), suspects)
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What other actors have found.
+
+    suspects: samples of this task that failed at another actor. known: errors that have followed a sample from one
+    actor to another, so that they are the sample's.
+    """
+
+    suspects: frozenset[Sign] = frozenset()
+    known: frozenset[Sign] = frozenset()
+
+
+NO_HINTS = Hints()
 
 
 @dataclass(frozen=True)
@@ -32,10 +75,11 @@ class Demand:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a worker is: samples done, and rejects by reason."""
+    """How far a worker is: samples done, rejects by reason, and errors that it knows to be of samples (`Hints`)."""
 
     samples: int
     rejects: Counter[str]
+    known: frozenset[Sign] = frozenset()
 
 
 class Worker(Protocol[Task_contra, Result_co]):
@@ -44,8 +88,9 @@ class Worker(Protocol[Task_contra, Result_co]):
     def setup(self, device: str) -> None:
         """Load what all tasks need onto `device` ("cpu", "cuda"). Called once."""
 
-    def run(self, task: Task_contra) -> Result_co:
-        """Do one task. OSError and ValueError fail this task alone, with their text as the reason; StopJob ends all."""
+    def run(self, task: Task_contra, hints: Hints) -> Result_co:
+        """Do one task. OSError and ValueError fail this task alone, with their text as the reason; PlaceError sends it
+        to another actor; StopJob ends all."""
 
     def status(self) -> Status:
         """Called from another thread while tasks run."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -16,9 +15,8 @@ from ...modalities import LABELS, NO_CLASS, Form, Storage, class_names
 from ...tokenize import labels as label_files
 from ..reject import Reject
 from ..specialists.base import Item, Specialist
+from .isolate import Ward, batch
 from .sample import LabelledSample
-
-logger = logging.getLogger(__name__)
 
 
 def read_stored(root: str, label: str, shard: str) -> dict[str, Any]:
@@ -32,12 +30,13 @@ def read_stored(root: str, label: str, shard: str) -> dict[str, Any]:
 
 
 def label(
-    batch: Sequence[LabelledSample],
+    samples: Sequence[LabelledSample],
     specialists: Mapping[str, Specialist],
     needed: Collection[str],
     stored: Mapping[str, Mapping[str, Any]],
     seconds: dict[str, float],
     classes: Mapping[str, tuple[str, ...]] | None = None,
+    ward: Ward | None = None,
 ) -> None:
     """Give every sample of a batch the labels that are needed, or the reasons why it has none.
 
@@ -46,21 +45,26 @@ def label(
         stored: label -> key -> encoded value or Reject, as of `read_stored`; these are not made again.
         seconds: the time in each specialist is added to "labels/LABEL".
         classes: the recipe's own lists of classes, by label.
+        ward: of the shard.
+
+    Raises:
+        PlaceError: a specialist failed for a reason of the place.
     """
-    for sample in batch:
+    ward = ward or Ward()
+    for sample in samples:
         if sample.item.image is not None:
             sample.item.labels["rgb"] = sample.item.image
     for name, cells in stored.items():
         kind = LABELS[name].storage
-        for sample in batch:
+        for sample in samples:
             cell = cells.get(sample.key)
             sample.keep(name, label_files.decode_cell(kind, cell) if isinstance(cell, bytes | str) else cell)
     for name, specialist in specialists.items():
         if name not in needed or name in stored:
             continue
-        ready = [s for s in batch if name not in s.reasons and not _lacks(s, name, specialist)]
+        ready = [s for s in samples if name not in s.reasons and not _lacks(s, name, specialist)]
         start = time.monotonic()
-        for sample, value in zip(ready, call(specialist, [s.item for s in ready]), strict=True):
+        for sample, value in zip(ready, call(specialist, [s.item for s in ready], ward), strict=True):
             image, names = sample.item.image, class_names(name, classes or {})
             sample.keep(name, value if isinstance(value, Reject) else checked(name, value, image, len(names)))
         seconds[f"labels/{name}"] += time.monotonic() - start
@@ -82,24 +86,12 @@ def _lacks(sample: LabelledSample, name: str, specialist: Specialist) -> bool:
     return False
 
 
-def call(specialist: Specialist, items: Sequence[Item]) -> list[Any]:
-    """Labels of a batch. If the specialist raises, retry items one by one and reject only those that fail."""
+def call(specialist: Specialist, items: Sequence[Item], ward: Ward) -> list[Any]:
+    """Labels of items in batches of the specialist's size, a Reject for each that has none; see isolate.py."""
     values: list[Any] = []
     for start in range(0, len(items), specialist.batch_size):
-        part = items[start : start + specialist.batch_size]
-        try:
-            values += specialist(part)
-        except Exception as error:
-            logger.warning("%s: a batch of %d failed, retried one by one: %r", specialist.label, len(part), error)
-            values += [_call_one(specialist, item) for item in part]
+        values += batch(specialist.label, specialist, items[start : start + specialist.batch_size], ward)
     return values
-
-
-def _call_one(specialist: Specialist, item: Item) -> Any:
-    try:
-        return specialist([item])[0]
-    except Exception as error:
-        return Reject(f"{specialist.label}: {type(error).__name__}: {error}")
 
 
 def checked(name: str, value: Any, image: np.ndarray | None, classes: int = 0) -> Any:

@@ -14,6 +14,7 @@ from ...tokenize import labels as label_files
 from ..outputs import Output
 from ..plan import ShardTask
 from ..reject import Reject
+from .isolate import Ward, batch
 from .sample import LabelledSample
 
 
@@ -29,14 +30,23 @@ class Rows:
         self.rejects.append({"key": key, "reason": reason})
 
 
-def encode(output: Output, codec: codecs.Codec | None, samples: Sequence[LabelledSample]) -> list[Any]:
+def encode(
+    output: Output, codec: codecs.Codec | None, samples: Sequence[LabelledSample], ward: Ward | None = None
+) -> list[Any]:
     """What will be stored of samples that have the output's label, or an exception that says why one cannot be.
 
     Args:
         codec: of an output of tokens; None for a label.
+        ward: of the shard.
+
+    Raises:
+        PlaceError: the codec failed for a reason of the place.
     """
     if codec is not None:
-        return codec.encode([codecs.Labelled(s.key, s.item.labels[output.label], s.crops, s.size) for s in samples])
+        if not samples:
+            return []
+        labelled = [codecs.Labelled(s.key, s.item.labels[output.label], s.crops, s.size) for s in samples]
+        return batch(output.name, codec.encode, labelled, ward or Ward())
     # Encoded at once: a shard of decoded pictures (1,000 of 36 MB) would not fit into memory.
     rows: list[Any] = []
     for sample in samples:
@@ -57,11 +67,13 @@ def commit(
     rows: Rows,
     seconds: float,
     classes: Mapping[str, Sequence[str]] | None = None,
+    splits: Sequence[str] = (),
 ) -> ledger.Record:
     """Write the file of an output, unless it is its record alone (`samples`), and then its record.
 
     Args:
         classes: the recipe's own lists of classes, by label, which files of labels name.
+        splits: batches of the shard that did not fit into memory, in words.
     """
     data = None
     if codec is not None:
@@ -81,5 +93,6 @@ def commit(
         sha256="",
         seconds=round(seconds, 3),
         identity=output.identity | versions.identity(output.parts, task.versions),
+        splits=list(splits),
     )
     return ledger.commit(root, record, data)

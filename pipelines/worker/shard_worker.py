@@ -13,17 +13,19 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from ...infra import ledger
+from ...infra import faults, ledger
 from ...infra.ledger import SAMPLES
 from ...modalities import import_modules
 from ...tokenize import codecs
 from .. import source
-from ..engine.job import Status, StopJob
+from ..engine.job import NO_HINTS, Hints, PlaceError, Sign, Status, StopJob
 from ..outputs import Output, sources
 from ..plan import ShardTask
 from ..reject import reason_class
 from .decode import decoded
+from .isolate import Ward
 from .job import Job
 from .label import label, read_stored
 from .rows import Rows, commit, encode
@@ -61,6 +63,8 @@ class ShardWorker:
         self.job = job
         self.tally = Tally()
         self.codecs: dict[str, codecs.Codec] = {}  # by output
+        self._probes: dict[str, Any] = {}  # see `Ward`
+        self._known: set[Sign] = set()
         self._rejects_in_a_row: Counter[str] = Counter()  # of each output; goes on from shard to shard
         self._computing = threading.Lock()
 
@@ -75,24 +79,37 @@ class ShardWorker:
                 )
 
     def status(self) -> Status:
-        return Status(self.tally.samples, Counter(self.tally.rejects))
+        return Status(self.tally.samples, Counter(self.tally.rejects), frozenset(self._known.copy()))
 
-    def run(self, task: ShardTask) -> list[ledger.Record]:
+    def run(self, task: ShardTask, hints: Hints = NO_HINTS) -> list[ledger.Record]:
         """Make and commit the outputs that the task's shard lacks.
 
         Raises:
             OSError, ValueError: the shard cannot be read at all; the text is the reason.
+            PlaceError: the place failed, or may have; nothing is recorded.
             RejectRun: too many rejects in a row.
         """
+        try:
+            return self._run(task, Ward(hints, False, self._probes, self._known))
+        except (StopJob, PlaceError):
+            raise
+        except Exception as error:
+            if isinstance(error, OSError | ValueError) and not faults.of_place(error):
+                raise
+            logger.exception("shard %s", task.shard)
+            raise PlaceError.of(error, f"shard {task.shard}") from error
+
+    def _run(self, task: ShardTask, ward: Ward) -> list[ledger.Record]:
         start = time.monotonic()
         outputs = {name: self.job.outputs[name] for name in task.outputs}
         rows = {name: Rows() for name in outputs}
         keys: list[str] = []
         with source.open_shard(task.url, self.job.scratch) as shard:
-            for batch in self.labelled(shard, task, {output.label for output in outputs.values() if output.label}):
+            labels = {output.label for output in outputs.values() if output.label}
+            for batch in self.labelled(shard, task, labels, ward=ward):
                 for name, output in outputs.items():
                     if name != SAMPLES:
-                        self._collect(output, batch, rows[name], task.shard)
+                        self._collect(output, batch, rows[name], task.shard, ward)
                 keys += [sample.key for sample in batch]
                 self.tally.samples += len(batch)
             origin = ledger.Source(shard.size, task.version, shard.sha256)
@@ -100,10 +117,11 @@ class ShardWorker:
                 rows[SAMPLES].values = list(keys)
                 rows[SAMPLES].rejects = [{"key": key, "reason": reason} for key, reason in shard.rejects]
                 self.tally.rejects.update(reason_class(reason) for _, reason in shard.rejects)
+        ward.verdict(task.shard)
         seconds = time.monotonic() - start
-        root = self.job.root
+        root, shared = self.job.root, (seconds, self.job.classes, ward.splits)
         records = [
-            commit(root, task, output, self.codecs.get(name), origin, keys, rows[name], seconds, self.job.classes)
+            commit(root, task, output, self.codecs.get(name), origin, keys, rows[name], *shared)
             for name, output in outputs.items()
         ]
         logger.info("shard %s: %d outputs of %d samples in %.1f s", task.shard, len(outputs), len(keys), seconds)
@@ -142,13 +160,23 @@ class ShardWorker:
             return len(shard.samples)
 
     def labelled(
-        self, shard: source.Shard, task: ShardTask, labels: set[str], rows: Sequence[int] | None = None
+        self,
+        shard: source.Shard,
+        task: ShardTask,
+        labels: set[str],
+        rows: Sequence[int] | None = None,
+        ward: Ward | None = None,
     ) -> Iterator[list[LabelledSample]]:
         """The shard's samples in batches, in order, with these labels (read where the task says they are stored).
 
         Args:
             rows: only these samples.
+            ward: of the shard; without one there is no other actor, and samples that fail are rejects at once.
+
+        Raises:
+            PlaceError: the place failed.
         """
+        ward = ward or Ward()
         needed = sources(self.job.specialists, labels, task.stored)
         stored = {name: read_stored(self.job.root, name, task.shard) for name in task.stored if name in needed}
         entries = shard.samples if rows is None else [shard.samples[row] for row in rows]
@@ -158,15 +186,17 @@ class ShardWorker:
         batch = next(batches, [])  # before the lock, so that it is decoded while the other shard computes
         with self._computing:
             while batch:
-                label(batch, self.job.specialists, needed, stored, self.tally.seconds, self.job.classes)
+                label(batch, self.job.specialists, needed, stored, self.tally.seconds, self.job.classes, ward)
                 yield batch
                 batch = next(batches, [])
 
-    def _collect(self, output: Output, batch: list[LabelledSample], rows: Rows, shard: str) -> None:
+    def _collect(
+        self, output: Output, batch: list[LabelledSample], rows: Rows, shard: str, ward: Ward | None = None
+    ) -> None:
         """Append one row for each sample of the batch: the label or its tokens, or null with a reason."""
         ready = [s for s in batch if output.label in s.item.labels]
         start = time.monotonic()
-        encoded = encode(output, self.codecs.get(output.name), ready)
+        encoded = encode(output, self.codecs.get(output.name), ready, ward)
         self.tally.seconds[output.name] += time.monotonic() - start
         values = {id(sample): value for sample, value in zip(ready, encoded, strict=True)}
         for sample in batch:

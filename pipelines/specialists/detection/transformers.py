@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, PrivateAttr
 
+from ....infra import faults
 from ....modalities import COCO_CLASSES
 from ...reject import Reject
 from ..base import ImageItem
@@ -201,5 +202,7 @@ class Boxes(Detector):
             # Channels last is said, since an image 3 px high would be ambiguous.
             return self._processor(images=image, input_data_format="channels_last", return_tensors="pt")
         except (ValueError, RuntimeError) as error:
+            if faults.of_place(error):
+                raise
             height, width = image.shape[:2]
             return Reject(f"{self.label}: an image of {width} x {height} px cannot be prepared: {error}")

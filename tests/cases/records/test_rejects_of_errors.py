@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from fourmill_tests import data, runs
-from fourmill_tests.cases import NOTHING_WRONG, engine_in_process, mended_by, require
+from fourmill_tests.cases import engine_in_process, require
 
 from fourmill import recipe as recipes
 from fourmill.infra import ledger
@@ -28,7 +28,6 @@ def _nulls(recipe: Recipe, shards: list[str]) -> int:
     return sum(record.nulls for record in records if record is not None)
 
 
-@mended_by(NOTHING_WRONG)
 def test_rejects_of_a_dead_accelerator_are_made_again(tmp_path: Path) -> None:
     """After one sample every call of the process fails; the shards after it are small, so that no run of rejects stops
     the job, and are recorded as done, all null."""
@@ -42,7 +41,6 @@ def test_rejects_of_a_dead_accelerator_are_made_again(tmp_path: Path) -> None:
     require(not _nulls(recipe, shards), f"{_nulls(recipe, shards)} good samples are null for ever, and nothing says so")
 
 
-@mended_by(NOTHING_WRONG)
 def test_rejects_of_a_transient_error_are_made_again(tmp_path: Path) -> None:
     """Name resolution, memory of the accelerator, NFS: away for a while."""
     marker = tmp_path / "network-is-down"
@@ -56,7 +54,6 @@ def test_rejects_of_a_transient_error_are_made_again(tmp_path: Path) -> None:
     require(not _nulls(recipe, shards), f"{_nulls(recipe, shards)} samples are null for ever")
 
 
-@mended_by(NOTHING_WRONG)
 def test_a_stop_by_rejects_is_not_complete_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broken specialist stops the first run; the same command again must not call the rest a complete dataset."""
     engine_in_process(monkeypatch)

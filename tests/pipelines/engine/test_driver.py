@@ -11,21 +11,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fourmill_tests.counting import Doubler, Doubling
+from fourmill_tests.engine import Doubler, Doubling
 
 from fourmill.pipelines.engine import driver
 from fourmill.pipelines.engine.driver import Outcome, Pool
-from fourmill.pipelines.engine.job import StopJob
+from fourmill.pipelines.engine.job import Hints, PlaceError, StopJob
 from fourmill.pipelines.engine.settings import Engine
 
 
 class PlainActor:
     count = 0
 
-    def __init__(self) -> None:
+    def __init__(self, avoid: set[str]) -> None:
         self.run = SimpleNamespace(remote=self._run)
 
-    def _run(self, task: str) -> str:
+    def _run(self, task: str, hints: Hints) -> str:
         PlainActor.count += 1
         return f"ref-{PlainActor.count}"
 
@@ -91,6 +91,65 @@ def test_requeue_leaves_other_actors_alone(caplog: pytest.LogCaptureFixture) -> 
     assert one.requeue(first, "killed") == {}
     assert one.actors == [second] and one.held(second) == ["b"] and list(one.pending) == ["a"]
     assert "task a is requeued: killed" in caplog.text
+
+
+def refs(pool: Pool[str]) -> dict[str, Any]:
+    return {name: ref for ref, (_, name) in pool.in_flight.items()}
+
+
+def test_a_task_goes_to_another_actor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "WAIT_SECONDS", 0.0)
+    one = pool("ab", 2)
+    one.assign()
+    first, second = one.actors
+    assert one.displace(refs(one)["a"], PlaceError("full", "full")) == {}
+    one.assign()
+    assert one.held(first) == [] and one.held(second) == ["b"]  # it waits for the other one
+    one.succeed(refs(one)["b"])
+    one.assign()
+    assert one.held(second) == ["a"] and not one.retiring
+
+
+def test_the_only_actor_is_replaced_for_it() -> None:
+    stopped: list[Any] = []
+    one = pool("ab", 1)
+    one.stop_actor = stopped.append
+    one.assign()
+    (first,) = one.actors
+    suspects = frozenset({("det", "x")})
+    assert one.displace(refs(one)["a"], PlaceError("who?", suspects=suspects, in_doubt=True)) == {}
+    one.assign()
+    assert one.held(first) == ["b"]  # which it has begun, and may finish
+    one.succeed(refs(one)["b"])
+    one.assign()
+    (second,) = one.actors
+    assert second is not first and stopped == [first] and one.held(second) == ["a"]
+    assert one.suspects["a"] == suspects and not one.attempts["a"]
+
+
+def test_a_dead_device_takes_its_actor_and_its_place() -> None:
+    """What replaces it would have the same accelerator; another one has shown that it works."""
+    one = pool("abcdefgh", 2)
+    one.assign()
+    bad, good = one.actors
+    one.succeed(refs(one)["b"])
+    assert one.displace(refs(one)["a"], PlaceError("CUDA error", "device")) == {}
+    assert one.retiring == [bad] and one.size == 1
+    assert one.displace(refs(one)["c"], PlaceError("CUDA error", "device")) == {}  # which it had begun
+    one.assign()
+    assert one.actors == [good] and set(one.held(good)) <= set("adefgh")
+    while one.pending or one.in_flight:
+        one.assign()
+        one.succeed(next(iter(one.in_flight)))
+    assert one.actors == [good]
+
+
+def test_a_task_that_fails_everywhere_is_given_up() -> None:
+    one, failures = pool("a", 1, attempts=2), {}
+    for _ in range(2):
+        one.assign()
+        failures |= one.displace(refs(one)["a"], PlaceError("no space left", ""))
+    assert failures == {"a": "tried 2 times: no space left"} and not one.pending and one.given_up == 1
 
 
 def test_nothing_to_do_starts_nothing() -> None:

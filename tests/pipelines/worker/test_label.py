@@ -11,6 +11,7 @@ import pytest
 
 from fourmill.pipelines.reject import Reject
 from fourmill.pipelines.specialists.base import ImageItem, Item, Specialist
+from fourmill.pipelines.worker.isolate import Ward
 from fourmill.pipelines.worker.label import call, checked, label
 from fourmill.pipelines.worker.sample import LabelledSample
 
@@ -78,13 +79,13 @@ def sample(key: str, **labels: Any) -> LabelledSample:
     return LabelledSample(Item(key, None, None, labels=labels))
 
 
-def test_a_batch_that_fails_is_tried_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_fails_is_tried_again_and_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Length, "seen", [])
     texts = ["a", "bb", "break", "ccc", "dddd"]
-    first, second, broken, third, last = call(Length(), [sample(text, caption=text).item for text in texts])
+    first, second, broken, third, last = call(Length(), [sample(text, caption=text).item for text in texts], Ward())
     assert (first, second, third, last) == (1, 2, 3, 4)
     assert isinstance(broken, Reject) and broken.reason == "det: RuntimeError: no such word"
-    assert Length.seen == [["a", "bb"], ["break", "ccc"], ["break"], ["ccc"], ["dddd"]]
+    assert Length.seen == [["a", "bb"], ["break", "ccc"], ["break", "ccc"], ["break"], ["ccc"], ["dddd"]]
 
 
 def test_what_a_sample_lacks_is_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,9 +83,9 @@ def test_unreadable_shards_are_listed_and_others_done(ray_cluster: str, tmp_path
 def test_a_run_of_rejects_stops_the_job_and_keeps_what_was_done(
     ray_cluster: str, tmp_path: Path, shards: list[str]
 ) -> None:
-    failing = recipe(tmp_path / "out", shards, "Failing")
+    failing = recipe(tmp_path / "out", shards, "Refusing")
     failing = failing.model_copy(update={"engine": failing.engine.model_copy(update={"max_reject_run": 2})})
-    with pytest.raises(RejectRun, match=r"labels/canny_edge: 2 rejects in a row, .* key 00000\d: .*weights are broken"):
+    with pytest.raises(RejectRun, match=r"labels/canny_edge: 2 rejects in a row, .* key 00000\d: .*too dark"):
         label.make(Project(failing))
     assert not data.columns(failing.root)
 

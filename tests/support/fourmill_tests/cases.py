@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from fourmill.pipelines.plan import ShardTask
-from fourmill.pipelines.worker import stage as shard_stage
-from fourmill.pipelines.worker.job import Job
-from fourmill.pipelines.worker.shard_worker import RejectRun, ShardWorker
+from .engine import inline
 
 # Titles of the issues that mend cases.
 NOTHING_WRONG = "Nothing wrong is ever recorded, and every run goes on"
@@ -38,18 +35,4 @@ def mended_by(issue: str) -> pytest.MarkDecorator:
 
 def engine_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages that are called in this test do their tasks here, without Ray, by the engine's rules for errors."""
-
-    def run(job: Job, tasks: list[ShardTask], stage: str) -> shard_stage.Outcome:
-        outcome, worker = shard_stage.Outcome(), ShardWorker(job)
-        worker.setup("cpu")
-        for task in tasks:
-            try:
-                outcome.records += worker.run(task)
-            except RejectRun:
-                raise
-            except Exception as error:
-                outcome.failures[task.shard] = str(error) if isinstance(error, OSError | ValueError) else repr(error)
-        outcome.samples = sum({record.shard: record.rows for record in outcome.records}.values())
-        return outcome
-
-    monkeypatch.setattr(shard_stage, "run", run)
+    inline(monkeypatch)

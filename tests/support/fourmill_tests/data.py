@@ -19,6 +19,7 @@ from PIL import Image
 from fourmill import recipe as recipes
 from fourmill.infra import ledger
 from fourmill.infra.storage import TEMPORARY_PREFIX
+from fourmill.pipelines.engine.job import Hints, PlaceError
 from fourmill.pipelines.outputs import Output
 from fourmill.pipelines.plan import ShardTask
 from fourmill.pipelines.worker.job import Job
@@ -218,9 +219,24 @@ def worker_of(
 
 
 def make(recipe: Recipe, outputs: dict[str, Output], stored: Sequence[str] = ()) -> list[ledger.Record]:
-    """Make what is missing of these outputs in this process; labels named in `stored` may be read from storage."""
+    """Make what is missing of these outputs in this process; labels named in `stored` may be read from storage.
+
+    A shard that its worker hands back is given to others, as the engine does; one that no worker can do is left out.
+    """
     worker, tasks = worker_of(recipe, outputs, stored)
-    return [record for task in tasks for record in worker.run(task)]
+    return [record for task in tasks for record in _run(worker, task)]
+
+
+def _run(worker: ShardWorker, task: ShardTask) -> list[ledger.Record]:
+    hints = Hints()
+    for _ in range(3):
+        try:
+            return worker.run(task, hints)
+        except PlaceError as error:
+            hints = Hints(hints.suspects | error.suspects)
+            worker = ShardWorker(worker.job)
+            worker.setup("cpu")
+    return []
 
 
 def job(recipe: Recipe) -> Job:

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pydantic import PrivateAttr
+
+from fourmill.pipelines.reject import Reject
 from fourmill.pipelines.specialists.base import Item, Specialist
 from fourmill.pipelines.specialists.classical.canny import Canny
 from fourmill.pipelines.specialists.detection.people import HogPeople
@@ -49,6 +52,13 @@ class Failing(Canny):
         raise RuntimeError("the weights are broken")
 
 
+class Refusing(Canny):
+    """Rejects everything with a reason."""
+
+    def __call__(self, items: Sequence[Item]) -> list[Any]:
+        return [Reject("canny_edge: too dark") for _ in items]
+
+
 class Poisoned(Canny):
     """As a CUDA context after a device-side assert: from one key on every call fails, until the marker is there."""
 
@@ -66,6 +76,43 @@ class Poisoned(Canny):
 
 
 _POISONED: set[str] = set()
+
+
+class Poisonous(Canny):
+    """An accelerator that is dead after some calls, in the one actor that comes first.
+
+    marker: a file that says that there is one. says: what each further call raises. only: which keys fail then; all
+    unless given.
+    """
+
+    marker: str
+    calls: int = 2
+    says: str = "CUDA error: an illegal memory access was encountered"
+    only: str = ""
+
+    _left: int = PrivateAttr(default=-1)
+
+    def setup(self, device: str) -> None:
+        if not Path(self.marker).exists():
+            Path(self.marker).touch()
+            self._left = self.calls
+
+    def __call__(self, items: Sequence[Item]) -> list[Any]:
+        if self._left == 0 and any(item.key.endswith(self.only) for item in items):
+            raise RuntimeError(self.says)
+        self._left -= self._left > 0
+        return super().__call__(items)
+
+
+class Picky(Canny):
+    """Fails at some samples, wherever they are."""
+
+    keys: tuple[str, ...]
+
+    def __call__(self, items: Sequence[Item]) -> list[Any]:
+        if found := [item.key for item in items if item.key in self.keys]:
+            raise RuntimeError(f"this sample only, {found[0]}")
+        return super().__call__(items)
 
 
 class Flaky(Canny):
