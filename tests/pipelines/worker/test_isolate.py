@@ -100,7 +100,7 @@ def test_a_suspect_is_a_reject_once_it_fails_elsewhere() -> None:
     third.verdict("t")
 
 
-def test_a_suspect_that_works_elsewhere_is_labelled_in_its_batch() -> None:
+def test_a_suspect_that_works_elsewhere_stays_in_its_batch() -> None:
     ward, maker = Ward(Hints(frozenset({("det", "b")})), alone=False), Maker(bad(""))
     assert made(batch("det", maker, things("abc"), ward)) == "ABC" and maker.calls == ["abc"]
     ward.verdict("s")
