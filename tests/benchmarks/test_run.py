@@ -19,6 +19,7 @@ RUNS: list[tuple[str, str, int, bool]] = [
     ("scenes", "--images 10 --sizes 16 --processes 1", 1, False),
     ("masking", "--batch 8 --seconds 0.05", 4, False),
     ("loader", "--rows 64 --batch 16 --seconds 0.05", 4, False),
+    ("remote_loader", "--milliseconds 1 --rows 32 --shards 2 --batch 16 --seconds 0.5", 1, True),
     ("encode", "--image-size 32 --seconds 0 --device cpu --tiny", 1, False),
     ("train_step", "--size Ti --vocabulary 512 --batch 1 --steps 1 --eager", 4, True),
     ("generation", "--size Ti --vocabulary 512 --rounds 1 --text-tokens 2", 7, True),
@@ -38,8 +39,8 @@ INTO_A_FOLDER: list[tuple[str, str, int]] = [
     ),
 ]
 SCRIPTS = [script for script, *_ in (*RUNS, *ON_RAY, *INTO_A_FOLDER)]
-# Comparisons behind docs/decisions.md, and what needs a demo: run by hand.
-BY_HAND = {"ray_data", "shards", "recompute"}
+# Comparisons behind docs/decisions.md, what needs a demo, and what takes minutes: run by hand.
+BY_HAND = {"ray_data", "shards", "recompute", "chaos"}
 
 
 def run(script: str, arguments: str, ray_address: str = "") -> subprocess.CompletedProcess[str]:

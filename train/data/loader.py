@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...infra import storage
 from ...modalities import Kind, ModalitySpec
 from ...model.batch import PackedBatch
 from ..masking.masking import MaskingConfig, mask_batch
@@ -27,6 +28,8 @@ from .order import Order, mask_keys, rank_positions
 from .prefetch import prefetch
 from .samples import TokenRow, fetch, raw_values
 
+# Of a store that is not on this machine: readers wait for answers, and need no core.
+_REMOTE_READERS = 32
 # Samples that are masked in one call, of several steps if batches are smaller: NumPy's overhead is then paid once.
 _SAMPLES_TOGETHER = 512
 _LAST = np.nextafter(1.0, 0.0)  # the part of a run at its very end
@@ -37,9 +40,10 @@ class LoaderOptions:
     """How the store is read. The first three are part of the order: other values give another sequence.
 
     lanes, buffer_rows, repeat: see `Order`; `repeat` is of a single store, datasets have their own.
-    threads: readers and image decoders of each process.
+    threads: readers and image decoders of each process; a store that is not on this machine has more readers.
     prefetch: batches made ahead.
-    read_ahead: batches ahead of these for which row groups are read.
+    read_ahead: batches ahead of these for which row groups are read; of a store that is not on this machine at least
+        as many as half the shuffle buffer holds.
     samples: of the whole run, by which mixtures count `during`; without it those of the run's end are drawn.
     """
 
@@ -82,6 +86,7 @@ class TokenLoader:
             if getattr(options, name) < 1:
                 raise ValueError(f"loader.{name}: got {getattr(options, name)}, expected at least 1")
         self.specs, self.masking, self.seed, self.options = tuple(specs), masking, seed, options
+        self._remote = not all(storage.is_local(one) for one in ([dataset.url for dataset in datasets] or [url]))
         shape = (seed, options.lanes, options.buffer_rows)
         self.store: TokenStore | Stores
         self.order: Order | Blend
@@ -128,13 +133,14 @@ class TokenLoader:
     ) -> Generator[tuple[int, PackedBatch]]:
         own = batch_size // world
         steps = max(1, _SAMPLES_TOGETHER // own)  # masked together
-        stride, ahead = steps * batch_size, -(-self.options.read_ahead // steps)
+        stride, ahead = steps * batch_size, -(-self._read_ahead(batch_size) // steps)
 
         def positions_from(start: int) -> np.ndarray:
             return rank_positions(start, stride, rank, world)
 
         # Two pools: decoding must not wait behind row groups that are read for later batches.
-        readers = ThreadPoolExecutor(self.options.threads, thread_name_prefix="reader")
+        threads = max(self.options.threads, _REMOTE_READERS) if self._remote else self.options.threads
+        readers = ThreadPoolExecutor(threads, thread_name_prefix="reader")
         decoders = ThreadPoolExecutor(self.options.threads, thread_name_prefix="decoder")
         cache = GroupCache(lambda visit: self.store.read(visit[0], self.order.crops(visit)), readers)
         try:
@@ -152,6 +158,13 @@ class TokenLoader:
         finally:  # the consumer has gone: what was read ahead is not needed
             readers.shutdown(cancel_futures=True)
             decoders.shutdown(cancel_futures=True)
+
+    def _read_ahead(self, batch_size: int) -> int:
+        """Batches for which row groups are read ahead."""
+        # All lanes begin their next blocks at about the same time: what these need is asked for while half of the
+        # blocks before is still to come.
+        half = -(-self.options.buffer_rows // 2 // batch_size)
+        return max(self.options.read_ahead, half) if self._remote else self.options.read_ahead
 
     def _masked(self, positions: np.ndarray, cache: GroupCache) -> tuple[list[TokenRow], PackedBatch]:
         samples, tokens = fetch(self.specs, self.order.locate(positions), cache)
