@@ -5,8 +5,8 @@
 
 They learn from scenes of a split of their own (`draw.LABELLERS`), which no shard of `fourmill scenes` holds, whatever
 its seed; they are measured on others of that split. Measures are of the labels that fourmill's own specialists write
-with the saved folders: see labeller_measures.py. The speed is theirs too, with preprocessing, in images a second of CPU
-time of one core. The same options on the same machine give the same models.
+with the saved folders: see labelling/measures.py. The speed is theirs too, with preprocessing, in images a second of
+CPU time of one core. The same options on the same machine give the same models.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 from circumstances import state
-from labeller_measures import labelled, measures
-from labeller_models import LABELLERS, SIDE, Labeller
-from labeller_scenes import Arrays, Asked, rows, scenes
+from labelling.measures import labelled, measures
+from labelling.models import LABELLERS, SIDE, Labeller
+from labelling.scenes import Arrays, Asked, rows, scenes
 
 WARM_UP = 100  # steps
 SAID = 200  # steps between two lines of progress

@@ -12,10 +12,10 @@ from fourmill.pipelines.scenes import draw, kinds
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # for the processes that render, too
 
-import labeller_measures
-import labeller_models
-import labeller_scenes
 import labellers
+from labelling import measures as labeller_measures
+from labelling import models as labeller_models
+from labelling import scenes as labeller_scenes
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from labeller_models import LEAST_PIXELS, SIDE, inverse_depth
-from labeller_scenes import SHAPES, Arrays
+from labelling.models import LEAST_PIXELS, SIDE, inverse_depth
+from labelling.scenes import SHAPES, Arrays
 
 from fourmill.pipelines.reject import Reject
 from fourmill.pipelines.scenes import kinds

@@ -37,7 +37,7 @@ class Labeller:
 
     make: the model and its image processor; it may start from one that lies in the folder of the models already.
     helper: what learns beside the model and is not kept.
-    loss: of the model, its pixels (B, 3, H, W), the truth of the batch, as `labeller_scenes.scenes` gives it, and the
+    loss: of the model, its pixels (B, 3, H, W), the truth of the batch, as `scenes.scenes` gives it, and the
         helper.
     rate, batch, steps, decay: peak learning rate, scenes of a step, steps, weight decay.
     """
