@@ -3,7 +3,7 @@
     python benchmarks/chaos.py [--seeds 50] [--first 0] [--rate 0.1] [--kills 3]
 
 Shards and root lie on an S3 server (moto) on loopback. Label, fit and tokenize run once without disturbance; then, for
-each seed, into a new root through a proxy (tests/support/fourmill_tests/proxy.py) that answers some requests with 409,
+each seed, into a new root through a proxy (benchmarks/proxy.py) that answers some requests with 409,
 429, 500 or 503, hangs up before or after the request was done, cuts answers, answers late or never, or with an old
 listing. Meanwhile a worker, the raylet, the driver or the proxy is killed by the wall clock. A verb that ends with an
 error is started again, as a user would.
@@ -73,15 +73,14 @@ class Proxy:
     """The proxy of a seed, which can be killed and starts again on its port."""
 
     def __init__(self, upstream: int, seed: int, rate: float) -> None:
-        self._command = [sys.executable, "-m", "fourmill_tests.proxy", str(upstream), "--seed", str(seed)]
+        self._command = [sys.executable, str(ROOT / "benchmarks/proxy.py"), str(upstream), "--seed", str(seed)]
         self._command += ["--rate", str(rate)]
         self.port = 0
         self.start()
 
     def start(self) -> None:
         command = [*self._command, "--port", str(self.port)]
-        environment = os.environ | {"PYTHONPATH": SUPPORT}
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
 
