@@ -29,8 +29,8 @@ from typing import Any, BinaryIO, cast
 
 from ..infra import storage
 from . import members, tar
+from .grouping import SourceSample
 from .reject import Reject
-from .tar import SourceSample
 
 logger = logging.getLogger(__name__)
 

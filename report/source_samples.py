@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..pipelines import images
+from ..pipelines.grouping import SourceSample
 from ..pipelines.reject import Reject
 from ..pipelines.source import Shard
-from ..pipelines.tar import SourceSample
 from .html.gallery import GallerySample
 
 

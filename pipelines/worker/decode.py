@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from ...tokenize.crops import crops
-from .. import images, source, tar
+from .. import images, source
+from ..grouping import SourceSample
 from ..reject import Reject
 from ..specialists.base import ImageItem, Item
 from .job import Job
@@ -17,7 +18,7 @@ from .sample import LabelledSample
 def decoded(
     job: Job,
     shard: source.Shard,
-    entries: Sequence[tar.SourceSample],
+    entries: Sequence[SourceSample],
     wants_image: bool,
     members: Collection[str] = (),
 ) -> Iterator[list[LabelledSample]]:
@@ -49,7 +50,7 @@ def decoded(
 
 
 def _decode(
-    job: Job, shard: source.Shard, entry: tar.SourceSample, wants_image: bool, members: Collection[str]
+    job: Job, shard: source.Shard, entry: SourceSample, wants_image: bool, members: Collection[str]
 ) -> LabelledSample:
     sample = decode(job, shard, entry, wants_image)
     for name in members:
@@ -60,7 +61,7 @@ def _decode(
     return sample
 
 
-def decode(job: Job, shard: source.Shard, entry: tar.SourceSample, wants_image: bool) -> LabelledSample:
+def decode(job: Job, shard: source.Shard, entry: SourceSample, wants_image: bool) -> LabelledSample:
     """One sample: sidecar, caption and, if asked for, the image with its crops. What is missing has its reason."""
     info = shard.info(entry)
     caption, reasons = None, {}

@@ -14,10 +14,10 @@ from PIL import Image
 
 from ...infra import storage
 from ...pipelines import images, source
+from ...pipelines.grouping import SourceSample
 from ...pipelines.reject import Reject, reason_class
 from ...pipelines.settings import Images
 from ...pipelines.source import Shard
-from ...pipelines.tar import SourceSample
 from ..html.gallery import GallerySample
 from ..source_samples import read_sample
 from . import statistics

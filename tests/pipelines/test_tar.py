@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 
-from fourmill.pipelines import tar
+from fourmill.pipelines import grouping, tar
 
 
 def make_tar(
@@ -25,7 +25,7 @@ def make_tar(
     return buffer.getvalue()
 
 
-def index(data: bytes) -> tar.Index:
+def index(data: bytes) -> grouping.Index:
     return tar.index(io.BytesIO(data), len(data))
 
 
@@ -33,7 +33,7 @@ def layout(data: bytes) -> dict[str, set[str]]:
     return {sample.key: set(sample.members) for sample in index(data).samples}
 
 
-def content(data: bytes, sample: tar.SourceSample, extension: str) -> bytes:
+def content(data: bytes, sample: grouping.SourceSample, extension: str) -> bytes:
     member = sample.members[extension]
     return data[member.offset : member.offset + member.size]
 
@@ -71,10 +71,65 @@ def test_a_plain_entry_keeps_webdatasets_rule_for_its_group() -> None:
     assert set(found.samples[0].others) == {"left.jpg", "seg.png"}
 
 
-def test_unknown_last_suffix_keeps_webdatasets_rule() -> None:
-    found = index(make_tar([("a.1.jpg", b"1"), ("a.1.cls", b"7")]))
-    assert found.samples == []
-    assert found.ignored == {"jpg": 1, "cls": 1}
+def test_a_further_member_costs_no_dotted_key() -> None:
+    found = index(
+        make_tar([("a.1.jpg", b"1"), ("a.1.cls", b"7"), ("a.2.txt", b"2"), ("a.1.left.npy", b"8"), ("a.x", b"9")])
+    )
+    assert [(s.key, set(s.members), set(s.others)) for s in found.samples] == [
+        ("a.1", {"jpg"}, {"cls", "left.npy"}),
+        ("a.2", {"txt"}, set()),
+    ]
+    assert found.ignored == {"cls": 1, "left.npy": 1, "x": 1} and found.rejects == []
+
+
+@pytest.mark.parametrize(
+    ("names", "key", "image", "parts"),
+    [
+        (["0.image.jpg", "0.caption.txt"], "0", "0.image.jpg", {"image.jpg", "caption.txt"}),
+        (["0.caption.txt", "0.output.jpg", "0.input.jpg"], "0", "0.input.jpg", {"input.jpg", "caption.txt"}),
+        (["0.meta.json", "0.depth.png", "0.view.jpg"], "0", "0.view.jpg", {"meta.json", "view.jpg"}),
+        (["0.depth.npy", "0.rgb.png"], "0", "0.rgb.png", {"rgb.png"}),
+        (["0.cls", "0.image.jpg"], "0", "0.image.jpg", {"image.jpg"}),
+        (["v1.0.image.jpg", "v1.0.caption.txt"], "v1.0", "v1.0.image.jpg", {"image.jpg", "caption.txt"}),
+        (["0.json", "0.image.jpg", "0.text.txt"], "0", "0.image.jpg", {"image.jpg", "text.txt"}),
+        (["x.y/0.IMAGE.JPG", "x.y/0.caption.txt"], "x.y/0", "x.y/0.IMAGE.JPG", {"image.jpg", "caption.txt"}),
+    ],
+)
+def test_named_parts_are_one_sample(names: list[str], key: str, image: str, parts: set[str]) -> None:
+    found = index(make_tar([(name, b"1") for name in names]))
+    (sample,) = found.samples
+    assert sample.key == key and sample.members[sample.image].name == image
+    assert set(found.parts) == parts and found.rejects == []
+    assert set(found.ignored) == set(sample.others) - parts
+
+
+def test_a_sample_that_lacks_a_part_is_read_as_its_neighbours() -> None:
+    names = ["0.image.jpg", "0.caption.txt", "1.image.jpg", "2.caption.txt", "3.other.jpg"]
+    assert layout(make_tar([(name, b"1") for name in names])) == {
+        "0": {"jpg", "txt"}, "1": {"jpg"}, "2": {"txt"}, "3.other": {"jpg"},
+    }  # fmt: skip
+
+
+def test_maps_alone_are_no_images() -> None:
+    found = index(make_tar([("0.depth.npy", b"1"), ("0.semseg.png", b"2"), ("1.json", b"{}"), ("1.left.jpg", b"3")]))
+    assert [(s.key, s.image, set(s.others)) for s in found.samples] == [
+        ("0", "", {"depth.npy", "semseg.png"}),
+        ("1", "", {"left.jpg"}),
+    ]
+
+
+def test_keys_that_share_a_beginning_are_no_parts() -> None:
+    names = [f"1.2.{n}.{kind}" for n in range(200) for kind in (["jpg"] if n % 2 else ["txt"])]
+    assert len(index(make_tar([(name, b"1") for name in names])).samples) == 200
+
+
+def test_one_key_in_two_unicode_forms_is_one_sample() -> None:
+    names = ["caf\u00e9.jpg", "cafe\u0301.txt", "cafe\u0301.cls", "u\u0308.jpg", "\u00fc.jpg"]
+    found = index(make_tar([(name, b"1") for name in names]))
+    assert [(s.key, set(s.members), set(s.others)) for s in found.samples] == [
+        ("caf\u00e9", {"jpg", "txt"}, {"cls"}), ("u\u0308", {"jpg"}, set()), ("\u00fc", {"jpg"}, set()),
+    ]  # fmt: skip
+    assert found.rejects == [("\u00fc", "key: another sample has it in another Unicode form; both are kept")]
 
 
 def test_second_member_of_an_extension_is_rejected() -> None:
@@ -135,7 +190,7 @@ def test_name_that_is_not_utf8_is_rejected() -> None:
 
 
 def test_an_empty_tar_has_no_samples_and_no_rejects() -> None:
-    assert index(make_tar([])) == tar.Index()
+    assert index(make_tar([])) == grouping.Index()
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>404</html>", random.Random(0).randbytes(5000), b"x" * 512])

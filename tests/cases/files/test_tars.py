@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 
 from fourmill_tests import data
-from fourmill_tests.cases import NOTHING_WRONG, mended_by, require
+from fourmill_tests.cases import require
 
 from fourmill.pipelines import source
 
 JPEG = data.encode(data.picture(0, 32, 32))
 
 
-@mended_by(NOTHING_WRONG)
 def test_dotted_keys_survive_a_foreign_member(tmp_path: Path) -> None:
     """UIDs, dates and versions as keys (webdataset#237, datasets#6880): all 6 samples, or a reject."""
     keys = [*(f"1.2.840.{n}" for n in range(4)), "2024.05.17-a", "2024.05.17-b"]
@@ -27,7 +26,6 @@ def test_dotted_keys_survive_a_foreign_member(tmp_path: Path) -> None:
     require(not lost, f"samples are lost, and no record says so: {lost}")
 
 
-@mended_by(NOTHING_WRONG)
 def test_named_parts_are_one_sample(tmp_path: Path) -> None:
     """WebDataset's KEY.image.jpg with KEY.caption.txt (webdataset#20, #375): one sample KEY, or a reject."""
     torn = []
@@ -58,7 +56,6 @@ def _padded(content: bytes) -> bytes:
     return content + b"\0" * (-len(content) % 512)
 
 
-@mended_by(NOTHING_WRONG)
 def test_what_precedes_a_damaged_size_is_kept(tmp_path: Path) -> None:
     """docs/bad-input.md: "a damaged header: what follows is lost"; so the first sample of each tar is there."""
     one, two = (_header(name, len(JPEG)) + _padded(JPEG) for name in (b"one.jpg", b"two.jpg"))
