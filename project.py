@@ -223,7 +223,12 @@ class Project:
                 raise RecipeError(why)
         recipe, scratch = self.recipe, source.scratch_folder()
         options, modules = self.codec_options(), tuple(recipe.modules)
-        return Job(self.root, scratch, recipe.images, options, recipe.engine, specialists, asked, modules, self.classes)
+        reads = {name for one in self.specialists.values() for name in one.reads()}
+        reads |= {truth.member.lower() for truth in recipe.evaluate.truth.values()}
+        return Job(
+            self.root, scratch, recipe.images, options, recipe.engine, specialists, asked, modules, self.classes,
+            frozenset(reads),
+        )  # fmt: skip
 
     def fit_job(self, names: list[str]) -> FitJob:
         """The fits of these tokenizers. RecipeError if no training shard can be read."""

@@ -22,10 +22,12 @@ import re
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+
+from fsspec.utils import glob_translate
 
 from ..infra import storage
 from . import members, tar
@@ -41,7 +43,9 @@ _MAX_IMAGE_BYTES = 1 << 28
 _MAX_CAPTION_BYTES = 1 << 20
 _MAX_JSON_BYTES = 1 << 24
 _COPY_BYTES = 1 << 24
+_NAMED = 10  # extensions of members that nobody reads
 _TAR_SUFFIX = re.compile(r"\.(tar|tar\.gz|tgz)$", re.IGNORECASE)
+_MAGIC = "*?["
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -65,6 +69,12 @@ def expand(spec: str | Sequence[str]) -> list[str]:
 
 
 def _expand_braces(pattern: str) -> list[str]:
+    if (
+        "{" in pattern
+        and storage.is_local(pattern)
+        and os.path.lexists(os.path.expanduser(storage.local_path(pattern)))
+    ):
+        return [pattern]  # braces in a name
     for match in _BRACES.finditer(pattern):
         if alternatives := _alternatives(match[1]):
             head, tail = pattern[: match.start()], _expand_braces(pattern[match.end() :])
@@ -99,23 +109,65 @@ def _find_local(pattern: str) -> tuple[list[str], str]:
     if os.path.exists(path):
         return [path], ""
     if glob.has_magic(path):
-        return sorted(glob.glob(path, recursive=True)), f"no file matches {path}"
+        folder, rest = _literal_folder(path, os.path.isdir)
+        found = (glob.glob(os.path.join(glob.escape(folder), one), recursive=True) for one in _readings(rest))
+        return sorted(next(filter(None, found), [])), f"no file matches {path}"
     return [path] if _TAR_SUFFIX.search(path) else [], f"{path} is neither a folder nor a file"
 
 
 def _find_remote(pattern: str) -> tuple[list[str], str]:
     bare = _without_query(pattern)
-    if any(character in bare for character in "*?["):
+    has_magic = any(character in bare for character in _MAGIC)
+    if has_magic and pattern.startswith(("http:", "https:")):
         fs, path = storage.filesystem(pattern)
         return [fs.unstrip_protocol(name) for name in sorted(fs.glob(path))], "no file matches it"
-    if _TAR_SUFFIX.search(bare):
+    if _TAR_SUFFIX.search(bare) and (not has_magic or _is_file(pattern)):
         return [pattern], ""
     names = [name for name in storage.list_names(pattern) if name.endswith(".tar")]
     if names:
         return [storage.join(pattern, name) for name in names], ""
-    return [pattern] if storage.exists(
-        pattern
-    ) else [], "there is no file of this name, and no folder with a *.tar in it"
+    if storage.exists(pattern):
+        return [pattern], ""
+    if has_magic:
+        return _find_by_pattern(pattern), "no file matches it"
+    return [], "there is no file of this name, and no folder with a *.tar in it"
+
+
+def _is_file(url: str) -> bool:
+    fs, path = storage.filesystem(url)
+    return bool(fs.isfile(path))
+
+
+def _find_by_pattern(pattern: str) -> list[str]:
+    fs, path = storage.filesystem(pattern)
+    fs.invalidate_cache()
+    folder, rest = _literal_folder(path, fs.isdir)
+    if "/" not in rest:
+        below = fs.ls(folder, detail=False)
+    elif any(character in folder for character in _MAGIC):
+        below = fs.find(folder)  # fsspec's own glob would take the folder for a pattern as well
+    else:
+        below = fs.glob(path)
+    start = len(folder.rstrip("/")) + 1
+    for one in _readings(rest):
+        matches = re.compile(glob_translate(one)).match
+        if found := sorted(name for name in below if matches(name[start:])):
+            return [fs.unstrip_protocol(name) for name in found]
+    return []
+
+
+def _readings(pattern: str) -> list[str]:
+    """A pattern, and what it is if its brackets are part of names."""
+    return [pattern, pattern.replace("[", "[[]")] if "[" in pattern else [pattern]
+
+
+def _literal_folder(path: str, is_folder: Callable[[str], bool]) -> tuple[str, str]:
+    """The folder that a pattern is in, and the rest. What is there under its own name is no pattern ("run[1]")."""
+    folder, rest = posixpath.split(path)
+    while any(character in folder for character in _MAGIC) and not is_folder(folder):
+        folder, last = posixpath.split(folder)
+        rest = posixpath.join(last, rest)
+    return folder, rest
 
 
 def _without_query(url: str) -> str:
@@ -153,6 +205,7 @@ class Shard:
         size: bytes of the file as stored (compressed, if it is).
         samples: in order of first appearance; keys are unique.
         ignored: entries that nothing reads unless a specialist asks for them, counted by extension.
+        parts: named parts that are a sample's image or text ("image.jpg"), counted.
     """
 
     def __init__(self, url: str, stored: BinaryIO, archive: BinaryIO, sha256: str = "", problem: str = "") -> None:
@@ -163,6 +216,7 @@ class Shard:
         index = tar.index(archive, os.fstat(archive.fileno()).st_size)
         self.samples: list[SourceSample] = index.samples
         self.ignored: Counter[str] = index.ignored
+        self.parts: Counter[str] = index.parts
         # Not logged one by one: each is in the record of the shard's samples.
         self._rejects = index.rejects + ([("", problem)] if problem else [])
         self._broken_json: dict[str, str] = {}
@@ -176,6 +230,22 @@ class Shard:
         """
         broken = dict(self._broken_json)
         return self._rejects + [(s.key, broken[s.key]) for s in self.samples if s.key in broken]
+
+    def problems(self, read: Collection[str]) -> list[tuple[str, str]]:
+        """`rejects`, and in one more of them the members that nobody reads.
+
+        Args:
+            read: extensions that specialists ask for.
+        """
+        unread = {name: count for name, count in self.ignored.most_common() if name not in read}
+        if not unread:
+            return self.rejects
+        # Names come from elsewhere: none may end its line.
+        said = [
+            f"{'.' + ascii(name)[1:-1] if name else 'no suffix'} ({unread[name]})" for name in list(unread)[:_NAMED]
+        ]
+        more = ", ..." if len(unread) > _NAMED else ""
+        return [*self.rejects, ("", f"members: no specialist reads {', '.join(said)}{more}")]
 
     @property
     def sha256(self) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..infra import storage
 from ..pipelines import images, source
-from ..pipelines.reject import Reject
+from ..pipelines.reject import Reject, reason_class
 from . import sizes
 from .machines import Machine, here
 from .sizes import Sizes
@@ -213,13 +213,16 @@ def look(url: str) -> Look:
     with tempfile.TemporaryDirectory() as scratch, source.open_shard(url, scratch) as shard:
         samples = shard.samples[:LOOKED_AT]
         kinds: Counter[str] = Counter(extension for sample in samples for extension in sample.members)
-        captions, shorter_sides = 0, []
+        captions, shorter_sides, rejected = 0, list[int](), Counter[str]()
         for sample in samples:
             try:
                 captions += shard.caption(sample) is not None
+            except Reject as reject:
+                rejected[reason_class(reject.reason)] += 1
+            try:
                 shorter_sides.append(min(images.decode(shard.image(sample), 100_000_000).shape[:2]))
-            except Reject:
-                continue
+            except Reject as reject:
+                rejected[reason_class(reject.reason)] += 1
         findings = [f"the first has {len(shard.samples):,} samples ({url})"]
         if samples:
             findings.append(
@@ -231,16 +234,26 @@ def look(url: str) -> Look:
             findings.append(f"images are {min(shorter_sides)} to {max(shorter_sides)} px along the shorter side")
         elif samples:
             findings.append("none of these has an image that can be read: every sample will be rejected")
+        if shard.parts:
+            named = ", ".join(f".{_in_line(name)} {count:,}" for name, count in shard.parts.most_common(NAMED))
+            findings.append(f"named parts of one sample there: {named}")
         findings += _ignored(shard)
-        findings += [f"rejected there: {reason}" for _, reason in shard.rejects[:3]]
+        rejected.update(reason_class(reason) for _, reason in shard.rejects)
+        findings += [
+            f"rejected there, {count} of them: {_in_line(reason)}" for reason, count in rejected.most_common(NAMED)
+        ]
         # An empty first shard says nothing about captions; assume the usual.
         return Look(len(shard.samples), findings, captions > 0 or not samples)
 
 
 def _ignored(shard: source.Shard) -> list[str]:
     """The members that nothing reads unless a specialist asks for them, in a sentence; [] if there are none."""
-    # Names come from elsewhere, and stand in a comment: none may end its line.
-    names = [(ascii(name)[1:-1] or "without a suffix", count) for name, count in shard.ignored.most_common(NAMED)]
+    names = [(_in_line(name) or "without a suffix", count) for name, count in shard.ignored.most_common(NAMED)]
     more = ", ..." if len(shard.ignored) > NAMED else ""
     said = ", ".join(f"{name} {count:,}" for name, count in names)
     return [f"ignored there: {said}{more}; `specialist: member` reads such labels"] if said else []
+
+
+def _in_line(name: str) -> str:
+    """Names come from elsewhere, and stand in a comment: none may end its line."""
+    return ascii(name)[1:-1]

@@ -23,6 +23,7 @@ class Job:
     specialists: by label, in an order in which each comes after those that it needs. outputs: by name.
     modules: Python modules that declare modalities of the user's own.
     classes: the recipe's own lists of classes, by label.
+    reads: members of samples that somebody reads, by extension: any specialist of the recipe, or its evaluation.
     """
 
     root: str
@@ -34,6 +35,7 @@ class Job:
     outputs: dict[str, Output]
     modules: tuple[str, ...] = ()
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    reads: frozenset[str] = frozenset()
 
     def uses_torch(self) -> bool:
         """Whether any specialist or tokenizer is a network."""

@@ -44,11 +44,13 @@ class Tally:
 
     seconds: spent in each specialist and each codec, by output ("labels/depth", "tokens/tok_depth"); for "labels/..."
         of labels that are not kept as well.
+    problems: of the shard that was measured, entries that cannot be used or that nobody reads.
     """
 
     samples: int = 0
     rejects: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    problems: Counter[str] = field(default_factory=Counter)
 
 
 class ShardWorker:
@@ -115,8 +117,9 @@ class ShardWorker:
             origin = ledger.Source(shard.size, task.version, shard.sha256)
             if SAMPLES in rows:
                 rows[SAMPLES].values = list(keys)
-                rows[SAMPLES].rejects = [{"key": key, "reason": reason} for key, reason in shard.rejects]
-                self.tally.rejects.update(reason_class(reason) for _, reason in shard.rejects)
+                problems = shard.problems(self.job.reads)
+                rows[SAMPLES].rejects = [{"key": key, "reason": reason} for key, reason in problems]
+                self.tally.rejects.update(reason_class(reason) for _, reason in problems)
         ward.verdict(task.shard)
         seconds = time.monotonic() - start
         root, shared = self.job.root, (seconds, self.job.classes, ward.splits)
@@ -152,6 +155,7 @@ class ShardWorker:
                     lacking = [(s, name) for s in batch for name in others if name not in s.item.labels]
                     self.tally.rejects.update(reason_class(s.reasons.get(name, f"{name}: none")) for s, name in lacking)
                     self.tally.samples += len(batch)
+            self.tally.problems.update(reason_class(reason) for _, reason in shard.problems(self.job.reads))
         return self.tally.samples, time.monotonic() - start
 
     def samples_of(self, task: ShardTask) -> int:

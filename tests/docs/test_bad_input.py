@@ -67,7 +67,8 @@ def _tars(folder: Path) -> Iterator[str]:
         "packed": packed[: len(packed) // 2],
         "sidecars": data.tar([
             ("half.json", b'{"caption": "\\ud800"}'), ("list.json", b"[1]"), ("large.json", b" " * 400),
-            ("long.txt", b"x" * 300), ("wide.jpg", b"x" * 500),
+            ("long.txt", b"x" * 300), ("wide.jpg", b"x" * 500), ("long.md", b"1"),
+            ("caf\u00e9.txt", b""), ("cafe\u0301.txt", b""),
         ]),
     }  # fmt: skip
     for name, content in contents.items():
@@ -87,7 +88,7 @@ def _of_tars(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
                         read(sample)
                     except Reject as reject:
                         yield reject.reason
-            yield from (reason for _, reason in shard.rejects)
+            yield from (reason for _, reason in shard.problems(()))
 
 
 def _of_images() -> Iterator[str]:

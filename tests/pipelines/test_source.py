@@ -94,6 +94,45 @@ def test_remote_folders_and_globs(bucket: str) -> None:
     assert [url.replace(":///", "://") for url in source.expand(f"{bucket}/*.tar")] == expected
 
 
+NAMES = ["run[1]/a[0].tar", "run[1]/a[1].tar", "run[1]/sub/b.tar", "run1/c.tar", "run1/d.tar"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("run[1]/a[0].tar", [0]),  # a name
+        ("run[1]", [0, 1]),  # a folder
+        ("run[1]/*.tar", [0, 1]),  # a pattern in a folder whose name looks like one
+        ("run[1]/a[0]*", [0]),
+        ("run[1]/*/*.tar", [2]),
+        ("run[1]/**/*.tar", [0, 1, 2]),
+        ("run1/[cd].tar", [3, 4]),
+        ("run?/?.tar", [3, 4]),
+        ("run[[]1]/a*.tar", [0, 1]),
+    ],
+)
+@pytest.mark.parametrize("place", ["local", "memory", "s3"])
+def test_names_with_brackets(
+    pattern: str, expected: list[int], place: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = str(tmp_path)
+    if place == "s3":
+        url = request.getfixturevalue("s3").bucket(f"brackets{zlib.crc32(pattern.encode())}")
+    if place == "memory":
+        url = request.getfixturevalue("bucket")
+    for name in NAMES:
+        if place == "local":
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        put(f"{url}/{name}", b"x")
+    found = [found.replace(":///", "://") for found in source.expand(f"{url}/{pattern}")]
+    assert found == [f"{url}/{NAMES[row]}" for row in expected]
+
+
+def test_braces_of_a_name_are_no_pattern(tmp_path: Path) -> None:
+    (tmp_path / "a{0..1}.tar").write_bytes(b"x")
+    assert source.expand(f"{tmp_path}/a{{0..1}}.tar") == [f"{tmp_path}/a{{0..1}}.tar"]
+
+
 @pytest.mark.parametrize("spec", ["{}", "{}/nothing", "{}/*.tar"])
 def test_finding_nothing_is_an_error_with_the_pattern(spec: str, tmp_path: Path) -> None:
     pattern = spec.replace("{}", str(tmp_path))

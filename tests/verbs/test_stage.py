@@ -150,6 +150,7 @@ def test_rejects_are_counted_by_reason_without_their_numbers(in_process: list[Sh
     assert summary.rejects == {
         "samples: duplicate key: a second .jpg is ignored": 1,
         "samples: json: not valid JSON": 1,
+        "samples: members: no specialist reads .md (N)": 1,
         "labels/caption: caption: there is none": 1,
         "labels/caption: caption: not UTF-8": 1,
     }

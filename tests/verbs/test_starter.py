@@ -119,3 +119,15 @@ def test_an_unknown_machine_is_a_sentence(tmp_path: Path) -> None:
 def test_shards_without_an_image_are_said(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(data.tar([("a.json", b"{}"), ("b.json", b"{}")]))
     assert "none of these has an image" in starter.recipe_text([str(tmp_path / "a.tar")], [], "out")
+
+
+def test_what_is_wrong_with_the_first_shard_is_said(tmp_path: Path) -> None:
+    entries = [("0.image.jpg", b"no image"), ("0.caption.txt", b"\xe9"), ("1.image.jpg", data.encode(data.picture(0)))]
+    (tmp_path / "a.tar").write_bytes(
+        data.tar([*entries, ("1.image.jpg", b""), ("1.caption.txt", b"a"), ("1.cls", b"0")])
+    )
+    findings = starter.look(str(tmp_path / "a.tar")).findings
+    assert "named parts of one sample there: .image.jpg 2, .caption.txt 2" in findings
+    assert "rejected there, 1 of them: caption: not UTF-8" in findings
+    assert "rejected there, 1 of them: duplicate key: a second .image.jpg is ignored" in findings
+    assert any("image: not a JPEG" in line for line in findings) and any("cls 1" in line for line in findings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,7 @@ def describe(project: Project, measure: int | None = None, machine: Machine | No
         "absent": plan.absent,
     }
     of_sample, measured = None, _measured_if_asked(job, plan, measure, described)
+    described["problems"] = measured["problems"] if measured else _problems(job, plan)
     if measured:
         described["measured"] = measured
         described["samples"] = described["samples"] or measured["dataset_samples"]
@@ -91,6 +93,22 @@ def describe(project: Project, measure: int | None = None, machine: Machine | No
     stages = estimates.Estimator(project, machine, *inputs).all()
     described["stages"] = [stage.as_json() for stage in stages]
     return described
+
+
+def _problems(job: Job, plan: Plan) -> dict[str, int]:
+    """What is wrong with the tar of the first shard, each reason counted, if it is a file here: nothing is fetched."""
+    from ...infra import storage
+    from ...pipelines import source
+    from ...pipelines.reject import reason_class
+
+    task = next(iter(plan.tasks.values()), None)
+    if task is None or not storage.is_local(task.url):
+        return {}
+    try:
+        with source.open_shard(task.url, job.scratch) as shard:
+            return dict(Counter(reason_class(reason) for _, reason in shard.problems(job.reads)))
+    except (OSError, ValueError) as error:
+        return {str(error): 1}
 
 
 def _done(plan: Plan, output: str) -> int:
@@ -215,6 +233,7 @@ def _measured(job: Job, plan: Plan, count: int, described: dict[str, Any]) -> di
         "columns": columns,
         "without": [row["modality"] for row in described["columns"] if row["modality"] not in columns],
         "rejects": dict(tally.rejects),
+        "problems": dict(tally.problems),
         # What is rejected at once takes no time, and says nothing of the samples that are not.
         "all_rejected": not samples or 0 < cells <= tally.rejects.total(),
         "by_output": dict(sorted(per_sample.items(), key=lambda item: -item[1])),
@@ -254,6 +273,8 @@ def show(described: dict[str, Any], as_json: bool) -> int:
     )
     if not actors["at_once"]:
         console.print("no actor fits: lower engine.cpus or engine.gpus, or label in several runs (labels.keep)")
+    for reason, count in described["problems"].items():
+        console.print(summary.text(f"in the first shard, {count} of them: {reason}"))
     if "measured" in described:
         _show_measured(console, described["measured"])
     if "not_measured" in described:

@@ -55,6 +55,17 @@ def test_json_and_text_name_every_stage(tmp_path: Path) -> None:
     assert status == 0 and all(f"{stage} " in out for stage in STAGES) and "in all about" in out, err
 
 
+@pytest.mark.parametrize("measure", [0, 1])
+def test_what_is_wrong_with_the_first_shard_is_said(tmp_path: Path, measure: int) -> None:
+    odd = recipe(tmp_path)
+    first = data.good_entries(0, 2)
+    Path(odd.samples.train[0]).write_bytes(
+        data.tar([*first, *first[:1], (f"{first[0][0].partition('.')[0]}.cls", b"1")])
+    )
+    problems = plan.describe(Project(odd), measure=measure)["problems"]
+    assert problems == {"duplicate key: a second .jpg is ignored": 1, "members: no specialist reads .cls (N)": 1}
+
+
 def test_a_broken_first_shard_costs_the_measuring_alone(tmp_path: Path) -> None:
     broken = recipe(tmp_path)
     Path(broken.samples.train[0]).write_bytes(b"")

@@ -80,7 +80,8 @@ def test_labels_of_a_tar_become_labels_and_tokens(tmp_path: Path) -> None:
     out, scenes = tmp_path / "out", [scene(i) for i in range(COUNT)]
     recipe = recipes.parse(settings(out, write(tmp_path / "a.tar", scenes)))
     records = data.make(recipe, data.outputs(recipe, tokens=False))
-    assert not [record.rejects for record in records if record.rejects]
+    unread = "members: no specialist reads .camera.json (6), .scan.tif (6)"
+    assert [record.rejects for record in records if record.rejects] == [[{"key": "", "reason": unread}]]
     for one in scenes:
         made = {label: labels(out, label)[one["__key__"]] for label in GIVEN}
         ball = one["instances.png"] > 0
@@ -122,7 +123,7 @@ def test_what_is_missing_or_damaged_is_a_reject(tmp_path: Path) -> None:
     }
     assert [reject["key"][-1] for reject in records["labels/semseg"].rejects] == ["3", "4", "5"]
     assert records["labels/det"].rejects == []  # boxes are shares of a frame, and need no image
-    assert records["samples"].rejects == []
+    assert [reject["key"] for reject in records["samples"].rejects] == [""]  # members that nobody reads
 
 
 def test_only_members_that_are_asked_for_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
