@@ -10,7 +10,6 @@ Decisions:
 
 from __future__ import annotations
 
-import glob
 import gzip
 import hashlib
 import io
@@ -18,19 +17,16 @@ import json
 import logging
 import os
 import posixpath
-import re
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from fsspec.utils import glob_translate
-
 from ..infra import storage
-from . import members, tar
+from . import members, patterns, tar
 from .grouping import SourceSample
 from .reject import Reject
 
@@ -44,10 +40,6 @@ _MAX_CAPTION_BYTES = 1 << 20
 _MAX_JSON_BYTES = 1 << 24
 _COPY_BYTES = 1 << 24
 _NAMED = 10  # extensions of members that nobody reads
-_TAR_SUFFIX = re.compile(r"\.(tar|tar\.gz|tgz)$", re.IGNORECASE)
-_MAGIC = "*?["
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def expand(spec: str | Sequence[str]) -> list[str]:
@@ -62,116 +54,10 @@ def expand(spec: str | Sequence[str]) -> list[str]:
         ValueError: a string finds nothing, or there is none.
     """
     specs = [spec] if isinstance(spec, str) else list(spec)
-    urls = [url for one in specs for pattern in _expand_braces(one) for url in _find(pattern)]
+    urls = [url for one in specs for pattern in patterns.braces(one) for url in patterns.find(pattern)]
     if not urls:
         raise ValueError("shards: got an empty list, expected at least one file, folder, glob or brace pattern")
     return urls
-
-
-def _expand_braces(pattern: str) -> list[str]:
-    if (
-        "{" in pattern
-        and storage.is_local(pattern)
-        and os.path.lexists(os.path.expanduser(storage.local_path(pattern)))
-    ):
-        return [pattern]  # braces in a name
-    for match in _BRACES.finditer(pattern):
-        if alternatives := _alternatives(match[1]):
-            head, tail = pattern[: match.start()], _expand_braces(pattern[match.end() :])
-            return [head + middle + end for middle in alternatives for end in tail]
-    return [pattern]
-
-
-def _alternatives(body: str) -> list[str]:
-    """What may stand in place of {body}; none if it is no pattern (`{}`, `{a}`), as in a shell."""
-    if bounds := _RANGE.fullmatch(body):
-        first, last = bounds.groups()
-        padded = any(len(bound) > 1 and bound.startswith("0") for bound in (first, last))
-        width = max(len(first), len(last)) if padded else 0
-        step = 1 if int(first) <= int(last) else -1
-        return [f"{number:0{width}d}" for number in range(int(first), int(last) + step, step)]
-    return body.split(",") if "," in body else []
-
-
-def _find(pattern: str) -> list[str]:
-    urls, otherwise = _find_local(pattern) if storage.is_local(pattern) else _find_remote(pattern)
-    if not urls:
-        raise ValueError(f"shards: nothing found at {pattern!r}: {otherwise}")
-    return urls
-
-
-def _find_local(pattern: str) -> tuple[list[str], str]:
-    # not resolved: a link's own name names the shard, not that of the blob it points to
-    path = os.path.abspath(os.path.expanduser(storage.local_path(pattern)))
-    if os.path.isdir(path):
-        names = [name for name in storage.list_names(path) if name.endswith(".tar")]
-        return [os.path.join(path, name) for name in names], "there is no *.tar in this folder"
-    if os.path.exists(path):
-        return [path], ""
-    if glob.has_magic(path):
-        folder, rest = _literal_folder(path, os.path.isdir)
-        found = (glob.glob(os.path.join(glob.escape(folder), one), recursive=True) for one in _readings(rest))
-        return sorted(next(filter(None, found), [])), f"no file matches {path}"
-    return [path] if _TAR_SUFFIX.search(path) else [], f"{path} is neither a folder nor a file"
-
-
-def _find_remote(pattern: str) -> tuple[list[str], str]:
-    bare = _without_query(pattern)
-    has_magic = any(character in bare for character in _MAGIC)
-    if has_magic and pattern.startswith(("http:", "https:")):
-        fs, path = storage.filesystem(pattern)
-        return [fs.unstrip_protocol(name) for name in sorted(fs.glob(path))], "no file matches it"
-    if _TAR_SUFFIX.search(bare) and (not has_magic or _is_file(pattern)):
-        return [pattern], ""
-    names = [name for name in storage.list_names(pattern) if name.endswith(".tar")]
-    if names:
-        return [storage.join(pattern, name) for name in names], ""
-    if storage.exists(pattern):
-        return [pattern], ""
-    if has_magic:
-        return _find_by_pattern(pattern), "no file matches it"
-    return [], "there is no file of this name, and no folder with a *.tar in it"
-
-
-def _is_file(url: str) -> bool:
-    fs, path = storage.filesystem(url)
-    return bool(fs.isfile(path))
-
-
-def _find_by_pattern(pattern: str) -> list[str]:
-    fs, path = storage.filesystem(pattern)
-    fs.invalidate_cache()
-    folder, rest = _literal_folder(path, fs.isdir)
-    if "/" not in rest:
-        below = fs.ls(folder, detail=False)
-    elif any(character in folder for character in _MAGIC):
-        below = fs.find(folder)  # fsspec's own glob would take the folder for a pattern as well
-    else:
-        below = fs.glob(path)
-    start = len(folder.rstrip("/")) + 1
-    for one in _readings(rest):
-        matches = re.compile(glob_translate(one)).match
-        if found := sorted(name for name in below if matches(name[start:])):
-            return [fs.unstrip_protocol(name) for name in found]
-    return []
-
-
-def _readings(pattern: str) -> list[str]:
-    """A pattern, and what it is if its brackets are part of names."""
-    return [pattern, pattern.replace("[", "[[]")] if "[" in pattern else [pattern]
-
-
-def _literal_folder(path: str, is_folder: Callable[[str], bool]) -> tuple[str, str]:
-    """The folder that a pattern is in, and the rest. What is there under its own name is no pattern ("run[1]")."""
-    folder, rest = posixpath.split(path)
-    while any(character in folder for character in _MAGIC) and not is_folder(folder):
-        folder, last = posixpath.split(folder)
-        rest = posixpath.join(last, rest)
-    return folder, rest
-
-
-def _without_query(url: str) -> str:
-    return url.split("?")[0] if url.startswith(("http:", "https:")) else url
 
 
 def shard_names(urls: Sequence[str]) -> dict[str, str]:
@@ -184,8 +70,8 @@ def shard_names(urls: Sequence[str]) -> dict[str, str]:
     """
     names: dict[str, str] = {}
     for url in dict.fromkeys(urls):  # named twice, by a glob and by itself, it is still one shard
-        folder, base = posixpath.split(_without_query(url))
-        name = _TAR_SUFFIX.sub("", base)
+        folder, base = posixpath.split(patterns.without_query(url))
+        name = patterns.TAR_SUFFIX.sub("", base)
         if not name:
             raise ValueError(f"shards: {url!r} has no file name to call the shard by")
         while name in names:
