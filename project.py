@@ -37,6 +37,7 @@ from .train.tokenizers import adopt
 if TYPE_CHECKING:
     from .pipelines.worker.job import Job
     from .train.data.blend import Dataset
+    from .train.data.groups import ShardRows
     from .train.downstream.evaluation.job import EvaluateJob
     from .train.downstream.generation_job import GenerateJob
     from .train.pretrain.job import TrainJob
@@ -186,9 +187,11 @@ class Project:
         options = TokenOptions(self.recipe.seed, self.recipe.images, self.recipe.tokenizers.min_box_score)
         return outputs.token_outputs(specs, options, self.label_prints, self.fitted)
 
-    def plan(self, asked: Mapping[str, Output], stored: Mapping[str, Output] | None = None) -> Plan:
+    def plan(
+        self, asked: Mapping[str, Output], stored: Mapping[str, Output] | None = None, footers: bool = False
+    ) -> Plan:
         """What of these outputs exists and what is left to do; see `plans.make`."""
-        return plans.make(self.inventory, asked, stored, self.recipe.versions, self.update)
+        return plans.make(self.inventory, asked, stored, self.recipe.versions, self.update, footers)
 
     @cached_property
     def columns_plan(self) -> Plan:
@@ -282,7 +285,6 @@ class Project:
     def train_job(self) -> TrainJob:
         """The training run that the recipe asks for. RecipeError if no training shard has all of its columns."""
         from .train.data import order
-        from .train.data.groups import ShardRows
         from .train.pretrain.job import TrainJob
 
         recipe, columns = self.recipe, self.columns_for_training()
@@ -297,7 +299,7 @@ class Project:
         # Sizes count, and so does the order of modalities: it is the order of the rows in the model's tables.
         seed = recipe.seed if train.seed is None else train.seed
         parts += [order.FORMAT, settings, [asdict(spec) for spec in columns.specs], seed, initial_identity]
-        shards, val_shards = (tuple(ShardRows(*shard) for shard in columns.shards[split]) for split in plans.SPLITS)
+        shards, val_shards = (_shard_rows(columns, split) for split in plans.SPLITS)
         sentinels = self._sentinels() if recipe.has_text else (5, 200)
         resolved = recipe.model_copy(update={"train": train})
         return TrainJob(
@@ -328,7 +330,6 @@ class Project:
     def _datasets(self, own: Columns) -> tuple[tuple[Dataset, ...], list[Any]]:
         """The datasets that the recipe trains on, () if it is its own alone; and what they are, for a fingerprint."""
         from .train.data.blend import Dataset
-        from .train.data.groups import ShardRows
 
         train = self.recipe.train
         datasets, identities = [], []
@@ -337,7 +338,7 @@ class Project:
         for share in train.datasets:
             other = own if share.root is None else columns_of(share.root)
             names = columns.shared(own, other)
-            shards = tuple(ShardRows(*shard) for shard in other.shards["train"])
+            shards = _shard_rows(other, "train")
             if not shards:
                 raise RecipeError(f"train.datasets: no training shard of {other.root} has all of its columns")
             mixtures = of_run
@@ -391,6 +392,12 @@ class Project:
 
         known = self._validation_sources(), self.shards.urls, frozenset(self.recipe.labels.keep), self.classes
         return of_run(self.train_job, self.recipe.evaluate, self.codec_options(), *known)
+
+
+def _shard_rows(columns: Columns, split: str) -> tuple[ShardRows, ...]:
+    from .train.data.groups import ShardRows
+
+    return tuple(ShardRows(*shard, columns.footers.get(shard[0], {})) for shard in columns.shards[split])
 
 
 def columns_of(root: str) -> Columns:

@@ -5,6 +5,10 @@ and only if its record does and its fingerprint is the one that the recipe asks 
 
 The order of a commit makes every moment safe to be killed in: a stale record is deleted first, then the data is put
 in one step, then the record. A file without a record is nothing; a record is written only over a whole file.
+
+A record stands over its own data only: it holds the size, the SHA-256 and the sum of the footer of its file, and a sum
+of itself. A record that is damaged, or of another place, counts as missing; so does a file of another size, and, where
+`footers` are looked at, one with another footer. Records of older releases have no such sums.
 """
 
 from __future__ import annotations
@@ -13,15 +17,17 @@ import hashlib
 import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from .. import __version__
-from . import storage
+from . import footers, storage
+from .fingerprint import fingerprint
 
 logger = logging.getLogger(__name__)
 
 SAMPLES = "samples"  # the output that says which samples a shard holds: a record without a file
+THREADS = 16  # that wait for storage
 ATTEMPTS = 8  # at a commit that another job disturbs; each of its commits can disturb us once
 
 
@@ -43,6 +49,9 @@ class Record:
     splits: batches of the shard that did not fit into memory and were made in parts, which may change last digits.
     rows: rows of the file; nulls: rows without a value, each with its reason in `rejects` (key, reason).
     bytes, sha256: of the file. seconds: wall time of the shard's work that made it (shared by its sibling outputs).
+    footer: sum of the file's footer. keys: sum of the shard's keys, equal in all outputs of a shard. content: sum of
+        the rows, whatever the format of the file. "" in records of older releases, and where there is no such file.
+    made: where, when and by what it was made, for people: nothing depends on it.
     """
 
     output: str
@@ -58,11 +67,20 @@ class Record:
     identity: dict[str, Any] = field(default_factory=dict)
     code: str = __version__
     splits: list[str] = field(default_factory=list)
+    footer: str = ""
+    keys: str = ""
+    content: str = ""
+    made: dict[str, Any] = field(default_factory=dict)
+
+
+_FIELDS = {one.name for one in fields(Record)}
 
 
 def dumps(record: Record) -> bytes:
-    """A record as it is stored: JSON a person can read."""
-    return (json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+    """A record as it is stored: JSON a person can read, and at its end a sum of all the rest."""
+    raw = json.loads(json.dumps(asdict(record)))  # as it will be read
+    text = json.dumps(raw | {"sum": fingerprint(raw)}, indent=1, ensure_ascii=False)
+    return (text + "\n").encode("utf-8", "surrogatepass")
 
 
 def record_url(root: str, output: str, shard: str) -> str:
@@ -74,55 +92,113 @@ def output_url(root: str, output: str, shard: str) -> str:
 
 
 def parse(data: bytes, where: str) -> Record:
-    """A record from its bytes. ValueError naming the file if it is none."""
+    """A record from its bytes. ValueError naming the file if it is none, or damaged."""
     try:
         raw = json.loads(data.decode("utf-8", "surrogatepass"))
+        if "sum" in raw:
+            if raw.pop("sum") != fingerprint(raw):
+                raise ValueError("its sum is another one")
+            # What a later release has added; without the sum it would be a field whose name is damaged.
+            raw = {name: value for name, value in raw.items() if name in _FIELDS}
         return Record(**{**raw, "source": Source(**raw["source"])})
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{where} is no ledger record ({error}); delete it and run the stage again") from error
 
 
 def read(root: str, output: str, shard: str) -> Record | None:
-    """The record of one output, or None."""
+    """The record of one output, or None: there is none, or it is damaged or of another place, which is logged."""
     url = record_url(root, output, shard)
     try:
-        return parse(storage.read_bytes(url), url)
+        record = parse(storage.read_bytes(url), url)
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        logger.warning("%s; it counts as missing", error)
+        return None
+    if (record.output, record.shard) != (output, shard):
+        logger.warning("%s is the record of %s/%s; it counts as missing", url, record.output, record.shard)
+        return None
+    return record
 
 
-def read_many(root: str, outputs: list[str], shards: list[str]) -> dict[tuple[str, str], Record]:
+def read_many(
+    root: str, outputs: list[str], shards: list[str], *, footers: bool = False
+) -> dict[tuple[str, str], Record]:
     """The records of these outputs and shards, by (output, shard): two listings an output, then reads in parallel.
 
-    A record whose file somebody has deleted does not count.
+    A record whose file somebody has deleted, or that has another size, does not count.
+
+    Args:
+        footers: look at each file's footer as well: a file that is not the one that was committed does not count.
     """
 
-    def existing(output: str) -> list[tuple[str, str]]:
+    def existing(output: str) -> list[tuple[str, str, int | None]]:
         records = set(storage.list_names(storage.join(root, "ledger", output)))
-        files = set(storage.list_names(storage.join(root, output))) if output != SAMPLES else None
+        sizes = storage.list_sizes(storage.join(root, output)) if output != SAMPLES else None
         return [
-            (output, shard)
+            (output, shard, None if sizes is None else sizes[f"{shard}.parquet"])
             for shard in shards
-            if f"{shard}.json" in records and (files is None or f"{shard}.parquet" in files)
+            if f"{shard}.json" in records and (sizes is None or f"{shard}.parquet" in sizes)
         ]
 
-    with ThreadPoolExecutor(16) as pool:
-        pairs = [pair for of_output in pool.map(existing, outputs) for pair in of_output]
-        records = pool.map(lambda pair: read(root, *pair), pairs)
-        return {pair: record for pair, record in zip(pairs, records, strict=True) if record is not None}
+    def good(place: tuple[str, str, int | None]) -> Record | None:
+        output, shard, size = place
+        record = read(root, output, shard)
+        if record is not None and size is not None and (why := damage(root, record, size, footers)):
+            logger.warning("%s: %s; it counts as missing", output_url(root, output, shard), why)
+            return None
+        return record
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        places = [place for of_output in pool.map(existing, outputs) for place in of_output]
+        records = pool.map(good, places)
+        return {place[:2]: record for place, record in zip(places, records, strict=True) if record is not None}
+
+
+def damage(root: str, record: Record, size: int, footers: bool) -> str:
+    """Why the file of an output is not the one that its record stands for, "" if it is, as far as is looked.
+
+    Args:
+        size: of the file. footers: whether its footer is read.
+    """
+    if size != record.bytes:
+        return f"it has {size:,} bytes, {record.bytes:,} by its record"
+    if footers and record.footer and footer_at(root, record) != record.footer:
+        return "it is not the file that its record stands for"
+    return ""
+
+
+def read_data(root: str, record: Record) -> bytes:
+    """The whole file of an output. ValueError if it is not the one that its record stands for."""
+    url = output_url(root, record.output, record.shard)
+    data = storage.read_bytes(url)
+    if hashlib.sha256(data).hexdigest() != record.sha256:
+        raise ValueError(f"{url}: it is not the file that its record stands for; {again(root)}")
+    return data
+
+
+def again(root: str) -> str:
+    """What to do about a damaged output of a root."""
+    return f"run `fourmill check {root} --repair`, and then `fourmill run` makes it again"
+
+
+def footer_at(root: str, record: Record) -> str:
+    """The sum of the footer that an output's file has now."""
+    return footers.digest_at(output_url(root, record.output, record.shard))
 
 
 def commit(root: str, record: Record, data: bytes | None) -> Record:
     """Make an output exist: its data first (None for outputs that are their record alone), then its record.
 
-    Returns the record as committed, with `bytes` and `sha256` of the data. Two jobs that commit the same output do no
-    harm: the record is claimed by a conditional PUT that one of them wins. If the other one holds the same bytes that
-    is all; if it works for another recipe, its record may stand over our data, so we commit again, and the last one
-    to commit counts. OSError if that does not end.
+    Returns the record as committed, with `bytes`, `sha256` and `footer` of the data. Two jobs that commit the same
+    output do no harm: the record is claimed by a conditional PUT that one of them wins. If the other one holds the same
+    bytes that is all; if it works for another recipe, its record may stand over our data, so we commit again, and the
+    last one to commit counts. OSError if that does not end.
     """
     url = record_url(root, record.output, record.shard)
     if data is not None:
-        record = replace(record, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        footer = footers.digest(footers.of(data)) if data.endswith(footers.MAGIC) else ""
+        record = replace(record, bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), footer=footer)
     for attempt in range(ATTEMPTS):
         if attempt:
             logger.warning("%s: another job committed it at the same time; attempt %d", url, attempt + 1)

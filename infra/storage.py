@@ -22,11 +22,13 @@ from typing import Any, BinaryIO, cast
 from fsspec.core import url_to_fs
 
 TEMPORARY_PREFIX = ".tmp-"
+# What changes with a file's content, by the names that fsspec's file systems give it; the first one that there is.
+_VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "mtime", "created", "Content-MD5")
 
 
 @dataclass(frozen=True)
 class Stat:
-    """Size in bytes and a version that changes when the content does: the ETag in object stores, else the mtime."""
+    """Size in bytes and a version that changes when the content does: the ETag in object stores, else its time."""
 
     size: int
     version: str
@@ -105,7 +107,7 @@ def stat(url: str) -> Stat | None:
         info = fs.info(path)
     except FileNotFoundError:
         return None
-    version = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("created") or ""
+    version = next((info[name] for name in _VERSIONS if info.get(name)), "")
     return Stat(int(info["size"] or 0), str(version).strip('"'))
 
 
@@ -127,6 +129,34 @@ def list_names(url: str) -> list[str]:
         except TypeError:  # filesystems without `refresh`
             names = [posixpath.basename(p.rstrip("/")) for p in fs.ls(path, detail=False)]
     return sorted(name for name in names if name and not name.startswith(TEMPORARY_PREFIX))
+
+
+def list_sizes(url: str) -> dict[str, int]:
+    """Files directly below a folder and their sizes in bytes, without temporary files; {} if it is not there."""
+    if is_local(url):
+        try:
+            with os.scandir(local_path(url)) as entries:
+                sizes = {entry.name: size for entry in entries if (size := _size(entry)) is not None}
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+    else:
+        fs, path = filesystem(url)
+        fs.invalidate_cache(path)  # fsspec remembers listings
+        try:
+            found = fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return {}
+        files = (one for one in found if one["type"] == "file")
+        sizes = {posixpath.basename(one["name"]): int(one["size"] or 0) for one in files}
+    return {name: size for name, size in sizes.items() if not name.startswith(TEMPORARY_PREFIX)}
+
+
+def _size(entry: os.DirEntry[str]) -> int | None:
+    """Of a file; None of anything else, also of one that has gone by now."""
+    try:
+        return entry.stat().st_size if entry.is_file() else None
+    except FileNotFoundError:
+        return None
 
 
 def put(url: str, data: bytes, *, if_absent: bool = False) -> bool:

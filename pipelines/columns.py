@@ -20,6 +20,7 @@ class Columns:
     shards: split -> (name, samples) of the complete shards.
     sources: training shard -> SHA-256 of its source.
     versions: column -> the versions that made it where they are not the first ones, each set once.
+    footers: shard -> modality -> sum of the footer of its column, as far as records know it.
     """
 
     root: str
@@ -29,6 +30,7 @@ class Columns:
     shards: dict[str, tuple[tuple[str, int], ...]]
     sources: dict[str, str] = field(default_factory=dict)
     versions: dict[str, list[dict[str, int]]] = field(default_factory=dict)
+    footers: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def identity(self) -> list[Any]:
         """What a model that is trained on them depends on."""
@@ -60,7 +62,14 @@ def complete(root: str, plan: plans.Plan) -> Columns:
         splits,
         {name: plan.done[first, name].source.sha256 for name in trained},
         _versions(plan, trained),
+        {shard: _footers(plan, shard) for of_split in splits.values() for shard, _ in of_split},
     )
+
+
+def _footers(plan: plans.Plan, shard: str) -> dict[str, str]:
+    outputs = {name: output.spec for name, output in plan.outputs.items() if output.spec is not None}
+    sums = {spec.name: plan.done[name, shard].footer for name, spec in outputs.items()}
+    return {name: sum_ for name, sum_ in sums.items() if sum_}
 
 
 def _print(plan: plans.Plan, output: Output, shards: list[str]) -> str:

@@ -71,15 +71,22 @@ class Inventory:
         self.root, self.shards = root, shards
         self._records: dict[tuple[str, str], ledger.Record] = {}
         self._read: set[str] = set()  # outputs whose records were read
+        self._checked: set[str] = set()  # outputs of whose files the footers were compared with the records as well
         self._stats: dict[str, storage.Stat | str] | None = None
         self._digests: dict[str, str] = {}
 
-    def records(self, outputs: Iterable[str]) -> dict[tuple[str, str], ledger.Record]:
-        """The records of these outputs, by (output, shard)."""
+    def records(self, outputs: Iterable[str], footers: bool = False) -> dict[tuple[str, str], ledger.Record]:
+        """The records of these outputs, by (output, shard).
+
+        Args:
+            footers: compare the footers of the files with the records; see `ledger.read_many`.
+        """
         wanted = list(outputs)
-        if unread := [output for output in wanted if output not in self._read]:
-            self._records |= ledger.read_many(self.root, unread, list(self.shards.urls))
-            self._read |= set(unread)
+        seen = self._checked if footers else self._read | self._checked
+        if unread := [output for output in wanted if output not in seen]:
+            known = {key: record for key, record in self._records.items() if key[0] not in unread}
+            self._records = known | ledger.read_many(self.root, unread, list(self.shards.urls), footers=footers)
+            (self._checked if footers else self._read).update(unread)
         names = set(wanted)
         return {key: record for key, record in self._records.items() if key[0] in names}
 
@@ -89,7 +96,7 @@ class Inventory:
 
     def read_again(self) -> None:
         """Drop all records: something was committed that this process has not seen."""
-        self._records, self._read = {}, set()
+        self._records, self._read, self._checked = {}, set(), set()
 
     def look_again(self) -> None:
         """Drop what is known of the source shards."""
@@ -110,7 +117,8 @@ class Inventory:
             return True
         if record.source.size != stat.size:
             return False
-        if record.source.version == stat.version:
+        # Older releases noted no version of what web servers send without an ETag.
+        if record.source.version in (stat.version, ""):
             return True
         # Copied or touched: the version changed; only the bytes can say whether the shard did.
         return record.source.sha256 == self._digest(shard)
@@ -123,7 +131,7 @@ class Inventory:
             for record in records
             if not isinstance(stat := stats[record.shard], str)
             and record.source.size == stat.size
-            and record.source.version != stat.version
+            and record.source.version not in (stat.version, "")
         }
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(self._digest, touched))
@@ -174,6 +182,7 @@ def make(
     stored_labels: Mapping[str, Output] | None = None,
     pins: Mapping[str, int] | None = None,
     update: bool = False,
+    footers: bool = False,
 ) -> Plan:
     """Compare what is asked for with the ledger.
 
@@ -182,10 +191,11 @@ def make(
         stored_labels: kept label outputs that a task may read instead of making the label again.
         pins: versions that the recipe asks for, by part.
         update: what other versions of code made is asked for again.
+        footers: files whose footer is not that of their record count as missing.
     """
     stored_labels = stored_labels or {}
     asked = {**outputs, **stored_labels}
-    records = inventory.records(asked)
+    records = inventory.records(asked, footers)
     inventory.prepare_digests(
         record for (name, _), record in records.items() if asked[name].is_asked_for(record.fingerprint)
     )

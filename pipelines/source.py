@@ -5,6 +5,8 @@ Decisions:
   folder's name before it.
 - Local shards are read in place. Remote ones are streamed once, front to back, into an unnamed temporary file, so that
   a killed process leaves nothing behind.
+- What is recorded of a shard is what was read: its bytes are hashed, and looked at again after the last read. One that
+  changed meanwhile raises `Changed`.
 - Nothing in a tar is trusted: no member is written anywhere, links are not followed, every kind has a size limit.
 """
 
@@ -25,7 +27,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from ..infra import storage
+from ..infra import ledger, storage
 from . import members, patterns, tar
 from .grouping import SourceSample
 from .reject import Reject
@@ -83,22 +85,36 @@ def shard_names(urls: Sequence[str]) -> dict[str, str]:
     return names
 
 
+class Changed(OSError):
+    """A shard that changed while it was read, or since the plan: what was read of it is of no one version."""
+
+
 class Shard:
     """An open shard. Reads are positional, so that any number of threads may read at once.
 
     Attributes:
         url: where it came from.
         size: bytes of the file as stored (compressed, if it is).
+        version: on storage, when it was opened.
         samples: in order of first appearance; keys are unique.
         ignored: entries that nothing reads unless a specialist asks for them, counted by extension.
         parts: named parts that are a sample's image or text ("image.jpg"), counted.
     """
 
-    def __init__(self, url: str, stored: BinaryIO, archive: BinaryIO, sha256: str = "", problem: str = "") -> None:
+    def __init__(
+        self,
+        url: str,
+        stored: BinaryIO,
+        archive: BinaryIO,
+        version: str | None = None,
+        sha256: str = "",
+        problem: str = "",
+    ) -> None:
         self.url = url
-        self.size = os.fstat(stored.fileno()).st_size
         self._stored, self._archive = stored, archive
-        self._digest = sha256
+        self._opened = _state(stored)
+        self.size, self.version = self._opened[1], str(self._opened[2]) if version is None else version
+        self._digest, self._is_copy = sha256, bool(sha256)
         index = tar.index(archive, os.fstat(archive.fileno()).st_size)
         self.samples: list[SourceSample] = index.samples
         self.ignored: Counter[str] = index.ignored
@@ -137,9 +153,34 @@ class Shard:
     def sha256(self) -> str:
         """Of the file as stored. Local files are read once more for it, on first use."""
         if not self._digest:
-            self._stored.seek(0)
-            self._digest = hashlib.file_digest(cast("io.BufferedRandom", self._stored), "sha256").hexdigest()
+            self._digest = self._hash()
         return self._digest
+
+    def _hash(self) -> str:
+        self._stored.seek(0)
+        return hashlib.file_digest(cast("io.BufferedRandom", self._stored), "sha256").hexdigest()
+
+    def is_of(self, origin: ledger.Source) -> bool:
+        """Whether something was made from these bytes."""
+        same_version = (origin.size, origin.version) == (self.size, self.version)
+        return same_version or (origin.size == self.size and origin.sha256 == self.sha256)
+
+    def origin(self, hashed_before: bool) -> ledger.Source:
+        """What was read, to be called after the last read.
+
+        Args:
+            hashed_before: `sha256` was asked for before the first read. Then a file that was touched meanwhile, and
+                still has the same bytes, is no other file.
+
+        Raises:
+            Changed: it changed while it was read.
+        """
+        digest, now = self.sha256, _state(self._stored)
+        if now != self._opened and not self._is_copy:
+            if not hashed_before or self._hash() != digest or _state(self._stored) != now:
+                raise Changed(f"shard {self.url}: it changed while it was read; run again when nothing writes to it")
+            self.size, self.version = now[1], str(now[2])
+        return ledger.Source(self.size, self.version, digest)
 
     def read(self, sample: SourceSample, extension: str) -> bytes:
         """One member's bytes; KeyError if the sample has none of that extension (`sample.members`, `sample.others`)."""
@@ -147,7 +188,7 @@ class Shard:
         # pread moves no common position, so that threads need no lock.
         data = os.pread(self._archive.fileno(), member.size, member.offset)
         if len(data) != member.size:
-            raise OSError(f"{self.url}: {member.name}: read {len(data)} of {member.size} bytes; has the file changed?")
+            raise Changed(f"{self.url}: {member.name}: read {len(data)} of {member.size} bytes; has the file changed?")
         return data
 
     def image(self, sample: SourceSample) -> bytes:
@@ -205,6 +246,12 @@ class Shard:
         return info
 
 
+def _state(file: BinaryIO) -> tuple[int, int, int, int]:
+    """What changes when an open file does: inode, size, times of change. The third is a local file's version."""
+    info = os.fstat(file.fileno())
+    return info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
 def _parse_object(data: bytes) -> tuple[dict[str, Any], str]:
     """The object that the JSON holds, or {} and what is wrong with it."""
     try:
@@ -250,7 +297,7 @@ def open_shard(url: str, scratch: str | Path) -> Iterator[Shard]:
         ValueError: it is no tar, or a file of zero bytes (an upload that failed; an empty tar has at least one block).
     """
     with ExitStack() as stack:
-        stored, digest = _fetch(url, scratch)
+        stored, version, digest = _fetch(url, scratch)
         stack.enter_context(stored)
         archive, problem = stored, ""
         if stored.read(2) == b"\x1f\x8b":
@@ -258,22 +305,27 @@ def open_shard(url: str, scratch: str | Path) -> Iterator[Shard]:
             archive, problem = _gunzip(stored, scratch)
             stack.enter_context(archive)
         try:
-            shard = Shard(url, stored, archive, digest, problem)
+            shard = Shard(url, stored, archive, version, digest, problem)
         except ValueError as error:
             raise ValueError(f"shard {url}: {error}; expected a WebDataset tar, plain or gzip'd") from error
         yield shard
 
 
-def _fetch(url: str, scratch: str | Path) -> tuple[BinaryIO, str]:
-    """The file as stored, at its start, and its sha256 where that costs nothing ("" for local files)."""
+def _fetch(url: str, scratch: str | Path) -> tuple[BinaryIO, str | None, str]:
+    """The file as stored, at its start; and of a copy its version and sha256 (None and "" for local files)."""
     try:
         if storage.is_local(url):
-            return open(storage.local_path(url), "rb"), ""
+            return open(storage.local_path(url), "rb"), None, ""
+        before = storage.stat(url)
         # Whole and once: 2,000 range requests for the members of a shard cost more than its bytes.
         with storage.open_binary(url) as remote:
             file, digest = _spool(remote, scratch)
-        logger.debug("shard %s: %d bytes fetched", url, os.fstat(file.fileno()).st_size)
-        return file, digest
+        size = os.fstat(file.fileno()).st_size
+        if before is None or before != storage.stat(url) or (before.size and before.size != size):
+            file.close()
+            raise Changed(f"shard {url}: it changed while it was fetched; run again when nothing writes to it")
+        logger.debug("shard %s: %d bytes fetched", url, size)
+        return file, before.version, digest
     except FileNotFoundError as error:
         cause = error.__cause__
         if cause is not None and not isinstance(cause, FileNotFoundError):  # fsspec calls a refused connection so, too

@@ -149,7 +149,8 @@ def _tokenizers(
         shards = [shard for (column, shard) in plan.done if column == name]
         # A column of a shard is megabytes: of a web-scale root some shards say the same as all.
         counted = shards[:: max(1, len(shards) // COUNTED_SHARDS)][:COUNTED_SHARDS]
-        counts = column_counts(recipe.root, name, counted, spec.vocab_size)
+        footers = {shard: plan.done[name, shard].footer for shard in counted}
+        counts = column_counts(recipe.root, name, footers, spec.vocab_size)
         where = f"in {len(counted):,} of {len(shards):,} shards" if len(counted) < len(shards) else "in all shards"
         results.append(TokenizerResult(spec.name, facts, _pairs(shown_samples, spec.name), counts, where, note))
     if TEXT in tokenizers:

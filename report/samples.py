@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..infra import ledger, storage
+from ..infra import ledger
 from ..modalities import LABELS, MODALITIES, Kind
 from ..pipelines import source
 from ..pipelines.outputs import Output
@@ -163,7 +163,7 @@ class Collector:
         groups = sorted({row // label_files.ROW_GROUP for row in rows})
         place = {group: i * label_files.ROW_GROUP for i, group in enumerate(groups)}
         url = ledger.output_url(self.root, output, shard)
-        _, keys, cells = label_files.read_cells(url, groups)
+        _, keys, cells = label_files.read_cells(url, groups, self.records[output, shard].footer)
         values = []
         for row, sample in zip(rows, samples, strict=True):
             at = place[row // label_files.ROW_GROUP] + row % label_files.ROW_GROUP
@@ -186,7 +186,8 @@ class Collector:
         for name, output in self.columns.items():
             if (name, shard) not in self.records:
                 continue
-            column = store.read(storage.join(self.root, name, f"{shard}.parquet"))
+            url = ledger.output_url(self.root, name, shard)
+            column = store.read(url, footer=self.records[name, shard].footer)
             codec = self.codec(output)
             # Rows of a shard are in the same order in all of its outputs; others would mix samples.
             for i, (row, sample) in enumerate(zip(rows, samples, strict=True)):
@@ -220,11 +221,15 @@ def token_view(codec: Codec, sample: GallerySample, tokens: np.ndarray | None, c
     return TokenView(name, ids, truth, decoded, error, text, index)
 
 
-def column_counts(root: str, name: str, shards: Sequence[str], vocab_size: int) -> np.ndarray:
-    """How often each id occurs in the columns of some shards, int64 (vocab_size,)."""
+def column_counts(root: str, name: str, shards: Mapping[str, str], vocab_size: int) -> np.ndarray:
+    """How often each id occurs in the columns of some shards, int64 (vocab_size,).
+
+    Args:
+        shards: names, with the sums of the columns' footers by their records.
+    """
     counts = np.zeros(vocab_size, np.int64)
-    for shard in shards:
-        column = store.read(storage.join(root, name, f"{shard}.parquet"))
+    for shard, footer in shards.items():
+        column = store.read(ledger.output_url(root, name, shard), footer=footer)
         values = column.values[column.valid] if column.spec.kind is Kind.GRID else column.values
         counts += np.bincount(values.reshape(-1), minlength=vocab_size)[:vocab_size]
     return counts

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..modalities import Storage
-from .store import Source, encode_table, open_parquet, source_name
+from .table_file import Damaged, Origin, Source, again, encode_table, read_footer, source_name
 
 FORMAT = "fourmill.label"
 VERSION = 1
@@ -64,26 +64,35 @@ def encode_cells(
     keys: Sequence[str],
     cells: Sequence[bytes | str | None],
     classes: Sequence[str] = (),
+    origin: Origin | None = None,
 ) -> bytes:
     """`encode_labels` of cells that are `encode_cell`'s already.
 
     Args:
         classes: the names of the label's classes, if they are not its own: the file says them.
+        origin: of a file that will have a record: it says whose it is.
     """
     cell_type = pa.string() if storage is Storage.JSON else pa.large_binary()
     metadata = {"format": FORMAT, "version": str(VERSION), "label": label_name, "storage": str(storage)}
     if classes:
         metadata["classes"] = json.dumps(list(classes))
-    return encode_table({"key": pa.array(keys, pa.string()), "value": pa.array(cells, cell_type)}, metadata, ROW_GROUP)
+    fields = {"key": pa.array(keys, pa.string()), "value": pa.array(cells, cell_type)}
+    return encode_table(fields, metadata, ROW_GROUP, origin)
 
 
-def read_labels(source: Source, row_groups: Sequence[int] | None = None) -> tuple[list[str], list[Any]]:
+def read_labels(
+    source: Source, row_groups: Sequence[int] | None = None, footer: str = ""
+) -> tuple[list[str], list[Any]]:
     """Keys and values of a label file, or of some of its row groups (256 samples each); None where rejected.
 
+    Args:
+        footer: sum of the file's footer as the ledger has it, "" if it is not known.
+
     Raises:
-        ValueError: the file is no label file of this version, or a cell cannot be decoded; names the file.
+        ValueError: the file is no label file of this version, or a cell cannot be decoded; names the file. `Damaged` if
+            it is not the one that was committed.
     """
-    storage, keys, cells = read_cells(source, row_groups)
+    storage, keys, cells = read_cells(source, row_groups, footer)
     values = []
     for key, cell in zip(keys, cells, strict=True):
         try:
@@ -95,25 +104,28 @@ def read_labels(source: Source, row_groups: Sequence[int] | None = None) -> tupl
 
 def read_classes(source: Source) -> tuple[str, ...]:
     """The names of a label file's classes, () if they are the label's own."""
-    with open_parquet(source) as file:
-        text = (file.schema_arrow.metadata or {}).get(b"classes")
+    text = read_footer(source).metadata.get("classes")
     return () if text is None else tuple(map(str, json.loads(text)))
 
 
 def read_cells(
-    source: Source, row_groups: Sequence[int] | None = None
+    source: Source, row_groups: Sequence[int] | None = None, footer: str = ""
 ) -> tuple[Storage, list[str], list[bytes | str | None]]:
     """`read_labels` without decoding: the storage, keys, and a cell for `decode_cell` for each key."""
-    name = source_name(source)
-    with open_parquet(source) as file:
-        metadata = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
-        if metadata.get("format") != FORMAT or metadata.get("version") != str(VERSION):
-            got = f"{metadata.get('format', 'another Parquet file')}, version {metadata.get('version')}"
-            raise ValueError(f"{name}: expected labels ({FORMAT}, version {VERSION}), got {got}; label it again")
-        groups = range(file.num_row_groups) if row_groups is None else row_groups
-        # Callers read many files side by side; threads within one would only compete.
-        table = file.read_row_groups(list(groups), columns=["key", "value"], use_threads=False)
-    return Storage(metadata["storage"]), table.column("key").to_pylist(), table.column("value").to_pylist()
+    file = read_footer(source, footer)
+    metadata = file.metadata
+    if metadata.get("format") != FORMAT or metadata.get("version") != str(VERSION):
+        got = f"{metadata.get('format', 'another Parquet file')}, version {metadata.get('version')}"
+        raise ValueError(
+            f"{source_name(source)}: expected labels ({FORMAT}, version {VERSION}), got {got}; label it again"
+        )
+    groups = range(file.parquet.num_row_groups) if row_groups is None else row_groups
+    table = file.read(list(groups), ["key", "value"])
+    try:
+        kind = Storage(metadata["storage"])
+    except (KeyError, ValueError) as error:
+        raise Damaged(f"{source_name(source)}: its footer is damaged ({error!r}){again(source)}") from None
+    return kind, table.column("key").to_pylist(), table.column("value").to_pylist()
 
 
 def _encode_image(image: np.ndarray) -> bytes:

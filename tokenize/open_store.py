@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..infra import storage
+from ..infra import ledger, storage
 from .store import Column, ColumnReader, ColumnSpec
 
 if TYPE_CHECKING:
@@ -21,10 +21,11 @@ class Store:
     Attributes:
         url: the folder of the columns: url/MODALITY/SHARD.parquet.
         columns: modality -> the names of the shards that have it, sorted.
+        root: whose ledger has their records, None for a folder of columns alone.
     """
 
-    def __init__(self, url: str, columns: dict[str, tuple[str, ...]]) -> None:
-        self.url, self.columns = url, columns
+    def __init__(self, url: str, columns: dict[str, tuple[str, ...]], root: str | None = None) -> None:
+        self.url, self.columns, self.root = url, columns, root
         self._readers: dict[tuple[str, str], ColumnReader] = {}
 
     def __repr__(self) -> str:
@@ -119,8 +120,18 @@ class Store:
     def reader(self, modality: str, shard: str) -> ColumnReader:
         """The reader of one column, which reads some row groups or crops alone."""
         if (modality, shard) not in self._readers:
-            self._readers[modality, shard] = ColumnReader(storage.join(self.url, modality, shard + SUFFIX))
+            url = storage.join(self.url, modality, shard + SUFFIX)
+            self._readers[modality, shard] = ColumnReader(url, self._footer(modality, shard))
         return self._readers[modality, shard]
+
+    def _footer(self, modality: str, shard: str) -> str:
+        """The sum of a column's footer by its record, "" outside of a root."""
+        if self.root is None:
+            return ""
+        record = ledger.read(self.root, f"{TOKENS}/{modality}", shard)
+        if record is None:
+            raise ValueError(f"{self.url}: {modality} of shard {shard} has no good record; {ledger.again(self.root)}")
+        return record.footer
 
     def __getstate__(self) -> dict[str, Any]:
         """Footers are read again by the workers of a DataLoader: thousands are not worth sending."""
@@ -157,26 +168,26 @@ def open_store(url: str | os.PathLike[str]) -> Store:
     names = set(storage.list_names(url))
     if TOKENS in names:
         columns = _columns(storage.join(url, TOKENS), storage.join(url, LEDGER, TOKENS))
-        place = storage.join(url, TOKENS)
+        place, root = storage.join(url, TOKENS), url
     else:
-        columns, place = _columns(url, None), url
+        columns, place, root = _columns(url, None), url, None
     if not columns:
         raise ValueError(
             f"{url}: there are no columns; expected a root with committed tokens (`fourmill tokenize` makes them), or "
             "a folder of MODALITY/SHARD.parquet"
         )
-    return Store(place, columns)
+    return Store(place, columns, root)
 
 
-def _columns(url: str, ledger: str | None) -> dict[str, tuple[str, ...]]:
+def _columns(url: str, records: str | None) -> dict[str, tuple[str, ...]]:
     """Modality -> its shards that have a file, and a record if there is a ledger."""
     found = {}
     for name in storage.list_names(url):
         shards = {
             file.removesuffix(SUFFIX) for file in storage.list_names(storage.join(url, name)) if file.endswith(SUFFIX)
         }
-        if ledger is not None:
-            shards &= {file.removesuffix(".json") for file in storage.list_names(storage.join(ledger, name))}
+        if records is not None:
+            shards &= {file.removesuffix(".json") for file in storage.list_names(storage.join(records, name))}
         if shards:
             found[name] = tuple(sorted(shards))
     return found

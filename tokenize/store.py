@@ -6,6 +6,8 @@ Decisions:
 - Row groups of 1,024 samples are what the loader reads at a time, and of these the crops that it uses: each crop is a
   field of its own.
 - The same tokens give the same bytes (with the same pyarrow), so that a sha256 in the ledger means something.
+- Damage is found where it is read: pages have checksums, and the footer has a sum of every field of every row group,
+  which is compared with what came out; the record of the file has a sum of the footer (infra/footers.py).
 
 Physical types of the fields `crop0`, `crop1`, ..., in all of which a sample without tokens is null; the field `key`
 is a string:
@@ -24,29 +26,22 @@ Fixed-length bytes are read some three times as fast as list<uint16>, and take 2
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ..infra import storage
 from ..modalities import Kind
+from .table_file import Damaged, Origin, Source, TableFile, again, encode_table, read_footer, source_name
 
 ROW_GROUP = 1024
 FORMAT = "fourmill.column"
 VERSION = 2
 MAX_VOCAB = 2**16  # ids are uint16
-
-# A local path, an fsspec URL, the bytes of a file, or a seekable binary file.
-Source = str | os.PathLike[str] | bytes | BinaryIO
 
 if sys.byteorder != "little":  # pragma: no cover
     raise ImportError("the token store maps little-endian files into memory; this machine is big-endian")
@@ -136,13 +131,14 @@ class Column:
         return self.values[start : start + self.lengths[index, crop]]
 
 
-def encode_column(spec: ColumnSpec, keys: Sequence[str], rows: Sequence[Any]) -> bytes:
+def encode_column(spec: ColumnSpec, keys: Sequence[str], rows: Sequence[Any], origin: Origin | None = None) -> bytes:
     """The Parquet file of a column.
 
     Args:
         spec: what the rows are; every row is checked against it.
         keys: the shard's keys, all of them, in its order.
         rows: for each key the sample's tokens in the form that `Column.sample` returns, or None for a reject.
+        origin: of a column that will have a record: the file says whose it is.
 
     Raises:
         ValueError: a row is not what `spec` says; names modality and key.
@@ -157,34 +153,40 @@ def encode_column(spec: ColumnSpec, keys: Sequence[str], rows: Sequence[Any]) ->
     fields = {"key": pa.array(keys, pa.string())}
     for c in range(spec.crops):
         fields[_field(c)] = _encode(spec, [None if row is None else row[c] for row in rows])
-    return encode_table(fields, _metadata(spec), ROW_GROUP)
+    return encode_table(fields, _metadata(spec), ROW_GROUP, origin)
 
 
 class ColumnReader:
-    """A column's footer, read once; its row groups are read on demand. Safe to use from several threads."""
+    """A column's footer, read once; its row groups are read on demand. Safe to use from several threads.
 
-    def __init__(self, source: Source) -> None:
+    Args:
+        footer: sum of the footer as the ledger has it, "" if it is not known: another one is another file.
+
+    Raises:
+        ValueError: the file is no column of this format version; `Damaged` if it is not the one that was committed.
+    """
+
+    def __init__(self, source: Source, footer: str = "") -> None:
         self.source = source
-        with open_parquet(source) as file:
-            self._footer = file.metadata
-            self._schema = file.schema_arrow
-        self.spec = _spec_of(self._schema, source_name(source))
+        self._file = read_footer(source, footer)
+        self.spec = _spec_of(self._file, source_name(source))
 
     @property
     def num_rows(self) -> int:
-        return int(self._footer.num_rows)
+        return int(self._file.parquet.num_rows)
 
     @property
     def num_row_groups(self) -> int:
-        return int(self._footer.num_row_groups)
+        return int(self._file.parquet.num_row_groups)
 
     def row_group_sizes(self) -> list[int]:
-        return [self._footer.row_group(i).num_rows for i in range(self.num_row_groups)]
+        return self._file.row_group_sizes()
 
     def read(self, row_groups: Sequence[int] | None = None, crops: Sequence[int] | None = None) -> Column:
         """All samples, or those of some row groups, in the order given; all crops, or some, as a column of these alone.
 
-        One crop of one group, or of a file of one, is not copied.
+        One crop of one group, or of a file of one, is not copied. What is read is compared with the file's sums:
+        `Damaged` if it is something else.
         """
         groups = list(range(self.num_row_groups)) if row_groups is None else list(row_groups)
         if bad := [g for g in groups if not 0 <= g < self.num_row_groups]:
@@ -198,70 +200,20 @@ class ColumnReader:
                 f"{source_name(self.source)}: crops {bad or numbers} asked for, the file has 0..{self.spec.crops - 1}"
             )
         fields = [_field(c) for c in numbers]
-        with open_parquet(self.source, self._footer) as file:
-            # pyarrow's threads help wide tables only; callers read many columns side by side instead.
-            table = file.read_row_groups(groups, columns=["key", *fields], use_threads=False)
+        table = self._file.read(groups, ["key", *fields])
         return _column(replace(self.spec, crops=len(numbers)), table, fields)
 
 
-def read(source: Source, row_groups: Sequence[int] | None = None) -> Column:
+def read(source: Source, row_groups: Sequence[int] | None = None, footer: str = "") -> Column:
     """A column, or some of its row groups, as NumPy arrays.
 
+    Args:
+        footer: as of `ColumnReader`.
+
     Raises:
-        ValueError: the file is no column of this format version; names the file.
+        ValueError: the file is no column of this format version, or is damaged; names the file.
     """
-    return ColumnReader(source).read(row_groups)
-
-
-def encode_table(fields: dict[str, pa.Array], metadata: dict[str, str], row_group: int) -> bytes:
-    """Parquet bytes of a few fields; no clock and no host in them. Shared with labels.py."""
-    schema = pa.schema([pa.field(name, array.type) for name, array in fields.items()], metadata=metadata)
-    table = pa.Table.from_arrays(list(fields.values()), schema=schema)
-    sink = io.BytesIO()
-    # Ids and image files do not repeat, and nobody searches them: dictionaries and statistics would only take room.
-    pq.write_table(
-        table, sink, row_group_size=row_group, compression="zstd", use_dictionary=False, write_statistics=False
-    )
-    return sink.getvalue()
-
-
-@contextmanager
-def open_parquet(source: Source, footer: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
-    """The Parquet file behind `source`.
-
-    Raises, also for what is read from it within the context:
-        ValueError: it is no Parquet file. OSError: it is damaged. Both name the file.
-    """
-    if isinstance(source, bytes):
-        opened: Any = pa.BufferReader(source)
-    elif isinstance(source, str | os.PathLike):
-        opened = _open_url(os.fspath(source))
-    else:
-        opened = source
-    try:
-        # pre_buffer: on object stores the pages of a row group come in few large requests.
-        yield pq.ParquetFile(opened, metadata=footer, pre_buffer=True)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{source_name(source)}: not a readable Parquet file ({error}); write it again") from error
-    except OSError as error:
-        if type(error) is not OSError:  # a missing file or a denied permission says so itself
-            raise
-        raise OSError(f"{source_name(source)}: cannot be read ({error})") from error
-    finally:
-        if opened is not source:
-            opened.close()
-
-
-def _open_url(url: str) -> Any:
-    if storage.is_local(url):
-        return pa.OSFile(str(storage.local_path(url)), "rb")  # no Python in the reads
-    return storage.open_binary(url)
-
-
-def source_name(source: Source) -> str:
-    if isinstance(source, bytes):
-        return f"column of {len(source)} bytes"
-    return os.fspath(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", source))
+    return ColumnReader(source, footer).read(row_groups)
 
 
 def _metadata(spec: ColumnSpec) -> dict[str, str]:
@@ -280,15 +232,20 @@ def _metadata(spec: ColumnSpec) -> dict[str, str]:
     }
 
 
-def _spec_of(schema: pa.Schema, name: str) -> ColumnSpec:
-    metadata = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
+def _spec_of(file: TableFile, name: str) -> ColumnSpec:
+    metadata = file.metadata
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"{name}: expected a token column ({FORMAT}), got Parquet with fields {schema.names}")
+        raise ValueError(
+            f"{name}: expected a token column ({FORMAT}), got Parquet with fields {file.parquet.schema.names}"
+        )
     if metadata.get("version") != str(VERSION):
         raise ValueError(
             f"{name}: format version {metadata.get('version')}, this release reads {VERSION}; tokenize it again"
         )
-    return ColumnSpec(**json.loads(metadata["spec"]))
+    try:
+        return ColumnSpec(**json.loads(metadata["spec"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise Damaged(f"{name}: its footer is damaged ({error!r}){again(file.source)}") from None
 
 
 def _check_keys(what: str, keys: Sequence[str], rows: Sequence[Any]) -> None:

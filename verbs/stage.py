@@ -34,7 +34,7 @@ def process_shards(
     from ..pipelines.reject import reason_class
 
     start = time.monotonic()
-    plan = project.plan(outputs, stored)
+    plan = project.plan(outputs, stored, footers=True)
     summary = Summary(stage, existed=len(plan.done), missing={f"shard {s}": why for s, why in plan.absent.items()})
     if plan.unseen:
         summary.notes.append(f"{len(plan.unseen)} shards cannot be looked at; all that is asked for was made of them")

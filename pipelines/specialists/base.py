@@ -155,6 +155,10 @@ class Specialist(BaseModel):
         """What a label depends on, for people: name, version and options."""
         return {"specialist": self.full_name(), "version": self.version, "options": self.model_dump(mode="json")}
 
+    def made_with(self, device: str) -> dict[str, Any]:
+        """What records say beside `identity`, after `setup`: what the options leave open, {} if nothing."""
+        return {}
+
     def fingerprint_parts(self) -> dict[str, Any]:
         """`identity` as it is hashed: with the frozen name and the first version, less new options at their default."""
         ours = self._registered()

@@ -294,6 +294,15 @@ class Pretrained(Specialist):
         except LocalEntryNotFoundError:
             return None
 
+    def made_with(self, device: str) -> dict[str, Any]:
+        """The weights: a hub id with the commit that was read, or the digest of local ones; and the precision."""
+        if self.is_local:
+            weights = {"sha256": digest(Path(self.weights))}
+        else:  # the cache names a snapshot by its commit
+            fetched = self._fetched()
+            weights = {"weights": self.weights, "revision": fetched.name if fetched else str(self.revision)}
+        return weights | {"precision": str(self.dtype(device)).removeprefix("torch.")}
+
     def identity(self) -> dict[str, Any]:
         identity = super().identity()
         options = dict(identity["options"])

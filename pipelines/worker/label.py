@@ -6,11 +6,12 @@ import json
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ...infra import ledger, storage
+from ...infra import ledger
 from ...modalities import LABELS, NO_CLASS, Form, Storage, class_names
 from ...tokenize import labels as label_files
 from ..reject import Reject
@@ -19,14 +20,24 @@ from .isolate import Ward, batch
 from .sample import LabelledSample
 
 
-def read_stored(root: str, label: str, shard: str) -> dict[str, Any]:
-    """A kept label of a shard by key, still encoded; where it has none, a Reject with the reason of its record."""
+@dataclass(frozen=True)
+class Stored:
+    """A kept label of a shard: what it was made of, and by key its values, still encoded, or why there is none."""
+
+    source: ledger.Source
+    cells: dict[str, Any]
+
+
+def read_stored(root: str, label: str, shard: str) -> Stored:
+    """A kept label of a shard. ValueError if its file is not the one that its record stands for."""
     output = f"labels/{label}"
-    data = storage.read_bytes(ledger.output_url(root, output, shard))
-    _, keys, cells = label_files.read_cells(data)
     record = ledger.read(root, output, shard)
-    rejects = record.rejects if record is not None else []
-    return dict(zip(keys, cells, strict=True)) | {reject["key"]: Reject(reject["reason"]) for reject in rejects}
+    if record is None:
+        raise ValueError(f"shard {shard}: its {output} has no record any more; run the same command again")
+    data = ledger.read_data(root, record)
+    _, keys, cells = label_files.read_cells(data)
+    rejects = {reject["key"]: Reject(reject["reason"]) for reject in record.rejects}
+    return Stored(record.source, dict(zip(keys, cells, strict=True)) | rejects)
 
 
 def label(
@@ -42,7 +53,7 @@ def label(
 
     Args:
         specialists: by label, each after those that it needs.
-        stored: label -> key -> encoded value or Reject, as of `read_stored`; these are not made again.
+        stored: label -> key -> encoded value or Reject, as of `Stored`; these are not made again.
         seconds: the time in each specialist is added to "labels/LABEL".
         classes: the recipe's own lists of classes, by label.
         ward: of the shard.

@@ -9,8 +9,9 @@ from typing import Any
 from ...infra import ledger, versions
 from ...infra.ledger import SAMPLES
 from ...modalities import LABELS
-from ...tokenize import codecs, store
+from ...tokenize import codecs, store, table_file
 from ...tokenize import labels as label_files
+from ...tokenize.table_file import Origin
 from ..outputs import Output
 from ..plan import ShardTask
 from ..reject import Reject
@@ -57,42 +58,57 @@ def encode(
     return rows
 
 
+@dataclass(frozen=True)
+class Made:
+    """What all outputs of a task are recorded with.
+
+    origin: the bytes that they were made of. seconds: wall time of all. by: where, when and by what.
+    splits: batches of the shard that did not fit into memory, in words.
+    """
+
+    origin: ledger.Source
+    seconds: float
+    by: dict[str, Any]
+    splits: tuple[str, ...] = ()
+
+
 def commit(
     root: str,
     task: ShardTask,
     output: Output,
     codec: codecs.Codec | None,
-    origin: ledger.Source,
+    made: Made,
     keys: list[str],
     rows: Rows,
-    seconds: float,
     classes: Mapping[str, Sequence[str]] | None = None,
-    splits: Sequence[str] = (),
 ) -> ledger.Record:
     """Write the file of an output, unless it is its record alone (`samples`), and then its record.
 
     Args:
         classes: the recipe's own lists of classes, by label, which files of labels name.
-        splits: batches of the shard that did not fit into memory, in words.
     """
-    data = None
+    data, origin = None, Origin(task.shard, output.fingerprint)
     if codec is not None:
-        data = store.encode_column(codec.column_spec(output.tokenizers), keys, rows.values)
+        data = store.encode_column(codec.column_spec(output.tokenizers), keys, rows.values, origin)
     elif output.name != SAMPLES:
         names = (classes or {}).get(output.label, ())
-        data = label_files.encode_cells(output.label, LABELS[output.label].storage, keys, rows.values, names)
+        data = label_files.encode_cells(output.label, LABELS[output.label].storage, keys, rows.values, names, origin)
+    keys_sum, content = table_file.content(data) if data is not None else (table_file.sum_of_keys(keys), "")
     record = ledger.Record(
         output=output.name,
         shard=task.shard,
         fingerprint=output.fingerprint,
-        source=origin,
+        source=made.origin,
         rows=len(keys),
         nulls=sum(value is None for value in rows.values),
         rejects=rows.rejects,
-        bytes=0,  # these two are filled in by `ledger.commit`
+        bytes=0,  # this, `sha256` and `footer` are filled in by `ledger.commit`
         sha256="",
-        seconds=round(seconds, 3),
+        seconds=round(made.seconds, 3),
         identity=output.identity | versions.identity(output.parts, task.versions),
-        splits=list(splits),
+        splits=list(made.splits),
+        keys=keys_sum,
+        content=content,
+        made=made.by,
     )
     return ledger.commit(root, record, data)

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,11 +24,12 @@ from ..engine.job import NO_HINTS, Hints, PlaceError, Sign, Status, StopJob
 from ..outputs import Output, sources
 from ..plan import ShardTask
 from ..reject import reason_class
+from . import circumstances
 from .decode import decoded
 from .isolate import Ward
 from .job import Job
-from .label import label, read_stored
-from .rows import Rows, commit, encode
+from .label import Stored, label, read_stored
+from .rows import Made, Rows, commit, encode
 from .sample import LabelledSample
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class ShardWorker:
         self._known: set[Sign] = set()
         self._rejects_in_a_row: Counter[str] = Counter()  # of each output; goes on from shard to shard
         self._computing = threading.Lock()
+        self._by: dict[str, Any] = {}  # what records say of this worker
 
     def setup(self, device: str) -> None:
         """Load every specialist and tokenizer of the job."""
@@ -79,6 +81,7 @@ class ShardWorker:
                 self.codecs[output.name] = codecs.load(
                     output.spec, self.job.options, self.job.root, device, output.tokenizers
                 )
+        self._by = circumstances.of_worker(self.job.specialists, device)
 
     def status(self) -> Status:
         return Status(self.tally.samples, Counter(self.tally.rejects), frozenset(self._known.copy()))
@@ -87,13 +90,18 @@ class ShardWorker:
         """Make and commit the outputs that the task's shard lacks.
 
         Raises:
-            OSError, ValueError: the shard cannot be read at all; the text is the reason.
+            OSError, ValueError: the shard cannot be read at all, or changes while it is; the text is the reason.
             PlaceError: the place failed, or may have; nothing is recorded.
             RejectRun: too many rejects in a row.
         """
         try:
-            return self._run(task, Ward(hints, False, self._probes, self._known))
-        except (StopJob, PlaceError):
+            try:
+                return self._run(task, Ward(hints, False, self._probes, self._known))
+            except source.Changed as error:
+                # Once more, with the sum of its bytes taken before the first read: if they change again it fails.
+                logger.warning("%s; it is read again", error)
+                return self._run(task, Ward(hints, False, self._probes, self._known), hash_first=True)
+        except (StopJob, PlaceError, source.Changed):
             raise
         except Exception as error:
             if isinstance(error, OSError | ValueError) and not faults.of_place(error):
@@ -101,34 +109,53 @@ class ShardWorker:
             logger.exception("shard %s", task.shard)
             raise PlaceError.of(error, f"shard {task.shard}") from error
 
-    def _run(self, task: ShardTask, ward: Ward) -> list[ledger.Record]:
+    def _run(self, task: ShardTask, ward: Ward, hash_first: bool = False) -> list[ledger.Record]:
         start = time.monotonic()
         outputs = {name: self.job.outputs[name] for name in task.outputs}
         rows = {name: Rows() for name in outputs}
         keys: list[str] = []
         with source.open_shard(task.url, self.job.scratch) as shard:
+            if hash_first:
+                logger.info("shard %s: sum %s", task.shard, shard.sha256)
             labels = {output.label for output in outputs.values() if output.label}
-            for batch in self.labelled(shard, task, labels, ward=ward):
+            stored = self._stored(shard, task, labels)
+            for batch in self._labelled(shard, stored, labels, ward=ward):
                 for name, output in outputs.items():
                     if name != SAMPLES:
                         self._collect(output, batch, rows[name], task.shard, ward)
                 keys += [sample.key for sample in batch]
                 self.tally.samples += len(batch)
-            origin = ledger.Source(shard.size, task.version, shard.sha256)
+            origin = shard.origin(hash_first)
+            if any(one.source.sha256 != origin.sha256 for one in stored.values()):
+                raise source.Changed(f"shard {task.url}: its stored labels were made of other bytes")
             if SAMPLES in rows:
                 rows[SAMPLES].values = list(keys)
                 problems = shard.problems(self.job.reads)
                 rows[SAMPLES].rejects = [{"key": key, "reason": reason} for key, reason in problems]
                 self.tally.rejects.update(reason_class(reason) for _, reason in problems)
         ward.verdict(task.shard)
-        seconds = time.monotonic() - start
-        root, shared = self.job.root, (seconds, self.job.classes, ward.splits)
+        made = Made(origin, time.monotonic() - start, self._by | circumstances.of_attempt(), tuple(ward.splits))
         records = [
-            commit(root, task, output, self.codecs.get(name), origin, keys, rows[name], *shared)
+            commit(self.job.root, task, output, self.codecs.get(name), made, keys, rows[name], self.job.classes)
             for name, output in outputs.items()
         ]
-        logger.info("shard %s: %d outputs of %d samples in %.1f s", task.shard, len(outputs), len(keys), seconds)
+        logger.info("shard %s: %d outputs of %d samples in %.1f s", task.shard, len(outputs), len(keys), made.seconds)
         return records
+
+    def _stored(self, shard: source.Shard, task: ShardTask, labels: set[str]) -> dict[str, Stored]:
+        """The stored labels that the task needs, as far as they were made of the bytes that are there now.
+
+        ValueError if the shard was replaced since the plan, and this job cannot make them again.
+        """
+        needed = sources(self.job.specialists, labels, task.stored)
+        stored = {name: read_stored(self.job.root, name, task.shard) for name in task.stored if name in needed}
+        good = {name: one for name, one in stored.items() if shard.is_of(one.source)}
+        if len(good) < len(stored):
+            makes = {*self.job.specialists, "rgb"} | good.keys()
+            if sources(self.job.specialists, labels, good) - makes:
+                raise ValueError(f"shard {task.url}: it changed since the plan was made; run the same command again")
+            logger.warning("shard %s changed since its labels were made; they are made again", task.shard)
+        return good
 
     def measure(
         self, task: ShardTask, outputs: Sequence[str], count: int, labels: Collection[str] = ()
@@ -180,17 +207,27 @@ class ShardWorker:
         Raises:
             PlaceError: the place failed.
         """
+        return self._labelled(shard, self._stored(shard, task, labels), labels, rows, ward)
+
+    def _labelled(
+        self,
+        shard: source.Shard,
+        stored: Mapping[str, Stored],
+        labels: set[str],
+        rows: Sequence[int] | None = None,
+        ward: Ward | None = None,
+    ) -> Iterator[list[LabelledSample]]:
         ward = ward or Ward()
-        needed = sources(self.job.specialists, labels, task.stored)
-        stored = {name: read_stored(self.job.root, name, task.shard) for name in task.stored if name in needed}
+        needed = sources(self.job.specialists, labels, stored)
         entries = shard.samples if rows is None else [shard.samples[row] for row in rows]
         made = [one for name, one in self.job.specialists.items() if name in needed and name not in stored]
         members = sorted({member for one in made for member in one.reads()})
         batches = decoded(self.job, shard, entries, bool(labels - {"caption"}), members)
         batch = next(batches, [])  # before the lock, so that it is decoded while the other shard computes
+        cells = {name: one.cells for name, one in stored.items()}
         with self._computing:
             while batch:
-                label(batch, self.job.specialists, needed, stored, self.tally.seconds, self.job.classes, ward)
+                label(batch, self.job.specialists, needed, cells, self.tally.seconds, self.job.classes, ward)
                 yield batch
                 batch = next(batches, [])
 

@@ -21,7 +21,7 @@ from ...infra import ledger, storage
 from ...infra.ledger import Record
 from ...modalities import MODALITIES, Kind, Storage
 from ...pipelines.reject import reason_class
-from ...tokenize import codecs, labels, store
+from ...tokenize import codecs, labels, store, table_file
 from ...tokenize.store import Column, ColumnSpec
 from ..draw import labels as draw
 from . import foreign, records, statistics
@@ -61,7 +61,7 @@ def footer(url: str) -> Footer:
 
 def _footer(url: str) -> Footer:
     stat = storage.stat(url)
-    with store.open_parquet(url) as file:
+    with table_file.open_parquet(url) as file:
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         # ARROW:schema is Arrow's own, binary and of no interest.
         texts = (file.schema_arrow.metadata or {}).items()
@@ -270,7 +270,7 @@ def _keys(footers: Sequence[Footer]) -> dict[str, Any]:
         return {"count": 0, "first": None, "last": None}
 
     def key(url: str, group: int, index: int) -> str:
-        with store.open_parquet(url) as file:
+        with table_file.open_parquet(url) as file:
             return str(file.read_row_group(group, columns=["key"]).column("key")[index].as_py())
 
     last = full[-1]
@@ -290,13 +290,16 @@ def _ledger(footers: Sequence[Footer], facts: dict[str, Any]) -> dict[str, Recor
         return {}
     output = f"{family}/{name}"
     shards = {posixpath.basename(one.url).removesuffix(".parquet"): one for one in footers}
-    try:
-        committed = {shard: record for (_, shard), record in ledger.read_many(root, [output], list(shards)).items()}
-    except ValueError as error:
-        facts["notes"].append(str(error))
-        return {}
-    wrong = [shard for shard, record in committed.items() if record.bytes != shards[shard].size]
-    for title, bad in (("no record in the ledger", [s for s in shards if s not in committed]), ("another size", wrong)):
+    with ThreadPoolExecutor(16) as pool:
+        records = dict(zip(shards, pool.map(lambda shard: ledger.read(root, output, shard), shards), strict=True))
+    committed = {shard: record for shard, record in records.items() if record is not None}
+    sizes = [shard for shard, record in committed.items() if record.bytes != shards[shard].size]
+    others = [
+        s for s, record in committed.items() if s not in sizes and ledger.damage(root, record, record.bytes, True)
+    ]
+    wrong = [*sizes, *others]
+    lacking = [shard for shard in shards if shard not in committed]
+    for title, bad in (("no record in the ledger", lacking), ("another size", sizes), ("another file", others)):
         if bad:
             more = f" and {len(bad) - 3} others" if len(bad) > 3 else ""
             facts["notes"].append(f"{title}, so not committed: {', '.join(bad[:3])}{more}; run the stage again")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...infra import storage
-from ...tokenize import store
+from ...tokenize import table_file
 from .view import Inspection
 
 MAX_JSON_BYTES = 1 << 26
@@ -57,7 +57,7 @@ def inspect_parquet(path: str, url: str, size: Mapping[str, Any]) -> Inspection:
     Args:
         url: of the first. size: facts on files, rows and bytes.
     """
-    with store.open_parquet(url) as file:
+    with table_file.open_parquet(url) as file:
         schema = file.schema_arrow
     facts = {
         "path": path,

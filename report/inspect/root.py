@@ -107,20 +107,21 @@ def gather(root: str, shard: str, row: int) -> GallerySample:
         url = ledger.output_url(root, output, shard)
         if not storage.exists(url):
             continue
+        record = ledger.read(root, output, shard)
+        expected = record.footer if record is not None else ""
         about = footer(url)
         place = locate([about], row)
         assert place is not None, f"{url}: row {row} is there in another output of the shard"
         if output.startswith("tokens/"):
-            sample["key"], view, picture = _tokens(about, place)
+            sample["key"], view, picture = _tokens(about, place, expected)
             sample["image"] = picture if picture is not None else sample["image"]
             tokens += [view] if view else []
         else:
-            keys, values = labels.read_labels(url, [place[1]])
+            keys, values = labels.read_labels(url, [place[1]], expected)
             name = output.removeprefix("labels/")
             sample["key"], label_values[name] = keys[place[2]], values[place[2]]
             if names := labels.read_classes(url):
                 classes[name] = names
-        record = ledger.read(root, output, shard)
         for reject in record.rejects if record else ():
             if reject["key"] == sample["key"]:
                 rejects[output] = reject["reason"]
@@ -129,10 +130,16 @@ def gather(root: str, shard: str, row: int) -> GallerySample:
     return GallerySample(shard=shard, labels=label_values, tokens=tokens, rejects=rejects, classes=classes, **sample)
 
 
-def _tokens(about: Footer, place: tuple[str, int, int]) -> tuple[str, TokenView | None, np.ndarray | None]:
-    """(key, tokens of the first crop, its picture if the column holds pixels)."""
+def _tokens(
+    about: Footer, place: tuple[str, int, int], expected: str
+) -> tuple[str, TokenView | None, np.ndarray | None]:
+    """(key, tokens of the first crop, its picture if the column holds pixels).
+
+    Args:
+        expected: the sum of the file's footer by its record.
+    """
     url, group, index = place
-    column = store.read(url, [group])
+    column = store.read(url, [group], expected)
     key, spec = column.keys[index].as_py(), column.spec
     if not column.valid[index]:
         return key, None if spec.kind is Kind.PIXELS else TokenView(spec.modality, None), None

@@ -7,6 +7,7 @@ import json
 import random
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,51 @@ def test_a_record_whose_file_is_gone_does_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"output": "x"}', b"\xff\xfe"])
-def test_what_is_no_record_is_named(tmp_path: Path, data: bytes) -> None:
+def test_what_is_no_record_counts_as_missing(tmp_path: Path, data: bytes, caplog: pytest.LogCaptureFixture) -> None:
     storage.put(ledger.record_url(str(tmp_path), OUTPUT, SHARD), data)
+    assert ledger.read(str(tmp_path), OUTPUT, SHARD) is None
+    assert "00000.json is no ledger record" in caplog.text
     with pytest.raises(ValueError, match=r"00000\.json is no ledger record .* delete it"):
-        ledger.read(str(tmp_path), OUTPUT, SHARD)
+        ledger.parse(data, "00000.json")
+
+
+def test_a_record_of_another_place_counts_as_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    storage.put(ledger.record_url(str(tmp_path), OUTPUT, "00001"), ledger.dumps(record()))
+    assert ledger.read(str(tmp_path), OUTPUT, "00001") is None
+    assert f"is the record of {OUTPUT}/{SHARD}" in caplog.text
+
+
+def test_every_damage_of_a_record_is_found() -> None:
+    """Each byte changed and each length cut: no record, or the very same, which `dumps` tells apart by its bytes."""
+    whole = replace(record(), made={"time": "2026-11-29"}, footer="f" * 32, seconds=1.25)
+    data = ledger.dumps(whole)
+    damaged = [
+        data[:at] + bytes([data[at] ^ flip]) + data[at + 1 :] for at in range(len(data)) for flip in (1, 32, 255)
+    ]
+    for bad in [*damaged, *(data[:at] for at in range(len(data)))]:
+        try:
+            assert ledger.parse(bad, "x") == whole, bad
+        except ValueError:
+            continue
+
+
+def test_what_later_releases_add_is_passed_over() -> None:
+    raw = json.loads(ledger.dumps(record())) | {"new": 1}
+    del raw["sum"]
+    data = json.dumps(raw | {"sum": fingerprint(raw)}).encode()
+    assert ledger.parse(data, "x") == record()
+
+
+@pytest.mark.parametrize("footers", [False, True])
+def test_a_file_that_is_another_one_does_not_count(tmp_path: Path, footers: bool) -> None:
+    """Another size is seen in the listing, the same size with another footer where footers are looked at."""
+    root, end = str(tmp_path), (4).to_bytes(4, "little") + b"PAR1"
+    ledger.commit(root, record(), b"PAR1....good" + end)
+    assert ledger.read_many(root, [OUTPUT], [SHARD], footers=footers)
+    storage.put(ledger.output_url(root, OUTPUT, SHARD), b"PAR1....evil" + end)
+    assert bool(ledger.read_many(root, [OUTPUT], [SHARD], footers=footers)) is not footers
+    storage.put(ledger.output_url(root, OUTPUT, SHARD), b"PAR1")
+    assert not ledger.read_many(root, [OUTPUT], [SHARD], footers=footers)
 
 
 @given(

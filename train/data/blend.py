@@ -43,8 +43,11 @@ class Dataset:
 class Stores:
     """The row groups of several datasets, numbered through: those of the first one come first."""
 
-    def __init__(self, datasets: Sequence[Dataset], specs: Sequence[ModalitySpec]) -> None:
-        self.stores = [TokenStore(one.url, one.shards, specs, one.modalities) for one in datasets]
+    def __init__(
+        self, datasets: Sequence[Dataset], specs: Sequence[ModalitySpec], tokenizers: dict[str, str] | None = None
+    ) -> None:
+        pins = {} if tokenizers is None else tokenizers
+        self.stores = [TokenStore(one.url, one.shards, specs, one.modalities, pins) for one in datasets]
         # The first row group of each store in the common numbers, and the number of all at the end.
         self._first = np.cumsum([0, *(len(store.group_rows) for store in self.stores)])
         self.group_rows = tuple(rows for store in self.stores for rows in store.group_rows)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -21,10 +21,14 @@ _FOOTERS = 4096
 
 @dataclass(frozen=True)
 class ShardRows:
-    """A shard's name and its number of samples, from the ledger."""
+    """A shard's name and its number of samples, from the ledger.
+
+    footers: modality -> sum of the footer of its column; without it, or "", any column will do.
+    """
 
     name: str
     rows: int
+    footers: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -48,15 +52,23 @@ class TokenStore:
         shards: in any order, as long as it is always the same.
         specs: the modalities to read.
         present: names of those that have columns here; the others are null for every sample. Empty for all.
+        tokenizers: modality -> those that made its ids, as columns say it. Of others the first column says it, and is
+            noted here: give one mapping to all stores of a run.
     """
 
     def __init__(
-        self, url: str, shards: Sequence[ShardRows], specs: Sequence[ModalitySpec], present: Collection[str] = ()
+        self,
+        url: str,
+        shards: Sequence[ShardRows],
+        specs: Sequence[ModalitySpec],
+        present: Collection[str] = (),
+        tokenizers: dict[str, str] | None = None,
     ) -> None:
         self.url, self.specs = url, tuple(spec for spec in specs if not present or spec.name in present)
         self._absent = tuple(spec for spec in specs if spec not in self.specs)
         self._shards = [(shard, i) for shard in shards for i in range(-(-shard.rows // ROW_GROUP))]
         self.group_rows = tuple(min(ROW_GROUP, shard.rows - i * ROW_GROUP) for shard, i in self._shards)
+        self._tokenizers = {} if tokenizers is None else tokenizers
         # A cache of this store's own, not of the class: readers go with the store that opened them.
         self._reader = lru_cache(maxsize=_FOOTERS)(self._open)
 
@@ -67,8 +79,8 @@ class TokenStore:
             draws: uint64 (turns,), of which the crops are the remainders; only these are read.
 
         Raises:
-            ValueError: a column is missing, is of other sizes than the run or the ledger says, or has other keys than
-                its neighbours; names shard and modality.
+            ValueError: a column is missing or damaged, is of other sizes than the run or the ledger says, of another
+                tokenizer than the others, or has other keys than its neighbours; names shard and modality.
         """
         shard, index = self._shards[group]
         readers = {spec.name: self._reader(shard, spec) for spec in self.specs}
@@ -93,10 +105,17 @@ class TokenStore:
     def _open(self, shard: ShardRows, spec: ModalitySpec) -> ColumnReader:
         url = storage.join(self.url, spec.name, f"{shard.name}.parquet")
         try:
-            reader = ColumnReader(url)
+            reader = ColumnReader(url, shard.footers.get(spec.name, ""))
         except FileNotFoundError:
             raise ValueError(f"shard {shard.name} has no {spec.name} tokens ({url}); tokenize them first") from None
         _check_column(reader, shard, spec)
+        ours = self._tokenizers.setdefault(spec.name, reader.spec.tokenizer)
+        if reader.spec.tokenizer != ours:
+            raise ValueError(
+                f"shard {shard.name}, {spec.name}: its tokens are of the tokenizer {reader.spec.tokenizer or 'none'}, "
+                f"this run's are of {ours or 'none'}: it was fitted again since; bring the tokenizer back, or run "
+                "`fourmill tokenize` and `fourmill train` for a run on the new tokens"
+            )
         return reader
 
 

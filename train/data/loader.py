@@ -66,6 +66,7 @@ class TokenLoader:
         masking: how to mask.
         seed: of order, crops and masks.
         datasets: several stores to draw from by their weights, instead of `url` and `shards`.
+        tokenizers: as of `TokenStore`, shared by the loaders of a run.
 
     Raises:
         ValueError: `masking` does not fit `specs`, options are out of range, or there are no samples.
@@ -80,6 +81,7 @@ class TokenLoader:
         seed: int,
         options: LoaderOptions = LoaderOptions(),
         datasets: Sequence[Dataset] = (),
+        tokenizers: dict[str, str] | None = None,
     ) -> None:
         masking.check(specs)
         for name in ("threads", "prefetch", "read_ahead"):
@@ -91,14 +93,14 @@ class TokenLoader:
         self.store: TokenStore | Stores
         self.order: Order | Blend
         if datasets:
-            self.store = Stores(datasets, specs)
+            self.store = Stores(datasets, specs, tokenizers)
             sizes = [store.group_rows for store in self.store.stores]
             orders = [Order(rows, *shape, one.repeat) for rows, one in zip(sizes, datasets, strict=True)]
             self.order = Blend(orders, [one.weight for one in datasets], seed)
             self._weights = np.stack([_weights(masking, one) for one in datasets])
         else:
             self._weights = np.array([[mixture.weight for mixture in masking.mixtures]])
-            self.store = TokenStore(url, shards, specs)
+            self.store = TokenStore(url, shards, specs, tokenizers=tokenizers)
             self.order = Order(self.store.group_rows, *shape, options.repeat)
 
     @property

@@ -68,7 +68,8 @@ def gallery(job: GenerateJob, target: ModalitySpec, split: str, device: str = "c
     vectors: list[np.ndarray] = []
     for shard in _shards(job, split):
         # Global tokens have one crop, and a shard of 10,000 samples 16 codes each: the whole column is 320 kB.
-        column = store.read(storage.join(job.root, "tokens", target.name, f"{shard.name}.parquet"))
+        url = storage.join(job.root, "tokens", target.name, f"{shard.name}.parquet")
+        column = store.read(url, footer=shard.footers.get(target.name, ""))
         rows = np.flatnonzero(column.valid)
         places += [(shard.name, column.keys[row].as_py(), row) for row in rows.tolist()]
         ids = column.values[rows, 0]

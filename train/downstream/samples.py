@@ -75,7 +75,10 @@ def read(
     samples = Samples(by_name, [], {name: [] for name in by_name})
     for shard in shards:
         readers = {
-            name: store.ColumnReader(storage.join(root, "tokens", name, f"{shard.name}.parquet")) for name in by_name
+            name: store.ColumnReader(
+                storage.join(root, "tokens", name, f"{shard.name}.parquet"), shard.footers.get(name, "")
+            )
+            for name in by_name
         }
         groups = next(iter(readers.values())).row_group_sizes()
         # Row group by row group: a few samples are wanted, and the first group has 1,000.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...infra import configuration, storage
-from ...modalities import Kind, ModalitySpec
+from ...modalities import MODALITIES, Kind, ModalitySpec
 from ...model.config import CONFIG, WEIGHTS, FourMConfig
 from ..data.blend import Dataset
 from ..data.groups import ShardRows
@@ -23,9 +23,25 @@ MODEL, MODEL_FILES = "model", (WEIGHTS, CONFIG)  # the folder of a finished run'
 
 def write_origin(job: TrainJob) -> None:
     """What a run comes from, kept in its folder, so that its model can be used without the user's recipe: the resolved
-    recipe, and the fingerprints of the tokenizers whose ids it learns."""
+    recipe, and the fingerprints of the tokenizers whose ids it learns.
+
+    ValueError if the run was begun with other tokenizers: one that goes on must not read ids of another codebook.
+    """
+    before = _begun_with(storage.join(job.folder, TOKENIZERS))
+    if other := [name for name in before.keys() & job.tokenizers.keys() if before[name] != job.tokenizers[name]]:
+        raise ValueError(
+            f"{job.folder}: this run was begun with another tokenizer {', '.join(sorted(other))}; bring that one back "
+            "to go on, or set another train.name for a run on the new one's tokens"
+        )
     storage.put(storage.join(job.folder, RECIPE), configuration.dump(job.recipe).encode())
     storage.put(storage.join(job.folder, TOKENIZERS), (json.dumps(job.tokenizers, indent=1) + "\n").encode())
+
+
+def _begun_with(url: str) -> dict[str, str]:
+    try:
+        return dict(json.loads(storage.read_bytes(url)))
+    except (FileNotFoundError, ValueError, TypeError):  # a run that begins, or a damaged file, which is written again
+        return {}
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,12 @@ class TrainJob:
     def folder(self) -> str:
         """ROOT/runs/NAME/FINGERPRINT: runs with other settings stand beside each other."""
         return storage.join(self.root, "runs", self.settings.name, self.fingerprint)
+
+    def column_tokenizers(self) -> dict[str, str]:
+        """modality -> the tokenizers of its columns, as these say it, of modalities whose tokenizers are known."""
+        of = {spec.name: MODALITIES[spec.name].tokenizers for spec in self.specs}
+        known = {name: names for name, names in of.items() if all(one in self.tokenizers for one in names)}
+        return {name: "+".join(self.tokenizers[one] for one in names) for name, names in known.items() if names}
 
     @property
     def checkpoints(self) -> str:

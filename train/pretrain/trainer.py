@@ -78,6 +78,7 @@ class Trainer:
         self.weights = Weights(model, weight_decay=settings.weight_decay, betas=settings.betas, ema=settings.ema)
         if latest is not None:
             self._resume(latest)
+        self.tokenizers = job.column_tokenizers()  # of training and of validation
         self.loader = self._loader(job.shards, job.seed, settings.repeat, training=True)
 
     def _loader(self, shards: tuple[ShardRows, ...], seed: int, repeat: int, training: bool) -> TokenLoader:
@@ -87,7 +88,7 @@ class Trainer:
         # Validation is by the mixtures of the run's end, at any step: its losses can be compared.
         samples = self.settings.steps * self.settings.batch_size if training else None
         options = LoaderOptions(shape.lanes, shape.buffer_rows, repeat, samples=samples)
-        return TokenLoader(tokens, shards, self.job.specs, masking, seed, options, datasets)
+        return TokenLoader(tokens, shards, self.job.specs, masking, seed, options, datasets, self.tokenizers)
 
     def _resume(self, saved: checkpoint.Checkpoint) -> None:
         state = saved.marker()["state"]

@@ -29,14 +29,14 @@ def main(args: argparse.Namespace) -> int:
 def describe(project: Project) -> dict[str, Any]:
     """{"root", "shards", "outputs": [...], "missing": {what: why}, "outdated": {what: why}}.
 
-    Looks only at the ledger; nothing is started and nothing is written.
+    Looks at the ledger, and at sizes and footers of files; nothing is started and nothing is written.
     """
     recipe = project.recipe
     missing = {f"tokenizers/{name}": "not fitted as the recipe asks" for name in project.unfitted}
     outputs = dict(project.label_outputs)
     if not missing:
         outputs |= project.token_outputs
-    plan = project.plan(outputs)
+    plan = project.plan(outputs, footers=True)
     rows: list[dict[str, Any]] = []
     for name in outputs:
         records = [record for (output, _), record in plan.done.items() if output == name]

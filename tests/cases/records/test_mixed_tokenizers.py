@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fourmill_tests import training
-from fourmill_tests.cases import NOTHING_WRONG, mended_by, require
+from fourmill_tests.cases import require
 
 
-@mended_by(NOTHING_WRONG)
 def test_training_refuses_columns_of_another_tokenizer(tmp_path: Path) -> None:
     """While a model trains, its tokenizer is fitted again and the root tokenized: a worker that is started again must
     not go on with ids of another codebook."""

@@ -35,7 +35,6 @@ def web(tmp_path: Path) -> Iterator[tuple[Path, str]]:
         server.shutdown()
 
 
-@mended_by(NOTHING_WRONG)
 def test_shard_replaced_on_a_web_server_is_made_again(tmp_path: Path, web: tuple[Path, str]) -> None:
     """Another content of the same size, a later Last-Modified: docs say that its outputs are made again."""
     folder, url = web
@@ -62,7 +61,6 @@ def test_a_second_download_costs_its_own_labels_only(tmp_path: Path) -> None:
     require(not again, f"2 shards were added, {len(tasks)} are made; made before: {again}")
 
 
-@mended_by(NOTHING_WRONG)
 def test_shard_overwritten_while_it_is_read_is_made_again(tmp_path: Path) -> None:
     """`cp` or `rsync --inplace` on a shard that is being read: the record must not hold the hash of the new bytes
     for rows of the old ones."""
@@ -86,7 +84,6 @@ def test_shard_overwritten_while_it_is_read_is_made_again(tmp_path: Path) -> Non
     require("for a trick" in captions[0], f"the shard says 'for a trick', the label that counts: {captions[0]!r}")
 
 
-@mended_by(NOTHING_WRONG)
 def test_shard_replaced_after_the_plan_is_made_again(tmp_path: Path) -> None:
     """Planned, and replaced before its turn: labels of the old shard beside pixels of the new one."""
     (shard,) = data.good_shards(tmp_path / "s", 1, 4)

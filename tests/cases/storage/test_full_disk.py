@@ -68,7 +68,6 @@ def test_root_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     require(status == 0 or not computed, f"{computed} samples are computed, and no shard can be committed")
 
 
-@mended_by(NOTHING_WRONG)
 def test_truncated_column_is_not_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy that broke off, a quota: the record holds the size, the listing gives another."""
     engine_in_process(monkeypatch)

@@ -14,6 +14,7 @@ from fourmill_tests import data
 from fourmill_tests.small import SmallRoot
 from PIL import Image
 
+from fourmill.infra import ledger
 from fourmill.infra.ledger import Record
 from fourmill.pipelines.worker.shard_worker import RejectRun
 from fourmill.recipe import Recipe
@@ -138,7 +139,10 @@ def test_labels_read_from_storage_are_the_ones_used(small_root: SmallRoot, tmp_p
     keys, captions = label_files.read_labels(str(path))
     captions[0], captions[1] = "another caption altogether", None
     storage = label_files.Storage.JSON
-    path.write_bytes(label_files.encode_labels("caption", storage, keys, captions))
+    marked = label_files.encode_labels("caption", storage, keys, captions)
+    committed = ledger.read(str(tmp_path), "labels/caption", shard)
+    assert committed is not None
+    ledger.commit(str(tmp_path), committed, marked)
     for column in ("caption", "tok_canny_edge"):
         (tmp_path / "ledger" / "tokens" / column / f"{shard}.json").unlink()
     recipe = data.recipe(tmp_path, small_root.recipe.samples.train)

@@ -102,8 +102,10 @@ class Reference:
         for shard in dict.fromkeys(shard for shard, _, _ in places):
             rows = [row for row, place in enumerate(places) if place[0] == shard]
             groups = sorted({places[row][2] // labels.ROW_GROUP for row in rows})
-            url = ledger.output_url(self.job.generation.root, f"labels/{label}", shard)
-            _, keys, cells = labels.read_cells(url, groups)
+            root, output = self.job.generation.root, f"labels/{label}"
+            record = ledger.read(root, output, shard)
+            footer = record.footer if record is not None else ""
+            _, keys, cells = labels.read_cells(ledger.output_url(root, output, shard), groups, footer)
             by_key = dict(zip(keys, cells, strict=True))
             for row in rows:
                 cell = by_key[places[row][1]]

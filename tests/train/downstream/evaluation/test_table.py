@@ -13,7 +13,7 @@ import torch
 from fourmill_tests.s3 import S3
 from fourmill_tests.tiny import truth
 
-from fourmill.infra import storage
+from fourmill.infra import ledger, storage
 from fourmill.project import Project
 from fourmill.recipe import Recipe, RecipeError
 from fourmill.tokenize import store, tokenizer
@@ -267,10 +267,11 @@ def test_truth_that_is_another_is_said(root: Path, evaluate: dict[str, Any], mes
 
 def test_there_must_be_something_to_give(known_root: Known, tmp_path: Path) -> None:
     recipe = truth.copy(known_root, tmp_path)
-    job = Project(recipe).evaluate_job
     for path in (tmp_path / "out/tokens/rgb").glob("val.parquet"):
         of = store.read(str(path))
         nothing = [None] * len(of)
-        path.write_bytes(store.encode_column(of.spec, of.keys.to_pylist(), nothing))
+        record = ledger.read(recipe.root, "tokens/rgb", path.stem)
+        assert record is not None
+        ledger.commit(recipe.root, record, store.encode_column(of.spec, of.keys.to_pylist(), nothing))
     with pytest.raises(ValueError, match="none of the validation samples has rgb"):
-        Evaluation(job).table()
+        Evaluation(Project(recipe).evaluate_job).table()
