@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ..infra import storage
-from .trackers import Tracker
+from .trackers import CLOSE_SECONDS, Watcher
 
+ABANDON_SECONDS = 2.0  # that a run which stops early waits for each tracker
 FLUSH_SECONDS = 20.0  # between two writes: metrics.jsonl of a long run has some 10 MB (10,000 lines)
 
 
@@ -30,7 +31,7 @@ class Metrics:
         trackers: that get every line too.
     """
 
-    def __init__(self, folder: str, step: int, trackers: Sequence[Tracker] = ()) -> None:
+    def __init__(self, folder: str, step: int, trackers: Sequence[Watcher] = ()) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.url = storage.join(folder, "metrics.jsonl")
@@ -94,18 +95,20 @@ class Metrics:
     def close(self) -> None:
         """The run is complete. OSError if its log could not be put."""
         self.flush()
-        for tracker in self._trackers:
-            tracker.close()
-        self._release()
+        self._release(complete=True)
 
     def abandon(self) -> None:
         """The run stopped before its end, and may go on later: write the lines so far, if possible."""
         self._thread.shutdown()
         with contextlib.suppress(Exception):  # an error here would hide why the run stopped
             self._put(bytes(self._text))
-        self._release()
+        self._release(complete=False)
 
-    def _release(self) -> None:
+    def _release(self, complete: bool) -> None:
+        for tracker in self._trackers:
+            tracker.finish(complete)
+        for tracker in self._trackers:
+            tracker.wait(CLOSE_SECONDS if complete else ABANDON_SECONDS)
         self._thread.shutdown()
         self._writer.close()
         self._scratch.cleanup()

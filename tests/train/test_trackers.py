@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,6 @@ import pytest
 from fourmill_tests import training
 
 from fourmill.train import metrics, trackers
-from fourmill.train.pretrain import pretrain
 
 
 class Wandb(ModuleType):
@@ -103,9 +103,14 @@ def test_every_line_goes_to_the_trackers(tmp_path: Path, fakes: tuple[Wandb, Mlf
 def test_another_run_is_another_run(tmp_path: Path, fakes: tuple[Wandb, Mlflow]) -> None:
     job = training.job(tmp_path, trackers=["mlflow", "wandb"])
     for one in (job, replace(job, fingerprint="other")):
-        for tracker in trackers.trackers(one):
-            tracker.close()
+        ended(trackers.trackers(one))
     assert len(fakes[1].runs) == 2 and set(fakes[0].lines) == {"print", "other"}
+
+
+def ended(started: list[trackers.Watcher]) -> None:
+    for tracker in started:
+        tracker.finish(complete=True)
+        tracker.wait(60)
 
 
 def test_projects_are_the_environment_s(
@@ -113,11 +118,67 @@ def test_projects_are_the_environment_s(
 ) -> None:
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "ours")
-    trackers.trackers(training.job(tmp_path, trackers=["mlflow", "wandb"]))
+    ended(trackers.trackers(training.job(tmp_path, trackers=["mlflow", "wandb"])))
     assert fakes[0].inits[0]["project"] == "mine" and fakes[1].experiments == ["ours"]
+    assert "dir" not in fakes[0].inits[0], "its own settings say where it lies"
 
 
-def test_a_missing_package_is_a_sentence_before_any_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_get_what_the_command_was_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A cluster was started elsewhere, with another environment and another working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", "curves")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there")
+    given = trackers.environment(["wandb"])
+    assert (given["WANDB_MODE"], given["WANDB_DIR"]) == ("offline", str(tmp_path / "curves"))
+    assert given["MLFLOW_TRACKING_URI"] == "http://there"
+    monkeypatch.delenv("WANDB_DIR")
+    assert trackers.environment(["wandb"])["WANDB_DIR"] == str(tmp_path)
+
+
+def test_a_missing_package_is_a_sentence_and_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(ValueError, match=r"train.trackers: wandb is not installed; `pip install wandb`"):
-        pretrain.run(training.job(tmp_path, trackers=["wandb"]))
+    trackers.check(["wandb"])
+    assert "train.trackers: wandb is not installed" in capsys.readouterr().err
+    job = training.job(tmp_path, trackers=["wandb"])
+    training.train(job)
+    assert metrics.read(job.folder)[-1]["step"] == 6
+
+
+def test_one_that_never_answers_delays_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at its start nor at a line; the end of the run waits for a moment, and no longer."""
+    never = threading.Event()
+    monkeypatch.setattr(trackers, "TRACKERS", {"mlflow": lambda job: never.wait()})
+    monkeypatch.setattr(trackers, "WAITING", 3)
+    monkeypatch.setattr(metrics, "CLOSE_SECONDS", 0.01)
+    job = training.job(tmp_path, trackers=["mlflow"])
+    training.train(job)
+    assert metrics.read(job.folder)[-1]["step"] == 6
+    never.set()
+
+
+def test_one_that_comes_back_gets_the_later_lines(caplog: pytest.LogCaptureFixture) -> None:
+    lines: list[int] = []
+    starts = iter([ConnectionError("503"), SystemExit(1)])
+
+    class Kept:
+        def log(self, step: int, values: Any) -> None:
+            lines.append(step)
+
+        def close(self) -> None:
+            raise OSError("gone again")
+
+    def start() -> Kept:
+        for error in starts:
+            raise error
+        return Kept()
+
+    watcher = trackers.Watcher("mlflow", start)
+    for step in (1, 2, 3):
+        watcher.log(step, {"train/loss": 1.0})
+    ended([watcher])
+    assert lines == [2, 3]
+    assert [text for text in ("503", "SystemExit", "gone again") if text not in caplog.text] == []

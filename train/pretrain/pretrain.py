@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -20,12 +21,13 @@ __all__ = ["TrainJob", "Trainer", "load_model", "masking_config", "model_config"
 def run(job: TrainJob) -> None:
     """Train under Ray Train.
 
-    ValueError if a tracker is not installed; RuntimeError with the cause if the workers fail for good.
+    RuntimeError with the cause if the workers fail for good.
     """
     train = job.settings
     trackers.check(train.trackers)
     resources = workers.Resources(train.workers, train.cpus, train.gpus)
-    workers.run(work, {"job": job}, resources, "train", job.address)
+    config = {"job": job, "environment": trackers.environment(train.trackers) if train.trackers else {}}
+    workers.run(work, config, resources, "train", job.address)
 
 
 def work(config: dict[str, Any]) -> None:
@@ -33,6 +35,7 @@ def work(config: dict[str, Any]) -> None:
     from ray import train
 
     context = train.get_context()
+    os.environ.update(config["environment"])
     torch.set_num_threads(config["threads"])
     job: TrainJob = config["job"]
     import_modules(job.modules)  # modalities of the user's own

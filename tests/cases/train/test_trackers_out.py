@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from fourmill_tests import training
-from fourmill_tests.cases import NOTHING_WRONG, mended_by, require
+from fourmill_tests.cases import require
 
 
 class Mlflow(ModuleType):
@@ -57,7 +57,6 @@ class Wandb(ModuleType):
         return SimpleNamespace(log=lambda *_: None, finish=lambda *_: None, define_metric=lambda *_, **__: None)
 
 
-@mended_by(NOTHING_WRONG)
 def test_an_outage_of_mlflow_does_not_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """pytorch-lightning#12833, transformers#28779: the curve may have a gap, the run goes on."""
     mlflow, said = Mlflow(), ""
@@ -71,7 +70,6 @@ def test_an_outage_of_mlflow_does_not_end_a_run(tmp_path: Path, monkeypatch: pyt
     require(not said, f"the run ends: {said}")
 
 
-@mended_by(NOTHING_WRONG)
 def test_an_offline_run_of_wandb_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute nodes without a network (wandb#4744, lerobot#897): there is a run to `wandb sync` below WANDB_DIR."""
     monkeypatch.setitem(sys.modules, "wandb", Wandb())
