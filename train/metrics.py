@@ -7,12 +7,13 @@ After a resume the lines beyond the checkpoint's step are dropped: the file has 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
-import tempfile
+import os
+import socket
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from ..infra import storage
@@ -32,13 +33,9 @@ class Metrics:
     """
 
     def __init__(self, folder: str, step: int, trackers: Sequence[Watcher] = ()) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.url = storage.join(folder, "metrics.jsonl")
         self.rows = [row for row in read(folder) if row["step"] <= step]
-        self._events = storage.join(folder, "tensorboard")
-        self._scratch = tempfile.TemporaryDirectory(prefix="fourmill-events-")
-        self._writer = SummaryWriter(self._scratch.name, purge_step=step + 1)
+        self._events = _Events(storage.join(folder, "tensorboard"), step + 1)
         self._trackers = trackers
         self._text = bytearray().join(map(_line, self.rows))
         # Object stores cannot append: both files are written as a whole, by a thread while training goes on.
@@ -51,7 +48,7 @@ class Metrics:
         # Six significant digits: a float32 has no more than seven.
         self._add({"step": step, "kind": kind, **{name: float(f"{v:.6g}") for name, v in values.items()}})
         for name, value in values.items():
-            self._writer.add_scalar(f"{kind}/{name}", value, step)
+            self._events.add(f"{kind}/{name}", value, step)
         for tracker in self._trackers:
             tracker.log(step, {f"{kind}/{name}": value for name, value in values.items()})
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
@@ -82,15 +79,16 @@ class Metrics:
             putting.result()
         self._flushed = time.monotonic()
         if wait:
-            self._put(bytes(self._text))
+            self._put(*self._contents())
         elif self._putting is None:
-            self._putting = self._thread.submit(self._put, bytes(self._text))
+            self._putting = self._thread.submit(self._put, *self._contents())
 
-    def _put(self, text: bytes) -> None:
+    def _contents(self) -> tuple[bytes, bytes]:
+        return bytes(self._text), self._events.content()
+
+    def _put(self, text: bytes, events: bytes) -> None:
         storage.put(self.url, text)
-        self._writer.flush()
-        for path in Path(self._scratch.name).iterdir():
-            storage.put(storage.join(self._events, path.name), path.read_bytes())
+        storage.put(self._events.url, events)
 
     def close(self) -> None:
         """The run is complete. OSError if its log could not be put."""
@@ -101,7 +99,7 @@ class Metrics:
         """The run stopped before its end, and may go on later: write the lines so far, if possible."""
         self._thread.shutdown()
         with contextlib.suppress(Exception):  # an error here would hide why the run stopped
-            self._put(bytes(self._text))
+            self._put(*self._contents())
         self._release(complete=False)
 
     def _release(self, complete: bool) -> None:
@@ -110,8 +108,37 @@ class Metrics:
         for tracker in self._trackers:
             tracker.wait(CLOSE_SECONDS if complete else ABANDON_SECONDS)
         self._thread.shutdown()
-        self._writer.close()
-        self._scratch.cleanup()
+
+
+class _Events:
+    """A file of TensorBoard events, in memory: torch's writer needs a folder, which a killed run would leave behind.
+
+    Args:
+        folder: URL of the run's events. purge: TensorBoard drops what earlier files say of this step and later ones.
+    """
+
+    def __init__(self, folder: str, purge: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = Event, Summary
+        # TensorBoard reads files in the order of their names, which begin with the time.
+        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
+        self.url, self._buffer = storage.join(folder, name), io.BytesIO()
+        self._records = RecordWriter(self._buffer)
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self._write(Event(wall_time=time.time(), step=purge, session_log=SessionLog(status=SessionLog.START)))
+
+    def add(self, name: str, value: float, step: int) -> None:
+        summary = self._summary(value=[self._summary.Value(tag=name, simple_value=value)])
+        self._write(self._event(wall_time=time.time(), step=step, summary=summary))
+
+    def content(self) -> bytes:
+        return self._buffer.getvalue()
+
+    def _write(self, event: Any) -> None:
+        self._records.write(event.SerializeToString())
 
 
 def _line(row: dict[str, Any]) -> bytes:
