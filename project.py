@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .infra import configuration, ledger, storage, versions
 from .infra.configuration import RecipeError
@@ -36,8 +36,6 @@ from .train.tokenizers import adopt
 
 if TYPE_CHECKING:
     from .pipelines.worker.job import Job
-    from .train.data.blend import Dataset
-    from .train.data.groups import ShardRows
     from .train.downstream.evaluation.job import EvaluateJob
     from .train.downstream.generation_job import GenerateJob
     from .train.pretrain.job import TrainJob
@@ -50,13 +48,15 @@ class Project:
     Args:
         recipe: as it was loaded.
         update: ask again for what other versions of specialists, codecs or fits have made.
+        checkpoint: the step of the run's checkpoint that is generated from and evaluated; None for its finished model,
+            or its newest checkpoint until there is one.
 
     ValueError or RecipeError if it cannot be run: the root is a file, an option is wrong, a pattern matches
     nothing, a tokenizer cannot be found.
     """
 
-    def __init__(self, recipe: Recipe, update: bool = False) -> None:
-        self.update = update
+    def __init__(self, recipe: Recipe, update: bool = False, checkpoint: int | None = None) -> None:
+        self.update, self._checkpoint = update, checkpoint
         absolute = recipe.model_copy(update={"root": storage.absolute(recipe.root)})
         self.recipe = _with_finished_tokenizers(absolute)
         # What is wrong with the recipe is said now, before any process starts.
@@ -285,10 +285,11 @@ class Project:
     def train_job(self) -> TrainJob:
         """The training run that the recipe asks for. RecipeError if no training shard has all of its columns."""
         from .train.data import order
+        from .train.pretrain.datasets import resolve, shard_rows
         from .train.pretrain.job import TrainJob
 
         recipe, columns = self.recipe, self.columns_for_training()
-        datasets, parts = self._datasets(columns)
+        datasets, parts = resolve(recipe.train, columns, columns_of)
         train, initial_identity = recipe.train, None
         if train.init:
             from .train.pretrain import initial  # loads torch
@@ -299,7 +300,7 @@ class Project:
         # Sizes count, and so does the order of modalities: it is the order of the rows in the model's tables.
         seed = recipe.seed if train.seed is None else train.seed
         parts += [order.FORMAT, settings, [asdict(spec) for spec in columns.specs], seed, initial_identity]
-        shards, val_shards = (_shard_rows(columns, split) for split in plans.SPLITS)
+        shards, val_shards = (shard_rows(columns, split) for split in plans.SPLITS)
         sentinels = self._sentinels() if recipe.has_text else (5, 200)
         resolved = recipe.model_copy(update={"train": train})
         return TrainJob(
@@ -327,30 +328,6 @@ class Project:
             raise RecipeError("train: no training shard has all of its columns; run `fourmill tokenize` first")
         return self.columns
 
-    def _datasets(self, own: Columns) -> tuple[tuple[Dataset, ...], list[Any]]:
-        """The datasets that the recipe trains on, () if it is its own alone; and what they are, for a fingerprint."""
-        from .train.data.blend import Dataset
-
-        train = self.recipe.train
-        datasets, identities = [], []
-        of_run = range(len(train.mixtures))
-        counted = of_run.stop  # mixtures so far: those of datasets come after the run's
-        for share in train.datasets:
-            other = own if share.root is None else columns_of(share.root)
-            names = columns.shared(own, other)
-            shards = _shard_rows(other, "train")
-            if not shards:
-                raise RecipeError(f"train.datasets: no training shard of {other.root} has all of its columns")
-            mixtures = of_run
-            if share.mixtures is not None:
-                mixtures = range(counted, counted := counted + len(share.mixtures))
-            train_settings.check_mixtures(other.root, names, share.mixtures or train.mixtures)
-            repeat = share.repeat or train.repeat
-            tokens = storage.join(other.root, "tokens")
-            datasets.append(Dataset(tokens, shards, share.weight, names, repeat, mixtures))
-            identities.append([hashed(share, {"root"}), names, *other.identity()])
-        return tuple(datasets), identities or own.identity()
-
     def _sentinels(self) -> tuple[int, int]:
         """(id of [S_1], how many sentinels there are) of the fitted text tokenizer."""
         from .tokenize.codecs import load_text
@@ -365,25 +342,33 @@ class Project:
 
     def run_record(self) -> ledger.Record | None:
         """The record of the finished run, None if it is not trained as the recipe asks, or its model was deleted."""
-        record = ledger.read(self.root, self.run_output, self.train_job.fingerprint)
-        return record if record is not None and self.train_job.has_model() else None
+        return self.train_job.record()
 
     def _validation_sources(self) -> list[tuple[str, str]]:
         """The validation shards of the run and the SHA-256 of their bytes."""
         records = self.inventory.records([output := f"tokens/{self.recipe.modalities[0]}"])
         return [(one.name, records[output, one.name].source.sha256) for one in self.train_job.val_shards]
 
+    def model_step(self) -> int | None:
+        """The step of the checkpoint that counts as the run's model, see `TrainJob.model_step`."""
+        return self.train_job.model_step(self._checkpoint)
+
+    def check_model(self) -> None:
+        """RecipeError if there is neither a finished model of the recipe's run nor a checkpoint."""
+        if self.model_step() is None and self.run_record() is None:
+            raise RecipeError("the model of this recipe is not trained; run `fourmill train` first")
+
     @cached_property
     def generate_job(self) -> GenerateJob:
         """The generations that the recipe asks for. RecipeError as of `train_job`."""
         from .train.downstream.generation_job import of_run
 
-        return of_run(self.train_job, self.recipe.generate, self.codec_options(), self._validation_sources())
+        run, sources = self.train_job, self._validation_sources()
+        return of_run(run, self.recipe.generate, self.codec_options(), sources, self.model_step())
 
     def generated_record(self) -> ledger.Record | None:
         """The record of the finished generations, None if they are not made as the recipe asks, or were deleted."""
-        record = ledger.read(self.root, f"generated/{self.recipe.train.name}", self.generate_job.fingerprint)
-        return record if record is not None and self.generate_job.is_there() else None
+        return self.generate_job.record()
 
     @cached_property
     def evaluate_job(self) -> EvaluateJob:
@@ -391,13 +376,7 @@ class Project:
         from .train.downstream.evaluation.job import of_run
 
         known = self._validation_sources(), self.shards.urls, frozenset(self.recipe.labels.keep), self.classes
-        return of_run(self.train_job, self.recipe.evaluate, self.codec_options(), *known)
-
-
-def _shard_rows(columns: Columns, split: str) -> tuple[ShardRows, ...]:
-    from .train.data.groups import ShardRows
-
-    return tuple(ShardRows(*shard, columns.footers.get(shard[0], {})) for shard in columns.shards[split])
+        return of_run(self.train_job, self.recipe.evaluate, self.codec_options(), *known, self.model_step())
 
 
 def columns_of(root: str) -> Columns:

@@ -119,6 +119,27 @@ def newest(folder: str, notes: list[str] | None = None) -> Checkpoint | None:
     return None
 
 
+def at_step(folder: str, step: int) -> Checkpoint:
+    """The complete checkpoint of a step. ValueError naming those that there are."""
+    found = complete(folder)
+    if not (chosen := [one for one in found if one.step == step]):
+        there = ", ".join(str(one.step) for one in found) or "none"
+        raise ValueError(f"{folder}: there is no complete checkpoint of step {step}, but of the steps {there}")
+    return chosen[0]
+
+
+def go_back(folder: str, step: int) -> list[int]:
+    """Take later checkpoints away, so that training goes on from the one of a step. Returns their steps.
+
+    ValueError if there is none of that step.
+    """
+    at_step(folder, step)
+    later = [one for one in complete(folder) if one.step > step]
+    for one in reversed(later):  # killed in between, the newest that is left is still the newest
+        _delete(one)
+    return [one.step for one in later]
+
+
 def at(url: str) -> Checkpoint | None:
     """The complete checkpoint whose own folder this is, or None."""
     step = _STEP.fullmatch(url.rstrip("/").rpartition("/")[2])

@@ -35,6 +35,11 @@ def add_update(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--update", action="store_true", help=text)
 
 
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    text = "the checkpoint of this step (default: the finished model, or the newest checkpoint of a run in progress)"
+    parser.add_argument("--checkpoint", type=int, default=None, metavar="STEP", help=text)
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -55,4 +60,4 @@ def load_project(args: argparse.Namespace) -> Project:
     """The same recipe, resolved. RecipeError if it cannot be run."""
     from ..project import Project
 
-    return Project(load_recipe(args), getattr(args, "update", False))
+    return Project(load_recipe(args), getattr(args, "update", False), getattr(args, "checkpoint", None))

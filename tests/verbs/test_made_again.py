@@ -6,14 +6,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from fourmill_tests import training
 from fourmill_tests.small import SmallRoot
 
+import fourmill
 from fourmill import recipe as recipes
 from fourmill.project import Project
+from fourmill.train import checkpoint
+from fourmill.train.pretrain.load import at_step
 from fourmill.verbs.look import status
-from fourmill.verbs.make import generate
+from fourmill.verbs.make import generate, train
 
 CHAIN = {"inputs": ["caption"], "to": [{"target": "det", "max_tokens": 4}]}
 
@@ -73,7 +77,33 @@ def test_a_deleted_tokenizer_is_missing(trained: Path, name: str, file: str) -> 
     assert not missing(trained)
 
 
-def test_a_run_in_progress_says_how_far_it_is(trained: Path) -> None:
+def test_any_checkpoint_of_a_run_in_progress_can_be_used(trained: Path) -> None:
     recipe = recipes.load(trained, ["train.steps=9", "train.checkpoint_every=3"])
-    training.train_until(Project(recipe).train_job, 5)
-    assert "step 3 of 9" in status.describe(Project(recipe))["missing"]["runs/4m"]
+    run = Project(recipe).train_job
+    training.train_until(run, 8)
+    assert "step 6 of 9" in status.describe(Project(recipe))["missing"]["runs/4m"]
+    made = {}
+    for asked in (None, 6, 3):
+        project = Project(recipe, checkpoint=asked)
+        generate.make(project)
+        record = project.generated_record()
+        assert record is not None
+        made[asked] = project.generate_job.folder, record.identity["step"]
+        assert project.generate_job.title.endswith(f", step {record.identity['step']}")
+    assert made[None] == made[6] and made[3][1] == 3 and made[3][0] != made[6][0]
+    with pytest.raises(ValueError, match="no complete checkpoint of step 4, but of the steps 3, 6"):
+        generate.make(Project(recipe, checkpoint=4))
+    opened = [fourmill.open_run(at_step(run.folder, step)) for step in (3, 6)]
+    newest = fourmill.load_model(run.folder).state_dict()
+    for one, same in zip(opened, (False, True), strict=True):
+        assert all(torch.equal(value, newest[name]) for name, value in one.model.state_dict().items()) is same
+    with pytest.raises(ValueError, match="is no run"):
+        at_step(f"{run.folder}/checkpoints/step-00000003", 3)
+
+    assert train._gone_back(run, 3, finished=False) == ["went on from step 3; later checkpoints were deleted: 6"]
+    assert checkpoint.newest(run.checkpoints) == checkpoint.at_step(run.checkpoints, 3)
+    training.train(run)
+    assert Project(recipe).generate_job.step is None and Project(recipe, checkpoint=9).generate_job.step == 9
+    assert status.describe(Project(recipe))["missing"] == {"generated/4m": "not generated as the recipe asks"}
+    with pytest.raises(ValueError, match=r"the run is finished; train.init=.*step-00000009 begins another one"):
+        train.make(Project(recipe), checkpoint=9)

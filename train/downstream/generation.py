@@ -31,17 +31,18 @@ from .generation_job import GenerateJob
 from .samples import read
 from .settings import Chain, ChainStep, Generate
 
+LoadModel = Callable[[str, str, int | None], FourM]  # of the folder of a run, on a device, of a checkpoint
 KEPT_MEMORY = 2**29  # bytes of freed memory that the process keeps: the activations of a step, on a CPU
 MEMBER_STRIDE = 1 << 32  # between the sample ids of two members: no two draw the same random numbers
 
 
-def run(job: GenerateJob, load_model: Callable[[str, str], FourM]) -> None:
+def run(job: GenerateJob, load_model: LoadModel) -> None:
     """Generate every chain of the recipe and commit the result."""
     start = time.monotonic()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         keep_freed_memory(KEPT_MEMORY)
-    model = load_model(job.run, device)
+    model = load_model(job.run, device, job.step)
     steps = sum(len(chain.to) for chain in job.settings.chains)
     size = 0
     with Progress("generate", steps, "modalities") as progress:
@@ -62,7 +63,11 @@ def run(job: GenerateJob, load_model: Callable[[str, str], FourM]) -> None:
         bytes=size,
         sha256="",
         seconds=round(time.monotonic() - start, 3),
-        identity={"run": job.run, "generate": job.settings.model_dump(mode="json")},
+        identity={
+            "run": job.run,
+            **({} if job.step is None else {"step": job.step}),
+            "generate": job.settings.model_dump(mode="json"),
+        },
     )
     storage.put(ledger.record_url(job.root, record.output, record.shard), ledger.dumps(record))
 

@@ -5,7 +5,7 @@ The gallery is a column of global tokens, decoded by its tokenizer; the trained 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,9 @@ import torch
 from ...infra import storage
 from ...modalities import Kind, ModalitySpec
 from ...model.downstream.retrieval import finite, nearest, predict_vectors
-from ...model.fourm import FourM
 from ...tokenize import codecs, store
 from ..data.groups import ShardRows
-from .generation import conditions, special_ids
+from .generation import LoadModel, conditions, special_ids
 from .generation_job import GenerateJob
 
 BATCH = 256  # vectors that are decoded or predicted at a time
@@ -87,7 +86,7 @@ def _narrow(vectors: np.ndarray) -> np.ndarray:
 
 def run(
     job: GenerateJob,
-    load_model: Callable[[str, str], FourM],
+    load_model: LoadModel,
     query: str,
     *,
     texts: Sequence[str] = (),
@@ -111,7 +110,7 @@ def run(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     wanted = global_modality(job.specs, target)
     asked, given = _queries(job, query, wanted, texts, split)
-    model, codec = load_model(job.run, device), _codec(job, wanted, device)
+    model, codec = load_model(job.run, device, job.step), _codec(job, wanted, device)
     vectors = [
         predict_vectors(
             model,

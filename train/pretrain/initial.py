@@ -22,7 +22,7 @@ from ...model.published import ml4m
 from ...model.published.names import published_names
 from .. import checkpoint
 from ..settings import Train
-from .job import configured
+from .job import MODEL, configured
 from .weights import of_checkpoint
 
 # Fields of a configuration that say how the weights of the blocks are used.
@@ -43,19 +43,24 @@ def identity(place: str | None) -> str | None:
 
 def resolved(train: Train) -> Train:
     """The settings with the place of the initial weights as any worker finds it: absolute if it is a folder here, and
-    of a run's `checkpoints` the newest.
+    of a run its finished model, and of its `checkpoints` the newest.
 
     RecipeError if nothing is there.
     """
     if (place := train.init) is None:
         return train
+    held = set(storage.list_names(place))
+    if folder := next(
+        (name for name in (MODEL, "checkpoints") if name in held and model_files.WEIGHTS not in held), ""
+    ):
+        place = join(place, folder)  # of a run
     if not storage.exists(join(place, model_files.WEIGHTS)):
         saved = checkpoint.at(place) or checkpoint.newest(place)
         if saved is None and _is_hub_id(place):
             return train
         if saved is None:
             raise RecipeError(
-                f"train.init: there is no model at {place}; expected the `model` or `checkpoints` folder of a run, a "
+                f"train.init: there is no model at {place}; expected a run, its `model` or `checkpoints` folder, a "
                 "folder with model.safetensors, or a hub id of the form org/name"
             )
         place = saved.url

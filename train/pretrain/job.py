@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ...infra import configuration, storage
+from ...infra import configuration, ledger, storage
 from ...modalities import MODALITIES, Kind, ModalitySpec
 from ...model.config import CONFIG, WEIGHTS, FourMConfig
+from .. import checkpoint
 from ..data.blend import Dataset
 from ..data.groups import ShardRows
 from ..settings import Model, Train, alpha_of
@@ -87,9 +88,22 @@ class TrainJob:
         """The folder of its checkpoints."""
         return storage.join(self.folder, "checkpoints")
 
-    def has_model(self) -> bool:
-        """Whether the finished model is there: somebody may have deleted it under its record."""
-        return set(MODEL_FILES) <= set(storage.list_names(storage.join(self.folder, MODEL)))
+    def record(self) -> ledger.Record | None:
+        """The record of the finished run, None if there is none, or somebody has deleted the model under it."""
+        record = ledger.read(self.root, f"runs/{self.settings.name}", self.fingerprint)
+        files = storage.list_names(storage.join(self.folder, MODEL)) if record is not None else []
+        return record if set(MODEL_FILES) <= set(files) else None
+
+    def model_step(self, asked: int | None = None) -> int | None:
+        """The step of the checkpoint that counts as the model: the one that is asked for, else the newest of a
+        run that is not finished; None for the finished model, or if there is no checkpoint yet.
+
+        ValueError if there is none of the step that is asked for.
+        """
+        if asked is not None:
+            return checkpoint.at_step(self.checkpoints, asked).step
+        saved = [] if self.record() is not None else checkpoint.complete(self.checkpoints)
+        return saved[-1].step if saved else None
 
     @property
     def rows(self) -> int:

@@ -45,6 +45,17 @@ def load_model(source: str | os.PathLike[str], device: str = "cpu") -> FourM:
     return model.to(device).eval()
 
 
+def at_step(source: str | os.PathLike[str], step: int | None) -> str:
+    """The folder of the checkpoint of a step of a run; `source` itself if no step is asked for. ValueError if it is not
+    there, or `source` is no run."""
+    if step is None:
+        return os.fspath(source)
+    place = find(source)
+    if CHECKPOINTS not in storage.list_names(place):
+        raise ValueError(f"{place} is no run, and has no checkpoints; name the folder of a run beside --checkpoint")
+    return checkpoint.at_step(storage.join(place, CHECKPOINTS), step).url
+
+
 def find(source: str | os.PathLike[str]) -> str:
     """The folder that a model is loaded from: `source`, or the one run in it, which may be a root. ValueError if there
     are several."""

@@ -110,11 +110,14 @@ def save_model(model: FourM, url: str, *, write: bool) -> None:
             storage.put(storage.join(url, name), Path(scratch, name).read_bytes())
 
 
-def load_model(folder: str, device: str = "cpu") -> FourM:
-    """The model of a run, in evaluation mode: the finished one, else that of the newest complete checkpoint.
+def load_model(folder: str, device: str = "cpu", step: int | None = None) -> FourM:
+    """The model of a run, in evaluation mode: that of the checkpoint of a step, if one is given; else the finished one,
+    else that of the newest complete checkpoint.
 
-    FileNotFoundError if there is none.
+    FileNotFoundError if there is none, ValueError if there is none of that step.
     """
+    if step is not None:
+        return of_checkpoint(checkpoint.at_step(storage.join(folder, "checkpoints"), step)).to(device).eval()
     url = storage.join(folder, MODEL)
     if set(MODEL_FILES) <= set(storage.list_names(url)):
         with storage.local_folder(url, MODEL_FILES) as local:

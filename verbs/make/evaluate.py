@@ -26,6 +26,7 @@ PACKAGES = ("matplotlib",)  # of the extra `evaluate`
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_recipe(parser)
+    arguments.add_checkpoint(parser)
     text = "reconstruct validation crops with every fitted tokenizer, and write the table of their errors"
     parser.add_argument("--tokenizers", action="store_true", help=text)
 
@@ -43,8 +44,7 @@ def make(project: Project) -> Summary:
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise RecipeError(f"evaluate needs {', '.join(missing)}: pip install 'fourmill[evaluate]'")
     job = project.evaluate_job
-    if project.run_record() is None:
-        raise RecipeError("the model of this recipe is not trained; run `fourmill train` first")
+    project.check_model()
     from ...infra import storage
     from ...report.draw.results import chart, heat_map
     from ...train.downstream.evaluation import matrix_files, table_files, tables

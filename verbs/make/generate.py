@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE|RUN", help=text)
     arguments.add_set(parser)
     arguments.add_update(parser)
+    arguments.add_checkpoint(parser)
     own = parser.add_argument_group("from inputs of your own")
     text = "a modality or label and its value: a file, a folder, or words; may be given several times"
     own.add_argument("--input", action="append", default=[], metavar="NAME=VALUE", help=text)
@@ -106,18 +107,18 @@ def _run(args: argparse.Namespace) -> Run:
     import torch
 
     from ...runs.run import opened
+    from ...train.pretrain.load import at_step
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if not arguments.is_recipe(args.recipe):
         if args.set or args.update:
             raise ValueError("--set and --update change a recipe; name the recipe in the place of the run")
-        return opened(args.recipe, device, args.root)
-    from ...recipe import RecipeError
-
+        return opened(at_step(args.recipe, args.checkpoint), device, args.root)
     project = arguments.load_project(args)
-    if project.run_record() is None:
-        raise RecipeError("the model of this recipe is not trained; run `fourmill train` first")
-    return opened(project.train_job.folder, device, args.root or project.root, project.recipe)
+    project.check_model()
+    root = args.root or project.root
+    place = at_step(project.train_job.folder, project.model_step())
+    return opened(place, device, root, project.recipe)
 
 
 def said(generation: Generation) -> Iterator[str]:
@@ -140,15 +141,12 @@ def said(generation: Generation) -> Iterator[str]:
 
 def make(project: Project) -> Summary:
     """Generate every chain. RecipeError if the model is not trained."""
-    from ...recipe import RecipeError
-
     start, chains = time.monotonic(), project.recipe.generate.chains
     summary = Summary("generate")
     if not chains:
         summary.notes.append("the recipe has no generate.chains")
         return summary
-    if project.run_record() is None:
-        raise RecipeError("the model of this recipe is not trained; run `fourmill train` first")
+    project.check_model()
     job = project.generate_job
     if project.generated_record() is not None:
         summary.existed = len(chains)

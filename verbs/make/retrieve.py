@@ -22,6 +22,7 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_recipe(parser)
+    arguments.add_checkpoint(parser)
     text = "the modality that is given; without --text, of the first generate.samples samples that have it"
     parser.add_argument("--query", required=True, metavar="MODALITY", help=text)
     parser.add_argument("--text", action="append", default=[], help="a sentence of it; may be given several times")
@@ -59,12 +60,10 @@ def make(
 
     RecipeError if the model is not trained.
     """
-    from ...recipe import RecipeError
     from ...train.downstream import retrieve
     from ...train.pretrain import weights
 
-    if project.run_record() is None:
-        raise RecipeError("the model of this recipe is not trained; run `fourmill train` first")
+    project.check_model()
     results = retrieve.run(
         project.generate_job, weights.load_model, query, texts=texts, target=target, split=split, top=top
     )

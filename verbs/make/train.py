@@ -11,23 +11,37 @@ from ..summary import Summary, show
 
 if TYPE_CHECKING:
     from ...project import Project
+    from ...train.pretrain.job import TrainJob
 
 ORDER = 80
 HELP = "train 4M on the columns"
 EXAMPLES = ("fourmill train recipe.yaml", "fourmill train recipe.yaml --set train.steps=2000")
 
-add_arguments = arguments.add_stage
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments.add_stage(parser)
+    text = "go on from the checkpoint of this step and delete later ones (default: go on from the newest)"
+    parser.add_argument("--checkpoint", type=int, default=None, metavar="STEP", help=text)
 
 
 def main(args: argparse.Namespace) -> int:
-    return show([make(arguments.load_project(args))])
+    from ...project import Project
+
+    project = Project(arguments.load_recipe(args), args.update)
+    return show([make(project, args.checkpoint)])
 
 
-def make(project: Project) -> Summary:
-    """Train the run that the recipe asks for, or go on with it from its newest checkpoint."""
+def make(project: Project, checkpoint: int | None = None) -> Summary:
+    """Train the run that the recipe asks for, or go on with it.
+
+    Args:
+        checkpoint: the step of the one to go on from; the newest if None.
+    """
     start, job = time.monotonic(), project.train_job
     summary, output = Summary("train"), project.run_output
     record = project.run_record()
+    if checkpoint is not None:
+        summary.notes += _gone_back(job, checkpoint, record is not None)
     if record is None:
         from ...train.pretrain import pretrain
 
@@ -49,3 +63,14 @@ def make(project: Project) -> Summary:
         summary.notes.append(f"{trained['steps']} steps, {trained['parameters']:,} parameters: {losses}")
         summary.notes += [job.folder, *trained.get("notes", [])]
     return stage.finish(project, summary, start, "run", job.fingerprint)
+
+
+def _gone_back(job: TrainJob, step: int, finished: bool) -> list[str]:
+    """Take the checkpoints after a step away; what was done, for people. ValueError if the run cannot go on from it."""
+    from ...train import checkpoint
+
+    if finished:
+        place = checkpoint.at_step(job.checkpoints, step).url
+        raise ValueError(f"the run is finished; train.init={place} begins another one with the weights of step {step}")
+    later = checkpoint.go_back(job.checkpoints, step)
+    return [f"went on from step {step}; later checkpoints were deleted: {', '.join(map(str, later)) or 'none'}"]

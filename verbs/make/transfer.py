@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import arguments
+
 ORDER = 110
 HELP = "fine-tune the encoder to classify images"
 EXAMPLES = ("fourmill transfer out/runs/4m/RUN/model --train 'pets/train-*.tar' --val pets/val.csv --out out/pets",)
@@ -20,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="a run, its model/ or one of its checkpoints, or a published checkpoint: folder or hub id",
     )
+    arguments.add_checkpoint(parser)
     text = "tars of KEY.jpg and KEY.cls, or a CSV with the columns path and label; may be given several times"
     parser.add_argument("--train", required=True, action="append", metavar="URL", help=text)
     parser.add_argument("--val", required=True, action="append", metavar="URL", help="the same, to measure on")
@@ -33,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    history = make(args.model, args.train, args.val, args.out, {name: getattr(args, name) for name in OPTIONS})
+    options = {name: getattr(args, name) for name in OPTIONS}
+    history = make(args.model, args.train, args.val, args.out, options, args.checkpoint)
     print(f"{'epoch':>5}  {'loss':>8}  {'top-1':>7}  {'top-5':>7}")
     for epoch, row in enumerate(history, 1):
         print(f"{epoch:>5}  {row['loss']:>8.4f}  {row['top1']:>7.2%}  {row['top5']:>7.2%}")
@@ -42,7 +46,12 @@ def main(args: argparse.Namespace) -> int:
 
 
 def make(
-    model: str, train: Sequence[str], val: Sequence[str], out: str, options: dict[str, Any]
+    model: str,
+    train: Sequence[str],
+    val: Sequence[str],
+    out: str,
+    options: dict[str, Any],
+    checkpoint: int | None = None,
 ) -> list[dict[str, float]]:
     """Fine-tune, write the classifier, and return loss, top-1 and top-5 of each epoch.
 
@@ -51,18 +60,19 @@ def make(
         train, val: tars with a .cls beside each image, or CSV tables with the columns path and label.
         out: a local folder for the classifier.
         options: fields of `train.downstream.transfer.Settings`.
+        checkpoint: the step of a run's checkpoint.
     """
     import torch
 
     from ...pipelines import labelled
     from ...train.downstream import transfer
-    from ...train.pretrain.load import load_model
+    from ...train.pretrain.load import at_step, load_model
 
     settings = transfer.Settings(**options)
     images = labelled.read(list(train))
     held_out = labelled.read(list(val), images.classes)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = load_model(model, device)
+    network = load_model(at_step(model, checkpoint), device)
     classifier, history = transfer.finetune(network, images, held_out, settings, device)
     transfer.save(classifier, network.config, images.classes, settings, out)
     return history

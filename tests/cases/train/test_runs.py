@@ -79,7 +79,6 @@ def test_a_shard_out_of_sight_begins_no_other_run(copy: Path) -> None:
     require(again == run or lost.stem in said, "another run begins at step 0, and nothing says so")
 
 
-@mended_by(NOTHING_WRONG)
 def test_an_unfinished_run_can_generate(ray_cluster: str, copy: Path) -> None:
     """One looks at samples of a checkpoint to decide whether to go on (diffusers#1698)."""
     training.train_until(Project(recipes.load(copy)).train_job, 5)

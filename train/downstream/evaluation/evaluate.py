@@ -24,7 +24,7 @@ class Evaluation:
 
     @cached_property
     def model(self) -> FourM:
-        return load_model(self.job.generation.run, self.job.device)
+        return load_model(self.job.generation.run, self.job.device, self.job.generation.step)
 
     def likelihoods(self) -> Matrix:
         """The matrix of who knows what."""

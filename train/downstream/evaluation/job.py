@@ -53,10 +53,12 @@ def of_run(
     urls: dict[str, str],
     kept: frozenset[str],
     classes: dict[str, tuple[str, ...]],
+    step: int | None = None,
 ) -> EvaluateJob:
     """The job of a run.
 
     Args:
+        step: of the checkpoint that is its model; None for the finished one.
         sources: the validation shards, with the SHA-256 of their bytes. urls: of all shards. kept, classes: see above.
 
     Raises:
@@ -69,8 +71,10 @@ def of_run(
     if not inputs:
         raise RecipeError("evaluate.inputs: the recipe has no rgb; name the modalities that the model is given")
     asked = {name: getattr(settings, name) for name in ("samples", "seed", "batch_size", "precision")}
-    generation = _with_training(generation_job.of_run(run, Generate(**asked), options, sources), settings.training)
-    print_ = fingerprint("evaluate", run.fingerprint, sources)
+    generation = _with_training(
+        generation_job.of_run(run, Generate(**asked), options, sources, step), settings.training
+    )
+    print_ = fingerprint("evaluate", run.fingerprint, sources, *(() if step is None else (step,)))
     return EvaluateJob(settings, generation, inputs, print_, urls, kept, classes)
 
 

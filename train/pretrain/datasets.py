@@ -1,0 +1,45 @@
+"""The datasets that a run trains on, resolved: its own columns, and those of other roots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...infra import storage
+from ...infra.configuration import RecipeError
+from ...infra.fingerprint import hashed
+from ...pipelines import columns
+from ...pipelines.columns import Columns
+from ..data.blend import Dataset
+from ..data.groups import ShardRows
+from ..settings import Train, check_mixtures
+
+
+def resolve(train: Train, own: Columns, columns_of: Callable[[str], Columns]) -> tuple[tuple[Dataset, ...], list[Any]]:
+    """The datasets that a recipe trains on, () if it is its own alone; and what they are, for a fingerprint.
+
+    Args:
+        own: the columns of the recipe's root. columns_of: gives those of another root.
+    """
+    datasets, identities = [], []
+    of_run = range(len(train.mixtures))
+    counted = of_run.stop  # mixtures so far: those of datasets come after the run's
+    for share in train.datasets:
+        other = own if share.root is None else columns_of(share.root)
+        names = columns.shared(own, other)
+        shards = shard_rows(other, "train")
+        if not shards:
+            raise RecipeError(f"train.datasets: no training shard of {other.root} has all of its columns")
+        mixtures = of_run
+        if share.mixtures is not None:
+            mixtures = range(counted, counted := counted + len(share.mixtures))
+        check_mixtures(other.root, names, share.mixtures or train.mixtures)
+        tokens = storage.join(other.root, "tokens")
+        datasets.append(Dataset(tokens, shards, share.weight, names, share.repeat or train.repeat, mixtures))
+        identities.append([hashed(share, {"root"}), names, *other.identity()])
+    return tuple(datasets), identities or own.identity()
+
+
+def shard_rows(columns: Columns, split: str) -> tuple[ShardRows, ...]:
+    """The shards of a split as a loader takes them."""
+    return tuple(ShardRows(*shard, columns.footers.get(shard[0], {})) for shard in columns.shards[split])
