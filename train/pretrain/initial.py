@@ -49,11 +49,9 @@ def resolved(train: Train) -> Train:
     """
     if (place := train.init) is None:
         return train
-    held = set(storage.list_names(place))
-    if folder := next(
-        (name for name in (MODEL, "checkpoints") if name in held and model_files.WEIGHTS not in held), ""
-    ):
-        place = join(place, folder)  # of a run
+    names = storage.list_names(place)
+    if model_files.WEIGHTS not in names and (held := [name for name in (MODEL, "checkpoints") if name in names]):
+        place = join(place, held[0])  # of a run
     if not storage.exists(join(place, model_files.WEIGHTS)):
         saved = checkpoint.at(place) or checkpoint.newest(place)
         if saved is None and _is_hub_id(place):

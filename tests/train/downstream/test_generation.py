@@ -91,7 +91,7 @@ def test_batch_size_changes_nothing_precision_does(job: GenerateJob) -> None:
         seen: set[torch.dtype] = set()
         model.encoder[0].mlp.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
         changed = replace(job, settings=job.settings.model_copy(update=fields))
-        generation.run(changed, lambda folder, device: model.to(device))
+        generation.run(changed, lambda folder, device, step: model.to(device))
         return Path(job.folder, "chain-0", f"{NAMES[1]}.parquet").read_bytes(), seen
 
     whole, dtypes = run(precision="fp32")
