@@ -58,7 +58,7 @@ def resolved(train: Train) -> Train:
             return train
         if saved is None:
             raise RecipeError(
-                f"train.init: there is no model at {place}; expected a run, its `model` or `checkpoints` folder, a "
+                f"train.init: there is no model at {place}; expected the `model` or `checkpoints` folder of a run, a "
                 "folder with model.safetensors, or a hub id of the form org/name"
             )
         place = saved.url
