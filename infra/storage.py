@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, cast
 from fsspec.core import url_to_fs
 
 TEMPORARY_PREFIX = ".tmp-"
+SUMS = "sums.json"  # of a folder's files, see sums.py
 # What changes with a file's content, by the names that fsspec's file systems give it; the first one that there is.
 _VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "mtime", "created", "Content-MD5")
 
@@ -243,11 +244,16 @@ def check_writable(root: str) -> None:
 
 @contextmanager
 def local_folder(url: str, names: Iterable[str]) -> Iterator[Path]:
-    """A folder on this machine that holds the named files of `url`: itself if it is local, else a temporary copy."""
+    """A folder on this machine that holds the named files of `url`, and their sums if there are any: itself if it is
+    local, else a temporary copy."""
     if is_local(url):
         yield local_path(url)
         return
     with tempfile.TemporaryDirectory(prefix="fourmill-") as folder:
         for name in names:
             Path(folder, name).write_bytes(read_bytes(join(url, name)))
+        try:
+            Path(folder, SUMS).write_bytes(read_bytes(join(url, SUMS)))
+        except FileNotFoundError:
+            pass  # of an older release, or a published one
         yield Path(folder)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..infra import storage, sums
 from .config import CONFIG, WEIGHTS, FourMConfig
 from .fourm import FourM
 
@@ -19,16 +20,17 @@ __all__ = ["CONFIG", "WEIGHTS", "load", "read_config", "read_weights", "save", "
 
 
 def save(model: FourM, folder: str | Path) -> None:
-    """Write a model; the configuration comes last, so that a folder that has one is whole."""
+    """Write a model and the sums of its files; the configuration comes last, so that a folder that has one is whole."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    write(Path(folder), tensors, model.config.to_dict())
+    write(Path(folder), tensors, model.config.to_dict(), sealed=True)
 
 
 def load(folder: str | Path, device: torch.device | str = "cpu") -> FourM:
     """Read a model that `save` wrote, onto `device`, in evaluation mode.
 
     Raises:
-        ValueError: the folder is not a whole checkpoint, or its tensors do not fit its configuration.
+        ValueError: the folder is not a whole checkpoint, its tensors do not fit its configuration, or a file is not the
+            one that was written.
     """
     folder = Path(folder)
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
@@ -42,21 +44,29 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> FourM:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"{folder}: the tensors do not fit {CONFIG}: {error}") from error
+    sums.check(folder, (WEIGHTS, CONFIG))
     return model.to(device).eval()
 
 
-def write(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], header: bool = False) -> None:
+def write(
+    folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], header: bool = False, sealed: bool = False
+) -> None:
     """Write weights, then the configuration: killed in between, the folder holds none that is of other weights.
 
     Args:
         header: whether the weights hold the configuration as well, as strings.
+        sealed: whether the sums of both are written.
     """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
     save_file(tensors, folder / WEIGHTS, metadata={k: str(v) for k, v in config.items()} if header else None)
-    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+    text = json.dumps(config, indent=1) + "\n"
+    if sealed:
+        known = {WEIGHTS: sums.of_url(str(folder / WEIGHTS)), CONFIG: sums.of(text.encode())}
+        storage.put(str(folder / sums.FILE), sums.dumps(known))
+    (folder / CONFIG).write_text(text)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

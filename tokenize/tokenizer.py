@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from ..infra import storage
+from ..infra import storage, sums
 from ..infra.explain import explain
 from .networks.arch import is_diffusion
 from .networks.divae import DiVAE, DiVAEConfig
@@ -61,8 +61,8 @@ def load(folder: str | Path, image_size: int | None = None) -> Tokenizer:
             tokenizer to more resolutions; None keeps the stored ones, resized where an input needs it.
 
     Raises:
-        ValueError: a file is missing, the config is of no tokenizer, or the weights do not fit it. Tensors that nothing
-            reads are left out with a warning.
+        ValueError: a file is missing or not the one that was written, the config is of no tokenizer, or the weights do
+            not fit it. Tensors that nothing reads are left out with a warning.
     """
     from safetensors.torch import load_file
 
@@ -83,6 +83,7 @@ def load(folder: str | Path, image_size: int | None = None) -> Tokenizer:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{folder / WEIGHTS}: the weights do not fit the config: {error}") from error
+    sums.check(folder, (WEIGHTS, CONFIG))
     return model.eval()
 
 
@@ -100,7 +101,7 @@ def _known_names(weights: dict[str, torch.Tensor], expected: Mapping[str, Any]) 
 
 
 def save(model: Tokenizer, folder: str | Path, quality: Mapping[str, float], classes: Sequence[str] = ()) -> None:
-    """Writes weights and config; each file replaces its older version at once, the config last.
+    """Writes weights, the sums of both files, and config; each replaces its older version at once, the config last.
 
     Args:
         classes: the names of the ids that it was fitted on, if they are not the label's own.
@@ -109,10 +110,13 @@ def save(model: Tokenizer, folder: str | Path, quality: Mapping[str, float], cla
 
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     # A reader sees the old file or the new one, never half of it.
-    storage.put(str(Path(folder) / WEIGHTS), encode(weights, metadata={"format": "pt"}))
+    data = encode(weights, metadata={"format": "pt"})
+    storage.put(str(Path(folder) / WEIGHTS), data)
     config = model.config.model_dump(mode="json", exclude_none=True)
     config |= ({"classes": list(classes)} if classes else {}) | {"quality": dict(quality)}
-    storage.put(str(Path(folder) / CONFIG), (json.dumps(config, indent=1) + "\n").encode())
+    text = (json.dumps(config, indent=1) + "\n").encode()
+    storage.put(str(Path(folder) / sums.FILE), sums.dumps({WEIGHTS: sums.of(data), CONFIG: sums.of(text)}))
+    storage.put(str(Path(folder) / CONFIG), text)
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:

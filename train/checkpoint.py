@@ -13,7 +13,7 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
-from ..infra import storage
+from ..infra import storage, sums
 
 logger = logging.getLogger(__name__)
 
@@ -29,26 +29,39 @@ class Checkpoint:
     url: str
 
     def read(self, name: str) -> bytes:
-        return storage.read_bytes(storage.join(self.url, name))
+        """One of its files, whole. ValueError if it is not the one that was written."""
+        data = storage.read_bytes(storage.join(self.url, name))
+        expected = self.marker().get("sums", {}).get(name) if name != MARKER else None
+        if expected is not None and sums.of(data) != expected:
+            raise ValueError(f"{storage.join(self.url, name)} is damaged; move {self.url} away to go on without it")
+        return data
 
     def marker(self) -> dict[str, Any]:
         """The content of the marker. ValueError if it is damaged."""
         try:
-            return json.loads(self.read(MARKER))
-        except ValueError as error:  # no JSON, or not UTF-8
+            return sums.opened(json.loads(self.read(MARKER)))
+        except (ValueError, TypeError) as error:  # no JSON, not UTF-8, or other values
             raise ValueError(f"{MARKER} is damaged ({error})") from None
 
-    def damage(self) -> str:
-        """What is wrong with its files, "" if nothing is. Only their sizes are compared."""
+    def damage(self, whole: bool = False) -> str:
+        """What is wrong with its files, "" if nothing is.
+
+        Args:
+            whole: read them, and compare their sums; else their sizes alone are compared.
+        """
         # Reading the content would take minutes for 100 GB; `sharded.load` notices tensors that were cut.
         try:
-            sizes: dict[str, int] = self.marker().get("files", {})
+            marker = self.marker()
         except (ValueError, FileNotFoundError) as error:
             return str(error)
+        sizes: dict[str, int] = marker.get("files", {})
         for name, size in sizes.items():
-            stat = storage.stat(storage.join(self.url, name))
+            place = storage.join(self.url, name)
+            stat = storage.stat(place)
             if stat is None or stat.size < size:
                 return f"{name} has {stat.size} of {size} bytes" if stat else f"{name} is missing"
+            if whole and name in marker.get("sums", {}) and sums.of_url(place) != marker["sums"][name]:
+                return f"{name} is damaged"
         return ""
 
 
@@ -57,7 +70,8 @@ def save(folder: str, step: int, files: dict[str, bytes], keep: int) -> Checkpoi
     url = step_url(folder, step)
     for name, data in files.items():
         storage.put(storage.join(url, name), data)
-    return mark(folder, step, {"files": {name: len(data) for name, data in files.items()}}, keep)
+    known = {name: sums.of(data) for name, data in files.items()}
+    return mark(folder, step, {"files": {name: len(data) for name, data in files.items()}, "sums": known}, keep)
 
 
 def step_url(folder: str, step: int) -> str:
@@ -70,10 +84,11 @@ def mark(folder: str, step: int, content: dict[str, Any], keep: int) -> Checkpoi
     Incomplete checkpoints of killed writers are deleted with the old ones.
 
     Args:
-        content: of the marker beside the step, as JSON; at least "files": {name: bytes}, whose sizes `newest` compares.
+        content: of the marker beside the step, as JSON; at least "files": {name: bytes}, whose sizes `newest` compares;
+            and "sums" of these files.
     """
     url = step_url(folder, step)
-    storage.put(storage.join(url, MARKER), json.dumps({"step": step, **content}).encode())
+    storage.put(storage.join(url, MARKER), json.dumps(sums.sealed({"step": step, **content})).encode())
     logger.info("checkpoint of step %d is complete: %s", step, url)
     # A complete checkpoint of a later step is damaged, or training would have resumed from it. It must not count as one
     # of the `keep`: with keep=1 it would have the only good checkpoint deleted.

@@ -9,7 +9,9 @@ goes on. Files and index are ours: safetensors and JSON, no pickles (docs/decisi
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import math
 import os
 import secrets
 import struct
@@ -35,7 +37,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
-from ..infra import storage
+from ..infra import storage, sums
 from . import checkpoint
 from .checkpoint import Checkpoint
 
@@ -161,7 +163,8 @@ class _Writer(StorageWriter):
         results = []
         for number, part in enumerate(_parts(plan.items)):
             name = f"{plan.storage_data}-{number}.safetensors"
-            tensors, places = {}, []
+            tensors: dict[str, torch.Tensor] = {}
+            places: list[dict[str, Any]] = []
             for i, item in enumerate(part):
                 tensor = planner.resolve_data(item)
                 assert isinstance(tensor, torch.Tensor) and item.tensor_data is not None
@@ -169,6 +172,10 @@ class _Writer(StorageWriter):
                 chunk = item.tensor_data.chunk
                 places.append({"file": name, "key": str(i), "offsets": list(chunk.offsets), "sizes": list(chunk.sizes)})
             data = save(tensors)
+            (header, start), view, whole = _header(io.BytesIO(data), name), memoryview(data), sums.of(data)
+            for place in places:
+                begin, end = header[place["key"]]["data_offsets"]
+                place |= {"sum": sums.of(view[start + begin : start + end]), "whole": whole}
             storage.put(storage.join(self._url, name), data)
             # The first tensor of a file counts for the whole file, with header and padding.
             counted = [len(data)] + [0] * (len(part) - 1)
@@ -183,16 +190,22 @@ class _Writer(StorageWriter):
         # Called on one worker when all have written: the marker it writes completes the checkpoint.
         tensors: dict[str, dict[str, Any]] = {}
         sizes: dict[str, int] = {}
+        whole: dict[str, str] = {}
         for result in (one for worker in results for one in worker):
             saved = metadata.state_dict_metadata[result.index.fqn]
             assert isinstance(saved, TensorStorageMetadata)
             dtype = str(saved.properties.dtype).removeprefix("torch.")
             entry = {"dtype": dtype, "shape": list(saved.size), "chunks": []}
-            tensors.setdefault(result.index.fqn, entry)["chunks"].append(result.storage_data)
-            file = result.storage_data["file"]
+            place = dict(result.storage_data)
+            file = place["file"]
+            whole[file] = place.pop("whole")
+            tensors.setdefault(result.index.fqn, entry)["chunks"].append(place)
             sizes[file] = sizes.get(file, 0) + result.size_in_bytes
         checkpoint.mark(
-            self._folder, self._step, {"files": sizes, "state": self._state, "tensors": tensors}, self._keep
+            self._folder,
+            self._step,
+            {"files": sizes, "sums": whole, "state": self._state, "tensors": tensors},
+            self._keep,
         )
 
     @classmethod
@@ -240,16 +253,16 @@ class _Reader(StorageReader):
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        files: dict[str, list[tuple[ReadItem, str]]] = {}
+        files: dict[str, list[tuple[ReadItem, dict[str, Any]]]] = {}
         for item in plan.items:
             place = self._places[_key(item.storage_index)]
-            files.setdefault(place["file"], []).append((item, place["key"]))
+            files.setdefault(place["file"], []).append((item, place))
         for name, wanted in files.items():
             # Tensors one at a time: a worker needs the memory of one part beside its own tensors.
             with storage.open_binary(storage.join(self._url, name)) as file:
                 header = _header(file, name)
-                for item, key in wanted:
-                    tensor = _read_tensor(file, *header, key, name)
+                for item, place in wanted:
+                    tensor = _read_tensor(file, *header, place, name)
                     begin, size = item.storage_offsets, item.lengths
                     piece = tensor[tuple(slice(b, b + n) for b, n in zip(begin, size, strict=True))]
                     target = planner.resolve_tensor(item).detach()
@@ -287,14 +300,25 @@ def _header(file: Any, name: str) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _read_tensor(file: Any, header: dict[str, Any], start: int, key: str, name: str) -> torch.Tensor:
-    """One tensor, read by its byte range: an object store sends no more than that."""
-    entry = header[key]
-    begin, end = entry["data_offsets"]
-    file.seek(start + begin)
+def _read_tensor(file: Any, header: dict[str, Any], start: int, place: dict[str, Any], name: str) -> torch.Tensor:
+    """One tensor, read by its byte range: an object store sends no more than that. ValueError if it is not the one that
+    was written."""
+    try:
+        entry = header[place["key"]]
+        begin, end = entry["data_offsets"]
+        dtype, shape = _DTYPES[entry["dtype"]], [int(size) for size in entry["shape"]]
+        file.seek(start + begin)
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{name}: its header is damaged") from None
     data = bytearray(file.read(end - begin))
     if len(data) != end - begin:
         raise ValueError(f"{name}: {len(data)} bytes of a tensor, expected {end - begin}; the file was cut")
-    dtype = _DTYPES[entry["dtype"]]
+    known = place.get("sum")  # not in checkpoints of older releases
+    if (
+        shape != list(place["sizes"])
+        or math.prod(shape) * dtype.itemsize != len(data)
+        or known not in (None, sums.of(data))
+    ):
+        raise ValueError(f"{name}: a tensor is damaged")
     tensor = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-    return tensor.reshape(entry["shape"])
+    return tensor.reshape(shape)

@@ -36,7 +36,7 @@ def test_folders_and_fingerprints(tmp_path: Path) -> None:
     assert fingerprint(tmp_path / "a") != fingerprint(tmp_path / "b")
     save(VQVAE(SMALL.model_copy(update={"ema_decay": 0.5})), tmp_path / "b", {})
     assert fingerprint(tmp_path / "a") != fingerprint(tmp_path / "b")
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["config.json", "model.safetensors", "sums.json"]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,7 @@ def test_old_tensor_names_load(tmp_path: Path) -> None:
     weights["decoder.downsample_mid.Conv2d_0.weight"] = weights.pop("decoder.downsample_mid.conv.weight")
     weights["decoder.downsample_mid.Conv2d_0.bias"] = weights["decoder.downsample_mid.conv.bias"].clone()
     save_file(weights, tmp_path / "model.safetensors")
+    (tmp_path / "sums.json").unlink()  # published folders have none
     after = load(tmp_path).state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[k], before[k]) for k in before)
 

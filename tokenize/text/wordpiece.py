@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...infra import storage
+from ...infra import storage, sums
 from ...modalities import COCO_CLASSES
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class WordPiece:
         return " ".join(words)
 
     def save(self, folder: str | Path) -> None:
-        """Writes tokenizer.json and config.json; each replaces its older version at once."""
+        """Writes tokenizer.json, config.json and the sums of both; each replaces its older version at once."""
         config = {
             "kind": "wordpiece",
             "vocab_size": self.vocab_size,
@@ -195,11 +195,13 @@ class WordPiece:
             "fingerprint": self.fingerprint(),
             **({} if self.classes == COCO_CLASSES else {"classes": self.classes}),
         }
-        for name, text in (
-            ("tokenizer.json", self._tokenizer.to_str(pretty=False)),
-            ("config.json", json.dumps(config, indent=1) + "\n"),
-        ):
-            storage.put(str(Path(folder) / name), text.encode())
+        files = {
+            "tokenizer.json": self._tokenizer.to_str(pretty=False).encode(),
+            "config.json": (json.dumps(config, indent=1) + "\n").encode(),
+        }
+        known = sums.dumps({name: sums.of(data) for name, data in files.items()})
+        for name, data in (files | {sums.FILE: known}).items():
+            storage.put(str(Path(folder) / name), data)
 
     @classmethod
     def load(cls, path: str | Path) -> WordPiece:
@@ -207,6 +209,8 @@ class WordPiece:
         from tokenizers import Tokenizer
 
         file = Path(path)
+        if file.is_dir():
+            sums.check(file, ("tokenizer.json", "config.json"))
         classes = _saved_classes(file / "config.json") if file.is_dir() else COCO_CLASSES
         file = file / "tokenizer.json" if file.is_dir() else file
         if not file.is_file():

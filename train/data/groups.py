@@ -109,12 +109,12 @@ class TokenStore:
         except FileNotFoundError:
             raise ValueError(f"shard {shard.name} has no {spec.name} tokens ({url}); tokenize them first") from None
         _check_column(reader, shard, spec)
-        ours = self._tokenizers.setdefault(spec.name, reader.spec.tokenizer)
-        if reader.spec.tokenizer != ours:
+        theirs = reader.spec.tokenizer  # "" of columns that name none
+        if theirs and (ours := self._tokenizers.setdefault(spec.name, theirs)) != theirs:
             raise ValueError(
-                f"shard {shard.name}, {spec.name}: its tokens are of the tokenizer {reader.spec.tokenizer or 'none'}, "
-                f"this run's are of {ours or 'none'}: it was fitted again since; bring the tokenizer back, or run "
-                "`fourmill tokenize` and `fourmill train` for a run on the new tokens"
+                f"shard {shard.name}, {spec.name}: its tokens are of the tokenizer {theirs}, this run's of {ours}: it was "
+                "fitted again since; bring the tokenizer back, or run `fourmill tokenize` and `fourmill train` for a run on "
+                "the new tokens"
             )
         return reader
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...infra import storage
+from ...infra import storage, sums
 from ...model import checkpoint as model_files
 from ...model.config import FourMConfig
 from ...model.fourm import FourM
@@ -106,7 +106,7 @@ def save_model(model: FourM, url: str, *, write: bool) -> None:
     copy.load_state_dict(state, assign=True)
     with tempfile.TemporaryDirectory(prefix="fourmill-") as scratch:
         model_files.save(copy, scratch)
-        for name in MODEL_FILES:  # the configuration last: a folder that has one is whole
+        for name in (model_files.WEIGHTS, sums.FILE, model_files.CONFIG):  # a folder that has the last one is whole
             storage.put(storage.join(url, name), Path(scratch, name).read_bytes())
 
 

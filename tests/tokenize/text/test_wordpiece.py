@@ -156,7 +156,7 @@ def test_fingerprint_follows_the_contents(wordpiece: WordPiece) -> None:
 
 def test_saved_folders_and_plain_files_open(wordpiece: WordPiece, tmp_path: Path) -> None:
     wordpiece.save(tmp_path / "text")
-    assert sorted(p.name for p in (tmp_path / "text").iterdir()) == ["config.json", "tokenizer.json"]
+    assert sorted(p.name for p in (tmp_path / "text").iterdir()) == ["config.json", "sums.json", "tokenizer.json"]
     config = json.loads((tmp_path / "text/config.json").read_text())
     assert config["fingerprint"] == wordpiece.fingerprint() and config["num_sentinels"] == 200
     for path in (tmp_path / "text", tmp_path / "text/tokenizer.json"):
@@ -170,6 +170,7 @@ def test_saved_folders_and_plain_files_open(wordpiece: WordPiece, tmp_path: Path
 def test_files_with_a_post_processor_get_one_eos(wordpiece: WordPiece, tmp_path: Path) -> None:
     """Published tokenizers append EOS by a template, and may pad."""
     wordpiece.save(tmp_path)
+    (tmp_path / "sums.json").unlink()
     data = json.loads((tmp_path / "tokenizer.json").read_text())
     data["post_processor"] = {
         "type": "TemplateProcessing",
