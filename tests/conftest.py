@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parent
 SUPPORT = str(TESTS / "support")
 FIRST, LAST = ("laws",), ("e2e", "chaos")
+
+# No clock decides whether a law holds: cores are shared with other work.
+hypothesis.settings.register_profile("fourmill", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("fourmill")
 
 # Models of tests are tiny: threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
