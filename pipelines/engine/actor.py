@@ -1,15 +1,14 @@
-"""The Ray side of a worker: its process, its threads, and what each node fetches before."""
+"""The Ray side of a worker: its process and its threads."""
 
 from __future__ import annotations
 
 import logging
 import os
-import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from ...infra import logs
-from .job import Demand, Hints, Job, NodeSetup, PlaceError, Status, Worker
+from .job import Demand, Hints, Job, PlaceError, Status, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -66,34 +65,3 @@ def actor_class(ray: Any, demand: Demand) -> Any:
     # max_restarts: the driver replaces an actor that died, since it must count which task was there when it did.
     options = {"num_cpus": demand.cpus, "num_gpus": demand.gpus, "memory": demand.memory, "max_restarts": 0}
     return ray.remote(**options, concurrency_groups={"tasks": TASKS_AT_ONCE, "status": 1})(Actor)
-
-
-def elsewhere(nodes: Sequence[Mapping[str, Any]], avoid: Collection[str]) -> Any:
-    """Where Ray should place an actor if it can, so that it comes on none of these nodes; None for anywhere."""
-    others = [node["NodeID"] for node in nodes if node["NodeID"] not in avoid and node["Resources"].get("CPU")]
-    if not avoid or not others:
-        return None
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    return NodeAffinitySchedulingStrategy(random.choice(others), soft=True)
-
-
-def set_up_nodes(ray: Any, setups: Sequence[NodeSetup], nodes: Sequence[Mapping[str, Any]]) -> None:
-    """Let every node fetch what its actors need, once, before they ask for it. ValueError if one cannot."""
-    if not setups:
-        return
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    def fetch(setups: Sequence[NodeSetup]) -> None:
-        for setup in setups:
-            setup.setup_on_node()
-
-    remote = ray.remote(num_cpus=0, max_retries=2)(fetch)
-    ids = [node["NodeID"] for node in nodes if node["Resources"].get("CPU")]  # a head node without CPUs gets no actors
-    strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in ids]
-    logger.info("%d nodes fetch what their actors need", len(ids))
-    try:
-        ray.get([remote.options(scheduling_strategy=strategy).remote(setups) for strategy in strategies])
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, Exception) else error
-        raise ValueError(str(cause) if isinstance(cause, ValueError) else repr(cause)) from None

@@ -8,19 +8,22 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from ...infra.cluster import cluster
 from ...infra.progress import Progress
-from .actor import TASKS_AT_ONCE, actor_class, elsewhere, set_up_nodes
-from .job import Hints, Job, PlaceError, Sign, Status, StopJob, Worker
+from .actor import TASKS_AT_ONCE, actor_class
+from .job import Demand, Hints, Job, PlaceError, Sign, Status, StopJob, Worker
+from .nodes import Nodes
 from .resources import no_place, places
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
+NO_ROOM = "no node of the cluster has room; waiting for one"
+NODE_DIED = "its node has died"  # as Ray says it
 STATUS_SECONDS = 0.1  # that actors have to say how far they are
 WAIT_SECONDS = 1.0  # times the attempts so far, before a task that met an error of the place is tried again
 FATAL = ("device",)  # rows of `infra.faults` from which no process recovers
@@ -75,6 +78,7 @@ class Pool(Generic[Task]):
     failed_runs: Counter[int] = field(default_factory=Counter)
     retiring: list[Any] = field(default_factory=list)
     given_up: int = 0  # tasks in a row
+    lost_places: int = 0  # that are not filled again
 
     def assign(self) -> None:
         """Start the actors that are missing; give each a task, and a second one while there are enough for all."""
@@ -178,7 +182,7 @@ class Pool(Generic[Task]):
             self.bad_nodes.add(error.node)
         # What replaces it may get the same accelerator: a place that never did anything is not filled again.
         if actor not in self.proven and any(one not in self.retiring for one in self.proven) and self.size > 1:
-            self.size -= 1
+            self._lose_place()
             logger.warning("a place is given up, %d actors are left: %s", self.size, error)
         else:
             logger.warning("an actor is replaced: %s", error)
@@ -187,17 +191,42 @@ class Pool(Generic[Task]):
         """An actor could not start: go on without it, if others have shown that they can work. Else False."""
         if not self.proven:
             return False
+        self._lose_place()
+        self._take_back(actor)
+        logger.warning("an actor could not start, %d are left: %s", self.size, reason)
+        return True
+
+    def _lose_place(self) -> None:
+        if self.size > 1:
+            self.lost_places += 1
+            self.size -= 1
+
+    def _take_back(self, actor: Any) -> None:
+        """Drop an actor whose tasks are not to blame for that."""
         self._drop(actor)
-        self.size = max(1, self.size - 1)
         for ref, (owner, name) in list(self.in_flight.items()):
             if owner is actor:
                 del self.in_flight[ref]
                 self.pending.appendleft(name)
-        logger.warning("an actor could not start, %d are left: %s", self.size, reason)
-        return True
+
+    def resize(self, places: int, started: Collection[Any]) -> None:
+        """The cluster has so many places for actors now. Those that have not started and have no place are dropped.
+
+        Args:
+            started: actors that have answered, which have a place as long as they live.
+        """
+        self.size = max(0, places - self.lost_places)
+        for actor in [one for one in self.actors if one not in started][::-1]:
+            if len(self.actors) > self.size:
+                self._take_back(actor)
+                self.stop_actor(actor)
 
     def requeue(self, actor: Any, reason: str) -> dict[str, str]:
         """Drop a dead actor and requeue its tasks; returns those that crashed too often, with the reason."""
+        if NODE_DIED in reason:  # a preempted machine says nothing of its tasks
+            logger.warning("a node died; %s is requeued: %s", " and ".join(self.held(actor)) or "nothing", reason)
+            self._take_back(actor)
+            return {}
         self._drop(actor)
         failed = {}
         for ref, (owner, name) in list(self.in_flight.items()):
@@ -237,12 +266,20 @@ def run(
         return outcome
     start = time.monotonic()
     with cluster(job.engine.address) as ray, Progress(stage, len(tasks), unit) as progress:
-        pool = _start(ray, job, make_worker, tasks)
+        nodes = Nodes(ray, job.node_setups())  # first, since the sizes of files that are here say what an actor takes
+        demand = job.demand(any(node.get("GPU") for node in nodes.resources()))
+        pool = _pool(ray, job, make_worker, tasks, nodes, demand)
         status: dict[Any, Status] = {}
         try:
             while pool.pending or pool.in_flight:
+                if nodes.have_changed():
+                    pool.resize(_places(job, nodes, demand, len(tasks)), status)
+                    logger.warning(
+                        "the cluster has %d nodes, and room for %d actors", len(nodes.resources()), pool.size
+                    )
                 pool.assign()
                 if not pool.in_flight:  # all that is left waits a little
+                    progress.update(notes="" if pool.size else NO_ROOM)
                     time.sleep(POLL_SECONDS)
                     continue
                 ready, _ = ray.wait(list(pool.in_flight), num_returns=1, timeout=POLL_SECONDS)
@@ -258,23 +295,28 @@ def run(
     return outcome
 
 
-def _start(
-    ray: Any, job: AnyJob, make_worker: Callable[[AnyJob], Worker[Task, Result]], tasks: Mapping[str, Task]
+def _places(job: Job, nodes: Nodes, demand: Demand, tasks: int) -> int:
+    """How many actors there may be: no more than fit, since Ray lets one that cannot be placed wait for ever."""
+    fits = places(nodes.resources(), demand)
+    return min(job.engine.actors or fits, fits, tasks)
+
+
+def _pool(
+    ray: Any,
+    job: AnyJob,
+    make_worker: Callable[[AnyJob], Worker[Task, Result]],
+    tasks: Mapping[str, Task],
+    nodes: Nodes,
+    demand: Demand,
 ) -> Pool[Task]:
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    set_up_nodes(ray, job.node_setups(), nodes)  # first, since the sizes of files that are here say what an actor takes
-    resources = [node["Resources"] for node in nodes]
-    demand = job.demand(any(node.get("GPU") for node in resources))
-    fits = places(resources, demand)
-    if fits < 1:
-        raise ValueError(no_place(resources, demand, job.advice_if_too_large()))
-    # No more than fit: Ray lets an actor that cannot be placed wait for ever, without an error.
-    size = min(job.engine.actors or fits, fits, len(tasks))
-    logger.info("%d tasks on %d actors of %s, on %d nodes", len(tasks), size, demand, len(nodes))
+    size = _places(job, nodes, demand, len(tasks))
+    if size < 1:
+        raise ValueError(no_place(nodes.resources(), demand, job.advice_if_too_large()))
+    logger.info("%d tasks on %d actors of %s, on %d nodes", len(tasks), size, demand, len(nodes.resources()))
     remote, threads = actor_class(ray, demand), max(1, int(demand.cpus))
 
     def start(avoid: set[str]) -> Any:
-        placed = remote.options(scheduling_strategy=strategy) if (strategy := elsewhere(nodes, avoid)) else remote
+        placed = remote.options(scheduling_strategy=strategy) if (strategy := nodes.elsewhere(avoid)) else remote
         return placed.remote(job, make_worker, threads)
 
     return Pool(tasks, deque(tasks), size, start, job.engine.attempts, ray.kill)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fourmill_tests import data, runs
-from fourmill_tests.cases import CLUSTER, mended_by, require
+from fourmill_tests.cases import require
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(900)]
 SLOW_START = "timed out during startup"
@@ -91,7 +91,6 @@ def test_a_started_cluster_is_found(tmp_path: Path, short: str) -> None:
     require(done.returncode == 0, f"a cluster that `ray start` made: {done.stderr.strip()[-300:]}")
 
 
-@mended_by(CLUSTER)
 def test_a_lost_node_ends_no_stage(tmp_path: Path, short: str) -> None:
     """Two nodes of one CPU; one is preempted and not replaced. The actor that takes the dead one's place can never be
     placed, yet shards are given to it."""

@@ -201,3 +201,29 @@ def test_a_worker_that_cannot_start_is_a_sentence(ray_cluster: str, tmp_path: Pa
 def test_more_than_the_cluster_has_is_a_sentence(ray_cluster: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"asks for 1e\+06 CPUs.*lower engine.cpus or engine.gpus, or double less"):
         double(Doubling(str(tmp_path), engine=Engine(cpus=1e6)), 1)
+
+
+def test_an_actor_without_a_place_gives_its_tasks_back() -> None:
+    """Its node has gone; the actor that replaces it can never be placed."""
+    one = pool("abc", 2)
+    one.assign()
+    placed, unplaced = one.actors
+    one.resize(1, {placed})
+    assert one.actors == [placed] and list(one.pending) == ["b", "c"] and not one.attempts
+    one.assign()
+    assert loads(one) == [["a", "b"]] and unplaced not in one.actors
+
+
+def test_nodes_that_join_get_actors() -> None:
+    one = pool("abcd", 1)
+    one.assign()
+    one.resize(3, set(one.actors))
+    one.assign()
+    assert len(one.actors) == 3
+
+
+def test_a_task_is_not_blamed_for_a_node_that_died() -> None:
+    one = pool("a", 1, attempts=1)
+    one.assign()
+    assert one.requeue(one.actors[0], "The actor died because its node has died. Node Id: 1") == {}
+    assert list(one.pending) == ["a"] and not one.attempts

@@ -20,6 +20,7 @@ import pytest
 
 from fourmill.pipelines.engine import driver
 from fourmill.pipelines.engine.job import Demand, Hints, NodeSetup, PlaceError, Status, StopJob
+from fourmill.pipelines.engine.nodes import Nodes
 from fourmill.pipelines.engine.settings import Engine
 
 
@@ -165,8 +166,8 @@ def inline(monkeypatch: pytest.MonkeyPatch, places: int = 1) -> _Ray:
 
     monkeypatch.setattr(driver, "cluster", cluster)
     monkeypatch.setattr(driver, "actor_class", lambda *_: SimpleNamespace(remote=ray.start))
-    monkeypatch.setattr(driver, "elsewhere", lambda *_: None)
-    monkeypatch.setattr(driver, "set_up_nodes", lambda *_: None)
+    monkeypatch.setattr(driver, "Nodes", lambda ray, setups: Nodes(ray, []))
+    monkeypatch.setattr(Nodes, "elsewhere", lambda *_: None)
     monkeypatch.setattr(driver, "WAIT_SECONDS", 0.0)
     monkeypatch.setattr(driver, "POLL_SECONDS", 0.0)
     return ray
