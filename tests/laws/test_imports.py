@@ -28,7 +28,7 @@ ORDER = (
     ("verbs",),
     ("cli",),
 )
-MAY_IMPORT_RAY = ("infra/cluster.py", "pipelines/engine/actor.py", "train/")
+MAY_IMPORT_RAY = ("infra/cluster.py", "pipelines/engine/actor.py", "pipelines/engine/nodes.py", "train/")
 HEAVY = (
     "torch", "ray", "cv2", "numpy", "pyarrow", "pydantic", "transformers", "tokenizers", "matplotlib", "jinja2", "rich",
     "yaml", "fsspec",
