@@ -56,7 +56,7 @@ def names(of: Nodes) -> set[str]:
     return {name for resources in of.resources() for name in resources if name != "CPU"}
 
 
-def test_a_node_that_joins_is_used_once_it_has_what_it_needs() -> None:
+def test_a_joining_node_is_used_once_it_is_set_up() -> None:
     ray = PlainRay(A)
     cluster = Nodes(ray, [object()])  # type: ignore[list-item]
     ray.living.append(B)
@@ -74,7 +74,7 @@ def test_a_node_that_goes_away_is_noticed() -> None:
     assert cluster.have_changed() and names(cluster) == {B} and ray.fetched == []
 
 
-def test_a_node_that_cannot_fetch_is_asked_again_and_gets_no_actors() -> None:
+def test_a_node_that_cannot_fetch_gets_no_actors() -> None:
     ray = PlainRay(A)
     cluster = Nodes(ray, [object()])  # type: ignore[list-item]
     ray.living.append(B)
