@@ -13,6 +13,7 @@ from fourmill.infra import ledger
 from fourmill.pipelines.engine.job import StopJob
 from fourmill.project import Project
 from fourmill.recipe import Recipe
+from fourmill.tokenize import table_file
 from fourmill.verbs.make import tokenize
 
 SHARDS, SAMPLES = 4, 6
@@ -32,10 +33,15 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory, shards: list[str]) -> dict[str, bytes]:
+def expected(tmp_path_factory: pytest.TempPathFactory, shards: list[str]) -> dict[str, tuple[str, str]]:
     plain = recipe(tmp_path_factory.mktemp("plain"), shards, seconds=0.0)
     data.make(plain, data.outputs(plain))
-    return data.columns(plain.root)
+    return contents(plain.root)
+
+
+def contents(root: str) -> dict[str, tuple[str, str]]:
+    """Sums of keys and rows of every file: footers name the specialist, too."""
+    return {name: table_file.content(file) for name, file in data.columns(root).items()}
 
 
 def rejects(root: str) -> dict[str, str]:
@@ -47,7 +53,7 @@ def rejects(root: str) -> dict[str, str]:
 @pytest.mark.parametrize("says", ["CUDA error: an illegal memory access was encountered", "the handle is invalid"])
 @pytest.mark.parametrize(("calls", "only"), [(0, ""), (1, ""), (4, ""), (1, "1")])
 def test_a_poisonous_accelerator_leaves_no_null(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shards: list[str], expected: dict[str, bytes], places: int,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shards: list[str], expected: dict[str, tuple[str, str]], places: int,
     says: str, calls: int, only: str,
 ) -> None:  # fmt: skip
     """In one of two workers, or in the only one: known by its text, or not; at all samples, or only some."""
@@ -56,12 +62,12 @@ def test_a_poisonous_accelerator_leaves_no_null(
     poisoned = recipe(tmp_path / "out", shards, "Poisonous", **options)
     summary = tokenize.make(Project(poisoned))
     assert summary.complete and summary.samples == SHARDS * SAMPLES and not rejects(poisoned.root)
-    assert data.columns(poisoned.root) == expected
+    assert contents(poisoned.root) == expected
     assert len(ray.actors) - len(ray.killed) <= places or not summary.rejects
 
 
 def test_bad_samples_are_rejects_and_each_kind_costs_one_shard(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shards: list[str], expected: dict[str, bytes]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shards: list[str], expected: dict[str, tuple[str, str]]
 ) -> None:
     inline(monkeypatch, 2)
     bad = ("000001", "000008", "000009", "000020")
@@ -70,7 +76,7 @@ def test_bad_samples_are_rejects_and_each_kind_costs_one_shard(
     assert summary.complete and tuple(rejects(picky.root)) == bad
     assert rejects(picky.root)["000008"] == "canny_edge: RuntimeError: this sample only, 000008"
     untouched = [name for name in expected if "train-00002" in name]
-    columns = data.columns(picky.root)
+    columns = contents(picky.root)
     assert untouched and all(columns[name] == expected[name] for name in untouched)
 
 
