@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol, cast
 
-from .infra import logs
+from .infra import logs, stopping
 
 # Whose errors say that a service cannot be reached; their types are neither OSError nor classes of fourmill.
 NETWORK = (
@@ -118,7 +118,8 @@ def _overview() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb. The exit status is 0 if all that was asked for exists, 1 if not, 2 for a mistake in asking."""
+    """Run one verb. The exit status is 0 if all that was asked for exists, 1 if not, 2 for a mistake in asking, and 128
+    and its number after a signal: 130 for Ctrl-C, 143 for SIGTERM."""
     # Threads of torch and OpenMP that wait must sleep, not spin: cores are shared with workers. Read at their import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     top = parser()
@@ -136,10 +137,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         logs.configure(args.log_level, args.log_file)
-        return verbs()[args.verb].main(args)
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to go on from here", file=sys.stderr)
-        return 130
+        with stopping.heeded():
+            return verbs()[args.verb].main(args)
+    except KeyboardInterrupt as interrupt:
+        stopped = stopping.because_of(
+            interrupt, str(interrupt) or "what is finished is kept; run the same command again"
+        )
+        print(f"stopped; {stopped.said}", file=sys.stderr)
+        return 128 + stopped.signum
     except BrokenPipeError:
         return 1
     except (ValueError, OSError, ImportError, RuntimeError) as error:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from . import stopping
+
 logger = logging.getLogger(__name__)
 
 # Local clusters hold task results and a few batches, not datasets: columns go straight to storage.
@@ -50,12 +52,13 @@ def cluster(address: str | None = None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    if address:
-        _connect(ray, address, f"engine.address: {address}")
-    elif address := os.environ.get("RAY_ADDRESS"):
-        _connect(ray, address, f"RAY_ADDRESS={address}")
-    else:
-        _start(ray)
+    with stopping.kept():
+        if address:
+            _connect(ray, address, f"engine.address: {address}")
+        elif address := os.environ.get("RAY_ADDRESS"):
+            _connect(ray, address, f"RAY_ADDRESS={address}")
+        else:
+            _start(ray)
     try:
         yield ray
     finally:

@@ -99,6 +99,11 @@ class Saver:
         assert isinstance(started, ConcurrentFuture)
         self._writing = started
 
+    def check(self) -> None:
+        """OSError if the last checkpoint could not be written, as far as is known; does not wait."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
     def wait(self) -> None:
         """Return when the last checkpoint is complete. OSError if it could not be written."""
         if self._writing is not None:
@@ -131,7 +136,8 @@ def _readable_errors(verb: str, url: str, advice: str = "") -> Iterator[None]:
         failures = [(rank, failure[0]) for rank, failure in sorted(error.failures.items())]
         kind = ValueError if all(isinstance(cause, ValueError) for _, cause in failures) else OSError
         causes = "; ".join(f"worker {rank}: {cause!r}" for rank, cause in failures)
-        raise kind(f"{url}: cannot {verb} the checkpoint: {causes}{advice}") from error
+        # From the first of them: its number tells a full disk from what may be over soon (infra/faults.py).
+        raise kind(f"{url}: cannot {verb} the checkpoint: {causes}{advice}") from failures[0][1]
 
 
 class _Writer(StorageWriter):

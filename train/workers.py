@@ -11,14 +11,16 @@ import logging
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..infra import logs
+from ..infra import faults, logs
 from ..infra.cluster import cluster
 from ..infra.progress import Progress
+from .requests import Stopped, number_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,10 @@ MAX_PLACEMENTS = 30
 POLL_SECONDS = 0.5
 BOARD_SECONDS = 10.0  # how long a worker or the driver waits for the board before it goes on without an answer
 FINAL = (ValueError, FloatingPointError, FileNotFoundError)  # errors that another attempt would meet again
+LASTING = ("full", "access")  # rows of infra/faults.py that do not end while a run is started again
+REQUEST_SECONDS = 1.0  # between two looks for requests
+GRACE_SECONDS = 120.0  # that a command which is asked to stop waits for a checkpoint; whoever kills it may be sooner
+DRAIN_SECONDS = 2.0  # between two looks for nodes that are about to leave
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,13 @@ class BoardState:
     last: dict[int, dict[str, Any]] = field(default_factory=dict)
     attempts: int = 0
     failure: str = ""
+    saves: int = 0  # requests to save, and whether the last one is to stop as well, see requests.py
+    stop: bool = False
+
+    @property
+    def in_steps(self) -> bool:
+        """Whether some worker is at work that can be saved."""
+        return any(one["unit"] == "steps" and one["done"] < one["total"] for one in self.last.values())
 
 
 class _Board:
@@ -108,7 +121,7 @@ class _Board:
     def begin(self, rank: int) -> str:
         self.state.attempts += rank == 0
         self.state.last.pop(rank, None)
-        return self.state.failure
+        return self.state.failure or ("stopped" if self.state.stop else "")
 
     def post(self, rank: int, message: dict[str, Any]) -> None:
         self.state.last[rank] = message
@@ -117,6 +130,12 @@ class _Board:
         # Workers of a group all report the same error; workers that fit different tokenizers each have their own.
         if failure not in self.state.failure:
             self.state.failure = "; ".join(filter(None, (self.state.failure, failure)))
+
+    def ask(self, stop: bool) -> None:
+        self.state.saves, self.state.stop = self.state.saves + 1, self.state.stop or stop
+
+    def asked(self) -> int:
+        return number_of(self.state.saves, self.state.stop)
 
     def read(self) -> BoardState:
         return self.state
@@ -127,9 +146,23 @@ class Reporter:
 
     def __init__(self, board: Any) -> None:
         self._board = board
+        self._asked = 0
+        self._asking: threading.Thread | None = None
+
+    def asked(self) -> int:
+        """The number of the command's requests (requests.py) as of a second ago; does not wait."""
+        if self._asking is None:
+            self._asking = threading.Thread(target=self._ask_on, name="requests", daemon=True)
+            self._asking.start()
+        return self._asked
+
+    def _ask_on(self) -> None:
+        while True:
+            self._asked = max(self._asked, _ask(self._board.asked) or 0)
+            time.sleep(REQUEST_SECONDS)
 
     def begin(self) -> str:
-        """Called by every worker first. Returns the final error of an earlier attempt, "" if there was none."""
+        """Called by every worker first. Returns the final error of an earlier attempt, "" if there is work to do."""
         from ray import train
 
         return _ask(self._board.begin, train.get_context().get_world_rank()) or ""
@@ -156,8 +189,14 @@ def _ask(method: Any, *arguments: Any) -> Any:
         return None
 
 
+def final(error: BaseException) -> bool:
+    """Whether another attempt would meet an error again: a wrong setting, a full disk, a folder that is not ours."""
+    row = faults.find(error)
+    return isinstance(error, FINAL) or (row is not None and row.name in LASTING)
+
+
 def guard(work: Work) -> Work:
-    """`work` that posts an error of `FINAL` on the board, so that it is not tried again.
+    """`work` that posts a final error on the board, so that it is not tried again.
 
     The worker then returns as if it were done. If it is in a process group it raises instead: others may wait for it in
     a collective, and Ray Train ends all. In the attempt that Ray Train then makes, every worker returns at once,
@@ -171,7 +210,11 @@ def guard(work: Work) -> Work:
             return
         try:
             work(config)
-        except FINAL as error:
+        except Stopped as stopped:
+            logger.info("%s", stopped)
+        except Exception as error:
+            if not final(error):
+                raise
             traceback.print_exc()  # in full into the worker's log; the user sees one line
             reporter.fail(_text(error))
             if _in_group():
@@ -243,17 +286,63 @@ def _watch(trainer: Any, board: Any, elastic: bool) -> None:
 
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     thread.start()
-    screen = _Screen(elastic)
+    screen, notices = _Screen(elastic), _Notices()
     alive = True
-    while alive:
-        thread.join(POLL_SECONDS)
-        alive = thread.is_alive()  # before the board is read, so that it is read once more after the end
-        screen.show(_ask(board.read) or BoardState())
+    try:
+        while alive:
+            thread.join(POLL_SECONDS)
+            alive = thread.is_alive()  # before the board is read, so that it is read once more after the end
+            screen.show(_ask(board.read) or BoardState())
+            if notices.new():
+                screen.close()
+                print("a node is about to leave the cluster: saving a checkpoint", file=sys.stderr, flush=True)
+                _ask(board.ask, False)
+    except KeyboardInterrupt:
+        screen.close()
+        _save(thread, board)
+        raise
     screen.close()
     if screen.failure:
         raise RuntimeError(screen.failure) from (raised[0] if raised else None)
     if raised:
         raise RuntimeError(_cause(raised[0])) from raised[0]
+
+
+def _save(thread: threading.Thread, board: Any) -> None:
+    """Have the workers save and stop, if they are at something that can be saved, and wait for it."""
+    if not (_ask(board.read) or BoardState()).in_steps:
+        return
+    print("saving a checkpoint before it stops (once more: stop at once)", file=sys.stderr, flush=True)
+    _ask(board.ask, True)
+    thread.join(GRACE_SECONDS)
+
+
+class _Notices:
+    """Nodes that are about to leave the cluster: a cloud takes them back, or `ray drain-node` does."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._looked = 0.0
+
+    def new(self) -> bool:
+        """Whether there are some that were not there at the last look; looks every few seconds."""
+        if time.monotonic() - self._looked < DRAIN_SECONDS:
+            return False
+        self._looked = time.monotonic()
+        found = draining() - self._known
+        self._known |= found
+        return bool(found)
+
+
+def draining() -> set[str]:
+    """Ids of the nodes that are about to leave; Ray Train itself looks here (Ray 2.60)."""
+    from ray._private.state import state
+
+    try:
+        return set(state.get_draining_nodes())
+    except Exception as error:  # it only helps to lose less
+        logger.debug("nodes that are about to leave are not known: %s", error)
+        return set()
 
 
 class _Screen:

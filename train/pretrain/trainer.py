@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -30,6 +30,7 @@ from ..data.order import rank_positions
 from ..flops import peak_flops, step_flops
 from ..metrics import Metrics
 from ..parallel import Parallel, to_device, whole
+from ..requests import Asked, Requests, Stopped
 from ..schedule import cosine_lr
 from ..trackers import trackers
 from . import initial
@@ -119,6 +120,7 @@ class Trainer:
 
     def _run(self, reporter: workers.Reporter, logged: Metrics | None) -> None:
         settings, started = self.settings, time.monotonic() - self.seconds
+        requests = Requests(reporter, self.rank, self.world)
         batches = self.loader.batches(self.step, settings.batch_size, self.rank, self.world)
         window = Window(self.outputs, started=time.monotonic())
         self._report(reporter, "; ".join(self.notes))
@@ -127,15 +129,18 @@ class Trainer:
             _, batch = next(batches)
             window.waited += time.monotonic() - before
             lr = self.train_step(batch, window)
-            done = self.step == settings.steps
-            saves = self.step % settings.checkpoint_every == 0 or done
+            self.saver.check()
+            done, asked = self.step == settings.steps, requests.take()
+            stops = asked is Asked.STOP and not done
+            saves = self.step % settings.checkpoint_every == 0 or done or asked is not Asked.NOTHING
             # Before each checkpoint too: none holds a loss that is not finite, and a run that resumes from it has the
             # same windows, so the same log lines. Between these steps nothing waits for the device.
             if self.step % settings.log_every == 0 or saves:
                 self._look(window, lr, logged, reporter)
                 window = Window(self.outputs, started=time.monotonic())
             paused = time.monotonic()
-            if self.job.val_shards and (self.step % settings.validate_every == 0 or done):
+            # Who stops has no time to validate.
+            if self.job.val_shards and (self.step % settings.validate_every == 0 or done) and not stops:
                 values = self.validate()
                 if logged is not None:
                     logged.log(self.step, "val", values)
@@ -145,9 +150,12 @@ class Trainer:
                 if logged is not None:
                     logged.flush()  # before the checkpoint: a run that resumes from it reads the lines up to its step
                 self.save()
+            if stops:
+                self._stop(batches, requests)
             # Validation and saving are no part of tokens/s.
             window.started += time.monotonic() - paused
         batches.close()
+        requests.close()
         self.saver.wait()
         self._save_models()
         if logged is not None:
@@ -161,6 +169,13 @@ class Trainer:
         steps = self.settings.steps
         during = step / steps, (step + 1) / steps
         return len(predicted_modalities(self.loader.masking, self.job.datasets, during))
+
+    def _stop(self, batches: Generator[Any], requests: Requests) -> None:
+        """Raise `Stopped` when the checkpoint of this step is complete."""
+        batches.close()
+        requests.close()
+        self.saver.wait()
+        raise Stopped(f"stopped at step {self.step}, which is saved")
 
     def train_step(self, batch: PackedBatch, window: Window) -> float:
         """One optimizer step on this rank's part of the batch, as NumPy arrays. Returns its learning rate."""

@@ -29,6 +29,7 @@ from ...tokenize.settings import TextTokenizer, TokenizerSettings, warm_starts
 from .. import checkpoint, workers
 from ..data.prefetch import prefetch
 from ..metrics import Metrics
+from ..requests import Asked, Requests, Stopped
 from .augment import color_jitter
 from .examples import Board, Rows, batch_indices, collect, resized, side, size_at
 
@@ -307,18 +308,25 @@ def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: s
     metrics = Metrics(folder, trainer.steps_done) if rank == 0 else None
     total = settings.total_steps
     board.post(stage=f"fit {name}", done=trainer.steps_done, total=total, unit="steps")
+    requests = Requests(board, rank, world)
     for x in batches(job, name, rows.train, rank, batch, trainer.steps_done, device):
         values, step = trainer.step(x), trainer.steps_done
-        if metrics is None:
-            continue
-        if step % LOG_EVERY == 0 or step == total:
+        asked = requests.take()
+        if metrics is not None and (step % LOG_EVERY == 0 or step == total):
             metrics.log(step, "train", values)
             notes = f"loss {values['loss']:.4f}, {values['codes_in_batch']:.0f} codes in a batch"
             board.post(stage=f"fit {name}", done=step, total=total, unit="steps", notes=notes)
         # The last one too: what fails while quality is measured must not cost the fit.
-        if step % settings.checkpoint_every == 0 or step == total:
+        saves = step % settings.checkpoint_every == 0 or step == total or asked is not Asked.NOTHING
+        if metrics is not None and saves:
             metrics.flush()  # before the checkpoint: a resumed fit goes on after its lines
             checkpoint.save(checkpoints, step, {"state.pt": checkpoint.pack(trainer.state_dict())}, keep=1)
+        if asked is Asked.STOP and step < total:
+            requests.close()
+            if metrics is not None:
+                metrics.abandon()
+            raise Stopped(f"fit {name}: stopped at step {step}, which is saved")
+    requests.close()
     if metrics is not None:
         _finish(job, name, rows, trainer.result(), batch, metrics, start, world, perceptual)
     # The other ranks wait for the measuring, or the next tokenizer's first message would time out.
@@ -335,6 +343,12 @@ def run_folder(job: FitJob, name: str) -> str:
     made_by = job.versions.get(name)
     folder = job.prints[name] + (f"-{fingerprint(made_by)}" if made_by else "")
     return storage.join(job.root, "runs", f"fit-{name}", folder)
+
+
+def saved_step(job: FitJob, name: str) -> int | None:
+    """The step that a fit goes on from, None if it begins."""
+    found = checkpoint.complete(storage.join(run_folder(job, name), "checkpoints"))
+    return found[-1].step if found else None
 
 
 def _finish(

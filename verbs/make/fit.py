@@ -6,11 +6,13 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
+from ...infra import stopping
 from .. import arguments, stage
 from ..summary import Summary, show
 
 if TYPE_CHECKING:
     from ...project import Project
+    from ...train.tokenizers.fit import FitJob
 
 ORDER = 60
 HELP = "fit the tokenizers that are missing"
@@ -36,6 +38,8 @@ def make(project: Project) -> Summary:
         job, failure = project.fit_job(missing), "it was not fitted"
         try:
             fitting.run(job, resources, project.recipe.engine.address)
+        except KeyboardInterrupt as interrupt:
+            raise stopping.because_of(interrupt, _kept(job)) from None
         except RuntimeError as error:
             failure = str(error)
         project.refresh()
@@ -48,3 +52,13 @@ def make(project: Project) -> Summary:
         quality = ", ".join(f"{measure} {value:.4g}" for measure, value in tokenizer.quality.items())
         summary.notes.append(f"{name}: {tokenizer.vocab_size} entries{', ' + quality if quality else ''}")
     return stage.finish(project, summary, start, "tokenizers", project.fit_fingerprints)
+
+
+def _kept(job: FitJob) -> str:
+    """Where the next start of a fit that was stopped goes on, for people."""
+    from ...train.tokenizers import fit as fitting
+
+    steps = {name: fitting.saved_step(job, name) for name in job.tokenizers}
+    begun = [f"{name} from step {step}" for name, step in steps.items() if step is not None]
+    goes_on = f"goes on with {', '.join(begun)}" if begun else "begins with those that are not finished at step 0"
+    return f"finished tokenizers are kept; the same command {goes_on}"

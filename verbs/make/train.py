@@ -6,6 +6,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
+from ...infra import stopping
 from .. import arguments, stage
 from ..summary import Summary, show
 
@@ -48,6 +49,8 @@ def make(project: Project, checkpoint: int | None = None) -> Summary:
         stage.prepare_root(project)
         try:
             pretrain.run(job)
+        except KeyboardInterrupt as interrupt:
+            raise stopping.because_of(interrupt, _kept(job)) from None
         except RuntimeError as error:
             summary.missing[output] = str(error)
         record = project.run_record()
@@ -74,3 +77,11 @@ def _gone_back(job: TrainJob, step: int, finished: bool) -> list[str]:
         raise ValueError(f"the run is finished; train.init={place} begins another one with the weights of step {step}")
     later = checkpoint.go_back(job.checkpoints, step)
     return [f"went on from step {step}; later checkpoints were deleted: {', '.join(map(str, later)) or 'none'}"]
+
+
+def _kept(job: TrainJob) -> str:
+    """Where the next start of a run that was stopped goes on, for people."""
+    step = job.model_step()
+    if step is None:
+        return f"nothing of the run is saved yet: the same command begins at step 0 ({job.folder})"
+    return f"step {step} of {job.settings.steps} is saved: the same command goes on from there ({job.folder})"

@@ -87,7 +87,6 @@ def test_an_unfinished_run_can_generate(ray_cluster: str, copy: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-@mended_by(NOTHING_WRONG)
 def test_ctrl_c_before_a_checkpoint_says_what_is_so(ray_cluster: str, copy: Path) -> None:
     """ "run the same command again to go on from here": there is something to go on from, or it is not said."""
     changes = ("train.steps=20000", "train.checkpoint_every=20000", "train.validate_every=20000")
