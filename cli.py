@@ -140,9 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with stopping.heeded():
             return verbs()[args.verb].main(args)
     except KeyboardInterrupt as interrupt:
-        stopped = stopping.because_of(
-            interrupt, str(interrupt) or "what is finished is kept; run the same command again"
-        )
+        kept = str(interrupt) or "what is finished is kept: the same command makes the rest"
+        stopped = stopping.because_of(interrupt, kept)
         print(f"stopped; {stopped.said}", file=sys.stderr)
         return 128 + stopped.signum
     except BrokenPipeError:

@@ -102,6 +102,7 @@ class Trainer:
             )
         sharded.load(saved, self.weights.tensors(), self.saver.group)
         self.step, self.seconds, self.skipped = saved.step, state["seconds"], state.get("skipped", [])
+        self.weights.ramped = state.get("ramped", False)  # not of checkpoints of 0.1.0
         # AdamW does not count skipped steps in its bias correction.
         self.weights.resumed(self.step - len(self.skipped))
         logger.info("worker %d of %d resumed from step %d: %s", self.rank, self.world, self.step, saved.url)
@@ -327,7 +328,7 @@ class Trainer:
     def save(self) -> None:
         """Begin a checkpoint; training goes on while it is written."""
         state = {"model": self.model.config.to_dict(), "averaged": self.averages}
-        state |= {"seconds": self.seconds, "skipped": self.skipped}
+        state |= {"seconds": self.seconds, "skipped": self.skipped, "ramped": self.weights.ramped}
         self.saver.save(self.step, self.weights.tensors(), state)
 
     def _save_models(self) -> None:

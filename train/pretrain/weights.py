@@ -23,6 +23,9 @@ from .job import MODEL, MODEL_FILES
 class Weights:
     """Parameters, moments and average of a model, each by the parameter's name.
 
+    Attributes:
+        ramped: whether the decay of the average is ramped; runs that began without go on so.
+
     Args:
         model: as it is trained; its parameters may be shards already.
         ema: decay of the average for each step, ramped up at first; 0 keeps none.
@@ -38,7 +41,7 @@ class Weights:
             # As AdamW would make it at the first step; made here, so that a checkpoint can be read into it before.
             step = torch.zeros((), device=p.device)
             self.optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-        self.ema = ema
+        self.ema, self.ramped = ema, True
         self.average = [p.detach().clone() for p in self.parameters] if ema else []
 
     def step(self, lr: float, norm: Tensor) -> None:
@@ -58,7 +61,7 @@ class Weights:
             # of 1,000 steps would keep 90 % of its random initial weights. From step 9 / (1 - ema) on it is the decay
             # that is asked for. AdamW counts steps on the device, those that changed nothing not among them.
             done = self.optimizer.state[self.parameters[0]]["step"]
-            weight = (9 / (10 + done)).clamp(min=1 - self.ema)
+            weight = (9 / (10 + done)).clamp(min=1 - self.ema) if self.ramped else 1 - self.ema
             # Weight 0 keeps the average as it was, without a branch that would wait for the device.
             weight = weight * (1 - found_inf)
             torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], [weight] * len(self.average))

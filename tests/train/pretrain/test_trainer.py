@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import errno
 import json
 import math
 from dataclasses import replace
@@ -14,9 +16,10 @@ import torch
 import yaml
 from fourmill_tests import runs, training
 
+from fourmill.infra import storage
 from fourmill.model import checkpoint as model_files
 from fourmill.model.fourm import FourM
-from fourmill.train import checkpoint, metrics
+from fourmill.train import checkpoint, metrics, requests, workers
 from fourmill.train.pretrain import trainer, weights
 from fourmill.train.pretrain.job import MODEL_FILES, model_config
 from fourmill.train.pretrain.trainer import Trainer, split
@@ -260,10 +263,66 @@ def test_a_model_can_be_had_before_its_run_ends(whole: Trainer, tmp_path: Path) 
 
 
 def test_a_run_says_what_it_comes_from_before_it_ends(tmp_path: Path) -> None:
+    for name, rows in (("train", 32), ("val", 8)):
+        training.write_columns(tmp_path, name, rows, tokenizer="0123")
     job = replace(training.job(tmp_path), tokenizers={"tok_rgb": "0123"})
     training.train_until(job, 3)
     assert yaml.safe_load(Path(job.folder, "recipe.yaml").read_text()) == job.recipe
     assert json.loads(Path(job.folder, "tokenizers.json").read_text()) == {"tok_rgb": "0123"}
+
+
+class Asking(training.Silent):
+    """A board on which the command asks something at a step."""
+
+    def __init__(self, one: Trainer, step: int, stop: bool) -> None:
+        self.one, self.step, self.number = one, step, requests.number_of(1, stop)
+
+    def asked(self) -> int:
+        return self.number if self.one.step >= self.step else 0
+
+
+def test_a_run_that_is_stopped_saves_and_goes_on(whole: Trainer, tmp_path: Path) -> None:
+    """At a step that has no checkpoint of its own, and no validation; the weights are those of a run in one piece."""
+    job = training.job(tmp_path, checkpoint_every=100)
+    one = training.trainer(job)
+    with pytest.raises(requests.Stopped, match="stopped at step 3, which is saved"):
+        one.run(Asking(one, 3, stop=True))
+    assert [saved.step for saved in checkpoint.complete(job.checkpoints)] == [3] and job.model_step() == 3
+    training.train(job)
+    expected = weights_of(whole.job.folder)
+    assert all(torch.equal(value, expected[name]) for name, value in weights_of(job.folder).items())
+
+
+def test_a_notice_saves_and_training_goes_on(tmp_path: Path) -> None:
+    job = training.job(tmp_path, checkpoint_every=100, keep_checkpoints=5)
+    one = training.trainer(job)
+    one.run(Asking(one, 2, stop=False))
+    assert [saved.step for saved in checkpoint.complete(job.checkpoints)] == [2, 6], "once"
+
+
+def test_a_full_disk_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the step after the write that failed, and as an error that no other attempt would mend."""
+    put = storage.put
+
+    def full(url: str, data: bytes, **options: Any) -> bool:
+        if "checkpoints/" in url:
+            raise OSError(errno.ENOSPC, "No space left on device", url)
+        return put(url, data, **options)
+
+    monkeypatch.setattr(storage, "put", full)
+    one = training.trainer(training.job(tmp_path, steps=50, checkpoint_every=2, validate_every=50, log_every=50))
+    take = one.train_step
+
+    def waiting(*arguments: Any) -> float:
+        if one.saver._writing is not None:
+            concurrent.futures.wait([one.saver._writing], 60)
+        return take(*arguments)
+
+    one.train_step = waiting  # type: ignore[method-assign]
+    reporter: Any = training.Silent()
+    with pytest.raises(OSError, match=r"cannot write the checkpoint: .*No space left on device") as raised:
+        one.run(reporter)
+    assert one.step == 3 and workers.final(raised.value)
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,29 @@ def test_a_fit_that_was_killed_ends_with_the_same_weights(
     ] == [(r["step"], r["loss"]) for r in map(json.loads, whole.read_text().splitlines()) if r["kind"] == "train"]
 
 
+def test_a_fit_that_is_stopped_saves_its_step(
+    fitted: Recipe, tmp_path: Path, shards: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a step that has no checkpoint of its own; the next start goes on from there."""
+    stopped = recipe(tmp_path / "out", shards)
+
+    class Asked(requests.Requests):
+        steps = 0
+
+        def take(self) -> requests.Asked:
+            self.steps += 1
+            return requests.Asked.STOP if self.steps == 5 else requests.Asked.NOTHING
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "Requests", Asked)
+        with pytest.raises(requests.Stopped, match="fit tok_canny_edge: stopped at step 5, which is saved"):
+            data.fit(stopped)
+    assert fitting.saved_step(job_of(stopped), "tok_canny_edge") == 5
+    data.fit(stopped)
+    name = "tokenizers/tok_canny_edge/model.safetensors"
+    assert Path(stopped.root, name).read_bytes() == Path(fitted.root, name).read_bytes()
+
+
 def test_changed_settings_are_fitted_again(fitted: Recipe, tmp_path: Path, shards: list[str]) -> None:
     shutil.copytree(fitted.root, tmp_path / "out")
     same = recipe(tmp_path / "out", shards, engine__batch_size=1, tokenizers__common__checkpoint_every=1,
