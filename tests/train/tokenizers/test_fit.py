@@ -21,7 +21,7 @@ from fourmill.recipe import Recipe
 from fourmill.tokenize import codecs
 from fourmill.tokenize import settings as tokenizer_settings
 from fourmill.tokenize.networks.vqvae import VQVAEConfig
-from fourmill.train import checkpoint, metrics
+from fourmill.train import checkpoint, metrics, requests
 from fourmill.train.tokenizers import fit as fitting
 from fourmill.train.tokenizers import quality
 from fourmill.train.tokenizers.examples import batch_indices
