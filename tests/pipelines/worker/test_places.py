@@ -53,8 +53,8 @@ def rejects(root: str) -> dict[str, str]:
 @pytest.mark.parametrize("says", ["CUDA error: an illegal memory access was encountered", "the handle is invalid"])
 @pytest.mark.parametrize(("calls", "only"), [(0, ""), (1, ""), (4, ""), (1, "1")])
 def test_a_poisonous_accelerator_leaves_no_null(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shards: list[str], expected: dict[str, tuple[str, str]], places: int,
-    says: str, calls: int, only: str,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shards: list[str], expected: dict[str, tuple[str, str]],
+    places: int, says: str, calls: int, only: str,
 ) -> None:  # fmt: skip
     """In one of two workers, or in the only one: known by its text, or not; at all samples, or only some."""
     ray = inline(monkeypatch, places)
