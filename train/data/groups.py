@@ -112,9 +112,9 @@ class TokenStore:
         theirs = reader.spec.tokenizer  # "" of columns that name none
         if theirs and (ours := self._tokenizers.setdefault(spec.name, theirs)) != theirs:
             raise ValueError(
-                f"shard {shard.name}, {spec.name}: its tokens are of the tokenizer {theirs}, this run's of {ours}: it was "
-                "fitted again since; bring the tokenizer back, or run `fourmill tokenize` and `fourmill train` for a run on "
-                "the new tokens"
+                f"shard {shard.name}, {spec.name}: its tokens are of the tokenizer {theirs}, this run's of {ours}: it "
+                "was fitted again since; bring the tokenizer back, or run `fourmill tokenize` and `fourmill train` for "
+                "a run on the new tokens"
             )
         return reader
 
