@@ -8,6 +8,7 @@ values below `engine` never are.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from .infra.fields import Section
 from .modalities import LABELS, MODALITIES, TEXT, TOKENIZERS, Form, Kind, ModalitySpec
 from .pipelines.engine.settings import Engine
 from .pipelines.settings import Images, Labels, Samples
+from .pipelines.specialists.names import BY_FIRST_NAME
 from .tokenize import class_lists
 from .tokenize import settings as tokenizer_settings
 from .tokenize.settings import Tokenizers, TokenizerSettings
@@ -30,7 +32,7 @@ from .train.downstream.settings import Chain, Generate, check_steps
 from .train.settings import Mixture, Train, alpha_of
 from .train.tokenizers.settings import Fit
 
-__all__ = ["Recipe", "RecipeError", "dump", "load", "parse"]
+__all__ = ["Recipe", "RecipeError", "code_of", "dump", "load", "parse"]
 
 
 class Recipe(Section):
@@ -131,19 +133,86 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     return parse(configuration.load(Path(path), overrides or [], missing), str(path))
 
 
-def parse(data: Any, where: str = "recipe") -> Recipe:
-    """A recipe from a plain mapping. RecipeError with one line for each mistake."""
+def parse(data: Any, where: str = "recipe", trusted: bool = True) -> Recipe:
+    """A recipe from a plain mapping. RecipeError with one line for each mistake.
+
+    Args:
+        trusted: False for a recipe that lies in a root, which somebody else may have made: none of its code is run, and
+            what only its code declares is left out (`code_of`).
+    """
     if not isinstance(data, dict):
         got = "nothing" if data is None else type(data).__name__
         raise RecipeError(f"{where}: a recipe is a mapping with `root` and `samples`, got {got}")
+    if not trusted:
+        data = _without_code(data)
     try:
         modules = data.get("modules")
-        registry.import_modules(modules if isinstance(modules, list) else [])
+        registry.import_modules(name for name in _listed(modules) if isinstance(name, str))
         return Recipe.model_validate(data)
     except ValidationError as error:
         raise RecipeError(explain(error, where, Recipe)) from None
     except ValueError as error:
         raise RecipeError(f"{where}: {error}") from None
+
+
+def code_of(data: Any) -> list[str]:
+    """The code that a recipe asks for and that this process has not loaded anyway: its `modules`, and specialists that
+    are "module:Class"."""
+    if not isinstance(data, dict):
+        return []
+    modules, labels = data.get("modules"), data.get("labels")
+    names = [name for name in _listed(modules) if isinstance(name, str)]
+    names += [name for name in _own_specialists(labels).values() if name.partition(":")[0] not in names]
+    return [name for name in names if name.partition(":")[0] not in sys.modules]
+
+
+def _own_specialists(labels: Any) -> dict[str, str]:
+    """The specialists of a recipe that are code of its own, by label."""
+    options = labels.get("specialists") if isinstance(labels, dict) else None
+    named = {name: str(one.get("specialist", "")) for name, one in _mapping(options).items() if isinstance(one, dict)}
+    return {label: name for label, name in named.items() if ":" in name and name not in BY_FIRST_NAME}
+
+
+def _mapping(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _without_code(data: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without what needs code that is not loaded, and without the sections that speak of that."""
+    asked = code_of(data)
+    if not asked:
+        return data
+    labels = _mapping(data.get("labels"))
+    own = {label for label, name in _own_specialists(labels).items() if name.partition(":")[0] not in sys.modules}
+    listed, kept = _listed(data.get("modalities")), _listed(labels.get("keep"))
+    specialists = _mapping(labels.get("specialists"))
+    unknown = {str(name) for name in listed if name not in MODALITIES}
+    unknown |= {str(name) for name in (*kept, *specialists) if name not in LABELS}
+    data = data | {"modules": [name for name in _listed(data.get("modules")) if name not in asked], "versions": {}}
+    if listed:
+        data["modalities"] = [name for name in listed if name in MODALITIES]
+    data["labels"] = labels | {
+        "keep": [name for name in kept if name in LABELS],
+        "specialists": {name: v for name, v in specialists.items() if name in LABELS and name not in own},
+    }
+    for section, fields in (("train", ("mixtures", "datasets")), ("generate", ("chains",)), ("tokenizers", ("each",))):
+        of_section = _mapping(data.get(section))
+        data[section] = {k: v for k, v in of_section.items() if k not in fields or not _mentions(v, unknown)}
+    for section in ("evaluate", "classes"):
+        if _mentions(data.get(section), unknown):
+            del data[section]
+    return data
+
+
+def _mentions(value: Any, names: Collection[str]) -> bool:
+    """Whether one of the names is anywhere in a part of a recipe."""
+    if isinstance(value, dict):
+        return any(_mentions(one, names) for pair in value.items() for one in pair)
+    return any(_mentions(one, names) for one in value) if isinstance(value, list) else value in names
 
 
 def dump(recipe: Recipe) -> str:

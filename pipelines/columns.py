@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..infra import ledger
 from ..infra.configuration import RecipeError
 from ..modalities import MODALITIES, ModalitySpec
 from . import plan as plans
@@ -70,6 +73,32 @@ def _footers(plan: plans.Plan, shard: str) -> dict[str, str]:
     outputs = {name: output.spec for name, output in plan.outputs.items() if output.spec is not None}
     sums = {spec.name: plan.done[name, shard].footer for name, spec in outputs.items()}
     return {name: sum_ for name, sum_ in sums.items() if sum_}
+
+
+def recorded(root: str, specs: Sequence[ModalitySpec], names: Sequence[str], shards: plans.Shards) -> Columns:
+    """The columns of a root whose recipe asks for code that is not run: what its records say of them.
+
+    Args:
+        specs: of the modalities that are declared. names: all modalities of its recipe.
+        shards: that its recipe names. Of each column the commonest fingerprint counts.
+    """
+    sizes = {spec.name: spec for spec in specs}
+    records = ledger.read_many(root, [f"tokens/{name}" for name in names], list(shards.urls))
+    plan = plans.Plan({}, shards.urls, shards.splits)
+    for name in names:
+        of_column = [record for (output, _), record in records.items() if output == f"tokens/{name}"]
+        if not of_column:
+            raise RecipeError(f"{root}: it has no column of {name}, which its recipe names; tokenize it first")
+        print_ = Counter(record.fingerprint for record in of_column).most_common(1)[0][0]
+        good = {record.shard: record for record in of_column if record.fingerprint == print_}
+        tokenizers = next(iter(good.values())).identity.get("tokenizers", {})
+        output = Output(f"tokens/{name}", "", print_, spec=sizes.get(name), tokenizers=tokenizers)
+        plan.outputs[output.name] = output
+        plan.done |= {(output.name, shard): record for shard, record in good.items()}
+    for shard, url in shards.urls.items():
+        missing = tuple(output for output in plan.outputs if (output, shard) not in plan.done)
+        plan.tasks[shard] = plans.ShardTask(shard, url, "", missing)
+    return complete(root, plan)
 
 
 def _print(plan: plans.Plan, output: Output, shards: list[str]) -> str:

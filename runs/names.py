@@ -15,7 +15,10 @@ def modality_of(name: str) -> Modality:
     for known in (name, name.partition("@")[0]):
         if known in MODALITIES:
             return MODALITIES[known]
-    raise ValueError(f"{name}: nothing declares this modality; name the recipe that has its `modules`")
+    raise ValueError(
+        f"{name}: nothing declares this modality; name your recipe that has its `modules`, or run those of the model's "
+        "own with --trust, or import them before it is opened"
+    )
 
 
 def label_of(name: str) -> str:

@@ -75,7 +75,7 @@ def find(place: str, root: str | None = None, recipe: Recipe | None = None) -> O
     run = _run_above(place)
     if recipe is None and run is not None and storage.exists(storage.join(run, RECIPE)):
         url = storage.join(run, RECIPE)
-        recipe = recipes.parse(configuration.parse_yaml(storage.read_bytes(url)), url)
+        recipe = recipes.parse(configuration.parse_yaml(storage.read_bytes(url)), url, trusted=False)
     fingerprints = {}
     if run is not None and storage.exists(storage.join(run, TOKENIZERS)):
         fingerprints = json.loads(storage.read_bytes(storage.join(run, TOKENIZERS)))

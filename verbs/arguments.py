@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import posixpath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..project import Project
     from ..recipe import Recipe
+
+DEEPEST = 4  # ROOT/runs/NAME/FINGERPRINT/model lies so many folders below its root
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +47,19 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def add_recipe_or_root(parser: argparse.ArgumentParser) -> None:
+    """RECIPE|ROOT, --set and --trust, of verbs that look."""
+    text = "a YAML file, or the folder of a root, of which no code is run"
+    parser.add_argument("recipe", metavar="RECIPE|ROOT", help=text)
+    add_set(parser)
+    add_trust(parser)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    text = "run the code that the recipe of a root or run asks for (`modules`); otherwise none of it is run"
+    parser.add_argument("--trust", action="store_true", help=text)
+
+
 def is_recipe(place: str) -> bool:
     """Whether what a verb is given is a recipe, rather than the folder of a run or a model's name."""
     return place.endswith((".yaml", ".yml")) or Path(place).is_file()
@@ -54,6 +70,67 @@ def load_recipe(args: argparse.Namespace) -> Recipe:
     from .. import recipe
 
     return recipe.load(args.recipe, args.set)
+
+
+def root_of(args: argparse.Namespace) -> str | None:
+    """The root that `add_recipe_or_root` was given, None for a recipe."""
+    from ..infra import storage
+
+    place = storage.absolute(args.recipe).rstrip("/")
+    if is_recipe(args.recipe) or not storage.list_names(place):
+        return None
+    if args.set:
+        raise ValueError("--set changes a recipe; name the recipe in the place of the root")
+    if args.trust:
+        trust(place)
+    return place
+
+
+def trust(place: str) -> None:
+    """Run the code that the recipe of a root or run asks for.
+
+    Args:
+        place: the recipe, or a folder that holds it or lies up to four folders below.
+    """
+    from .. import recipe
+    from ..infra import configuration, storage
+    from ..modalities import import_modules
+
+    folder = storage.absolute(place).rstrip("/")
+    if not folder.endswith((".yaml", ".yml")):
+        folders = [folder]
+        while len(folders) <= DEEPEST and posixpath.dirname(folders[-1]) not in ("", folders[-1]):
+            folders.append(posixpath.dirname(folders[-1]))
+        found = (storage.join(one, "recipe.yaml") for one in folders)
+        folder = next((url for url in found if storage.exists(url)), "")
+    if folder:
+        code = recipe.code_of(configuration.parse_yaml(storage.read_bytes(folder)))
+        import_modules(dict.fromkeys(name.partition(":")[0] for name in code))
+
+
+def load_to_look(args: argparse.Namespace) -> Project:
+    """What `add_recipe_or_root` names, resolved. A recipe that lies in a root is that root's, and may be anybody's.
+
+    RecipeError if it cannot be run, or asks for code of its own, which is not run.
+    """
+    from .. import recipe
+    from ..infra import configuration, storage
+    from ..project import Project
+
+    root = root_of(args)
+    path = storage.join(root, "recipe.yaml") if root else storage.absolute(args.recipe)
+    lies_in_root = bool(storage.list_names(storage.join(posixpath.dirname(path), "ledger")))
+    if not lies_in_root or not storage.exists(path):
+        return load_project(args)
+    if args.trust:
+        trust(path)
+    data = configuration.parse_yaml(storage.read_bytes(path))
+    if code := recipe.code_of(data):
+        raise recipe.RecipeError(
+            f"{path}: it lies in a root, and asks for code of its own ({', '.join(code)}), which is not run; name your "
+            f"own recipe, or say --trust. `fourmill view {posixpath.dirname(path)}` shows what is stored"
+        )
+    return Project(recipe.parse(data | {"root": root}, path)) if root else load_project(args)
 
 
 def load_project(args: argparse.Namespace) -> Project:

@@ -39,6 +39,28 @@ def write_gallery(project: Project, count: int = 60, out: str | None = None) -> 
     return _write(page, out or storage.join(project.root, "gallery.html"))
 
 
+def write_stored(root: str, count: int = 60, out: str | None = None) -> str:
+    """Write the gallery of what a root holds, by its files alone: no recipe is read, no specialist, no code of its own.
+
+    Args:
+        count: samples, evenly from all shards. out: as in `write_gallery`.
+    """
+    from ..report.html.gallery import Gallery, render_gallery
+    from ..report.inspect.root import stored
+
+    samples, total, shards = stored(root, count)
+    if not samples:
+        raise ValueError(f"{root}: it has no columns and no labels; run `fourmill label` first")
+    facts = [
+        ("root", root),
+        ("shards", f"{shards:,}"),
+        ("samples", f"{total:,}"),
+        ("read", "as stored, without its code"),
+    ]
+    page = render_gallery(Gallery(f"fourmill: {Path(root).name}", samples, total, facts))
+    return _write(page, out or storage.join(root, "gallery.html"))
+
+
 def collect(project: Project) -> tuple[Collector, Plan]:
     """What both pages need: a collector of samples, and the plan of all outputs."""
     from ..report.samples import Collector  # torch, which a page that is up to date does not need

@@ -96,6 +96,19 @@ def _place(root: str, row: int) -> tuple[str, int] | None:
     return None
 
 
+def stored(root: str, count: int) -> tuple[list[GallerySample], int, int]:
+    """`count` samples, evenly over all rows of a root, with all that is stored of them; and how many samples and shards
+    there are, by the first output that has files."""
+    for output in _outputs(root):
+        footers = [footer(storage.join(root, output, name)) for name in _files(root, output)]
+        total = sum(sum(one.groups) for one in footers)
+        if total:
+            rows = [i * total // min(count, total) for i in range(min(count, total))]
+            places = [place for row in rows if (place := _place(root, row))]
+            return [gather(root, *place) for place in places], total, len(footers)
+    return [], 0, 0
+
+
 def gather(root: str, shard: str, row: int) -> GallerySample:
     """Everything that is stored of one sample: row `row` of every column and label file of its shard."""
     sample: dict[str, Any] = {"key": "", "image": None, "caption": None}

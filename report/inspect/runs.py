@@ -13,7 +13,7 @@ from ...infra import configuration, ledger, storage
 from ...modalities import MODALITIES
 from ...pipelines import plan as plans
 from ...pipelines.settings import Images
-from ...recipe import parse
+from ...recipe import code_of, parse
 from ...train import checkpoint, metrics
 from .files import check_row
 from .view import Inspection
@@ -146,13 +146,15 @@ def _generated_sample(sample: dict[str, Any], row: int) -> dict[str, Any]:
 def inspect_recipe(path: str, url: str) -> Inspection:
     """Facts of a recipe: what it makes of what. RecipeError with a line for each mistake."""
     try:
-        data = yaml.safe_load(storage.read_bytes(url))
+        data = configuration.parse_yaml(storage.read_bytes(url))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: this is no YAML: {configuration.yaml_mistake(error)}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: this is no YAML: byte {error.start} is not UTF-8") from None
-    recipe = parse(data, path)
+    recipe = parse(data, path, trusted=False)
     notes: list[str] = []
+    if code := code_of(data):
+        notes.append(f"it asks for code of its own ({', '.join(code)}), which was not run: --trust runs it")
     splits: dict[str, list[str]] = {}
     try:
         splits = plans.list_shards(recipe.samples).splits

@@ -18,10 +18,13 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="a file or folder, local or any fsspec URL")
     parser.add_argument("--row", type=int, default=0, help="which sample to show (default: 0)")
+    arguments.add_trust(parser)
     arguments.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     from ...report.inspect import inspect
 
+    if args.trust:
+        arguments.trust(args.path)
     return inspect.show(args.path, row=args.row, as_json=args.json)

@@ -14,16 +14,18 @@ if TYPE_CHECKING:
 
 ORDER = 10
 HELP = "what the recipe asks for, what exists, what is missing"
-EXAMPLES = ("fourmill status recipe.yaml", "fourmill status recipe.yaml --json")
+EXAMPLES = ("fourmill status recipe.yaml", "fourmill status recipe.yaml --json", "fourmill status s3://bucket/out")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    arguments.add_recipe(parser)
+    arguments.add_recipe_or_root(parser)
     arguments.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    return show(describe(arguments.load_project(args)), as_json=args.json)
+    if root := arguments.root_of(args):
+        return show_stored(root, as_json=args.json)
+    return show(describe(arguments.load_to_look(args)), as_json=args.json)
 
 
 def describe(project: Project) -> dict[str, Any]:
@@ -94,6 +96,31 @@ def _outdated(project: Project, plan: Plan) -> dict[str, str]:
         outdated[f"{output}, {count} of {len(plan.shards)} shards"] = why
     outdated |= {f"tokenizers/{name}": "; ".join(one.outdated) for name, one in project.fitted.items() if one.outdated}
     return outdated
+
+
+def show_stored(root: str, as_json: bool) -> int:
+    """Print what a root holds, by its ledger alone: what was asked for is known to a recipe. Returns 0."""
+    from ...infra import storage
+    from ...report.inspect import records
+
+    outputs, rejects, remarks = records.summarize(storage.join(root, "ledger"))
+    if not outputs:
+        raise ValueError(f"{root}: this is no root, there is no ledger/ with records; name a recipe or a root")
+    if as_json:
+        print(json.dumps({"root": root, "outputs": outputs, "rejects": rejects, "notes": remarks}, indent=1))
+        return 0
+    from rich.table import Table
+
+    console = summary.console(120)
+    table = Table(title=summary.text(f"{root}: what is stored"), title_justify="left")
+    for column in ("output", "records", "rows", "nulls", "bytes"):
+        table.add_column(column, justify="left" if column == "output" else "right", overflow="fold")
+    for row in outputs:
+        table.add_row(summary.text(row["output"]), *(f"{row[n]:,}" for n in ("records", "rows", "nulls", "bytes")))
+    console.print(table)
+    for remark in remarks:
+        console.print(summary.text(remark))
+    return 0
 
 
 def show(state: dict[str, Any], as_json: bool) -> int:

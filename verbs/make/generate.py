@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_set(parser)
     arguments.add_update(parser)
     arguments.add_checkpoint(parser)
+    arguments.add_trust(parser)
     own = parser.add_argument_group("from inputs of your own")
     text = "a modality or label and its value: a file, a folder, or words; may be given several times"
     own.add_argument("--input", action="append", default=[], metavar="NAME=VALUE", help=text)
@@ -113,6 +114,8 @@ def _run(args: argparse.Namespace) -> Run:
     if not arguments.is_recipe(args.recipe):
         if args.set or args.update:
             raise ValueError("--set and --update change a recipe; name the recipe in the place of the run")
+        if args.trust:
+            arguments.trust(args.recipe)
         return opened(at_step(args.recipe, args.checkpoint), device, args.root)
     project = arguments.load_project(args)
     project.check_model()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fourmill_tests import data, first, runs
-from fourmill_tests.cases import NOTHING_WRONG, mended_by, require
+from fourmill_tests.cases import require
 
 
 def test_a_download_of_img2dataset_is_shown(tmp_path: Path) -> None:
@@ -32,7 +32,6 @@ def test_our_own_wall_times_are_no_broken_record(tmp_path: Path) -> None:
     assert status == 0 and "is no ledger record" not in said and "delete" not in said, said
 
 
-@mended_by(NOTHING_WRONG)
 def test_a_foreign_root_runs_no_code(tmp_path: Path) -> None:
     """A root that was downloaded: its recipe names a module that lies beside it, and looking at it runs that module."""
     recipe = {"root": str(tmp_path), "samples": {"train": ["*.tar"]}, "modules": ["evil_beside"]}
