@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fourmill_tests.small import SmallRoot
 
 from fourmill import modalities, project
 from fourmill import recipe as recipes
+from fourmill.infra import ledger
 from fourmill.recipe import RecipeError
 from fourmill.runs import origin
 
@@ -38,7 +40,8 @@ def foreign(small_root: SmallRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         shutil.copytree(root / family / name, root / family / "riddle")
         records = shutil.copytree(root / "ledger" / family / name, root / "ledger" / family / "riddle")
         for record in Path(records).glob("*.json"):
-            record.write_text(record.read_text().replace(f'"{family}/{name}"', f'"{family}/riddle"'))
+            moved = replace(ledger.parse(record.read_bytes(), str(record)), output=f"{family}/riddle")
+            record.write_bytes(ledger.dumps(moved))
     for module in ("evil", "evil2"):
         (tmp_path / f"{module}.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w').close()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
