@@ -34,7 +34,7 @@ def recipe(tmp_path: Path) -> Path:
 
 VERBS = (
     "demo", "scenes", "shards", "init", "plan", "label", "fit", "evaluate", "tokenize", "train", "generate", "retrieve",
-    "transfer", "run", "status", "inspect", "view", "report",
+    "transfer", "run", "status", "check", "inspect", "view", "report",
 )  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def test_an_interrupt_says_how_to_go_on(recipe: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(label, "make", interrupt)
     status, _, err = runs.command("label", str(recipe))
-    assert status == 130 and "same command again" in err
+    assert status == 130 and "the same command" in err
 
 
 def test_our_own_bugs_keep_their_traceback(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
