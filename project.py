@@ -65,7 +65,7 @@ class Project:
         self.specialists: dict[str, Specialist] = registry.build(
             recipe.modalities, recipe.labels, recipe.modules, self.classes
         )
-        self.shards: Shards = plans.list_shards(recipe.samples)
+        self.shards: Shards = plans.list_shards(recipe.samples, self.root)
         self.inventory = Inventory(self.root, self.shards)
         try:
             versions.check_pins(recipe.versions, self._parts())

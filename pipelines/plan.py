@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ..infra import faults, ledger, storage, versions
 from ..infra.configuration import RecipeError
-from . import source
+from . import shard_names, source
 from .outputs import Output, sources
 from .settings import Samples
 from .specialists.base import Specialist
@@ -38,26 +38,33 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class Shards:
-    """urls: name -> URL, in the recipe's order. splits: name of the split -> names of its shards."""
+    """urls: name -> URL, in the recipe's order. splits: name of the split -> names of its shards. known: the names that
+    the root had given when these were."""
 
     urls: dict[str, str]
     splits: dict[str, list[str]]
+    known: dict[str, shard_names.Named] = field(default_factory=dict)
 
 
-def list_shards(samples: Samples) -> Shards:
-    """Every shard that the recipe names. RecipeError if a pattern matches nothing or names collide."""
+def list_shards(samples: Samples, root: str = "") -> Shards:
+    """Every shard that the recipe names. RecipeError if a pattern matches nothing or names collide.
+
+    Args:
+        root: which knows the names of the shards that it has seen; "" for none.
+    """
     try:
         asked = {split: getattr(samples, split) for split in SPLITS}
         urls = {split: source.expand(spec) for split, spec in asked.items() if spec}
         twice = sorted(set(urls.get("train", [])) & set(urls.get("val", [])))
         if twice:
             raise ValueError(f"{twice[0]} is in the training and in the validation split")
-        names = source.shard_names([url for split in urls.values() for url in split])
+        known = shard_names.read(root) if root else {}
+        names = shard_names.assign([url for split in urls.values() for url in split], root, known)
         urls = {split: list(dict.fromkeys(of_split)) for split, of_split in urls.items()}
     except ValueError as error:
         raise RecipeError(f"samples: {error}") from None
     by_url = {url: name for name, url in names.items()}
-    return Shards(names, {split: [by_url[url] for url in urls.get(split, [])] for split in SPLITS})
+    return Shards(names, {split: [by_url[url] for url in urls.get(split, [])] for split in SPLITS}, known)
 
 
 class Inventory:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..infra import storage
+from ..infra import side_files, storage
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class ReadNotes:
     def reading(self, shard: str) -> Iterator[bool]:
         """Around the work on a shard. False if it is to be passed over: its readers died too often."""
         url = storage.join(self.folder, shard)
-        deaths = int(storage.read_bytes(url)) if storage.exists(url) else 0
+        deaths = self._deaths(shard)
         if deaths >= self.attempts:
             logger.warning("shard %s is passed over in this fit: its readers died %d times", shard, deaths)
             yield False
@@ -46,7 +46,17 @@ class ReadNotes:
     def passed_over(self) -> list[str]:
         """The shards that are passed over."""
         names = sorted(storage.list_names(self.folder))
-        return [name for name in names if int(storage.read_bytes(storage.join(self.folder, name))) >= self.attempts]
+        return [name for name in names if self._deaths(name) >= self.attempts]
+
+    def _deaths(self, shard: str) -> int:
+        url = storage.join(self.folder, shard)
+        try:
+            return int(storage.read_bytes(url))
+        except FileNotFoundError:
+            return 0
+        except ValueError as error:
+            side_files.passed_over(url, error)
+            return 0
 
     def clear(self) -> None:
         """Drop all notes: what killed readers yesterday may be mended today."""

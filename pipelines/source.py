@@ -1,8 +1,6 @@
 """Source shards: from what a recipe names to open tars whose samples can be read in any order, by many threads.
 
 Decisions:
-- A shard's name, under which all its outputs are filed, is its file's stem; a later shard with a taken stem gets its
-  folder's name before it.
 - Local shards are read in place. Remote ones are streamed once, front to back, into an unnamed temporary file, so that
   a killed process leaves nothing behind.
 - What is recorded of a shard is what was read: its bytes are hashed, and looked at again after the last read. One that
@@ -18,7 +16,6 @@ import io
 import json
 import logging
 import os
-import posixpath
 import tempfile
 import zlib
 from collections import Counter
@@ -60,29 +57,6 @@ def expand(spec: str | Sequence[str]) -> list[str]:
     if not urls:
         raise ValueError("shards: got an empty list, expected at least one file, folder, glob or brace pattern")
     return urls
-
-
-def shard_names(urls: Sequence[str]) -> dict[str, str]:
-    """Name each shard: its file's stem, with as many folders before it (FOLDER-STEM) as tell it from earlier shards.
-
-    Returns: name -> URL, in order, each URL once.
-
-    Raises:
-        ValueError: the whole path is taken as well (both URLs are named), or a stem is empty.
-    """
-    names: dict[str, str] = {}
-    for url in dict.fromkeys(urls):  # named twice, by a glob and by itself, it is still one shard
-        folder, base = posixpath.split(patterns.without_query(url))
-        name = patterns.TAR_SUFFIX.sub("", base)
-        if not name:
-            raise ValueError(f"shards: {url!r} has no file name to call the shard by")
-        while name in names:
-            folder, parent = posixpath.split(folder)
-            if not parent or parent.endswith(":"):
-                raise ValueError(f"shards: {url!r} and {names[name]!r} would both be called {name!r}; rename one")
-            name = f"{parent}-{name}"
-        names[name] = url
-    return names
 
 
 class Changed(OSError):

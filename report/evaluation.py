@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 
-from ..infra import storage
+from ..infra import side_files
 from ..train.downstream.evaluation import matrix_files, table_files
 from ..train.downstream.evaluation.matrix_files import Cell, Matrix
 from ..train.downstream.evaluation.table_files import Table
@@ -18,8 +17,8 @@ def tables(root: str, run: str) -> list[ResultTable]:
     """The tables of a root, if they are of the run "NAME/FINGERPRINT"."""
     shown: list[ResultTable] = []
     for url in results(root):
-        data = json.loads(storage.read_bytes(url))
-        if data["run"] != run:
+        data = side_files.read_object(url, ("run",))
+        if data is None or data["run"] != run:
             continue
         if url.endswith(f"{EVALUATION}.json"):
             shown.append(_table(table_files.parse(data)))

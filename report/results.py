@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..infra import ledger, storage
+from ..infra import ledger, side_files, storage
 from ..infra.ledger import SAMPLES
 from ..modalities import MODALITIES, TEXT, Kind, ModalitySpec
 from ..pipelines.outputs import Fitted
@@ -124,9 +123,9 @@ def _labels_note(drawn: Sequence[GallerySample]) -> str:
 def _stages(root: str) -> list[StageTime]:
     stages = []
     for name in ("label", "fit", "tokenize", "train", "generate"):
-        try:
-            times = json.loads(storage.read_bytes(storage.join(root, "ledger", "stages", f"{name}.json")))
-        except FileNotFoundError:
+        url = storage.join(root, "ledger", "stages", f"{name}.json")
+        times = side_files.read_object(url, ("seconds", "samples", "made", "unit"))
+        if times is None:
             continue
         stages.append(StageTime(name, times["seconds"], times["samples"] or times["made"], times["unit"]))
     return stages
@@ -258,10 +257,10 @@ def _generations(
     grids = []
     for number, chain in enumerate(job.settings.chains):
         folder = storage.join(job.folder, f"chain-{number}")
-        try:
-            samples = json.loads(storage.read_bytes(storage.join(folder, "samples.json")))["samples"]
-        except FileNotFoundError:
+        noted = side_files.read_object(storage.join(folder, "samples.json"), ("samples",))
+        if noted is None:
             continue
+        samples = noted["samples"]
         rows: dict[str, list[int]] = {}
         for sample in samples:
             rows.setdefault(sample["shard"], []).append(sample["row"])

@@ -10,14 +10,15 @@ neither. What a recipe would say then follows from the model's sizes, and is at 
 
 from __future__ import annotations
 
-import json
 import math
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import yaml
+
 from .. import recipe as recipes
-from ..infra import configuration, storage
+from ..infra import configuration, side_files, storage
 from ..modalities import LABELS, Form, Kind, ModalitySpec
 from ..pipelines.settings import Images
 from ..recipe import Recipe
@@ -75,10 +76,12 @@ def find(place: str, root: str | None = None, recipe: Recipe | None = None) -> O
     run = _run_above(place)
     if recipe is None and run is not None and storage.exists(storage.join(run, RECIPE)):
         url = storage.join(run, RECIPE)
-        recipe = recipes.parse(configuration.parse_yaml(storage.read_bytes(url)), url, trusted=False)
-    fingerprints = {}
-    if run is not None and storage.exists(storage.join(run, TOKENIZERS)):
-        fingerprints = json.loads(storage.read_bytes(storage.join(run, TOKENIZERS)))
+        try:
+            recipe = recipes.parse(configuration.parse_yaml(storage.read_bytes(url)), url, trusted=False)
+        except yaml.YAMLError as error:
+            side_files.passed_over(url, configuration.yaml_mistake(error))
+    noted = side_files.read_object(storage.join(run, TOKENIZERS)) if run is not None else None
+    fingerprints = noted or {}
     if root is not None:
         if not storage.list_names(storage.join(root, FOLDER)):
             raise ValueError(

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from ..infra import storage
+from ..infra import side_files, storage
 from .trackers import CLOSE_SECONDS, Watcher
 
 ABANDON_SECONDS = 2.0  # that a run which stops early waits for each tracker
@@ -146,9 +146,5 @@ def _line(row: dict[str, Any]) -> bytes:
 
 
 def read(folder: str) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; [] if there is none yet."""
-    try:
-        text = storage.read_bytes(storage.join(folder, "metrics.jsonl")).decode()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    """The lines of a run's metrics.jsonl, without those that were damaged or cut; [] if there is none yet."""
+    return side_files.read_lines(storage.join(folder, "metrics.jsonl"), ("step", "kind"))

@@ -87,15 +87,19 @@ def _shared_keys(root: str, records: Sequence[Record]) -> list[str]:
 
 
 def prepare_root(project: Project) -> None:
-    """Called when a stage has something to do: the root must be writable, and gets the resolved recipe.
+    """Called when a stage has something to do: the root must be writable, and gets the resolved recipe and the names of
+    its shards.
 
     Raises:
         ValueError: the root cannot be written.
     """
     from .. import recipe as recipes
     from ..infra import storage
+    from ..pipelines import shard_names
 
     storage.check_writable(project.root)
+    shards, stats = project.shards, project.inventory.stats
+    shard_names.keep(project.root, shards.urls, shards.known, lambda name: getattr(stats()[name], "size", -1))
     storage.put(storage.join(project.root, "recipe.yaml"), recipes.dump(project.recipe).encode())
 
 
@@ -107,7 +111,7 @@ def finish(project: Project, summary: Summary, start: float, unit: str, depends_
         unit: what the stage counts, "samples".
         depends_on: what the stage's outputs depend on; the times of several runs with the same value are added up.
     """
-    from ..infra import storage
+    from ..infra import side_files, storage
     from ..infra.fingerprint import fingerprint
 
     summary.seconds = time.monotonic() - start
@@ -115,8 +119,8 @@ def finish(project: Project, summary: Summary, start: float, unit: str, depends_
         url = storage.join(project.root, "ledger", "stages", f"{summary.stage}.json")
         asked = fingerprint(depends_on)
         totals: dict[str, Any] = {"seconds": 0.0, "made": 0, "samples": 0, "unit": unit, "asked": asked}
-        before = json.loads(storage.read_bytes(url)) if storage.exists(url) else totals
-        if before.get("asked") == asked:
+        before = side_files.read_object(url, ("seconds", "made", "samples"))
+        if before is not None and before.get("asked") == asked:
             totals = before
         totals["seconds"] = round(totals["seconds"] + summary.seconds, 1)
         totals["made"] += summary.made

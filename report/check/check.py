@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...infra import ledger, storage
+from ...infra import ledger, storage, sums
 from ...infra.progress import Progress
 from . import listing as listings
 from . import models, outputs
@@ -77,17 +77,17 @@ def _records(listing: Listing) -> list[Finding]:
     findings = []
     for path in listing.below("ledger"):
         family = path.split("/")[1]
-        if not path.endswith(".json") or family not in ("runs", "generated", "stages"):
+        if not path.endswith(".json") or family not in ("runs", "generated", "stages", "shards"):
             continue
         data = storage.read_bytes(listing.url(path))
         try:
-            if family == "stages":
-                json.loads(data)
+            if family in ("stages", "shards"):
+                sums.opened(json.loads(data))
                 continue
             record = ledger.parse(data, path)
             if b'"sum"' in data and ledger.dumps(record) != data:
                 raise ValueError("it is not what was written")
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             findings.append(Finding(path, f"damaged: {error}", broken=family != "stages", remove=(path,)))
     return findings
 

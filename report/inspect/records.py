@@ -168,6 +168,8 @@ def _why_unread(url: str) -> str | None:
         return f"{error}{damaged}" if damaged else None
     if not _is_record(value):
         return None
+    if "sum" in value:
+        return f"{url}: it is a damaged ledger record of fourmill, its sum is another one: {AGAIN}"
     unknown = sorted(value.keys() ^ _RECORD)
     return f"{url}: a ledger record of another release of fourmill; it differs in {', '.join(unknown) or 'source'}"
 

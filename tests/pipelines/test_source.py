@@ -18,7 +18,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from fourmill.pipelines import source
+from fourmill.pipelines import shard_names, source
 from fourmill.pipelines.reject import Reject
 
 
@@ -83,7 +83,8 @@ def test_folders_and_globs_are_sorted(tmp_path: Path) -> None:
 def test_a_link_keeps_its_own_name(tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(make_tar([]))
     (tmp_path / "00000.tar").symlink_to(tmp_path / "blob")
-    assert source.shard_names(source.expand(str(tmp_path / "00000.tar"))) == {"00000": str(tmp_path / "00000.tar")}
+    names = shard_names.assign(source.expand(str(tmp_path / "00000.tar")))
+    assert names == {"00000": str(tmp_path / "00000.tar")}
 
 
 def test_remote_folders_and_globs(bucket: str) -> None:
@@ -150,35 +151,6 @@ def test_a_missing_remote_folder_is_an_error(bucket: str) -> None:
     put(f"{bucket}/keep", b"x")
     with pytest.raises(ValueError, match="no folder with a"):
         source.expand(f"{bucket}/missing")
-
-
-# names
-
-
-def test_shards_are_named_by_stem_then_by_folder_and_stem() -> None:
-    urls = ["s3://b/x/0.tar", "s3://b/x/1.tar.gz", "s3://b/y/0.tar", "/z/2.tgz", "https://h/3.tar?sig=a/b"]
-    assert source.shard_names(urls) == dict(zip(["0", "1", "y-0", "2", "3"], urls, strict=True))
-
-
-def test_as_many_folders_as_it_takes_tell_shards_apart() -> None:
-    urls = ["s3://a/train/0.tar", "s3://b/train/0.tar", "s3://c/train/0.tar"]
-    assert source.shard_names(urls) == dict(zip(["0", "train-0", "c-train-0"], urls, strict=True))
-
-
-def test_a_shard_that_is_named_twice_is_one_shard() -> None:
-    assert source.shard_names(["/a/0.tar", "/a/1.tar", "/a/0.tar"]) == {"0": "/a/0.tar", "1": "/a/1.tar"}
-
-
-def test_indistinguishable_shards_are_an_error_naming_both() -> None:
-    urls = ["/x/0.tar", "/x/0.tgz", "/x/0.tar.gz"]
-    with pytest.raises(ValueError, match="would both be called") as error:
-        source.shard_names(urls)
-    assert urls[2] in str(error.value) and urls[1] in str(error.value)
-
-
-def test_a_shard_without_a_name_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no file name"):
-        source.shard_names(["s3://b/.tar"])
 
 
 # opening

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ...infra import configuration, ledger, storage
+from ...infra import configuration, ledger, side_files, storage
 from ...modalities import MODALITIES, Kind, ModalitySpec
 from ...model.config import CONFIG, WEIGHTS, FourMConfig
 from .. import checkpoint
@@ -28,7 +28,7 @@ def write_origin(job: TrainJob) -> None:
 
     ValueError if the run was begun with other tokenizers: one that goes on must not read ids of another codebook.
     """
-    before = _begun_with(storage.join(job.folder, TOKENIZERS))
+    before = side_files.read_object(storage.join(job.folder, TOKENIZERS)) or {}
     if other := [name for name in before.keys() & job.tokenizers.keys() if before[name] != job.tokenizers[name]]:
         raise ValueError(
             f"{job.folder}: this run was begun with another tokenizer {', '.join(sorted(other))}; bring that one back "
@@ -36,13 +36,6 @@ def write_origin(job: TrainJob) -> None:
         )
     storage.put(storage.join(job.folder, RECIPE), configuration.dump(job.recipe).encode())
     storage.put(storage.join(job.folder, TOKENIZERS), (json.dumps(job.tokenizers, indent=1) + "\n").encode())
-
-
-def _begun_with(url: str) -> dict[str, str]:
-    try:
-        return dict(json.loads(storage.read_bytes(url)))
-    except (FileNotFoundError, ValueError, TypeError):  # a run that begins, or a damaged file, which is written again
-        return {}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fourmill_tests import data
-from fourmill_tests.cases import NOTHING_WRONG, mended_by, require
+from fourmill_tests.cases import require
 
 from fourmill.tokenize import labels as label_files
 
@@ -48,7 +48,6 @@ def test_shard_replaced_on_a_web_server_is_made_again(tmp_path: Path, web: tuple
     require(bool(tasks), "the shard has other captions now, and all its outputs count as up to date")
 
 
-@mended_by(NOTHING_WRONG)
 def test_a_second_download_costs_its_own_labels_only(tmp_path: Path) -> None:
     """Every download of img2dataset numbers its shards from 00000 (img2dataset#6), wherever its folder sorts."""
     data.good_shards(tmp_path / "data" / "cc12m", 2, 1)

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 from fourmill_tests import data, runs
-from fourmill_tests.cases import NOTHING_WRONG, engine_in_process, mended_by, require
+from fourmill_tests.cases import engine_in_process, require
 
 from fourmill.train.metrics import Metrics
 
 
-@mended_by(NOTHING_WRONG)
 def test_a_log_that_was_cut_does_not_stop_training(tmp_path: Path) -> None:
     """The last line of a run's log was cut by a crash (yolact#710)."""
     lines = [json.dumps({"step": step, "kind": "train", "loss": 7.5 - step / 100}) for step in range(2, 26, 2)]
@@ -26,7 +25,6 @@ def test_a_log_that_was_cut_does_not_stop_training(tmp_path: Path) -> None:
     require("metrics.jsonl" in said, f"training cannot go on, and the file is not named: {said}")
 
 
-@mended_by(NOTHING_WRONG)
 def test_empty_wall_times_do_not_stop_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ROOT/ledger/stages/label.json was cut to nothing; the stage has made something by the time it is read."""
     engine_in_process(monkeypatch)
