@@ -277,21 +277,24 @@ def _workers_text(resources: Resources, bundle: dict[str, float]) -> str:
 def _watch(trainer: Any, board: Any, elastic: bool) -> None:
     """Run the trainer in a thread and show the progress on the board."""
     raised: list[BaseException] = []
+    # Not `join`: a signal that interrupts it marks a thread that works as ended (Python 3.11).
+    ended = threading.Event()
 
     def fit() -> None:
         try:
             trainer.fit()
         except BaseException as error:  # raised in the caller's thread below
             raised.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-    thread.start()
+    threading.Thread(target=fit, name="ray-train", daemon=True).start()
     screen, notices = _Screen(elastic), _Notices()
     alive = True
     try:
         while alive:
-            thread.join(POLL_SECONDS)
-            alive = thread.is_alive()  # before the board is read, so that it is read once more after the end
+            # Before the board is read, so that it is read once more after the end.
+            alive = not ended.wait(POLL_SECONDS)
             screen.show(_ask(board.read) or BoardState())
             if notices.new():
                 screen.close()
@@ -299,7 +302,7 @@ def _watch(trainer: Any, board: Any, elastic: bool) -> None:
                 _ask(board.ask, False)
     except KeyboardInterrupt:
         screen.close()
-        _save(thread, board)
+        _save(ended, board)
         raise
     screen.close()
     if screen.failure:
@@ -308,13 +311,13 @@ def _watch(trainer: Any, board: Any, elastic: bool) -> None:
         raise RuntimeError(_cause(raised[0])) from raised[0]
 
 
-def _save(thread: threading.Thread, board: Any) -> None:
+def _save(ended: threading.Event, board: Any) -> None:
     """Have the workers save and stop, if they are at something that can be saved, and wait for it."""
     if not (_ask(board.read) or BoardState()).in_steps:
         return
     print("saving a checkpoint before it stops (once more: stop at once)", file=sys.stderr, flush=True)
     _ask(board.ask, True)
-    thread.join(GRACE_SECONDS)
+    ended.wait(GRACE_SECONDS)
 
 
 class _Notices:
