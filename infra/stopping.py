@@ -62,5 +62,32 @@ def kept() -> Iterator[None]:
             signal.signal(number, _stop)
 
 
+class Deferred:
+    """Whether a signal has come, within `deferred`; 0 for none."""
+
+    signum = 0
+
+
+@contextmanager
+def deferred() -> Iterator[Deferred]:
+    """Within, a first signal is only noted, for work that ends between two of its steps; a second one raises."""
+    noted, main = Deferred(), threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *SIGNALS) if main}
+    ours = [number for number, handler in before.items() if handler in (_stop, signal.default_int_handler)]
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        if noted.signum:
+            raise Stopped(signum)
+        noted.signum = signum
+
+    for number in ours:
+        signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])
+
+
 def _stop(signum: int, frame: FrameType | None) -> None:
     raise Stopped(signum)

@@ -9,8 +9,10 @@ import csv
 import io
 import posixpath
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,8 @@ from .reject import Reject
 LABEL = "cls"
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 MAX_PIXELS = 100_000_000
+THREADS = 8  # that look at images
+NAMED = 5  # images that an error names
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,37 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def check(self, progress: Callable[[int], None] = lambda done: None) -> None:
+        """Look at every image, once. ValueError naming those that cannot be read.
+
+        Args:
+            progress: called with the number of images that were looked at since the last call.
+        """
+        problems: list[str] = []
+
+        def look(index: int) -> str:
+            try:
+                self.image(index)
+            except (ValueError, OSError) as error:
+                return str(error)
+            return ""
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            for problem in pool.map(look, range(len(self))):
+                problems += [problem] if problem else []
+                progress(1)
+        if problems:
+            more = f"; and {len(problems) - NAMED} others" if len(problems) > NAMED else ""
+            raise ValueError(f"{len(problems)} of {len(self)} images: {'; '.join(problems[:NAMED])}{more}")
+
+    def identity(self) -> list[Any]:
+        """What these images are, as plain values: classes, labels, and each file with its size and version."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            urls = list(dict.fromkeys(place.url for place in self.places))
+            stats = dict(zip(urls, map(str, pool.map(storage.stat, urls)), strict=True))
+        places = [[place.url, place.offset, place.size, stats[place.url]] for place in self.places]
+        return [list(self.classes), self.labels.tolist(), places]
 
     def image(self, index: int) -> np.ndarray:
         """uint8 (H, W, 3), upright. ValueError naming the file if it is damaged."""

@@ -26,11 +26,9 @@ MADE_BY = "fourmill generate"  # what made a folder, in its settings
 
 def check(folder: str) -> set[str]:
     """The files of an earlier generation in a folder, which may be replaced. ValueError if it holds others."""
-    if storage.is_local(folder) and storage.local_path(folder).is_file():
-        raise ValueError(f"--out {folder} is a file; name a folder, which may be new")
     held = set(_files_in(folder))
     if not held:
-        _check_writable(folder)
+        check_writable(folder)
         return set()
     own: set[str] = set()
     if SETTINGS in held:
@@ -49,11 +47,13 @@ def check(folder: str) -> set[str]:
     return own - {SETTINGS}
 
 
-def _check_writable(folder: str) -> None:
+def check_writable(folder: str) -> None:
     """ValueError if a new local folder cannot be made; better known before minutes of generation."""
     if not storage.is_local(folder):
         return
     path = storage.local_path(folder)
+    if path.is_file():
+        raise ValueError(f"--out {folder} is a file; name a folder, which may be new")
     above = next(one for one in (path, *path.resolve().parents) if one.is_dir())
     try:
         os.rmdir(tempfile.mkdtemp(prefix=storage.TEMPORARY_PREFIX, dir=above))

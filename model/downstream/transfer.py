@@ -65,7 +65,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.config = model.config
-        self.specs = {spec.name: spec for spec in (_grid_spec(model, name) for name in modalities)}
+        self.specs = {spec.name: spec for spec in (grid_spec(model, name) for name in modalities)}
         self.dim, self.drop_path = model.config.dim, drop_path
         self.projections = copy.deepcopy(model.projections)
         # Projections of modalities that are not given would be parameters without a gradient.
@@ -216,7 +216,8 @@ def _key(name: str) -> str:
     return name.replace(".", "_")
 
 
-def _grid_spec(model: FourM, name: str) -> ModalitySpec:
+def grid_spec(model: FourM, name: str) -> ModalitySpec:
+    """A modality that an encoder can be given, by either name. ValueError if the model does not read it so."""
     spec = model.config.spec(name)
     if spec.name not in model.config.inputs or spec.kind not in (Kind.PIXELS, Kind.GRID):
         fitting = [n for n in model.config.inputs if model.config.spec(n).kind in (Kind.PIXELS, Kind.GRID)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,11 +20,13 @@ import torch.nn.functional as F
 from ...infra.progress import Progress
 from ...model.config import FourMConfig
 from ...model.downstream.heads import Classifier
-from ...model.downstream.transfer import Encoder, add_lora, parameter_groups
+from ...model.downstream.transfer import Encoder, add_lora, grid_spec, parameter_groups
 from ...model.fourm import FourM
+from ...model.published.names import patch_size
 from ...tokenize import crops
 from ..data.prefetch import prefetch
 from ..schedule import cosine_lr
+from .kept import Keeper
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 THREADS = 8  # that decode images
@@ -87,49 +89,136 @@ def build(model: FourM, classes: int, settings: Settings) -> Classifier:
 
 
 def finetune(
-    model: FourM, train: Images, val: Images, settings: Settings, device: str = "cpu"
+    model: FourM,
+    train: Images,
+    val: Images,
+    settings: Settings,
+    device: str = "cpu",
+    keeper: Keeper | None = None,
 ) -> tuple[Classifier, list[dict[str, float]]]:
     """Train a classifier.
+
+    Args:
+        keeper: goes on from the state that it has saved, and saves others.
 
     Returns:
         It, in evaluation mode, and for each epoch the mean training loss, and top-1 and top-5 accuracy on `val`.
 
     Raises:
-        FloatingPointError: the loss is not finite; names epoch and step.
+        ValueError: there are less than two classes, or the images' size is no multiple of the model's patch.
+        FloatingPointError: the loss is not finite; names the epoch.
+        Stopped: the keeper has saved, since the command was asked to stop.
     """
-    classifier = build(model, len(train.classes), settings).to(device)
-    groups = parameter_groups(
-        classifier.encoder, classifier.head, settings.lr, settings.layer_decay, settings.weight_decay
-    )
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    # Steps of an epoch; the last samples that fill no batch are left out, other ones in each epoch.
-    rounds = max(len(train) // settings.batch_size, 1)
-    schedule = {"warmup": round(settings.warmup_epochs * rounds), "steps": settings.epochs * rounds}
-    history = []
-    with Progress("transfer", settings.epochs * rounds, "steps") as progress:
-        for epoch in range(settings.epochs):
-            classifier.train()
-            losses: list[torch.Tensor] = []
-            for images, labels in _training_batches(train, settings, epoch, device):
-                step = epoch * rounds + len(losses)
-                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                    group["lr"] = cosine_lr(step, peak=peak, minimum=0.0, **schedule)
-                loss = F.cross_entropy(_logits(classifier, images), labels, label_smoothing=settings.smoothing)
-                optimizer.zero_grad()
-                torch.autograd.backward(loss)
-                if settings.clip_norm is not None:
-                    torch.nn.utils.clip_grad_norm_(trained, settings.clip_norm)
-                optimizer.step()
-                losses.append(loss.detach())
-                progress.update(1)
-            # Once an epoch: reading the loss of each step would wait for the device.
-            mean = float(torch.stack(losses).mean())
-            if not math.isfinite(mean):
-                raise FloatingPointError(f"transfer: the loss of epoch {epoch} is {mean}; lower lr, or set clip_norm")
-            history.append({"loss": mean} | accuracy(classifier, val, settings, device))
-    return classifier.eval(), history
+    check(model, train, settings)
+    return _Tuning(model, train, val, settings, device).run(keeper)
+
+
+def check(model: FourM, train: Images, settings: Settings) -> None:
+    """ValueError if nothing can be learned of these images, or the model cannot read them at this size."""
+    if len(train.classes) < 2:
+        raise ValueError(
+            f"transfer: there is one class alone, {train.classes[0]!r}; expected two or more to tell apart"
+        )
+    patch = patch_size(grid_spec(model, "rgb"))
+    if settings.image_size % patch:
+        nearest = max(1, round(settings.image_size / patch)) * patch
+        raise ValueError(
+            f"transfer: image_size is {settings.image_size}, and the model reads patches of {patch} px; take {nearest}"
+        )
+
+
+def schedule(images: int, settings: Settings) -> dict[str, int]:
+    """Steps in all, and those of warm-up, for `cosine_lr`."""
+    steps = settings.epochs * _rounds(images, settings)
+    # The first step of a warm-up has the rate 0: of few steps some must be left to learn.
+    return {"warmup": min(round(settings.warmup_epochs * _rounds(images, settings)), steps - 1), "steps": steps}
+
+
+def _rounds(images: int, settings: Settings) -> int:
+    """Steps of an epoch; the last samples that fill no batch are left out, other ones in each epoch."""
+    return max(images // settings.batch_size, 1)
+
+
+class _Tuning:
+    """The state of a training: after how many steps, and with which losses of the epoch."""
+
+    def __init__(self, model: FourM, train: Images, val: Images, settings: Settings, device: str) -> None:
+        self.train, self.val, self.settings, self.device = train, val, settings, device
+        self.classifier = build(model, len(train.classes), settings).to(device)
+        groups = parameter_groups(
+            self.classifier.encoder, self.classifier.head, settings.lr, settings.layer_decay, settings.weight_decay
+        )
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.schedule, self.rounds = schedule(len(train), settings), _rounds(len(train), settings)
+        self.losses: list[torch.Tensor] = []
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def step(self) -> int:
+        return len(self.history) * self.rounds + len(self.losses)
+
+    def run(self, keeper: Keeper | None) -> tuple[Classifier, list[dict[str, float]]]:
+        if keeper is not None and (state := keeper.newest(self.device)) is not None:
+            self._load(state)
+        with Progress("transfer", self.schedule["steps"], "steps", start=self.step) as progress:
+            while len(self.history) < self.settings.epochs:
+                self.classifier.train()
+                epoch, done = len(self.history), len(self.losses)
+                for images, labels in _training_batches(self.train, self.settings, epoch, self.device, done):
+                    self._step(images, labels)
+                    progress.update(1)
+                    if keeper is not None and keeper.is_due:
+                        self._mean()  # a state that is not finite is no state to go on from
+                        keeper.save(self.step, self.schedule["steps"], self._state())
+                row = {"loss": self._mean()} | accuracy(self.classifier, self.val, self.settings, self.device)
+                self.history.append(row)
+                self.losses = []
+        return self.classifier.eval(), self.history
+
+    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = cosine_lr(self.step, peak=peak, minimum=0.0, **self.schedule)
+        smoothing = self.settings.smoothing
+        loss = F.cross_entropy(_logits(self.classifier, images), labels, label_smoothing=smoothing)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        if self.settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
+        self.optimizer.step()
+        self.losses.append(loss.detach())
+
+    def _mean(self) -> float:
+        """Of the epoch's losses so far. Once an epoch: reading the loss of each step would wait for the device."""
+        mean = float(torch.stack(self.losses).mean())
+        if not math.isfinite(mean):
+            raise FloatingPointError(
+                f"transfer: the loss of epoch {len(self.history)} is {mean}; lower lr ({self.settings.lr:g}), or set "
+                "clip_norm"
+            )
+        return mean
+
+    def _state(self) -> dict[str, Any]:
+        """All that the next steps depend on, random numbers of stochastic depth among it."""
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.startswith("cuda"):
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "model": self.classifier.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "losses": torch.stack(self.losses) if self.losses else torch.zeros(0),
+            "history": self.history,
+            "random": random,
+        }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.classifier.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.losses, self.history = list(state["losses"]), list(state["history"])
+        torch.set_rng_state(state["random"]["cpu"].cpu())
+        if "cuda" in state["random"]:
+            torch.cuda.set_rng_state(state["random"]["cuda"].cpu(), self.device)
 
 
 def accuracy(classifier: Classifier, images: Images, settings: Settings, device: str = "cpu") -> dict[str, float]:
@@ -145,8 +234,19 @@ def accuracy(classifier: Classifier, images: Images, settings: Settings, device:
     return {"top1": top1, "top5": top5}
 
 
-def save(classifier: Classifier, config: FourMConfig, classes: Sequence[str], settings: Settings, folder: str) -> None:
-    """Write a classifier into a local folder."""
+def save(
+    classifier: Classifier,
+    config: FourMConfig,
+    classes: Sequence[str],
+    settings: Settings,
+    folder: str,
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a classifier into a local folder.
+
+    Args:
+        about: what its configuration says besides: the call that made it, and what came of each epoch.
+    """
     from safetensors.torch import save_file
 
     path = Path(folder)
@@ -155,6 +255,7 @@ def save(classifier: Classifier, config: FourMConfig, classes: Sequence[str], se
     (path / CONFIG).unlink(missing_ok=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in classifier.state_dict().items()}, path / WEIGHTS)
     content = {"model": config.to_dict(), "classes": list(classes), "settings": asdict(settings)}
+    content |= about or {}
     (path / CONFIG).write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -183,11 +284,11 @@ def _logits(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
 
 
 def _training_batches(
-    images: Images, settings: Settings, epoch: int, device: str
+    images: Images, settings: Settings, epoch: int, device: str, done: int = 0
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     order = np.random.default_rng((settings.seed, epoch)).permutation(len(images))
     whole = max(len(order) // settings.batch_size * settings.batch_size, min(len(order), settings.batch_size))
-    return _batches(images, order[:whole], settings, device, epoch)
+    return _batches(images, order[done * settings.batch_size : whole], settings, device, epoch)
 
 
 def _batches(

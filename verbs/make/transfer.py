@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ...infra import storage
 from .. import arguments
+
+if TYPE_CHECKING:
+    from ...model.fourm import FourM
+    from ...pipelines.labelled import LabelledImages
 
 ORDER = 110
 HELP = "fine-tune the encoder to classify images"
 EXAMPLES = ("fourmill transfer out/runs/4m/RUN/model --train 'pets/train-*.tar' --val pets/val.csv --out out/pets",)
 
-OPTIONS = ("epochs", "batch_size", "lr", "image_size", "lora_rank", "seed")
+OPTIONS = ("epochs", "batch_size", "lr", "clip_norm", "image_size", "lora_rank", "seed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=20, help="(default: 20)")
     parser.add_argument("--batch-size", type=int, default=256, help="(default: 256)")
     parser.add_argument("--lr", type=float, default=1e-4, help="of the head (default: 1e-4)")
+    text = "largest norm of the gradient (default: no limit)"
+    parser.add_argument("--clip-norm", type=float, default=None, metavar="NORM", help=text)
     parser.add_argument("--image-size", type=int, default=224, help="pixels (default: 224)")
     parser.add_argument("--lora-rank", type=int, default=0, help="low-rank corrections instead of all weights")
     parser.add_argument("--seed", type=int, default=0)
@@ -53,7 +60,8 @@ def make(
     options: dict[str, Any],
     checkpoint: int | None = None,
 ) -> list[dict[str, float]]:
-    """Fine-tune, write the classifier, and return loss, top-1 and top-5 of each epoch.
+    """Fine-tune, write the classifier, and return loss, top-1 and top-5 of each epoch. A call that was stopped goes on;
+    one that has written its classifier does nothing.
 
     Args:
         model: what `train.pretrain.load.load_model` takes: a run, a checkpoint, a published folder or hub id.
@@ -62,17 +70,53 @@ def make(
         options: fields of `train.downstream.transfer.Settings`.
         checkpoint: the step of a run's checkpoint.
     """
-    import torch
-
+    from ...infra import stopping
     from ...pipelines import labelled
-    from ...train.downstream import transfer
-    from ...train.pretrain.load import at_step, load_model
+    from ...runs import files
+    from ...train.downstream import kept, transfer
 
     settings = transfer.Settings(**options)
+    # All that it will read or write is looked at before the first step.
+    if not storage.is_local(out):
+        raise ValueError(f"--out {out}: the classifier is written to this machine; name a local folder")
+    files.check_writable(out)
     images = labelled.read(list(train))
     held_out = labelled.read(list(val), images.classes)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = load_model(at_step(model, checkpoint), device)
-    classifier, history = transfer.finetune(network, images, held_out, settings, device)
-    transfer.save(classifier, network.config, images.classes, settings, out)
+    network, device = _network(model, checkpoint)
+    transfer.check(network, images, settings)
+    call = kept.call_of(network, settings, [images.identity(), held_out.identity()])
+    if (history := kept.finished(out, call)) is not None:
+        return history
+    _look_at(images, held_out)
+    with stopping.deferred() as stop:
+        keeper = kept.Keeper(out, call, stop)
+        try:
+            classifier, history = transfer.finetune(network, images, held_out, settings, device, keeper)
+        except KeyboardInterrupt as interrupt:
+            steps = transfer.schedule(len(images), settings)["steps"]
+            raise stopping.because_of(interrupt, keeper.said(steps)) from None
+        except FloatingPointError as error:
+            text = str(error).replace("lower lr", "lower --lr").replace("set clip_norm", "give --clip-norm")
+            raise ValueError(text) from None
+    about = {"call": call, "history": history}
+    transfer.save(classifier, network.config, images.classes, settings, out, about)
+    keeper.remove()
     return history
+
+
+def _network(model: str, checkpoint: int | None) -> tuple[FourM, str]:
+    """The model, and the device it is on."""
+    import torch
+
+    from ...train.pretrain.load import at_step, load_model
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_model(at_step(model, checkpoint), device), device
+
+
+def _look_at(*sets: LabelledImages) -> None:
+    from ...infra.progress import Progress
+
+    with Progress("look at images", sum(map(len, sets)), "images") as progress:
+        for images in sets:
+            images.check(progress.update)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fourmill_tests import interrupts, runs, transfer
-from fourmill_tests.cases import NOTHING_WRONG, mended_by, require
+from fourmill_tests.cases import require
 
 from fourmill.train.downstream import transfer as tuning
 from fourmill.train.pretrain import initial
@@ -42,7 +42,6 @@ def test_classes_of_one_number_have_an_order(tmp_path: Path) -> None:
     require(len(orders) == 1, f"the order of the classes depends on the process: {orders}")
 
 
-@mended_by(NOTHING_WRONG)
 def test_one_epoch_of_a_small_set_learns(pets: Path) -> None:
     """Fewer images than a batch: one step, whose learning rate is 0 (barlowtwins#45). It learns, or refuses."""
     status, _, _ = runs.command(*transfer.arguments(pets, 1))
@@ -54,7 +53,6 @@ def test_one_epoch_of_a_small_set_learns(pets: Path) -> None:
     require(status != 0 or moved > 0, "exit status 0, and no weight has moved")
 
 
-@mended_by(NOTHING_WRONG)
 def test_nan_loss_is_a_sentence_with_an_option(pets: Path) -> None:
     """The advice of the message can be followed: what it names is an option of the command."""
     try:
@@ -65,7 +63,6 @@ def test_nan_loss_is_a_sentence_with_an_option(pets: Path) -> None:
     require(status == 2 and not advises, f"exit status {status}: {said}")
 
 
-@mended_by(NOTHING_WRONG)
 def test_unusable_out_is_found_before_training(pets: Path) -> None:
     """A file is where the folder should go (OneTrainer#168, DeOldify#303)."""
     (pets / "out").write_text("somebody's notes")
@@ -77,7 +74,6 @@ def test_unusable_out_is_found_before_training(pets: Path) -> None:
     require(status != 0 and not trained, f"trained first, then: exit status {status}, {said[-300:]}")
 
 
-@mended_by(NOTHING_WRONG)
 def test_interrupted_transfer_keeps_what_it_says(pets: Path) -> None:
     """Ctrl-C: "run the same command again to go on from here". Is anything kept to go on from?"""
 
@@ -91,7 +87,6 @@ def test_interrupted_transfer_keeps_what_it_says(pets: Path) -> None:
     require(kept or "go on from here" not in said, f"it says {said.strip()[-80:]!r}, and nothing is kept")
 
 
-@mended_by(NOTHING_WRONG)
 def test_finished_transfer_is_not_trained_again(pets: Path) -> None:
     """README: every verb is idempotent."""
     written = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from fourmill.infra import stopping
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
-from fourmill.train.downstream import transfer
+from fourmill.train.downstream import kept, transfer
 from fourmill.train.downstream.transfer import Settings
 
 torch.set_num_threads(1)
@@ -73,6 +75,57 @@ def test_the_same_call_gives_the_same_weights(model: FourM, images: Stripes) -> 
     assert all(torch.equal(weights[name], second_weights[name]) for name in weights)
     other, _ = transfer.finetune(model, images, images, replace(short, seed=1))
     assert not torch.equal(other.head.linear.weight, first.head.linear.weight)
+
+
+@pytest.mark.parametrize("steps", [[2], [5], [3, 7]])
+def test_one_that_was_stopped_ends_with_the_same_weights(
+    model: FourM, images: Stripes, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an epoch, and at the end of one; twice. Stochastic depth goes on with its random numbers."""
+    settings = replace(SETTINGS, epochs=2)
+    whole, history = transfer.finetune(model, images, images, settings)
+
+    class Stopping(kept.Keeper):
+        calls = 0
+
+        @property
+        def is_due(self) -> bool:
+            self.calls += 1
+            self.stop.signum = signal.SIGTERM * (self.calls == step - before)
+            return bool(self.stop.signum)
+
+    before = 0
+    for step in steps:
+        with pytest.raises(stopping.Stopped, match=f"step {step} of 10 is saved in .* goes on from there") as stopped:
+            transfer.finetune(model, images, images, settings, keeper=Stopping(str(tmp_path), "call"))
+        assert stopped.value.signum == signal.SIGTERM
+        before = step
+    torch.rand(5)  # somebody else's
+    assert kept.Keeper(str(tmp_path), "another").newest("cpu") is None
+    resumed, same = transfer.finetune(model, images, images, settings, keeper=kept.Keeper(str(tmp_path), "call"))
+    assert same == history
+    expected = whole.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.state_dict().items())
+
+
+def test_a_classifier_is_that_of_its_call(model: FourM, tmp_path: Path) -> None:
+    call = kept.call_of(model, SETTINGS, [["a"]])
+    assert call == kept.call_of(model, SETTINGS, [["a"]])
+    assert call != kept.call_of(model, replace(SETTINGS, seed=1), [["a"]]) != kept.call_of(model, SETTINGS, [["b"]])
+    classifier = transfer.build(model, 2, SETTINGS)
+    transfer.save(
+        classifier, model.config, ("a", "b"), SETTINGS, str(tmp_path), {"call": call, "history": [{"loss": 1}]}
+    )
+    assert kept.finished(str(tmp_path), call) == [{"loss": 1}] and kept.finished(str(tmp_path), "other") is None
+    (tmp_path / "model.safetensors").unlink()
+    assert kept.finished(str(tmp_path), call) is None and kept.finished(str(tmp_path / "no"), call) is None
+
+
+@pytest.mark.parametrize("epochs, images, expected", [(1, 8, 0), (1, 16, 1), (1, 24, 2), (20, 80, 10)])
+def test_some_step_has_a_rate(epochs: int, images: int, expected: int) -> None:
+    plan = transfer.schedule(images, replace(SETTINGS, epochs=epochs))
+    assert plan["warmup"] == expected
+    assert any(transfer.cosine_lr(step, peak=1.0, minimum=0.0, **plan) > 0 for step in range(plan["steps"]))
 
 
 def test_lora_leaves_the_encoder_as_it_was(model: FourM, images: Stripes, tmp_path: Path) -> None:

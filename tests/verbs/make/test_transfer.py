@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,40 @@ def test_damaged_files_are_sentences(pets: Path, damaged: str) -> None:
     (pets / damaged).write_bytes(content[: len(content) // 3] if damaged != "val.csv" else b"\xff" + content)
     status, _, err = transfer(pets)
     assert status == 2 and err.startswith(f"fourmill transfer: {pets / damaged}: "), err
+
+
+@pytest.mark.parametrize(
+    "row, said", [("9.png,1", "1 of 3 images: .*9.png"), ("bad.png,1", "bad.png, image 2: image: not a JPEG")]
+)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_every_image_is_looked_at_first(pets: Path, split: str, row: str, said: str) -> None:
+    table = pets / f"{split}.csv"
+    table.write_text(f"path,label\n0.png,0\n1.png,1\n{row}\n")
+    (pets / "bad.png").write_bytes(b"no picture")
+    options = ["--out", str(pets / "out"), "--epochs", "1", "--batch-size", "2", "--image-size", "16"]
+    other = pets / "val.csv" if split == "train" else pets / "train-*.tar"
+    places = {"train": other, "val": other} | {split: table}
+    status, _, err = runs.command(
+        "transfer", str(pets / "model"), "--train", str(places["train"]), "--val", str(places["val"]), *options
+    )
+    assert status == 2 and re.search(said, err) and not (pets / "out").exists(), err
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (["--image-size", "20"], "image_size is 20, and the model reads patches of 8 px; take 16"),
+        (["--out", "s3://bucket/out"], "--out s3://bucket/out: the classifier is written to this machine"),
+        (["--train", "ONE.csv"], "there is one class alone, 'cat'; expected two or more"),
+        (["--checkpoint", "5"], "is no run, and has no checkpoints"),
+    ],
+)
+def test_what_cannot_be_is_said_first(pets: Path, change: list[str], said: str) -> None:
+    (pets / "ONE.csv").write_text("path,label\n0.png,cat\n1.png,cat\n")
+    options = {"--train": str(pets / "train-*.tar"), "--val": str(pets / "val.csv"), "--out": str(pets / "out")}
+    options |= {change[0]: change[1].replace("ONE", str(pets / "ONE"))}
+    if change[0] == "--train":
+        options["--val"] = options["--train"]
+    arguments = [part for name, value in ({"--image-size": "16"} | options).items() for part in (name, value)]
+    status, _, err = runs.command("transfer", str(pets / "model"), *arguments)
+    assert status == 2 and said in err and "look at images" not in err, err
