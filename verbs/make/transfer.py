@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...infra import storage
 from .. import arguments
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def make(
         options: fields of `train.downstream.transfer.Settings`.
         checkpoint: the step of a run's checkpoint.
     """
-    from ...infra import stopping
+    from ...infra import stopping, storage
     from ...pipelines import labelled
     from ...runs import files
     from ...train.downstream import kept, transfer
