@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol, cast
 
-from .infra import logs, stopping
+from .infra import faults, logs, stopping
+from .infra.secrets import hide
 
 # Whose errors say that a service cannot be reached; their types are neither OSError nor classes of fourmill.
 NETWORK = (
@@ -151,15 +152,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         correctable = isinstance(error, OSError) or type(error) in (ValueError, ImportError, ModuleNotFoundError)
         if correctable or _is_ours(error):
             # Parts name themselves in their errors; the verb need not be read twice.
-            text = str(error).removeprefix(f"{args.verb}: ")
-            print(f"fourmill {args.verb}: {text}", file=sys.stderr)
+            text = faults.sentence(error) if isinstance(error, OSError) and faults.of_place(error) else str(error)
+            text = text.removeprefix(f"{args.verb}: ")
+            print(f"fourmill {args.verb}: {hide(text)}", file=sys.stderr)
             return 2
-        raise
+        return _say_fault(args.verb, error)
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in NETWORK:
-            raise
-        print(f"fourmill {args.verb}: the storage or the network cannot be reached: {error}", file=sys.stderr)
-        return 2
+        return _say_fault(args.verb, error)
+
+
+def _say_fault(verb: str, error: Exception) -> int:
+    """An error of storage, the network or the machine as one sentence with what to do. Any other is raised."""
+    if not faults.of_place(error) and type(error).__module__.partition(".")[0] not in NETWORK:
+        raise error
+    lost = "the storage or the network cannot be reached: " if faults.name(error) in ("", "network") else ""
+    print(f"fourmill {verb}: {lost}{hide(faults.sentence(error))}", file=sys.stderr)
+    return 2
 
 
 def _is_ours(error: Exception) -> bool:

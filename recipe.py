@@ -20,6 +20,7 @@ from .infra import configuration
 from .infra.configuration import RecipeError
 from .infra.explain import explain, nearest
 from .infra.fields import Section
+from .infra.secrets import hidden
 from .modalities import LABELS, MODALITIES, TEXT, TOKENIZERS, Form, Kind, ModalitySpec
 from .pipelines.engine.settings import Engine
 from .pipelines.settings import Images, Labels, Samples
@@ -217,7 +218,7 @@ def _mentions(value: Any, names: Collection[str]) -> bool:
 
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML, every field with its value."""
-    return configuration.dump(recipe.model_dump(mode="json"))
+    return configuration.dump(hidden(recipe.model_dump(mode="json")))
 
 
 def _check(recipe: Recipe) -> None:

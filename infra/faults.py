@@ -228,6 +228,11 @@ def of_place(error: BaseException) -> bool:
     return of(error) is Of.PLACE
 
 
+def status(error: BaseException) -> int:
+    """The HTTP status that an error, or what caused it, holds; 0 without one."""
+    return next((number for one in _chain(error) if (number := _status(one)[0])), 0)
+
+
 def name(error: BaseException) -> str:
     """The name of its row, "" of an unknown error."""
     row = find(error)

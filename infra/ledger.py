@@ -23,6 +23,7 @@ from typing import Any
 from .. import __version__
 from . import footers, storage
 from .fingerprint import fingerprint
+from .secrets import hide
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,8 @@ _FIELDS = {one.name for one in fields(Record)}
 
 def dumps(record: Record) -> bytes:
     """A record as it is stored: JSON a person can read, and at its end a sum of all the rest."""
-    raw = json.loads(json.dumps(asdict(record)))  # as it will be read
+    rejects = [one | {"reason": hide(one["reason"])} for one in record.rejects]
+    raw = json.loads(json.dumps(asdict(record) | {"rejects": rejects}))  # as it will be read
     text = json.dumps(raw | {"sum": fingerprint(raw)}, indent=1, ensure_ascii=False)
     return (text + "\n").encode("utf-8", "surrogatepass")
 

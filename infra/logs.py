@@ -11,9 +11,18 @@ import logging
 import os
 import sys
 
+from .secrets import hide
+
 LEVELS = ("debug", "info", "warning", "error")
 LEVEL, FILE = "FOURMILL_LOG_LEVEL", "FOURMILL_LOG_FILE"
 FORMAT = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
+
+
+class _Formatter(logging.Formatter):
+    """Events without passwords and signatures of URLs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hide(super().format(record))
 
 
 def configure(level: str | None = None, file: str | None = None) -> None:
@@ -42,7 +51,7 @@ def configure(level: str | None = None, file: str | None = None) -> None:
         logger.removeHandler(old)
         old.close()
     for handler in handlers:
-        handler.setFormatter(logging.Formatter(FORMAT))
+        handler.setFormatter(_Formatter(FORMAT))
         logger.addHandler(handler)
     logger.setLevel(min(handler.level for handler in handlers))
     logger.propagate = False

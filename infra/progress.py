@@ -61,6 +61,11 @@ class Progress:
         if time.monotonic() - self._last >= self._interval:
             self._print()
 
+    def say(self, text: str) -> None:
+        """Print a sentence on a line of its own."""
+        sys.stderr.write(("\r\x1b[2K" if self._terminal else "") + f"{self.stage:<9} {text}\n")
+        sys.stderr.flush()
+
     def line(self) -> str:
         """The line as it would be shown now."""
         elapsed = max(time.monotonic() - self._start, 1e-6)

@@ -7,11 +7,15 @@ which is atomic by itself; nothing is ever renamed there. Everything above this 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import itertools
 import os
 import posixpath
 import secrets
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +23,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import fsspec
 from fsspec.core import url_to_fs
+
+from . import faults, remote
+from .secrets import public
 
 TEMPORARY_PREFIX = ".tmp-"
 SUMS = "sums.json"  # of a folder's files, see sums.py
 # What changes with a file's content, by the names that fsspec's file systems give it; the first one that there is.
 _VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "mtime", "created", "Content-MD5")
+PROBE_BYTES = 1 << 14
+LOCK_SECONDS = 5.0  # after which a lock on a name is taken for that of a killed process
+# What file systems without hard links answer: exFAT, SMB, gcsfuse, s3fs-fuse.
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES})
+NO_CONDITIONS = (
+    "its server does not keep what is there (conditional PUTs, If-None-Match: *), so that two jobs could overwrite "
+    "each other's records; use a server that does (S3, MinIO, Ceph), or a folder"
+)
 
 
 @dataclass(frozen=True)
@@ -58,20 +74,27 @@ def absolute(url: str) -> str:
 
 @lru_cache(maxsize=64)
 def _filesystem(protocol_and_host: str, pid: int) -> Any:
-    return url_to_fs(protocol_and_host)[0]
+    # Listings are never remembered: others write while we look.
+    return url_to_fs(protocol_and_host, use_listings_cache=False)[0]
 
 
 def filesystem(url: str) -> tuple[Any, str]:
     """(fsspec filesystem, path in it). One filesystem for each protocol and process: s3fs does not survive a fork."""
-    protocol, _, rest = url.partition("://")
-    head = f"{protocol}://{rest.split('/', 1)[0]}"
     try:
-        fs = _filesystem(head, os.getpid())
+        fs = _filesystem(remote.head(url), os.getpid())
     except ValueError as error:
         if "Protocol not known" in str(error):
-            raise ValueError(f"{url}: fsspec knows no storage {protocol}://, but s3://, gs://, abfs://, ...") from None
+            known = f"fsspec knows no storage {url.partition('://')[0]}://, but s3://, gs://, abfs://, ..."
+            raise ValueError(f"{public(url)}: {known}") from None
         raise
     return fs, fs._strip_protocol(url)
+
+
+def reconnect() -> None:
+    """Open filesystems anew when they are next used, so that credentials that were renewed in a file are read."""
+    _filesystem.cache_clear()
+    for known in list(fsspec.registry):
+        fsspec.registry[known].clear_instance_cache()
 
 
 def read_bytes(url: str) -> bytes:
@@ -80,40 +103,69 @@ def read_bytes(url: str) -> bytes:
         if is_local(url):
             return local_path(url).read_bytes()
         fs, path = filesystem(url)
-        return bytes(fs.cat_file(path))
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"no file at {url}") from None
+        return bytes(remote.ask(url, fs, lambda: remote.request(fs, "cat_file", path)))
+    except TimeoutError:  # too large for one request, or too slow: in pieces
+        with open_binary(url) as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if faults.of_place(error):  # fsspec calls a refused connection so, too
+            raise remote.named(url, error) from error
+        raise FileNotFoundError(f"no file at {public(url)}") from None
 
 
 def open_binary(url: str) -> BinaryIO:
-    """The file opened for reading, with range reads on object stores."""
+    """The file opened for reading, in ranges on object stores, each of which is asked for again where it fails."""
     if is_local(url):
         return open(local_path(url), "rb")
     fs, path = filesystem(url)
-    return cast("BinaryIO", fs.open(path, "rb"))
+    info = remote.ask(url, fs, lambda: remote.request(fs, "info", path))
+    if remote.has_ranges(fs, info):
+        return cast("BinaryIO", remote.RemoteFile(url, fs, path, info))
+    return cast("BinaryIO", remote.Stream(url, fs, path, info))
 
 
 def stat(url: str) -> Stat | None:
     """Size and version, or None if nothing is there."""
     if is_local(url):
         try:
-            info = local_path(url).stat()
+            found = local_path(url).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return Stat(info.st_size, str(info.st_mtime_ns))
-    fs, path = filesystem(url)
-    # fsspec remembers listings, and would answer with what was there before.
-    fs.invalidate_cache(fs._parent(path))
-    try:
-        info = fs.info(path)
-    except FileNotFoundError:
+        return Stat(found.st_size, str(found.st_mtime_ns))
+    info = _info(url)
+    if info is None:
         return None
     version = next((info[name] for name in _VERSIONS if info.get(name)), "")
     return Stat(int(info["size"] or 0), str(version).strip('"'))
 
 
+def _info(url: str) -> dict[str, Any] | None:
+    """What a remote filesystem says of a name; None if there is nothing."""
+    fs, path = filesystem(url)
+    try:
+        return cast("dict[str, Any]", remote.ask(url, fs, lambda: remote.request(fs, "info", path)))
+    except FileNotFoundError as error:
+        if faults.of_place(error):  # fsspec calls a refused connection so, too
+            raise remote.named(url, error) from error
+        return None
+
+
 def exists(url: str) -> bool:
     return stat(url) is not None
+
+
+def is_file(url: str) -> bool:
+    """Whether a file has this name; False of a folder, and of nothing."""
+    if is_local(url):
+        return local_path(url).is_file()
+    found = _info(url)
+    return found is not None and found.get("type", "file") == "file"
+
+
+def ask(url: str, method: str, **options: Any) -> Any:
+    """Call a method of the filesystem of a remote URL on its path (`ls`, `find`, `glob`, `isdir`), as all is asked."""
+    fs, path = filesystem(url)
+    return remote.ask(url, fs, lambda: remote.request(fs, method, path, **options))
 
 
 def list_names(url: str) -> list[str]:
@@ -124,11 +176,13 @@ def list_names(url: str) -> list[str]:
     else:
         fs, path = filesystem(url)
         try:
-            names = [posixpath.basename(p.rstrip("/")) for p in fs.ls(path, detail=False, refresh=True)]
-        except FileNotFoundError:
-            names = []
-        except TypeError:  # filesystems without `refresh`
-            names = [posixpath.basename(p.rstrip("/")) for p in fs.ls(path, detail=False)]
+            entries = remote.ask(url, fs, lambda: remote.request(fs, "ls", path, detail=False))
+        except FileNotFoundError as error:
+            if faults.of_place(error):
+                raise remote.named(url, error) from error
+            entries = []
+        # A file of this name, or a marker of the folder itself, is listed as its own content.
+        names = [posixpath.basename(entry.rstrip("/")) for entry in entries if entry.rstrip("/") != path.rstrip("/")]
     return sorted(name for name in names if name and not name.startswith(TEMPORARY_PREFIX))
 
 
@@ -172,13 +226,23 @@ def put(url: str, data: bytes, *, if_absent: bool = False) -> bool:
     if is_local(url):
         return _put_local(local_path(url), data, if_absent)
     fs, path = filesystem(url)
+    attempts = itertools.count()
     if not if_absent:
-        fs.pipe_file(path, data)  # one PUT, or a multipart upload, which appears when it is completed
+        # One PUT, or a multipart upload, which appears when it is completed.
+        remote.ask(url, fs, lambda: remote.request(fs, "pipe_file", path, data, size=len(data)))
         return True
+
+    def create() -> None:
+        next(attempts)
+        remote.request(fs, "pipe_file", path, data, mode="create", size=len(data))
+
     try:
-        fs.pipe_file(path, data, mode="create")
-    except FileExistsError:
-        return False
+        remote.ask(url, fs, create)
+    except OSError as error:
+        if not isinstance(error, FileExistsError) and faults.status(error) != 412:
+            raise
+        # An answer that was lost: it may be ours that is there.
+        return next(attempts) > 1 and read_bytes(url) == data
     return True
 
 
@@ -200,9 +264,38 @@ def _put_local(path: Path, data: bytes, if_absent: bool) -> bool:
             os.link(temporary, path)  # unlike a rename it fails if the name is taken
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _claim(temporary, path)
         return True
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _claim(temporary: Path, path: Path) -> bool:
+    """Give a whole file its name unless the name is taken, without hard links: whoever makes a lock file may rename."""
+    lock = path.parent / f"{TEMPORARY_PREFIX}lock-{path.name}"
+    seen, since = None, time.monotonic()
+    while True:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            break
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):
+                stamp = lock.stat().st_mtime_ns
+                if stamp != seen:
+                    seen, since = stamp, time.monotonic()
+                elif time.monotonic() - since > LOCK_SECONDS:  # its owner was killed: a rename takes no time
+                    lock.unlink(missing_ok=True)
+            time.sleep(0.01)
+    try:
+        if path.exists():
+            return False
+        os.replace(temporary, path)
+        return True
+    finally:
+        lock.unlink(missing_ok=True)
 
 
 def delete(url: str) -> None:
@@ -212,9 +305,10 @@ def delete(url: str) -> None:
         return
     fs, path = filesystem(url)
     try:
-        fs.rm_file(path)
-    except FileNotFoundError:
-        pass
+        remote.ask(url, fs, lambda: remote.request(fs, "rm_file", path))
+    except FileNotFoundError as error:
+        if faults.of_place(error):
+            raise remote.named(url, error) from error
 
 
 def sha256(url: str) -> str:
@@ -233,13 +327,21 @@ def check_folder(root: str) -> None:
 
 
 def check_writable(root: str) -> None:
-    """Raise ValueError with a sentence if nothing can be written below `root`."""
-    probe = join(root, f"{TEMPORARY_PREFIX}probe-{secrets.token_hex(4)}")
+    """Raise ValueError with a sentence if files cannot be written below `root`, or a name cannot be claimed there."""
+    probe, data = join(root, f"{TEMPORARY_PREFIX}probe-{secrets.token_hex(4)}"), os.urandom(PROBE_BYTES)
     try:
-        put(probe, b"")
-        delete(probe)
+        try:
+            put(probe, data)
+            absent = put(probe, b"", if_absent=True)
+            if read_bytes(probe) != data:
+                absent = True
+        finally:
+            delete(probe)
     except Exception as error:  # whatever the filesystem raises, the user needs the same sentence
-        raise ValueError(f"root: cannot write below {root}: {error}") from error
+        advice = NO_CONDITIONS if faults.status(error) == 501 else faults.sentence(error)
+        raise ValueError(f"root: cannot write below {public(root)}: {advice}") from error
+    if absent:
+        raise ValueError(f"root: cannot write below {public(root)}: {NO_CONDITIONS}")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from fsspec.utils import glob_translate
 
 from ..infra import storage
+from ..infra.secrets import public
 
 TAR_SUFFIX = re.compile(r"\.(tar|tar\.gz|tgz)$", re.IGNORECASE)
 _MAGIC = "*?["
@@ -52,7 +53,7 @@ def find(pattern: str) -> list[str]:
     """The URLs that one string without braces names, sorted; local ones are absolute. ValueError if there are none."""
     urls, otherwise = _find_local(pattern) if storage.is_local(pattern) else _find_remote(pattern)
     if not urls:
-        raise ValueError(f"shards: nothing found at {pattern!r}: {otherwise}")
+        raise ValueError(f"shards: nothing found at {public(pattern)!r}: {otherwise}")
     return urls
 
 
@@ -75,35 +76,30 @@ def _find_remote(pattern: str) -> tuple[list[str], str]:
     bare = without_query(pattern)
     has_magic = any(character in bare for character in _MAGIC)
     if has_magic and pattern.startswith(("http:", "https:")):
-        fs, path = storage.filesystem(pattern)
-        return [fs.unstrip_protocol(name) for name in sorted(fs.glob(path))], "no file matches it"
-    if TAR_SUFFIX.search(bare) and (not has_magic or _is_file(pattern)):
+        fs, _ = storage.filesystem(pattern)
+        return [fs.unstrip_protocol(name) for name in sorted(storage.ask(pattern, "glob"))], "no file matches it"
+    if TAR_SUFFIX.search(bare) and (not has_magic or storage.is_file(pattern)):
         return [pattern], ""
     names = [name for name in storage.list_names(pattern) if name.endswith(".tar")]
     if names:
         return [storage.join(pattern, name) for name in names], ""
-    if storage.exists(pattern):
+    if storage.is_file(pattern):
         return [pattern], ""
     if has_magic:
         return _find_by_pattern(pattern), "no file matches it"
     return [], "there is no file of this name, and no folder with a *.tar in it"
 
 
-def _is_file(url: str) -> bool:
-    fs, path = storage.filesystem(url)
-    return bool(fs.isfile(path))
-
-
 def _find_by_pattern(pattern: str) -> list[str]:
     fs, path = storage.filesystem(pattern)
-    fs.invalidate_cache()
-    folder, rest = _literal_folder(path, fs.isdir)
+    folder, rest = _literal_folder(path, lambda one: bool(storage.ask(fs.unstrip_protocol(one), "isdir")))
     if "/" not in rest:
-        below = fs.ls(folder, detail=False)
+        below = storage.ask(fs.unstrip_protocol(folder), "ls", detail=False)
     elif any(character in folder for character in _MAGIC):
-        below = fs.find(folder)  # fsspec's own glob would take the folder for a pattern as well
+        # fsspec's own glob would take the folder for a pattern as well.
+        below = storage.ask(fs.unstrip_protocol(folder), "find")
     else:
-        below = fs.glob(path)
+        below = storage.ask(pattern, "glob")
     start = len(folder.rstrip("/")) + 1
     for one in _readings(rest):
         matches = re.compile(glob_translate(one)).match

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from ..infra import faults, ledger, storage, versions
 from ..infra.configuration import RecipeError
+from ..infra.secrets import hide, public
 from . import shard_names, source
 from .outputs import Output, sources
 from .settings import Samples
@@ -153,8 +154,8 @@ def _stat(url: str) -> storage.Stat | str:
     try:
         stat = storage.stat(url)
     except Exception as error:  # credentials, network, permissions: the sentence goes into the closing table
-        return f"cannot look at {url}: {error}"
-    return stat if stat is not None else f"there is no shard at {url}"
+        return f"cannot look at {public(url)}: {hide(str(error))}"
+    return stat if stat is not None else f"there is no shard at {public(url)}"
 
 
 @dataclass

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from ..infra import ledger, storage
+from ..infra.secrets import public
 from . import members, patterns, tar
 from .grouping import SourceSample
 from .reject import Reject
@@ -152,7 +153,9 @@ class Shard:
         digest, now = self.sha256, _state(self._stored)
         if now != self._opened and not self._is_copy:
             if not hashed_before or self._hash() != digest or _state(self._stored) != now:
-                raise Changed(f"shard {self.url}: it changed while it was read; run again when nothing writes to it")
+                raise Changed(
+                    f"shard {public(self.url)}: it changed while it was read; run again when nothing writes to it"
+                )
             self.size, self.version = now[1], str(now[2])
         return ledger.Source(self.size, self.version, digest)
 
@@ -162,7 +165,8 @@ class Shard:
         # pread moves no common position, so that threads need no lock.
         data = os.pread(self._archive.fileno(), member.size, member.offset)
         if len(data) != member.size:
-            raise Changed(f"{self.url}: {member.name}: read {len(data)} of {member.size} bytes; has the file changed?")
+            said = f"read {len(data)} of {member.size} bytes; has the file changed?"
+            raise Changed(f"{public(self.url)}: {member.name}: {said}")
         return data
 
     def image(self, sample: SourceSample) -> bytes:
@@ -281,7 +285,7 @@ def open_shard(url: str, scratch: str | Path) -> Iterator[Shard]:
         try:
             shard = Shard(url, stored, archive, version, digest, problem)
         except ValueError as error:
-            raise ValueError(f"shard {url}: {error}; expected a WebDataset tar, plain or gzip'd") from error
+            raise ValueError(f"shard {public(url)}: {error}; expected a WebDataset tar, plain or gzip'd") from error
         yield shard
 
 
@@ -297,16 +301,16 @@ def _fetch(url: str, scratch: str | Path) -> tuple[BinaryIO, str | None, str]:
         size = os.fstat(file.fileno()).st_size
         if before is None or before != storage.stat(url) or (before.size and before.size != size):
             file.close()
-            raise Changed(f"shard {url}: it changed while it was fetched; run again when nothing writes to it")
-        logger.debug("shard %s: %d bytes fetched", url, size)
+            raise Changed(f"shard {public(url)}: it changed while it was fetched; run again when nothing writes to it")
+        logger.debug("shard %s: %d bytes fetched", public(url), size)
         return file, before.version, digest
     except FileNotFoundError as error:
         cause = error.__cause__
         if cause is not None and not isinstance(cause, FileNotFoundError):  # fsspec calls a refused connection so, too
-            raise OSError(f"shard {url}: cannot be reached: {cause}") from error
-        raise FileNotFoundError(f"shard {url}: there is no such file") from error
+            raise OSError(f"shard {public(url)}: cannot be reached: {cause}") from error
+        raise FileNotFoundError(f"shard {public(url)}: there is no such file") from error
     except IsADirectoryError as error:
-        raise ValueError(f"shard {url}: got a folder, expected a tar file") from error
+        raise ValueError(f"shard {public(url)}: got a folder, expected a tar file") from error
 
 
 def _spool(remote: BinaryIO, scratch: str | Path) -> tuple[BinaryIO, str]:

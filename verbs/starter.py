@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..infra import storage
+from ..infra.secrets import public
 from ..pipelines import images, source
 from ..pipelines.reject import Reject, reason_class
 from . import sizes
@@ -162,7 +163,7 @@ def _check_places(val: Sequence[str], root: str) -> None:
     storage.check_folder(root)
     for url in source.expand(list(val))[:1] if val else ():
         if not storage.exists(url):
-            raise FileNotFoundError(f"shard {url}: there is no such file")
+            raise FileNotFoundError(f"shard {public(url)}: there is no such file")
 
 
 def _fields(chosen: Sizes, samples: int, machine: Machine) -> dict[str, object]:
@@ -223,7 +224,7 @@ def look(url: str) -> Look:
                 shorter_sides.append(min(images.decode(shard.image(sample), 100_000_000).shape[:2]))
             except Reject as reject:
                 rejected[reason_class(reject.reason)] += 1
-        findings = [f"the first has {len(shard.samples):,} samples ({url})"]
+        findings = [f"the first has {len(shard.samples):,} samples ({public(url)})"]
         if samples:
             findings.append(
                 f"of its first {len(samples)}: "

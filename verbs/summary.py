@@ -110,6 +110,7 @@ def text(value: str) -> Text:
     """Text from the data, which must not be read as markup or move the cursor."""
     from rich.text import Text
 
+    from ..infra.secrets import hide
     from ..report.terminal import plain
 
-    return Text(plain(value))
+    return Text(plain(hide(value)))

@@ -9,11 +9,12 @@ import logging
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from ...infra.cluster import cluster
 from ...infra.progress import Progress
+from ...infra.secrets import hide
 from .actor import TASKS_AT_ONCE, actor_class
 from .job import Demand, Hints, Job, PlaceError, Sign, Status, StopJob, Worker
 from .nodes import Nodes
@@ -22,6 +23,7 @@ from .resources import no_place, places
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
+SAY_SECONDS = 30.0  # between two lines that say why nothing goes on
 NO_ROOM = "no node of the cluster has room; waiting for one"
 NODE_DIED = "its node has died"  # as Ray says it
 STATUS_SECONDS = 0.1  # that actors have to say how far they are
@@ -270,6 +272,7 @@ def run(
         demand = job.demand(any(node.get("GPU") for node in nodes.resources()))
         pool = _pool(ray, job, make_worker, tasks, nodes, demand)
         status: dict[Any, Status] = {}
+        said = 0.0
         try:
             while pool.pending or pool.in_flight:
                 if nodes.have_changed():
@@ -277,7 +280,10 @@ def run(
                     logger.warning(
                         "the cluster has %d nodes, and room for %d actors", len(nodes.resources()), pool.size
                     )
-                pool.assign()
+                waiting = next((one.waiting for one in status.values() if one.waiting), "")
+                if not waiting:  # what is made could not be kept
+                    pool.assign()
+                said = _say(progress, waiting, said)
                 if not pool.in_flight:  # all that is left waits a little
                     progress.update(notes="" if pool.size else NO_ROOM)
                     time.sleep(POLL_SECONDS)
@@ -291,6 +297,7 @@ def run(
         finally:
             for actor in pool.actors:
                 ray.kill(actor)
+    outcome.failures = {name: hide(why) for name, why in outcome.failures.items()}
     outcome.seconds = time.monotonic() - start
     return outcome
 
@@ -359,8 +366,19 @@ def _handle_result(ray: Any, pool: Pool[Task], ref: Any, outcome: Outcome[Result
         outcome.failures |= pool.requeue(actor, reason)
 
 
+def _say(progress: Progress, waiting: str, said: float) -> float:
+    """Say what is waited for, every so often. Returns when it was said last, 0 if nothing is waited for."""
+    now = time.monotonic()
+    if waiting and (not said or now - said >= SAY_SECONDS):
+        progress.say(waiting)
+        return now
+    return said if waiting else 0.0
+
+
 def _show(ray: Any, pool: Pool[Task], status: dict[Any, Status], progress: Progress, start: float) -> None:
     """Ask the actors how far they are and show it. One that does not answer at once is shown as it last was."""
+    for gone in [actor for actor in status if actor not in pool.actors]:
+        status[gone] = replace(status[gone], waiting="")
     refs = {actor.status.remote(): actor for actor in pool.actors}
     ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=STATUS_SECONDS) if refs else ([], [])
     for ref in ready:

@@ -75,11 +75,15 @@ class Demand:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a worker is: samples done, rejects by reason, and errors that it knows to be of samples (`Hints`)."""
+    """How far a worker is: samples done, and rejects by reason.
+
+    known: errors that it knows to be of samples, see `Hints`. waiting: what it waits for, "" if it works.
+    """
 
     samples: int
     rejects: Counter[str]
     known: frozenset[Sign] = frozenset()
+    waiting: str = ""
 
 
 class Worker(Protocol[Task_contra, Result_co]):

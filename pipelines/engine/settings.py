@@ -19,4 +19,5 @@ class Engine(Section):
     decode_threads: Positive = 2
     batch_size: Positive = 32
     attempts: Positive = 3  # a shard whose actor dies this often is given up
+    patience: Annotated[float, Field(ge=0)] = 120.0  # seconds that a root which cannot be written is waited for
     max_reject_run: Positive = 1_000  # so many rejects of one output in a row stop the job

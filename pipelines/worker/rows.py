@@ -16,6 +16,7 @@ from ..outputs import Output
 from ..plan import ShardTask
 from ..reject import Reject
 from .isolate import Ward, batch
+from .patience import Patience
 from .sample import LabelledSample
 
 
@@ -81,11 +82,13 @@ def commit(
     keys: list[str],
     rows: Rows,
     classes: Mapping[str, Sequence[str]] | None = None,
+    patience: Patience | None = None,
 ) -> ledger.Record:
     """Write the file of an output, unless it is its record alone (`samples`), and then its record.
 
     Args:
         classes: the recipe's own lists of classes, by label, which files of labels name.
+        patience: with a root that cannot be written.
     """
     data, origin = None, Origin(task.shard, output.fingerprint)
     if codec is not None:
@@ -111,4 +114,4 @@ def commit(
         content=content,
         made=made.by,
     )
-    return ledger.commit(root, record, data)
+    return (patience or Patience(0.0)).keep(lambda: ledger.commit(root, record, data))

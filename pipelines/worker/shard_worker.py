@@ -17,6 +17,8 @@ from typing import Any
 
 from ...infra import faults, ledger
 from ...infra.ledger import SAMPLES
+from ...infra.remote import trouble
+from ...infra.secrets import public
 from ...modalities import import_modules
 from ...tokenize import codecs
 from .. import source
@@ -29,6 +31,7 @@ from .decode import decoded
 from .isolate import Ward
 from .job import Job
 from .label import Stored, label, read_stored
+from .patience import Patience
 from .rows import Made, Rows, commit, encode
 from .sample import LabelledSample
 
@@ -68,6 +71,7 @@ class ShardWorker:
         self.codecs: dict[str, codecs.Codec] = {}  # by output
         self._probes: dict[str, Any] = {}  # see `Ward`
         self._known: set[Sign] = set()
+        self._patience = Patience(job.engine.patience)
         self._rejects_in_a_row: Counter[str] = Counter()  # of each output; goes on from shard to shard
         self._computing = threading.Lock()
         self._by: dict[str, Any] = {}  # what records say of this worker
@@ -84,7 +88,12 @@ class ShardWorker:
         self._by = circumstances.of_worker(self.job.specialists, device)
 
     def status(self) -> Status:
-        return Status(self.tally.samples, Counter(self.tally.rejects), frozenset(self._known.copy()))
+        return Status(
+            self.tally.samples,
+            Counter(self.tally.rejects),
+            frozenset(self._known.copy()),
+            self._patience.waiting or trouble(),
+        )
 
     def run(self, task: ShardTask, hints: Hints = NO_HINTS) -> list[ledger.Record]:
         """Make and commit the outputs that the task's shard lacks.
@@ -127,7 +136,7 @@ class ShardWorker:
                 self.tally.samples += len(batch)
             origin = shard.origin(hash_first)
             if any(one.source.sha256 != origin.sha256 for one in stored.values()):
-                raise source.Changed(f"shard {task.url}: its stored labels were made of other bytes")
+                raise source.Changed(f"shard {public(task.url)}: its stored labels were made of other bytes")
             if SAMPLES in rows:
                 rows[SAMPLES].values = list(keys)
                 problems = shard.problems(self.job.reads)
@@ -136,7 +145,17 @@ class ShardWorker:
         ward.verdict(task.shard)
         made = Made(origin, time.monotonic() - start, self._by | circumstances.of_attempt(), tuple(ward.splits))
         records = [
-            commit(self.job.root, task, output, self.codecs.get(name), made, keys, rows[name], self.job.classes)
+            commit(
+                self.job.root,
+                task,
+                output,
+                self.codecs.get(name),
+                made,
+                keys,
+                rows[name],
+                self.job.classes,
+                self._patience,
+            )
             for name, output in outputs.items()
         ]
         logger.info("shard %s: %d outputs of %d samples in %.1f s", task.shard, len(outputs), len(keys), made.seconds)
@@ -153,7 +172,9 @@ class ShardWorker:
         if len(good) < len(stored):
             makes = {*self.job.specialists, "rgb"} | good.keys()
             if sources(self.job.specialists, labels, good) - makes:
-                raise ValueError(f"shard {task.url}: it changed since the plan was made; run the same command again")
+                raise ValueError(
+                    f"shard {public(task.url)}: it changed since the plan was made; run the same command again"
+                )
             logger.warning("shard %s changed since its labels were made; they are made again", task.shard)
         return good
 

@@ -88,10 +88,7 @@ def _look(path: str, url: str, row: int, pictures: bool, nested: bool) -> Inspec
 
 
 def _is_file(url: str) -> bool:
-    if storage.is_local(url):
-        return storage.local_path(url).is_file()
-    fs, inner = storage.filesystem(url)
-    return bool(fs.isfile(inner))
+    return storage.is_file(url)
 
 
 def _file(path: str, url: str, row: int, pictures: bool) -> Inspection:

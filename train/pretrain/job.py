@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...infra import configuration, ledger, side_files, storage
+from ...infra.secrets import hidden
 from ...modalities import MODALITIES, Kind, ModalitySpec
 from ...model.config import CONFIG, WEIGHTS, FourMConfig
 from .. import checkpoint
@@ -34,7 +35,7 @@ def write_origin(job: TrainJob) -> None:
             f"{job.folder}: this run was begun with another tokenizer {', '.join(sorted(other))}; bring that one back "
             "to go on, or set another train.name for a run on the new one's tokens"
         )
-    storage.put(storage.join(job.folder, RECIPE), configuration.dump(job.recipe).encode())
+    storage.put(storage.join(job.folder, RECIPE), configuration.dump(hidden(job.recipe)).encode())
     storage.put(storage.join(job.folder, TOKENIZERS), (json.dumps(job.tokenizers, indent=1) + "\n").encode())
 
 

@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 import yaml
 from fourmill_tests import data, runs
-from fourmill_tests.cases import NOTHING_WRONG, mended_by, require
+from fourmill_tests.cases import require
 from fourmill_tests.s3 import S3
 
 from fourmill.infra import storage
 from fourmill.pipelines import source
 
 
-@mended_by(NOTHING_WRONG)
 def test_resumed_stage_on_s3_ends_well(ray_cluster: str, s3: S3, tmp_path: Path) -> None:
     """The driver reads the new files through a listing that was cached before they were there."""
     bucket = s3.bucket("resumed")
@@ -88,7 +87,6 @@ def test_mistakes_with_s3_are_sentences(s3: S3, tmp_path: Path) -> None:
     require(not wrong, str(wrong))
 
 
-@mended_by(NOTHING_WRONG)
 def test_refused_access_says_to_what(s3: S3, tmp_path: Path) -> None:
     """403 for a folder and for a file: exit status 2 and the name of the bucket."""
     bucket = s3.bucket("private")
@@ -118,7 +116,6 @@ def _said_of(place: str, folder: Path) -> tuple[list[str], str]:
         return [], str(error)
 
 
-@mended_by(NOTHING_WRONG)
 def test_places_on_s3_are_those_of_paths(s3: S3, tmp_path: Path) -> None:
     """A name with brackets (polars#23292, smart_open#285), and folders without *.tar, as on a local disk."""
     bucket, shard = s3.bucket("places"), data.tar(data.good_entries(0, 1))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fourmill_tests import data, runs
-from fourmill_tests.cases import NOTHING_WRONG, engine_in_process, mended_by, require
+from fourmill_tests.cases import engine_in_process, require
 
 
 @pytest.fixture
@@ -27,7 +27,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@mended_by(NOTHING_WRONG)
 def test_full_disk_stops_a_stage(ray_cluster: str, small_disk: Path, tmp_path: Path) -> None:
     """ray#48104, ray#23674: no shard can be committed, and every one is read and labelled all the same."""
     log = tmp_path / "log"
@@ -46,7 +45,6 @@ def test_full_disk_stops_a_stage(ray_cluster: str, small_disk: Path, tmp_path: P
     require(computed < 40 + 4 * done, f"{computed} of 80 samples are computed, {done} of 20 shards committed")
 
 
-@mended_by(NOTHING_WRONG)
 def test_root_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """gcsfuse, s3fs-fuse, SMB, exFAT: the stage works, or says so before it computes anything."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fourmill_tests import data, runs
-from fourmill_tests.cases import NOTHING_WRONG, PUBLISHED, engine_in_process, mended_by, require
+from fourmill_tests.cases import PUBLISHED, engine_in_process, mended_by, require
 
 from fourmill.model.published import ml4m
 
@@ -31,7 +31,6 @@ def test_saved_weights_follow_the_umask(tmp_path: Path) -> None:
     require(mode & 0o044 == 0o044, f"mode {mode:o}")
 
 
-@mended_by(NOTHING_WRONG)
 def test_secrets_in_urls_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Presigned URLs are the only way to give credentials for http: they are in no file below root and not printed."""
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from fourmill.infra import storage
+
+CODES = {"409": "OperationAborted", "429": "TooManyRequests", "500": "InternalError", "503": "SlowDown"}
+LATE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,10 @@ class Request:
 class S3:
     requests: list[Request] = field(default_factory=list)
     refuses: bool = False  # every access, with 403
+    conditions: str = ""  # what becomes of If-None-Match: "501" is refused, "ignored" is not looked at
+    troubles: deque[str] = field(default_factory=deque)  # of the next requests: a status, "drop", "lost", "cut", "late"
+    keeps_headers: bool = False
+    headers: list[dict[str, str]] = field(default_factory=list)  # of requests, while they are kept
 
     def bucket(self, name: str) -> str:
         """A new bucket's URL."""
@@ -35,6 +44,30 @@ class S3:
         fs, _ = storage.filesystem(url)
         fs.call_s3("create_bucket", Bucket=name)  # s3fs.mkdir fails in us-east-1
         return url
+
+
+def _refusal(status: str, code: str, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    body = f"<Error><Code>{code}</Code><Message>{status}</Message></Error>".encode()
+    body = b"" if environ["REQUEST_METHOD"] == "HEAD" else body
+    start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def _troubled(kind: str, app: Any, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+    """An answer with this trouble."""
+    if kind.isdecimal():
+        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        yield from _refusal(f"{kind} Trouble", CODES[kind], environ, start_response)
+        return
+    if kind == "late":
+        threading.Event().wait(LATE_SECONDS)
+    body = b"" if kind == "drop" else b"".join(app(environ, start_response))
+    if kind == "cut":
+        yield body[: len(body) // 2]
+    if kind in ("drop", "lost", "cut"):
+        environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        raise ConnectionResetError
+    yield body
 
 
 @contextmanager
@@ -56,11 +89,17 @@ def serve() -> Iterator[S3]:
                 "HTTP_X_AMZ_COPY_SOURCE" in environ,
             )
         )
+        if log.keeps_headers:
+            log.headers.append({k[5:].lower().replace("_", "-"): v for k, v in environ.items() if k[:5] == "HTTP_"})
+        if "HTTP_IF_NONE_MATCH" in environ and environ["REQUEST_METHOD"] == "PUT":
+            if log.conditions == "501":
+                return _refusal("501 Not Implemented", "NotImplemented", environ, start_response)
+            if log.conditions == "ignored":
+                del environ["HTTP_IF_NONE_MATCH"]
+        if log.troubles:
+            return _troubled(log.troubles.popleft(), moto, environ, start_response)
         if log.refuses:
-            body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-            body = b"" if environ["REQUEST_METHOD"] == "HEAD" else body
-            start_response("403 Forbidden", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
-            return [body]
+            return _refusal("403 Forbidden", "AccessDenied", environ, start_response)
         return moto(environ, start_response)
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
