@@ -38,13 +38,13 @@ images:
 
 modalities:                 # what is tokenized and trained on
 {modalities}
+  # - det                   # boxes, by a COCO detector, which is downloaded; `fourmill plan` names it
 
 labels:
   keep: {keep}
                             # raw labels that are kept beside the tokens; dense ones are large
   specialists:              # options of each label's specialist; `specialist: module:Class` takes another one
     canny_edge: {{low: 100, high: 200}}
-    det: {{specialist: hog_people}}   # people only, without a download; leave it out for a COCO detector
 
 tokenizers:
   text: {{vocab_size: {vocab_size}}}  # WordPiece, fitted on the captions
@@ -141,11 +141,11 @@ def recipe_text(train: Sequence[str], val: Sequence[str], root: str, machine: Ma
     findings = [f"{len(urls)} training shards; {first.findings[0]}", *first.findings[1:]]
     findings.append(f"sizes are for about {samples:,} samples on {machine}")
     text = ["caption"] if first.has_captions else []
-    modalities = ["rgb", "tok_rgb", "tok_canny_edge", "color_palette", "metadata", *text, "det"]
-    chains = ["    - {inputs: [rgb], to: [tok_canny_edge, " + ", ".join([*text, "det"]) + "]}"]
+    modalities = ["rgb", "tok_rgb", "tok_canny_edge", "color_palette", "metadata", *text]
+    chains = ["    - {inputs: [rgb], to: [" + ", ".join(["tok_canny_edge", *text]) + "]}"]
     if first.has_captions:
         chains.append("    - {inputs: [caption], to: [{target: tok_rgb, guidance: 2.0}]}")
-    keep = [*text, "det", "color_palette", "metadata"]
+    keep = [*text, "color_palette", "metadata"]
     return TEMPLATE.format(
         findings="\n".join(f"# {line}" for line in findings),
         root=json.dumps(root),

@@ -62,7 +62,9 @@ def whole(folder: Path) -> Run:
     starter = yaml.safe_load(text)
     tiny = {name: section for name, section in data.TINY.items() if name != "labels"}
     starter.update(tiny)
-    starter["labels"]["specialists"]["canny_edge"] = SLOW_EDGES
+    starter["labels"]["specialists"] |= {"canny_edge": SLOW_EDGES, "det": {"specialist": "hog_people"}}
+    for listed in (starter["modalities"], starter["labels"]["keep"]):  # boxes, as of a detector that is there
+        listed.append("det")
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(starter))
     status, out, err = command("run", str(recipe))
