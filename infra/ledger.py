@@ -170,6 +170,11 @@ def damage(root: str, record: Record, size: int, footers: bool) -> str:
     return ""
 
 
+def mark(record: Record | None) -> str:
+    """Tells one commit of an output from another one; "" if there is no record."""
+    return "" if record is None else fingerprint([record.fingerprint, record.sha256, record.seconds, record.made])
+
+
 def read_data(root: str, record: Record) -> bytes:
     """The whole file of an output. ValueError if it is not the one that its record stands for."""
     url = output_url(root, record.output, record.shard)

@@ -27,6 +27,7 @@ class ShardTask:
 
     version: of the shard on storage; "" if it cannot be looked at, and nothing is left to do.
     versions: of what made the stored labels, by part, where they are not the code's own.
+    seen: output -> `ledger.mark` of its record when the plan was made: another one is of another job.
     """
 
     shard: str
@@ -35,6 +36,7 @@ class ShardTask:
     outputs: tuple[str, ...]
     stored: tuple[str, ...] = ()
     versions: dict[str, int] = field(default_factory=dict, hash=False)
+    seen: dict[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,8 @@ def make(
             plan.unseen[shard] = unseen
         stored = {name: good[name][0] for name in stored_labels if name in good}
         version = "" if isinstance(stat, str) else stat.version
-        plan.tasks[shard] = _task(shard, url, version, missing, stored_labels, stored)
+        seen = {name: ledger.mark(records.get((name, shard))) for name in missing}
+        plan.tasks[shard] = _task(shard, url, version, seen, stored_labels, stored)
     return plan
 
 
@@ -253,12 +256,12 @@ def _task(
     shard: str,
     url: str,
     version: str,
-    missing: tuple[str, ...],
+    seen: dict[str, str],
     labels: Mapping[str, Output],
     stored: Mapping[str, ledger.Record],
 ) -> ShardTask:
     used = {part: v for name, record in stored.items() for part, v in _recorded(labels[name], record).items()}
-    return ShardTask(shard, url, version, missing, tuple(labels[name].label for name in stored), used)
+    return ShardTask(shard, url, version, tuple(seen), tuple(labels[name].label for name in stored), used, seen)
 
 
 def _of_a_place(record: ledger.Record) -> bool:

@@ -9,6 +9,7 @@ import logging
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +17,7 @@ from ...infra.cluster import cluster
 from ...infra.progress import Progress
 from ...infra.secrets import hide
 from .actor import TASKS_AT_ONCE, actor_class
+from .claims import Claims
 from .job import Demand, Hints, Job, PlaceError, Sign, Status, StopJob, Worker
 from .nodes import Nodes
 from .resources import no_place, places
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 SAY_SECONDS = 30.0  # between two lines that say why nothing goes on
 NO_ROOM = "no node of the cluster has room; waiting for one"
+ELSEWHERE = "another job is at what is left; waiting for it"
 NODE_DIED = "its node has died"  # as Ray says it
 STATUS_SECONDS = 0.1  # that actors have to say how far they are
 WAIT_SECONDS = 1.0  # times the attempts so far, before a task that met an error of the place is tried again
@@ -59,7 +62,8 @@ class Pool(Generic[Task]):
     attempts: how often a task died with its actor, or met an error of the place. in_flight: reference of a call ->
     (actor, name of its task). tried: the actors that failed at a task. suspects: of a task, see `Hints`. wait: until
     when a task is not given out. proven: actors that have done a task. failed_runs: errors of the place since then.
-    retiring: actors that get no more tasks. bad_nodes: where actors were replaced.
+    retiring: actors that get no more tasks. bad_nodes: where actors were replaced. claims: of which only claimed tasks
+    are given out; None where no other job can be at them.
     """
 
     tasks: Mapping[str, Task]
@@ -81,12 +85,14 @@ class Pool(Generic[Task]):
     retiring: list[Any] = field(default_factory=list)
     given_up: int = 0  # tasks in a row
     lost_places: int = 0  # that are not filled again
+    claims: Claims | None = None
 
     def assign(self) -> None:
         """Start the actors that are missing; give each a task, and a second one while there are enough for all."""
+        self._claim()
         self._make_room()
         busy = len({id(actor) for actor, _ in self.in_flight.values()})
-        while len(self.actors) < min(self.size, len(self.pending) + busy):
+        while len(self.actors) < min(self.size, len(self.claimed()) + busy):
             self.actors.append(self.start_actor(self.bad_nodes))
         for depth in range(1, TASKS_AT_ONCE + 1):
             for actor in self.actors:
@@ -98,6 +104,22 @@ class Pool(Generic[Task]):
                 hints = Hints(frozenset(self.suspects[name]), frozenset(self.known))
                 self.in_flight[actor.run.remote(self.tasks[name], hints)] = (actor, name)
 
+    def claimed(self) -> list[str]:
+        """The pending tasks that this job may do."""
+        claims = self.claims
+        return list(self.pending) if claims is None else [name for name in self.pending if name in claims.held]
+
+    def _claim(self) -> None:
+        """Claim tasks for all actors, and as many ahead: a claim is a file that is written and others that are read."""
+        if self.claims is None:
+            return
+        at_work = {name for _, name in self.in_flight.values()}
+        for name in self.claims.held - at_work - set(self.pending):  # done, or given up
+            self.claims.release(name)
+        ahead = len(self.claimed())
+        if ahead < min(self.size, len(self.pending)):
+            self.claims.take(self.pending, TASKS_AT_ONCE * self.size - ahead)
+
     def held(self, actor: Any) -> list[str]:
         """The tasks that an actor is at."""
         return [name for owner, name in self.in_flight.values() if owner is actor]
@@ -107,7 +129,7 @@ class Pool(Generic[Task]):
         if actor in self.retiring:
             return None
         now = time.monotonic()
-        for name in self.pending:
+        for name in self.claimed():
             if self.wait.get(name, 0.0) <= now and (name not in self.tried or self._may_try(actor, name)):
                 return name
         return None
@@ -249,7 +271,12 @@ class Pool(Generic[Task]):
 
 
 def run(
-    job: AnyJob, make_worker: Callable[[AnyJob], Worker[Task, Result]], tasks: Mapping[str, Task], stage: str, unit: str
+    job: AnyJob,
+    make_worker: Callable[[AnyJob], Worker[Task, Result]],
+    tasks: Mapping[str, Task],
+    stage: str,
+    unit: str,
+    root: str = "",
 ) -> Outcome[Result]:
     """Do all tasks on the cluster.
 
@@ -257,6 +284,7 @@ def run(
         make_worker: called with the job in each actor's process; a class or function of a module, since it is pickled.
         tasks: by name; the names stand in logs and in `Outcome`.
         stage: the verb, for the progress line. unit: what a task is, in the plural ("shards").
+        root: of tasks that another job may be at as well, see `Claims`; "" for none.
 
     Raises:
         StopJob: raised by a worker, or too many tasks in a row met errors of the place; results of tasks that were done
@@ -267,10 +295,12 @@ def run(
     if not tasks:
         return outcome
     start = time.monotonic()
-    with cluster(job.engine.address) as ray, Progress(stage, len(tasks), unit) as progress:
+    claiming = Claims(root) if root else nullcontext()
+    with cluster(job.engine.address) as ray, claiming as claims, Progress(stage, len(tasks), unit) as progress:
         nodes = Nodes(ray, job.node_setups())  # first, since the sizes of files that are here say what an actor takes
         demand = job.demand(any(node.get("GPU") for node in nodes.resources()))
         pool = _pool(ray, job, make_worker, tasks, nodes, demand)
+        pool.claims = claims
         status: dict[Any, Status] = {}
         said = 0.0
         try:
@@ -285,7 +315,7 @@ def run(
                     pool.assign()
                 said = _say(progress, waiting, said)
                 if not pool.in_flight:  # all that is left waits a little
-                    progress.update(notes="" if pool.size else NO_ROOM)
+                    progress.update(notes=(ELSEWHERE if pool.pending and claims else "") if pool.size else NO_ROOM)
                     time.sleep(POLL_SECONDS)
                     continue
                 ready, _ = ray.wait(list(pool.in_flight), num_returns=1, timeout=POLL_SECONDS)

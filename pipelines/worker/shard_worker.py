@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...infra import faults, ledger
@@ -34,6 +34,7 @@ from .label import Stored, label, read_stored
 from .patience import Patience
 from .rows import Made, Rows, commit, encode
 from .sample import LabelledSample
+from .since import committed_since
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class ShardWorker:
         )
 
     def run(self, task: ShardTask, hints: Hints = NO_HINTS) -> list[ledger.Record]:
-        """Make and commit the outputs that the task's shard lacks.
+        """Make and commit the outputs that the task's shard lacks, but those that another job has made meanwhile.
 
         Raises:
             OSError, ValueError: the shard cannot be read at all, or changes while it is; the text is the reason.
@@ -104,12 +105,17 @@ class ShardWorker:
             RejectRun: too many rejects in a row.
         """
         try:
+            there = committed_since(self.job, task)
+            left = tuple(name for name in task.outputs if name not in {record.output for record in there})
+            if not left:
+                return there
+            task = replace(task, outputs=left)
             try:
-                return self._run(task, Ward(hints, False, self._probes, self._known))
+                return there + self._run(task, Ward(hints, False, self._probes, self._known))
             except source.Changed as error:
                 # Once more, with the sum of its bytes taken before the first read: if they change again it fails.
                 logger.warning("%s; it is read again", error)
-                return self._run(task, Ward(hints, False, self._probes, self._known), hash_first=True)
+                return there + self._run(task, Ward(hints, False, self._probes, self._known), hash_first=True)
         except (StopJob, PlaceError, source.Changed):
             raise
         except Exception as error:

@@ -36,7 +36,9 @@ def run(job: Job, tasks: Sequence[ShardTask], stage: str) -> Outcome:
         RejectRun: a run of rejects stopped the job; what was committed before stays.
         ValueError: an actor fits on no node, or cannot start.
     """
-    done = driver.run(job, ShardWorker, {task.shard: task for task in tasks}, stage, "shards")
+    if not tasks:
+        return Outcome()
+    done = driver.run(job, ShardWorker, {task.shard: task for task in tasks}, stage, "shards", job.root)
     records = [record for records in done.results.values() for record in records]
     # Every output of a shard has the same rows; each shard counts once.
     samples = sum({record.shard: record.rows for record in records}.values())

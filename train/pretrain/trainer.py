@@ -78,7 +78,7 @@ class Trainer:
         )
         self.weights = Weights(model, weight_decay=settings.weight_decay, betas=settings.betas, ema=settings.ema)
         if latest is not None:
-            self._resume(latest)
+            self._resume_newest(latest)
         self.tokenizers = job.column_tokenizers()  # of training and of validation
         self.loader = self._loader(job.shards, job.seed, settings.repeat, training=True)
 
@@ -90,6 +90,19 @@ class Trainer:
         samples = self.settings.steps * self.settings.batch_size if training else None
         options = LoaderOptions(shape.lanes, shape.buffer_rows, repeat, samples=samples)
         return TokenLoader(tokens, shards, self.job.specs, masking, seed, options, datasets, self.tokenizers)
+
+    def _resume_newest(self, latest: checkpoint.Checkpoint) -> None:
+        """Resume; from a newer checkpoint if another job of this run has deleted this one, the oldest of those kept."""
+        while True:
+            try:
+                return self._resume(latest)
+            except (OSError, ValueError):
+                # Of several workers each would look for itself: Ray Train starts them again, and they look together.
+                newer = self.saver.newest() if self.saver.group is None else None
+                if newer is None or newer.step <= latest.step:
+                    raise
+                logger.warning("%s is gone, another job goes on with this run: resumed from %d", latest.url, newer.step)
+                latest = newer
 
     def _resume(self, saved: checkpoint.Checkpoint) -> None:
         state = saved.marker()["state"]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from fourmill_tests import interrupts, runs, training
-from fourmill_tests.cases import NOTHING_WRONG, mended_by, require
+from fourmill_tests.cases import require
 from fourmill_tests.small import SmallRoot
 
 from fourmill import recipe as recipes
@@ -107,7 +107,6 @@ def test_ctrl_c_before_a_checkpoint_says_what_is_so(ray_cluster: str, copy: Path
     require(kept or "go on from here" not in said, f"it says {said.strip()[-80:]!r}, and nothing is kept")
 
 
-@mended_by(NOTHING_WRONG)
 def test_two_jobs_on_one_root_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that was queued twice (sisyphus#201): between one job's look for the newest checkpoint and its reading the
     other goes on, and deletes that checkpoint as the oldest of those it keeps."""
