@@ -11,6 +11,7 @@ from typing import cast
 
 import numpy as np
 
+from ..infra import removals
 from ..modalities import TOKENIZERS
 from ..tokenize import inputs
 from ..tokenize.crops import crops
@@ -57,6 +58,7 @@ class FitData:
                 except (OSError, ValueError) as error:
                     logger.warning("shard %s is skipped in a fit: %s", self.tasks[i].shard, error)
                     continue
+                shard.withhold(removals.read(self.job.root), self.tasks[i].shard)
                 yield self.tasks[i], shard, math.ceil(count / number)
 
     def read_notes(self, folder: str) -> ReadNotes:

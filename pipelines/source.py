@@ -24,7 +24,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from ..infra import ledger, storage
+from ..infra import ledger, removals, storage
 from ..infra.secrets import public
 from . import members, patterns, tar
 from .grouping import SourceSample
@@ -97,6 +97,7 @@ class Shard:
         # Not logged one by one: each is in the record of the shard's samples.
         self._rejects = index.rejects + ([("", problem)] if problem else [])
         self._broken_json: dict[str, str] = {}
+        self._removals, self._removed_keys = removals.Removals(), frozenset[str]()
 
     @property
     def rejects(self) -> list[tuple[str, str]]:
@@ -109,20 +110,21 @@ class Shard:
         return self._rejects + [(s.key, broken[s.key]) for s in self.samples if s.key in broken]
 
     def problems(self, read: Collection[str]) -> list[tuple[str, str]]:
-        """`rejects`, and in one more of them the members that nobody reads.
+        """`rejects`, samples that were removed, and in one more of them the members that nobody reads.
 
         Args:
             read: extensions that specialists ask for.
         """
+        removed = [(one.key, removals.REASON) for one in self.samples if self._removals and self.is_removed(one)]
         unread = {name: count for name, count in self.ignored.most_common() if name not in read}
         if not unread:
-            return self.rejects
+            return [*self.rejects, *removed]
         # Names come from elsewhere: none may end its line.
         said = [
             f"{'.' + ascii(name)[1:-1] if name else 'no suffix'} ({unread[name]})" for name in list(unread)[:_NAMED]
         ]
         more = ", ..." if len(unread) > _NAMED else ""
-        return [*self.rejects, ("", f"members: no specialist reads {', '.join(said)}{more}")]
+        return [*self.rejects, *removed, ("", f"members: no specialist reads {', '.join(said)}{more}")]
 
     @property
     def sha256(self) -> str:
@@ -159,6 +161,19 @@ class Shard:
             self.size, self.version = now[1], str(now[2])
         return ledger.Source(self.size, self.version, digest)
 
+    def withhold(self, removed: removals.Removals, name: str) -> None:
+        """Give nothing of samples that were removed from a root, in which the shard has this name."""
+        self._removals, self._removed_keys = removed, removed.of_shard(name)
+
+    def is_removed(self, sample: SourceSample) -> bool:
+        if sample.key in self._removed_keys:
+            return True
+        return bool(self._removals.urls) and self._removals.names(self._info(sample))
+
+    def _check_not_removed(self, sample: SourceSample) -> None:
+        if self._removals and self.is_removed(sample):
+            raise Reject(removals.REASON)
+
     def read(self, sample: SourceSample, extension: str) -> bytes:
         """One member's bytes; KeyError if the sample has none of that extension (`sample.members`, `sample.others`)."""
         member = sample.members.get(extension) or sample.others[extension]
@@ -171,6 +186,7 @@ class Shard:
 
     def image(self, sample: SourceSample) -> bytes:
         """The encoded image; Reject if the sample has none, or one above 256 MiB."""
+        self._check_not_removed(sample)
         if not sample.image:
             raise Reject("image: there is none")
         if (size := sample.members[sample.image].size) > _MAX_IMAGE_BYTES:
@@ -179,6 +195,7 @@ class Shard:
 
     def member(self, sample: SourceSample, name: str) -> Any:
         """The value of any member, as its kind in `members.KINDS` says; Reject if there is none, or a damaged one."""
+        self._check_not_removed(sample)
         member = sample.members.get(name) or sample.others.get(name)
         if member is None:
             raise Reject(f"{name}: there is none")
@@ -195,6 +212,7 @@ class Shard:
         Raises:
             Reject: not UTF-8, or above 1 MiB. The sample's image is not touched by that.
         """
+        self._check_not_removed(sample)
         if "txt" in sample.members:
             size = sample.members["txt"].size
             if size > _MAX_CAPTION_BYTES:
@@ -211,6 +229,9 @@ class Shard:
 
     def info(self, sample: SourceSample) -> dict[str, Any]:
         """The sample's JSON sidecar; {} if there is none, or if it cannot be read as an object (see `rejects`)."""
+        return {} if self._removals and self.is_removed(sample) else self._info(sample)
+
+    def _info(self, sample: SourceSample) -> dict[str, Any]:
         if "json" not in sample.members:
             return {}
         info: dict[str, Any]

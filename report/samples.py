@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..infra import ledger
+from ..infra import ledger, removals
 from ..modalities import LABELS, MODALITIES, Kind
 from ..pipelines import source
 from ..pipelines.outputs import Output
@@ -110,6 +110,7 @@ class Collector:
     def _from_source(self, task: ShardTask, rows: Sequence[int]) -> list[GallerySample]:
         try:
             with source.open_shard(task.url, source.scratch_folder()) as shard:
+                shard.withhold(removals.read(self.root), task.shard)
                 samples = [read_sample(shard, shard.samples[row], self.images.max_pixels) for row in rows]
         except OSError:  # what was made of it can be shown without it
             samples = [GallerySample(key, "", None, None) for key in self._keys(task.shard, rows)]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -27,6 +27,8 @@ import xxhash
 
 from ..infra import footers, ledger, storage
 from ..infra.fingerprint import fingerprint
+
+_OF_ORIGIN = ("shard", "fingerprint")  # names of a footer's metadata
 
 # A local path, an fsspec URL, the bytes of a file, or a seekable binary file.
 Source = str | os.PathLike[str] | bytes | BinaryIO
@@ -45,7 +47,10 @@ class Damaged(ValueError):
 
 
 def encode_table(
-    fields: dict[str, pa.Array], metadata: dict[str, str], row_group: int, origin: Origin | None = None
+    fields: Mapping[str, pa.Array | pa.ChunkedArray],
+    metadata: dict[str, str],
+    row_group: int,
+    origin: Origin | None = None,
 ) -> bytes:
     """Parquet bytes of a few fields; no clock and no host in them. Shared with labels.py."""
     schema = pa.schema([pa.field(name, array.type) for name, array in fields.items()], metadata=metadata)
@@ -96,6 +101,32 @@ class TableFile:
                     f"{source_name(self.source)}: its rows are not those that were written{again(self.source)}"
                 )
         return table
+
+
+def nulled(data: bytes, keys: Collection[str]) -> tuple[bytes, int]:
+    """A file, also of an older release, in which the rows of some keys are null; nothing else of it changes.
+
+    Returns:
+        Its bytes, and how many rows have become null.
+
+    Raises:
+        Damaged: it is not what was written.
+    """
+    file = read_footer(data)
+    table = file.read(range(file.parquet.num_row_groups), file.fields)
+    rows = {row for row, key in enumerate(table.column("key").to_pylist()) if key in keys}
+    index = pa.array([None if row in rows else row for row in range(len(table))], pa.int64())
+    fields, lost = {"key": table.column("key")}, set[int]()
+    for name in (one for one in file.fields if one != "key"):
+        column = table.column(name)
+        lost.update(row for row in rows if column[row].is_valid)
+        fields[name] = column.take(index) if rows else column
+    sizes = file.row_group_sizes()
+    origin = {name: file.metadata.get(name, "") for name in _OF_ORIGIN}
+    schema = file.parquet.schema.to_arrow_schema().metadata or {}  # in their first order, unlike those of the footer
+    schema = {key.decode(): value.decode() for key, value in schema.items()}
+    told = encode_table(fields, schema, max(sizes[0], 1), Origin(**origin) if all(origin.values()) else None)
+    return told, len(lost)
 
 
 def read_footer(source: Source, expected: str = "") -> TableFile:

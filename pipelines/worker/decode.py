@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from ...infra import removals
 from ...tokenize.crops import crops
 from .. import images, source
 from ..grouping import SourceSample
@@ -63,6 +64,9 @@ def _decode(
 
 def decode(job: Job, shard: source.Shard, entry: SourceSample, wants_image: bool) -> LabelledSample:
     """One sample: sidecar, caption and, if asked for, the image with its crops. What is missing has its reason."""
+    if shard.is_removed(entry):
+        reasons = dict.fromkeys(("rgb", "caption"), removals.REASON)
+        return LabelledSample(Item(entry.key, None, None, {}), reasons=reasons, is_removed=True)
     info = shard.info(entry)
     caption, reasons = None, {}
     try:

@@ -15,12 +15,14 @@ class LabelledSample:
     """The item that specialists see, its crops, and why its image or a label is missing (label -> reason).
 
     lacking: members that were asked for and cannot be used, with the reason.
+    is_removed: it was taken down, and has nothing in any output.
     """
 
     item: Item
     crops: list[Crop] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
     lacking: dict[str, str] = field(default_factory=dict)
+    is_removed: bool = False
 
     @property
     def key(self) -> str:

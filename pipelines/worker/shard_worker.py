@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...infra import faults, ledger
+from ...infra import faults, ledger, removals
 from ...infra.ledger import SAMPLES
 from ...infra.remote import trouble
 from ...infra.secrets import public
@@ -129,7 +129,9 @@ class ShardWorker:
         outputs = {name: self.job.outputs[name] for name in task.outputs}
         rows = {name: Rows() for name in outputs}
         keys: list[str] = []
+        removed = removals.read(self.job.root)
         with source.open_shard(task.url, self.job.scratch) as shard:
+            shard.withhold(removed, task.shard)
             if hash_first:
                 logger.info("shard %s: sum %s", task.shard, shard.sha256)
             labels = {output.label for output in outputs.values() if output.label}
@@ -164,6 +166,8 @@ class ShardWorker:
             )
             for name, output in outputs.items()
         ]
+        if removals.read(self.job.root) != removed:  # by now it may be through with this shard
+            raise source.Changed(f"shard {task.url}: samples of it were removed while it was made")
         logger.info("shard %s: %d outputs of %d samples in %.1f s", task.shard, len(outputs), len(keys), made.seconds)
         return records
 
@@ -199,6 +203,7 @@ class ShardWorker:
         others = {*self.job.specialists, *labels} - {output.label for output in asked}
         wanted = {*others, *(output.label for output in asked)}
         with source.open_shard(task.url, self.job.scratch) as shard:
+            shard.withhold(removals.read(self.job.root), task.shard)
             rows = range(min(count, len(shard.samples)))
             # The first sample once before: what is built at first use (kernels, lookup tables) is not measured.
             for chosen in (rows[:1], rows):
@@ -268,6 +273,9 @@ class ShardWorker:
         self.tally.seconds[output.name] += time.monotonic() - start
         values = {id(sample): value for sample, value in zip(ready, encoded, strict=True)}
         for sample in batch:
+            if sample.is_removed:
+                rows.reject(sample.key, removals.REASON)
+                continue
             value = values.get(id(sample))
             if value is not None and not isinstance(value, Exception):
                 self._rejects_in_a_row[output.name] = 0

@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def describe(project: Project) -> dict[str, Any]:
-    """{"root", "shards", "outputs": [...], "missing": {what: why}, "outdated": {what: why}}.
+    """{"root", "shards", "outputs": [...], "missing": {what: why}, "outdated": {what: why}, "removed"}.
 
     Looks at the ledger, and at sizes and footers of files; nothing is started and nothing is written.
     """
@@ -55,6 +55,7 @@ def describe(project: Project) -> dict[str, Any]:
     outdated = _outdated(project, plan)
     return {
         "root": project.root, "shards": len(plan.shards), "outputs": rows, "missing": missing, "outdated": outdated,
+        "removed": removed_from(project.root),
     }  # fmt: skip
 
 
@@ -98,6 +99,23 @@ def _outdated(project: Project, plan: Plan) -> dict[str, str]:
     return outdated
 
 
+def removed_from(root: str) -> dict[str, int]:
+    """How many keys and URLs `fourmill remove` keeps out of a root."""
+    from ...infra import removals
+
+    removed = removals.read(root)
+    rows = sum(len(keys - removed.keys) for keys in removed.rows.values())
+    return {"keys": len(removed.keys), "urls": len(removed.urls), "found by url": rows} if removed else {}
+
+
+def _say_removed(console: Any, removed: dict[str, int]) -> None:
+    if removed:
+        console.print(
+            f"removed for good: {removed['keys']} keys and {removed['urls']} URLs ({removed['found by url']} samples "
+            "found by these); their rows are null"
+        )
+
+
 def show_stored(root: str, as_json: bool) -> int:
     """Print what a root holds, by its ledger alone: what was asked for is known to a recipe. Returns 0."""
     from ...infra import storage
@@ -107,7 +125,8 @@ def show_stored(root: str, as_json: bool) -> int:
     if not outputs:
         raise ValueError(f"{root}: this is no root, there is no ledger/ with records; name a recipe or a root")
     if as_json:
-        print(json.dumps({"root": root, "outputs": outputs, "rejects": rejects, "notes": remarks}, indent=1))
+        told = {"outputs": outputs, "rejects": rejects, "notes": remarks, "removed": removed_from(root)}
+        print(json.dumps({"root": root, **told}, indent=1))
         return 0
     from rich.table import Table
 
@@ -118,6 +137,7 @@ def show_stored(root: str, as_json: bool) -> int:
     for row in outputs:
         table.add_row(summary.text(row["output"]), *(f"{row[n]:,}" for n in ("records", "rows", "nulls", "bytes")))
     console.print(table)
+    _say_removed(console, removed_from(root))
     for remark in remarks:
         console.print(summary.text(remark))
     return 0
@@ -140,6 +160,7 @@ def show(state: dict[str, Any], as_json: bool) -> int:
         numbers = [f"{row[name]:,}" for name in ("rows", "nulls", "bytes")]
         table.add_row(row["output"], f"{row['done']}/{row['asked']}", *numbers, done)
     console.print(table)
+    _say_removed(console, state["removed"])
     if state["outdated"]:
         title = "out of date (`--update` of the verb that made it makes it again)"
         console.print(summary.reasons(title, "what", state["outdated"]))

@@ -1,0 +1,122 @@
+"""A removal in the columns, labels and records of a root: rows become null, and records are written again over them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from ...infra import ledger, removals, storage
+from ...infra.ledger import SAMPLES, Record, Source
+from ...infra.removals import Removals
+from ...tokenize import table_file
+
+logger = logging.getLogger(__name__)
+
+FAMILIES = ("labels", "tokens")
+THREADS = 8  # that wait for storage; each holds a file
+
+
+def places(root: str) -> list[tuple[str, str]]:
+    """(output, shard) of every file of columns and labels, committed or not, and of every record of samples."""
+    found = []
+    for family in FAMILIES:
+        for name in storage.list_names(storage.join(root, family)):
+            files = storage.list_names(storage.join(root, family, name))
+            found += [(f"{family}/{name}", one.removesuffix(".parquet")) for one in files if one.endswith(".parquet")]
+    records = storage.list_names(storage.join(root, "ledger", SAMPLES))
+    return found + [(SAMPLES, one.removesuffix(".json")) for one in records if one.endswith(".json")]
+
+
+def reach(root: str, removed: Removals, sources: Mapping[str, Source]) -> tuple[dict[str, set[str]], list[str]]:
+    """Remove from every output.
+
+    Args:
+        sources: what records say of shards that were written again.
+
+    Returns:
+        Keys that are there, by shard; and what could not be done, a sentence for each file.
+    """
+    found: dict[str, set[str]] = {}
+    problems = []
+
+    def one(place: tuple[str, str]) -> tuple[str, set[str], str]:
+        output, shard = place
+        try:
+            keys = removed.of_shard(shard)
+            if output == SAMPLES:
+                return shard, set(), _samples(root, shard, keys, sources)
+            return shard, _file(root, output, shard, keys, sources.get(shard)), ""
+        except (OSError, ValueError) as error:
+            return shard, set(), f"{output}/{shard}: {error}"
+
+    listed = places(root)
+    with ThreadPoolExecutor(THREADS) as pool:
+        for shard, keys, problem in pool.map(one, [place for place in listed if place[0] != SAMPLES]):
+            found.setdefault(shard, set()).update(keys)
+            problems += [problem] if problem else []
+    for place in (place for place in listed if place[0] == SAMPLES):
+        # Which keys a shard has, its files say: a record of samples alone has no keys.
+        shard, keys, problem = one(place)
+        problems += [problem] if problem else []
+    return {shard: keys for shard, keys in found.items() if keys}, problems
+
+
+def _file(root: str, output: str, shard: str, keys: Collection[str], source: Source | None) -> set[str]:
+    """Remove from one file, and give the keys that it has."""
+    url = ledger.output_url(root, output, shard)
+    record = ledger.read(root, output, shard)
+    there = set(_keys(url)) & set(keys)
+    if not there and (record is None or source is None):
+        return there
+    data, lost = table_file.nulled(storage.read_bytes(url), there)
+    if record is None:  # of a killed job, or of a removal that was: it counts as missing, and holds what it holds
+        if lost:
+            storage.put(url, data)
+        return there
+    told = replace(record, rejects=rejects(record, there), source=source or record.source)
+    if lost or told != record:
+        keys_sum, content = table_file.content(data)
+        ledger.commit(root, replace(told, nulls=record.nulls + lost, keys=keys_sum, content=content), data)
+    return there
+
+
+def _samples(root: str, shard: str, keys: Collection[str], sources: Mapping[str, Source]) -> str:
+    record = ledger.read(root, SAMPLES, shard)
+    if record is None:
+        return ""
+    told = replace(record, source=sources.get(shard, record.source))
+    told = replace(told, rejects=rejects(record, set(keys) & _all_keys(root, shard)))
+    if told != record:
+        ledger.commit(root, told, None)
+    return ""
+
+
+def _all_keys(root: str, shard: str) -> set[str]:
+    """The keys of a shard, by the first of its files that can be read."""
+    for family in FAMILIES:
+        for name in storage.list_names(storage.join(root, family)):
+            try:
+                return set(_keys(ledger.output_url(root, f"{family}/{name}", shard)))
+            except (OSError, ValueError):
+                continue
+    return set()
+
+
+def _keys(url: str) -> list[str]:
+    file = table_file.read_footer(url)
+    keys: list[str] = file.read(range(file.parquet.num_row_groups), ["key"]).column("key").to_pylist()
+    return keys
+
+
+def rejects(record: Record, keys: Collection[str]) -> list[dict[str, str]]:
+    """The rejects of a record with these keys among them, as removed: in the place of the reasons that they had."""
+    left, told = dict.fromkeys(sorted(keys)), []
+    for reject in record.rejects:
+        if reject["key"] not in keys:
+            told.append(reject)
+        elif reject["key"] in left:  # a key may have several: a second image, broken JSON
+            del left[reject["key"]]
+            told.append({"key": reject["key"], "reason": removals.REASON})
+    return told + [{"key": key, "reason": removals.REASON} for key in left]
