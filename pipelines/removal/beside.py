@@ -38,6 +38,9 @@ def clear(root: str, found: Mapping[str, Iterable[str]]) -> list[str]:
             for url in tars.below(folder):
                 storage.delete(url)
             deleted.append(folder)
+    answers = [url for url in tars.below(storage.join(root, "runs")) if "/evaluation/" in url and _answers(url, keys)]
+    for url in answers:
+        storage.delete(url)
     quoted = [
         json.dumps(key, ensure_ascii=False).encode("utf-8", "surrogatepass") for of in keys.values() for key in of
     ]
