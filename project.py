@@ -391,7 +391,8 @@ def columns_of(root: str) -> Columns:
         return Project(recipe).columns
     text = ledger.read(root, "tokenizers", TEXT)
     specs = recipe.specs(text.identity["vocab_size"] if text else 0)
-    return columns.recorded(root, specs, data.get("modalities") or recipe.modalities, plans.list_shards(recipe.samples))
+    shards = plans.list_shards(recipe.samples, storage.absolute(root))
+    return columns.recorded(root, specs, data.get("modalities") or recipe.modalities, shards)
 
 
 def _with_finished_tokenizers(recipe: Recipe) -> Recipe:

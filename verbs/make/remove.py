@@ -53,19 +53,18 @@ def _lines(path: str | None) -> list[str]:
 
 
 def shards_of(root: str) -> dict[str, str]:
-    """The source shards that the recipe of a root names: name -> URL; {} if it has none, or names none that is there.
-
-    None of its code is run.
-    """
+    """The source shards of a root, name -> URL: those that it has named, and those of its recipe, as far as they are
+    there. None of the recipe's code is run."""
     from ... import recipe
     from ...infra import configuration, storage
-    from ...pipelines import plan
+    from ...pipelines import plan, shard_names
 
+    known = {name: one.url for name, one in shard_names.read(root).items()}
     try:
         data = configuration.parse_yaml(storage.read_bytes(storage.join(root, "recipe.yaml")))
-        return plan.list_shards(recipe.parse(data, "recipe.yaml", trusted=False).samples).urls
+        return known | plan.list_shards(recipe.parse(data, "recipe.yaml", trusted=False).samples, root).urls
     except (OSError, ValueError):
-        return {}
+        return known
 
 
 def said(root: str, outcome: Outcome) -> Iterator[str]:
