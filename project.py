@@ -18,7 +18,7 @@ from .infra.fingerprint import fingerprint, hashed
 from .infra.ledger import SAMPLES
 from .infra.versions import Part
 from .modalities import MODALITIES, TEXT, TOKENIZERS, Form
-from .pipelines import columns, outputs, source
+from .pipelines import columns, outputs, source, stops
 from .pipelines import plan as plans
 from .pipelines.columns import Columns
 from .pipelines.outputs import Fitted, LabelPrints, Output, TokenOptions
@@ -191,7 +191,8 @@ class Project:
         self, asked: Mapping[str, Output], stored: Mapping[str, Output] | None = None, footers: bool = False
     ) -> Plan:
         """What of these outputs exists and what is left to do; see `plans.make`."""
-        return plans.make(self.inventory, asked, stored, self.recipe.versions, self.update, footers)
+        standing = stops.read(self.root, {**asked, **(stored or {})}, self.recipe.engine.max_reject_run)
+        return plans.make(self.inventory, asked, stored, self.recipe.versions, self.update, footers, standing)
 
     @cached_property
     def columns_plan(self) -> Plan:

@@ -35,6 +35,7 @@ AHEAD = 1 << 22  # bytes that are read beyond what is asked for, at most, when a
 LEAST = 1 << 16
 
 _answered: dict[str, Any] = {}  # the filesystem that has, by `head`
+_lost: set[str] = set()  # places that did not answer until the deadline: they are asked once, until they answer
 _trouble: dict[int, str] = {}  # by thread
 
 
@@ -61,11 +62,15 @@ def ask(url: str, fs: Any, call: Callable[[], T]) -> T:
             try:
                 value = call()
                 _answered[place] = fs
+                _lost.discard(place)
                 return value
             except Exception as error:
                 row, now = faults.find(error), time.monotonic()
                 start = start or now
-                left = start + (DEADLINE_SECONDS if _answered.get(place) is fs else FIRST_SECONDS) - now
+                limit = DEADLINE_SECONDS if _answered.get(place) is fs else FIRST_SECONDS
+                left = start + (0.0 if place in _lost else limit) - now
+                if row is not None and row.soon and left <= 0:
+                    _lost.add(place)
                 if row is None or not row.soon or left <= 0:
                     if row is not None:
                         raise named(url, error) from error

@@ -16,6 +16,7 @@ from . import shard_names, source
 from .outputs import Output, sources
 from .settings import Samples
 from .specialists.base import Specialist
+from .stops import Stop
 
 SPLITS = ("train", "val")
 THREADS = 16  # that wait for storage
@@ -169,6 +170,7 @@ class Plan:
     done: records of what exists, by (output, shard).
     absent: shard -> what it lacks, and why it cannot be read. unseen: the same of shards that lack nothing.
     outdated: of what exists, why it is out of date, by (output, shard): other versions of code made it.
+    stops: runs of rejects that stand, by label; what they put in doubt is not done.
     """
 
     outputs: dict[str, Output]
@@ -179,6 +181,7 @@ class Plan:
     absent: dict[str, str] = field(default_factory=dict)
     unseen: dict[str, str] = field(default_factory=dict)
     outdated: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    stops: dict[str, Stop] = field(default_factory=dict)
 
     @property
     def missing(self) -> list[ShardTask]:
@@ -193,6 +196,7 @@ def make(
     pins: Mapping[str, int] | None = None,
     update: bool = False,
     footers: bool = False,
+    stops: Mapping[str, Stop] | None = None,
 ) -> Plan:
     """Compare what is asked for with the ledger.
 
@@ -202,6 +206,7 @@ def make(
         pins: versions that the recipe asks for, by part.
         update: what other versions of code made is asked for again.
         footers: files whose footer is not that of their record count as missing.
+        stops: runs of rejects that stopped an earlier job, by label: what they put in doubt counts as missing.
     """
     stored_labels = stored_labels or {}
     asked = {**outputs, **stored_labels}
@@ -209,9 +214,9 @@ def make(
     inventory.prepare_digests(
         record for (name, _), record in records.items() if asked[name].is_asked_for(record.fingerprint)
     )
-    plan = Plan(dict(outputs), inventory.shards.urls, inventory.shards.splits)
+    plan = Plan(dict(outputs), inventory.shards.urls, inventory.shards.splits, stops=dict(stops or {}))
     for shard, url in inventory.shards.urls.items():
-        good = _good(inventory, asked, records, shard, pins or {}, update)
+        good = _good(inventory, asked, records, shard, pins or {}, update, plan.stops)
         stat = inventory.stats()[shard]
         unseen = stat if isinstance(stat, str) else ""
         if unseen and len({record.source.sha256 for record, _ in good.values()}) > 1:
@@ -238,6 +243,7 @@ def _good(
     shard: str,
     pins: Mapping[str, int],
     update: bool,
+    stops: Mapping[str, Stop],
 ) -> dict[str, tuple[ledger.Record, list[str]]]:
     """Of one shard what exists as it is asked for: the record, and why it is out of date."""
     good = {}
@@ -246,7 +252,8 @@ def _good(
         why = None if record is None else output.outdated(record, pins)
         if record is None or why is None or (why and update) or not inventory.is_of(record, shard):
             continue
-        if _of_a_place(record) and not isinstance(inventory.stats()[shard], str):
+        stop = stops.get(output.label)
+        if (_of_a_place(record) or (stop and stop.doubts(record))) and not isinstance(inventory.stats()[shard], str):
             continue  # made again, where the shard is there for it
         good[name] = record, why
     return good

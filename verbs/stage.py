@@ -31,6 +31,7 @@ def process_shards(
         stored: labels that may be read from storage instead of made again.
     """
     from ..pipelines import plan as plans
+    from ..pipelines import stops
     from ..pipelines.reject import reason_class
 
     start = time.monotonic()
@@ -41,13 +42,18 @@ def process_shards(
     records = list(plan.done.values())
     if plan.missing:
         from ..pipelines.worker import stage as shard_stage
+        from ..pipelines.worker.shard_worker import RejectRun
 
         prepare_root(project)
         job = project.shard_job(*plans.working(project.specialists, outputs, plan.missing))
         try:
             outcome = shard_stage.run(job, plan.missing, stage)
-        except BaseException:
+        except BaseException as error:
             project.refresh_all()  # what was committed before the error stays, and no result says what
+            if isinstance(error, RejectRun) and error.output:
+                stops.keep(
+                    project.root, {**outputs, **(stored or {})}, error.output, error.run, error.shards, error.said
+                )
             raise
         summary.made, summary.samples = len(outcome.records), outcome.samples
         summary.missing.update({f"shard {shard}": why for shard, why in outcome.failures.items()})
@@ -56,6 +62,13 @@ def process_shards(
             project.refresh_all()  # shards that failed may have committed some of their outputs
         else:
             project.refresh(outcome.records)
+    for label, stop in plan.stops.items():
+        if doubted := {record.shard for record in records if stop.doubts(record)}:
+            summary.missing[f"labels/{label}"] = (
+                f"{len(doubted)} shards are null again; an earlier job stopped: {stop.said}"
+            )
+        elif not summary.missing:
+            stops.drop(project.root, label)
     if summary.made:
         summary.notes += _shared_keys(project.root, records)
     for record in records:

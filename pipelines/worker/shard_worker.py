@@ -40,7 +40,17 @@ logger = logging.getLogger(__name__)
 
 
 class RejectRun(StopJob):
-    """So many rejects in a row that something is wrong with the data or the specialist, not with samples."""
+    """So many rejects in a row that something is wrong with the data or the specialist, not with samples.
+
+    output: that was rejected. run: how many in a row. shards: that the run went through.
+    """
+
+    def __init__(self, said: str, output: str = "", run: int = 0, shards: tuple[str, ...] = ()) -> None:
+        super().__init__(said, output, run, shards)  # all of them, so that it can be pickled
+        self.said, self.output, self.run, self.shards = said, output, run, shards
+
+    def __str__(self) -> str:
+        return self.said
 
 
 @dataclass
@@ -74,6 +84,7 @@ class ShardWorker:
         self._known: set[Sign] = set()
         self._patience = Patience(job.engine.patience)
         self._rejects_in_a_row: Counter[str] = Counter()  # of each output; goes on from shard to shard
+        self._run_of_rejects: dict[str, dict[str, None]] = {}  # the shards that these went through
         self._computing = threading.Lock()
         self._by: dict[str, Any] = {}  # what records say of this worker
 
@@ -279,18 +290,20 @@ class ShardWorker:
             value = values.get(id(sample))
             if value is not None and not isinstance(value, Exception):
                 self._rejects_in_a_row[output.name] = 0
+                self._run_of_rejects.pop(output.name, None)
                 rows.values.append(value)
                 continue
             reason = str(value) if value is not None else sample.reasons.get(output.label, f"{output.label}: none")
             rows.reject(sample.key, reason)
             self.tally.rejects[reason_class(reason)] += 1
-            self._count_reject(output.name, f"shard {shard}, key {sample.key}: {reason}")
+            self._count_reject(output.name, shard, f"key {sample.key}: {reason}")
 
-    def _count_reject(self, output: str, last: str) -> None:
+    def _count_reject(self, output: str, shard: str, last: str) -> None:
         most = self.job.engine.max_reject_run
         self._rejects_in_a_row[output] += 1
+        shards = self._run_of_rejects.setdefault(output, {})
+        shards[shard] = None
         if self._rejects_in_a_row[output] >= most:
-            raise RejectRun(
-                f"{output}: {most} rejects in a row, the last at {last}. "
-                "If the data is really so, raise engine.max_reject_run"
-            )
+            said = f"{output}: {most} rejects in a row, the last at shard {shard}, {last}. "
+            said += "If the data is really so, raise engine.max_reject_run"
+            raise RejectRun(said, output, most, tuple(shards))

@@ -77,18 +77,20 @@ def _records(listing: Listing) -> list[Finding]:
     findings = []
     for path in listing.below("ledger"):
         family = path.split("/")[1]
-        if not path.endswith(".json") or family not in ("runs", "generated", "stages", "shards"):
+        if not path.endswith(".json") or family not in ("runs", "generated", "stages", "shards", "stops"):
             continue
         data = storage.read_bytes(listing.url(path))
         try:
-            if family in ("stages", "shards"):
+            if family in ("stages", "shards", "stops"):
                 sums.opened(json.loads(data))
                 continue
             record = ledger.parse(data, path)
             if b'"sum"' in data and ledger.dumps(record) != data:
                 raise ValueError("it is not what was written")
         except (ValueError, TypeError) as error:
-            findings.append(Finding(path, f"damaged: {error}", broken=family != "stages", remove=(path,)))
+            findings.append(
+                Finding(path, f"damaged: {error}", broken=family not in ("stages", "stops"), remove=(path,))
+            )
     return findings
 
 

@@ -34,7 +34,7 @@ def test_full_disk_stops_a_stage(ray_cluster: str, small_disk: Path, tmp_path: P
     shards = data.good_shards(tmp_path / "s", 20, 4)
     settings = data.settings(
         small_disk / "out", shards, modalities=["tok_canny_edge"], labels__keep=["canny_edge"], generate__chains=[],
-        labels__specialists={"canny_edge": counting},
+        labels__specialists={"canny_edge": counting}, engine__patience=5,
     )  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
     status, _, _ = runs.command("label", str(tmp_path / "recipe.yaml"))
