@@ -60,7 +60,7 @@ def test_it_stops_again(job: Job) -> None:
         assert status == 2 and "9 rejects in a row" in said
 
 
-def test_fewer_shards_in_doubt_than_the_run_was_long_are_missing(job: Job) -> None:
+def test_shards_in_doubt_are_missing(job: Job) -> None:
     """What is left is too little for another run of rejects: it is made again, and not called complete."""
     job.settings["samples"]["train"] = job.settings["samples"]["train"][:2]
     status, said = job.label()

@@ -43,7 +43,7 @@ def test_a_write_is_tried_until_it_works(caplog: pytest.LogCaptureFixture) -> No
 
 
 @pytest.mark.parametrize(("error", "raised"), [(FULL, RootLost), (ValueError("no row"), ValueError)])
-def test_what_does_not_end_and_what_is_no_matter_of_the_place(error: Exception, raised: type[Exception]) -> None:
+def test_other_errors_are_raised(error: Exception, raised: type[Exception]) -> None:
     def write() -> None:
         raise error
 
