@@ -1,13 +1,13 @@
 """Files of rows: the Parquet of a column or of a label, written so that damage is found by whoever reads it.
 
-Three things guard a file, none of which costs a second read:
-- pages have checksums, which pyarrow compares before it decodes them;
-- the footer has a sum of every field of every row group, which is compared with what came out;
+Two things guard a file, none of which costs a second read:
+- the footer has a sum of every field of every row group, which is compared with what came out of it;
 - the file's ledger record has a sum of the footer (infra/footers.py): a file of another shard, recipe or attempt has
   another footer. A footer holds only what shard and recipe determine.
 
 Sums are XXH3, at the speed of memory: the loader compares every row group that it reads. They are no proof against
-people who want to deceive; the SHA-256 of the whole file in its record is. Files of older releases have no sums.
+people who want to deceive; the SHA-256 of the whole file in its record is. Files of older releases have no sums. Pages
+have Parquet's checksums as well, for other readers: ours would find nothing more by them (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class TableFile:
         """Some fields of some row groups, in the order given. `Damaged` if they are not what was written."""
         if lacking := [field for field in fields if field not in self.fields]:
             raise Damaged(f"{source_name(self.source)}: it has no {', '.join(lacking)}{again(self.source)}")
-        with open_parquet(self.source, self.parquet, bool(self.sums)) as file:
+        with open_parquet(self.source, self.parquet) as file:
             # pyarrow's threads help wide tables only; callers read many columns side by side instead.
             table = file.read_row_groups(list(groups), columns=list(fields), use_threads=False)
         if self.sums:
@@ -192,13 +192,8 @@ def _opened(source: Source) -> Iterator[Any]:
 
 
 @contextmanager
-def open_parquet(
-    source: Source, footer: pq.FileMetaData | None = None, checked: bool = False
-) -> Iterator[pq.ParquetFile]:
+def open_parquet(source: Source, footer: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
     """The Parquet file behind `source`.
-
-    Args:
-        checked: its pages have checksums, which are compared.
 
     Raises, also for what is read from it within the context:
         Damaged: it is no Parquet file, or damaged; names the file. OSError: it cannot be read.
@@ -206,7 +201,7 @@ def open_parquet(
     with _opened(source) as opened:
         try:
             # pre_buffer: on object stores the pages of a row group come in few large requests.
-            yield pq.ParquetFile(opened, metadata=footer, pre_buffer=True, page_checksum_verification=checked)
+            yield pq.ParquetFile(opened, metadata=footer, pre_buffer=True)
         except pa.ArrowInvalid as error:
             raise Damaged(f"{source_name(source)}: not a readable Parquet file ({error}){again(source)}") from error
         except OSError as error:
