@@ -10,7 +10,8 @@ import glob
 import os
 import posixpath
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
 
 from fsspec.utils import glob_translate
 
@@ -25,15 +26,23 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 def braces(pattern: str) -> list[str]:
     """The strings that a string with brace patterns stands for; the left pattern varies slowest."""
-    if (
-        "{" in pattern
-        and storage.is_local(pattern)
-        and os.path.lexists(os.path.expanduser(storage.local_path(pattern)))
-    ):
-        return [pattern]  # braces in a name
+    folder = _named_with_braces(pattern) if "{" in pattern and storage.is_local(pattern) else ""
+    return [folder + rest for rest in _expanded(pattern[len(folder) :])]
+
+
+def _named_with_braces(pattern: str) -> str:
+    """The longest beginning of a local pattern, up to a slash or its end, that is there under its own name."""
+    ends = [i for i, character in enumerate(pattern) if character == "/"]
+    for end in [len(pattern), *reversed(ends)]:
+        if "{" in pattern[:end] and os.path.lexists(os.path.expanduser(storage.local_path(pattern[:end]))):
+            return pattern[:end]
+    return ""
+
+
+def _expanded(pattern: str) -> list[str]:
     for match in _BRACES.finditer(pattern):
         if alternatives := _alternatives(match[1]):
-            head, tail = pattern[: match.start()], braces(pattern[match.end() :])
+            head, tail = pattern[: match.start()], _expanded(pattern[match.end() :])
             return [head + middle + end for middle in alternatives for end in tail]
     return [pattern]
 
@@ -57,6 +66,32 @@ def find(pattern: str) -> list[str]:
     return urls
 
 
+def remembered(pattern: str, known: Iterable[str]) -> list[str]:
+    """Of URLs that were there once, those that one string without braces names: of its folder, or as its pattern says.
+
+    Local ones are absolute. Of the web nothing is remembered: addresses may be signed.
+    """
+    if pattern.startswith(("http:", "https:")):
+        return []
+    if storage.is_local(pattern):
+        pattern = os.path.abspath(os.path.expanduser(storage.local_path(pattern)))
+    bare = pattern.rstrip("/")
+    if TAR_SUFFIX.search(bare) and not any(character in bare for character in _MAGIC):
+        return []  # a name that is spelled out is asked for, whatever is there
+    tars = [url for url in known if TAR_SUFFIX.search(url)]
+    found = [url for url in tars if posixpath.dirname(url) == bare]
+    folder, rest = posixpath.split(bare)
+    # The folder of a pattern is what it is in: its own signs may be part of names.
+    for one in _readings(rest):
+        found = found or [
+            url for url in tars if posixpath.dirname(url) == folder and fnmatchcase(posixpath.basename(url), one)
+        ]
+    if not found and any(character in bare for character in _MAGIC):
+        matches = re.compile(glob_translate(bare)).match
+        found = [url for url in tars if matches(url)]
+    return sorted(found)
+
+
 def _find_local(pattern: str) -> tuple[list[str], str]:
     # not resolved: a link's own name names the shard, not that of the blob it points to
     path = os.path.abspath(os.path.expanduser(storage.local_path(pattern)))
@@ -66,10 +101,15 @@ def _find_local(pattern: str) -> tuple[list[str], str]:
     if os.path.exists(path):
         return [path], ""
     if glob.has_magic(path):
-        folder, rest = _literal_folder(path, os.path.isdir)
-        found = (glob.glob(os.path.join(glob.escape(folder), one), recursive=True) for one in _readings(rest))
-        return sorted(next(filter(None, found), [])), f"no file matches {path}"
+        return matching(path), f"no file matches {path}"
     return [path] if TAR_SUFFIX.search(path) else [], f"{path} is neither a folder nor a file"
+
+
+def matching(path: str) -> list[str]:
+    """The local files that a pattern stands for, sorted; the folder that it is in is none."""
+    folder, rest = _literal_folder(path, os.path.isdir)
+    found = (glob.glob(os.path.join(glob.escape(folder), one), recursive=True) for one in _readings(rest))
+    return sorted(next(filter(None, found), []))
 
 
 def _find_remote(pattern: str) -> tuple[list[str], str]:

@@ -43,11 +43,12 @@ class ShardTask:
 @dataclass(frozen=True)
 class Shards:
     """urls: name -> URL, in the recipe's order. splits: name of the split -> names of its shards. known: the names that
-    the root had given when these were."""
+    the root had given when these were. gone: shards that folders or globs named once, and that are not there now."""
 
     urls: dict[str, str]
     splits: dict[str, list[str]]
     known: dict[str, shard_names.Named] = field(default_factory=dict)
+    gone: frozenset[str] = frozenset()
 
 
 def list_shards(samples: Samples, root: str = "") -> Shards:
@@ -56,19 +57,25 @@ def list_shards(samples: Samples, root: str = "") -> Shards:
     Args:
         root: which knows the names of the shards that it has seen; "" for none.
     """
+    asked = {split: getattr(samples, split) for split in SPLITS}
     try:
-        asked = {split: getattr(samples, split) for split in SPLITS}
-        urls = {split: source.expand(spec) for split, spec in asked.items() if spec}
+        known = shard_names.read(root) if root else {}
+        before = {one.url: name for name, one in known.items()}
+        gone: set[str] = set()
+        found = {split: source.expand(spec, before, gone) for split, spec in asked.items() if spec}
+        urls = {split: list(dict.fromkeys(of_split)) for split, of_split in found.items()}
         twice = sorted(set(urls.get("train", [])) & set(urls.get("val", [])))
         if twice:
             raise ValueError(f"{twice[0]} is in the training and in the validation split")
-        known = shard_names.read(root) if root else {}
-        names = shard_names.assign([url for split in urls.values() for url in split], root, known)
-        urls = {split: list(dict.fromkeys(of_split)) for split, of_split in urls.items()}
+        names = shard_names.assign([u for of_split in urls.values() for u in of_split if u not in gone], root, known)
+        # One that was moved has its name at the new place alone.
+        names |= {before[url]: url for url in gone if before[url] not in names}
     except ValueError as error:
         raise RecipeError(f"samples: {error}") from None
     by_url = {url: name for name, url in names.items()}
-    return Shards(names, {split: [by_url[url] for url in urls.get(split, [])] for split in SPLITS}, known)
+    splits = {split: [by_url[url] for url in urls.get(split, []) if url in by_url] for split in SPLITS}
+    ordered = {name: names[name] for split in SPLITS for name in splits[split]}
+    return Shards(ordered, splits, known, frozenset(by_url[url] for url in gone if url in by_url))
 
 
 class Inventory:
@@ -183,6 +190,13 @@ class Plan:
     outdated: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     stops: dict[str, Stop] = field(default_factory=dict)
 
+    def leave_out(self, shard: str) -> None:
+        """The shard is none of the plan's."""
+        del self.shards[shard]
+        self.splits = {split: [name for name in names if name != shard] for split, names in self.splits.items()}
+        self.done = {key: record for key, record in self.done.items() if key[1] != shard}
+        self.outdated = {key: why for key, why in self.outdated.items() if key[1] != shard}
+
     @property
     def missing(self) -> list[ShardTask]:
         """Shards that lack something."""
@@ -214,7 +228,7 @@ def make(
     inventory.prepare_digests(
         record for (name, _), record in records.items() if asked[name].is_asked_for(record.fingerprint)
     )
-    plan = Plan(dict(outputs), inventory.shards.urls, inventory.shards.splits, stops=dict(stops or {}))
+    plan = Plan(dict(outputs), dict(inventory.shards.urls), inventory.shards.splits, stops=dict(stops or {}))
     for shard, url in inventory.shards.urls.items():
         good = _good(inventory, asked, records, shard, pins or {}, update, plan.stops)
         stat = inventory.stats()[shard]
@@ -224,6 +238,9 @@ def make(
         plan.done.update({(name, shard): record for name, (record, _) in good.items() if name in outputs})
         plan.outdated.update({(name, shard): why for name, (_, why) in good.items() if why})
         missing = tuple(name for name in outputs if name not in good)
+        if unseen and missing and shard in inventory.shards.gone:
+            plan.leave_out(shard)  # nobody names it any more, and nothing whole is made of it
+            continue
         if unseen and missing:
             plan.absent[shard] = f"lacks {', '.join(missing)}; {unseen}"
             continue

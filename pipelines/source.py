@@ -42,7 +42,7 @@ _COPY_BYTES = 1 << 24
 _NAMED = 10  # extensions of members that nobody reads
 
 
-def expand(spec: str | Sequence[str]) -> list[str]:
+def expand(spec: str | Sequence[str], known: Collection[str] = (), gone: set[str] | None = None) -> list[str]:
     """The URLs of the shards that `spec` names, in order.
 
     Each of one or several strings is a file, a folder (its *.tar, sorted), a glob (sorted) or a brace pattern
@@ -50,11 +50,27 @@ def expand(spec: str | Sequence[str]) -> list[str]:
     Local ones come back as absolute paths, since workers have other working folders. Names that are spelled out, or
     come from braces, are not tested for existence: a missing shard is an error of that shard, not of the run.
 
+    Args:
+        known: URLs of shards that were there once. Those that a folder or glob names keep their place among its shards.
+        gone: gets those of them that are not there, or out of reach.
+
     Raises:
         ValueError: a string finds nothing, or there is none.
     """
     specs = [spec] if isinstance(spec, str) else list(spec)
-    urls = [url for one in specs for pattern in patterns.braces(one) for url in patterns.find(pattern)]
+    urls: list[str] = []
+    gone = set() if gone is None else gone
+    for pattern in (pattern for one in specs for pattern in patterns.braces(one)):
+        before = patterns.remembered(pattern, known) if known else []
+        try:
+            found = patterns.find(pattern)
+        except Exception:  # whatever the storage raises that cannot be reached
+            if not before:
+                raise
+            found = []
+        lost = set(before).difference(found)
+        urls += sorted([*found, *lost]) if lost else found
+        gone |= lost
     if not urls:
         raise ValueError("shards: got an empty list, expected at least one file, folder, glob or brace pattern")
     return urls

@@ -20,6 +20,7 @@ from typing import Any
 
 from ...infra import storage
 from ...modalities import LABELS, Form
+from .. import patterns
 from .given import TEXT_FILES, Mistake, file_text, is_path
 
 # Labels whose value may be the words themselves; everything else that is a text is a path.
@@ -120,7 +121,7 @@ def _sources(label: str, given: Any, name: str) -> _Found:
     if label in WORDS and os.path.isfile(path) and not path.endswith((".json", *TEXT_FILES)):
         raise Mistake(f"{text} is a file; words are read from .txt files")
     if glob.has_magic(text) and label not in WORDS and not os.path.exists(path):
-        found = sorted(glob.glob(path))
+        found = patterns.matching(path)
         if not found:
             raise Mistake(f"no file fits {text}; check the pattern")
         return _Found([_one(label, file) for file in found], True, text)

@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from fourmill_tests import training
+from fourmill_tests import data, training
 from fourmill_tests.small import SmallRoot
 
 import fourmill
 from fourmill import recipe as recipes
+from fourmill.infra import ledger, storage
+from fourmill.pipelines import plan as plans
 from fourmill.project import Project
+from fourmill.recipe import RecipeError
 from fourmill.train import checkpoint
 from fourmill.train.pretrain.load import at_step
+from fourmill.verbs import stage
 from fourmill.verbs.look import status
 from fourmill.verbs.make import generate, train
 
@@ -107,3 +111,43 @@ def test_any_checkpoint_of_a_run_in_progress_can_be_used(trained: Path) -> None:
     assert status.describe(Project(recipe))["missing"] == {"generated/4m": "not generated as the recipe asks"}
     with pytest.raises(ValueError, match=r"the run is finished; train.init=.*step-00000009 begins another one"):
         train.make(Project(recipe), checkpoint=9)
+
+
+@pytest.mark.parametrize("pattern", ["", "*.tar", "train-0000[0-9].tar"])
+def test_a_run_on_a_folder_is_the_same_without_its_shards(tmp_path: Path, pattern: str) -> None:
+    """Of a folder or glob the root remembers which shards there were, as long as all is made of them; the braces and
+    brackets of the folder itself are part of its name."""
+    place = tmp_path / "x{1,2}[ab]"
+    shards = data.good_shards(place / "s", 3, 2)
+    options = {"modalities": ["caption"], "labels__keep": ["caption"], "generate__chains": []}
+    recipe = data.recipe(place / "out", str(place / "s" / pattern), **options)
+    data.make(recipe, data.outputs(recipe, tokens=False))
+    data.fit(recipe)
+    data.make(recipe, data.outputs(recipe, labels=False))
+    stage.prepare_root(Project(recipe))
+    run = Project(recipe).train_job
+    assert [shard.name for shard in run.shards] == ["train-00000", "train-00001", "train-00002"]
+    for shard in (shards[1], shards[0], shards[2]):
+        Path(shard).unlink()
+        assert Project(recipe).train_job == run
+    with pytest.raises(RecipeError, match="nothing found"):
+        plans.list_shards(recipe.samples)
+    storage.delete(ledger.record_url(recipe.root, "tokens/caption", "train-00001"))
+    project = Project(recipe)
+    assert [shard.name for shard in project.train_job.shards] == ["train-00000", "train-00002"]
+    assert list(status.describe(project)["missing"]) == ["runs/4m"], "what is gone and not whole is of no split"
+
+
+def test_a_shard_that_was_moved_is_one_shard(tmp_path: Path) -> None:
+    shards = data.good_shards(tmp_path / "s" / "a", 2, 2)
+    recipe = data.recipe(
+        tmp_path / "out", str(tmp_path / "s" / "*" / "*.tar"), modalities=["caption"], generate__chains=[]
+    )
+    data.make(recipe, data.outputs(recipe, tokens=False))
+    stage.prepare_root(Project(recipe))
+    before = Project(recipe).shards
+    (tmp_path / "s" / "b").mkdir()
+    Path(shards[1]).rename(tmp_path / "s" / "b" / "train-00001.tar")
+    after = Project(recipe).shards
+    assert list(after.urls) == list(before.urls) and not after.gone
+    assert after.urls["train-00001"] == str(tmp_path / "s" / "b" / "train-00001.tar")
