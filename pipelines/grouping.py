@@ -72,18 +72,20 @@ class Index:
     ignored: entries that nothing reads unless a specialist asks for them: those of a sample counted by extension, those
         of none by last suffix ("" for none).
     parts: named parts that are a sample's image, text or object ("image.jpg"), counted.
+    regrouped: the first release gave other keys: they lost some, or took parts of a sample for samples.
     """
 
     samples: list[SourceSample] = field(default_factory=list)
     rejects: list[tuple[str, str]] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
     parts: Counter[str] = field(default_factory=Counter)
+    regrouped: bool = False
 
 
 def group(members: list[Member]) -> Index:
     """The samples of a shard, from its members in the order of the tar."""
-    names = _names(members)
-    result = Index()
+    names, regrouped = _names(members)
+    result = Index(regrouped=regrouped)
     samples: dict[str, SourceSample] = {}
     others: list[tuple[str, str, Member]] = []
     for member, name in zip(members, names, strict=True):
@@ -110,8 +112,9 @@ def group(members: list[Member]) -> Index:
         for extension in _take_parts(sample):
             result.parts[extension] += 1
             result.ignored[extension] -= 1
-    result.ignored = +result.ignored
+    result.ignored, listed = +result.ignored, len(samples)
     result.samples = _join_forms(samples, result.rejects)
+    result.regrouped |= len(result.samples) < listed
     return result
 
 
@@ -131,8 +134,8 @@ def _split(name: str) -> tuple[str, str]:
     return posixpath.join(folder, stem) if stem else "", extension.lower()
 
 
-def _names(members: list[Member]) -> list[_Name]:
-    """The key and extension of each member."""
+def _names(members: list[Member]) -> tuple[list[_Name], bool]:
+    """The key and extension of each member, and whether any was read otherwise before."""
     plain = [_split(member.name) for member in members]
     names = [_Name(key, extension, extension in KNOWN_EXTENSIONS) for key, extension in plain]
     odd: dict[str, list[int]] = defaultdict(list)  # the keys of which no member is plain, and known
@@ -145,10 +148,13 @@ def _names(members: list[Member]) -> list[_Name]:
             odd[key].append(row)
     readings = {key: _Reading([(row, members[row].name) for row in rows]) for key, rows in odd.items() if key}
     parts = {part for reading in readings.values() if reading.is_parts() for part in reading.parts()}
+    regrouped = False
     for reading in readings.values():
         for row, key, extension, makes_sample in reading.split(parts):
             names[row] = _Name(key, extension, makes_sample)
-    return names
+            # Before, only a key of whose members all had a known suffix had dots; then a member is its last suffix.
+            regrouped |= bool(reading.further) or extension not in KNOWN_EXTENSIONS
+    return names, regrouped
 
 
 class _Reading:

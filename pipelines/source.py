@@ -90,6 +90,7 @@ class Shard:
         samples: in order of first appearance; keys are unique.
         ignored: entries that nothing reads unless a specialist asks for them, counted by extension.
         parts: named parts that are a sample's image or text ("image.jpg"), counted.
+        regrouped: the first release gave other keys.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Shard:
         self.samples: list[SourceSample] = index.samples
         self.ignored: Counter[str] = index.ignored
         self.parts: Counter[str] = index.parts
+        self.regrouped = index.regrouped
         # Not logged one by one: each is in the record of the shard's samples.
         self._rejects = index.rejects + ([("", problem)] if problem else [])
         self._broken_json: dict[str, str] = {}

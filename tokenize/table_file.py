@@ -157,6 +157,13 @@ def read_footer(source: Source, expected: str = "") -> TableFile:
     return TableFile(source, parquet, metadata, fields, sums)
 
 
+def keys(source: Source) -> list[str]:
+    """The keys of a file's rows. `Damaged` if they are not what was written."""
+    file = read_footer(source)
+    listed: list[str] = file.read(range(file.parquet.num_row_groups), ["key"]).column("key").to_pylist()
+    return listed
+
+
 def content(data: bytes) -> tuple[str, str]:
     """(sum of its keys, sum of its rows) of a file that `encode_table` made; of the same rows always the same."""
     file = read_footer(data)

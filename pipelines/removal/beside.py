@@ -78,8 +78,7 @@ def _answers(url: str, keys: Mapping[str, set[str]]) -> bool:
     if not url.endswith(".parquet"):
         return False
     try:
-        file = table_file.read_footer(url)
-        listed = file.read(range(file.parquet.num_row_groups), ["key"]).column("key").to_pylist()
+        listed = table_file.keys(url)
     except (OSError, ValueError):
         return True  # it cannot be said that it has none, and is made again
     names = {f"{shard}/{key}" for shard, of in keys.items() for key in of}

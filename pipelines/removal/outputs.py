@@ -67,7 +67,7 @@ def _file(root: str, output: str, shard: str, keys: Collection[str], source: Sou
     """Remove from one file, and give the keys that it has."""
     url = ledger.output_url(root, output, shard)
     record = ledger.read(root, output, shard)
-    there = set(_keys(url)) & set(keys)
+    there = set(table_file.keys(url)) & set(keys)
     if not there and (record is None or source is None):
         return there
     data, lost = table_file.nulled(storage.read_bytes(url), there)
@@ -98,16 +98,10 @@ def _all_keys(root: str, shard: str) -> set[str]:
     for family in FAMILIES:
         for name in storage.list_names(storage.join(root, family)):
             try:
-                return set(_keys(ledger.output_url(root, f"{family}/{name}", shard)))
+                return set(table_file.keys(ledger.output_url(root, f"{family}/{name}", shard)))
             except (OSError, ValueError):
                 continue
     return set()
-
-
-def _keys(url: str) -> list[str]:
-    file = table_file.read_footer(url)
-    keys: list[str] = file.read(range(file.parquet.num_row_groups), ["key"]).column("key").to_pylist()
-    return keys
 
 
 def rejects(record: Record, keys: Collection[str]) -> list[dict[str, str]]:

@@ -32,6 +32,7 @@ from .isolate import Ward
 from .job import Job
 from .label import Stored, label, read_stored
 from .patience import Patience
+from .readings import drop_other_readings
 from .rows import Made, Rows, commit, encode
 from .sample import LabelledSample
 from .since import committed_since
@@ -143,6 +144,8 @@ class ShardWorker:
         removed = removals.read(self.job.root)
         with source.open_shard(task.url, self.job.scratch) as shard:
             shard.withhold(removed, task.shard)
+            if shard.regrouped:
+                drop_other_readings(self.job.root, task, [sample.key for sample in shard.samples])
             if hash_first:
                 logger.info("shard %s: sum %s", task.shard, shard.sha256)
             labels = {output.label for output in outputs.values() if output.label}

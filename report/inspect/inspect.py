@@ -34,13 +34,14 @@ _TARS = (".tar", ".tar.gz", ".tgz")
 PARTS = ("config.json", "model.safetensors", "tokenizer.json", "complete.json", "metrics.jsonl", "samples.json")
 
 
-def show(path: str, row: int = 0, as_json: bool = False) -> int:
+def show(path: str, row: int = 0, as_json: bool = False, key: str | None = None) -> int:
     """Print what `path` holds.
 
     Args:
         path: a file or folder, local or any fsspec URL.
         row: which sample to show; counted over all shards for folders of columns and labels, and for a whole dataset.
         as_json: print the facts as one JSON object and nothing else.
+        key: of the sample of a root that is looked for, in the place of a row.
 
     Returns:
         The exit status, 0.
@@ -48,7 +49,7 @@ def show(path: str, row: int = 0, as_json: bool = False) -> int:
     Raises:
         ValueError, FileNotFoundError: as `look`.
     """
-    inspection = look(path, row, pictures=not as_json)
+    inspection = look(path, row, pictures=not as_json, key=key)
     if as_json:
         print(view.to_json(inspection))
     else:
@@ -56,7 +57,7 @@ def show(path: str, row: int = 0, as_json: bool = False) -> int:
     return 0
 
 
-def look(path: str, row: int = 0, *, pictures: bool = True) -> Inspection:
+def look(path: str, row: int = 0, *, pictures: bool = True, key: str | None = None) -> Inspection:
     """What `path` holds, as facts; `pictures` says whether tokens are decoded to be seen.
 
     Raises:
@@ -65,6 +66,8 @@ def look(path: str, row: int = 0, *, pictures: bool = True) -> Inspection:
     """
     url = storage.absolute(path).rstrip("/")
     try:
+        if key is not None:
+            return _of_key(path, url, key)
         return _look(path, url, row, pictures, nested=False)
     except (FileNotFoundError, RecipeError):
         raise
@@ -85,6 +88,14 @@ def _look(path: str, url: str, row: int, pictures: bool, nested: bool) -> Inspec
         raise FileNotFoundError(f"there is nothing at {path}")
     inspection = _folder(path, url, set(names), row, pictures)
     return inspection or _contents(path, url, sorted(names), nested)
+
+
+def _of_key(path: str, url: str, key: str) -> Inspection:
+    from . import provenance, root
+
+    if not storage.list_names(url) or not root.is_root(url):
+        raise ValueError(f"{path}: --key looks for a sample of a root, a folder with ledger/ and tokens/ or labels/")
+    return provenance.inspect_key(path, url, key)
 
 
 def _is_file(url: str) -> bool:

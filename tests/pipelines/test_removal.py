@@ -144,6 +144,31 @@ def test_keys_and_urls_are_gone_and_the_rest_is_as_before(root: str, tmp_path: P
     assert status == 0, out
 
 
+def test_a_sample_is_followed_to_its_origin(root: str) -> None:
+    status, out, err = runs.command("inspect", root, "--key", "000001", "--json")
+    assert status == 0, err
+    (place,) = json.loads(out)["provenance"]
+    assert (place["shard"], place["row"], place["source"]) == ("inside", 1, f"{root}/shards/inside.tar")
+    assert place["url"] == "https://example.org/000001.jpg?sig=1" and place["license"] == "CC BY 4.0"
+    assert "000001.jpg (" in place["members"] and len(place["source_sha256"]) == 64
+    assert runs.command("inspect", root, "--key", "000001")[0] == 0
+    removal.run(root, ["000001"], [], {}, "/tmp")
+    told = json.loads(runs.command("inspect", root, "--key", "000001", "--json")[1])["provenance"][0]
+    assert told["note"] == "it was removed" and "url" not in told
+    status, _, err = runs.command("inspect", root, "--key", "nobody")
+    assert status == 2 and "no column and no label of it has the key 'nobody'" in err
+
+
+def test_a_key_of_two_shards_is_said_to_be_so(root: str) -> None:
+    for name in ("labels/caption", "ledger/labels/caption"):
+        suffix = "json" if name.startswith("ledger") else "parquet"
+        content = storage.read_bytes(storage.join(root, name, f"inside.{suffix}"))
+        storage.put(storage.join(root, name, f"again.{suffix}"), content)
+    facts = json.loads(runs.command("inspect", root, "--key", "000001", "--json")[1])
+    assert {place["shard"] for place in facts["provenance"]} == {"inside", "again"}
+    assert facts["notes"][0].startswith("2 shards have this key")
+
+
 def test_on_s3(made: tuple[Path, Recipe], s3: Any, tmp_path: Path) -> None:
     url = storage.join(s3.bucket("removal"), "out")
     copy(str(made[0] / "out"), url)

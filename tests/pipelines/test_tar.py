@@ -103,6 +103,22 @@ def test_named_parts_are_one_sample(names: list[str], key: str, image: str, part
     assert set(found.ignored) == set(sample.others) - parts
 
 
+@pytest.mark.parametrize(
+    ("names", "regrouped"),
+    [
+        (["a.jpg", "a.txt", "a.depth.npy", "b.cls"], False),
+        (["img.001.jpg", "img.001.txt", "img.002.jpg"], False),
+        (["0.image.jpg", "0.caption.txt"], True),
+        (["a.1.jpg", "a.1.cls"], True),
+        (["0.rgb.png", "0.depth.npy"], True),
+        (["caf\u00e9.jpg", "cafe\u0301.txt"], True),
+        (["caf\u00e9.jpg", "caf\u00e9.txt"], False),
+    ],
+)
+def test_what_the_first_release_read_otherwise_is_known(names: list[str], regrouped: bool) -> None:
+    assert index(make_tar([(name, b"1") for name in names])).regrouped is regrouped
+
+
 def test_a_sample_that_lacks_a_part_is_read_as_its_neighbours() -> None:
     names = ["0.image.jpg", "0.caption.txt", "1.image.jpg", "2.caption.txt", "3.other.jpg"]
     assert layout(make_tar([(name, b"1") for name in names])) == {

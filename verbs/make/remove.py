@@ -30,6 +30,7 @@ def main(args: argparse.Namespace) -> int:
     from ...infra import storage
     from ...pipelines import source
     from ...pipelines.removal import removal
+    from ...report.inspect.provenance import shards_of
 
     root = storage.absolute(args.root).rstrip("/")
     if not storage.list_names(root):
@@ -50,21 +51,6 @@ def _lines(path: str | None) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: expected a text file with one key or URL in each line: {error}") from None
     return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
-
-
-def shards_of(root: str) -> dict[str, str]:
-    """The source shards of a root, name -> URL: those that it has named, and those of its recipe, as far as they are
-    there. None of the recipe's code is run."""
-    from ... import recipe
-    from ...infra import configuration, storage
-    from ...pipelines import plan, shard_names
-
-    known = {name: one.url for name, one in shard_names.read(root).items()}
-    try:
-        data = configuration.parse_yaml(storage.read_bytes(storage.join(root, "recipe.yaml")))
-        return known | plan.list_shards(recipe.parse(data, "recipe.yaml", trusted=False).samples, root).urls
-    except (OSError, ValueError):
-        return known
 
 
 def said(root: str, outcome: Outcome) -> Iterator[str]:

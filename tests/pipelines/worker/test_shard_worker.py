@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from fourmill_tests import data
 from fourmill_tests.small import SmallRoot
 from PIL import Image
 
-from fourmill.infra import ledger
+from fourmill.infra import ledger, storage
 from fourmill.infra.ledger import Record
+from fourmill.modalities import Storage
 from fourmill.pipelines.worker.shard_worker import RejectRun
 from fourmill.recipe import Recipe
 from fourmill.tokenize import labels as label_files
@@ -235,3 +237,26 @@ def test_records_tell_what_they_stand_for(small_root: SmallRoot) -> None:
     assert record["identity"]["codec"] == "vq" and record["identity"]["crops"]["size"] == 64
     assert record["source"]["size"] == Path(small_root.recipe.samples.train[1]).stat().st_size
     assert record["bytes"] == (small_root.root / "tokens/tok_canny_edge/bad.parquet").stat().st_size
+
+
+def test_rows_of_another_reading_of_a_tar_are_made_again(tmp_path: Path) -> None:
+    """The first release took KEY.image.jpg and KEY.caption.txt for two samples: its labels have other rows."""
+    parts = [("0.image.jpg", data.encode(data.picture(0))), ("0.caption.txt", b"a caption")]
+    (tmp_path / "s.tar").write_bytes(data.tar(parts))
+    recipe = data.recipe(
+        tmp_path / "out", str(tmp_path / "s.tar"), modalities=["rgb"], labels__keep=["canny_edge", "caption"],
+        generate__chains=[],
+    )  # fmt: skip
+    outputs = data.outputs(recipe)
+    data.make(recipe, outputs)
+    root = recipe.root
+    for output in ("labels/canny_edge", "labels/caption"):  # as if the first release had made them
+        record = ledger.read(root, output, "s")
+        assert record is not None
+        content = label_files.encode_labels("caption", Storage.JSON, ["0.image", "0.caption"], [None, None])
+        storage.delete(ledger.record_url(root, output, "s"))
+        ledger.commit(root, replace(record, rows=2, keys=""), content)
+    storage.delete(ledger.record_url(root, "tokens/rgb", "s"))
+    assert [record.output for record in data.make(recipe, outputs)] == ["tokens/rgb"]
+    again = {record.output: record.rows for record in data.make(recipe, outputs)}
+    assert again == {"labels/canny_edge": 1, "labels/caption": 1}
