@@ -6,7 +6,8 @@
 An S3 server (moto) on loopback, in a process of its own, answers each request after some time and counts requests and
 bytes. The store holds random tokens of 4M-7 at 224 px, with 2 crops. A consumer takes a batch, is busy as long as a
 step at `rate` samples/s takes, and takes the next one; the time before the first batch is printed apart. Bytes are
-compared with those of the column chunks that the consumed samples lie in: what a loader reads that reads nothing twice.
+compared with those of the column chunks that the samples lie in which were consumed or asked for ahead: what a loader
+reads that reads nothing twice.
 """
 
 from __future__ import annotations
@@ -136,7 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             loader = TokenLoader(f"s3://{BUCKET}", shards, specs, masking_of(specs), 0, LoaderOptions())
             first, waited, taken = consume(loader, args)
             after = counts(port)
-            needed = needed_bytes(Path(folder), loader, taken * args.batch)
+            # What it has asked for by now, some of it for later batches.
+            ahead = loader.options.prefetch + loader._read_ahead(args.batch)
+            needed = needed_bytes(Path(folder), loader, (taken + ahead) * args.batch)
         finally:
             server.kill()
     requests, read = (now - then for now, then in zip(after, before, strict=True))

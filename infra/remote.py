@@ -135,17 +135,17 @@ async def _s3_range(fs: Any, path: str, start: int, end: int, etag: str) -> byte
 class RemoteFile(io.RawIOBase):
     """A file of known size that is read in ranges, each asked for again where it fails.
 
-    Random reads get the bytes that are asked for (64 KiB at least), reads from front to back more and more beyond them.
+    Random reads get the bytes that are asked for (`least` of them), reads from front to back more and more beyond them.
     OSError if the file is replaced while it is open.
     """
 
-    def __init__(self, url: str, fs: Any, path: str, info: dict[str, Any]) -> None:
+    def __init__(self, url: str, fs: Any, path: str, info: dict[str, Any], least: int = LEAST) -> None:
         super().__init__()
-        self.url, self.size = url, int(info["size"])
+        self.url, self.size, self.info = url, int(info["size"]), info
         self._fs, self._path = fs, path
         self._etag = str(info.get("ETag") or "")
         self._position = self._start = 0
-        self._ahead = LEAST
+        self._ahead = self._least = least
         self._bytes = b""
 
     def readable(self) -> bool:
@@ -182,7 +182,7 @@ class RemoteFile(io.RawIOBase):
         at = self._position - self._start
         if not 0 <= at < len(self._bytes):
             follows = at == len(self._bytes)
-            self._ahead = min(2 * self._ahead, AHEAD) if follows else LEAST
+            self._ahead = min(2 * self._ahead, AHEAD) if follows else self._least
             end = min(self._position + min(max(count, self._ahead), PIECE), self.size)
             self._bytes, self._start = ask(self.url, self._fs, lambda: self._fetch(self._position, end)), self._position
             at = 0

@@ -113,11 +113,18 @@ def read_bytes(url: str) -> bytes:
         raise FileNotFoundError(f"no file at {public(url)}") from None
 
 
-def open_binary(url: str) -> BinaryIO:
-    """The file opened for reading, in ranges on object stores, each of which is asked for again where it fails."""
+def open_binary(url: str, before: BinaryIO | None = None) -> BinaryIO:
+    """The file opened for reading, in ranges on object stores, each of which is asked for again where it fails.
+
+    Args:
+        before: the same file as it was opened before, perhaps closed since: what is known of it is not asked for again,
+            and reads get exactly the bytes that are asked for.
+    """
     if is_local(url):
         return open(local_path(url), "rb")
     fs, path = filesystem(url)
+    if isinstance(before, remote.RemoteFile):
+        return cast("BinaryIO", remote.RemoteFile(url, fs, path, before.info, least=1))
     info = remote.ask(url, fs, lambda: remote.request(fs, "info", path))
     if remote.has_ranges(fs, info):
         return cast("BinaryIO", remote.RemoteFile(url, fs, path, info))

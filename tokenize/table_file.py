@@ -75,6 +75,7 @@ class TableFile:
     """A file that `encode_table` made, open by its footer.
 
     metadata: of the file. fields: their names. sums: field -> the sum of each row group; {} in files of older releases.
+    opened: what it was read from, closed, so that a file of an object store is not asked for its size each time.
     """
 
     source: Source
@@ -82,6 +83,7 @@ class TableFile:
     metadata: dict[str, str]
     fields: tuple[str, ...]
     sums: dict[str, list[str]]
+    opened: Any = None
 
     def row_group_sizes(self) -> list[int]:
         return [self.parquet.row_group(i).num_rows for i in range(self.parquet.num_row_groups)]
@@ -90,7 +92,7 @@ class TableFile:
         """Some fields of some row groups, in the order given. `Damaged` if they are not what was written."""
         if lacking := [field for field in fields if field not in self.fields]:
             raise Damaged(f"{source_name(self.source)}: it has no {', '.join(lacking)}{again(self.source)}")
-        with open_parquet(self.source, self.parquet) as file:
+        with open_parquet(self.source, self.parquet, self.opened) as file:
             # pyarrow's threads help wide tables only; callers read many columns side by side instead.
             table = file.read_row_groups(list(groups), columns=list(fields), use_threads=False)
         if self.sums:
@@ -154,7 +156,7 @@ def read_footer(source: Source, expected: str = "") -> TableFile:
             raise ValueError("its sums are not those of its fields")
     except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
         raise Damaged(f"{source_name(source)}: its footer is damaged ({error}){again(source)}") from None
-    return TableFile(source, parquet, metadata, fields, sums)
+    return TableFile(source, parquet, metadata, fields, sums, file)
 
 
 def keys(source: Source) -> list[str]:
@@ -183,12 +185,12 @@ def again(source: Source) -> str:
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[Any]:
-    """The file behind `source`; a caller's own stays open."""
+def _opened(source: Source, before: Any = None) -> Iterator[Any]:
+    """The file behind `source`; a caller's own stays open. `before`: what this gave for the same source."""
     if isinstance(source, bytes):
         opened: Any = pa.BufferReader(source)
     elif isinstance(source, str | os.PathLike):
-        opened = _open_url(os.fspath(source))
+        opened = _open_url(os.fspath(source), before)
     else:
         yield source
         return
@@ -199,13 +201,16 @@ def _opened(source: Source) -> Iterator[Any]:
 
 
 @contextmanager
-def open_parquet(source: Source, footer: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+def open_parquet(source: Source, footer: pq.FileMetaData | None = None, before: Any = None) -> Iterator[pq.ParquetFile]:
     """The Parquet file behind `source`.
+
+    Args:
+        before: what the footer was read from.
 
     Raises, also for what is read from it within the context:
         Damaged: it is no Parquet file, or damaged; names the file. OSError: it cannot be read.
     """
-    with _opened(source) as opened:
+    with _opened(source, before) as opened:
         try:
             # pre_buffer: on object stores the pages of a row group come in few large requests.
             yield pq.ParquetFile(opened, metadata=footer, pre_buffer=True)
@@ -217,10 +222,10 @@ def open_parquet(source: Source, footer: pq.FileMetaData | None = None) -> Itera
             raise Damaged(f"{source_name(source)}: it is damaged ({error}){again(source)}") from error
 
 
-def _open_url(url: str) -> Any:
+def _open_url(url: str, before: Any = None) -> Any:
     if storage.is_local(url):
         return pa.OSFile(str(storage.local_path(url)), "rb")  # no Python in the reads
-    return storage.open_binary(url)
+    return storage.open_binary(url, before)
 
 
 def source_name(source: Source) -> str:
