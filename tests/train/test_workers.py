@@ -166,7 +166,7 @@ def test_training_resumes_when_a_rank_is_killed(
         pretrain.work(config)
 
     whole, job = training.job(tmp_path / "whole"), training.job(tmp_path / "killed")
-    config = {"whole": whole, "job": job, "killed": str(tmp_path / "flag")}
+    config = {"whole": whole, "job": job, "killed": str(tmp_path / "flag"), "environment": {}}
     workers.run(dying, config, Resources(2, cpus=1), "train", None)
     assert (tmp_path / "flag").exists()
     assert "workers failed and were started again (attempt 2)" in capsys.readouterr().err

@@ -13,7 +13,6 @@ from fourmill.infra import ledger
 from fourmill.pipelines.engine.job import StopJob
 from fourmill.project import Project
 from fourmill.recipe import Recipe
-from fourmill.tokenize import table_file
 from fourmill.verbs.make import tokenize
 
 SHARDS, SAMPLES = 4, 6
@@ -36,12 +35,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def expected(tmp_path_factory: pytest.TempPathFactory, shards: list[str]) -> dict[str, tuple[str, str]]:
     plain = recipe(tmp_path_factory.mktemp("plain"), shards, seconds=0.0)
     data.make(plain, data.outputs(plain))
-    return contents(plain.root)
-
-
-def contents(root: str) -> dict[str, tuple[str, str]]:
-    """Sums of keys and rows of every file: footers name the specialist, too."""
-    return {name: table_file.content(file) for name, file in data.columns(root).items()}
+    return data.rows(plain.root)
 
 
 def rejects(root: str) -> dict[str, str]:
@@ -62,7 +56,7 @@ def test_a_poisonous_accelerator_leaves_no_null(
     poisoned = recipe(tmp_path / "out", shards, "Poisonous", **options)
     summary = tokenize.make(Project(poisoned))
     assert summary.complete and summary.samples == SHARDS * SAMPLES and not rejects(poisoned.root)
-    assert contents(poisoned.root) == expected
+    assert data.rows(poisoned.root) == expected
     assert len(ray.actors) - len(ray.killed) <= places or not summary.rejects
 
 
@@ -76,7 +70,7 @@ def test_bad_samples_are_rejects_and_each_kind_costs_one_shard(
     assert summary.complete and tuple(rejects(picky.root)) == bad
     assert rejects(picky.root)["000008"] == "canny_edge: RuntimeError: this sample only, 000008"
     untouched = [name for name in expected if "train-00002" in name]
-    columns = contents(picky.root)
+    columns = data.rows(picky.root)
     assert untouched and all(columns[name] == expected[name] for name in untouched)
 
 

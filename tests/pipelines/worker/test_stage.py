@@ -32,27 +32,27 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory, shards: list[str]) -> dict[str, bytes]:
+def expected(tmp_path_factory: pytest.TempPathFactory, shards: list[str]) -> dict[str, tuple[str, str]]:
     """The same columns, made without Ray."""
     plain = recipe(tmp_path_factory.mktemp("plain"), shards)
     data.make(plain, data.outputs(plain))
-    return data.columns(plain.root)
+    return data.rows(plain.root)
 
 
 def test_a_worker_that_is_killed_changes_nothing(
-    ray_cluster: str, tmp_path: Path, shards: list[str], expected: dict[str, bytes]
+    ray_cluster: str, tmp_path: Path, shards: list[str], expected: dict[str, tuple[str, str]]
 ) -> None:
     marker = tmp_path / "killed"
     killed = recipe(tmp_path / "out", shards, "Killer", key="000004", marker=str(marker))
     summary = tokenize.make(Project(killed))
     assert marker.exists()
     assert summary.complete and summary.samples == 12 and not summary.rejects
-    assert data.columns(killed.root) == expected
+    assert data.rows(killed.root) == expected
     assert tokenize.make(Project(killed)).made == 0
 
 
 def test_a_shard_that_always_kills_is_given_up_with_the_reason(
-    ray_cluster: str, tmp_path: Path, shards: list[str], expected: dict[str, bytes]
+    ray_cluster: str, tmp_path: Path, shards: list[str], expected: dict[str, tuple[str, str]]
 ) -> None:
     killed = recipe(tmp_path / "out", shards, "Killer", key="000004", marker=str(tmp_path / "never"), once=False)
     summary = tokenize.make(Project(killed))
@@ -60,7 +60,7 @@ def test_a_shard_that_always_kills_is_given_up_with_the_reason(
     assert "its worker died 2 times" in summary.missing["shard train-00001"]
     assert summary.samples == 9
     others = {name: content for name, content in expected.items() if "train-00001" not in name}
-    assert data.columns(killed.root) == others
+    assert data.rows(killed.root) == others
     assert "shard train-00001" in status.describe(Project(killed))["missing"]
 
 

@@ -26,6 +26,7 @@ from fourmill.pipelines.worker.job import Job
 from fourmill.pipelines.worker.shard_worker import ShardWorker
 from fourmill.project import Project
 from fourmill.recipe import Recipe
+from fourmill.tokenize import table_file
 from fourmill.train.pretrain.job import TrainJob
 
 PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")
@@ -265,3 +266,8 @@ def columns(root: Path | str) -> dict[str, bytes]:
     files = [*folder.glob("tokens/**/*.parquet"), *folder.glob("labels/**/*.parquet")]
     whole = sorted(path for path in files if not path.name.startswith(TEMPORARY_PREFIX))
     return {str(path.relative_to(folder)): path.read_bytes() for path in whole}
+
+
+def rows(root: Path | str) -> dict[str, tuple[str, str]]:
+    """Sums of keys and rows of every file below a root, equal whatever specialist made them (footers name it)."""
+    return {name: table_file.content(content) for name, content in columns(root).items()}
