@@ -10,7 +10,7 @@ from ...infra.fields import Positive, Section
 
 
 class Engine(Section):
-    """How work is spread. None of it changes a result."""
+    """How work is spread. Of all this only `cpus` and `batch_size` may change a result, in the last digits of sums."""
 
     address: str | None = None  # of a running Ray cluster ("auto"); a local one is started otherwise
     actors: Positive | None = None  # as many as the cluster's CPUs (or GPUs) allow unless given
