@@ -227,14 +227,13 @@ class Project:
                 raise RecipeError(why)
         recipe, scratch = self.recipe, source.scratch_folder()
         # Of all specialists, and not of those that have work now: threads must not depend on what is there already.
-        cpus = recipe.engine.cpus or max((one.cpus for one in self.specialists.values()), default=1.0)
-        engine = recipe.engine.model_copy(update={"cpus": cpus})
+        cpus = max((one.cpus for one in self.specialists.values()), default=1.0)
         options, modules = self.codec_options(), tuple(recipe.modules)
         reads = {name for one in self.specialists.values() for name in one.reads()}
         reads |= {truth.member.lower() for truth in recipe.evaluate.truth.values()}
         return Job(
-            self.root, scratch, recipe.images, options, engine, specialists, asked, modules, self.classes,
-            frozenset(reads),
+            self.root, scratch, recipe.images, options, recipe.engine, specialists, asked, modules, self.classes,
+            frozenset(reads), cpus,
         )  # fmt: skip
 
     def fit_job(self, names: list[str]) -> FitJob:

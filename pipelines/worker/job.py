@@ -24,6 +24,7 @@ class Job:
     modules: Python modules that declare modalities of the user's own.
     classes: the recipe's own lists of classes, by label.
     reads: members of samples that somebody reads, by extension: any specialist of the recipe, or its evaluation.
+    cpus: the most that a specialist of the recipe declares: threads must not depend on which of them have work now.
     """
 
     root: str
@@ -36,6 +37,7 @@ class Job:
     modules: tuple[str, ...] = ()
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     reads: frozenset[str] = frozenset()
+    cpus: float = 1.0
 
     def uses_torch(self) -> bool:
         """Whether any specialist or tokenizer is a network."""
@@ -49,7 +51,7 @@ class Job:
         has a GPU the CPU serves.
         """
         specialists, codebooks = list(self.specialists.values()), self._codebooks()
-        cpus = self.engine.cpus or max((s.cpus for s in specialists), default=1.0)
+        cpus = self.engine.cpus or max([self.cpus, *(s.cpus for s in specialists)])
         wanted = max((s.gpus for s in specialists), default=0.0)
         wanted = max(wanted, 1.0 if codebooks else 0.0) if gpu_there else 0.0
         gpus = wanted if self.engine.gpus is None else self.engine.gpus
