@@ -202,11 +202,11 @@ def list_sizes(url: str) -> dict[str, int]:
         except (FileNotFoundError, NotADirectoryError):
             return {}
     else:
-        fs, path = filesystem(url)
-        fs.invalidate_cache(path)  # fsspec remembers listings
         try:
-            found = fs.ls(path, detail=True)
-        except FileNotFoundError:
+            found = ask(url, "ls", detail=True)
+        except FileNotFoundError as error:
+            if faults.of_place(error):
+                raise remote.named(url, error) from error
             return {}
         files = (one for one in found if one["type"] == "file")
         sizes = {posixpath.basename(one["name"]): int(one["size"] or 0) for one in files}

@@ -68,9 +68,8 @@ def _local(root: str) -> Iterator[tuple[str, Entry]]:
 
 
 def _remote(root: str) -> Iterator[tuple[str, Entry]]:
-    fs, top = storage.filesystem(root)
-    fs.invalidate_cache()
-    for path, info in fs.find(top, detail=True).items():
+    _, top = storage.filesystem(root)
+    for path, info in storage.ask(root, "find", detail=True).items():
         yield posixpath.relpath(path, top), Entry(int(info["size"] or 0), _age(info))
 
 

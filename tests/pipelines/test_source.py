@@ -18,6 +18,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from fourmill.infra import ledger, storage
 from fourmill.pipelines import shard_names, source
 from fourmill.pipelines.reject import Reject
 
@@ -242,6 +243,46 @@ def test_images_of_absurd_size_are_not_read(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(Reject, match="image: 5 bytes"):
             shard.image(shard.samples[0])
         assert shard.image(shard.samples[1]) == b"1234"
+
+
+def test_a_local_shard_that_changes_is_told(tmp_path: Path) -> None:
+    """Overwritten in place, replaced, or only touched: its bytes decide where they were summed before."""
+    path = tmp_path / "s.tar"
+    data = make_tar([("a.jpg", b"x" * 900)])
+    path.write_bytes(data)
+    with source.open_shard(str(path), tmp_path) as shard:
+        assert shard.origin(False) == ledger.Source(len(data), str(path.stat().st_mtime_ns), _sha256(data))
+    with source.open_shard(str(path), tmp_path) as shard:
+        os.utime(path, (1, 1))
+        with pytest.raises(source.Changed, match="changed while it was read"):
+            shard.origin(False)
+    with source.open_shard(str(path), tmp_path) as shard:
+        assert shard.sha256 == _sha256(data)
+        os.utime(path, (2, 2))
+        assert shard.origin(True) == ledger.Source(len(data), str(path.stat().st_mtime_ns), _sha256(data))
+    with source.open_shard(str(path), tmp_path) as shard:
+        assert shard.sha256 == _sha256(data)
+        path.write_bytes(make_tar([("a.jpg", b"y" * 900)]))
+        with pytest.raises(source.Changed):
+            shard.origin(True)
+
+
+def test_a_remote_shard_that_changes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "memory://changing/s.tar"
+    data = make_tar([("a.jpg", b"x" * 900)])
+    put(url, data)
+    with source.open_shard(url, tmp_path) as shard:
+        origin = shard.origin(False)
+        put(url, data + data)  # after it was fetched: what was read is what counts
+        assert origin == shard.origin(False) and (origin.size, origin.sha256) == (len(data), _sha256(data))
+    sizes = iter((1, 2))
+    monkeypatch.setattr(storage, "stat", lambda _: storage.Stat(next(sizes), "v"))
+    with pytest.raises(source.Changed, match="while it was fetched"), source.open_shard(url, tmp_path):
+        pass
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def test_file_cut_while_open_is_an_error(tmp_path: Path) -> None:

@@ -157,6 +157,31 @@ def test_labels_read_from_storage_are_the_ones_used(small_root: SmallRoot, tmp_p
     assert new.crop(2, 0).tolist() == old.crop(2, 0).tolist()
 
 
+def test_stored_labels_of_other_bytes_are_not_mixed(small_root: SmallRoot, tmp_path: Path) -> None:
+    """The shard was replaced after the plan. Where its labels cannot be made again it fails, and says what to do."""
+    (shard,) = data.good_shards(tmp_path / "s", 1, 3)
+    for folder in ("tokenizers", "ledger/tokenizers"):
+        shutil.copytree(small_root.root / folder, tmp_path / "out" / folder)
+    recipe = data.recipe(tmp_path / "out", [shard])
+    data.make(recipe, data.outputs(recipe, tokens=False))
+    worker, (task,) = data.worker_of(recipe, data.outputs(recipe), ("caption", "canny_edge"))
+    path = Path(shard)
+    path.with_suffix(".new").write_bytes(data.tar(data.good_entries(50, 3)))
+    path.with_suffix(".new").rename(path)
+    del worker.job.specialists["canny_edge"]
+    with pytest.raises(ValueError, match="changed since the plan was made; run the same command again"):
+        worker.run(task)
+    assert not (tmp_path / "out" / "ledger" / "tokens").exists()
+
+
+def test_records_say_where_and_by_what_they_were_made(small_root: SmallRoot) -> None:
+    record = small_root.records["tokens/tok_rgb", "train-00000"]
+    others = [one for (_, shard), one in small_root.records.items() if shard == "train-00000"]
+    assert record.footer and record.content and {one.keys for one in others} == {record.keys}
+    assert {"fourmill", "torch", "device", "host", "time", "attempt"} <= record.made.keys()
+    assert len({one.made["attempt"] for one in others}) == 2, "labels, and then columns"
+
+
 # specialists that misbehave
 
 

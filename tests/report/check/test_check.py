@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 from fourmill_tests import data, first, runs, training
+from fourmill_tests.s3 import S3
 from fourmill_tests.small import SmallRoot
 
 from fourmill import recipe as recipes
 from fourmill.infra import ledger, storage
 from fourmill.project import Project
 from fourmill.recipe import Recipe
-from fourmill.report.check import check
+from fourmill.report.check import check, listing
 from fourmill.tokenize import codecs, store, table_file
 from fourmill.tokenize.table_file import Origin
 from fourmill.train import sharded
@@ -201,3 +202,27 @@ def test_nothing_at_all_is_a_sentence(tmp_path: Path) -> None:
     status, _, err = runs.command("check", str(tmp_path / "nowhere"))
     assert status != 0 and "there is nothing" in err
     assert storage.list_names(str(tmp_path)) == []
+
+
+def test_a_root_on_s3(root: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, with what only buckets have: parts of an upload that was never completed."""
+    url = f"{s3.bucket('checked')}/out"
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and path.relative_to(root).parts[0] in ("labels", "ledger", "tokenizers"):
+            storage.put(storage.join(url, path.relative_to(root).as_posix()), path.read_bytes())
+    for path in sorted((root / "tokens/caption").iterdir()):
+        storage.put(f"{url}/tokens/caption/{path.name}", path.read_bytes())
+    lacking = {one.what for one in check.check(url).broken}  # columns and a run that were not copied
+    assert lacking and not any("caption" in what or what.startswith(("labels", "tokenizers")) for what in lacking)
+    fs, place = storage.filesystem(f"{url}/tokens/rgb/bad.parquet")
+    bucket, key = place.split("/", 1)
+    fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)
+    storage.put(f"{url}/labels/det/bad.parquet", b"PAR1")
+    monkeypatch.setattr(listing, "YOUNG", -1e9)  # the server's clock is this one's
+    checked = check.check(url)
+    assert [upload.path for upload in checked.uploads] == ["tokens/rgb/bad.parquet"]
+    assert "labels/det/bad.parquet" in {one.what for one in checked.broken}
+    removed = check.repair(checked)
+    assert {"tokens/rgb/bad.parquet", "labels/det/bad.parquet", "ledger/labels/det/bad.json"} <= set(removed)
+    again = check.check(url)
+    assert not again.broken and not again.uploads
