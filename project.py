@@ -245,6 +245,7 @@ class Project:
         for name in names:
             if why := versions.unmakeable(self.fit_parts(name), recipe.versions):
                 raise RecipeError(why)
+        self.check_fits(names)
         labels = {TOKENIZERS[name].label if name in TOKENIZERS else "caption" for name in names}
         needed = outputs.sources(self.specialists, labels)
         job = self.shard_job({label: one for label, one in self.specialists.items() if label in needed}, {})
@@ -273,6 +274,12 @@ class Project:
             share=recipe.fit.share,
             classes=self.classes,
         )
+
+    def check_fits(self, names: Iterable[str]) -> None:
+        """RecipeError if the settings of one of these tokenizers would teach it nothing."""
+        for name in names:
+            if name != TEXT and (why := tokenizer_settings.never_warm(self.recipe.tokenizer(name))):
+                raise RecipeError(f"tokenizers, {name}: {why}")
 
     def check_training(self) -> None:
         """RecipeError if what training begins with, or also trains on, is not there: better known before labelling."""

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from ..infra import ledger, removals, storage
+from ..infra import scratch as scratch_folders
 from ..infra.secrets import public
 from . import members, patterns, tar
 from .grouping import SourceSample
@@ -299,7 +300,7 @@ def _storable(text: str) -> str:
 
 def scratch_folder() -> str:
     """Where this user's processes on a machine put copies of remote files."""
-    return os.path.join(tempfile.gettempdir(), f"fourmill-{os.getuid()}")
+    return scratch_folders.base()
 
 
 @contextmanager

@@ -292,6 +292,16 @@ class Tokenizers(Section):
         return merge(name, self.common, self.each.get(name, {}))
 
 
+def never_warm(settings: TokenizerSettings) -> str:
+    """Why a fit with these settings would never reach its learning rate, "" if it does."""
+    if settings.weights is not None or settings.warmup_steps < max(settings.steps, 1):
+        return ""
+    return (
+        f"warmup_steps: {settings.warmup_steps} of {settings.steps} steps never reach the learning rate; give fewer, "
+        "or leave warmup_steps out"
+    )
+
+
 # Channels of the pictures that a tokenizer of each form reads.
 CHANNELS = {Form.COLORS: 3, Form.NORMALS: 3, Form.EDGES: 1, Form.DEPTH: 1}
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -17,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..infra import faults, logs
+from ..infra import faults, logs, scratch
 from ..infra.cluster import cluster
 from ..infra.progress import Progress
 from .requests import Stopped, number_of
@@ -252,7 +251,7 @@ def run(work: Work, config: dict[str, Any], resources: Resources, stage: str, ad
         config = {**config, "reporter": Reporter(board), "threads": max(1, int(bundle["CPU"]))}
         # mypy sees the classes of Ray Train v1, which have no limit of placements and no range of workers.
         failures = FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_PLACEMENTS)  # type: ignore[call-arg]
-        with tempfile.TemporaryDirectory(prefix="fourmill-train-") as scratch:
+        with scratch.folder() as folder:
             scaling = ScalingConfig(
                 num_workers=resources.workers,  # type: ignore[arg-type]
                 use_gpu=resources.gpus > 0,
@@ -262,7 +261,7 @@ def run(work: Work, config: dict[str, Any], resources: Resources, stage: str, ad
                 guard(work),
                 train_loop_config=config,
                 scaling_config=scaling,
-                run_config=RunConfig(storage_path=scratch, failure_config=failures),
+                run_config=RunConfig(storage_path=folder, failure_config=failures),
             )
             _watch(trainer, board, resources.least < resources.most)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,18 @@ if TYPE_CHECKING:
 REPORT_VERSION = 2
 
 
+def check_place(out: str | None) -> None:
+    """ValueError if a page cannot be written to a local file: better known before its samples are read."""
+    if out is None or not storage.is_local(out):
+        return
+    path = storage.local_path(out).absolute()
+    if path.is_dir():
+        raise ValueError(f"--out {out} is a folder; name a file in it, such as {path / 'page.html'}")
+    above = next(one for one in path.parents if one.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ValueError(f"--out {out}: cannot write in {above}; name another file")
+
+
 def write_gallery(project: Project, count: int = 60, out: str | None = None) -> str:
     """Write the gallery of a recipe's dataset; returns where it is.
 
@@ -28,6 +41,7 @@ def write_gallery(project: Project, count: int = 60, out: str | None = None) -> 
     from ..report.html.gallery import Gallery, render_gallery
     from ..report.samples import spread
 
+    check_place(out)
     collector, plan = collect(project)
     rows = {shard: record.rows for (output, shard), record in plan.done.items() if output == SAMPLES}
     if not rows:
@@ -48,6 +62,7 @@ def write_stored(root: str, count: int = 60, out: str | None = None) -> str:
     from ..report.html.gallery import Gallery, render_gallery
     from ..report.inspect.root import stored
 
+    check_place(out)
     samples, total, shards = stored(root, count)
     if not samples:
         raise ValueError(f"{root}: it has no columns and no labels; run `fourmill label` first")
@@ -83,6 +98,7 @@ def write_report(project: Project, out: str | None = None, extras: dict[str, Any
     from ..report import results
     from ..report.html.report import render_report
 
+    check_place(out)
     recipe = project.recipe
     collector, plan = collect(project)
     if not collector.columns:

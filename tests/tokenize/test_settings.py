@@ -9,7 +9,7 @@ import pytest
 from fourmill import recipe as recipes
 from fourmill.modalities import BODY_POSE, MODALITIES, SAM_MASK, TOKENIZERS, Form
 from fourmill.recipe import Recipe, RecipeError
-from fourmill.tokenize.settings import PICTURES, ROWS, TokenizerSettings, merge, useless
+from fourmill.tokenize.settings import PICTURES, ROWS, Tokenizers, TokenizerSettings, merge, never_warm, useless
 
 
 def recipe(modalities: list[str], images: dict[str, int] | None = None, **tokenizers: Any) -> Recipe:
@@ -114,3 +114,11 @@ def test_a_tokenizer_that_is_not_needed_may_be_set() -> None:
 def test_settings_round_trip() -> None:
     settings = merge("tok_rgb", {"resolutions": {}}, {})
     assert TokenizerSettings.model_validate(settings.model_dump(mode="json")) == settings
+
+
+def test_a_fit_that_never_reaches_its_rate_is_known() -> None:
+    """As a training run's; said by plan and fit, so that roots that were fitted so still open."""
+    tokenizers = Tokenizers(common={"steps": 10, "warmup_steps": 10})
+    assert never_warm(tokenizers.of("tok_rgb")).startswith("warmup_steps: 10 of 10 steps never reach")
+    for fine in ({"steps": 10}, {"steps": 10, "warmup_steps": 9}, {"steps": 1, "warmup_steps": 0}):
+        assert not never_warm(Tokenizers(common=fine).of("tok_rgb"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from fourmill_tests import data, training
+from fourmill_tests import data, runs, training
 from fourmill_tests.small import SmallRoot
 
 import fourmill
@@ -151,3 +151,11 @@ def test_a_shard_that_was_moved_is_one_shard(tmp_path: Path) -> None:
     after = Project(recipe).shards
     assert list(after.urls) == list(before.urls) and not after.gone
     assert after.urls["train-00001"] == str(tmp_path / "s" / "b" / "train-00001.tar")
+
+
+@pytest.mark.parametrize("out", ["", "notes.txt/page.html"])
+@pytest.mark.parametrize("verb", ["view", "report"])
+def test_a_page_that_cannot_be_written_is_said_first(trained: Path, tmp_path: Path, verb: str, out: str) -> None:
+    (tmp_path / "notes.txt").write_text("notes")
+    code, _, err = runs.command(verb, str(trained), "--out", str(tmp_path / out))
+    assert code == 2 and f"--out {tmp_path / out}" in err and (tmp_path / "notes.txt").read_text() == "notes", err

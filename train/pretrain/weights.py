@@ -3,7 +3,6 @@ with, whole, in one safetensors file (model/checkpoint.py)."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...infra import storage, sums
+from ...infra import scratch, storage, sums
 from ...model import checkpoint as model_files
 from ...model.config import FourMConfig
 from ...model.fourm import FourM
@@ -107,10 +106,10 @@ def save_model(model: FourM, url: str, *, write: bool) -> None:
     with torch.device("meta"):
         copy = FourM(model.config)
     copy.load_state_dict(state, assign=True)
-    with tempfile.TemporaryDirectory(prefix="fourmill-") as scratch:
-        model_files.save(copy, scratch)
+    with scratch.folder() as folder:
+        model_files.save(copy, folder)
         for name in (model_files.WEIGHTS, sums.FILE, model_files.CONFIG):  # a folder that has the last one is whole
-            storage.put(storage.join(url, name), Path(scratch, name).read_bytes())
+            storage.put(storage.join(url, name), Path(folder, name).read_bytes())
 
 
 def load_model(folder: str, device: str = "cpu", step: int | None = None) -> FourM:

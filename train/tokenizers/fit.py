@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -20,7 +19,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from ...infra import ledger, storage
+from ...infra import ledger, scratch, storage
 from ...infra.fingerprint import fingerprint
 from ...modalities import COCO_CLASSES, TEXT, TOKENIZERS, Form, class_names, import_modules
 from ...pipelines.fit_data import FitData
@@ -163,9 +162,9 @@ def _bring(job: FitJob, name: str) -> None:
     from . import adopt
 
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch:
-        facts = adopt.bring(name, job.tokenizers[name], job.image_size, scratch, job.classes)
-        commit(job, name, scratch, facts, 0, start)
+    with scratch.folder() as folder:
+        facts = adopt.bring(name, job.tokenizers[name], job.image_size, folder, job.classes)
+        commit(job, name, folder, facts, 0, start)
 
 
 def _fit_cached(
@@ -190,7 +189,7 @@ def fit_text(job: FitJob, board: Board) -> None:
     special = SPECIAL_WORDS + max(0, len(classes) - len(COCO_CLASSES))
     alphabet = min(1_000, (job.text.vocab_size - special) // 3)
     wordpiece = WordPiece.fit(captions, vocab_size=job.text.vocab_size, max_alphabet=alphabet, classes=classes)
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch.folder() as folder:
         wordpiece.save(folder)
         facts = {"sha256": wordpiece.fingerprint(), "vocab_size": wordpiece.vocab_size, "quality": {}}
         commit(job, TEXT, folder, facts, len(captions), start)
@@ -366,13 +365,13 @@ def _finish(
     )
     metrics.log(settings.total_steps, rows.measured_on, measured)
     metrics.close()
-    with tempfile.TemporaryDirectory() as scratch:
-        tokenizer.save(model.cpu(), scratch, measured, class_lists.of_tokenizer(name, job.classes))
+    with scratch.folder() as folder:
+        tokenizer.save(model.cpu(), folder, measured, class_lists.of_tokenizer(name, job.classes))
         facts = {
-            "sha256": tokenizer.fingerprint(scratch), "vocab_size": settings.codebook_size, "quality": measured,
+            "sha256": tokenizer.fingerprint(folder), "vocab_size": settings.codebook_size, "quality": measured,
             "measured_on": rows.measured_on, **({"shards_passed_over": rows.passed_over} if rows.passed_over else {}),
         }  # fmt: skip
-        commit(job, name, scratch, facts, len(rows.train) * world, start)
+        commit(job, name, folder, facts, len(rows.train) * world, start)
 
 
 def commit(job: FitJob, name: str, folder: str, facts: Mapping[str, Any], samples: int, start: float) -> None:

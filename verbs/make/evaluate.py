@@ -50,6 +50,7 @@ def make(project: Project) -> Summary:
     from ...train.downstream.evaluation import matrix_files, table_files, tables
     from ...train.downstream.evaluation.evaluate import Evaluation
 
+    storage.check_writable(project.root)  # better known before hours of answers
     evaluation = Evaluation(job)
     matrix, table = evaluation.likelihoods(), evaluation.table()
     files = matrix_files.files(matrix) | {f"{tables.LIKELIHOODS}.png": heat_map(matrix)}

@@ -63,6 +63,7 @@ def describe(project: Project, measure: int | None = None, machine: Machine | No
     recipe, specialists = project.recipe, project.specialists
     project.check_training()
     fitted, unfitted = project.fitted, project.unfitted
+    project.check_fits(unfitted)
     outputs = dict(project.label_outputs)
     if not unfitted:
         outputs |= project.token_outputs

@@ -37,6 +37,7 @@ def make(project: Project) -> list[Summary]:
     """
     # What is wrong with the recipe itself is an error at once, not a row of the closing table.
     project.check_training()
+    project.check_fits(project.unfitted)
     done: list[Summary] = []
     for stage in (label, fit, tokenize, train, generate):
         name = stage.__name__.rpartition(".")[2]
