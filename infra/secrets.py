@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_URL = re.compile(r"(?<![\w+.-])(?P<scheme>[A-Za-z][\w+.-]*)://(?P<rest>[^\s\"'<>|\\]*[^\s\"'<>|\\.,;:)\]])")
+_URL = re.compile(
+    r"(?<![\w+.-])(?P<scheme>[A-Za-z][\w+.-]*):(?P<slashes>//|(?<=https:)/|(?<=http:)/)(?P<rest>[^\s\"'<>|\\]*[^\s\"'<>|\\.,;:)\]])"
+)
 _USER = re.compile(r"^[^/?#]*@")
 # Parameters that choose what is read, and are no secret; all others are dropped.
 _HARMLESS = frozenset("versionid version v download rev revision ref format generation file filename path id".split())
@@ -36,8 +38,10 @@ def _public(scheme: str, rest: str) -> str:
 
 def hide(text: str) -> str:
     """Text with its URLs as `public` has them, and without keys and tokens."""
-    if "://" in text:
-        text = _URL.sub(lambda found: f"{found['scheme']}://{_public(found['scheme'], found['rest'])}", text)
+    if ":/" in text:
+        text = _URL.sub(
+            lambda found: f"{found['scheme']}:{found['slashes']}{_public(found['scheme'], found['rest'])}", text
+        )
     if "=" in text or ":" in text:
         text = _KEY.sub(r"\1\2...", text)
     return _TOKEN.sub("...", text)

@@ -17,6 +17,7 @@ import posixpath
 from typing import Any
 
 from ...infra import storage
+from ...infra.secrets import public
 from ...recipe import RecipeError
 from . import view
 from .view import Inspection
@@ -64,7 +65,7 @@ def look(path: str, row: int = 0, *, pictures: bool = True, key: str | None = No
         FileNotFoundError: there is nothing at `path`.
         ValueError: it is nothing that can be inspected, it is damaged, or there is no such row.
     """
-    url = storage.absolute(path).rstrip("/")
+    url, path = storage.absolute(path).rstrip("/"), public(path)
     try:
         if key is not None:
             return _of_key(path, url, key)

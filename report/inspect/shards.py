@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ...infra import storage
+from ...infra.secrets import hide, public
 from ...pipelines import images, source
 from ...pipelines.grouping import SourceSample
 from ...pipelines.reject import Reject, reason_class
@@ -62,17 +63,21 @@ def inspect_shards(path: str, folder: str, tars: Sequence[str], others: Sequence
         try:
             with _open(url) as shard:
                 about = _facts(shard)
-            rows.append({"shard": posixpath.basename(url), **{n: about[n] for n in ("rows", "bytes")}, "problem": None})
+            rows.append(
+                {"shard": posixpath.basename(public(url)), **{n: about[n] for n in ("rows", "bytes")}, "problem": None}
+            )
         except ValueError as error:
-            rows.append({"shard": posixpath.basename(url), "rows": None, "bytes": None, "problem": str(error)})
+            rows.append(
+                {"shard": posixpath.basename(public(url)), "rows": None, "bytes": None, "problem": hide(str(error))}
+            )
     first = inspect_shard(path, urls[0], row)
     facts = {
         "path": path,
         "kind": "shards",
         "files": len(urls),
         "bytes": sum(sizes),
-        "first": posixpath.basename(urls[0]),
-        "last": posixpath.basename(urls[-1]),
+        "first": posixpath.basename(public(urls[0])),
+        "last": posixpath.basename(public(urls[-1])),
         "other_files": dict(Counter(posixpath.splitext(name)[1].removeprefix(".") or "other" for name in others)),
         "opened": rows,
         "first_shard": {name: v for name, v in first.facts.items() if name not in ("path", "kind", "sample")},
@@ -138,7 +143,7 @@ def _sample(shard: Shard, sample: SourceSample) -> GallerySample:
     reasons = [reason for key, reason in shard.rejects if key == sample.key]
     view = read_sample(shard, sample, Images.model_fields["max_pixels"].default)
     problems = {"tar": "; ".join(reasons)} if reasons else {}
-    return replace(view, shard=posixpath.basename(shard.url), rejects=problems | dict(view.rejects))
+    return replace(view, shard=posixpath.basename(public(shard.url)), rejects=problems | dict(view.rejects))
 
 
 def _sample_facts(row: int, sample: SourceSample, view: GallerySample) -> dict[str, Any]:

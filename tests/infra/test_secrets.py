@@ -31,6 +31,7 @@ def test_urls(url: str, expected: str) -> None:
     [
         "AWS_SECRET_ACCESS_KEY=S3CR3T", '{"SessionToken": "S3CR3T"}'.replace("Session", "session_"),
         "X-Amz-Signature=S3CR3T", "'https://h/a?x=S3CR3T'", "(url='https://u:S3CR3T@h/a')", "password: S3CR3T",
+        "there is no recipe at http:/h/a.tar?sig=S3CR3T; look",
     ],
 )  # fmt: skip
 def test_texts(text: str) -> None:

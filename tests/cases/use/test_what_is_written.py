@@ -47,7 +47,9 @@ def test_secrets_in_urls_are_not_written(tmp_path: Path, monkeypatch: pytest.Mon
         urls = [f"{here}/train-0000{i}.tar?X-Amz-Signature=S3CR3T" for i in (0, 1)]
         chosen = {"modalities": ["rgb", "caption"], "labels__keep": ["caption"], "generate__chains": []}
         (tmp_path / "r.yaml").write_text(yaml.safe_dump(data.settings(tmp_path / "out", urls, **chosen)))
-        _, out, err = runs.command("label", str(tmp_path / "r.yaml"))
+        commands = [["label", str(tmp_path / "r.yaml")], ["status", str(tmp_path / "r.yaml")], ["inspect", urls[0]]]
+        said = [runs.command(*command) for command in [*commands, ["inspect", urls[1]], ["view", urls[0]]]]
+        out, err = ("".join(one[i] for one in said) for i in (1, 2))
         server.shutdown()
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     if not files:
