@@ -55,10 +55,14 @@ def test_a_commit_is_one_conditional_put_and_nothing_is_renamed(
     puts = Counter(request.path for request in written if request.method == "PUT")
     data_puts = {path: count for path, count in puts.items() if path.endswith(".parquet")}
     assert data_puts == {f"/{BUCKET}/out/{name}": 1 for name in data.columns(whole_run.root)}
-    ledger = [request for request in written if "/out/ledger/" in request.path and "/stages/" not in request.path]
+    beside = ("/stages/", "/drivers/", "/shards/")  # what is no record
+    ledger = [r for r in written if "/out/ledger/" in r.path and not any(folder in r.path for folder in beside)]
     shards = 4 * (len(data_puts) // 4 + 1)  # every file's record, and the samples of each shard
     assert len(ledger) == shards
     assert {(request.method, request.if_none_match) for request in ledger} == {("PUT", "*")}
+    (names,) = (request for request in written if "/ledger/shards/" in request.path)
+    assert (names.method, names.if_none_match) == ("PUT", "*")
+    assert {request.method for request in written if "/ledger/drivers/" in request.path} == {"PUT", "DELETE"}
 
 
 def test_a_record_follows_its_data(milled: tuple[Recipe, list[Request]]) -> None:
