@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..infra import faults
+from ..infra import faults, sums
 from ..modalities import MODALITIES, Kind, ModalitySpec
 from .crops import Crop
 from .store import ColumnSpec
@@ -109,8 +109,10 @@ class FittedTokenizer:
     def __init__(self, name: str, folder: str, device: str, expected: str = "") -> None:
         from . import tokenizer
 
-        # Before the weights are loaded: a tokenizer of another fit must not code a single sample.
+        # Before the weights are loaded: a tokenizer of another fit must not code a single sample. Damage first, which is
+        # another fingerprint as well.
         if expected:
+            sums.check(folder, (tokenizer.WEIGHTS, tokenizer.CONFIG))
             check_fingerprint(name, tokenizer.fingerprint(folder), expected)
         self.name, self.folder, self.device = name, folder, device
         self.model: Tokenizer = tokenizer.load(folder).to(device).eval()

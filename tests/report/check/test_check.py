@@ -175,11 +175,16 @@ def sum_of(model: torch.nn.Module) -> float:
 def test_readers_of_models_find_damage_themselves(copy: Path) -> None:
     """A byte of a checkpoint's tensors or of a fitted tokenizer: an error, or the very same weights."""
     (run,) = (copy / "runs/4m").iterdir()
-    saved = sharded.Saver(str(run / "checkpoints"), 2).newest()
-    assert saved is not None
+    saved, record = sharded.Saver(str(run / "checkpoints"), 2).newest(), ledger.read(str(copy), "tokenizers", "tok_rgb")
+    assert saved is not None and record is not None
+    print_ = record.sha256
     for path, read in (
         (next((run / "checkpoints/step-00000004").glob("*.safetensors")), lambda: sum_of(weights.of_checkpoint(saved))),
         (copy / "tokenizers/text/tokenizer.json", lambda: codecs.load_text(str(copy)).fingerprint()),
+        (
+            copy / "tokenizers/tok_rgb/model.safetensors",
+            lambda: sum_of(codecs.load_fitted(str(copy), "tok_rgb", expected=print_).model),
+        ),
         (copy / "tokenizers/tok_rgb/config.json", lambda: sum_of(codecs.load_fitted(str(copy), "tok_rgb").model)),
     ):
         whole = path.read_bytes()
@@ -188,7 +193,8 @@ def test_readers_of_models_find_damage_themselves(copy: Path) -> None:
             path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
             try:
                 assert read() == good  # a moment of the optimizer, which a model has not
-            except ValueError:
+            except ValueError as error:
+                assert "fitted again" not in str(error)
                 found += 1
         path.write_bytes(whole)
         assert found > 3

@@ -7,6 +7,7 @@ everything that the tokens depend on. A file is put in one step: one that is the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,12 +22,15 @@ from ....modalities import Kind, ModalitySpec
 from ....model.fourm import FourM
 from ....model.generation.generate import Generated, generate
 from ....tokenize import store
+from ....tokenize.table_file import Damaged
 from ...settings import in_bf16
 from ..generation import MEMBER_STRIDE, model_step, special_ids
 from ..samples import Samples
 from ..settings import ChainStep
 from .job import EvaluateJob
 from .pairing import others
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 256  # answers of a file: what a run that is killed may lose
 
@@ -98,7 +102,13 @@ class Made:
             url = storage.join(self.folder(question, target), name)
             if not storage.exists(url):
                 self._make(question, member, start, asked[start : start + CHUNK], name)
-            column = store.read(url)
+            try:
+                column = store.read(url)
+            except Damaged as error:
+                logger.warning("%s; it is made again", error)
+                storage.delete(url)
+                self._make(question, member, start, asked[start : start + CHUNK], name)
+                column = store.read(url)
             found += [column.crop(i, 0).copy() for i in range(len(column))]
             self._post(len(column) / len(asked) * len(self.samples.places))
         return found
