@@ -109,8 +109,8 @@ class FittedTokenizer:
     def __init__(self, name: str, folder: str, device: str, expected: str = "") -> None:
         from . import tokenizer
 
-        # Before the weights are loaded: a tokenizer of another fit must not code a single sample. Damage first, which is
-        # another fingerprint as well.
+        # Before the weights are loaded: a tokenizer of another fit must not code a single sample. Damage first: it is
+        # another fingerprint, too.
         if expected:
             sums.check(folder, (tokenizer.WEIGHTS, tokenizer.CONFIG))
             check_fingerprint(name, tokenizer.fingerprint(folder), expected)
