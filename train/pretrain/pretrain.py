@@ -35,7 +35,7 @@ def work(config: dict[str, Any]) -> None:
     from ray import train
 
     context = train.get_context()
-    os.environ.update(config["environment"])
+    os.environ.update(config.get("environment", {}))
     torch.set_num_threads(config["threads"])
     job: TrainJob = config["job"]
     import_modules(job.modules)  # modalities of the user's own
