@@ -35,7 +35,7 @@ def recipe(tmp_path: Path) -> Path:
 
 VERBS = (
     "demo", "scenes", "shards", "init", "plan", "label", "fit", "evaluate", "tokenize", "train", "generate", "retrieve",
-    "transfer", "remove", "run", "status", "check", "inspect", "view", "report",
+    "transfer", "remove", "prune", "run", "status", "check", "inspect", "view", "report",
 )  # fmt: skip
 
 
