@@ -11,6 +11,9 @@ Where no member of a WebDataset key has a known extension, but some end in one, 
 - or named parts of one sample, WebDataset's form for several (`a.image.jpg` with `a.caption.txt`): names are split at
   the last but one. So it is where texts never stand beside an image under one key with dots, and do under one with a
   part less; or where members of further extensions stand under such a key alone (`a.image.jpg` with `a.cls`).
+
+Beside plain members, `v1.jpg` with `v1.txt`, versions that have an image and a text of their own (`v1.1.jpg`, `v1.1.txt`)
+are samples as well.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from ..modalities import LABELS
@@ -29,6 +32,7 @@ TEXT_EXTENSIONS = ("txt", "json")
 KNOWN_EXTENSIONS = (*IMAGE_EXTENSIONS, *TEXT_EXTENSIONS)
 
 _WEBDATASET_META = re.compile(r"__[^/]*__($|/)")  # names that WebDataset reserves for itself
+_VERSION = re.compile(r"(\.\d+)+\..+")  # what follows the key: 1.jpg, 2.840.0.txt, 1.depth.npy
 _MOST_PARTS = 64  # named parts of one key; more are keys that share their beginning
 _IMAGES = ("image", "img", "rgb", "photo", "picture", "input")  # parts that are the image, the first of them there is
 _TEXTS = ("caption", "text", "prompt", "txt")
@@ -138,22 +142,20 @@ def _names(members: list[Member]) -> tuple[list[_Name], bool]:
     """The key and extension of each member, and whether any was read otherwise before."""
     plain = [_split(member.name) for member in members]
     names = [_Name(key, extension, extension in KNOWN_EXTENSIONS) for key, extension in plain]
-    odd: dict[str, list[int]] = defaultdict(list)  # the keys of which no member is plain, and known
-    settled: set[str] = set()
-    for row, (key, extension) in enumerate(plain):
-        if key and extension in KNOWN_EXTENSIONS:
-            settled.add(key)
-            odd.pop(key, None)
-        elif key not in settled:
-            odd[key].append(row)
+    settled = {key for key, extension in plain if extension in KNOWN_EXTENSIONS}
+    odd: dict[str, list[int]] = defaultdict(list)  # of keys of which no member is plain, and known
+    for row, (key, _) in enumerate(plain):
+        if key not in settled or _VERSION.fullmatch(members[row].name[len(key) :]):
+            odd[key].append(row)  # beside `v1.jpg` the version `v1.1.jpg` is another key, if it has a text as well
     readings = {key: _Reading([(row, members[row].name) for row in rows]) for key, rows in odd.items() if key}
+    readings = {key: one for key, one in readings.items() if key not in settled or one.is_versions()}
     parts = {part for reading in readings.values() if reading.is_parts() for part in reading.parts()}
     regrouped = False
     for reading in readings.values():
         for row, key, extension, makes_sample in reading.split(parts):
             names[row] = _Name(key, extension, makes_sample)
             # Before, only a key of whose members all had a known suffix had dots; then a member is its last suffix.
-            regrouped |= bool(reading.further) or extension not in KNOWN_EXTENSIONS
+            regrouped |= bool(reading.further) or extension not in KNOWN_EXTENSIONS or reading.is_beside(settled)
     return names, regrouped
 
 
@@ -183,6 +185,14 @@ class _Reading:
             return False
         # Images alone, or texts alone, are keys with dots, unless something stands beside them under the key before.
         return self._is_complete(before) or bool(self.further)
+
+    def is_versions(self) -> bool:
+        """Whether some of its keys with dots have an image and a text: they are samples, whatever is beside them."""
+        return self._is_complete(key for _, key, _ in self.known)
+
+    def is_beside(self, settled: Collection[str]) -> bool:
+        """Whether the key before the first dot is another sample's."""
+        return any(_split(name)[0] in settled for _, name, _ in self.known)
 
     def _is_complete(self, keys: Iterable[str]) -> bool:
         """Whether some key has an image and a text, if the known members have these keys."""
@@ -239,7 +249,8 @@ def _take_parts(sample: SourceSample) -> list[str]:
     """
     if sample.image or not sample.others:
         return []
-    is_named = not sample.members  # else only what is called an image is one: it may be a sample without
+    pictures = [one for one in sample.others if one.rpartition(".")[2] in IMAGE_EXTENSIONS]
+    is_named = not sample.members or len(pictures) == 1  # of several beside a plain text, one must be called an image
     chosen = [
         _choose(sample, IMAGE_EXTENSIONS, _IMAGES, is_named),
         _choose(sample, ("txt",), _TEXTS, is_named) if "txt" not in sample.members else "",

@@ -91,6 +91,7 @@ def test_a_further_member_costs_no_dotted_key() -> None:
         (["0.depth.npy", "0.rgb.png"], "0", "0.rgb.png", {"rgb.png"}),
         (["0.cls", "0.image.jpg"], "0", "0.image.jpg", {"image.jpg"}),
         (["v1.0.image.jpg", "v1.0.caption.txt"], "v1.0", "v1.0.image.jpg", {"image.jpg", "caption.txt"}),
+        (["0.txt", "0.view.jpg"], "0", "0.view.jpg", {"view.jpg"}),
         (["0.json", "0.image.jpg", "0.text.txt"], "0", "0.image.jpg", {"image.jpg", "text.txt"}),
         (["x.y/0.IMAGE.JPG", "x.y/0.caption.txt"], "x.y/0", "x.y/0.IMAGE.JPG", {"image.jpg", "caption.txt"}),
     ],
@@ -126,11 +127,34 @@ def test_a_sample_that_lacks_a_part_is_read_as_its_neighbours() -> None:
     }  # fmt: skip
 
 
+def test_versions_beside_their_first_one_are_keys() -> None:
+    names = ["v1.jpg", "v1.txt", "v1.1.jpg", "v1.1.txt", "v1.1.depth.npy", "v1.2.0.txt", "v1.2.0.jpg", "v1.left.jpg"]
+    found = index(make_tar([(name, b"1") for name in names]))
+    assert [(s.key, set(s.members), set(s.others)) for s in found.samples] == [
+        ("v1", {"jpg", "txt"}, {"left.jpg"}),
+        ("v1.1", {"jpg", "txt"}, {"depth.npy"}),
+        ("v1.2.0", {"jpg", "txt"}, set()),
+    ]
+    assert found.regrouped
+    views = index(make_tar([(name, b"1") for name in ("0.jpg", "0.txt", "0.1.jpg", "0.2.jpg")]))
+    assert [s.key for s in views.samples] == ["0"] and not views.regrouped  # views of one sample, as before
+
+
 def test_maps_alone_are_no_images() -> None:
-    found = index(make_tar([("0.depth.npy", b"1"), ("0.semseg.png", b"2"), ("1.json", b"{}"), ("1.left.jpg", b"3")]))
+    found = index(
+        make_tar(
+            [
+                ("0.depth.npy", b"1"),
+                ("0.semseg.png", b"2"),
+                ("1.json", b"{}"),
+                ("1.left.jpg", b"3"),
+                ("1.right.jpg", b"4"),
+            ]
+        )
+    )
     assert [(s.key, s.image, set(s.others)) for s in found.samples] == [
         ("0", "", {"depth.npy", "semseg.png"}),
-        ("1", "", {"left.jpg"}),
+        ("1", "", {"left.jpg", "right.jpg"}),
     ]
 
 

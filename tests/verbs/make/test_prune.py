@@ -65,7 +65,7 @@ def test_what_nobody_asks_for_is_named_and_deleted_when_told(root: Path, small_r
     assert named(root)["unasked"] == []
 
 
-def test_outputs_of_other_options_are_named_unless_a_recipe_asks_for_them(root: Path, tmp_path: Path) -> None:
+def test_other_options_are_named_unless_a_recipe_asks(root: Path, tmp_path: Path) -> None:
     data = yaml.safe_load((root / "recipe.yaml").read_text())
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(data))
     data["labels"]["specialists"]["canny_edge"] = {"low": 10, "high": 20}
