@@ -12,7 +12,7 @@ Where no member of a WebDataset key has a known extension, but some end in one, 
   the last but one. So it is where texts never stand beside an image under one key with dots, and do under one with a
   part less; or where members of further extensions stand under such a key alone (`a.image.jpg` with `a.cls`).
 
-Beside plain members, `v1.jpg` with `v1.txt`, versions that have an image and a text of their own (`v1.1.jpg`, `v1.1.txt`)
+Beside plain members (`v1.jpg`, `v1.txt`) versions that have an image and a text of their own (`v1.1.jpg`, `v1.1.txt`)
 are samples as well.
 """
 
