@@ -6,6 +6,7 @@ All of `storage` goes through `ask`. fsspec's own file objects are used only whe
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import random
@@ -91,7 +92,7 @@ def named(url: str, error: Exception) -> Exception:
     lost = "cannot be reached: " if faults.name(error) == "network" else ""
     said = f"{public(url)}: {lost}{text or type(error).__name__}"
     if isinstance(error, PermissionError):
-        return PermissionError(error.errno, said)
+        return PermissionError(error.errno or errno.EACCES, said)
     if isinstance(error, OSError) and error.errno is not None:
         return OSError(error.errno, said)
     return ConnectionError(said) if faults.name(error) == "network" else OSError(said)

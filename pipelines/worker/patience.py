@@ -46,10 +46,10 @@ class Patience:
                     now, why = time.monotonic(), hide(faults.sentence(error))
                     if now - start >= self.seconds:
                         raise RootLost(
-                            f"the root could not be written for {now - start:.0f} s (engine.patience): {why}; then run "
+                            f"the root could not be used for {now - start:.0f} s (engine.patience): {why}; then run "
                             "the same command again"
                         ) from error
-                    self.waiting = f"the root cannot be written, waiting for it: {why}"
+                    self.waiting = f"the root cannot be used, waiting for it: {why}"
                     if not said or now - said >= SAY_SECONDS:
                         said = now
                         logger.warning("%s", self.waiting)

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...infra import faults, ledger, removals
+from ...infra import faults, ledger, removals, storage
 from ...infra.ledger import SAMPLES
 from ...infra.remote import trouble
 from ...infra.secrets import public
@@ -38,6 +38,8 @@ from .sample import LabelledSample
 from .since import committed_since
 
 logger = logging.getLogger(__name__)
+
+REFUSED = ("access", "busy", "network")  # rows of `infra.faults`
 
 
 class RejectRun(StopJob):
@@ -134,7 +136,12 @@ class ShardWorker:
             if isinstance(error, OSError | ValueError) and not faults.of_place(error):
                 raise
             logger.exception("shard %s", task.shard)
-            raise PlaceError.of(error, f"shard {task.shard}") from error
+            failed = PlaceError.of(error, f"shard {task.shard}")
+            if (
+                failed.fault in REFUSED
+            ):  # a token that has expired is refused everywhere: no other actor would do better
+                self._patience.keep(lambda: storage.exists(storage.join(self.job.root, "recipe.yaml")))
+            raise failed from error
 
     def _run(self, task: ShardTask, ward: Ward, hash_first: bool = False) -> list[ledger.Record]:
         start = time.monotonic()

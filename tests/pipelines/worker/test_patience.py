@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from fourmill_tests import data, runs
 from fourmill_tests.engine import inline
 
 from fourmill.infra import storage
+from fourmill.pipelines import source
 from fourmill.pipelines.worker import patience
 from fourmill.pipelines.worker.patience import Patience, RootLost
 
@@ -31,10 +33,8 @@ def test_a_write_is_tried_until_it_works(caplog: pytest.LogCaptureFixture) -> No
     def write() -> str:
         if next(count) < 3:
             raise FULL
-        assert (
-            one.waiting
-            == "the root cannot be written, waiting for it: [Errno 28] No space left on device; make "
-            + ("room, or raise the quota")
+        assert one.waiting == "the root cannot be used, waiting for it: [Errno 28] No space left on device; make " + (
+            "room, or raise the quota"
         )
         return "written"
 
@@ -51,17 +51,28 @@ def test_other_errors_are_raised(error: Exception, raised: type[Exception]) -> N
         Patience(0.05).keep(write)
 
 
+class Stage:
+    """`label` of two shards with three samples each, here, noting what is computed."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        inline(monkeypatch)
+        self.log, self.file = folder / "log", folder / "recipe.yaml"
+        counting = {"specialist": "fourmill_tests.specialists:Counting", "log": str(self.log)}
+        settings = data.settings(
+            folder / "out", data.good_shards(folder / "s", 2, 3), modalities=["rgb"], labels__keep=["canny_edge"],
+            labels__specialists={"canny_edge": counting}, generate__chains=[],
+        )  # fmt: skip
+        self.file.write_text(yaml.safe_dump(settings))
+
+    def ends_well(self) -> None:
+        status, out, said = runs.command("label", str(self.file))
+        assert status == 0, out + said
+        assert len(self.log.read_text().splitlines()) == 6
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
 def test_a_stage_goes_on_when_the_root_is_mended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int) -> None:
-    inline(monkeypatch)
-    log = tmp_path / "log"
-    settings = data.settings(
-        tmp_path / "out", data.good_shards(tmp_path / "s", 2, 3), modalities=["rgb"], labels__keep=["canny_edge"],
-        labels__specialists={"canny_edge": {"specialist": "fourmill_tests.specialists:Counting", "log": str(log)}},
-        generate__chains=[],
-    )  # fmt: skip
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
-    left, put = [3], storage.put
+    stage, left, put = Stage(tmp_path, monkeypatch), [3], storage.put
 
     def failing(url: str, content: bytes, **options: bool) -> bool:
         if "/ledger/labels/" in url and left[0]:
@@ -70,6 +81,29 @@ def test_a_stage_goes_on_when_the_root_is_mended(monkeypatch: pytest.MonkeyPatch
         return put(url, content, **options)
 
     monkeypatch.setattr(storage, "put", failing)
-    status, out, said = runs.command("label", str(tmp_path / "recipe.yaml"))
-    assert status == 0, out + said
-    assert left == [0] and len(log.read_text().splitlines()) == 6
+    stage.ends_well()
+    assert left == [0]
+
+
+def test_a_token_that_is_renewed_loses_no_shard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is refused wherever it is shown, so that no other worker could read the shard."""
+    stage, left, opened, exists = Stage(tmp_path, monkeypatch), [6], source.open_shard, storage.exists
+
+    def refused() -> None:
+        if left[0]:
+            left[0] -= 1
+            raise PermissionError(errno.EACCES, "The token has expired")
+
+    def open_shard(url: str, scratch: str) -> Any:
+        refused()
+        return opened(url, scratch)
+
+    def looked_at(url: str) -> bool:
+        if url.endswith("recipe.yaml") and left[0] < 6:
+            refused()
+        return exists(url)
+
+    monkeypatch.setattr(source, "open_shard", open_shard)
+    monkeypatch.setattr(storage, "exists", looked_at)
+    stage.ends_well()
+    assert left == [0]
