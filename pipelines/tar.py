@@ -78,7 +78,9 @@ def _normal(name: str) -> str:
 def _problem(info: tarfile.TarInfo, size: int) -> str:
     if info.issym() or info.islnk():
         return "tar: a link, never followed"
-    if not info.isreg() or info.issparse():
+    if info.issparse():
+        return "tar: a sparse file, stored without its zeros; make the tar without --sparse"
+    if not info.isreg():
         return "tar: neither a file nor a folder"
     if info.name.startswith("/") or ".." in info.name.split("/"):
         return "tar: a name that leaves the archive"

@@ -46,8 +46,9 @@ def _link() -> bytes:
     """A tar of a link, a pipe, names that lead outside or are not UTF-8, and an image of two kinds."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", encoding="utf-8", errors="surrogateescape") as archive:
-        for name, kind in (("link.jpg", tarfile.SYMTYPE), ("pipe.jpg", tarfile.FIFOTYPE)):
-            info = tarfile.TarInfo(name)
+        kinds = {"link": tarfile.SYMTYPE, "pipe": tarfile.FIFOTYPE, "hole": tarfile.GNUTYPE_SPARSE}
+        for name, kind in kinds.items():
+            info = tarfile.TarInfo(f"{name}.jpg")
             info.type = kind
             archive.addfile(info)
         for name in ("../up.jpg", "\udcff.jpg", "two.jpg", "two.png"):
