@@ -1,0 +1,100 @@
+"""Labels and tokens on an S3 server behind a proxy that refuses, cuts, forgets and answers late, at random by seed.
+
+benchmarks/chaos.py is the large form, with Ray, fits and kills.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from fourmill_tests import data, runs
+from fourmill_tests.cases import engine_in_process
+from fourmill_tests.s3 import S3
+
+from fourmill import recipe as recipes
+from fourmill.infra import remote, storage
+from fourmill.project import Project
+from fourmill.recipe import Recipe
+from fourmill.verbs.make import label, tokenize
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+import proxy
+
+RATE = 0.07
+MADE = ("labels", "tokens", "tokenizers", "ledger/labels", "ledger/tokens")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that answers late does so soon, and pauses are short."""
+    monkeypatch.setattr(proxy, "SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(remote, "LONGEST_WAIT", 0.2)
+    engine_in_process(monkeypatch)
+
+
+@contextmanager
+def disturbed(seed: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[proxy.Faults]:
+    """Until the end of the block, this process reaches S3 through the proxy."""
+    direct, faults = os.environ["AWS_ENDPOINT_URL"], proxy.Faults(seed, RATE, endless=0)
+    server = proxy.serve(int(direct.rpartition(":")[2]), faults)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    storage.reconnect()
+    try:
+        yield faults
+    finally:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", direct)
+        storage.reconnect()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def made(root: str) -> dict[str, bytes]:
+    """Labels, tokens and vocabulary of a root by name; of records the names alone."""
+    fs, path = storage.filesystem(root)
+    names = [name for folder in MADE for name in fs.find(f"{path}/{folder}")]
+    return {name.removeprefix(f"{path}/"): b"" if name.endswith(".json") else fs.cat_file(name) for name in names}
+
+
+@pytest.fixture
+def recipe(s3: S3, tmp_path: Path, request: pytest.FixtureRequest) -> Recipe:
+    """Three shards on S3, one of them with bad samples."""
+    bucket = s3.bucket(f"bad-days-{request.node.callspec.params['seed']}")
+    paths = [Path(path) for path in data.good_shards(tmp_path, 2, 4)]
+    contents = {path.name: path.read_bytes() for path in paths} | {"bad.tar": data.tar(data.bad_entries())}
+    for name, content in contents.items():
+        storage.put(f"{bucket}/s/{name}", content)
+    return data.recipe(
+        f"{bucket}/undisturbed", [f"{bucket}/s/{name}" for name in contents], modalities=["rgb", "color_palette"],
+        labels__keep=["canny_edge", "color_palette", "caption"], generate__chains=[],
+    )  # fmt: skip
+
+
+def make(recipe: Recipe) -> None:
+    """Labels, the vocabulary, tokens; in this process."""
+    assert label.make(Project(recipe)).complete
+    data.fit(recipe)
+    assert tokenize.make(Project(recipe)).complete
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_bad_day_changes_nothing(recipe: Recipe, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = recipes.parse(recipe.model_dump(mode="json") | {"root": recipe.root.replace("undisturbed", "bad")})
+    make(recipe)
+    with disturbed(seed, monkeypatch) as faults:
+        make(bad)
+    happened = {kind: faults.count[kind] for kind in proxy.KINDS if faults.count[kind]}
+    assert len(happened) > 2, happened
+    expected = made(recipe.root)
+    assert expected and made(bad.root) == expected
+    status, out, err = runs.command("check", bad.root)
+    assert status == 0, out + err
