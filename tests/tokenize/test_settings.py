@@ -117,8 +117,10 @@ def test_settings_round_trip() -> None:
 
 
 def test_a_fit_that_never_reaches_its_rate_is_known() -> None:
-    """As a training run's; said by plan and fit, so that roots that were fitted so still open."""
-    tokenizers = Tokenizers(common={"steps": 10, "warmup_steps": 10})
-    assert never_warm(tokenizers.of("tok_rgb")).startswith("warmup_steps: 10 of 10 steps never reach")
-    for fine in ({"steps": 10}, {"steps": 10, "warmup_steps": 9}, {"steps": 1, "warmup_steps": 0}):
+    """Said by plan and fit, so that roots that were fitted so still open."""
+    for steps, warmup in ((1, 1), (10, 100)):
+        tokenizers = Tokenizers(common={"steps": steps, "warmup_steps": warmup})
+        said = never_warm(tokenizers.of("tok_rgb"))
+        assert said.startswith(f"warmup_steps: {warmup} of {steps} steps, in which the learning rate gets to"), said
+    for fine in ({"steps": 10}, {"steps": 10, "warmup_steps": 10}, {"steps": 1, "warmup_steps": 0}):
         assert not never_warm(Tokenizers(common=fine).of("tok_rgb"))
