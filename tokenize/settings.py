@@ -302,3 +302,44 @@ def never_warm(settings: TokenizerSettings) -> str:
         f"warmup_steps: {settings.warmup_steps} of {settings.steps} steps, in which the learning rate gets to "
         f"{reached:.0%} of what is asked for; give fewer, or leave warmup_steps out"
     )
+
+
+# Channels of the pictures that a tokenizer of each form reads.
+CHANNELS = {Form.COLORS: 3, Form.NORMALS: 3, Form.EDGES: 1, Form.DEPTH: 1}
+
+
+def check(tokenizers: Tokenizers, name: str, settings: TokenizerSettings, image_size: int) -> None:
+    """ValueError if one tokenizer cannot be fitted as the recipe says.
+
+    Args:
+        settings: of the tokenizer, with its sizes, see `Recipe.tokenizer`.
+        image_size: side of the run's crops, in pixels.
+    """
+    entry, where = TOKENIZERS[name], f"tokenizers, {name}"
+    if idle := sorted(useless(name) & tokenizers.each.get(name, {}).keys()):
+        raise ValueError(f"{where}: {idle[0]} has no meaning for {entry.form.value}; leave it out")
+    if settings.weights is not None:
+        return
+    if settings.dim % 4 and entry.form is not Form.VECTOR:
+        raise ValueError(f"{where}: dim {settings.dim} is no multiple of 4, which 2-D positions need")
+    if entry.form is Form.VECTOR and settings.latent_dim % entry.tokens:
+        raise ValueError(
+            f"{where}: latent_dim {settings.latent_dim} does not divide among the {entry.tokens} tokens of a vector"
+        )
+    if settings.loss == "cross_entropy" and entry.form is not Form.CLASSES:
+        raise ValueError(f"{where}: cross_entropy is a loss of class maps, {entry.form.value} take mse, l1, ...")
+    if warm_starts(name, settings):
+        pixels = (settings.patch_size or 1) ** 2
+        # How wide features are is known when they come.
+        values = settings.latent_dim if entry.form is Form.FEATURES else CHANNELS[entry.form] * pixels
+        if not 2 <= settings.latent_dim <= min(settings.dim, values):
+            raise ValueError(
+                f"{where}: warm_start needs a latent_dim of 2 to {min(settings.dim, values)}, got {settings.latent_dim}"
+            )
+    later = settings.resolutions.sizes if settings.resolutions else ()
+    for size in (image_size, *later) if entry.form in PICTURES else later:
+        if size % settings.multiple:
+            raise ValueError(
+                f"{where}: its {settings.decoder} decoder needs images whose sides are multiples of "
+                f"{settings.multiple} px, got {size}; see patch_size, unet_multipliers and decoder_patch_size"
+            )
