@@ -34,6 +34,7 @@ OPTIONS: dict[str, Any] = {
     "train__steps": 12,
     "train__validate_every": 4,
     "tokenizers__common__steps": 2,
+    "tokenizers__common__warmup_steps": 1,
     "generate__chains": [
         {"inputs": ["rgb"], "to": [{"target": "tok_canny_edge", "steps": 3}, {"target": "caption", "max_tokens": 6}]},
     ],
