@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
@@ -16,10 +16,11 @@ from typing import Any, Generic, TypeVar
 from ...infra.cluster import cluster
 from ...infra.progress import Progress
 from ...infra.secrets import hide
-from .actor import TASKS_AT_ONCE, actor_class
+from .actor import actor_class
 from .claims import Claims
-from .job import Demand, Hints, Job, PlaceError, Sign, Status, StopJob, Worker
+from .job import Demand, Job, PlaceError, Status, StopJob, Worker
 from .nodes import Nodes
+from .pool import Pool, Task
 from .resources import no_place, places
 
 logger = logging.getLogger(__name__)
@@ -28,15 +29,9 @@ POLL_SECONDS = 0.5
 SAY_SECONDS = 30.0  # between two lines that say why nothing goes on
 NO_ROOM = "no node of the cluster has room; waiting for one"
 ELSEWHERE = "another job is at what is left; waiting for it"
-NODE_DIED = "its node has died"  # as Ray says it
 STATUS_SECONDS = 0.1  # that actors have to say how far they are
-WAIT_SECONDS = 1.0  # times the attempts so far, before a task that met an error of the place is tried again
-FATAL = ("device",)  # rows of `infra.faults` from which no process recovers
-MAX_RUN = 2  # errors of the place in a row after which an actor is replaced
-MOVES = 2  # to other actors beyond the attempts, to find out whether samples or actors fail
 MAX_GIVEN_UP = 10  # tasks in a row that are given up for errors of the place, until the job stops
 
-Task = TypeVar("Task")
 Result = TypeVar("Result")
 AnyJob = TypeVar("AnyJob", bound=Job)
 
@@ -52,222 +47,6 @@ class Outcome(Generic[Result]):
     failures: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     ready_seconds: float = 0.0
-
-
-@dataclass
-class Pool(Generic[Task]):
-    """Which actor has which task, and which tasks wait. It calls actors, and knows nothing else of Ray.
-
-    tasks: by name. pending: names of those that wait, the next one first. size: how many actors there may be.
-    attempts: how often a task died with its actor, or met an error of the place. in_flight: reference of a call ->
-    (actor, name of its task). tried: the actors that failed at a task. suspects: of a task, see `Hints`. wait: until
-    when a task is not given out. proven: actors that have done a task. failed_runs: errors of the place since then.
-    retiring: actors that get no more tasks. bad_nodes: where actors were replaced. claims: of which only claimed tasks
-    are given out; None where no other job can be at them.
-    """
-
-    tasks: Mapping[str, Task]
-    pending: deque[str]
-    size: int
-    start_actor: Any  # (nodes to avoid) -> actor
-    attempts_allowed: int
-    stop_actor: Any = lambda actor: None
-    actors: list[Any] = field(default_factory=list)
-    in_flight: dict[Any, tuple[Any, str]] = field(default_factory=dict)
-    attempts: Counter[str] = field(default_factory=Counter)
-    tried: defaultdict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
-    suspects: defaultdict[str, set[Sign]] = field(default_factory=lambda: defaultdict(set))
-    known: set[Sign] = field(default_factory=set)
-    wait: dict[str, float] = field(default_factory=dict)
-    bad_nodes: set[str] = field(default_factory=set)
-    proven: list[Any] = field(default_factory=list)
-    failed_runs: Counter[int] = field(default_factory=Counter)
-    retiring: list[Any] = field(default_factory=list)
-    given_up: int = 0  # tasks in a row
-    lost_places: int = 0  # that are not filled again
-    claims: Claims | None = None
-
-    def assign(self) -> None:
-        """Start the actors that are missing; give each a task, and a second one while there are enough for all."""
-        self._claim()
-        self._make_room()
-        busy = len({id(actor) for actor, _ in self.in_flight.values()})
-        while len(self.actors) < min(self.size, len(self.claimed()) + busy):
-            self.actors.append(self.start_actor(self.bad_nodes))
-        for depth in range(1, TASKS_AT_ONCE + 1):
-            for actor in self.actors:
-                held = self.held(actor)
-                name = self._next(actor)
-                if name is None or len(held) >= depth or (depth > 1 and not self._may_share(held, name)):
-                    continue
-                self.pending.remove(name)
-                hints = Hints(frozenset(self.suspects[name]), frozenset(self.known))
-                self.in_flight[actor.run.remote(self.tasks[name], hints)] = (actor, name)
-
-    def claimed(self) -> list[str]:
-        """The pending tasks that this job may do."""
-        claims = self.claims
-        return list(self.pending) if claims is None else [name for name in self.pending if name in claims.held]
-
-    def _claim(self) -> None:
-        """Claim tasks for all actors, and as many ahead: a claim is a file that is written and others that are read."""
-        if self.claims is None:
-            return
-        at_work = {name for _, name in self.in_flight.values()}
-        for name in self.claims.held - at_work - set(self.pending):  # done, or given up
-            self.claims.release(name)
-        ahead = len(self.claimed())
-        if ahead < min(self.size, len(self.pending)):
-            self.claims.take(self.pending, TASKS_AT_ONCE * self.size - ahead)
-
-    def held(self, actor: Any) -> list[str]:
-        """The tasks that an actor is at."""
-        return [name for owner, name in self.in_flight.values() if owner is actor]
-
-    def _next(self, actor: Any) -> str | None:
-        """The first task that an actor may have."""
-        if actor in self.retiring:
-            return None
-        now = time.monotonic()
-        for name in self.claimed():
-            if self.wait.get(name, 0.0) <= now and (name not in self.tried or self._may_try(actor, name)):
-                return name
-        return None
-
-    def _may_try(self, actor: Any, name: str) -> bool:
-        """Whether an actor may have a task that failed: another one, and one that is known to work if there is any."""
-        others = [one for one in self.actors if one not in self.tried[name] and one not in self.retiring]
-        proven = [one for one in others if one in self.proven]
-        return actor in (proven or others)
-
-    def _may_share(self, held: list[str], name: str) -> bool:
-        """Whether an actor with these tasks may take this one as well."""
-        if len(self.pending) < len(self.actors):
-            return False
-        # After a crash each of the actor's tasks runs alone: only so is it clear which of them causes it.
-        return not any(self.attempts[one] for one in [*held, name])
-
-    def _make_room(self) -> None:
-        """See to it that there is an actor for each task that failed at all others; end retiring ones that are idle."""
-        for name, tried in self.tried.items():
-            usable = [one for one in self.actors if one not in self.retiring]
-            if name not in self.pending or any(one not in tried for one in usable):
-                continue
-            if len(self.actors) < self.size:
-                self.actors.append(self.start_actor(self.bad_nodes))
-            elif usable:
-                idle = [one for one in usable if not self.held(one)]
-                self.retiring.append((idle or usable)[0])
-        for actor in [one for one in self.retiring if not self.held(one)]:
-            self._drop(actor)
-            self.stop_actor(actor)
-
-    def _drop(self, actor: Any) -> None:
-        for actors in (self.actors, self.retiring, self.proven):
-            if actor in actors:
-                actors.remove(actor)
-
-    def succeed(self, ref: Any) -> None:
-        """A task is done."""
-        actor, _ = self.in_flight.pop(ref)
-        self.given_up = self.failed_runs[id(actor)] = 0
-        if actor not in self.proven:
-            self.proven.append(actor)
-
-    def displace(self, ref: Any, error: PlaceError) -> dict[str, str]:
-        """A task met an error of the place and goes to another actor; returned with the reason if it did too often."""
-        actor, name = self.in_flight.pop(ref)
-        self.tried[name].append(actor)
-        self.suspects[name] |= error.suspects
-        if error.in_doubt:  # the actor may be well, and the task is nearly done
-            if len(self.tried[name]) < self.attempts_allowed + MOVES:
-                self.pending.append(name)
-                return {}
-        else:
-            self._blame(actor, error)
-            self.attempts[name] += 1
-            if self.attempts[name] < self.attempts_allowed:
-                if error.fault not in ("", *FATAL):  # time may help
-                    self.wait[name] = time.monotonic() + self.attempts[name] * WAIT_SECONDS
-                self.pending.append(name)
-                logger.warning("attempt %d of %d: %s", self.attempts[name], self.attempts_allowed, error)
-                return {}
-        self.given_up += 1
-        logger.error("task %s is given up: %s", name, error)
-        return {name: f"tried {len(self.tried[name])} times: {error}"}
-
-    def _blame(self, actor: Any, error: PlaceError) -> None:
-        """Replace an actor whose device failed, or that had a run of errors."""
-        self.failed_runs[id(actor)] += 1
-        if actor in self.retiring or (error.fault not in FATAL and self.failed_runs[id(actor)] < MAX_RUN):
-            return
-        self.retiring.append(actor)
-        if error.node:
-            self.bad_nodes.add(error.node)
-        # What replaces it may get the same accelerator: a place that never did anything is not filled again.
-        if actor not in self.proven and any(one not in self.retiring for one in self.proven) and self.size > 1:
-            self._lose_place()
-            logger.warning("a place is given up, %d actors are left: %s", self.size, error)
-        else:
-            logger.warning("an actor is replaced: %s", error)
-
-    def lose_place(self, actor: Any, reason: str) -> bool:
-        """An actor could not start: go on without it, if others have shown that they can work. Else False."""
-        if not self.proven:
-            return False
-        self._lose_place()
-        self._take_back(actor)
-        logger.warning("an actor could not start, %d are left: %s", self.size, reason)
-        return True
-
-    def _lose_place(self) -> None:
-        if self.size > 1:
-            self.lost_places += 1
-            self.size -= 1
-
-    def _take_back(self, actor: Any) -> None:
-        """Drop an actor whose tasks are not to blame for that."""
-        self._drop(actor)
-        for ref, (owner, name) in list(self.in_flight.items()):
-            if owner is actor:
-                del self.in_flight[ref]
-                self.pending.appendleft(name)
-
-    def resize(self, places: int, started: Collection[Any]) -> None:
-        """The cluster has so many places for actors now. Those that have not started and have no place are dropped.
-
-        Args:
-            started: actors that have answered, which have a place as long as they live.
-        """
-        self.size = max(0, places - self.lost_places)
-        for actor in [one for one in self.actors if one not in started][::-1]:
-            if len(self.actors) > self.size:
-                self._take_back(actor)
-                self.stop_actor(actor)
-
-    def requeue(self, actor: Any, reason: str) -> dict[str, str]:
-        """Drop a dead actor and requeue its tasks; returns those that crashed too often, with the reason."""
-        if NODE_DIED in reason:  # a preempted machine says nothing of its tasks
-            logger.warning("a node died; %s is requeued: %s", " and ".join(self.held(actor)) or "nothing", reason)
-            self._take_back(actor)
-            return {}
-        self._drop(actor)
-        failed = {}
-        for ref, (owner, name) in list(self.in_flight.items()):
-            if owner is not actor:
-                continue
-            del self.in_flight[ref]
-            self.attempts[name] += 1
-            if self.attempts[name] >= self.attempts_allowed:
-                failed[name] = f"its worker died {self.attempts_allowed} times: {reason}"
-                logger.error("task %s failed: %s", name, failed[name])
-            else:
-                self.pending.append(name)
-                logger.warning(
-                    "an actor died, attempt %d of %d; task %s is requeued: %s",
-                    self.attempts[name], self.attempts_allowed, name, reason,
-                )  # fmt: skip
-        return failed
 
 
 def run(

@@ -14,8 +14,9 @@ import pytest
 from fourmill_tests.engine import Doubler, Doubling
 
 from fourmill.pipelines.engine import driver
-from fourmill.pipelines.engine.driver import Outcome, Pool
+from fourmill.pipelines.engine.driver import Outcome
 from fourmill.pipelines.engine.job import Hints, PlaceError, StopJob
+from fourmill.pipelines.engine.pool import Pool
 from fourmill.pipelines.engine.settings import Engine
 
 
@@ -98,7 +99,7 @@ def refs(pool: Pool[str]) -> dict[str, Any]:
 
 
 def test_a_task_goes_to_another_actor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("fourmill.pipelines.engine.pool.WAIT_SECONDS", 0.0)
     one = pool("ab", 2)
     one.assign()
     first, second = one.actors

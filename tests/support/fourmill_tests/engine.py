@@ -168,6 +168,6 @@ def inline(monkeypatch: pytest.MonkeyPatch, places: int = 1) -> _Ray:
     monkeypatch.setattr(driver, "actor_class", lambda *_: SimpleNamespace(remote=ray.start))
     monkeypatch.setattr(driver, "Nodes", lambda ray, setups: Nodes(ray, []))
     monkeypatch.setattr(Nodes, "elsewhere", lambda *_: None)
-    monkeypatch.setattr(driver, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("fourmill.pipelines.engine.pool.WAIT_SECONDS", 0.0)
     monkeypatch.setattr(driver, "POLL_SECONDS", 0.0)
     return ray
