@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from fsspec.asyn import AsyncFileSystem, sync
 
 from . import faults
-from .secrets import public
+from .secrets import hide, public
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def named(url: str, error: Exception) -> Exception:
     """An error of the place as an OSError that says where it was met. Its number stays, so that it is known again."""
     text = " ".join(str(error.args[1] if isinstance(error, OSError) and len(error.args) > 1 else error).split())
     lost = "cannot be reached: " if faults.name(error) == "network" else ""
-    said = f"{public(url)}: {lost}{text or type(error).__name__}"
+    said = hide(f"{public(url)}: {lost}{text or type(error).__name__}")
     if isinstance(error, PermissionError):
         return PermissionError(error.errno or errno.EACCES, said)
     if isinstance(error, OSError) and error.errno is not None:

@@ -1,9 +1,12 @@
 """Which tasks the drivers of one root are at, so that two jobs that run at the same time do no work twice.
 
-ROOT/ledger/drivers/ID.json is a driver's own file: the names of the tasks that it has claimed, and a count that it
-raises every few seconds. Others leave these tasks alone. A file that has not changed for a minute, or whose process
-has gone from this machine, is of a driver that died: its claims are void. Claims only spare work: what two jobs commit
-is safe without them (`ledger.commit`).
+ROOT/ledger/drivers/ID.json is a driver's own file: the names of the tasks that it has claimed, those that it wants to
+claim, and a count that it raises every few seconds. Others leave these tasks alone. A file that has not changed for a
+minute, or whose process has gone from this machine, is of a driver that died: its claims are void. Claims only spare
+work: what two jobs commit is safe without them (`ledger.commit`).
+
+A driver writes what it wants and looks again before it takes anything: of two that want the same task at least the
+later one sees the other. The younger one then lets it go; the older one waits until it has, or has taken it.
 """
 
 from __future__ import annotations
@@ -29,15 +32,18 @@ FOLDER = "drivers"
 BEAT_SECONDS = 10.0
 EXPIRES_SECONDS = 60.0  # without a beat
 LOOK_SECONDS = 2.0  # between two looks at what others claim, when nothing was free
+AGREE_SECONDS = 5.0  # that a driver waits for another one to take a task or to let it go
 
 
 @dataclass
 class _Other:
-    """Another driver as it was last seen: its count, when that last changed (of this clock), and its claims."""
+    """Another driver as it was last seen: its count, when that last changed (of this clock), what it has claimed, and
+    what it wants to."""
 
     beat: int
     changed: float
     names: frozenset[str]
+    wanted: frozenset[str]
 
 
 @dataclass
@@ -54,8 +60,9 @@ class Claims:
 
     def __post_init__(self) -> None:
         self.folder = storage.join(self.root, "ledger", FOLDER)
-        # Ordered by time: of two that claim one task at the same moment the older driver has it.
+        # Ordered by time: of two that want one task at the same moment the older driver has it.
         self.identity = f"{time.time_ns():020d}-{secrets.token_hex(4)}"
+        self._wanted: set[str] = set()
         self._seen: dict[str, _Other] = {}
         self._beat, self._next_look = 0, 0.0
         self._lock, self._end = threading.Lock(), threading.Event()
@@ -81,13 +88,13 @@ class Claims:
         self._look()
         free = [name for name in names if name not in self.others and name not in self.held][:most]
         if free:
+            self._want(free)
+            taken = self._agreed()
             with self._lock:
-                self.held |= set(free)
-            self._write()
-            if self._seen:  # who came at the same moment?
-                self._look()
-                with self._lock:
-                    self.held -= self._older()
+                self.held |= taken
+                self._wanted = set()
+            if self._seen:  # else they read it with the next claim or beat, and leave alone what is wanted
+                self._write()
         if not self.held & set(free):
             self._next_look = time.monotonic() + LOOK_SECONDS
 
@@ -96,10 +103,25 @@ class Claims:
         with self._lock:
             self.held.discard(name)
 
-    def _older(self) -> set[str]:
-        """What drivers that are older than this one claim."""
-        older = (one.names for identity, one in self._seen.items() if identity < self.identity)
-        return set().union(*older)
+    def _want(self, names: Iterable[str]) -> None:
+        with self._lock:
+            self._wanted = set(names)
+        self._write()
+
+    def _agreed(self) -> set[str]:
+        """What is wanted here and by no other driver that has it, or comes first."""
+        end = time.monotonic() + AGREE_SECONDS
+        while True:
+            self._look()
+            older = [one.wanted for identity, one in self._seen.items() if identity < self.identity]
+            lost = self._wanted & frozenset().union(*(one.names for one in self._seen.values()), *older)
+            if lost:
+                self._want(self._wanted - lost)
+            # A younger driver may have looked before this one wrote, and be about to take it.
+            open_ = self._wanted & frozenset().union(*(one.wanted for one in self._seen.values()))
+            if not open_ or time.monotonic() > end:
+                return self._wanted - open_
+            time.sleep(0.02)
 
     def _look(self) -> None:
         """Read the files of the other drivers."""
@@ -115,9 +137,10 @@ class Claims:
             if now - changed > EXPIRES_SECONDS or _is_dead(content):
                 storage.delete(self._url(identity))
                 continue
-            seen[identity] = _Other(beat, changed, frozenset(map(str, content.get("names", ()))))
+            names, wanted = (frozenset(map(str, content.get(name, ()))) for name in ("names", "wanted"))
+            seen[identity] = _Other(beat, changed, names, wanted)
         self._seen = seen
-        self.others = frozenset().union(*(one.names for one in seen.values()))
+        self.others = frozenset().union(*(one.names | one.wanted for one in seen.values()))
 
     def _read(self, identity: str) -> dict[str, Any]:
         """A driver's file; {} if it is being written, damaged or gone."""
@@ -130,7 +153,7 @@ class Claims:
     def _write(self) -> None:
         with self._lock:
             self._beat += 1
-            content = {"beat": self._beat, "names": sorted(self.held), **_process()}
+            content = {"beat": self._beat, "names": sorted(self.held), "wanted": sorted(self._wanted), **_process()}
             storage.put(self._url(self.identity), json.dumps(content).encode())
 
     def _keep_beating(self) -> None:

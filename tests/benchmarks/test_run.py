@@ -39,8 +39,8 @@ INTO_A_FOLDER: list[tuple[str, str, int]] = [
     ),
 ]
 SCRIPTS = [script for script, *_ in (*RUNS, *ON_RAY, *INTO_A_FOLDER)]
-# Comparisons behind docs/decisions.md, what needs a demo, and what takes minutes: run by hand.
-BY_HAND = {"ray_data", "shards", "recompute", "chaos", "proxy"}
+# Comparisons behind docs/decisions.md, what needs a finished root, and what takes minutes: run by hand.
+BY_HAND = {"damages", "ray_data", "shards", "recompute", "chaos", "proxy"}
 
 
 def run(script: str, arguments: str, ray_address: str = "") -> subprocess.CompletedProcess[str]:

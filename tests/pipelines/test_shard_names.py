@@ -51,7 +51,10 @@ def kept(root: Path, urls: list[str]) -> dict[str, str]:
 
 
 def _size(url: str) -> int:
-    stat = storage.stat(url)
+    try:
+        stat = storage.stat(url)
+    except ConnectionError:  # of a server that is not there
+        return -1
     return -1 if stat is None else stat.size
 
 
