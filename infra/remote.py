@@ -76,7 +76,7 @@ def ask(url: str, fs: Any, call: Callable[[], T]) -> T:
                     if row is not None:
                         raise named(url, error) from error
                     raise
-                if now - max(said, start) >= SAY_AFTER or (said == 0.0 and now - start >= SAY_AFTER):
+                if now - max(said, start) >= SAY_AFTER:
                     said = now
                     _trouble[threading.get_ident()] = f"{public(url)}: {faults.sentence(error)}"
                     logger.warning("%s: asked again for %.0f s more: %s", public(url), left, faults.sentence(error))
@@ -93,7 +93,8 @@ def named(url: str, error: Exception) -> Exception:
     said = hide(f"{public(url)}: {lost}{text or type(error).__name__}")
     if isinstance(error, PermissionError):
         return PermissionError(error.errno or errno.EACCES, said)
-    if isinstance(error, OSError) and error.errno is not None:
+    # fsspec says "not found" of a refused connection, too: nobody may take that for a file that is not there.
+    if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
         return OSError(error.errno, said)
     return ConnectionError(said) if faults.name(error) == "network" else OSError(said)
 
@@ -133,21 +134,16 @@ async def _s3_range(fs: Any, path: str, start: int, end: int, etag: str) -> byte
         answer["Body"].close()
 
 
-class RemoteFile(io.RawIOBase):
-    """A file of known size that is read in ranges, each asked for again where it fails.
+class _File(io.RawIOBase):
+    """A file that is read from any position. Its bytes come from `read`, which moves the position.
 
-    Random reads get the bytes that are asked for (`least` of them), reads from front to back more and more beyond them.
-    OSError if the file is replaced while it is open.
+    size: in bytes, None if its server does not say it.
     """
 
-    def __init__(self, url: str, fs: Any, path: str, info: dict[str, Any], least: int = LEAST) -> None:
+    def __init__(self, url: str, fs: Any, path: str, size: int | None) -> None:
         super().__init__()
-        self.url, self.size, self.info = url, int(info["size"]), info
-        self._fs, self._path = fs, path
-        self._etag = str(info.get("ETag") or "")
-        self._position = self._start = 0
-        self._ahead = self._least = least
-        self._bytes = b""
+        self.url, self.size = url, size
+        self._fs, self._path, self._position = fs, path, 0
 
     def readable(self) -> bool:
         return True
@@ -159,8 +155,34 @@ class RemoteFile(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence])
+        if whence == io.SEEK_END and self.size is None:
+            raise OSError(f"{public(self.url)}: its server does not say how large it is")
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size or 0}[whence]
+        self._position = max(0, base + offset)
         return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class RemoteFile(_File):
+    """A file of known size that is read in ranges, each asked for again where it fails.
+
+    Random reads get the bytes that are asked for (`least` of them), reads from front to back more and more beyond them.
+    OSError if the file is replaced while it is open.
+    """
+
+    size: int
+
+    def __init__(self, url: str, fs: Any, path: str, info: dict[str, Any], least: int = LEAST) -> None:
+        super().__init__(url, fs, path, int(info["size"]))
+        self.info = info
+        self._etag = str(info.get("ETag") or "")
+        self._start = 0
+        self._ahead = self._least = least
+        self._bytes = b""
 
     def read(self, size: int | None = -1) -> bytes:
         count = self.size - self._position if size is None or size < 0 else size
@@ -172,11 +194,6 @@ class RemoteFile(io.RawIOBase):
             count -= len(piece)
             self._position += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
     def _some(self, count: int) -> bytes:
         """From the position on, at most `count` bytes and at least one."""
@@ -206,33 +223,14 @@ class RemoteFile(io.RawIOBase):
         return bytes(request(self._fs, "cat_file", self._path, start=start, end=end, size=end - start))
 
 
-class Stream(io.RawIOBase):
+class Stream(_File):
     """A file of a server that answers no ranges, or of a filesystem that waits for none: opened again where it breaks
     off, and read up to there."""
 
     def __init__(self, url: str, fs: Any, path: str, info: dict[str, Any]) -> None:
-        super().__init__()
-        self.url, self.size = url, None if info.get("size") is None else int(info["size"])
-        self._fs, self._path = fs, path
-        self._position = 0
+        super().__init__(url, fs, path, None if info.get("size") is None else int(info["size"]))
         self._file: Any = None
         self._at = 0  # of the open file
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence == io.SEEK_END and self.size is None:
-            raise OSError(f"{public(self.url)}: its server does not say how large it is")
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size or 0}[whence]
-        self._position = max(0, base + offset)
-        return self._position
 
     def read(self, size: int | None = -1) -> bytes:
         pieces, left = [], float("inf") if size is None or size < 0 else size
@@ -244,11 +242,6 @@ class Stream(io.RawIOBase):
 
     def _some(self, count: int) -> bytes:
         return ask(self.url, self._fs, lambda: self._read(count))
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
     def close(self) -> None:
         self._drop()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import itertools
 import os
 import posixpath
 import secrets
@@ -102,14 +101,11 @@ def read_bytes(url: str) -> bytes:
     try:
         if is_local(url):
             return local_path(url).read_bytes()
-        fs, path = filesystem(url)
-        return bytes(remote.ask(url, fs, lambda: remote.request(fs, "cat_file", path)))
+        return bytes(ask(url, "cat_file"))
     except TimeoutError:  # too large for one request, or too slow: in pieces
         with open_binary(url) as file:
             return file.read()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        if faults.of_place(error):  # fsspec calls a refused connection so, too
-            raise remote.named(url, error) from error
+    except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"no file at {public(url)}") from None
 
 
@@ -148,12 +144,9 @@ def stat(url: str) -> Stat | None:
 
 def _info(url: str) -> dict[str, Any] | None:
     """What a remote filesystem says of a name; None if there is nothing."""
-    fs, path = filesystem(url)
     try:
-        return cast("dict[str, Any]", remote.ask(url, fs, lambda: remote.request(fs, "info", path)))
-    except FileNotFoundError as error:
-        if faults.of_place(error):  # fsspec calls a refused connection so, too
-            raise remote.named(url, error) from error
+        return cast("dict[str, Any]", ask(url, "info"))
+    except FileNotFoundError:
         return None
 
 
@@ -181,12 +174,10 @@ def list_names(url: str) -> list[str]:
         folder = local_path(url)
         names = os.listdir(folder) if folder.is_dir() else []
     else:
-        fs, path = filesystem(url)
+        _, path = filesystem(url)
         try:
-            entries = remote.ask(url, fs, lambda: remote.request(fs, "ls", path, detail=False))
-        except FileNotFoundError as error:
-            if faults.of_place(error):
-                raise remote.named(url, error) from error
+            entries = ask(url, "ls", detail=False)
+        except FileNotFoundError:
             entries = []
         # A file of this name, or a marker of the folder itself, is listed as its own content.
         names = [posixpath.basename(entry.rstrip("/")) for entry in entries if entry.rstrip("/") != path.rstrip("/")]
@@ -204,9 +195,7 @@ def list_sizes(url: str) -> dict[str, int]:
     else:
         try:
             found = ask(url, "ls", detail=True)
-        except FileNotFoundError as error:
-            if faults.of_place(error):
-                raise remote.named(url, error) from error
+        except FileNotFoundError:
             return {}
         files = (one for one in found if one["type"] == "file")
         sizes = {posixpath.basename(one["name"]): int(one["size"] or 0) for one in files}
@@ -233,14 +222,15 @@ def put(url: str, data: bytes, *, if_absent: bool = False) -> bool:
     if is_local(url):
         return _put_local(local_path(url), data, if_absent)
     fs, path = filesystem(url)
-    attempts = itertools.count()
     if not if_absent:
         # One PUT, or a multipart upload, which appears when it is completed.
         remote.ask(url, fs, lambda: remote.request(fs, "pipe_file", path, data, size=len(data)))
         return True
+    attempts = 0
 
     def create() -> None:
-        next(attempts)
+        nonlocal attempts
+        attempts += 1
         remote.request(fs, "pipe_file", path, data, mode="create", size=len(data))
 
     try:
@@ -249,7 +239,7 @@ def put(url: str, data: bytes, *, if_absent: bool = False) -> bool:
         if not isinstance(error, FileExistsError) and faults.status(error) != 412:
             raise
         # An answer that was lost: it may be ours that is there.
-        return next(attempts) > 1 and read_bytes(url) == data
+        return attempts > 1 and read_bytes(url) == data
     return True
 
 
@@ -310,20 +300,22 @@ def delete(url: str) -> None:
     if is_local(url):
         local_path(url).unlink(missing_ok=True)
         return
-    fs, path = filesystem(url)
-    try:
-        remote.ask(url, fs, lambda: remote.request(fs, "rm_file", path))
-    except FileNotFoundError as error:
-        if faults.of_place(error):
-            raise remote.named(url, error) from error
+    with contextlib.suppress(FileNotFoundError):
+        ask(url, "rm_file")
+
+
+def blocks(url: str) -> Iterator[bytes]:
+    """The file's bytes, in pieces of 4 MiB."""
+    with open_binary(url) as file:
+        while block := file.read(1 << 22):
+            yield block
 
 
 def sha256(url: str) -> str:
     """SHA-256 of the file's bytes, read in pieces."""
     digest = hashlib.sha256()
-    with open_binary(url) as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
+    for block in blocks(url):
+        digest.update(block)
     return digest.hexdigest()
 
 

@@ -17,7 +17,6 @@ from . import storage
 from .fingerprint import fingerprint
 
 FILE = storage.SUMS
-_BLOCK = 1 << 22
 
 
 def of(data: bytes | bytearray | memoryview) -> str:
@@ -28,9 +27,8 @@ def of(data: bytes | bytearray | memoryview) -> str:
 def of_url(url: str) -> str:
     """The sum of a file, read in pieces."""
     digest = xxhash.xxh3_128()
-    with storage.open_binary(url) as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
+    for block in storage.blocks(url):
+        digest.update(block)
     return digest.hexdigest()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -62,47 +62,46 @@ class Pool(Generic[Task]):
 
     def assign(self) -> None:
         """Start the actors that are missing; give each a task, and a second one while there are enough for all."""
-        self._claim()
-        self._make_room()
+        ready = self._ready()
+        self._make_room(ready)
         busy = len({id(actor) for actor, _ in self.in_flight.values()})
-        while len(self.actors) < min(self.size, len(self.claimed()) + busy):
+        while len(self.actors) < min(self.size, len(ready) + busy):
             self.actors.append(self.start_actor(self.bad_nodes))
         for depth in range(1, TASKS_AT_ONCE + 1):
             for actor in self.actors:
                 held = self.held(actor)
-                name = self._next(actor)
+                name = self._next(actor, ready)
                 if name is None or len(held) >= depth or (depth > 1 and not self._may_share(held, name)):
                     continue
+                ready.remove(name)
                 self.pending.remove(name)
                 hints = Hints(frozenset(self.suspects[name]), frozenset(self.known))
                 self.in_flight[actor.run.remote(self.tasks[name], hints)] = (actor, name)
 
-    def claimed(self) -> list[str]:
-        """The pending tasks that this job may do."""
-        claims = self.claims
-        return list(self.pending) if claims is None else [name for name in self.pending if name in claims.held]
-
-    def _claim(self) -> None:
-        """Claim tasks for all actors, and as many ahead: a claim is a file that is written and others that are read."""
+    def _ready(self) -> list[str]:
+        """The pending tasks that this job may do. More are claimed, for all actors and as many ahead: a claim is a file
+        that is written and others that are read."""
         if self.claims is None:
-            return
+            return list(self.pending)
+        ready = [name for name in self.pending if name in self.claims.held]
         at_work = {name for _, name in self.in_flight.values()}
-        for name in self.claims.held - at_work - set(self.pending):  # done, or given up
+        for name in self.claims.held - at_work - set(ready):  # done, or given up
             self.claims.release(name)
-        ahead = len(self.claimed())
-        if ahead < min(self.size, len(self.pending)):
-            self.claims.take(self.pending, TASKS_AT_ONCE * self.size - ahead)
+        if len(ready) < min(self.size, len(self.pending)):
+            self.claims.take(self.pending, TASKS_AT_ONCE * self.size - len(ready))
+            ready = [name for name in self.pending if name in self.claims.held]
+        return ready
 
     def held(self, actor: Any) -> list[str]:
         """The tasks that an actor is at."""
         return [name for owner, name in self.in_flight.values() if owner is actor]
 
-    def _next(self, actor: Any) -> str | None:
-        """The first task that an actor may have."""
+    def _next(self, actor: Any, ready: Sequence[str]) -> str | None:
+        """The first of these tasks that an actor may have."""
         if actor in self.retiring:
             return None
         now = time.monotonic()
-        for name in self.claimed():
+        for name in ready:
             if self.wait.get(name, 0.0) <= now and (name not in self.tried or self._may_try(actor, name)):
                 return name
         return None
@@ -120,11 +119,11 @@ class Pool(Generic[Task]):
         # After a crash each of the actor's tasks runs alone: only so is it clear which of them causes it.
         return not any(self.attempts[one] for one in [*held, name])
 
-    def _make_room(self) -> None:
+    def _make_room(self, ready: Sequence[str]) -> None:
         """See to it that there is an actor for each task that failed at all others; end retiring ones that are idle."""
-        for name, tried in self.tried.items():
+        for name in [name for name in ready if name in self.tried]:
             usable = [one for one in self.actors if one not in self.retiring]
-            if name not in self.pending or any(one not in tried for one in usable):
+            if any(one not in self.tried[name] for one in usable):
                 continue
             if len(self.actors) < self.size:
                 self.actors.append(self.start_actor(self.bad_nodes))
