@@ -168,8 +168,8 @@ class Project:
             why = None if record is None else fit.outdated(record, self.recipe.versions)
             if record is None or why is None or (why and self.update):
                 continue
-            files = {"config.json", "tokenizer.json" if name == TEXT else "model.safetensors"}
-            if files <= set(storage.list_names(storage.join(self.root, "tokenizers", name))):
+            files = codecs.WORDPIECE_FILES if name == TEXT else codecs.CODEBOOK_FILES
+            if set(files) <= set(storage.list_names(storage.join(self.root, "tokenizers", name))):
                 identity = record.identity
                 good[name] = Fitted(record.sha256, identity["vocab_size"], identity["quality"], tuple(why))
         return good

@@ -1,6 +1,6 @@
 """The footer of a Parquet file: the bytes at its end that say where everything lies, with the file's own metadata.
 
-A ledger record holds the sum of its file's footer, so that whoever opens the file knows at once, with no read more
+A ledger record holds the sum of its file's footer, so that those who open the file know at once, with no read more
 than it takes anyway, whether it is the file that was committed.
 """
 

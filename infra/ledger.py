@@ -28,6 +28,7 @@ from .secrets import hide
 logger = logging.getLogger(__name__)
 
 SAMPLES = "samples"  # the output that says which samples a shard holds: a record without a file
+FAMILIES = ("labels", "tokens")  # the folders of all other outputs
 THREADS = 16  # that wait for storage
 ATTEMPTS = 8  # at a commit that another job disturbs; each of its commits can disturb us once
 
@@ -92,6 +93,12 @@ def output_url(root: str, output: str, shard: str) -> str:
     return storage.join(root, output, f"{shard}.parquet")
 
 
+def outputs(root: str) -> list[str]:
+    """The names of outputs that have records, "labels/depth"; SAMPLES is not among them."""
+    places = {family: storage.join(root, "ledger", family) for family in FAMILIES}
+    return [f"{family}/{name}" for family, place in places.items() for name in storage.list_names(place)]
+
+
 def parse(data: bytes, where: str) -> Record:
     """A record from its bytes. ValueError naming the file if it is none, or damaged."""
     try:
@@ -103,6 +110,15 @@ def parse(data: bytes, where: str) -> Record:
         return Record(**{**raw, "source": Source(**raw["source"])})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{where} is no ledger record ({error}); delete it and run the stage again") from error
+
+
+def parse_whole(data: bytes, where: str) -> Record:
+    """`parse`, and every byte is as `dumps` wrote it. Fields that a later release has added are its own affair."""
+    record = parse(data, where)
+    raw = json.loads(data.decode("utf-8", "surrogatepass"))
+    if "sum" in raw and raw.keys() <= _FIELDS | {"sum"} and dumps(record) != data:
+        raise ValueError("it is not what was written")
+    return record
 
 
 def read(root: str, output: str, shard: str) -> Record | None:

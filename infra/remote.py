@@ -154,10 +154,10 @@ class _File(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence == io.SEEK_END and self.size is None:
+    def seek(self, offset: int, origin: int = io.SEEK_SET) -> int:
+        if origin == io.SEEK_END and self.size is None:
             raise OSError(f"{public(self.url)}: its server does not say how large it is")
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size or 0}[whence]
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size or 0}[origin]
         self._position = max(0, base + offset)
         return self._position
 

@@ -2,7 +2,7 @@
 
     ROOT/removed/NAME.json    {"keys": [...], "urls": [...], "rows": {shard: [key, ...]}}
 
-A removal writes its file first, and then reaches what is there; whoever makes an output reads all of these files, so
+A removal writes its file first, and then reaches what is there; all that makes outputs reads these files, so
 that nothing comes back. NAME follows from the contents: to ask for the same again writes nothing new, and several
 people do not disturb each other. URLs are kept as SHA-256: they may say what was to be forgotten. `rows` are samples
 that were found by their URL, which their shard may not name any more.

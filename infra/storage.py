@@ -90,7 +90,7 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def reconnect() -> None:
-    """Open filesystems anew when they are next used, so that credentials that were renewed in a file are read."""
+    """Open filesystems again when they are next used, so that credentials that were renewed in a file are read."""
     _filesystem.cache_clear()
     for known in list(fsspec.registry):
         fsspec.registry[known].clear_instance_cache()
@@ -184,6 +184,15 @@ def list_names(url: str) -> list[str]:
     return sorted(name for name in names if name and not name.startswith(TEMPORARY_PREFIX))
 
 
+def list_below(url: str) -> dict[str, int]:
+    """The URLs of all files below a folder, sorted, and their sizes in bytes; {} if it is not there."""
+    if is_local(url):
+        return {str(path): path.stat().st_size for path in sorted(local_path(url).rglob("*")) if path.is_file()}
+    fs, _ = filesystem(url)
+    found = sorted(ask(url, "find", detail=True).items())
+    return {fs.unstrip_protocol(name): int(info["size"] or 0) for name, info in found}
+
+
 def list_sizes(url: str) -> dict[str, int]:
     """Files directly below a folder and their sizes in bytes, without temporary files; {} if it is not there."""
     if is_local(url):
@@ -271,7 +280,7 @@ def _put_local(path: Path, data: bytes, if_absent: bool) -> bool:
 
 
 def _claim(temporary: Path, path: Path) -> bool:
-    """Give a whole file its name unless the name is taken, without hard links: whoever makes a lock file may rename."""
+    """Give a whole file its name unless the name is taken, without hard links: who makes a lock file may rename."""
     lock = path.parent / f"{TEMPORARY_PREFIX}lock-{path.name}"
     seen, since = None, time.monotonic()
     while True:

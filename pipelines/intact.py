@@ -4,7 +4,7 @@
 - libjpeg fills what a JPEG lacks with grey, and only warns; libjpeg-turbo's own interface stops at warnings.
 - libwebp decodes zeros, what a file of a full or crashed disk ends in, as if they were pixels.
 
-A BMP has neither sums nor a code that zeros would break: a hole in it cannot be told from black pixels.
+A BMP has neither sums nor a code that zeros would break: a hole in it looks like black pixels.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from ..infra import storage
 from ..infra.secrets import public
 
 TAR_SUFFIX = re.compile(r"\.(tar|tar\.gz|tgz)$", re.IGNORECASE)
-_MAGIC = "*?["
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -76,7 +75,7 @@ def remembered(pattern: str, known: Iterable[str]) -> list[str]:
     if storage.is_local(pattern):
         pattern = os.path.abspath(os.path.expanduser(storage.local_path(pattern)))
     bare = pattern.rstrip("/")
-    if TAR_SUFFIX.search(bare) and not any(character in bare for character in _MAGIC):
+    if TAR_SUFFIX.search(bare) and not glob.has_magic(bare):
         return []  # a name that is spelled out is asked for, whatever is there
     tars = [url for url in known if TAR_SUFFIX.search(url)]
     found = [url for url in tars if posixpath.dirname(url) == bare]
@@ -86,7 +85,7 @@ def remembered(pattern: str, known: Iterable[str]) -> list[str]:
         found = found or [
             url for url in tars if posixpath.dirname(url) == folder and fnmatchcase(posixpath.basename(url), one)
         ]
-    if not found and any(character in bare for character in _MAGIC):
+    if not found and glob.has_magic(bare):
         matches = re.compile(glob_translate(bare)).match
         found = [url for url in tars if matches(url)]
     return sorted(found)
@@ -114,7 +113,7 @@ def matching(path: str) -> list[str]:
 
 def _find_remote(pattern: str) -> tuple[list[str], str]:
     bare = without_query(pattern)
-    has_magic = any(character in bare for character in _MAGIC)
+    has_magic = glob.has_magic(bare)
     if has_magic and pattern.startswith(("http:", "https:")):
         fs, _ = storage.filesystem(pattern)
         return [fs.unstrip_protocol(name) for name in sorted(storage.ask(pattern, "glob"))], "no file matches it"
@@ -135,7 +134,7 @@ def _find_by_pattern(pattern: str) -> list[str]:
     folder, rest = _literal_folder(path, lambda one: bool(storage.ask(fs.unstrip_protocol(one), "isdir")))
     if "/" not in rest:
         below = storage.ask(fs.unstrip_protocol(folder), "ls", detail=False)
-    elif any(character in folder for character in _MAGIC):
+    elif glob.has_magic(folder):
         # fsspec's own glob would take the folder for a pattern as well.
         below = storage.ask(fs.unstrip_protocol(folder), "find")
     else:
@@ -156,7 +155,7 @@ def _readings(pattern: str) -> list[str]:
 def _literal_folder(path: str, is_folder: Callable[[str], bool]) -> tuple[str, str]:
     """The folder that a pattern is in, and the rest. What is there under its own name is no pattern ("run[1]")."""
     folder, rest = posixpath.split(path)
-    while any(character in folder for character in _MAGIC) and not is_folder(folder):
+    while glob.has_magic(folder) and not is_folder(folder):
         folder, last = posixpath.split(folder)
         rest = posixpath.join(last, rest)
     return folder, rest

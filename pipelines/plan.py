@@ -289,8 +289,10 @@ def _task(
 
 
 def _of_a_place(record: ledger.Record) -> bool:
-    """Whether a reject is no fault of its sample: older versions recorded these."""
-    return record.output != ledger.SAMPLES and any(faults.reads_as_place(one["reason"]) for one in record.rejects)
+    """Whether a reject is no fault of its sample: releases recorded these that did not say how a record was made."""
+    if record.made or record.output == ledger.SAMPLES:
+        return False
+    return any(faults.reads_as_place(one["reason"]) for one in record.rejects)
 
 
 def _recorded(output: Output, record: ledger.Record) -> dict[str, int]:

@@ -219,12 +219,8 @@ def _is_of(now: storage.Stat | None, origin: ledger.Source, exact: bool) -> bool
 def _sources(root: str, names: set[str]) -> dict[str, ledger.Source]:
     """What records of these names were made of, of those that have any."""
     places = storage.join(root, "ledger")
-    outputs = [ledger.SAMPLES]
-    outputs += [
-        f"{family}/{one}" for family in ("labels", "tokens") for one in storage.list_names(f"{places}/{family}")
-    ]
     found: dict[str, ledger.Source] = {}
-    for output in outputs:
+    for output in (ledger.SAMPLES, *ledger.outputs(root)):
         there = {file.removesuffix(".json") for file in storage.list_names(storage.join(places, output))}
         records = ledger.read_many(root, [output], sorted((names & there) - found.keys()))
         found |= {name: record.source for (_, name), record in records.items()}

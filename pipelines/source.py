@@ -116,7 +116,7 @@ class Shard:
         # Not logged one by one: each is in the record of the shard's samples.
         self._rejects = index.rejects + ([("", problem)] if problem else [])
         self._broken_json: dict[str, str] = {}
-        self._removals, self._removed_keys = removals.Removals(), frozenset[str]()
+        self.withhold(removals.Removals(), "")
 
     @property
     def rejects(self) -> list[tuple[str, str]]:
@@ -183,11 +183,16 @@ class Shard:
     def withhold(self, removed: removals.Removals, name: str) -> None:
         """Give nothing of samples that were removed from a root, in which the shard has this name."""
         self._removals, self._removed_keys = removed, removed.of_shard(name)
+        self._named: dict[str, bool] = {}  # whether a sample's JSON has a URL that is removed, by key
 
     def is_removed(self, sample: SourceSample) -> bool:
         if sample.key in self._removed_keys:
             return True
-        return bool(self._removals.urls) and self._removals.names(self._info(sample))
+        if not self._removals.urls:
+            return False
+        if sample.key not in self._named:
+            self._named[sample.key] = self._removals.names(self._info(sample))
+        return self._named[sample.key]
 
     def _check_not_removed(self, sample: SourceSample) -> None:
         if self._removals and self.is_removed(sample):

@@ -58,7 +58,7 @@ def _scan(file: BinaryIO, size: int) -> tuple[list[Member], str]:
                     return members, f"tar: damaged header at byte {position}; what follows is lost"
                 position = archive.offset
                 if not info.isdir():
-                    members.append(Member(_normal(info.name), info.offset_data, info.size, _problem(info, size)))
+                    members.append(Member(normal(info.name), info.offset_data, info.size, _problem(info, size)))
             position = archive.offset
     # Headers of damaged archives make tarfile raise these as well, in parsing of numbers and of pax records.
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
@@ -69,7 +69,8 @@ def _scan(file: BinaryIO, size: int) -> tuple[list[Member], str]:
     return members, _ending(file, position, size)
 
 
-def _normal(name: str) -> str:
+def normal(name: str) -> str:
+    """A member's name without "./" before it."""
     while name.startswith("./"):
         name = name[2:].lstrip("/")
     return name

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..infra import ledger, storage
 from ..infra.configuration import RecipeError
-from ..pipelines.removal import tars
 
 if TYPE_CHECKING:
     from ..pipelines.outputs import Output
     from ..project import Project
-
-FAMILIES = ("labels", "tokens")
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def unasked(projects: Sequence[Project]) -> Found:
             outputs |= project.token_outputs
         for name, output in outputs.items():
             asked.setdefault(name, []).append(output)
-    for family in FAMILIES:
+    for family in ledger.FAMILIES:
         for name in storage.list_names(storage.join(root, family)):
             found.found += _of_output(root, f"{family}/{name}", asked, fitted)
     needed = {name for project in projects for name in project.fits}
@@ -72,7 +70,7 @@ def unasked(projects: Sequence[Project]) -> Found:
         if name not in needed:
             record = ledger.record_url(root, "tokenizers", name)
             folder = storage.join(root, "tokenizers", name)
-            found.found.append(_thing(f"tokenizers/{name}", "no recipe needs it", tars.below(folder), [record]))
+            found.found.append(_thing(f"tokenizers/{name}", "no recipe needs it", storage.list_below(folder), [record]))
     found.found += _runs(root, projects, found.notes)
     return found
 
@@ -85,11 +83,13 @@ def _of_output(root: str, output: str, asked: dict[str, list[Output]], fitted: b
         return [_of_shards(root, output, shards, sizes, "no recipe names it")] if shards else []
     if not asked[output] or (output.startswith("tokens/") and not fitted):
         return []
-    others = []
-    for shard in shards:
-        record = ledger.read(root, output, shard)
-        if record is not None and not any(one.is_asked_for(record.fingerprint) for one in asked[output]):
-            others.append(shard)
+    with ThreadPoolExecutor(ledger.THREADS) as pool:
+        records = dict(zip(shards, pool.map(lambda shard: ledger.read(root, output, shard), shards), strict=True))
+    others = [
+        shard
+        for shard, record in records.items()
+        if record is not None and not any(one.is_asked_for(record.fingerprint) for one in asked[output])
+    ]
     why = "made with other options or by another tokenizer than a recipe asks for"
     return [_of_shards(root, output, others, sizes, why)] if others else []
 
@@ -118,13 +118,12 @@ def _runs(root: str, projects: Sequence[Project], notes: list[str]) -> list[Unas
                 generated = storage.list_names(storage.join(folder, "generated"))
                 records += [ledger.record_url(root, f"generated/{name}", one) for one in generated]
                 what = f"runs/{name}/{print_}"
-                found.append(_thing(what, "another run than a recipe asks for", tars.below(folder), records))
+                found.append(_thing(what, "another run than a recipe asks for", storage.list_below(folder), records))
     return found
 
 
-def _thing(what: str, why: str, urls: Sequence[str], records: Sequence[str]) -> Unasked:
-    stats = [storage.stat(url) for url in urls]
-    return Unasked(what, why, tuple(urls), tuple(records), sum(stat.size for stat in stats if stat is not None))
+def _thing(what: str, why: str, files: Mapping[str, int], records: Sequence[str]) -> Unasked:
+    return Unasked(what, why, tuple(files), tuple(records), sum(files.values()))
 
 
 def delete(root: str, one: Unasked) -> None:

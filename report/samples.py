@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from ..modalities import LABELS, MODALITIES, Kind
 from ..pipelines import source
 from ..pipelines.outputs import Output
 from ..pipelines.plan import ShardTask
-from ..tokenize import codecs, store
+from ..tokenize import codecs, store, table_file
 from ..tokenize import labels as label_files
 from ..tokenize.codec import Codec, Labelled
 from ..tokenize.crops import Crop, crops
@@ -107,10 +108,14 @@ class Collector:
             sample for task in tasks if rows.get(task.shard) for sample in self._from_source(task, rows[task.shard])
         ]
 
+    @cached_property
+    def _removed(self) -> removals.Removals:
+        return removals.read(self.root)
+
     def _from_source(self, task: ShardTask, rows: Sequence[int]) -> list[GallerySample]:
         try:
             with source.open_shard(task.url, source.scratch_folder()) as shard:
-                shard.withhold(removals.read(self.root), task.shard)
+                shard.withhold(self._removed, task.shard)
                 samples = [read_sample(shard, shard.samples[row], self.images.max_pixels) for row in rows]
         except OSError:  # what was made of it can be shown without it
             samples = [GallerySample(key, "", None, None) for key in self._keys(task.shard, rows)]
@@ -118,15 +123,10 @@ class Collector:
 
     def _keys(self, shard: str, rows: Sequence[int]) -> list[str]:
         """The keys of some rows as a column or a kept label of their shard has them; [] if it has none."""
-        for name in self.columns:
-            if (name, shard) in self.records:
-                keys = store.read(ledger.output_url(self.root, name, shard)).keys
-                return [keys[row].as_py() for row in rows]
-        for label in self.labels:
-            if (output := f"labels/{label}", shard) in self.records:
-                _, listed, _ = label_files.read_cells(ledger.output_url(self.root, output, shard))
-                return [listed[row] for row in rows]
-        return []
+        outputs = (*self.columns, *(f"labels/{label}" for label in self.labels))
+        name = next((one for one in outputs if (one, shard) in self.records), None)
+        keys = table_file.keys(ledger.output_url(self.root, name, shard)) if name else []
+        return [keys[row] for row in rows] if name else []
 
     def _of_shard(self, task: ShardTask, rows: Sequence[int]) -> list[GallerySample]:
         if not (samples := self._from_source(task, rows)):

@@ -1,4 +1,4 @@
-"""Files of rows: the Parquet of a column or of a label, written so that damage is found by whoever reads it.
+"""Files of rows: the Parquet of a column or of a label, written so that damage is found by all that reads it.
 
 Two things guard a file, none of which costs a second read:
 - the footer has a sum of every field of every row group, which is compared with what came out of it;
@@ -127,8 +127,8 @@ def nulled(data: bytes, keys: Collection[str]) -> tuple[bytes, int]:
     origin = {name: file.metadata.get(name, "") for name in _OF_ORIGIN}
     schema = file.parquet.schema.to_arrow_schema().metadata or {}  # in their first order, unlike those of the footer
     schema = {key.decode(): value.decode() for key, value in schema.items()}
-    told = encode_table(fields, schema, max(sizes[0], 1), Origin(**origin) if all(origin.values()) else None)
-    return told, len(lost)
+    encoded = encode_table(fields, schema, max(sizes[0], 1), Origin(**origin) if all(origin.values()) else None)
+    return encoded, len(lost)
 
 
 def read_footer(source: Source, expected: str = "") -> TableFile:

@@ -33,7 +33,7 @@ BOARD_SECONDS = 10.0  # how long a worker or the driver waits for the board befo
 FINAL = (ValueError, FloatingPointError, FileNotFoundError)  # errors that another attempt would meet again
 LASTING = ("full", "access")  # rows of infra/faults.py that do not end while a run is started again
 REQUEST_SECONDS = 1.0  # between two looks for requests
-GRACE_SECONDS = 120.0  # that a command which is asked to stop waits for a checkpoint; whoever kills it may be sooner
+GRACE_SECONDS = 120.0  # that a command which is asked to stop waits for a checkpoint; who kills it may be sooner
 DRAIN_SECONDS = 2.0  # between two looks for nodes that are about to leave
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 
 from ...infra import ledger, storage
 from ...tokenize import table_file
-from . import tars
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +34,12 @@ def clear(root: str, found: Mapping[str, Iterable[str]]) -> list[str]:
         if _shows(folder, keys):
             # Without its record first, it is nothing, wherever this is stopped.
             storage.delete(ledger.record_url(root, f"generated/{run}", print_))
-            for url in tars.below(folder):
+            for url in storage.list_below(folder):
                 storage.delete(url)
             deleted.append(folder)
-    answers = [url for url in tars.below(storage.join(root, "runs")) if "/evaluation/" in url and _answers(url, keys)]
+    answers = [
+        url for url in storage.list_below(storage.join(root, "runs")) if "/evaluation/" in url and _answers(url, keys)
+    ]
     for url in answers:
         storage.delete(url)
     quoted = [
@@ -90,7 +91,7 @@ def named_still(root: str, found: Mapping[str, Iterable[str]], urls: Iterable[st
     words = [key.encode("utf-8", "surrogatepass") for of in found.values() for key in of if len(key) >= _SHORTEST]
     words += [url.encode("utf-8", "surrogatepass") for url in urls]
     naming = []
-    for url in tars.below(root) if words else ():
+    for url in storage.list_below(root) if words else ():
         inner = url[len(root.rstrip("/")) + 1 :]
         if inner.partition("/")[0] in _KNOWN or posixpath.splitext(url)[1] not in _TEXTS:
             continue

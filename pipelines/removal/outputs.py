@@ -14,14 +14,13 @@ from ...tokenize import table_file
 
 logger = logging.getLogger(__name__)
 
-FAMILIES = ("labels", "tokens")
 THREADS = 8  # that wait for storage; each holds a file
 
 
 def places(root: str) -> list[tuple[str, str]]:
     """(output, shard) of every file of columns and labels, committed or not, and of every record of samples."""
     found = []
-    for family in FAMILIES:
+    for family in ledger.FAMILIES:
         for name in storage.list_names(storage.join(root, family)):
             files = storage.list_names(storage.join(root, family, name))
             found += [(f"{family}/{name}", one.removesuffix(".parquet")) for one in files if one.endswith(".parquet")]
@@ -44,10 +43,7 @@ def reach(root: str, removed: Removals, sources: Mapping[str, Source]) -> tuple[
     def one(place: tuple[str, str]) -> tuple[str, set[str], str]:
         output, shard = place
         try:
-            keys = removed.of_shard(shard)
-            if output == SAMPLES:
-                return shard, set(), _samples(root, shard, keys, sources)
-            return shard, _file(root, output, shard, keys, sources.get(shard)), ""
+            return shard, _file(root, output, shard, removed.of_shard(shard), sources.get(shard)), ""
         except (OSError, ValueError) as error:
             return shard, set(), f"{output}/{shard}: {error}"
 
@@ -56,10 +52,11 @@ def reach(root: str, removed: Removals, sources: Mapping[str, Source]) -> tuple[
         for shard, keys, problem in pool.map(one, [place for place in listed if place[0] != SAMPLES]):
             found.setdefault(shard, set()).update(keys)
             problems += [problem] if problem else []
-    for place in (place for place in listed if place[0] == SAMPLES):
-        # Which keys a shard has, its files say: a record of samples alone has no keys.
-        shard, keys, problem = one(place)
-        problems += [problem] if problem else []
+    for shard in (shard for output, shard in listed if output == SAMPLES):
+        try:  # which keys a shard has, its files said: a record of samples alone has no keys
+            _samples(root, shard, found.get(shard, set()), sources)
+        except (OSError, ValueError) as error:
+            problems.append(f"{SAMPLES}/{shard}: {error}")
     return {shard: keys for shard, keys in found.items() if keys}, problems
 
 
@@ -75,42 +72,30 @@ def _file(root: str, output: str, shard: str, keys: Collection[str], source: Sou
         if lost:
             storage.put(url, data)
         return there
-    told = replace(record, rejects=rejects(record, there), source=source or record.source)
-    if lost or told != record:
+    changed = replace(record, rejects=rejects(record, there), source=source or record.source)
+    if lost or changed != record:
         keys_sum, content = table_file.content(data)
-        ledger.commit(root, replace(told, nulls=record.nulls + lost, keys=keys_sum, content=content), data)
+        ledger.commit(root, replace(changed, nulls=record.nulls + lost, keys=keys_sum, content=content), data)
     return there
 
 
-def _samples(root: str, shard: str, keys: Collection[str], sources: Mapping[str, Source]) -> str:
+def _samples(root: str, shard: str, there: Collection[str], sources: Mapping[str, Source]) -> None:
+    """Remove from the record of a shard's samples; `there` are the keys that its files have."""
     record = ledger.read(root, SAMPLES, shard)
     if record is None:
-        return ""
-    told = replace(record, source=sources.get(shard, record.source))
-    told = replace(told, rejects=rejects(record, set(keys) & _all_keys(root, shard)))
-    if told != record:
-        ledger.commit(root, told, None)
-    return ""
-
-
-def _all_keys(root: str, shard: str) -> set[str]:
-    """The keys of a shard, by the first of its files that can be read."""
-    for family in FAMILIES:
-        for name in storage.list_names(storage.join(root, family)):
-            try:
-                return set(table_file.keys(ledger.output_url(root, f"{family}/{name}", shard)))
-            except (OSError, ValueError):
-                continue
-    return set()
+        return
+    changed = replace(record, source=sources.get(shard, record.source), rejects=rejects(record, there))
+    if changed != record:
+        ledger.commit(root, changed, None)
 
 
 def rejects(record: Record, keys: Collection[str]) -> list[dict[str, str]]:
     """The rejects of a record with these keys among them, as removed: in the place of the reasons that they had."""
-    left, told = dict.fromkeys(sorted(keys)), []
+    left, kept = dict.fromkeys(sorted(keys)), []
     for reject in record.rejects:
         if reject["key"] not in keys:
-            told.append(reject)
+            kept.append(reject)
         elif reject["key"] in left:  # a key may have several: a second image, broken JSON
             del left[reject["key"]]
-            told.append({"key": reject["key"], "reason": removals.REASON})
-    return told + [{"key": key, "reason": removals.REASON} for key in left]
+            kept.append({"key": reject["key"], "reason": removals.REASON})
+    return kept + [{"key": key, "reason": removals.REASON} for key in left]

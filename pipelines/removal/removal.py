@@ -3,7 +3,7 @@
 What is removed is written down first (infra/removals.py), and every later step can be done again: a removal that was
 stopped goes on where it was, by the same command or by one without keys. In this order:
 
-1. the list, which whoever makes an output reads;
+1. the list, which all that makes outputs reads;
 2. samples of the URLs, looked for in the shards that can be read;
 3. tars that lie in the root: members of these samples become empty;
 4. columns, labels and records: rows become null, with the reason "removed";
@@ -91,7 +91,7 @@ def _by_url(removed: Removals, shards: Mapping[str, str], scratch: str, outcome:
 def _tars(root: str, removed: Removals, shards: Mapping[str, str], outcome: Outcome) -> dict[str, Source]:
     """Write the tars of the root again; what records say of them from now on, by shard."""
     names, sources = {url: name for name, url in shards.items()}, {}
-    for url in filter(tars.is_tar, tars.below(root)):
+    for url in filter(tars.is_tar, storage.list_below(root)):
         name = names.get(url, patterns.TAR_SUFFIX.sub("", url.rpartition("/")[2]))
         try:
             source = tars.rewrite(url, removed.of_shard(name))

@@ -12,7 +12,6 @@ import io
 import posixpath
 import tarfile
 from collections.abc import Collection, Iterator
-from pathlib import Path
 
 from ...infra import storage
 from ...infra.ledger import Source
@@ -20,15 +19,6 @@ from ...infra.removals import Removals
 from .. import patterns, source, tar
 
 _BLOCK = tarfile.BLOCKSIZE
-
-
-def below(url: str) -> list[str]:
-    """Every file below a folder."""
-    if storage.is_local(url):
-        return sorted(str(path) for path in Path(storage.local_path(url)).rglob("*") if path.is_file())
-    fs, path = storage.filesystem(url)
-    fs.invalidate_cache()
-    return [fs.unstrip_protocol(name) for name in sorted(fs.find(path))]
 
 
 def is_tar(url: str) -> bool:
@@ -49,13 +39,13 @@ def rewrite(url: str, keys: Collection[str]) -> Source | None:
     None if it has none of the keys. The tar is in memory meanwhile. OSError, ValueError if it cannot be read.
     """
     data = storage.read_bytes(url)
-    told, has_some = without(data, keys)
-    if told != data:
-        storage.put(url, told)
+    written, has_some = without(data, keys)
+    if written != data:
+        storage.put(url, written)
     stat = storage.stat(url)
     if not has_some or stat is None:
         return None
-    return Source(stat.size, stat.version, hashlib.sha256(told).hexdigest())
+    return Source(stat.size, stat.version, hashlib.sha256(written).hexdigest())
 
 
 def without(data: bytes, keys: Collection[str]) -> tuple[bytes, bool]:
@@ -74,8 +64,8 @@ def without(data: bytes, keys: Collection[str]) -> tuple[bytes, bool]:
         end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
     if not parts:
         return data, has_some
-    told = b"".join([*parts, plain[end:]])
-    return gzip.compress(told, mtime=0) if is_packed else told, has_some
+    written = b"".join([*parts, plain[end:]])
+    return gzip.compress(written, mtime=0) if is_packed else written, has_some
 
 
 def _entries(plain: bytes, keys: Collection[str]) -> Iterator[tarfile.TarInfo]:
@@ -98,8 +88,6 @@ def _entries(plain: bytes, keys: Collection[str]) -> Iterator[tarfile.TarInfo]:
 
 
 def _is_named(name: str, keys: Collection[str]) -> bool:
-    while name.startswith("./"):
-        name = name[2:].lstrip("/")
-    folder, base = posixpath.split(name)
+    folder, base = posixpath.split(tar.normal(name))
     stems = (base[:at] for at, letter in enumerate(base) if letter == ".")
     return any(posixpath.join(folder, stem) in keys for stem in stems)

@@ -81,7 +81,7 @@ def _thing(rng: np.random.Generator, number: int, level: kinds.Level) -> Thing:
     colour = _pick(rng, list(kinds.COLOURS))
     second = ""
     if kinds.MATERIALS[material].pattern:
-        # The two must be told apart at 96 px.
+        # The two must look different at 96 px.
         second = "white" if colour in ("red", "green", "blue", "purple", "grey") else "black"
     row = kinds.SHAPES[shape]
     scale = kinds.SIZES[size] * (1 + _SPREAD * rng.uniform(-1, 1))

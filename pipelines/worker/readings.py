@@ -20,15 +20,13 @@ def drop_other_readings(root: str, task: ShardTask, keys: Sequence[str]) -> None
     ValueError if the task would read one of them.
     """
     dropped = []
-    for family in ("labels", "tokens"):
-        for name in storage.list_names(storage.join(root, "ledger", family)):
-            output = f"{family}/{name}"
-            record = ledger.read(root, output, task.shard)
-            if record is not None and (
-                record.rows != len(keys) or (record.keys and record.keys != table_file.sum_of_keys(keys))
-            ):
-                storage.delete(ledger.record_url(root, output, task.shard))
-                dropped.append(output)
+    for output in ledger.outputs(root):
+        record = ledger.read(root, output, task.shard)
+        if record is not None and (
+            record.rows != len(keys) or (record.keys and record.keys != table_file.sum_of_keys(keys))
+        ):
+            storage.delete(ledger.record_url(root, output, task.shard))
+            dropped.append(output)
     if dropped:
         logger.warning("shard %s: the first release read its members otherwise: %s count no more", task.shard, dropped)
     if {f"labels/{label}" for label in task.stored} & set(dropped):

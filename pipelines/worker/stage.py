@@ -36,7 +36,7 @@ def run(job: Job, tasks: Sequence[ShardTask], stage: str) -> Outcome:
         RejectRun: a run of rejects stopped the job; what was committed before stays.
         ValueError: an actor fits on no node, or cannot start.
     """
-    if not tasks:
+    if not tasks:  # then there need be no job
         return Outcome()
     done = driver.run(job, ShardWorker, {task.shard: task for task in tasks}, stage, "shards", job.root)
     records = [record for records in done.results.values() for record in records]

@@ -84,9 +84,7 @@ def _records(listing: Listing) -> list[Finding]:
             if family in ("stages", "shards", "stops"):
                 sums.opened(json.loads(data))
                 continue
-            record = ledger.parse(data, path)
-            if b'"sum"' in data and ledger.dumps(record) != data:
-                raise ValueError("it is not what was written")
+            ledger.parse_whole(data, path)
         except (ValueError, TypeError) as error:
             findings.append(
                 Finding(path, f"damaged: {error}", broken=family not in ("stages", "stops"), remove=(path,))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import posixpath
 import time
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from ...infra import storage
@@ -35,7 +37,12 @@ class Listing:
 
     def below(self, folder: str) -> list[str]:
         """Paths of the files in a folder and its folders."""
-        return [path for path in self.files if path.startswith(f"{folder}/")]
+        begin = bisect_left(self._paths, f"{folder}/")
+        return self._paths[begin : bisect_left(self._paths, f"{folder}0", begin)]  # "0" follows "/"
+
+    @cached_property
+    def _paths(self) -> list[str]:
+        return sorted(self.files)
 
     def is_old(self, *paths: str) -> bool:
         """Whether none of these files was written a moment ago."""

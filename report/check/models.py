@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ...infra import ledger, storage, sums
 from ...modalities import TEXT
 from ...model.config import CONFIG, WEIGHTS
 from ...tokenize import codecs, store
 from ...train.checkpoint import MARKER, Checkpoint
+from ..inspect.weights import read_json, safetensors_header
 from .finding import Finding
 from .listing import Listing
 
@@ -24,10 +24,7 @@ def tokenizers(listing: Listing) -> list[Finding]:
         name = path.rpartition("/")[2].removesuffix(".json")
         files = tuple(listing.below(f"tokenizers/{name}"))
         try:
-            data = storage.read_bytes(listing.url(path))
-            record = ledger.parse(data, path)
-            if b'"sum"' in data and ledger.dumps(record) != data:
-                raise ValueError(f"{path} is not what was written")
+            record = ledger.parse_whole(storage.read_bytes(listing.url(path)), path)
         except ValueError as error:
             findings.append(Finding(path, f"damaged: {error}", remove=(path,)))
             continue
@@ -107,33 +104,22 @@ def _model(listing: Listing, folder: str, name: str) -> list[Finding]:
         return []
     wrong = sums.damage(listing.url(place))
     if not wrong:
-        wrong = [why for why in (_weights(listing, f"{place}/{WEIGHTS}"), _json(listing, f"{place}/{CONFIG}")) if why]
+        looks = ((safetensors_header, f"{place}/{WEIGHTS}"), (read_json, f"{place}/{CONFIG}"))
+        wrong = [why for look, path in looks if (why := _wrong_with(look, listing, path))]
     if not wrong:
         return []
     _, run, print_ = folder.split("/")
     return [Finding(place, "; ".join(wrong), remove=(f"ledger/runs/{run}/{print_}.json", f"{place}/{CONFIG}", *files))]
 
 
-def _weights(listing: Listing, path: str) -> str:
-    """What is wrong with a safetensors file by its header and size, "" if nothing."""
+def _wrong_with(look: Callable[[str], object], listing: Listing, path: str) -> str:
+    """Why a file is not what `look` expects, "" if it is."""
     if path not in listing.files:
         return f"{path} is missing"
-    size = listing.files[path].size
-    with storage.open_binary(listing.url(path)) as file:
-        try:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length) if length < size else b"")
-            end = max((one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"), default=0)
-        except (struct.error, ValueError, TypeError, KeyError, AttributeError):
-            return f"{path}: its header is damaged"
-    return "" if 8 + length + end == size else f"{path} has {size:,} bytes, {8 + length + end:,} by its header"
-
-
-def _json(listing: Listing, path: str) -> str:
     try:
-        json.loads(storage.read_bytes(listing.url(path)))
+        look(listing.url(path))
     except ValueError as error:
-        return f"{path} is damaged ({error})"
+        return str(error)
     return ""
 
 

@@ -17,8 +17,6 @@ from ...tokenize import labels, store, table_file
 from .finding import Finding
 from .listing import Listing
 
-FAMILIES = ("labels", "tokens")
-
 
 @dataclass(frozen=True)
 class Checked:
@@ -68,7 +66,7 @@ def place_of(path: str) -> tuple[str, str] | None:
         return None
     if is_record and len(parts) == 2 and parts[0] == SAMPLES:
         return SAMPLES, parts[1].removesuffix(end)
-    if len(parts) == 3 and parts[0] in FAMILIES:
+    if len(parts) == 3 and parts[0] in ledger.FAMILIES:
         return f"{parts[0]}/{parts[1]}", parts[2].removesuffix(end)
     return None
 
@@ -78,8 +76,7 @@ def check_output(listing: Listing, output: str, shard: str) -> Checked:
     path, file = record_path(output, shard), file_path(output, shard)
     both = (path,) if output == SAMPLES else (path, file)
     try:
-        data = storage.read_bytes(listing.url(path))
-        record = ledger.parse(data, path)
+        record = ledger.parse_whole(storage.read_bytes(listing.url(path)), path)
     except ValueError as error:
         return Checked(output, shard, (Finding(path, f"damaged: {error}", remove=both),))
     except FileNotFoundError:  # another process makes it again
@@ -87,8 +84,6 @@ def check_output(listing: Listing, output: str, shard: str) -> Checked:
     known = Checked(output, shard, keys=record.keys, rows=record.rows, source=record.source.sha256)
     if (record.output, record.shard) != (output, shard):
         return _bad(known, path, f"it is the record of {record.output}/{record.shard}", both)
-    if b'"sum"' in data and ledger.dumps(record) != data:
-        return _bad(known, path, "damaged: it is not what was written", both)
     if output == SAMPLES:
         return known
     if file not in listing.files:

@@ -290,13 +290,18 @@ def _ledger(footers: Sequence[Footer], facts: dict[str, Any]) -> dict[str, Recor
         return {}
     output = f"{family}/{name}"
     shards = {posixpath.basename(one.url).removesuffix(".parquet"): one for one in footers}
-    with ThreadPoolExecutor(16) as pool:
-        records = dict(zip(shards, pool.map(lambda shard: ledger.read(root, output, shard), shards), strict=True))
-    committed = {shard: record for shard, record in records.items() if record is not None}
+
+    def look(shard: str) -> tuple[Record | None, bool]:
+        """The record, and whether a file of its size is another one."""
+        record = ledger.read(root, output, shard)
+        same_size = record is not None and record.bytes == shards[shard].size
+        return record, record is not None and same_size and bool(ledger.damage(root, record, record.bytes, True))
+
+    with ThreadPoolExecutor(ledger.THREADS) as pool:
+        looked = dict(zip(shards, pool.map(look, shards), strict=True))
+    committed = {shard: record for shard, (record, _) in looked.items() if record is not None}
     sizes = [shard for shard, record in committed.items() if record.bytes != shards[shard].size]
-    others = [
-        s for s, record in committed.items() if s not in sizes and ledger.damage(root, record, record.bytes, True)
-    ]
+    others = [shard for shard, (_, is_other) in looked.items() if is_other]
     wrong = [*sizes, *others]
     lacking = [shard for shard in shards if shard not in committed]
     for title, bad in (("no record in the ledger", lacking), ("another size", sizes), ("another file", others)):

@@ -177,7 +177,7 @@ def _why_unread(url: str) -> str | None:
 def uncommitted(root: str) -> list[str]:
     """Files of outputs that have no record, "tokens/tok_rgb/00003": left by a killed job, or put there by hand."""
     without = []
-    for family in ("labels", "tokens"):
+    for family in ledger.FAMILIES:
         for name in storage.list_names(storage.join(root, family)):
             listed = storage.list_names(storage.join(root, family, name))
             files = {n.removesuffix(".parquet") for n in listed if n.endswith(".parquet")}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -83,28 +85,32 @@ def _files(root: str, output: str) -> list[str]:
 
 def _place(root: str, row: int) -> tuple[str, int] | None:
     """(shard, row in it) of a row counted over all shards, by the first output that has files; None if none has."""
-    for output in _outputs(root):
-        names = _files(root, output)
-        if not names:
-            continue
-        footers = [footer(storage.join(root, output, name)) for name in names]
-        if (place := locate(footers, row)) is None:
-            return None
-        at = next(one for one in footers if one.url == place[0])
-        before = sum(at.groups[: place[1]])
-        return posixpath.basename(at.url).removesuffix(".parquet"), before + place[2]
-    return None
+    footers = next(filter(None, (_footers(root, output) for output in _outputs(root))), [])
+    return _at(footers, row) if footers else None
+
+
+def _footers(root: str, output: str) -> list[Footer]:
+    with ThreadPoolExecutor(ledger.THREADS) as pool:
+        return list(pool.map(lambda name: footer(storage.join(root, output, name)), _files(root, output)))
+
+
+def _at(footers: Sequence[Footer], row: int) -> tuple[str, int] | None:
+    """(shard, row in it) of a row counted over these files; None beyond the last."""
+    if (place := locate(footers, row)) is None:
+        return None
+    at = next(one for one in footers if one.url == place[0])
+    return posixpath.basename(at.url).removesuffix(".parquet"), sum(at.groups[: place[1]]) + place[2]
 
 
 def stored(root: str, count: int) -> tuple[list[GallerySample], int, int]:
     """`count` samples, evenly over all rows of a root, with all that is stored of them; and how many samples and shards
     there are, by the first output that has files."""
     for output in _outputs(root):
-        footers = [footer(storage.join(root, output, name)) for name in _files(root, output)]
+        footers = _footers(root, output)
         total = sum(sum(one.groups) for one in footers)
         if total:
             rows = [i * total // min(count, total) for i in range(min(count, total))]
-            places = [place for row in rows if (place := _place(root, row))]
+            places = [place for row in rows if (place := _at(footers, row))]
             return [gather(root, *place) for place in places], total, len(footers)
     return [], 0, 0
 

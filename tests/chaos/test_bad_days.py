@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from fourmill_tests import data, runs
-from fourmill_tests.cases import engine_in_process
+from fourmill_tests.engine import inline
 from fourmill_tests.s3 import S3
 
 from fourmill import recipe as recipes
@@ -36,7 +36,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that answers late does so soon, and pauses are short."""
     monkeypatch.setattr(proxy, "SLOW_SECONDS", 0.2)
     monkeypatch.setattr(remote, "LONGEST_WAIT", 0.2)
-    engine_in_process(monkeypatch)
+    inline(monkeypatch)
 
 
 @contextmanager

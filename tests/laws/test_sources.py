@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -46,3 +47,12 @@ def test_nothing_reads_pickles_or_runs_text() -> None:
                 if name.endswith((".extractall", ".extract")):
                     wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {name}")
     assert not wrong
+
+
+def test_words_are_plain() -> None:
+    """Words that had many meanings here, or that readers of other languages need a dictionary for; written backwards,
+    since this file is a source as well."""
+    words = (word[::-1] for word in ("dlot", "yrub", "deirub", "tirpluc", "reveohw", "ecnehw", "wena"))
+    avoided = re.compile(rf"\b(?:{'|'.join(words)})\b", re.IGNORECASE)
+    found = {str(path.relative_to(ROOT)): avoided.findall(path.read_text()) for path in sources(*FOLDERS)}
+    assert not {name: of for name, of in found.items() if of}

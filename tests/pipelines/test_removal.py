@@ -72,7 +72,7 @@ def root(made: tuple[Path, Recipe], tmp_path: Path) -> str:
 
 
 def copy(here: str, there: str) -> None:
-    for url in tars.below(here):
+    for url in storage.list_below(here):
         storage.put(storage.join(there, url[len(here) + 1 :]), storage.read_bytes(url))
 
 
@@ -133,11 +133,11 @@ def test_keys_and_urls_are_gone_and_the_rest_is_as_before(root: str, tmp_path: P
     assert status == 0, err
     check(root, before, {"000001", "000002", "000006"})
     assert "3 samples of 2 shards" in out and "no such key" in out and "outside.tar" in out and "tokenizers/text" in out
-    listed = b"".join(storage.read_bytes(url) for url in tars.below(storage.join(root, "removed")))
+    listed = b"".join(storage.read_bytes(url) for url in storage.list_below(storage.join(root, "removed")))
     assert b"example.org" not in listed  # what was to be forgotten is no reminder of itself
-    again = {url: storage.read_bytes(url) for url in tars.below(root)}
+    again = {url: storage.read_bytes(url) for url in storage.list_below(root)}
     assert runs.command("remove", root)[0] == 0
-    assert {url: storage.read_bytes(url) for url in tars.below(root)} == again
+    assert {url: storage.read_bytes(url) for url in storage.list_below(root)} == again
     status, out, _ = runs.command("status", root)
     assert "removed for good: 3 keys and 2 URLs (1 samples" in " ".join(out.split())
     status, out, _ = runs.command("check", root)
@@ -153,8 +153,8 @@ def test_a_sample_is_followed_to_its_origin(root: str) -> None:
     assert "000001.jpg (" in place["members"] and len(place["source_sha256"]) == 64
     assert runs.command("inspect", root, "--key", "000001")[0] == 0
     removal.run(root, ["000001"], [], {}, "/tmp")
-    told = json.loads(runs.command("inspect", root, "--key", "000001", "--json")[1])["provenance"][0]
-    assert told["note"] == "it was removed" and "url" not in told
+    shown = json.loads(runs.command("inspect", root, "--key", "000001", "--json")[1])["provenance"][0]
+    assert shown["note"] == "it was removed" and "url" not in shown
     status, _, err = runs.command("inspect", root, "--key", "nobody")
     assert status == 2 and "no column and no label of it has the key 'nobody'" in err
 
@@ -186,7 +186,7 @@ def test_on_s3(made: tuple[Path, Recipe], s3: Any, tmp_path: Path) -> None:
 
 def test_a_removal_that_is_killed_anywhere_goes_on(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every write and every deletion, one after the other; then the command without keys."""
-    before, first = state(root), {url: storage.read_bytes(url) for url in tars.below(root)}
+    before, first = state(root), {url: storage.read_bytes(url) for url in storage.list_below(root)}
     put, delete = storage.put, storage.delete
     left = 0
 
@@ -205,7 +205,7 @@ def test_a_removal_that_is_killed_anywhere_goes_on(root: str, monkeypatch: pytes
 
     shards = {"inside": storage.join(root, "shards", "inside.tar")}
     for kill_at in (0, 1, 2, 3, 4, 5, 8, 12, 100):
-        for url in set(tars.below(root)) - first.keys():
+        for url in set(storage.list_below(root)) - first.keys():
             delete(url)
         for url, content in first.items():
             put(url, content)
@@ -239,15 +239,16 @@ def test_it_does_not_come_back(root: str, made: tuple[Path, Recipe]) -> None:
     """The source elsewhere holds the sample still; everything is made again."""
     removal.run(root, ["000005"], ["https://example.org/000006.jpg?sig=1"], {}, "/tmp")  # no shard was looked at
     recipe = made[1].model_copy(update={"root": root})
-    for url in tars.below(storage.join(root, "ledger", "labels")) + tars.below(storage.join(root, "ledger", "tokens")):
-        storage.delete(url)
+    for family in ledger.FAMILIES:
+        for url in storage.list_below(storage.join(root, "ledger", family)):
+            storage.delete(url)
     records = data.make(recipe, data.outputs(recipe, tokens=False))
     records += data.make(recipe, data.outputs(recipe, labels=False))
     of_shard = [record for record in records if record.shard == "outside"]
     assert len(of_shard) == 4
     for record in of_shard:
-        told = {one["key"]: one["reason"] for one in record.rejects}
-        assert told == {"000005": "removed", "000006": "removed"}
+        shown = {one["key"]: one["reason"] for one in record.rejects}
+        assert shown == {"000005": "removed", "000006": "removed"}
     listed, edges = state(root)["labels/canny_edge/outside"]
     assert [edge is None for edge in edges] == [False, True, True, False] and listed[1] == "000005"
 
@@ -291,7 +292,7 @@ def test_pages_and_generations_that_show_it_are_deleted(root: str) -> None:
     storage.put(storage.join(root, "reports", "likelihoods.json"), b'{"worst": ["000003"]}')
     storage.put(storage.join(root, "shards", "inside_stats.json"), b'{"failed": "000001"}')
     outcome = removal.run(root, ["000001"], [], {}, "/tmp")
-    left = {url[len(root) + 1 :] for url in tars.below(root)}
+    left = {url[len(root) + 1 :] for url in storage.list_below(root)}
     assert "gallery.html" not in left and "reports/evaluation.json" not in left and "reports/likelihoods.json" in left
     answers = {name for name in left if "/evaluation/" in name}
     assert answers == {"runs/4m/0123/evaluation/q-1/caption/0-1.parquet"}
@@ -322,14 +323,14 @@ def test_tars_keep_every_other_byte(form: int) -> None:
             info = tarfile.TarInfo(name)
             info.size, info.mtime = 700 + number, 12345 + number
             archive.addfile(info, io.BytesIO(bytes([number + 1]) * info.size))
-    told, has_some = tars.without(buffer.getvalue(), {"a", "a2", long, "d/e"})
-    with tarfile.open(fileobj=io.BytesIO(told)) as archive:
+    shown, has_some = tars.without(buffer.getvalue(), {"a", "a2", long, "d/e"})
+    with tarfile.open(fileobj=io.BytesIO(shown)) as archive:
         listed = [(info.name, archive.extractfile(info).read()) for info in archive]  # type: ignore[union-attr]
     assert has_some and [name for name, _ in listed] == names
     for number, (name, content) in enumerate(listed):
         assert content == (bytes([number + 1]) * (700 + number) if name in ("a2.b.jpg", "a2.b.txt", "c.jpg") else b"")
-    assert tars.without(told, {"a", "a2", long, "d/e"}) == (told, True)
-    assert tars.without(told, {"z"}) == (told, False)
+    assert tars.without(shown, {"a", "a2", long, "d/e"}) == (shown, True)
+    assert tars.without(shown, {"z"}) == (shown, False)
 
 
 def test_a_damaged_list_is_not_taken_for_an_empty_one(root: str) -> None:

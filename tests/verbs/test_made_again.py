@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from fourmill_tests import data, runs, training
-from fourmill_tests.small import SmallRoot
+from fourmill_tests.small import SmallRoot, copied
 
 import fourmill
 from fourmill import recipe as recipes
@@ -23,21 +22,12 @@ from fourmill.verbs import stage
 from fourmill.verbs.look import status
 from fourmill.verbs.make import generate, train
 
-CHAIN = {"inputs": ["caption"], "to": [{"target": "det", "max_tokens": 4}]}
-
 
 @pytest.fixture(scope="module")
 def trained(small_root: SmallRoot, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recipe of a copy of the small root, with a trained run and a generation, and without its shards."""
     folder = tmp_path_factory.mktemp("again")
-    shutil.copytree(small_root.folder, folder / "small")
-    settings = yaml.safe_load((small_root.root / "recipe.yaml").read_text())
-    settings["root"] = str(folder / "small/out")
-    settings["samples"]["train"] = [str(folder / "small/s" / Path(url).name) for url in settings["samples"]["train"]]
-    settings["generate"] |= {"samples": 1, "chains": [CHAIN]}
-    settings["train"] |= {"steps": 8, "checkpoint_every": 4}
-    recipe = folder / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(settings))
+    recipe = copied(small_root, folder, checkpoint_every=4)
     training.train(Project(recipes.load(recipe)).train_job)
     for shard in (folder / "small/s").iterdir():
         shard.unlink()

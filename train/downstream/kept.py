@@ -7,7 +7,6 @@ OUT/config.json                                                names the call, a
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -17,9 +16,10 @@ from typing import Any
 
 import torch
 
-from ...infra import storage
+from ...infra import side_files, storage
 from ...infra.fingerprint import fingerprint
 from ...infra.stopping import Deferred, Stopped
+from ...model.config import CONFIG, WEIGHTS
 from ...model.fourm import FourM
 from .. import checkpoint
 
@@ -41,13 +41,11 @@ def call_of(model: FourM, settings: Any, data: Sequence[Any]) -> str:
 
 def finished(folder: str, call: str) -> list[dict[str, float]] | None:
     """What came of each epoch of a classifier that this very call has written; None if there is none."""
-    path = Path(folder)
-    try:
-        content = json.loads((path / "config.json").read_text())
-    except (OSError, ValueError):
+    content = side_files.read_object(storage.join(folder, CONFIG))
+    if content is None or content.get("call") != call or not Path(folder, WEIGHTS).is_file():
         return None
-    there = (path / "model.safetensors").is_file() and content.get("call") == call
-    return content["history"] if there else None
+    history: list[dict[str, float]] = content["history"]
+    return history
 
 
 @dataclass

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from ...infra.progress import Progress
-from ...model.config import FourMConfig
+from ...model.config import CONFIG, WEIGHTS, FourMConfig
 from ...model.downstream.heads import Classifier
 from ...model.downstream.transfer import Encoder, add_lora, grid_spec, parameter_groups
 from ...model.fourm import FourM
@@ -28,7 +28,6 @@ from ..data.prefetch import prefetch
 from ..schedule import cosine_lr
 from .kept import Keeper
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 THREADS = 8  # that decode images
 
 

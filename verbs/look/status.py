@@ -125,8 +125,8 @@ def show_stored(root: str, as_json: bool) -> int:
     if not outputs:
         raise ValueError(f"{root}: this is no root, there is no ledger/ with records; name a recipe or a root")
     if as_json:
-        told = {"outputs": outputs, "rejects": rejects, "notes": remarks, "removed": removed_from(root)}
-        print(json.dumps({"root": root, **told}, indent=1))
+        shown = {"outputs": outputs, "rejects": rejects, "notes": remarks, "removed": removed_from(root)}
+        print(json.dumps({"root": root, **shown}, indent=1))
         return 0
     from rich.table import Table
 

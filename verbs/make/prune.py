@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ...project import Project
 
 ORDER = 130
-HELP = "name columns, labels, tokenizers and runs that no recipe asks for, and delete them when told"
+HELP = "name columns, labels, tokenizers and runs that no recipe asks for, and delete them on demand"
 EXAMPLES = (
     "fourmill prune out",
     "fourmill prune out --recipe other.yaml",

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 from fourmill_tests import data, runs
-from fourmill_tests.cases import engine_in_process, require
+from fourmill_tests.cases import require
+from fourmill_tests.engine import inline
 
 from fourmill import recipe as recipes
 from fourmill.infra import ledger
@@ -56,7 +57,7 @@ def test_rejects_of_a_transient_error_are_made_again(tmp_path: Path) -> None:
 
 def test_a_stop_by_rejects_is_not_complete_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broken specialist stops the first run; the same command again must not call the rest a complete dataset."""
-    engine_in_process(monkeypatch)
+    inline(monkeypatch)
     failing = {"specialist": "fourmill_tests.specialists:Failing"}
     settings = _edges(tmp_path, data.good_shards(tmp_path / "s", 3, 4), failing, engine__max_reject_run=9)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 from fourmill_tests import data, runs
-from fourmill_tests.cases import engine_in_process, require
+from fourmill_tests.cases import require
+from fourmill_tests.engine import inline
 
 from fourmill.train.metrics import Metrics
 
@@ -27,7 +28,7 @@ def test_a_log_that_was_cut_does_not_stop_training(tmp_path: Path) -> None:
 
 def test_empty_wall_times_do_not_stop_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ROOT/ledger/stages/label.json was cut to nothing; the stage has made something by the time it is read."""
-    engine_in_process(monkeypatch)
+    inline(monkeypatch)
     (tmp_path / "out/ledger/stages").mkdir(parents=True)
     (tmp_path / "out/ledger/stages/label.json").write_bytes(b"")
     chosen = {"modalities": ["rgb"], "labels__keep": ["caption"], "generate__chains": []}

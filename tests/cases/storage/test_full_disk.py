@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 from fourmill_tests import data, runs
-from fourmill_tests.cases import engine_in_process, require
+from fourmill_tests.cases import require
+from fourmill_tests.engine import inline
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_root_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def link(source: str, target: str, **_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted", str(source), None, str(target))
 
-    engine_in_process(monkeypatch)
+    inline(monkeypatch)
     log = tmp_path / "log"
     log.touch()
     counting = {"specialist": "fourmill_tests.specialists:Counting", "log": str(log)}
@@ -68,7 +69,7 @@ def test_root_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_truncated_column_is_not_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy that broke off, a quota: the record holds the size, the listing gives another."""
-    engine_in_process(monkeypatch)
+    inline(monkeypatch)
     settings = data.settings(
         tmp_path / "out", data.good_shards(tmp_path / "s", 2, 2), modalities=["tok_canny_edge"],
         labels__keep=["canny_edge"], generate__chains=[],

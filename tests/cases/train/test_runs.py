@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from fourmill_tests import interrupts, runs, training
 from fourmill_tests.cases import require
-from fourmill_tests.small import SmallRoot
+from fourmill_tests.small import SmallRoot, copied
 
 from fourmill import recipe as recipes
 from fourmill.infra.configuration import RecipeError
@@ -22,20 +20,11 @@ from fourmill.project import Project
 from fourmill.recipe import Recipe
 from fourmill.train import checkpoint
 
-CHAIN = {"inputs": ["caption"], "to": [{"target": "det", "max_tokens": 4}]}
-
 
 @pytest.fixture
 def copy(small_root: SmallRoot, tmp_path: Path) -> Path:
     """A recipe on a copy of the small root and its shards, which may be changed."""
-    shutil.copytree(small_root.folder, tmp_path / "small")
-    settings = yaml.safe_load((small_root.root / "recipe.yaml").read_text())
-    settings["root"] = str(tmp_path / "small/out")
-    settings["samples"]["train"] = [str(tmp_path / "small/s" / Path(url).name) for url in settings["samples"]["train"]]
-    settings["generate"] |= {"samples": 1, "chains": [CHAIN]}
-    settings["train"] |= {"steps": 8, "checkpoint_every": 2}
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
-    return tmp_path / "recipe.yaml"
+    return copied(small_root, tmp_path, checkpoint_every=2)
 
 
 def _shards(recipe: Recipe) -> list[Path]:

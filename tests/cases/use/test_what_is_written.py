@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 from fourmill_tests import data, runs
-from fourmill_tests.cases import PUBLISHED, engine_in_process, mended_by, require
+from fourmill_tests.cases import PUBLISHED, mended_by, require
+from fourmill_tests.engine import inline
 
 from fourmill.model.published import ml4m
 
@@ -38,7 +39,7 @@ def test_secrets_in_urls_are_not_written(tmp_path: Path, monkeypatch: pytest.Mon
         def log_message(self, *_: object) -> None:
             pass
 
-    engine_in_process(monkeypatch)
+    inline(monkeypatch)
     data.good_shards(tmp_path / "s", 1, 2)
     handler = functools.partial(Quiet, directory=str(tmp_path / "s"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

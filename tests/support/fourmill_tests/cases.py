@@ -7,13 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from .engine import inline
-
 # Titles of the issues that mend cases.
-NOTHING_WRONG = "Nothing wrong is ever recorded, and every run goes on"
-CLUSTER = "On a real cluster"
-HOUSE = "A house that its next owners would choose"
-LEARN = "Does it learn?"
 PUBLISHED = "The published world"
 SENSORS = "Any sensor in"
 
@@ -31,8 +25,3 @@ def require(behaves: bool, text: str) -> None:
 def mended_by(issue: str) -> pytest.MarkDecorator:
     """Expected to fail until an issue is done; a case that passes fails the suite, until its mark is taken away."""
     return pytest.mark.xfail(strict=True, raises=Misbehaviour, reason=issue)
-
-
-def engine_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stages that are called in this test do their tasks here, without Ray, by the engine's rules for errors."""
-    inline(monkeypatch)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from fourmill import recipe as recipes
 from fourmill.infra.ledger import Record
@@ -23,6 +26,24 @@ class SmallRoot:
     @property
     def root(self) -> Path:
         return self.folder / "out"
+
+
+CHAIN = {"inputs": ["caption"], "to": [{"target": "det", "max_tokens": 4}]}
+
+
+def copied(small: SmallRoot, folder: Path, checkpoint_every: int) -> Path:
+    """The recipe FOLDER/recipe.yaml on a copy of a small root and its shards in FOLDER/small, which may be changed.
+
+    It asks for one short generation, and 8 steps of training.
+    """
+    shutil.copytree(small.folder, folder / "small")
+    settings = yaml.safe_load((small.root / "recipe.yaml").read_text())
+    settings["root"] = str(folder / "small/out")
+    settings["samples"]["train"] = [str(folder / "small/s" / Path(url).name) for url in settings["samples"]["train"]]
+    settings["generate"] |= {"samples": 1, "chains": [CHAIN]}
+    settings["train"] |= {"steps": 8, "checkpoint_every": checkpoint_every}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    return folder / "recipe.yaml"
 
 
 def build(folder: Path) -> SmallRoot:

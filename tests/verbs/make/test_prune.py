@@ -1,4 +1,4 @@
-"""`prune` names what no recipe of a root asks for, deletes only when told, and nothing else."""
+"""`prune` names what no recipe of a root asks for, deletes only on demand, and nothing else."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def root(small_root: SmallRoot, tmp_path: Path) -> Path:
 def named(root: Path, *more: str) -> dict[str, Any]:
     status, out, err = runs.command("prune", str(root), "--json", *more)
     assert status == 0, err
-    told: dict[str, Any] = json.loads(out)
-    return told
+    said: dict[str, Any] = json.loads(out)
+    return said
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -48,8 +48,8 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def test_what_nobody_asks_for_is_named_and_deleted_when_told(root: Path, small_root: SmallRoot) -> None:
-    before, told = files(root), named(root)
-    sizes = {one["what"]: one["bytes"] for one in told["unasked"]}
+    before, said = files(root), named(root)
+    sizes = {one["what"]: one["bytes"] for one in said["unasked"]}
     assert sizes == {
         "labels/old": sum(len(v) for k, v in before.items() if k.startswith("labels/old/")),
         "tokens/old": sum(len(v) for k, v in before.items() if k.startswith("tokens/old/")),
@@ -70,12 +70,12 @@ def test_other_options_are_named_unless_a_recipe_asks(root: Path, tmp_path: Path
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(data))
     data["labels"]["specialists"]["canny_edge"] = {"low": 10, "high": 20}
     (root / "recipe.yaml").write_text(yaml.safe_dump(data))
-    told = named(root)
-    assert {"labels/canny_edge", "labels/old"} <= {one["what"] for one in told["unasked"]}
-    assert not any(one["what"] in ("tokens/tok_canny_edge", "labels/caption") for one in told["unasked"])
-    assert any("not fitted" in note for note in told["notes"])
-    told = named(root, "--recipe", str(tmp_path / "mine.yaml"))
-    assert "labels/canny_edge" not in {one["what"] for one in told["unasked"]}
+    said = named(root)
+    assert {"labels/canny_edge", "labels/old"} <= {one["what"] for one in said["unasked"]}
+    assert not any(one["what"] in ("tokens/tok_canny_edge", "labels/caption") for one in said["unasked"])
+    assert any("not fitted" in note for note in said["notes"])
+    said = named(root, "--recipe", str(tmp_path / "mine.yaml"))
+    assert "labels/canny_edge" not in {one["what"] for one in said["unasked"]}
 
 
 def test_no_recipe_means_that_nothing_is_pruned(root: Path) -> None:

@@ -173,7 +173,7 @@ class People:
         return None  # rotations do not follow from joints
 
     def constant(self, references: Iterable[Sequence[tuple[np.ndarray, np.ndarray]]]) -> Any:
-        """The mean of all joints, with the pelvis at the origin; for whoever is there."""
+        """The mean of all joints, with the pelvis at the origin; for those that are there."""
         joints = [one - one[:1] for people in references for _, one in people]
         return [(None, np.mean(joints, 0))] if joints else []
 
