@@ -256,7 +256,7 @@ def _put_local(path: Path, data: bytes, if_absent: bool) -> bool:
     if path.is_dir():  # the error of the rename would name the temporary file
         raise IsADirectoryError(f"{path}: there is a folder of this name, expected a file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
+    temporary = _temporary(path)
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -275,6 +275,28 @@ def _put_local(path: Path, data: bytes, if_absent: bool) -> bool:
                 raise
             return _claim(temporary, path)
         return True
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A temporary path for a library that writes a local file by itself; at the end the file takes the place of `path`,
+    in one step, and may be read by those whom the umask lets, whatever mode the library gave it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        with open(temporary, "wb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777
+        yield temporary
+        os.chmod(temporary, mode)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -61,7 +61,8 @@ def write(
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
-    save_file(tensors, folder / WEIGHTS, metadata={k: str(v) for k, v in config.items()} if header else None)
+    with storage.replaced(folder / WEIGHTS) as path:
+        save_file(tensors, path, metadata={k: str(v) for k, v in config.items()} if header else None)
     text = json.dumps(config, indent=1) + "\n"
     if sealed:
         known = {WEIGHTS: sums.of_url(str(folder / WEIGHTS)), CONFIG: sums.of(text.encode())}

@@ -201,3 +201,22 @@ def test_absolute_makes_local_paths_absolute_and_leaves_urls(monkeypatch: pytest
     assert storage.absolute("s3://b/x") == "s3://b/x"
     with pytest.raises(ValueError, match="no local path"):
         storage.local_path("s3://b/x")
+
+
+def test_what_a_library_writes_follows_the_umask(tmp_path: Path) -> None:
+    def write(path: Path) -> None:
+        path.write_bytes(b"new")
+        path.chmod(0o600)
+
+    before = os.umask(0o027)
+    try:
+        with storage.replaced(tmp_path / "folder/x") as path:
+            write(path)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "folder/x").read_bytes() == b"new" and (tmp_path / "folder/x").stat().st_mode & 0o777 == 0o640
+    with pytest.raises(KeyError), storage.replaced(tmp_path / "folder/x") as path:
+        path.write_bytes(b"half")
+        raise KeyError
+    assert [one.name for one in (tmp_path / "folder").iterdir()] == ["x"]
+    assert (tmp_path / "folder/x").read_bytes() == b"new"

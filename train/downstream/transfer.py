@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ...infra import storage
 from ...infra.progress import Progress
 from ...model.config import CONFIG, WEIGHTS, FourMConfig
 from ...model.downstream.heads import Classifier
@@ -252,7 +253,9 @@ def save(
     path.mkdir(parents=True, exist_ok=True)
     # The configuration is removed first and written last: a folder that has one is complete.
     (path / CONFIG).unlink(missing_ok=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in classifier.state_dict().items()}, path / WEIGHTS)
+    weights = {k: v.detach().cpu().contiguous() for k, v in classifier.state_dict().items()}
+    with storage.replaced(path / WEIGHTS) as temporary:
+        save_file(weights, temporary)
     content = {"model": config.to_dict(), "classes": list(classes), "settings": asdict(settings)}
     content |= about or {}
     (path / CONFIG).write_text(json.dumps(content, indent=1) + "\n")
