@@ -81,6 +81,17 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path}: damaged or cut off ({error}); copy, download or save it again") from error
 
 
+def read_header(path: Path) -> dict[str, str]:
+    """The strings of a safetensors file's header. ValueError naming the file if it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged or cut off ({error}); copy, download or save it again") from error
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """A configuration. ValueError naming the file if it is no JSON object."""
     try:

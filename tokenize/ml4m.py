@@ -41,7 +41,7 @@ def load(folder_or_hub_id: str | Path, revision: str | None = None) -> Tokenizer
     name = str(folder_or_hub_id)
     if not is_hub_id(name):
         raise ValueError(f"tokenizer: got {name!r}; expected a folder that exists, or a hub id of the form org/name")
-    return tokenizer.load(_fetch(name, revision, [WEIGHTS, CONFIG, ARCH]))
+    return tokenizer.load(fetch(name, revision, [WEIGHTS, CONFIG, ARCH]))
 
 
 def is_hub_id(name: str) -> bool:
@@ -55,13 +55,15 @@ def hub_settings(name: str, revision: str | None = None) -> dict[str, Any]:
     ValueError as for `load`.
     """
     # A few kB instead of all weights: sizes are needed when a recipe is resolved, long before a fit.
-    config = _fetch(name, revision, [CONFIG]) / CONFIG
+    config = fetch(name, revision, [CONFIG]) / CONFIG
     if config.is_file():
         return tokenizer.read_json(config)
-    return tokenizer.read_settings(_fetch(name, revision, [WEIGHTS, CONFIG, ARCH]))
+    return tokenizer.read_settings(fetch(name, revision, [WEIGHTS, CONFIG, ARCH]))
 
 
-def _fetch(name: str, revision: str | None, files: list[str]) -> Path:
+def fetch(name: str, revision: str | None, files: list[str]) -> Path:
+    """A folder with those of the files that a hub id has, which are fetched if they are not here. ValueError if it
+    cannot be asked, or knows no such id."""
     # Imported here: it takes a while, and most runs fit their own tokenizers.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

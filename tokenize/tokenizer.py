@@ -64,6 +64,7 @@ def load(folder: str | Path, image_size: int | None = None) -> Tokenizer:
         ValueError: a file is missing or not the one that was written, the config is of no tokenizer, or the weights do
             not fit it. Tensors that nothing reads are left out with a warning.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     folder = Path(folder)
@@ -74,17 +75,27 @@ def load(folder: str | Path, image_size: int | None = None) -> Tokenizer:
         model = build(settings)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    expected = model.state_dict()
-    weights = _known_names(load_file(folder / WEIGHTS), expected)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS}: damaged or cut off ({error}); copy or download it again") from error
     # Fixed positions are no learned weights: those of the new size replace the stored ones.
     if image_size is not None:
-        weights |= {name: tensor for name, tensor in expected.items() if name.endswith(".pos_emb")}
+        weights |= {name: tensor for name, tensor in model.state_dict().items() if name.endswith(".pos_emb")}
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{folder / WEIGHTS}: the weights do not fit the config: {error}") from error
+        fill(model, weights)
+    except ValueError as error:
+        raise ValueError(f"{folder / WEIGHTS}: {error}") from error
     sums.check(folder, (WEIGHTS, CONFIG))
     return model.eval()
+
+
+def fill(model: Tokenizer, weights: dict[str, torch.Tensor]) -> None:
+    """Copy weights by apple/ml-4m's names into a tokenizer. ValueError if they are not those of its settings."""
+    try:
+        model.load_state_dict(_known_names(weights, model.state_dict()))
+    except RuntimeError as error:
+        raise ValueError(f"the weights do not fit the config: {error}") from error
 
 
 def _known_names(weights: dict[str, torch.Tensor], expected: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -95,7 +106,7 @@ def _known_names(weights: dict[str, torch.Tensor], expected: Mapping[str, Any]) 
         if current in expected:
             weights.setdefault(current, tensor)
     if unread := sorted(weights.keys() - expected.keys()):
-        warnings.warn(f"tokenizer: nothing reads {len(unread)} of the tensors, {unread[0]} ...", stacklevel=3)
+        warnings.warn(f"tokenizer: nothing reads {len(unread)} of the tensors, {unread[0]} ...", stacklevel=4)
     missing = {name: tensor for name, tensor in expected.items() if name not in weights and name.endswith(_FILLED)}
     return missing | {name: tensor for name, tensor in weights.items() if name in expected}
 

@@ -64,12 +64,17 @@ def load(source: str | Path, revision: str | None = None) -> FourM:
     folder = Path(source) if Path(source).is_dir() else _download(str(source), revision)
     tensors, config = _read(folder)
     try:
-        return _build(tensors, config)
+        return build(tensors, config)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
 
 
-def _build(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> FourM:
+def build(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> FourM:
+    """The model of tensors and a configuration by apple/ml-4m's names. ValueError if they do not fit each other.
+
+    Args:
+        tensors: float32; it is emptied.
+    """
     _untie(tensors)
     model = FourM(_to_config(config, tensors))
     for parameter in model.parameters():  # rows that the checkpoint has no use for are not left to chance
@@ -96,7 +101,7 @@ def save(model: FourM, folder: str | Path) -> None:
         ValueError: two modalities of the model would have one name there.
     """
     tensors = {key: value.detach().cpu().clone().contiguous() for key, value in state_dict(model).items()}
-    write(Path(folder), tensors, _from_config(model.config), header=True)
+    write(Path(folder), tensors, configuration(model.config), header=True)
 
 
 def state_dict(model: FourM) -> dict[str, Tensor]:
@@ -329,7 +334,8 @@ def _is_tied(module: str, tensors: Mapping[str, Tensor]) -> bool:
     return read is not None and written is not None and torch.equal(read, written)
 
 
-def _from_config(config: FourMConfig) -> dict[str, Any]:
+def configuration(config: FourMConfig) -> dict[str, Any]:
+    """The config.json of apple/ml-4m for a model."""
     published = published_names(config.modalities)
     pixels = [spec for spec in config.modalities if spec.kind is Kind.PIXELS]
     values = {

@@ -186,6 +186,10 @@ class WordPiece:
                 words.append(word)
         return " ".join(words)
 
+    def to_json(self) -> str:
+        """The tokenizer.json of Hugging Face's tokenizers, which apple/ml-4m reads as well."""
+        return self._tokenizer.to_str(pretty=False)
+
     def save(self, folder: str | Path) -> None:
         """Writes tokenizer.json, config.json and the sums of both; each replaces its older version at once."""
         config = {
@@ -196,7 +200,7 @@ class WordPiece:
             **({} if self.classes == COCO_CLASSES else {"classes": self.classes}),
         }
         files = {
-            "tokenizer.json": self._tokenizer.to_str(pretty=False).encode(),
+            "tokenizer.json": self.to_json().encode(),
             "config.json": (json.dumps(config, indent=1) + "\n").encode(),
         }
         known = sums.dumps({name: sums.of(data) for name, data in files.items()})
