@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .infra import configuration, ledger, storage, versions
 from .infra.configuration import RecipeError
@@ -36,6 +36,7 @@ from .train.tokenizers import adopt
 
 if TYPE_CHECKING:
     from .pipelines.worker.job import Job
+    from .tokenize.settings import TextTokenizer, TokenizerSettings
     from .train.downstream.evaluation.job import EvaluateJob
     from .train.downstream.generation_job import GenerateJob
     from .train.pretrain.job import TrainJob
@@ -134,13 +135,11 @@ class Project:
         prints = {}
         if recipe.has_text:
             words = [list(self.classes[BOXES])] if BOXES in self.classes else []
-            prints[TEXT] = fingerprint("fit", first, hashed(recipe.tokenizers.text), *words)
+            text = recipe.tokenizers.text
+            prints[TEXT] = fingerprint("fit", first, _of_weights(text) or hashed(text), *words)
         for name in recipe.tokenizers_needed:
             entry, settings = TOKENIZERS[name], recipe.tokenizer(name)
-            values = hashed(settings, tokenizer_settings.OPERATIONS)
-            if settings.weights is not None:  # what a fit would take does not matter
-                folder = Path(settings.weights)
-                values = {"weights": digest(folder) if folder.is_dir() else [settings.weights, settings.revision]}
+            values = _of_weights(settings) or hashed(settings, tokenizer_settings.OPERATIONS)
             own_size = entry.image_size or entry.form is Form.VECTOR
             parts = [values, labels[entry.label], 0 if own_size else recipe.images.size, recipe.seed]
             prints[name] = fingerprint("fit", first, *parts)
@@ -405,11 +404,24 @@ def columns_of(root: str) -> Columns:
     return columns.recorded(root, specs, data.get("modalities") or recipe.modalities, shards)
 
 
+def _of_weights(settings: TextTokenizer | TokenizerSettings) -> dict[str, Any] | None:
+    """What identifies a finished tokenizer, its content or its name on the hub; None of one that is to be fitted.
+
+    What a fit would take does not matter then.
+    """
+    if settings.weights is None:
+        return None
+    here = Path(settings.weights)
+    return {"weights": digest(here) if here.exists() else [settings.weights, settings.revision]}
+
+
 def _with_finished_tokenizers(recipe: Recipe) -> Recipe:
     """The recipe with the sizes of the finished tokenizers that it names, and their paths absolute."""
-    each = adopt.resolve(recipe.tokenizers, recipe.tokenizers_needed, recipe.images.size, recipe.class_lists)
-    if each == recipe.tokenizers.each:
+    own = recipe.tokenizers
+    each = adopt.resolve(own, recipe.tokenizers_needed, recipe.images.size, recipe.class_lists)
+    text = adopt.resolve_text(own.text, recipe.modalities, recipe.class_lists) if recipe.has_text else own.text
+    if each == own.each and text == own.text:
         return recipe
     data = recipe.model_dump(mode="json")
-    data["tokenizers"]["each"] = each
+    data["tokenizers"] |= {"each": each, "text": text.model_dump(mode="json")}
     return parse(data)

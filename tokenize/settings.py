@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from ..infra.explain import explain
 from ..infra.fields import Beta, Count, Positive, Rate, Section, Share, Weight, check_heads
@@ -26,6 +26,7 @@ OPERATIONS = frozenset({"checkpoint_every", "compile", "validation_samples", "va
 PICTURES = (Form.COLORS, Form.EDGES, Form.DEPTH, Form.NORMALS)
 
 
+_FEWEST_WORDS = 4_500  # of a vocabulary that is fitted: 4M's special words alone are nearly 4,300
 _LEAST_RATE = 0.1  # share of a learning rate that a fit must reach
 _GROUPS = 32  # channels of a diffusion decoder are normalized in so many groups
 _SCHEDULE = r"^(linear|scaled_linear|squaredcos_cap_v2|sigmoid|shifted_cosine:[0-9]+(\.[0-9]+)?)$"
@@ -259,11 +260,23 @@ def merge(name: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> Token
 class TextTokenizer(Section):
     """WordPiece for all text modalities, fitted on the captions; 4M's vocabulary has 30,000 entries.
 
-    A small corpus may fill fewer. `captions` is how many are looked at, evenly from the training shards.
+    A small corpus may fill fewer. `captions` is how many are looked at, evenly from the training shards. A finished
+    vocabulary, `weights`, is of its own size.
     """
 
-    vocab_size: Annotated[int, Field(ge=4_500, le=65_536)] = 30_000  # 4M's special words alone are nearly 4,300
+    weights: str | None = None  # a finished vocabulary instead of a fit: local file or folder, or hub id
+    revision: str | None = None
+    vocab_size: Annotated[int, Field(gt=1, le=65_536)] = 30_000
     captions: Positive = 1_000_000
+
+    later = {"weights": None, "revision": None}
+
+    @field_validator("vocab_size")
+    @classmethod
+    def _has_room_for_special_words(cls, size: int, info: ValidationInfo) -> int:
+        if info.data.get("weights") is None and size < _FEWEST_WORDS:
+            raise ValueError(f"Input should be greater than or equal to {_FEWEST_WORDS}, got {size}")
+        return size
 
 
 class Tokenizers(Section):

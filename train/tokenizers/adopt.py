@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...infra.configuration import RecipeError
-from ...modalities import BODY_POSE, TOKENIZERS, Form, Tokenizer
+from ...modalities import BODY_POSE, MODALITIES, TOKENIZERS, Form, Kind, Tokenizer, class_names
 from ...tokenize import class_lists
-from ...tokenize.settings import CHANNELS, Tokenizers, TokenizerSettings
+from ...tokenize.settings import CHANNELS, TextTokenizer, Tokenizers, TokenizerSettings
 
 if TYPE_CHECKING:
     from ...tokenize.networks.vqvae import VQConfig
+    from ...tokenize.text.wordpiece import WordPiece
 
 
 def resolve(
@@ -61,6 +62,57 @@ def resolve(
         if problem:
             raise RecipeError(f"{where}: {problem}")
     return each
+
+
+def resolve_text(
+    text: TextTokenizer, modalities: Iterable[str], lists: Mapping[str, tuple[str, ...]]
+) -> TextTokenizer:
+    """The settings of text with the size of the finished vocabulary that they name, and its absolute path.
+
+    Args:
+        modalities: of the recipe. lists: as in `resolve`.
+
+    RecipeError if it cannot be found, is of another size than the recipe says, or lacks words of the recipe's.
+    """
+    if text.weights is None:
+        return text
+    from ...tokenize.text import finished
+
+    where = f"tokenizers.text: weights {text.weights}"
+    try:
+        place = finished.place(text.weights)
+        words = finished.load(place, text.revision)
+    except (ValueError, OSError) as error:
+        raise RecipeError(f"{where}: {error}") from None
+    if "vocab_size" in text.model_fields_set and text.vocab_size != words.vocab_size:
+        raise RecipeError(
+            f"{where}: its vocab_size is {words.vocab_size}, the recipe says {text.vocab_size}; leave it out"
+        )
+    if problem := _text_problem(words, modalities, lists):
+        raise RecipeError(f"{where}: {problem}")
+    return text.model_copy(update={"weights": place, "vocab_size": words.vocab_size})
+
+
+def _text_problem(words: WordPiece, modalities: Iterable[str], lists: Mapping[str, tuple[str, ...]]) -> str:
+    from ...tokenize.text import finished
+
+    texts = [MODALITIES[name] for name in modalities if MODALITIES[name].kind is Kind.SEQUENCE]
+    boxes = any(one.label == class_lists.BOXES for one in texts)
+    classes = class_names(class_lists.BOXES, lists) if boxes else None
+    return finished.problem(words, classes, any(one.codec != "wordpiece" for one in texts))
+
+
+def bring_text(text: TextTokenizer, folder: str) -> dict[str, Any]:
+    """Put a finished vocabulary into a local folder: its `sha256`, `vocab_size` and `quality`, for its record.
+
+    ValueError if it is gone.
+    """
+    from ...tokenize.text import finished
+
+    assert text.weights is not None
+    words = finished.load(text.weights, text.revision)
+    words.save(folder)
+    return {"sha256": words.fingerprint(), "vocab_size": words.vocab_size, "quality": {}}
 
 
 def _read(settings: TokenizerSettings) -> tuple[dict[str, Any], str]:

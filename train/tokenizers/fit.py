@@ -104,7 +104,7 @@ def fit_all(job: FitJob, rank: int, world: int, device: str, board: Board) -> No
 
     failures = _Failures()
     if rank == 0 and job.text is not None:
-        failures.attempt([TEXT], lambda: fit_text(job, board))
+        failures.attempt([TEXT], lambda: _bring_text(job) if job.text and job.text.weights else fit_text(job, board))
     if job.share == "tokenizers":
         # Each of this worker's tokenizers is a job of its own: nothing may be averaged with the other workers'.
         if torch.distributed.is_initialized():
@@ -165,6 +165,15 @@ def _bring(job: FitJob, name: str) -> None:
     with scratch.folder() as folder:
         facts = adopt.bring(name, job.tokenizers[name], job.image_size, folder, job.classes)
         commit(job, name, folder, facts, 0, start)
+
+
+def _bring_text(job: FitJob) -> None:
+    from . import adopt
+
+    assert job.text is not None
+    start = time.monotonic()
+    with scratch.folder() as folder:
+        commit(job, TEXT, folder, adopt.bring_text(job.text, folder), 0, start)
 
 
 def _fit_cached(

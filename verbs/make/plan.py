@@ -143,7 +143,7 @@ def _tokenizer(recipe: Recipe, name: str, fitted: bool) -> dict[str, Any]:
 
     label = TOKENIZERS[name].label if name in TOKENIZERS else "caption"
     serves = [modality for modality in recipe.modalities if name in MODALITIES[modality].tokenizers]
-    weights = recipe.tokenizer(name).weights if name in TOKENIZERS else None
+    weights = (recipe.tokenizer(name) if name in TOKENIZERS else recipe.tokenizers.text).weights
     return {"tokenizer": name, "label": label, "for": serves, "fitted": fitted, "weights": weights}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 from fourmill_tests import data, first, runs
-from fourmill_tests.cases import PUBLISHED, SENSORS, mended_by, require
+from fourmill_tests.cases import SENSORS, mended_by, require
 
 
 @mended_by(SENSORS)
@@ -42,7 +42,6 @@ def test_plan_says_that_all_is_rejected(tmp_path: Path) -> None:
     require("reject" in (out + err).lower(), out[-200:])
 
 
-@mended_by(PUBLISHED)
 def test_a_finished_text_tokenizer_can_be_named(tmp_path: Path) -> None:
     """Without it published weights cannot go on with captions, boxes and metadata."""
     root = first.copy(tmp_path)
