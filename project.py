@@ -280,15 +280,30 @@ class Project:
             if name != TEXT and (why := tokenizer_settings.never_warm(self.recipe.tokenizer(name))):
                 raise RecipeError(f"tokenizers, {name}: {why}")
 
-    def check_training(self) -> None:
-        """RecipeError if what training begins with, or also trains on, is not there: better known before labelling."""
-        if self.recipe.train.init or self.recipe.train.datasets:
-            from .train.pretrain import initial  # loads torch
+    def check_training(self) -> list[str]:
+        """RecipeError if what training begins with, or also trains on, is not there, or does not fit: better known
+        before labelling. Returns sentences for the user, on what training begins with."""
+        recipe = self.recipe
+        if not recipe.train.init and not recipe.train.datasets:
+            return []
+        from .train.pretrain import initial, vocabularies  # loads torch
 
-            initial.check(self.recipe.train)
-            text = self.fitted.get(TEXT)
-            specs = self.recipe.specs(text.vocab_size if text else 0)
-            initial.check_fits(self.recipe.train, specs, text is not None)
+        initial.check(recipe.train)
+        text = self.fitted.get(TEXT)
+        known = text is not None or recipe.tokenizers.text.weights is not None
+        specs = recipe.specs(text.vocab_size if text else 0)
+        settings = {name: recipe.tokenizer(name) for name in recipe.tokenizers_needed}
+        fitted = {name: one.fingerprint for name, one in self.fitted.items()}
+        here = vocabularies.of(settings, recipe.tokenizers.text, fitted, recipe.images.size, self.classes)
+        # A run that has begun goes on with what it has; its folder says by which tokenizers.
+        return initial.check_fits(recipe.train, specs, known, None if self._has_begun() else here)
+
+    def _has_begun(self) -> bool:
+        """Whether the run is trained, or has a checkpoint."""
+        try:
+            return self.train_job.record() is not None or self.model_step() is not None
+        except ValueError:  # there are no columns yet
+            return False
 
     @cached_property
     def train_job(self) -> TrainJob:
@@ -299,16 +314,16 @@ class Project:
 
         recipe, columns = self.recipe, self.columns_for_training()
         datasets, parts = resolve(recipe.train, columns, columns_of)
-        train, initial_identity = recipe.train, None
+        train, begins_with = recipe.train, None
         if train.init:
             from .train.pretrain import initial  # loads torch
 
             train = initial.resolved(train)
-            initial_identity = initial.identity(train.init)
+            begins_with = initial.identity_of(train)
         settings = hashed(train, train_settings.OPERATIONS | train_settings.DERIVED)
         # Sizes count, and so does the order of modalities: it is the order of the rows in the model's tables.
         seed = recipe.seed if train.seed is None else train.seed
-        parts += [order.FORMAT, settings, [asdict(spec) for spec in columns.specs], seed, initial_identity]
+        parts += [order.FORMAT, settings, [asdict(spec) for spec in columns.specs], seed, begins_with]
         shards, val_shards = (shard_rows(columns, split) for split in plans.SPLITS)
         sentinels = self._sentinels() if recipe.has_text else (5, 200)
         resolved = recipe.model_copy(update={"train": train})

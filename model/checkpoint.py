@@ -1,5 +1,8 @@
 """The native checkpoint of a 4M model: `model.safetensors` and `config.json` in one folder; no pickle.
 
+`tokenizers.json` beside them, of models of all formats, holds the fingerprint of each tokenizer whose ids the model has
+learned; models of older releases, and published ones, lack it.
+
 `ml4m.save` writes the same model for apple/ml-4m; this form keeps fourmill's names and needs no published vocabulary.
 """
 
@@ -12,16 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..infra import storage, sums
-from .config import CONFIG, WEIGHTS, FourMConfig
+from ..infra import side_files, storage, sums
+from .config import CONFIG, TOKENIZERS, WEIGHTS, FourMConfig
 from .fourm import FourM
 
-__all__ = ["CONFIG", "WEIGHTS", "load", "read_config", "read_weights", "save", "write"]
+__all__ = [
+    "CONFIG", "TOKENIZERS", "WEIGHTS", "load", "read_config", "read_shapes", "read_tokenizers", "read_weights",
+    "save", "write", "write_tokenizers",
+]  # fmt: skip
 
 
 def save(model: FourM, folder: str | Path) -> None:
     """Write a model and the sums of its files; the configuration comes last, so that a folder that has one is whole."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    write_tokenizers(model, folder)
     write(Path(folder), tensors, model.config.to_dict(), sealed=True)
 
 
@@ -45,7 +52,24 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> FourM:
     except RuntimeError as error:
         raise ValueError(f"{folder}: the tensors do not fit {CONFIG}: {error}") from error
     sums.check(folder, (WEIGHTS, CONFIG))
+    model.tokenizers = read_tokenizers(str(folder))
     return model.to(device).eval()
+
+
+def write_tokenizers(model: FourM, folder: str | Path) -> None:
+    """Write what a model knows of its tokenizers; what an older model left in the folder is taken away."""
+    url = storage.join(str(folder), TOKENIZERS)
+    if model.tokenizers:
+        storage.put(url, (json.dumps(model.tokenizers, indent=1) + "\n").encode())
+    else:
+        storage.delete(url)
+
+
+def read_tokenizers(folder: str) -> dict[str, str]:
+    """Name -> fingerprint of the tokenizers whose ids the model of a folder (any URL) has learned; {} if it does not
+    say."""
+    noted = side_files.read_object(storage.join(folder, TOKENIZERS)) or {}
+    return {name: print_ for name, print_ in noted.items() if isinstance(print_, str)}
 
 
 def write(
@@ -81,15 +105,21 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path}: damaged or cut off ({error}); copy, download or save it again") from error
 
 
-def read_header(path: Path) -> dict[str, str]:
-    """The strings of a safetensors file's header. ValueError naming the file if it is damaged."""
+def read_shapes(path: Path) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Name -> shape of the tensors of a safetensors file, and the strings of its header, of which nothing else is
+    read. ValueError as for `read_weights`."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
+            return {key: file.get_slice(key).get_shape() for key in file.keys()}, file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged or cut off ({error}); copy, download or save it again") from error
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """The strings of a safetensors file's header. ValueError naming the file if it is damaged."""
+    return read_shapes(path)[1]
 
 
 def read_config(path: Path) -> dict[str, Any]:

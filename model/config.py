@@ -10,7 +10,8 @@ from ..modalities import Kind, ModalitySpec
 from .published.names import local_name, published_names
 
 T = TypeVar("T")
-WEIGHTS, CONFIG = "model.safetensors", "config.json"  # the files of a model, see model/checkpoint.py
+# The files of a model, see model/checkpoint.py.
+WEIGHTS, CONFIG, TOKENIZERS = "model.safetensors", "config.json", "tokenizers.json"
 
 # (dim, encoder depth, decoder depth, heads): Ti and S as in apple/ml-4m, B, L and XL as in 4M-21, section 3.
 SIZES: dict[str, tuple[int, int, int, int]] = {

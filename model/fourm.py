@@ -55,11 +55,16 @@ class FourMOutput:
 
 
 class FourM(nn.Module):
-    """The 4M transformer. Parameters are initialized as MAE's (see initialize.py)."""
+    """The 4M transformer. Parameters are initialized as MAE's (see initialize.py).
+
+    Attributes:
+        tokenizers: fingerprints of the tokenizers whose ids it has learned, by name; {} if nobody knows.
+    """
 
     def __init__(self, config: FourMConfig) -> None:
         super().__init__()
         self.config = config
+        self.tokenizers: dict[str, str] = {}
         self.activation_checkpointing = False
         dim = config.dim
         # The tables of all modalities of a side are one parameter: one gather for a batch, and no parameter without a

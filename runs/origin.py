@@ -4,8 +4,9 @@
     RUN/tokenizers.json   the fingerprint of each tokenizer whose ids the model has learned
     ROOT/tokenizers/      above RUN
 
-Runs of older commits have no tokenizers.json, and unfinished ones no recipe.yaml; exported and published models have
-neither. What a recipe would say then follows from the model's sizes, and is at its default otherwise.
+Runs of older commits have no tokenizers.json, and unfinished ones no recipe.yaml. An exported model has tokenizers.json
+beside its weights, a published one neither. What a recipe would say then follows from the model's sizes, and is at its
+default otherwise.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ import yaml
 from .. import recipe as recipes
 from ..infra import configuration, side_files, storage
 from ..modalities import LABELS, Form, Kind, ModalitySpec
+from ..model.config import TOKENIZERS
 from ..pipelines.settings import Images
 from ..recipe import Recipe
 from ..tokenize.codec import Options
 from ..tokenize.settings import Tokenizers
 from ..train.downstream.settings import Generate
-from ..train.pretrain.job import RECIPE, TOKENIZERS
+from ..train.pretrain.job import RECIPE
 from .names import modality_of
 
 FOLDER = "tokenizers"
@@ -80,8 +82,8 @@ def find(place: str, root: str | None = None, recipe: Recipe | None = None) -> O
             recipe = recipes.parse(configuration.parse_yaml(storage.read_bytes(url)), url, trusted=False)
         except yaml.YAMLError as error:
             side_files.passed_over(url, configuration.yaml_mistake(error))
-    noted = side_files.read_object(storage.join(run, TOKENIZERS)) if run is not None else None
-    fingerprints = noted or {}
+    noted = [side_files.read_object(storage.join(one, TOKENIZERS)) for one in (run, place) if one]
+    fingerprints = next(filter(None, noted), {})
     if root is not None:
         if not storage.list_names(storage.join(root, FOLDER)):
             raise ValueError(

@@ -1,7 +1,8 @@
 """Folders of fitted tokenizers: `model.safetensors` and `config.json`, ours or published; no pickle is ever read.
 
 Our config.json adds to the published settings `sizes`, for encoders and decoders without a published name, `classes`,
-the names of a class map's ids if they are not COCO's, and `quality`, what the fit measured. Published folders may lack
+the names of a class map's ids if they are not COCO's, `tokenizer`, its name in the recipe, and `quality`, what the fit
+measured. Published folders may lack
 config.json (the header of the weights then holds it, as strings), and may have an `arch.json` with sizes by name.
 """
 
@@ -27,6 +28,7 @@ from .networks.vqvae import VQVAE, VQVAEConfig
 Tokenizer = VQVAE | DiVAE
 
 WEIGHTS, CONFIG, ARCH = "model.safetensors", "config.json", "arch.json"
+NAME = "tokenizer"  # the key of config.json for the tokenizer's name
 _DIFFUSION_KEYS = {"num_train_timesteps", "beta_schedule", "prediction_type"}
 # What only training reads, or what is fixed: folders may lack it.
 _FILLED = ("._codebook.initted", "._codebook.cluster_size", "._codebook.embed_avg", "pos_emb")
@@ -111,11 +113,14 @@ def _known_names(weights: dict[str, torch.Tensor], expected: Mapping[str, Any]) 
     return missing | {name: tensor for name, tensor in weights.items() if name in expected}
 
 
-def save(model: Tokenizer, folder: str | Path, quality: Mapping[str, float], classes: Sequence[str] = ()) -> None:
+def save(
+    model: Tokenizer, folder: str | Path, quality: Mapping[str, float], classes: Sequence[str] = (), name: str = ""
+) -> None:
     """Writes weights, the sums of both files, and config; each replaces its older version at once, the config last.
 
     Args:
         classes: the names of the ids that it was fitted on, if they are not the label's own.
+        name: of the tokenizer in `modalities.TOKENIZERS`, so that it is not taken for another one of the same sizes.
     """
     from safetensors.torch import save as encode
 
@@ -124,7 +129,8 @@ def save(model: Tokenizer, folder: str | Path, quality: Mapping[str, float], cla
     data = encode(weights, metadata={"format": "pt"})
     storage.put(str(Path(folder) / WEIGHTS), data)
     config = model.config.model_dump(mode="json", exclude_none=True)
-    config |= ({"classes": list(classes)} if classes else {}) | {"quality": dict(quality)}
+    config |= ({"classes": list(classes)} if classes else {}) | ({NAME: name} if name else {})
+    config |= {"quality": dict(quality)}
     text = (json.dumps(config, indent=1) + "\n").encode()
     storage.put(str(Path(folder) / sums.FILE), sums.dumps({WEIGHTS: sums.of(data), CONFIG: sums.of(text)}))
     storage.put(str(Path(folder) / CONFIG), text)
@@ -191,7 +197,8 @@ def fingerprint(folder: str | Path) -> str:
     """16 hexadecimal digits of the weights and settings; the measured quality does not count."""
     folder = Path(folder)
     settings = read_settings(folder)
-    settings.pop("quality", None)  # measured again on other samples, the tokens are the same
+    for name in ("quality", NAME):  # measured again on other samples, the tokens are the same; names came later
+        settings.pop(name, None)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     with open(folder / WEIGHTS, "rb") as stream:
         while block := stream.read(2**22):  # 4 MiB at a time: weights may be gigabytes

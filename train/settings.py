@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ..infra.configuration import RecipeError
+from ..infra.explain import explain
 from ..infra.fields import Alpha, Beta, Count, Positive, Rate, Section, Share, Weight, check_heads
 from ..modalities import MODALITIES
 
 Precision = Literal["auto", "fp32", "bf16"]  # auto: bf16 on CUDA, fp32 elsewhere
 KeepRule = Literal["random", "all", "binary"]  # masking.spans.Keep
+Embeddings = Literal["kept", "fresh"]
 TokenRange = Positive | tuple[Positive, Positive]  # a number, or [least, most]
 
 _WARMUP_SHARE = 0.02  # of the steps: 4M's 10 B of 500 B tokens
@@ -117,13 +119,38 @@ class Loader(Section):
     buffer_rows: Positive = 16_384  # samples that are shuffled at a time
 
 
+class Init(Section):
+    """A trained model to begin with. `embeddings`, of all modalities or by modality: whether its tables of tokens are
+    `kept`, or begin `fresh`, since the recipe's tokenizers are others than those that it has learned."""
+
+    weights: str
+    revision: str | None = None  # of a hub repository
+    embeddings: Embeddings | dict[str, Embeddings] = "kept"
+
+    def is_fresh(self, modality: str) -> bool:
+        """Whether a modality's tokens are learned from the start."""
+        asked = self.embeddings
+        return (asked.get(modality, "kept") if isinstance(asked, dict) else asked) == "fresh"
+
+
+def _read_init(value: Any) -> Any:
+    if value is None or isinstance(value, str | Init):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError(f"got {value!r}, expected the place of a model, or {{weights: PLACE, embeddings: fresh}}")
+    try:
+        return Init.model_validate(value)
+    except ValidationError as error:
+        raise ValueError(explain(error, "of the model", Init).replace("\n", "; ")) from None
+
+
 class Train(Section):
     """Training of 4M (4M-21, table 6). `base_lr` is for a batch of 256 and scaled linearly, as in the paper."""
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "4m"  # of the run's folder
     model: Model = Model()
     seed: Count | None = None  # of weights, order and masks; the recipe's, which is the data's too, unless given
-    init: str | None = None  # a trained model to begin with
+    init: Annotated[str | Init | None, BeforeValidator(_read_init)] = None  # a trained model to begin with
     datasets: list[DatasetShare] = []
     input_tokens: TokenRange = 128
     target_tokens: TokenRange = 128
@@ -160,6 +187,11 @@ class Train(Section):
     keep_checkpoints: Positive = 2
     trackers: list[Literal["wandb", "mlflow"]] = []
     peak_flops: Rate | None = None  # of one device; known GPUs need none
+
+    @property
+    def begins_with(self) -> Init | None:
+        """What `init` says, a name alone included."""
+        return Init(weights=self.init) if isinstance(self.init, str) else self.init
 
     @property
     def budgets(self) -> tuple[int, int]:

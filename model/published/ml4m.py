@@ -8,7 +8,6 @@ as strings. Vocabularies, patch sizes and embedding widths are taken from the te
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,10 +18,11 @@ import torch
 from torch import Tensor
 
 from ...modalities import MODALITIES, Kind, ModalitySpec
-from ..checkpoint import CONFIG, WEIGHTS, read_config, read_weights, write
+from ..checkpoint import read_tokenizers, write, write_tokenizers
 from ..config import FourMConfig
 from ..embeddings import Embeddings
 from ..fourm import FourM
+from . import files
 from .inputs import pack
 from .names import image_size, local_name, patch_size, published_name, published_names
 
@@ -61,12 +61,14 @@ def load(source: str | Path, revision: str | None = None) -> FourM:
     Raises:
         ValueError: no such model, a damaged file, or tensors that do not fit the configuration; says which.
     """
-    folder = Path(source) if Path(source).is_dir() else _download(str(source), revision)
-    tensors, config = _read(folder)
+    folder = Path(source) if Path(source).is_dir() else files.download(str(source), revision)
+    tensors, config = files.read(folder)
     try:
-        return build(tensors, config)
+        model = build(tensors, config)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
+    model.tokenizers = read_tokenizers(str(folder))
+    return model
 
 
 def build(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> FourM:
@@ -94,13 +96,15 @@ def build(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> FourM:
 def save(model: FourM, folder: str | Path) -> None:
     """Write a model for apple/ml-4m: model.safetensors (with the configuration in its header) and config.json.
 
-    Names and shapes are those of the published checkpoints; tied tables are written twice, as they are there. The
+    Names and shapes are those of the published checkpoints; tied tables are written twice, as they are there. What the
+    model knows of its tokenizers stands beside, in tokenizers.json, which only fourmill reads. The
     configuration comes last: killed before, the folder holds the model of its weights, old or new, or none.
 
     Raises:
         ValueError: two modalities of the model would have one name there.
     """
     tensors = {key: value.detach().cpu().clone().contiguous() for key, value in state_dict(model).items()}
+    write_tokenizers(model, folder)
     write(Path(folder), tensors, configuration(model.config), header=True)
 
 
@@ -249,51 +253,21 @@ def _take_modality_embeddings(model: FourM, tensors: dict[str, Tensor]) -> None:
         model.modality_table.data[i] = values[0]
 
 
-def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no {WEIGHTS}; expected a folder in the format of apple/ml-4m, or a Hub id")
-    stored, header = read_weights(path)
-    tensors = {key: value.float() for key, value in stored.items()}
-    if (folder / CONFIG).is_file():
-        return tensors, read_config(folder / CONFIG)
-    if "domains_in" not in header:
-        raise ValueError(f"{path}: no {CONFIG} beside it and no configuration in its header")
-    return tensors, {key: _literal(value) for key, value in header.items()}
+def describe(source: str | Path, revision: str | None = None) -> FourMConfig | None:
+    """The configuration of a model in this format, from its configuration and the header of its weights alone; None if
+    the hub cannot be asked. Whether its heads are tied is not known, and said to be no.
 
-
-def _literal(text: str) -> Any:
-    """A value from the header, where everything is the string of a Python literal or a plain word."""
+    ValueError as for `load`.
+    """
+    shapes, config = files.headers(source, revision)
+    if not shapes or not config:
+        return None
+    tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def check_hub(hub_id: str) -> None:
-    """ValueError if the hub says it has no such model; one that cannot be asked is no error. Fetches no weights."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        _download(hub_id, None, [CONFIG])
+        _untie(tensors)
+        return _to_config(config, tensors)
     except ValueError as error:
-        if not isinstance(error.__cause__, LocalEntryNotFoundError):
-            raise
-
-
-def _download(hub_id: str, revision: str | None, files: Sequence[str] = (WEIGHTS, CONFIG)) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    if hub_id.count("/") != 1 or hub_id.startswith((".", "/")):
-        raise ValueError(f"{hub_id}: no such folder, and no Hugging Face Hub id (OWNER/NAME)")
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(files)))
-    except (OSError, HFValidationError) as error:  # the Hub's own errors are OSErrors
-        raise ValueError(
-            f"{hub_id}: no such folder, and the Hugging Face Hub did not give it: {error}; check the id and the "
-            "network, or give a folder with model.safetensors"
-        ) from error
+        raise ValueError(f"{source}: {error}") from error
 
 
 def _to_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FourMConfig:
@@ -331,7 +305,9 @@ def _embedded(side: str, names: Sequence[str], tensors: Mapping[str, Tensor]) ->
 
 def _is_tied(module: str, tensors: Mapping[str, Tensor]) -> bool:
     read, written = (tensors.get(f"{module}.{part}.weight") for part in ("token_emb", "to_logits"))
-    return read is not None and written is not None and torch.equal(read, written)
+    if read is None or written is None or read.device.type == "meta":
+        return False
+    return torch.equal(read, written)
 
 
 def configuration(config: FourMConfig) -> dict[str, Any]:

@@ -19,13 +19,14 @@ _HUB_ID = re.compile(r"(spaces/)?(\w[\w.-]*/\w[\w.-]*)", re.ASCII)
 
 
 def place(weights: str) -> str:
-    """Where a finished text tokenizer is, as any worker finds it: an absolute path of this machine, or a hub id.
+    """Where a finished text tokenizer is, as any worker finds it: an absolute path of this machine, of its
+    file or a folder of ours, or a hub id.
 
     ValueError if it is neither.
     """
     path = Path(weights).expanduser()
     if path.exists():
-        return str(path.resolve())
+        return str(_file(path).resolve())
     if _HUB_ID.fullmatch(weights) is None:
         raise ValueError("there is no such file or folder, and it is no hub id of the form org/name or spaces/org/name")
     return weights

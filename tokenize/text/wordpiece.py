@@ -229,6 +229,11 @@ class WordPiece:
             raise ValueError(f"text tokenizer: {file} is no Hugging Face tokenizer.json: {error}") from error
         return cls(tokenizer, classes)
 
+    def sum_of_words(self) -> str:
+        """16 hexadecimal digits of the words and their ids alone, which no release of `tokenizers` writes otherwise."""
+        words = sorted(self._tokenizer.get_vocab(with_added_tokens=True).items())
+        return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change whenever the contents do."""
         # Sorted keys: the order of a JSON object is not part of the vocabulary.

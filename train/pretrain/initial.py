@@ -5,23 +5,28 @@ Modalities that the trained model does not have keep their fresh weights; modali
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...infra import storage
 from ...infra.configuration import RecipeError
+from ...infra.explain import listing
 from ...infra.storage import join
 from ...modalities import Kind, ModalitySpec
 from ...model import checkpoint as model_files
 from ...model.config import FourMConfig
 from ...model.fourm import FourM
-from ...model.published import ml4m
-from ...model.published.names import published_names
+from ...model.published import files, ml4m
+from ...model.published.names import image_size, published_names
 from .. import checkpoint
-from ..settings import Train
+from ..settings import Init, Train
+from . import vocabularies
 from .job import MODEL, configured
 from .weights import of_checkpoint
 
@@ -32,6 +37,16 @@ _ARCHITECTURE = (
     "decoder_causal", "decoder_separate", "grid_temperature",
 )  # fmt: skip
 _POSITION_ERROR = 1e-2  # of a fixed table in a file of half precision; values lie in -1..1
+
+
+def identity_of(train: Train) -> Any:
+    """What a run begins with, for its fingerprint, of settings that are `resolved`; None if with fresh weights."""
+    init = train.begins_with
+    if init is None:
+        return None
+    what = identity(init.weights)
+    more = init.model_dump(exclude={"weights"}, exclude_defaults=True)
+    return [what, more] if more else what
 
 
 def identity(place: str | None) -> str | None:
@@ -47,8 +62,9 @@ def resolved(train: Train) -> Train:
 
     RecipeError if nothing is there.
     """
-    if (place := train.init) is None:
+    if (init := train.begins_with) is None:
         return train
+    place = init.weights
     names = storage.list_names(place)
     if model_files.WEIGHTS not in names and (held := [name for name in (MODEL, "checkpoints") if name in names]):
         place = join(place, held[0])  # of a run
@@ -62,7 +78,10 @@ def resolved(train: Train) -> Train:
                 "folder with model.safetensors, or a hub id of the form org/name"
             )
         place = saved.url
-    return train.model_copy(update={"init": storage.absolute(place)})
+    place = storage.absolute(place)
+    return train.model_copy(
+        update={"init": place if isinstance(train.init, str) else init.model_copy(update={"weights": place})}
+    )
 
 
 def _is_hub_id(place: str) -> bool:
@@ -75,10 +94,10 @@ def _is_hub_id(place: str) -> bool:
 
 def check(train: Train) -> None:
     """RecipeError if what training needs from elsewhere is not there: initial weights, the roots of other datasets."""
-    place = resolved(train).init
-    if place is not None and _is_hub_id(place):  # a folder is absolute by now, or a URL
+    init = resolved(train).begins_with
+    if init is not None and _is_hub_id(init.weights):  # a folder is absolute by now, or a URL
         try:
-            ml4m.check_hub(place)
+            files.check_hub(init.weights, init.revision)
         except ValueError as error:
             raise RecipeError(f"train.init: {error}") from None
     for share in train.datasets:
@@ -88,83 +107,135 @@ def check(train: Train) -> None:
             )
 
 
-def check_fits(train: Train, specs: Sequence[ModalitySpec], text_is_fitted: bool) -> None:
-    """RecipeError if the initial model is of other sizes, or has none of the modalities, as far as its configuration
-    says so; a published folder says less, and is compared when it is loaded.
+def check_fits(
+    train: Train, specs: Sequence[ModalitySpec], text_is_known: bool, here: vocabularies.Here | None = None
+) -> list[str]:
+    """RecipeError if the initial model is of other sizes, has none of the modalities, or has learned other tokens.
 
     Args:
-        specs: of the run. text_is_fitted: whether the size of their vocabulary of text is known yet.
+        specs: of the run. text_is_known: whether the size of their vocabulary of text is known yet.
+        here: the recipe's tokenizers; None compares sizes alone.
+
+    Returns:
+        Sentences for the user: modalities that begin with fresh weights, and what could not be compared.
     """
-    config = _config_at(train)
-    if config is None or train.init is None:
-        return
+    init = train.begins_with
+    found = described(train)
+    if init is None or found is None:
+        return []
+    place, config, published = found
     known = {spec.name: spec.vocab_size for spec in config.modalities}
-    if not text_is_fitted:
+    if not text_is_known:
         specs = [
             replace(spec, vocab_size=known[spec.name]) if spec.kind is Kind.SEQUENCE and spec.name in known else spec
             for spec in specs
         ]
+    target = configured(specs, train.model)
     try:
-        _check_config(config, configured(specs, train.model), train.init)
+        pairs = _check_config(config, target, init)
+        notes = _beginners(target, pairs, init)
+        if here is not None:
+            kept = [name for name in pairs if not init.is_fresh(name)]
+            said = vocabularies.learned(place)
+            notes += vocabularies.check(init, kept, said, published, here)
     except ValueError as error:
         raise RecipeError(str(error)) from None
+    return notes
 
 
-def _config_at(train: Train) -> FourMConfig | None:
-    """The configuration of the initial model, if it is one of ours."""
-    place = resolved(train).init
-    if place is None:
+def described(train: Train) -> tuple[str, FourMConfig, bool] | None:
+    """Place and configuration of the initial model, and whether it is in apple/ml-4m's format; None if there is none,
+    or the hub cannot be asked."""
+    init = resolved(train).begins_with
+    if init is None:
         return None
+    place = init.weights
     if saved := checkpoint.at(place):
-        return FourMConfig.from_dict(saved.marker()["state"]["model"])
-    if not storage.exists(join(place, model_files.CONFIG)):
-        return None
-    with storage.local_folder(place, [model_files.CONFIG]) as folder:
-        values = model_files.read_config(folder / model_files.CONFIG)
-    return FourMConfig.from_dict(values) if "modalities" in values else None
+        return place, FourMConfig.from_dict(saved.marker()["state"]["model"]), False
+    if _is_hub_id(place):
+        published = ml4m.describe(place, init.revision)
+        return (place, published, True) if published is not None else None
+    with _local(place, headers=True) as folder:
+        if own := _own_config(folder):
+            return place, FourMConfig.from_dict(own), False
+        published = ml4m.describe(folder)
+    return (place, published, True) if published is not None else None
 
 
-def load(place: str) -> FourM:
+def _own_config(folder: Path) -> dict[str, Any] | None:
+    """The configuration of a folder in our format, None of another format."""
+    config = folder / model_files.CONFIG
+    values = model_files.read_config(config) if config.is_file() else {}
+    return values if "modalities" in values else None
+
+
+@contextmanager
+def _local(place: str, headers: bool = False) -> Iterator[Path]:
+    """The files of a model, fetched if they are elsewhere.
+
+    Args:
+        headers: leave the weights where they are if a configuration of ours says all about them.
+    """
+    # A published folder may have its configuration in the header of its weights alone.
+    beside = [model_files.CONFIG, model_files.TOKENIZERS]
+    beside = [name for name in beside if storage.exists(join(place, name))]
+    if headers:
+        with storage.local_folder(place, beside) as folder:
+            if _own_config(folder):
+                yield folder
+                return
+    with storage.local_folder(place, [*beside, model_files.WEIGHTS]) as folder:
+        yield folder
+
+
+def load(place: str, revision: str | None = None) -> FourM:
     """A trained model: a folder (any URL) of `fourmill train` or of apple/ml-4m's format, a checkpoint of a run, or a
-    hub id.
+    hub id, of a revision.
 
     ValueError if there is none.
     """
     if saved := checkpoint.at(place):
         return of_checkpoint(saved)
     if not storage.exists(storage.join(place, model_files.WEIGHTS)):
-        return ml4m.load(place)
-    # A published folder may have its configuration in the header of its weights alone.
-    files = (model_files.CONFIG, model_files.WEIGHTS)
-    with storage.local_folder(place, [f for f in files if storage.exists(storage.join(place, f))]) as folder:
-        config = folder / model_files.CONFIG
-        own = config.is_file() and "modalities" in model_files.read_config(config)
-        return model_files.load(folder) if own else ml4m.load(folder)
+        return ml4m.load(place, revision)
+    with _local(place) as folder:
+        return model_files.load(folder) if _own_config(folder) else ml4m.load(folder)
 
 
-def fill(model: FourM, place: str) -> list[str]:
+def fill(model: FourM, init: Init | str) -> list[str]:
     """Copy the weights of a trained model into `model`. Returns sentences for the user, on what was not copied.
 
-    ValueError if it has another architecture, a modality of another vocabulary or size, or none of the modalities.
+    ValueError if it has another architecture, a modality of another vocabulary or size, or none of the modalities; or
+    if it has learned the ids of other tokenizers than `model.tokenizers`, as far as both are known.
     """
-    return copy(load(place), model, place)
+    init = Init(weights=init) if isinstance(init, str) else init
+    return copy(load(init.weights, init.revision), model, init)
 
 
 @torch.no_grad()
-def copy(trained: FourM, model: FourM, place: str = "init") -> list[str]:
-    """See `fill`; `place` is how messages call the trained model."""
-    pairs = _check_config(trained.config, model.config, place)
+def copy(trained: FourM, model: FourM, init: Init | str = "init") -> list[str]:
+    """See `fill`; the `weights` of `init` are how messages call the trained model."""
+    init = Init(weights=init) if isinstance(init, str) else init
+    pairs = _check_config(trained.config, model.config, init)
+    vocabularies.check_learned(init, [name for name in pairs if not init.is_fresh(name)], trained, model)
     _copy_body(trained, model)
     notes = []
     for name, source_name in pairs.items():
-        notes += _copy_modality(trained, source_name, model, name, place)
-    if fresh := [spec.name for spec in model.config.modalities if spec.name not in pairs]:
-        notes.append(f"train.init: {', '.join(fresh)} begin with fresh weights; {place} does not know them")
-    return notes
+        notes += _copy_modality(trained, source_name, model, name, init)
+    return notes + _beginners(model.config, pairs, init)
 
 
-def _check_config(source: FourMConfig, target: FourMConfig, place: str) -> dict[str, str]:
+def _beginners(target: FourMConfig, pairs: Mapping[str, str], init: Init) -> list[str]:
+    """Sentences on what begins with fresh weights."""
+    new = [spec.name for spec in target.modalities if spec.name not in pairs]
+    fresh = [name for name in pairs if target.spec(name).is_target and init.is_fresh(name)]
+    notes = [f"train.init: {', '.join(new)} begin with fresh weights; {init.weights} does not know them"] if new else []
+    return notes + ([f"train.init: the tokens of {', '.join(fresh)} are learned from the start"] if fresh else [])
+
+
+def _check_config(source: FourMConfig, target: FourMConfig, init: Init) -> dict[str, str]:
     """The modalities that both have, as of `_pairs`. ValueError if the weights of one cannot serve the other."""
+    place = init.weights
     _same_architecture(source, target, place)
     pairs = _pairs(source, target)
     if not pairs:
@@ -173,9 +244,25 @@ def _check_config(source: FourMConfig, target: FourMConfig, place: str) -> dict[
             f"train.init: {place} knows none of the modalities {', '.join(s.name for s in target.modalities)}; "
             f"it knows {known}"
         )
-    for name, source_name in pairs.items():
-        _same_tokens(source.spec(source_name), target.spec(name), place)
+    for spec in target.modalities:
+        if spec.name in pairs:
+            there = source.spec(pairs[spec.name])
+            _same_tokens(replace(there, vocab_size=spec.vocab_size) if init.is_fresh(spec.name) else there, spec, place)
+        else:
+            _same_crops(source, spec, place)
     return pairs
+
+
+def _same_crops(source: FourMConfig, spec: ModalitySpec, place: str) -> None:
+    """ValueError if the model has a modality of the run, and only at other sizes of crops."""
+    if "@" in spec.name or spec.kind not in (Kind.PIXELS, Kind.GRID):  # those with a size of their own may be new
+        return
+    sizes = [str(image_size(one)) for one in source.modalities if one.name.partition("@")[0] == spec.name]
+    if sizes:
+        raise ValueError(
+            f"train.init: {spec.name} is of crops of {image_size(spec)} px here, and of {listing(sizes)} px in "
+            f"{place}; set images.size and images.patch_size as the model has them"
+        )
 
 
 def _same_architecture(source: FourMConfig, target: FourMConfig, place: str) -> None:
@@ -223,8 +310,9 @@ def _by_modality(name: str) -> bool:
     return name in tables or name.startswith(("encoder_embeddings.", "decoder_embeddings.", "projections."))
 
 
-def _copy_modality(trained: FourM, source_name: str, model: FourM, name: str, place: str) -> list[str]:
+def _copy_modality(trained: FourM, source_name: str, model: FourM, name: str, init: Init) -> list[str]:
     """Copy one modality's tables, on the sides (input, output) that both models have. Returns notes as `fill` does."""
+    place, fresh = init.weights, init.is_fresh(name)
     index, other = model.config.index(name), trained.config.index(source_name)
     model.modality_table[index] = trained.modality_table[other]
     if model.decoder_modality_table is not None and trained.decoder_modality_table is not None:
@@ -233,14 +321,16 @@ def _copy_modality(trained: FourM, source_name: str, model: FourM, name: str, pl
     if name in model.config.inputs and source_name in trained.config.inputs:
         _copy_positions(trained.encoder_embeddings.position_rows_of(source_name),
                         model.encoder_embeddings.position_rows_of(name), spec, place)  # fmt: skip
-        if spec.is_target:
+        if spec.is_target and not fresh:
             model.encoder_embeddings.token_table(name).copy_(trained.encoder_embeddings.token_table(source_name))
-        else:
+        elif not spec.is_target:
             model.projections.layers[name].load_state_dict(_state(trained, source_name))
     if name not in model.config.outputs or source_name not in trained.config.outputs:
         return []
     _copy_positions(trained.decoder_embeddings.position_rows_of(source_name),
                     model.decoder_embeddings.position_rows_of(name), spec, place)  # fmt: skip
+    if fresh:
+        return []
     # The source may have two tables: one that the decoder reads tokens by, one that it predicts with. A model with one
     # table takes the second. For grids nothing is lost, since the decoder never reads their tokens.
     read, predict = trained.decoder_embeddings.token_table(source_name), trained.head(source_name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...infra import configuration, ledger, side_files, storage
 from ...infra.secrets import hidden
 from ...modalities import MODALITIES, Kind, ModalitySpec
-from ...model.config import CONFIG, WEIGHTS, FourMConfig
+from ...model.config import CONFIG, TOKENIZERS, WEIGHTS, FourMConfig
 from .. import checkpoint
 from ..data.blend import Dataset
 from ..data.groups import ShardRows
@@ -19,7 +19,7 @@ from ..settings import Model, Train, alpha_of
 if TYPE_CHECKING:
     from ..masking.masking import MaskingConfig
 
-RECIPE, TOKENIZERS = "recipe.yaml", "tokenizers.json"  # files of a run's folder
+RECIPE = "recipe.yaml"  # of a run's folder, which has TOKENIZERS as its model has
 MODEL, MODEL_FILES = "model", (WEIGHTS, CONFIG)  # the folder of a finished run's model
 
 

@@ -53,6 +53,7 @@ class Trainer:
 
     def __init__(self, job: TrainJob, model: FourM, rank: int = 0, world: int = 1) -> None:
         self.job, self.model, self.rank, self.world = job, model, rank, world
+        model.tokenizers = dict(job.tokenizers)
         self.settings = settings = job.settings
         if settings.batch_size % (world * settings.accumulate):
             parts = f"{world} workers" + (f" x {settings.accumulate} parts" if settings.accumulate > 1 else "")
@@ -65,10 +66,9 @@ class Trainer:
         self.checkpoints = job.checkpoints
         self.saver = sharded.Saver(self.checkpoints, settings.keep_checkpoints)
         latest = self.saver.newest()
-        begins = latest is None and settings.init is not None
         self.notes = [*self.saver.notes]
-        if begins and settings.init is not None:
-            self.notes += initial.fill(model, settings.init)
+        if latest is None and settings.begins_with is not None:
+            self.notes += initial.fill(model, settings.begins_with)
         self.parallel = Parallel(
             model,
             settings.parallel,
@@ -342,6 +342,7 @@ class Trainer:
         """Begin a checkpoint; training goes on while it is written."""
         state = {"model": self.model.config.to_dict(), "averaged": self.averages}
         state |= {"seconds": self.seconds, "skipped": self.skipped, "ramped": self.weights.ramped}
+        state |= {"tokenizers": self.job.tokenizers} if self.job.tokenizers else {}
         self.saver.save(self.step, self.weights.tensors(), state)
 
     def _save_models(self) -> None:

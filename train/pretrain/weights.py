@@ -16,6 +16,7 @@ from ...model.config import FourMConfig
 from ...model.fourm import FourM
 from .. import checkpoint
 from ..parallel import whole
+from . import vocabularies
 from .job import MODEL, MODEL_FILES
 
 
@@ -106,9 +107,12 @@ def save_model(model: FourM, url: str, *, write: bool) -> None:
     with torch.device("meta"):
         copy = FourM(model.config)
     copy.load_state_dict(state, assign=True)
+    copy.tokenizers = model.tokenizers
     with scratch.folder() as folder:
         model_files.save(copy, folder)
-        for name in (model_files.WEIGHTS, sums.FILE, model_files.CONFIG):  # a folder that has the last one is whole
+        beside = [model_files.TOKENIZERS] if model.tokenizers else []
+        # A folder that has the last one is whole.
+        for name in (*beside, model_files.WEIGHTS, sums.FILE, model_files.CONFIG):
             storage.put(storage.join(url, name), Path(folder, name).read_bytes())
 
 
@@ -123,7 +127,9 @@ def load_model(folder: str, device: str = "cpu", step: int | None = None) -> Fou
     url = storage.join(folder, MODEL)
     if set(MODEL_FILES) <= set(storage.list_names(url)):
         with storage.local_folder(url, MODEL_FILES) as local:
-            return model_files.load(local, device)
+            model = model_files.load(local, device)
+        model.tokenizers = vocabularies.learned(url)
+        return model
     latest = checkpoint.newest(storage.join(folder, "checkpoints"))
     if latest is None:
         raise FileNotFoundError(f"there is no complete checkpoint below {folder}; run `fourmill train` first")
@@ -141,6 +147,7 @@ def of_checkpoint(saved: checkpoint.Checkpoint) -> FourM:
             "`fourmill.load_tokenizer` opens"
         )
     model = FourM(FourMConfig.from_dict(state["model"]))
+    model.tokenizers = vocabularies.learned(saved.url)
     names = {name for name, p in model.named_parameters() if p.requires_grad}
     chosen = "ema" if state["averaged"] else "model"
     sharded.load(saved, {f"{chosen}.{name}": p.detach() for name, p in model.named_parameters() if name in names})

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...infra import scratch
 from ...infra.configuration import RecipeError
 from ...modalities import BODY_POSE, MODALITIES, TOKENIZERS, Form, Kind, Tokenizer, class_names
 from ...tokenize import class_lists
+from ...tokenize.conventions import PUBLISHED
 from ...tokenize.settings import CHANNELS, TextTokenizer, Tokenizers, TokenizerSettings
 
 if TYPE_CHECKING:
@@ -55,7 +57,8 @@ def resolve(
 
         sized = settings.model_copy(update=sizes)
         try:
-            problem = _problem(TOKENIZERS[name], sized, tokenizer.parse(config), image_size, lists)
+            problem = _another(name, settings.weights, config)
+            problem = problem or _problem(TOKENIZERS[name], sized, tokenizer.parse(config), image_size, lists)
             problem = problem or _other_classes(class_lists.of_tokenizer(name, lists), config.get("classes") or ())
         except ValueError as error:
             problem = str(error)
@@ -64,9 +67,7 @@ def resolve(
     return each
 
 
-def resolve_text(
-    text: TextTokenizer, modalities: Iterable[str], lists: Mapping[str, tuple[str, ...]]
-) -> TextTokenizer:
+def resolve_text(text: TextTokenizer, modalities: Iterable[str], lists: Mapping[str, tuple[str, ...]]) -> TextTokenizer:
     """The settings of text with the size of the finished vocabulary that they name, and its absolute path.
 
     Args:
@@ -102,17 +103,22 @@ def _text_problem(words: WordPiece, modalities: Iterable[str], lists: Mapping[st
     return finished.problem(words, classes, any(one.codec != "wordpiece" for one in texts))
 
 
+def words(text: TextTokenizer) -> WordPiece:
+    """The finished vocabulary that is named. ValueError if it is gone."""
+    from ...tokenize.text import finished
+
+    assert text.weights is not None
+    return finished.load(text.weights, text.revision)
+
+
 def bring_text(text: TextTokenizer, folder: str) -> dict[str, Any]:
     """Put a finished vocabulary into a local folder: its `sha256`, `vocab_size` and `quality`, for its record.
 
     ValueError if it is gone.
     """
-    from ...tokenize.text import finished
-
-    assert text.weights is not None
-    words = finished.load(text.weights, text.revision)
-    words.save(folder)
-    return {"sha256": words.fingerprint(), "vocab_size": words.vocab_size, "quality": {}}
+    found = words(text)
+    found.save(folder)
+    return {"sha256": found.fingerprint(), "vocab_size": found.vocab_size, "quality": {}}
 
 
 def _read(settings: TokenizerSettings) -> tuple[dict[str, Any], str]:
@@ -156,11 +162,46 @@ def bring(
     model.config = model.config.model_copy(update={"undo_std": False})
     local = Path(settings.weights)
     quality = tokenizer.read_quality(local) if local.is_dir() else {}
-    tokenizer.save(model, folder, quality, class_lists.of_tokenizer(name, lists))
+    tokenizer.save(model, folder, quality, class_lists.of_tokenizer(name, lists), name)
     return {
         "sha256": tokenizer.fingerprint(folder), "vocab_size": model.config.codebook_size, "quality": quality,
         "measured_on": "elsewhere",
     }  # fmt: skip
+
+
+def contents(
+    name: str,
+    settings: TokenizerSettings,
+    image_size: int,
+    lists: Mapping[str, tuple[str, ...]] | None = None,
+    expected: str = "",
+) -> str | None:
+    """The fingerprint that a finished tokenizer will have in the root, None if it is not on this machine.
+
+    Args:
+        image_size, lists: as in `bring`. expected: if the folder has it, nothing need be loaded.
+    """
+    from ...tokenize import tokenizer
+
+    assert settings.weights is not None
+    if not (place := Path(settings.weights)).is_dir():
+        return None
+    if tokenizer.fingerprint(place) == expected:
+        return expected
+    with scratch.folder() as folder:
+        return str(bring(name, settings, image_size, folder, lists)["sha256"])
+
+
+def _another(name: str, weights: str, config: Mapping[str, Any]) -> str:
+    """Why a tokenizer that may have the right sizes is of another label, "" if nothing says so."""
+    of_hub = {hub_id: one for one, hub_id in PUBLISHED.items()}
+    of = config.get("tokenizer") or of_hub.get(weights, name)
+    if of == name and TOKENIZERS[name].form in (Form.FEATURES, Form.VECTOR):
+        # The widths of 4M's features are their names; other widths are those of models of the user's choice.
+        width, own = config.get("n_channels"), TOKENIZERS[name].channels
+        others = [one for one in PUBLISHED if TOKENIZERS[one].form is TOKENIZERS[name].form]
+        of = next((one for one in others if width != own and width == TOKENIZERS[one].channels), name)
+    return "" if of == name else f"it is the tokenizer {of}, and is named for {name}; name one of {name}'s own label"
 
 
 def _other_classes(asked: Sequence[str], there: Sequence[str]) -> str:

@@ -375,7 +375,7 @@ def _finish(
     metrics.log(settings.total_steps, rows.measured_on, measured)
     metrics.close()
     with scratch.folder() as folder:
-        tokenizer.save(model.cpu(), folder, measured, class_lists.of_tokenizer(name, job.classes))
+        tokenizer.save(model.cpu(), folder, measured, class_lists.of_tokenizer(name, job.classes), name)
         facts = {
             "sha256": tokenizer.fingerprint(folder), "vocab_size": settings.codebook_size, "quality": measured,
             "measured_on": rows.measured_on, **({"shards_passed_over": rows.passed_over} if rows.passed_over else {}),

@@ -61,7 +61,7 @@ def describe(project: Project, measure: int | None = None, machine: Machine | No
         machine: that the recipe will run on; None for this one.
     """
     recipe, specialists = project.recipe, project.specialists
-    project.check_training()
+    notes = project.check_training()
     fitted, unfitted = project.fitted, project.unfitted
     project.check_fits(unfitted)
     outputs = dict(project.label_outputs)
@@ -80,6 +80,7 @@ def describe(project: Project, measure: int | None = None, machine: Machine | No
         "actors": _actors(recipe, job, len(plan.shards), machine),
         "missing": {name: len(plan.shards) - _done(plan, name) for name in outputs},
         "absent": plan.absent,
+        "notes": notes,
     }
     of_sample, measured = None, _measured_if_asked(job, plan, measure, described)
     described["problems"] = measured["problems"] if measured else _problems(job, plan)
@@ -274,6 +275,8 @@ def show(described: dict[str, Any], as_json: bool) -> int:
     )
     if not actors["at_once"]:
         console.print("no actor fits: lower engine.cpus or engine.gpus, or label in several runs (labels.keep)")
+    for note in described["notes"]:
+        console.print(summary.text(note))
     for reason, count in described["problems"].items():
         console.print(summary.text(f"in the first shard, {count} of them: {reason}"))
     if "measured" in described:

@@ -46,6 +46,7 @@ def make(project: Project, checkpoint: int | None = None) -> Summary:
     if record is None:
         from ...train.pretrain import pretrain
 
+        project.check_training()
         stage.prepare_root(project)
         try:
             pretrain.run(job)

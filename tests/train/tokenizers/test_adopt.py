@@ -17,6 +17,7 @@ from fourmill.tokenize import codecs, tokenizer
 from fourmill.tokenize.networks.divae import DiVAE, DiVAEConfig
 from fourmill.tokenize.networks.vqvae import VQVAE, VQVAEConfig
 from fourmill.tokenize.settings import TokenizerSettings
+from fourmill.tokenize.text.wordpiece import WordPiece
 from fourmill.train.tokenizers import adopt
 
 
@@ -110,3 +111,113 @@ def test_label_of_another_width_is_refused(tmp_path: Path) -> None:
     loaded = codecs.FittedTokenizer("tok_clip", str(folder), "cpu")
     with pytest.raises(ValueError, match=r"tok_clip of .*weights: .*\(2, 7, 4, 4\); .*fitted on 5 channels"):
         loaded.encode(np.zeros((2, 4, 4, 7), np.float16))
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "weights", "of"),
+    [
+        ("tok_normal", {"tokenizer": "tok_rgb"}, "models/colours", "tok_rgb"),
+        ("tok_normal", {}, "EPFL-VILAB/4M_tokenizers_rgb_16k_224-448", "tok_rgb"),
+        ("tok_dinov2", {"n_channels": 512}, "models/features", "tok_clip"),
+        ("tok_dinov2", {"n_channels": 384}, "models/small", ""),
+        ("tok_normal", {}, "models/normals", ""),
+    ],
+)
+def test_a_tokenizer_of_another_label_is_refused(name: str, config: dict[str, Any], weights: str, of: str) -> None:
+    """Of equal sizes: by the name that ours carry, by the hub's, by the width of 4M's features."""
+    problem = adopt._another(name, weights, config)
+    assert problem.startswith(f"it is the tokenizer {of}, and is named for {name}") if of else problem == ""
+
+
+def test_a_fitted_tokenizer_carries_its_name(tmp_path: Path, shards: list[str]) -> None:
+    data.fit(recipe(tmp_path / "out", shards, finished(tmp_path / "weights")))
+    place = tmp_path / "out" / "tokenizers" / "tok_canny_edge"
+    assert tokenizer.read_settings(place)["tokenizer"] == "tok_canny_edge"
+    each = {"tok_depth": {"weights": str(place)}}
+    other = data.recipe(
+        tmp_path, shards, modalities=["tok_depth"], labels__keep=[], generate__chains=[], tokenizers__each=each
+    )
+    with pytest.raises(RecipeError, match="it is the tokenizer tok_canny_edge, and is named for tok_depth"):
+        Project(other)
+
+
+# The text tokenizer.
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("words") / "text"
+    WordPiece.fit(["a dog on a sofa"] * 2, vocab_size=4_600).save(folder)
+    return folder
+
+
+def texts(root: Path, shards: list[str], weights: Path | str, **changes: Any) -> Recipe:
+    text = {"weights": str(weights)} | changes.pop("text", {})
+    settings = {"modalities": ["caption", "det"], "labels__keep": [], "generate__chains": []} | changes
+    return data.recipe(root, shards, tokenizers__text=text, **settings)
+
+
+def test_a_finished_vocabulary_is_copied(tmp_path: Path, shards: list[str], words: Path) -> None:
+    """As a folder of ours, and as the one file that 4M publishes, under any name."""
+    published = shutil.copy(words / "tokenizer.json", tmp_path / "text_tokenizer_4m_wordpiece_30k.json")
+    known = WordPiece.load(words)
+    prints = set()
+    for place in (words, published, tmp_path):
+        bare = texts(tmp_path / "out", shards, place)
+        project = Project(bare)
+        assert {spec.vocab_size for spec in project.recipe.specs()} == {known.vocab_size}
+        assert Path(str(project.recipe.tokenizers.text.weights)).is_absolute()
+        prints.add(project.fit_fingerprints["text"])
+    assert len(prints) == 2, "a file is identified by its content, and not by its folder"
+    data.fit(bare)
+    there = Project(bare).fitted["text"]
+    assert (there.fingerprint, there.vocab_size) == (known.fingerprint(), known.vocab_size)
+    assert codecs.load_text(bare.root).decode(known.encode("A dog!", 9)) == "a dog !"
+
+
+@pytest.mark.parametrize(
+    ("weights", "changes", "problem"),
+    [
+        ("nowhere/at/all", {}, "there is no such file or folder, and it is no hub id of the form org/name or spaces/"),
+        ("words", {"text": {"vocab_size": 4_700}}, r"its vocab_size is \d+, the recipe says 4700; leave it out"),
+        (
+            "words",
+            {"classes": {"det": ["ball"]}},
+            "it has no word 'ball', which sentences of labels need; use 4M's voc",
+        ),
+        (
+            "words",
+            {"classes": {"det": ["dog", "cat"]}},
+            "its classes of boxes are those of COCO, and not the recipe's;",
+        ),
+        ("empty", {}, "expected one text tokenizer in .*empty, a tokenizer.json, got none; name the file"),
+        ("broken.json", {}, "is no Hugging Face tokenizer.json"),
+        ("foreign.json", {}, r"missing \['\[PAD\]', '\[SOS\]', '\[EOS\]'\]; expected"),
+    ],
+)
+def test_a_vocabulary_that_cannot_serve_is_refused(
+    tmp_path: Path, shards: list[str], words: Path, weights: str, changes: dict[str, Any], problem: str
+) -> None:
+    from tokenizers import Tokenizer, models
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.json").write_text("{")
+    Tokenizer(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]")).save(str(tmp_path / "foreign.json"))
+    place = words if weights == "words" else tmp_path / weights if "/" not in weights else weights
+    with pytest.raises(RecipeError, match=f"tokenizers.text: weights .*{problem}"):
+        Project(texts(tmp_path / "out", shards, place, **changes))
+
+
+def test_a_vocabulary_of_the_hub(
+    tmp_path: Path, shards: list[str], words: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def hub(name: str, *, repo_type: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, repo_type, revision))
+        return str(words)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub)
+    project = Project(texts(tmp_path / "out", shards, "spaces/EPFL-VILAB/4M", text={"revision": "57876e1"}))
+    assert project.recipe.tokenizers.text.weights == "spaces/EPFL-VILAB/4M"
+    assert asked == [("EPFL-VILAB/4M", "space", "57876e1")]
