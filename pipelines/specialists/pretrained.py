@@ -27,6 +27,7 @@ from weakref import WeakValueDictionary
 from pydantic import Field, field_validator
 
 from ...infra import storage
+from . import weight_files
 from .base import Specialist
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 _HUB_ID = re.compile(r"^\w[\w.-]*/\w[\w.-]*$")
 _SAFE_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
-_PICKLED_FILES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _GIB = 2**30
 
 _models: WeakValueDictionary[Any, Any] = WeakValueDictionary()
@@ -112,7 +112,7 @@ class Pretrained(Specialist):
     def setup_on_node(self) -> None:
         """Fetch the weights into the node's Hugging Face cache and look whether they are whole. Done once for each
         node, before its actors start. ValueError if there are none."""
-        _verify(self._fetch() if not self.is_local else Path(self.weights), self.label, self.allow_pickle)
+        self._verify(self._fetch() if not self.is_local else Path(self.weights))
 
     def folder(self) -> Path:
         """The local folder of the weights; a hub repository is fetched if it is not there yet."""
@@ -154,7 +154,7 @@ class Pretrained(Specialist):
         return Path(str(download(self.weights, revision=self.revision, allow_patterns=patterns, **options)))
 
     def _patterns(self) -> tuple[str, ...]:
-        return (*_SAFE_FILES, *(_PICKLED_FILES if self.allow_pickle else ()))
+        return (*_SAFE_FILES, *(weight_files.PICKLED if self.allow_pickle else ()))
 
     def file(self, *patterns: str) -> Path:
         """The one file of the weights that matches the first of these patterns which any file matches.
@@ -172,13 +172,13 @@ class Pretrained(Specialist):
                 f"{self.label}: {self.weights} has {len(found)} files {' or '.join(patterns)}, expected one; name the "
                 f"file itself in labels.specialists.{self.label}.weights"
             )
-        if _is_pickle(found[0]) and not self.allow_pickle:
-            raise ValueError(_pickle_refused(self.label, found[0]))
+        if weight_files.is_pickle(found[0].name) and not self.allow_pickle:
+            raise ValueError(f"{self.label}: {weight_files.refused(str(found[0]), self.label)}")
         return found[0]
 
     def state_dict(self, *patterns: str) -> dict[str, Any]:
         """Tensors by name of the one weight file (see `file`), on the CPU. Pickles are read with `weights_only`."""
-        path = self.file(*(patterns or ("*.safetensors", *_PICKLED_FILES)))
+        path = self.file(*(patterns or ("*.safetensors", *weight_files.PICKLED)))
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -214,7 +214,7 @@ class Pretrained(Specialist):
         import transformers
         from safetensors import SafetensorError
 
-        _verify(folder, self.label, self.allow_pickle)
+        self._verify(folder)
         options = settings if self.allow_pickle else {**settings, "use_safetensors": True}
         try:
             with _quiet():
@@ -235,6 +235,11 @@ class Pretrained(Specialist):
                 f"{missing[0]!r} first; it was made for something else"
             )
         return model.to(device).eval()
+
+    def _verify(self, path: Path) -> None:
+        """ValueError for the first thing that is wrong with the files of the weights."""
+        for problem in weight_files.problems(path, self.label, self.allow_pickle):
+            raise ValueError(f"{self.label}: {problem}")
 
     def _whole_folder(self) -> Path:
         """The folder, whose configurations count as much as its weights. ValueError if a file in it was named."""
@@ -282,7 +287,7 @@ class Pretrained(Specialist):
             is_default = self.weights == type(self).model_fields["weights"].default
             return self.memory_gb if is_default else min(self.memory_gb, 2.0)
         # What is in memory beside the weights (buffers, the processor) is some 0.1 GiB.
-        return sum(file.stat().st_size for file in _weight_files(path)) / _GIB + 0.1
+        return sum(file.stat().st_size for file in weight_files.listed(path)) / _GIB + 0.1
 
     def _fetched(self) -> Path | None:
         """The folder of a hub repository that is on this machine already."""
@@ -361,47 +366,3 @@ def _file_digest(path: Path) -> str:
         note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         storage.put(str(note), found.encode())
     return found
-
-
-def _weight_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    safe = list(path.rglob("*.safetensors"))
-    return safe or [file for pattern in _PICKLED_FILES for file in path.rglob(pattern)]
-
-
-def _verify(path: Path, label: str, allow_pickle: bool) -> None:
-    """ValueError if there are no weights, only pickles without consent, or a safetensors file cut short."""
-    files = _weight_files(path)
-    if not files:
-        raise ValueError(
-            f"{label}: {path} holds no weights; expected .safetensors (of a hub repository, pickles are fetched only "
-            f"with labels.specialists.{label}.allow_pickle: true)"
-        )
-    if not allow_pickle and _is_pickle(files[0]):
-        raise ValueError(_pickle_refused(label, files[0]))
-    for file in files:
-        if file.suffix != ".safetensors":
-            continue
-        size = file.stat().st_size
-        with open(file, "rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            text = stream.read(length) if length <= size - 8 else b""
-        try:
-            header = json.loads(text)
-        except ValueError:
-            header = {}
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        if not header or size != 8 + length + max(ends, default=0):
-            raise ValueError(f"{label}: {file} is cut short or broken ({size} bytes); fetch it again")
-
-
-def _is_pickle(path: Path) -> bool:
-    return any(fnmatch.fnmatch(path.name, pattern) for pattern in _PICKLED_FILES)
-
-
-def _pickle_refused(label: str, path: Path) -> str:
-    return (
-        f"{label}: {path} is a pickle, which can run any code when it is read; convert it to safetensors, or say "
-        f"labels.specialists.{label}.allow_pickle: true if you trust where it comes from"
-    )
