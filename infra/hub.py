@@ -1,6 +1,6 @@
 """What the Hugging Face hub says of a model's repository, by headers alone: files, sizes, licence, commit, access.
 
-Nothing is fetched and nothing is asked twice: whoever only looks must not wait. What is fetched later goes through
+Nothing is fetched and nothing is asked twice: who only looks must not wait. What is fetched later goes through
 huggingface_hub, which has retries of its own.
 """
 
@@ -15,7 +15,6 @@ from urllib.parse import quote
 
 SECONDS = 5.0  # that one request may take
 _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -135,14 +134,14 @@ def gated(name: str) -> Refused:
     return Refused(f"{name} is gated", f"{terms} and set HF_TOKEN")
 
 
-def file_size(name: str, commit: str, file: str, seconds: float = SECONDS) -> int | None:
+def file_size(name: str, revision: str, file: str, seconds: float = SECONDS) -> int | None:
     """The size of a file by its headers, None if they do not say it: it can be fetched, in any case.
 
     Raises:
         Refused: it may not be fetched (a gated repository shows its list of files to everybody), or is not there.
         Unanswered: as `repository`.
     """
-    answer = _request("HEAD", f"/{name}/resolve/{quote(commit, safe='')}/{quote(file)}", seconds, token())
+    answer = _request("HEAD", f"/{name}/resolve/{quote(revision, safe='')}/{quote(file)}", seconds, token())
     if answer.status_code in (401, 403):
         if "invalid credentials" in answer.headers.get("X-Error-Message", "").lower():
             raise TokenRefused("the hub does not accept the token (HF_TOKEN, or that of `hf auth login`)", _NEW_TOKEN)
@@ -157,12 +156,12 @@ def file_size(name: str, commit: str, file: str, seconds: float = SECONDS) -> in
 
 def _request(method: str, path: str, seconds: float, with_token: str | None) -> Any:
     """One answer. Repositories that were renamed are followed on the hub itself; storage behind it is not asked."""
+    from huggingface_hub import get_session
     from huggingface_hub.constants import is_offline_mode
-    from huggingface_hub.utils import build_hf_headers, get_session
 
     if is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise Unanswered("HF_HUB_OFFLINE is set")
-    headers = build_hf_headers(token=with_token or False) | {"Accept-Encoding": "identity"}
+    headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {with_token}"} if with_token else {})
     url = endpoint() + path
     try:
         for _ in range(3):

@@ -99,6 +99,18 @@ def reasons(title: str, what: str, rows: Mapping[str, str]) -> Table:
     return table
 
 
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table of texts."""
+    from rich.table import Table
+
+    made = Table(title=title, title_justify="left")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*(text(cell) for cell in row))
+    return made
+
+
 def console(width: int) -> Console:
     """A console as wide as the terminal, or of a fixed width where the output goes to a file."""
     from rich.console import Console

@@ -74,6 +74,7 @@ class Specialist(BaseModel):
     cpus, gpus: what one instance takes of a Ray actor (the CPU serves where a cluster has no GPU); memory_gb is its
         resident size beyond the images.
     batch_size: items it likes at a time.
+    packages: that it imports beyond fourmill's own, with what `pip install` takes: {"ultralytics": "fourmill[yolo]"}.
 
     Examples:
         >>> class Brightness(fourmill.Specialist):
@@ -115,6 +116,7 @@ class Specialist(BaseModel):
     gpus: ClassVar[float] = 0.0
     memory_gb: ClassVar[float] = 0.1
     batch_size: ClassVar[int] = 16
+    packages: ClassVar[dict[str, str]] = {}
 
     _class_lists: dict[str, tuple[str, ...]] = PrivateAttr(default_factory=dict)
 

@@ -27,6 +27,7 @@ from weakref import WeakValueDictionary
 from pydantic import Field, field_validator
 
 from ...infra import storage
+from ...infra.versions import Part
 from . import weight_files
 from .base import Specialist
 
@@ -73,6 +74,8 @@ class Pretrained(Specialist):
     licence: of the default weights; others have their own.
     gpu_precision: what `precision: auto` means on a GPU; it is fp32 on a CPU.
     memory_gb: of the default weights, with what a batch takes beyond them.
+    first_weights: what the default weights were called in the first release, "" if they are the same: fingerprints of
+        the default hold that name, so that a better place of weights makes nothing again.
     unneeded: regular expressions of tensors that a folder may lack, since inference does not use them.
     """
 
@@ -81,6 +84,7 @@ class Pretrained(Specialist):
     gpu_precision: ClassVar[Literal["fp32", "fp16", "bf16"]] = "bf16"
     gpus: ClassVar[float] = 1.0
     memory_gb: ClassVar[float] = 2.0
+    first_weights: ClassVar[str] = ""
     unneeded: ClassVar[tuple[str, ...]] = ()
 
     weights: str = Field(..., description="Hub id (org/name), or a local folder or file.")
@@ -150,10 +154,11 @@ class Pretrained(Specialist):
             ) from error
 
     def _snapshot(self, download: Callable[..., Any], **options: Any) -> Path:
-        patterns = list(self._patterns())
+        patterns = list(self.patterns())
         return Path(str(download(self.weights, revision=self.revision, allow_patterns=patterns, **options)))
 
-    def _patterns(self) -> tuple[str, ...]:
+    def patterns(self) -> tuple[str, ...]:
+        """Which files of a hub repository are fetched, as patterns of their names."""
         return (*_SAFE_FILES, *(weight_files.PICKLED if self.allow_pickle else ()))
 
     def file(self, *patterns: str) -> Path:
@@ -275,17 +280,20 @@ class Pretrained(Specialist):
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.label}: {self.weights} has no {auto} of its own: {error}") from error
 
+    @property
+    def has_default_weights(self) -> bool:
+        return bool(self.weights == type(self).model_fields["weights"].default)
+
     def weights_licence(self) -> str:
         """Of the default weights; of others the user must know."""
-        return self.licence if self.weights == type(self).model_fields["weights"].default else "see its source"
+        return self.licence if self.has_default_weights else "see its source"
 
     def resident_gb(self) -> float:
         """The size of the weights on disk, and a little. Of hub ids that are not fetched yet what the class says of
         its default ones, and at most 2 for others, of which nothing is known."""
         path = Path(self.weights) if self.is_local else self._fetched()
         if path is None:
-            is_default = self.weights == type(self).model_fields["weights"].default
-            return self.memory_gb if is_default else min(self.memory_gb, 2.0)
+            return self.memory_gb if self.has_default_weights else min(self.memory_gb, 2.0)
         # What is in memory beside the weights (buffers, the processor) is some 0.1 GiB.
         return sum(file.stat().st_size for file in weight_files.listed(path)) / _GIB + 0.1
 
@@ -317,6 +325,19 @@ class Pretrained(Specialist):
         # Whether pickles may be read is about trust, not about the result.
         options.pop("allow_pickle")
         return {**identity, "options": options}
+
+    def fingerprint_parts(self) -> dict[str, Any]:
+        """As of all specialists; default weights that have moved keep their first name."""
+        parts = super().fingerprint_parts()
+        if self.first_weights and self.has_default_weights:
+            parts["options"] = parts["options"] | {"weights": self.first_weights}
+        return parts
+
+    def part(self) -> Part:
+        """What a record says of its version; moved default weights make no version of other ones."""
+        part = super().part()
+        moved = self.first_weights and not self.has_default_weights
+        return Part(part.name, part.first, part.first) if moved else part
 
 
 @contextmanager

@@ -36,14 +36,32 @@ def build(
 
     RecipeError if options are wrong, or if labels need each other in a circle.
     """
-    specialists: dict[str, Specialist] = {}
-    asked = _Asked(labels, tuple(modules), dict(classes or {}))
-    for label in asked_labels(modalities, labels.keep):
-        _make(label, asked, specialists)
+    specialists, errors = build_each(modalities, labels, modules, classes)
+    if errors:
+        raise RecipeError("\n".join(str(error) for error in errors))
     ordered: dict[str, Specialist] = {}
     for label in specialists:
         _place(label, specialists, ordered, ())
     return ordered
+
+
+def build_each(
+    modalities: Sequence[str],
+    labels: Labels,
+    modules: Sequence[str] = (),
+    classes: Mapping[str, tuple[str, ...]] | None = None,
+) -> tuple[dict[str, Specialist], list[RecipeError]]:
+    """The same in no order, and what is wrong with the options of those that cannot be made."""
+    specialists: dict[str, Specialist] = {}
+    errors: list[RecipeError] = []
+    asked = _Asked(labels, tuple(modules), dict(classes or {}))
+    for label in asked_labels(modalities, labels.keep):
+        try:
+            _make(label, asked, specialists)
+        except RecipeError as error:
+            if str(error) not in map(str, errors):
+                errors.append(error)
+    return specialists, errors
 
 
 def asked_labels(modalities: Sequence[str], keep: Sequence[str]) -> list[str]:

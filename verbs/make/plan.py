@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...infra.progress import duration
-from .. import arguments, estimates, machines, summary
+from .. import arguments, checkup, estimates, machines, summary
 
 if TYPE_CHECKING:
     from ...pipelines.plan import Plan, ShardTask
@@ -49,7 +49,13 @@ def main(args: argparse.Namespace) -> int:
     if args.measure is not None and args.measure < 0:
         raise ValueError(f"--measure: got {args.measure}, expected 0 or more samples")
     machine = machines.named(args.machine) if args.machine else None
-    return show(describe(arguments.load_project(args), args.measure, machine), as_json=args.json)
+    # Before the recipe is resolved, which ends at the first thing that is wrong.
+    report = checkup.examine(arguments.load_recipe(args), args.machine, checkup.PLAN_SECONDS)
+    if not args.json:
+        for line in checkup.lines(report):
+            print(summary.text(line).plain)
+    described = describe(arguments.load_project(args), args.measure, machine)
+    return show({**described, "doctor": report.as_json()}, as_json=args.json)
 
 
 def describe(project: Project, measure: int | None = None, machine: Machine | None = None) -> dict[str, Any]:
@@ -258,15 +264,19 @@ def show(described: dict[str, Any], as_json: bool) -> int:
     rows: list[tuple[str, ...]]
     columns = ("label", "made by", "weights", "licence", "from", "for", "on", "GiB")
     console.print(
-        _table(f"{described['root']}: {described['shards']} shards{samples}\nlabels, in this order", columns, labels)
+        summary.table(
+            f"{described['root']}: {described['shards']} shards{samples}\nlabels, in this order", columns, labels
+        )
     )
     for row in described["labels"]:
         if row["without"]:
             console.print(f"{row['label']} does without {', '.join(row['without'])}: the recipe does not make them")
     rows = [(t["tokenizer"], t["label"], ", ".join(t["for"]), _fit_state(t)) for t in described["tokenizers"]]
-    console.print(_table("tokenizers", ("tokenizer", "fitted on", "for", "state"), rows))
+    console.print(summary.table("tokenizers", ("tokenizer", "fitted on", "for", "state"), rows))
     rows = [_column_row(row, described["missing"]) for row in described["columns"]]
-    console.print(_table("columns", ("modality", "from", "tokenizers", "tokens", "vocabulary", "shards missing"), rows))
+    console.print(
+        summary.table("columns", ("modality", "from", "tokenizers", "tokens", "vocabulary", "shards missing"), rows)
+    )
     actors = described["actors"]
     console.print(
         f"an actor takes {actors['cpus']:g} CPUs, {actors['gpus']:g} GPUs and {actors['memory_gb']:g} GiB; "
@@ -293,7 +303,7 @@ def _show_measured(console: Any, measured: dict[str, Any]) -> None:
     rows = [(name, f"{1000 * seconds:,.1f}") for name, seconds in measured["by_output"].items()]
     rows.append(("all, with reading and decoding", f"{1000 * measured['seconds_per_sample']:,.1f}"))
     title = f"measured on {measured['samples']} samples of shard {measured['shard']}, on one {measured['device']}"
-    console.print(_table(title, ("output", "ms a sample"), rows))
+    console.print(summary.table(title, ("output", "ms a sample"), rows))
     if measured["without"]:
         console.print(f"not measured, since their tokenizers are not fitted: {', '.join(measured['without'])}")
     for reason, count in measured["rejects"].items():
@@ -308,7 +318,9 @@ def _show_stages(console: Any, stages: list[dict[str, Any]]) -> None:
         time = "unknown" if stage["seconds"] is None else duration(stage["seconds"])
         memory = f"{stage['memory_gb']:g}" if stage["memory_gb"] else ""
         rows.append((stage["stage"], time, str(stage["workers"] or ""), memory, stage["rests_on"]))
-    console.print(_table("about how long each stage takes", ("stage", "time", "workers", "GiB each", "rests on"), rows))
+    console.print(
+        summary.table("about how long each stage takes", ("stage", "time", "workers", "GiB each", "rests on"), rows)
+    )
     known = [stage["seconds"] for stage in stages if stage["seconds"] is not None]
     more = "" if len(known) == len(stages) else ", and what is unknown"
     console.print(f"in all about {duration(sum(known))}{more}")
@@ -334,14 +346,3 @@ def _fit_state(row: dict[str, Any]) -> str:
     if row["fitted"]:
         return "there"
     return f"`fourmill fit` will copy it from {row['weights']}" if row["weights"] else "`fourmill fit` will fit it"
-
-
-def _table(title: str, columns: tuple[str, ...], rows: list[Any]) -> Any:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(summary.text(cell) for cell in row))
-    return table

@@ -38,6 +38,7 @@ class MarigoldNormals(Pretrained):
     memory_gb: ClassVar[float] = 6.0
     gpu_precision: ClassVar[Any] = "fp16"
     batch_size: ClassVar[int] = 4
+    packages: ClassVar[dict[str, str]] = {"diffusers": "fourmill[marigold]"}
 
     weights: str = Field("prs-eth/marigold-normals-v1-1", description="Hub id (org/name), or a local folder.")
     steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps.")
@@ -50,7 +51,7 @@ class MarigoldNormals(Pretrained):
     _pipeline: Any = PrivateAttr(default=None)
     _device: str = PrivateAttr(default="cpu")
 
-    def _patterns(self) -> tuple[str, ...]:
+    def patterns(self) -> tuple[str, ...]:
         # Repositories hold the same weights at several precisions; one is enough.
         return "*.json", "*.txt", "*/diffusion_pytorch_model.safetensors", "*/model.safetensors"
 

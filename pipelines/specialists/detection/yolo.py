@@ -33,6 +33,7 @@ class YoloBoxes(Detector):
 
     name: ClassVar[str] = "yolo"
     licence: ClassVar[str] = "AGPL-3.0"
+    packages: ClassVar[dict[str, str]] = {"ultralytics": "fourmill[yolo]"}
 
     weights: str = Field(
         "Ultralytics/YOLO26", description="Local .pt file, or a folder or hub repository that holds `checkpoint`."
@@ -58,7 +59,7 @@ class YoloBoxes(Detector):
             )
         return self
 
-    def _patterns(self) -> tuple[str, ...]:
+    def patterns(self) -> tuple[str, ...]:
         return (self.checkpoint,)
 
     def setup(self, device: str) -> None:

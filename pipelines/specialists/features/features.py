@@ -19,6 +19,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -26,7 +27,8 @@ from pydantic import Field, PrivateAttr
 
 from ...reject import Reject
 from ..base import ImageItem
-from ..pretrained import Pretrained, batches
+from ..pretrained import Pretrained, batches, loaded
+from . import open_clip
 
 if TYPE_CHECKING:
     import torch
@@ -297,14 +299,23 @@ def _plain(processor: Any) -> Any:
 
 
 class Clip(Features):
-    """CLIP's patch tokens in the space that it shares with text: (14, 14, 512) of a square image for CLIP-B/16."""
+    """CLIP's patch tokens in the space that it shares with text: (14, 14, 512) of a square image for CLIP-B/16.
+
+    The default weights are OpenAI's, which 4M-21 used, from timm's repository: safetensors in OpenCLIP's layout, under
+    a licence. Their own repository, openai/clip-vit-base-patch16, holds a pickle and states none.
+    """
 
     name: ClassVar[str] = "clip"
     label: ClassVar[str] = "clip"
-    licence: ClassVar[str] = "MIT"
+    version: ClassVar[int] = 2
+    changes: ClassVar[dict[int, str]] = {
+        2: "its default weights, OpenAI's CLIP-B/16, are read from timm's repository as safetensors"
+    }
+    licence: ClassVar[str] = "Apache-2.0"
+    first_weights: ClassVar[str] = "openai/clip-vit-base-patch16"
 
     weights: str = Field(
-        "openai/clip-vit-base-patch16",
+        "timm/vit_base_patch16_clip_224.openai",
         description="Hub id or local folder of CLIP, SigLIP, SigLIP 2 or another vision transformer.",
     )
     projected: bool = Field(
@@ -313,8 +324,30 @@ class Clip(Features):
         "(SigLIP, ChineseCLIP) give their last tokens either way.",
     )
 
+    def patterns(self) -> tuple[str, ...]:
+        # timm's repositories hold the image tower once more, in a layout that only timm opens.
+        return ("*.json", "open_clip*.safetensors") if self.weights.startswith("timm/") else super().patterns()
+
     def _open(self, device: str) -> Backbone:
-        return self._open_transformer(device, self.projected)
+        folder = self._whole_folder()
+        if not open_clip.is_layout(folder):
+            return self._open_transformer(device, self.projected)
+        return self._open_open_clip(folder, device)
+
+    def _open_open_clip(self, folder: Path, device: str) -> Backbone:
+        self._verify(folder)
+        dtype = self.dtype(device)
+
+        def make() -> Any:
+            return open_clip.tower(folder).to(device, dtype).eval()
+
+        try:
+            model, processor = loaded((open_clip.CONFIG, str(folder), device, dtype), make), open_clip.processor(folder)
+        except ValueError as error:
+            raise ValueError(f"{self.label}: {self.weights} is no model for {self.task}: {error}") from error
+        patch = model.config.patch_size
+        run = model if self.projected else model.vision_model
+        return Backbone(run, processor, usual_side(processor), patch, lambda x: _last_tokens(run, x, True, patch))
 
 
 class Dino(Features):

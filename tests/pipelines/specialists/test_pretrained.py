@@ -281,7 +281,7 @@ def test_a_node_fetches_once_at_the_revision_and_no_pickles(folder: Path, monkey
     fetched = [call for call in hub.calls if not call["local"]]
     assert [call["revision"] for call in fetched] == ["abc"]
     assert not {"*.bin", "*.pt", "*.pth"} & set(fetched[0]["allow_patterns"])
-    assert "*.bin" in Probe(allow_pickle=True)._patterns()
+    assert "*.bin" in Probe(allow_pickle=True).patterns()
 
 
 def _http_error(kind: str) -> Exception:

@@ -33,6 +33,7 @@ class Request:
 class S3:
     requests: list[Request] = field(default_factory=list)
     refuses: bool = False  # every access, with 403
+    refuses_writes: bool = False  # those that change something
     conditions: str = ""  # what becomes of If-None-Match: "501" is refused, "ignored" is not looked at
     troubles: deque[str] = field(default_factory=deque)  # of the next requests: a status, "drop", "lost", "cut", "late"
     keeps_headers: bool = False
@@ -98,7 +99,7 @@ def serve() -> Iterator[S3]:
                 del environ["HTTP_IF_NONE_MATCH"]
         if log.troubles:
             return _troubled(log.troubles.popleft(), moto, environ, start_response)
-        if log.refuses:
+        if log.refuses or (log.refuses_writes and environ["REQUEST_METHOD"] in ("PUT", "POST", "DELETE")):
             return _refusal("403 Forbidden", "AccessDenied", environ, start_response)
         return moto(environ, start_response)
 

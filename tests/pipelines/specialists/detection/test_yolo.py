@@ -80,7 +80,7 @@ def test_outputs_that_are_not_finite_are_rejects(path: str) -> None:
 def test_trust_is_asked_for() -> None:
     with pytest.raises(ValidationError, match=r"keeps its weights in pickles.* allow_pickle: true"):
         YoloBoxes()
-    assert YoloBoxes(allow_pickle=True)._patterns() == ("yolo26x.pt",)
+    assert YoloBoxes(allow_pickle=True).patterns() == ("yolo26x.pt",)
 
 
 class Evil:

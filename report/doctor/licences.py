@@ -1,0 +1,40 @@
+"""Which licences of weights a user should know of, by the identifiers that the hub and model cards use."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+from ...infra import hub
+
+_NON_COMMERCIAL = re.compile(
+    r"(?<![a-z])nc(?![a-z])|non-?commercial|research[- ]only|academic|(?<![a-z])amlr(?![a-z])", re.IGNORECASE
+)
+_UNKNOWN = re.compile(r"\s*(?:|unknown|none|see its source)\s*", re.IGNORECASE)
+_COPYLEFT = re.compile(r"(?<![a-z])agpl", re.IGNORECASE)
+
+
+def remark(licence: str) -> str:
+    """What a user should know of a licence, "" if nothing: half a sentence."""
+    if _UNKNOWN.fullmatch(licence):
+        return "states no licence"
+    if _NON_COMMERCIAL.search(licence):
+        return f"is not for commercial use ({licence})"
+    if licence.lower().startswith("other"):
+        return f"has terms of its own ({licence})"
+    if _COPYLEFT.search(licence):
+        return f"may bind what you build and serve ({licence})"
+    return ""
+
+
+def of_folder(path: Path) -> str:
+    """The licence that the model card of a folder states, "" without one."""
+    card = (path if path.is_dir() else path.parent) / "README.md"
+    try:
+        _, _, rest = card.read_text(errors="replace").partition("---\n")
+        said = yaml.safe_load(rest.partition("\n---")[0])
+        return hub.licence_of(said.get("license"), said.get("license_name"))
+    except (OSError, yaml.YAMLError, AttributeError):
+        return ""

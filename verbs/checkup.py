@@ -1,0 +1,46 @@
+"""What `doctor` looks at, as `plan` says it in its first lines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import machines
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+    from ..report.doctor.doctor import Report
+
+PLAN_SECONDS = 6.0  # `plan` waits no longer for a hub or a bucket
+
+
+def examine(recipe: Recipe, machine: str | None = None, seconds: float | None = None) -> Report:
+    """Look at all that a recipe needs, on a named machine or on this one; see `report.doctor.doctor.examine`."""
+    from ..report.doctor import doctor
+    from ..report.doctor.machine import Has
+
+    there = machines.named(machine) if machine else machines.here()
+    has = Has(there.name, there.memory, there.gpus, there.gpu.memory if there.gpu else 0.0)
+    return doctor.examine(recipe, has, machine is not None, doctor.SECONDS if seconds is None else seconds)
+
+
+def verdict(report: Report) -> str:
+    """In one line how a recipe stands."""
+    from ..report.doctor.finding import State
+
+    wrong, unasked, know = (len(report.of(one)) for one in (State.WRONG, State.UNASKED, State.KNOW))
+    more = f"; {know} to know" if know else ""
+    if report.is_good:
+        return f"all that the recipe needs is there, or can be fetched{more}"
+    parts = [f"{wrong} to be mended"] if wrong else []
+    parts += [f"{unasked} could not be asked"] if unasked else []
+    return ", ".join(parts) + more
+
+
+def lines(report: Report) -> list[str]:
+    """The first lines of a plan: what is wrong or not known, and how the recipe stands."""
+    from ..report.doctor.finding import State
+
+    found = report.of(State.WRONG, State.UNASKED)
+    said = [f"{one.what}: {one.why}{'; ' if one.do else ''}{one.do}" for one in found]
+    hint = " (`fourmill doctor` says more)" if found or report.of(State.KNOW) else ""
+    return [*said, f"{verdict(report)}{hint}"]
