@@ -23,9 +23,9 @@ from .pipelines import plan as plans
 from .pipelines.columns import Columns
 from .pipelines.outputs import Fitted, LabelPrints, Output, TokenOptions
 from .pipelines.plan import Inventory, Plan, Shards
-from .pipelines.specialists import registry
+from .pipelines.specialists import pins, registry
 from .pipelines.specialists.base import Specialist
-from .pipelines.specialists.pretrained import digest
+from .pipelines.specialists.weight_files import digest
 from .recipe import Recipe, code_of, parse
 from .tokenize import codecs
 from .tokenize import settings as tokenizer_settings
@@ -224,6 +224,7 @@ class Project:
             parts = [p for p in output.parts if p.name.removeprefix("labels/") in {p.name, *specialists}]
             if why := versions.unmakeable(parts, self.recipe.versions):
                 raise RecipeError(why)
+        pins.apply(self.root, specialists.values())
         recipe, scratch = self.recipe, source.scratch_folder()
         # Of all specialists, and not of those that have work now: threads must not depend on what is there already.
         cpus = max((one.cpus for one in self.specialists.values()), default=1.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .summary import Summary
@@ -16,6 +16,7 @@ from .summary import Summary
 if TYPE_CHECKING:
     from ..infra.ledger import Record
     from ..pipelines.outputs import Output
+    from ..pipelines.specialists.base import Specialist
     from ..project import Project
 
 # Reading every key of a larger dataset after each stage would cost more than it shows.
@@ -45,7 +46,9 @@ def process_shards(
         from ..pipelines.worker.shard_worker import RejectRun
 
         prepare_root(project)
-        job = project.shard_job(*plans.working(project.specialists, outputs, plan.missing))
+        specialists, lacking = plans.working(project.specialists, outputs, plan.missing)
+        pin_weights(project, specialists, records)
+        job = project.shard_job(specialists, lacking)
         try:
             outcome = shard_stage.run(job, plan.missing, stage)
         except BaseException as error:
@@ -114,6 +117,19 @@ def prepare_root(project: Project) -> None:
     shards, stats = project.shards, project.inventory.stats
     shard_names.keep(project.root, shards.urls, shards.known, lambda name: getattr(stats()[name], "size", -1))
     storage.put(storage.join(project.root, "recipe.yaml"), recipes.dump(project.recipe).encode())
+
+
+def pin_weights(project: Project, specialists: Mapping[str, Specialist], records: Iterable[Record]) -> None:
+    """Keep in the root which commits of hub repositories its labels are made with.
+
+    Args:
+        records: of the root, which may say what was read before.
+    """
+    from ..pipelines.specialists import pins
+
+    made = (one for record in records for one in record.made.get("specialists", {}).values())
+    used = {one["weights"]: str(one.get("revision")) for one in made if isinstance(one.get("weights"), str)}
+    pins.keep(project.root, specialists.values(), used)
 
 
 def finish(project: Project, summary: Summary, start: float, unit: str, depends_on: Any) -> Summary:

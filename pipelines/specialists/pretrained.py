@@ -12,21 +12,17 @@ Decisions:
 from __future__ import annotations
 
 import fnmatch
-import hashlib
-import json
 import logging
 import os
 import re
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from weakref import WeakValueDictionary
 
-from pydantic import Field, field_validator
+from pydantic import Field, PrivateAttr, field_validator
 
-from ...infra import storage
 from ...infra.versions import Part
 from . import weight_files
 from .base import Specialist
@@ -94,9 +90,18 @@ class Pretrained(Specialist):
     allow_pickle: bool = Field(
         False, description="Read .bin, .pt and .pth files. A pickle can run any code: only for weights that you trust."
     )
+    sha256: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="Sum of the one file of weights. Another file is refused; a pickle of this sum is read, as tensors "
+        "alone, without allow_pickle.",
+    )
     precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
         "auto", description="Of weights and activations. auto: fp32 on a CPU, what the model stands on a GPU."
     )
+
+    _commit: str = PrivateAttr(default="")
+    _sums: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @field_validator("weights")
     @classmethod
@@ -113,6 +118,19 @@ class Pretrained(Specialist):
     def is_local(self) -> bool:
         return os.path.isabs(self.weights)
 
+    @property
+    def may_unpickle(self) -> bool:
+        """Whether pickles may be read: the recipe trusts them, or names the sum of the one that it means."""
+        return self.allow_pickle or self.sha256 is not None
+
+    def pin(self, commit: str, sums: Mapping[str, str]) -> None:
+        """Read this commit of a hub repository, whatever `revision` stands for by now.
+
+        Args:
+            sums: SHA-256 of its files, by name, as far as they are known.
+        """
+        self._commit, self._sums = commit, dict(sums)
+
     def setup_on_node(self) -> None:
         """Fetch the weights into the node's Hugging Face cache and look whether they are whole. Done once for each
         node, before its actors start. ValueError if there are none."""
@@ -124,7 +142,7 @@ class Pretrained(Specialist):
             path = Path(self.weights)
             return path if path.is_dir() else path.parent
         # The cache first: asking the hub costs a request for each actor, and a cluster may have no way out.
-        return self._fetched() or self._fetch()
+        return self.fetched() or self._fetch()
 
     def _fetch(self) -> Path:
         from huggingface_hub import snapshot_download
@@ -136,7 +154,7 @@ class Pretrained(Specialist):
         )
 
         try:
-            logger.info("%s: weights %s, revision %s, are fetched", self.label, self.weights, self.revision)
+            logger.info("%s: weights %s@%s are fetched", self.label, self.weights, self._commit or self.revision)
             return self._snapshot(snapshot_download)
         except GatedRepoError as error:
             raise ValueError(
@@ -155,11 +173,13 @@ class Pretrained(Specialist):
 
     def _snapshot(self, download: Callable[..., Any], **options: Any) -> Path:
         patterns = list(self.patterns())
-        return Path(str(download(self.weights, revision=self.revision, allow_patterns=patterns, **options)))
+        return Path(
+            str(download(self.weights, revision=self._commit or self.revision, allow_patterns=patterns, **options))
+        )
 
     def patterns(self) -> tuple[str, ...]:
         """Which files of a hub repository are fetched, as patterns of their names."""
-        return (*_SAFE_FILES, *(weight_files.PICKLED if self.allow_pickle else ()))
+        return (*_SAFE_FILES, *(weight_files.PICKLED if self.may_unpickle else ()))
 
     def file(self, *patterns: str) -> Path:
         """The one file of the weights that matches the first of these patterns which any file matches.
@@ -177,7 +197,7 @@ class Pretrained(Specialist):
                 f"{self.label}: {self.weights} has {len(found)} files {' or '.join(patterns)}, expected one; name the "
                 f"file itself in labels.specialists.{self.label}.weights"
             )
-        if weight_files.is_pickle(found[0].name) and not self.allow_pickle:
+        if weight_files.is_pickle(found[0].name) and not self.may_unpickle:
             raise ValueError(f"{self.label}: {weight_files.refused(str(found[0]), self.label)}")
         return found[0]
 
@@ -220,7 +240,7 @@ class Pretrained(Specialist):
         from safetensors import SafetensorError
 
         self._verify(folder)
-        options = settings if self.allow_pickle else {**settings, "use_safetensors": True}
+        options = settings if self.may_unpickle else {**settings, "use_safetensors": True}
         try:
             with _quiet():
                 model, report = getattr(transformers, auto).from_pretrained(
@@ -243,8 +263,17 @@ class Pretrained(Specialist):
 
     def _verify(self, path: Path) -> None:
         """ValueError for the first thing that is wrong with the files of the weights."""
-        for problem in weight_files.problems(path, self.label, self.allow_pickle):
+        for problem in weight_files.problems(path, self.label, self.may_unpickle):
             raise ValueError(f"{self.label}: {problem}")
+        files = weight_files.listed(path)
+        if self.sha256 is not None and len(files) != 1:
+            raise ValueError(f"{self.label}: sha256 is of one file, and {path} has {len(files)} of weights; name it")
+        for file in files:
+            # Safetensors hold no code and say where they are cut; pickles are what was meant, or they are not read.
+            name = str(file.relative_to(path)) if path.is_dir() else file.name
+            wanted = self.sha256 or (self._sums.get(name) if weight_files.is_pickle(name) else None)
+            if wanted and (found := weight_files.file_digest(file)) != wanted:
+                raise ValueError(f"{self.label}: the SHA-256 of {file} is {found}, expected {wanted}; fetch it again")
 
     def _whole_folder(self) -> Path:
         """The folder, whose configurations count as much as its weights. ValueError if a file in it was named."""
@@ -291,13 +320,13 @@ class Pretrained(Specialist):
     def resident_gb(self) -> float:
         """The size of the weights on disk, and a little. Of hub ids that are not fetched yet what the class says of
         its default ones, and at most 2 for others, of which nothing is known."""
-        path = Path(self.weights) if self.is_local else self._fetched()
+        path = Path(self.weights) if self.is_local else self.fetched()
         if path is None:
             return self.memory_gb if self.has_default_weights else min(self.memory_gb, 2.0)
         # What is in memory beside the weights (buffers, the processor) is some 0.1 GiB.
         return sum(file.stat().st_size for file in weight_files.listed(path)) / _GIB + 0.1
 
-    def _fetched(self) -> Path | None:
+    def fetched(self) -> Path | None:
         """The folder of a hub repository that is on this machine already."""
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
@@ -310,9 +339,9 @@ class Pretrained(Specialist):
     def made_with(self, device: str) -> dict[str, Any]:
         """The weights: a hub id with the commit that was read, or the digest of local ones; and the precision."""
         if self.is_local:
-            weights = {"sha256": digest(Path(self.weights))}
+            weights = {"sha256": weight_files.digest(Path(self.weights))}
         else:  # the cache names a snapshot by its commit
-            fetched = self._fetched()
+            fetched = self.fetched()
             weights = {"weights": self.weights, "revision": fetched.name if fetched else str(self.revision)}
         return weights | {"precision": str(self.dtype(device)).removeprefix("torch.")}
 
@@ -320,10 +349,11 @@ class Pretrained(Specialist):
         identity = super().identity()
         options = dict(identity["options"])
         if self.is_local:
-            options["weights"] = {"sha256": digest(Path(self.weights))}
+            options["weights"] = {"sha256": weight_files.digest(Path(self.weights))}
             options.pop("revision")
-        # Whether pickles may be read is about trust, not about the result.
+        # Which files may be read is about trust, not about the result.
         options.pop("allow_pickle")
+        options.pop("sha256")
         return {**identity, "options": options}
 
     def fingerprint_parts(self) -> dict[str, Any]:
@@ -355,35 +385,3 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def digest(path: Path) -> str:
-    """SHA-256 over the names and contents of a file, or of the files of a folder; of a single file its content alone.
-
-    Large files are hashed once for each (path, size, time of change) on a machine.
-    """
-    if path.is_file():
-        return _file_digest(path)
-    whole = hashlib.sha256()
-    names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
-    for name in names:
-        if not re.search(r"(^|/)\.", name):  # hidden ones hold times and traces of downloads
-            whole.update(json.dumps([name, _file_digest(path / name)]).encode())
-    return whole.hexdigest()
-
-
-_SMALL = 2**20
-
-
-def _file_digest(path: Path) -> str:
-    stat = path.stat()
-    key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}".encode()).hexdigest()
-    note = Path(tempfile.gettempdir()) / f"fourmill-{os.getuid()}" / "digests" / key
-    if stat.st_size > _SMALL and note.exists() and len(text := note.read_text()) == 64:
-        return text
-    with open(path, "rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if stat.st_size > _SMALL:
-        note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        storage.put(str(note), found.encode())
-    return found

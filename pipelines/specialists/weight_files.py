@@ -6,10 +6,16 @@ Only names, sizes and the headers of safetensors are read.
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import json
+import os
 import re
+import tempfile
 from pathlib import Path
 
+from ...infra import storage
+
+_SMALL = 2**20  # bytes: sums of larger files are kept
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _LFS = b"version https://git-lfs"  # how the file begins that git leaves in place of a large one
 _PART = re.compile(r"(.+)-(\d{1,6})-of-(\d{1,6})\.safetensors")
@@ -120,3 +126,32 @@ def _numbered(path: Path) -> dict[Path, set[str]]:
             every = (f"{name}-{number:0{width}d}-of-{parts[3]}.safetensors" for number in range(1, count + 1))
             asked.setdefault(file.parent, set()).update(every)
     return asked
+
+
+def digest(path: Path) -> str:
+    """SHA-256 over the names and contents of a file, or of the files of a folder; of a single file its content alone.
+
+    Large files are hashed once for each (path, size, time of change) on a machine.
+    """
+    if path.is_file():
+        return file_digest(path)
+    whole = hashlib.sha256()
+    names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    for name in names:
+        if not re.search(r"(^|/)\.", name):  # hidden ones hold times and traces of downloads
+            whole.update(json.dumps([name, file_digest(path / name)]).encode())
+    return whole.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    stat = path.stat()
+    key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}".encode()).hexdigest()
+    note = Path(tempfile.gettempdir()) / f"fourmill-{os.getuid()}" / "digests" / key
+    if stat.st_size > _SMALL and note.exists() and len(text := note.read_text()) == 64:
+        return text
+    with open(path, "rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if stat.st_size > _SMALL:
+        note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        storage.put(str(note), found.encode())
+    return found

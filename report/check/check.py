@@ -62,6 +62,9 @@ def check(root: str) -> Checked:
     return result
 
 
+_NOTES = ("stages", "shards", "stops", "weights")  # of the ledger, beside records
+
+
 def repair(checked: Checked) -> list[str]:
     """Remove what is broken or belongs to nothing; returns the paths that were removed."""
     removed = list(dict.fromkeys(path for finding in checked.findings for path in finding.remove))
@@ -77,17 +80,17 @@ def _records(listing: Listing) -> list[Finding]:
     findings = []
     for path in listing.below("ledger"):
         family = path.split("/")[1]
-        if not path.endswith(".json") or family not in ("runs", "generated", "stages", "shards", "stops"):
+        if not path.endswith(".json") or family not in ("runs", "generated", *_NOTES):
             continue
         data = storage.read_bytes(listing.url(path))
         try:
-            if family in ("stages", "shards", "stops"):
+            if family in _NOTES:
                 sums.opened(json.loads(data))
                 continue
             ledger.parse_whole(data, path)
         except (ValueError, TypeError) as error:
             findings.append(
-                Finding(path, f"damaged: {error}", broken=family not in ("stages", "stops"), remove=(path,))
+                Finding(path, f"damaged: {error}", broken=family not in ("stages", "stops", "weights"), remove=(path,))
             )
     return findings
 

@@ -34,6 +34,7 @@ def make(project: Project) -> Summary:
         from ...train.workers import Resources
 
         stage.prepare_root(project)
+        stage.pin_weights(project, project.specialists, project.inventory.records(project.label_outputs).values())
         resources = Resources(fit.workers, fit.cpus, fit.gpus)
         job, failure = project.fit_job(missing), "it was not fitted"
         try:

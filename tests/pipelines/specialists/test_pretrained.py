@@ -14,7 +14,8 @@ from pydantic import Field, ValidationError
 from safetensors.torch import load_file, save_file
 
 from fourmill.pipelines.specialists.dense.depth import Depth
-from fourmill.pipelines.specialists.pretrained import Pretrained, batches, digest, loaded
+from fourmill.pipelines.specialists.pretrained import Pretrained, batches, loaded
+from fourmill.pipelines.specialists.weight_files import digest
 
 
 class Probe(Pretrained):

@@ -19,7 +19,8 @@ COMMIT = "c0ffee" + "0" * 34
 
 @dataclass
 class Model:
-    """files: name -> bytes. licence: "" states none. trouble: a status of every answer, "late", or ""."""
+    """files: name -> bytes. licence: "" states none. trouble: a status of every answer, "late", or "". commit: what a
+    revision stands for that is none itself."""
 
     files: dict[str, int]
     licence: str = "apache-2.0"
@@ -29,6 +30,8 @@ class Model:
     revisions: tuple[str, ...] = ("main",)
     sizes: bool = True  # its list of files says how large they are
     trouble: str = ""
+    commit: str = COMMIT
+    sums: dict[str, str] = field(default_factory=dict)  # SHA-256 of files, by name
 
 
 @dataclass
@@ -60,17 +63,33 @@ class Hub:
             return int(model.trouble), {}, b"busy"
         if model.private and token not in self.readers:
             return (404 if token else 401), {"X-Error-Code": "RepoNotFound"}, b""
-        if (match[2] or "main") not in (*model.revisions, COMMIT):
+        if (match[2] or "main") not in (*model.revisions, model.commit):
             return 404, {"X-Error-Code": "RevisionNotFound"}, b""
         if info:
-            return 200, {"Content-Type": "application/json"}, json.dumps(self._info(match[1], model)).encode()
+            return (
+                200,
+                {"Content-Type": "application/json"},
+                json.dumps(self._info(match[1], model, match[2] or "")).encode(),
+            )
         return self._head(model, match[3], token)
 
-    def _info(self, name: str, model: Model) -> dict[str, Any]:
+    def _info(self, name: str, model: Model, revision: str) -> dict[str, Any]:
         card = {"license": model.licence} if model.licence else {}
         card |= {"license_name": model.licence_name} if model.licence_name else {}
-        files = [{"rfilename": n} | ({"size": size} if model.sizes else {}) for n, size in model.files.items()]
-        return {"id": name, "sha": COMMIT, "gated": model.gated, "cardData": card, "siblings": files, "tags": []}
+        files: list[dict[str, Any]] = [
+            {"rfilename": n}
+            | ({"size": size} if model.sizes else {})
+            | ({"lfs": {"sha256": model.sums[n], "size": size}} if n in model.sums else {})
+            for n, size in model.files.items()
+        ]
+        return {
+            "id": name,
+            "sha": revision if re.fullmatch("[0-9a-f]{40}", revision) else model.commit,
+            "gated": model.gated,
+            "cardData": card,
+            "siblings": files,
+            "tags": [],
+        }
 
     def _head(self, model: Model, file: str, token: str) -> tuple[int, dict[str, str], bytes]:
         if model.gated and token not in self.readers:
