@@ -198,7 +198,7 @@ def test_sizes_follow_the_recipe() -> None:
     assert {spec.vocab_size for spec in specs.values() if spec.kind is Kind.SEQUENCE} == {4321}
 
 
-@pytest.mark.parametrize("name", ["4m21", "cc12m", "coyo"])
+@pytest.mark.parametrize("name", ["4m21", "4m21-2026", "cc12m", "coyo"])
 def test_shipped_recipes_name_real_weights(name: str) -> None:
     recipe = recipes.load(Path(recipes.__file__).parent / "recipes" / f"{name}.yaml")
     built = registry.build(recipe.modalities, recipe.labels, recipe.modules)

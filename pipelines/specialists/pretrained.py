@@ -123,6 +123,11 @@ class Pretrained(Specialist):
         """Whether pickles may be read: the recipe trusts them, or names the sum of the one that it means."""
         return self.allow_pickle or self.sha256 is not None
 
+    @property
+    def read_revision(self) -> str | None:
+        """The revision of a hub repository that is read: the commit that a root has pinned, or the recipe's own."""
+        return self._commit or self.revision
+
     def pin(self, commit: str, sums: Mapping[str, str]) -> None:
         """Read this commit of a hub repository, whatever `revision` stands for by now.
 
@@ -154,7 +159,7 @@ class Pretrained(Specialist):
         )
 
         try:
-            logger.info("%s: weights %s@%s are fetched", self.label, self.weights, self._commit or self.revision)
+            logger.info("%s: weights %s@%s are fetched", self.label, self.weights, self.read_revision)
             return self._snapshot(snapshot_download)
         except GatedRepoError as error:
             raise ValueError(
@@ -173,9 +178,7 @@ class Pretrained(Specialist):
 
     def _snapshot(self, download: Callable[..., Any], **options: Any) -> Path:
         patterns = list(self.patterns())
-        return Path(
-            str(download(self.weights, revision=self._commit or self.revision, allow_patterns=patterns, **options))
-        )
+        return Path(str(download(self.weights, revision=self.read_revision, allow_patterns=patterns, **options)))
 
     def patterns(self) -> tuple[str, ...]:
         """Which files of a hub repository are fetched, as patterns of their names."""

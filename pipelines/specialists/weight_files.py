@@ -35,27 +35,27 @@ def listed(path: Path) -> list[Path]:
 
 
 def refused(file: str, label: str) -> str:
-    """Why a pickle is not read, and what can be done."""
-    return (
-        f"{file} is a pickle, which can run any code when it is read; convert it to safetensors, or say "
-        f"labels.specialists.{label}.allow_pickle: true if you trust where it comes from"
-    )
+    """Why a pickle is not read, and what can be done.
+
+    Args:
+        label: whose specialist could read it, "" if nothing else could.
+    """
+    trust = f", or say labels.specialists.{label}.allow_pickle: true if you trust where it comes from" if label else ""
+    return f"{file} is a pickle, which can run any code when it is read; convert it to safetensors{trust}"
 
 
 def problems(path: Path, label: str, allow_pickle: bool) -> list[str]:
     """What is wrong with the weights at a path, each with what to do; [] if nothing is.
 
     Args:
-        label: whose specialist reads them, for the messages.
+        label: whose specialist reads them, for the messages; "" if none does.
         allow_pickle: that specialist's option.
     """
     files = listed(path)
     found = [one for file in files if (one := _problem(file, label, allow_pickle))] + _absent(path)
     if not files:
-        found.append(
-            f"{path} holds no weights; expected .safetensors (of a hub repository, pickles are fetched only with "
-            f"labels.specialists.{label}.allow_pickle: true)"
-        )
+        fetched = f" (of a hub repository, pickles are fetched only with labels.specialists.{label}.allow_pickle: true)"
+        found.append(f"{path} holds no weights; expected .safetensors{fetched if label else ''}")
     # What a download has left behind beside whole weights does no harm.
     return [
         f"{one} is the rest of a download that broke off; fetch it again" for one in _unfinished(path) if found

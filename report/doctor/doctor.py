@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
+from ...infra import storage
 from ...infra.secrets import hidden
-from ...pipelines.specialists import registry
+from ...pipelines.specialists import pins, registry
 from ...pipelines.specialists.base import Specialist
 from ...recipe import Recipe
 from . import machine, places
@@ -64,6 +65,8 @@ def examine(recipe: Recipe, has: Has, is_named: bool = False, seconds: float = S
         seconds: after which what has not answered is left.
     """
     specialists, findings = _specialists(recipe)
+    if storage.is_local(recipe.root):  # what a bucket has pinned is not worth waiting for
+        pins.apply(recipe.root, specialists.values())
     asked = needs(recipe, specialists)
     calls: dict[str, Callable[[], Any]] = {
         "samples": partial(places.samples, recipe),

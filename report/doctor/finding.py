@@ -9,6 +9,8 @@ from threading import Thread
 from time import monotonic
 from typing import TypeVar
 
+from ...infra import faults
+
 T = TypeVar("T")
 
 
@@ -80,7 +82,8 @@ def answers(asked: Mapping[str, Callable[[], T]], seconds: float) -> dict[str, T
         thread.join(max(0.0, end - monotonic()))
     for one in found.values():
         if isinstance(one, Exception) and not isinstance(one, ValueError | OSError | ImportError):
-            raise one
+            if not faults.of_place(one):
+                raise one
     return dict(found)
 
 

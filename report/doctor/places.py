@@ -19,6 +19,7 @@ from .finding import Finding, know, plain_size, sentence, unasked, wrong
 
 SPARE = 64 * 2**20  # bytes: a disk with less room is full
 _NAMED = 3
+_ASKED = 4  # shards of a web server, and the last one
 
 
 @dataclass
@@ -90,15 +91,18 @@ def _sizes(urls: Sequence[str]) -> dict[str, int | None]:
     """Bytes of each URL, None of what is not there. Folders of buckets are listed once."""
     found: dict[str, int | None] = {}
     listed: dict[str, dict[str, int]] = {}
-    for url in urls:
-        if storage.is_local(url) or url.startswith(("http://", "https://")):
+    for number, url in enumerate(urls):
+        on_web = url.startswith(("http://", "https://"))
+        if on_web and _ASKED <= number < len(urls) - 1:  # each would be a request: they are taken to be like the first
+            found[url] = found[urls[0]]
+        elif on_web or storage.is_local(url):
             stat = storage.stat(url)
             found[url] = None if stat is None else stat.size
-            continue
-        folder, name = posixpath.split(url)
-        if folder not in listed:
-            listed[folder] = storage.list_sizes(folder)
-        found[url] = listed[folder].get(name)
+        else:
+            folder, name = posixpath.split(url)
+            if folder not in listed:
+                listed[folder] = storage.list_sizes(folder)
+            found[url] = listed[folder].get(name)
     return found
 
 

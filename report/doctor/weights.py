@@ -73,7 +73,7 @@ def needs(recipe: Recipe, specialists: dict[str, Specialist]) -> list[Need]:
     """All weights that a recipe names, each once."""
     found = [
         Need(
-            f"labels.specialists.{label}", one.weights, one.revision, one.patterns(), label, one.allow_pickle,
+            f"labels.specialists.{label}", one.weights, one.read_revision, one.patterns(), label, one.may_unpickle,
             known if (known := one.weights_licence()) != "see its source" else "",
         )
         for label, one in specialists.items()
@@ -86,7 +86,7 @@ def needs(recipe: Recipe, specialists: dict[str, Specialist]) -> list[Need]:
             found.append(Need(where, _absolute(place), getattr(settings, "revision", None)))
     init = recipe.train.init
     place = init if isinstance(init, str) else getattr(init, "weights", None)
-    if place and (hub.is_id(place) or Path(place).expanduser().exists()):
+    if place and "://" not in place:
         found.append(Need("train.init", _absolute(place), getattr(init, "revision", None)))
     return _once(found)
 
@@ -130,7 +130,7 @@ def _of_folder(need: Need, path: Path) -> Weights:
         found = wrong(what, "there is no such file or folder", f"put it there, or change {need.where}")
         return Weights(need, "missing", findings=(found,))
     files = weight_files.listed(path)
-    faults = weight_files.problems(path, need.label or "LABEL", need.allow_pickle)
+    faults = weight_files.problems(path, need.label, need.allow_pickle)
     kind = "pickle" if files and weight_files.is_pickle(files[0].name) else "safetensors" if files else ""
     return Weights(
         need, "refused" if faults else "there", kind, licence=licences.of_folder(path),
@@ -195,7 +195,7 @@ def _of_repository(need: Need, here: Path | None, repository: hub.Repository, se
     size = sum(known) if len(known) == len(sizes) else None
     found = replace(base, format=format_, size=size)
     if here is not None and here.name == repository.commit:
-        faults = weight_files.problems(here, need.label or "LABEL", need.allow_pickle)
+        faults = weight_files.problems(here, need.label, need.allow_pickle)
         return replace(found, state="there", findings=tuple(sentence(what, text) for text in faults))
     others = sum(one.size or 0 for one in fetched if one not in used)
     return replace(found, fetch=(size or sum(known)) + others)

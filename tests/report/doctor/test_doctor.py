@@ -16,7 +16,9 @@ from fourmill_tests.tiny.hub import Hub, Model
 from huggingface_hub import constants
 from safetensors.numpy import save_file
 
+from fourmill.pipelines.specialists import pins
 from fourmill.pipelines.specialists.base import Specialist
+from fourmill.pipelines.specialists.dense.depth import Depth
 from fourmill.recipe import Recipe
 from fourmill.report.doctor import doctor
 from fourmill.report.doctor.doctor import Report
@@ -348,3 +350,19 @@ def test_tokenizers_and_initial_weights_are_looked_at(tmp_path: Path, hub: Hub) 
         "tokenizers.each.tok_rgb": "can be fetched",
         "train.init": "missing",
     }
+    for init, part in (
+        ("runs/a/model", "there is no such file or folder"),
+        (str(tmp_path / "empty"), "holds no weights"),
+    ):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        text = said(examine(recipe(tmp_path, {}, train__init=init)), State.WRONG)
+        assert f"train.init: {Path(init).resolve()}: " in text and part in text and "allow_pickle" not in text, text
+
+
+def test_a_root_that_has_pinned_a_commit_is_asked_for_it(tmp_path: Path, hub: Hub) -> None:
+    hub.models["org/depth"] = Model(SAFE)
+    asked = recipe(tmp_path, {"depth": "org/depth"})
+    pins.keep(asked.root, [Depth(weights="org/depth")], {})
+    hub.models["org/depth"].commit = "beef" + "0" * 36
+    (found,) = examine(asked).weights
+    assert found.revision == hubs.COMMIT
