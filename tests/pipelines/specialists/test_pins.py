@@ -96,7 +96,7 @@ def test_revisions_are_pinned_apart_and_commits_not_at_all(tmp_path: Path, hub: 
     assert [pinned(tmp_path, one) for one in every] == [FIRST, FIRST, ""]
 
 
-def test_a_damaged_pin_is_made_again_and_none_changes_a_fingerprint(tmp_path: Path, hub: Hub) -> None:
+def test_a_damaged_pin_is_passed_over(tmp_path: Path, hub: Hub) -> None:
     pins.keep(str(tmp_path), [Probe()], {})
     one = Probe()
     before = one.fingerprint_parts()
