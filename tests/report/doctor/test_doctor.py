@@ -363,6 +363,6 @@ def test_a_root_that_has_pinned_a_commit_is_asked_for_it(tmp_path: Path, hub: Hu
     hub.models["org/depth"] = Model(SAFE)
     asked = recipe(tmp_path, {"depth": "org/depth"})
     pins.keep(asked.root, [Depth(weights="org/depth")], {})
-    hub.models["org/depth"].commit = "beef" + "0" * 36
+    hub.models["org/depth"] = Model(SAFE, commit="beef" + "0" * 36, revisions=("main", hubs.COMMIT))
     (found,) = examine(asked).weights
     assert found.revision == hubs.COMMIT
