@@ -64,7 +64,7 @@ class Project:
         storage.check_folder(self.root)
         self.classes = recipe.class_lists
         self.specialists: dict[str, Specialist] = registry.build(
-            recipe.modalities, recipe.labels, recipe.modules, self.classes
+            recipe.made, recipe.labels, recipe.modules, self.classes
         )
         self.shards: Shards = plans.list_shards(recipe.samples, self.root)
         self.inventory = Inventory(self.root, self.shards)
@@ -105,12 +105,14 @@ class Project:
     @cached_property
     def label_outputs(self) -> dict[str, Output]:
         """The kept labels, and with them the record of each shard's samples."""
-        return outputs.label_outputs(self.recipe.labels.keep, self.specialists, self.label_prints, self.classes)
+        made = outputs.label_outputs(self.recipe.labels.keep, self.specialists, self.label_prints, self.classes)
+        alone = not self.recipe.made and not self.recipe.labels.keep
+        return made | outputs.imported_labels(self.recipe.imported, alone)
 
     @cached_property
     def stored_labels(self) -> dict[str, Output]:
         """Kept labels, which a task may read instead of making them again."""
-        return {name: output for name, output in self.label_outputs.items() if name != SAMPLES}
+        return {name: one for name, one in self.label_outputs.items() if name != SAMPLES and not one.imported}
 
     @cached_property
     def fit_fingerprints(self) -> dict[str, str]:
@@ -141,18 +143,19 @@ class Project:
             entry, settings = TOKENIZERS[name], recipe.tokenizer(name)
             values = _of_weights(settings) or hashed(settings, tokenizer_settings.OPERATIONS)
             own_size = entry.image_size or entry.form is Form.VECTOR
-            parts = [values, labels[entry.label], 0 if own_size else recipe.images.size, recipe.seed]
+            label = labels.get(entry.label, "")  # none is made of what is imported
+            parts = [values, label, 0 if own_size else recipe.images.size, recipe.seed]
             prints[name] = fingerprint("fit", first, *parts)
         return prints
 
     def fit_parts(self, name: str) -> tuple[Part, ...]:
         """What a tokenizer is made by: the code that fits it, and its label's specialists."""
-        labels = self.label_prints.parts[TOKENIZERS[name].label] if name in TOKENIZERS else ()
+        labels = self.label_prints.parts.get(TOKENIZERS[name].label, ()) if name in TOKENIZERS else ()
         return (tokenizer_settings.fit_part(name), *labels)
 
     def _parts(self) -> list[Part]:
         """Everything with a version that the recipe uses."""
-        coders = [codecs.part(MODALITIES[name].codec) for name in self.recipe.modalities]
+        coders = [codecs.part(MODALITIES[name].codec) for name in self.recipe.made]
         fits = [tokenizer_settings.fit_part(name) for name in self.recipe.tokenizers_needed]
         return [*(one.part() for one in self.specialists.values()), *coders, *fits]
 
@@ -184,7 +187,12 @@ class Project:
         text = self.fitted.get(TEXT)
         specs = self.recipe.specs(text.vocab_size if text else 0)
         options = TokenOptions(self.recipe.seed, self.recipe.images, self.recipe.tokenizers.min_box_score)
-        return outputs.token_outputs(specs, options, self.label_prints, self.fitted)
+        imported = [spec for spec in specs if spec.name in self.recipe.imported]
+        made = outputs.token_outputs(
+            [spec for spec in specs if spec not in imported], options, self.label_prints, self.fitted
+        )
+        both = made | outputs.imported_tokens(imported, self.fitted)
+        return {name: both[name] for name in (f"tokens/{spec.name}" for spec in specs)}
 
     def plan(
         self, asked: Mapping[str, Output], stored: Mapping[str, Output] | None = None, footers: bool = False
@@ -249,14 +257,18 @@ class Project:
         labels = {TOKENIZERS[name].label if name in TOKENIZERS else "caption" for name in names}
         needed = outputs.sources(self.specialists, labels)
         job = self.shard_job({label: one for label, one in self.specialists.items() if label in needed}, {})
-        plan = self.plan({}, self.stored_labels)
+        text = recipe.tokenizers.text
+        if brought := all((text if name == TEXT else recipe.tokenizer(name)).weights for name in names):
+            plan = plans.Plan({}, {}, {split: [] for split in plans.SPLITS})  # no sample is needed
+        else:
+            plan = self.plan({}, self.stored_labels)
 
         def data(split: str) -> FitData | None:
             there = (name for name in plan.splits[split] if name in plan.tasks and name not in plan.unseen)
             tasks = tuple(plan.tasks[name] for name in there)
             return FitData(job, tasks) if tasks else None
 
-        train = data("train")
+        train = FitData(job, ()) if brought else data("train")
         if train is None:
             raise RecipeError("fit: none of the training shards can be read: " + "; ".join(plan.unseen.values()))
         # Crops of stored labels are of the versions that made these.

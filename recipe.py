@@ -23,7 +23,7 @@ from .infra.fields import Section
 from .infra.secrets import hidden
 from .modalities import LABELS, MODALITIES, TEXT, TOKENIZERS, Form, Kind, ModalitySpec
 from .pipelines.engine.settings import Engine
-from .pipelines.settings import Images, Labels, Samples
+from .pipelines.settings import CROP_SETTINGS, Images, Labels, Samples
 from .pipelines.specialists.names import BY_FIRST_NAME
 from .tokenize import class_lists
 from .tokenize import settings as tokenizer_settings
@@ -47,6 +47,7 @@ class Recipe(Section):
     images: Images = Images()
     modalities: list[str] = ["rgb", "tok_rgb", "tok_canny_edge", "color_palette", "metadata", "caption", "det"]
     labels: Labels = Labels()
+    imported: list[str] = []  # modalities whose columns `fourmill import` has put into the root, and their crops
     classes: dict[str, list[str] | str] = {}  # by label, the names of its ids in order; COCO's unless given
     tokenizers: Tokenizers = Tokenizers()
     engine: Engine = Engine()
@@ -68,8 +69,18 @@ class Recipe(Section):
     @property
     def tokenizers_needed(self) -> list[str]:
         """The fitted tokenizers, text's aside, that the recipe's modalities take their tokens from; each once."""
-        names = [name for modality in self.modalities for name in MODALITIES[modality].tokenizers]
+        names = [name for modality in self.made for name in MODALITIES[modality].tokenizers]
+        # Imported ids need no tokenizer, unless one is named to look at them.
+        others = [
+            name for modality in self.imported if modality in MODALITIES for name in MODALITIES[modality].tokenizers
+        ]
+        names += [name for name in others if name == TEXT or self.tokenizers.of(name).weights]
         return [name for name in dict.fromkeys(names) if name != TEXT]
+
+    @property
+    def made(self) -> list[str]:
+        """The modalities whose tokens are made from its samples: all that are not imported."""
+        return [name for name in self.modalities if name not in self.imported]
 
     @property
     def has_text(self) -> bool:
@@ -225,6 +236,7 @@ def _check(recipe: Recipe) -> None:
     """ValueError for the first thing that does not fit across the sections."""
     for name in recipe.modalities:
         _known("modalities", name, MODALITIES)
+    _check_imported(recipe)
     if len(set(recipe.modalities)) < len(recipe.modalities):
         raise ValueError("modalities: a name stands twice")
     for name in [*recipe.labels.keep, *recipe.labels.specialists]:
@@ -243,6 +255,19 @@ def _check(recipe: Recipe) -> None:
     for chain in recipe.generate.chains:
         _check_chain(recipe, chain)
     _check_evaluation(recipe)
+
+
+def _check_imported(recipe: Recipe) -> None:
+    for name in recipe.imported:
+        if name != CROP_SETTINGS:
+            _chosen("imported", name, recipe.modalities)
+    # Crops of what is made follow from the seed, those of what is imported were drawn elsewhere.
+    cropped = [name for name in recipe.made if recipe.imported and MODALITIES[name].spatial]
+    if cropped and recipe.images.crops > 1:
+        raise ValueError(
+            f"imported: {', '.join(cropped)} would be made of other crops than the imported columns; with images.crops "
+            "1, the centre, they would be the same"
+        )
 
 
 def _spec(recipe: Recipe, name: str) -> registry.ModalitySpec:

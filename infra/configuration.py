@@ -143,6 +143,13 @@ def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def override(data: dict[str, Any], overrides: list[str]) -> None:
+    """Apply overrides of the form "a.b=value" to settings, in place. RecipeError if one cannot be applied."""
+    _check_twice(overrides)
+    for one in overrides:
+        _override(data, one)
+
+
 def _override(data: dict[str, Any], override: str) -> None:
     """Apply "a.b=value" to nested mappings and lists, in place."""
     name, equals, value = override.partition("=")

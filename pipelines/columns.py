@@ -9,6 +9,7 @@ from typing import Any
 
 from ..infra import ledger
 from ..infra.configuration import RecipeError
+from ..infra.fingerprint import fingerprint
 from ..modalities import MODALITIES, ModalitySpec
 from . import plan as plans
 from .outputs import Output
@@ -103,7 +104,10 @@ def recorded(root: str, specs: Sequence[ModalitySpec], names: Sequence[str], sha
 
 def _print(plan: plans.Plan, output: Output, shards: list[str]) -> str:
     """The fingerprint of a column as its records have it: a run on columns of the first release hashed their `former`
-    one. The current one if records differ, or there are none."""
+    one. The current one if records differ, or there are none. Of an imported one its contents count as well: nothing
+    else says what it was made of."""
+    if output.imported:
+        return fingerprint(output.fingerprint, [plan.done[output.name, shard].sha256 for shard in shards])
     recorded = {plan.done[output.name, shard].fingerprint for shard in shards}
     return recorded.pop() if len(recorded) == 1 else output.fingerprint
 

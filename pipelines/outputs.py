@@ -8,7 +8,7 @@ not in them, see infra/versions.py.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..infra import versions
@@ -19,7 +19,7 @@ from ..infra.versions import Part
 from ..modalities import MODALITIES, Kind, ModalitySpec
 from ..tokenize import codecs, store
 from . import source
-from .settings import Images
+from .settings import CROP_SETTINGS, Images
 from .specialists import registry
 from .specialists.base import Specialist
 from .specialists.pretrained import Pretrained
@@ -32,6 +32,7 @@ class Output:
     """One output of every shard: "samples", "labels/LABEL" or "tokens/MODALITY"; or a fit: "tokenizers/NAME".
 
     identity: what the fingerprint stands for, for people. parts: what makes it, with versions.
+    imported: it was made elsewhere: only `fourmill import` writes it, whatever its samples are.
     former: a fingerprint that stands for the same, "" for none: the first release hashed versions of users' own code.
     """
 
@@ -43,6 +44,7 @@ class Output:
     tokenizers: dict[str, str] = field(default_factory=dict, hash=False)  # that it needs: name -> fingerprint
     parts: tuple[Part, ...] = ()
     former: str = ""
+    imported: bool = False
 
     def is_asked_for(self, recorded: str) -> bool:
         """Whether a record with this fingerprint holds the output."""
@@ -135,6 +137,35 @@ def label_outputs(
             parts=prints.parts[label],
             former=fingerprint("label", prints.former[label]),
         )
+    return outputs
+
+
+def imported_labels(imported: Collection[str], alone: bool) -> dict[str, Output]:
+    """What an import commits besides columns: the crops, if they are known, and the list of samples.
+
+    Args:
+        alone: whether nothing is made from samples, so that nothing else says which samples there are.
+    """
+    outputs = {}
+    if alone:
+        outputs[SAMPLES] = Output(SAMPLES, "", fingerprint("imported", SAMPLES), imported=True)
+    if CROP_SETTINGS in imported:
+        name = f"labels/{CROP_SETTINGS}"
+        outputs[name] = Output(name, CROP_SETTINGS, fingerprint("imported", name), imported=True)
+    return outputs
+
+
+def imported_tokens(specs: Sequence[ModalitySpec], tokenizers: Mapping[str, Fitted]) -> dict[str, Output]:
+    """The columns that were made elsewhere. They are asked for by their sizes alone: what made them is what their
+    records say, and the tokenizers that the recipe names, if it does."""
+    outputs = {}
+    for spec in specs:
+        known = {name: tokenizers[name].fingerprint for name in MODALITIES[spec.name].tokenizers if name in tokenizers}
+        identity: dict[str, Any] = {"format": store.VERSION, "tokenizers": known}
+        name = f"tokens/{spec.name}"
+        label = MODALITIES[spec.name].label
+        print_ = fingerprint("imported", name, asdict(spec))
+        outputs[name] = Output(name, label, print_, identity, spec, known, imported=True)
     return outputs
 
 

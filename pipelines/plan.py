@@ -226,17 +226,24 @@ def make(
     asked = {**outputs, **stored_labels}
     records = inventory.records(asked, footers)
     inventory.prepare_digests(
-        record for (name, _), record in records.items() if asked[name].is_asked_for(record.fingerprint)
+        record
+        for (name, _), record in records.items()
+        if not asked[name].imported and asked[name].is_asked_for(record.fingerprint)
     )
     plan = Plan(dict(outputs), dict(inventory.shards.urls), inventory.shards.splits, stops=dict(stops or {}))
+    made = {name for name, output in asked.items() if not output.imported}
     for shard, url in inventory.shards.urls.items():
         good = _good(inventory, asked, records, shard, pins or {}, update, plan.stops)
-        stat = inventory.stats()[shard]
-        unseen = stat if isinstance(stat, str) else ""
-        if unseen and len({record.source.sha256 for record, _ in good.values()}) > 1:
+        # Nobody looks at a shard of which nothing is made.
+        stat = inventory.stats()[shard] if made else ""
+        unseen = stat if made and isinstance(stat, str) else ""
+        if unseen and len({record.source.sha256 for name, (record, _) in good.items() if name in made}) > 1:
             good, unseen = {}, f"its outputs are of several versions of the shard, and {unseen}"
         plan.done.update({(name, shard): record for name, (record, _) in good.items() if name in outputs})
         plan.outdated.update({(name, shard): why for name, (_, why) in good.items() if why})
+        if lost := [name for name in outputs if name not in good and name not in made]:
+            plan.absent[shard] = f"lacks {', '.join(lost)}, imported: `fourmill import` brings them again"
+            continue
         missing = tuple(name for name in outputs if name not in good)
         if unseen and missing and shard in inventory.shards.gone:
             plan.leave_out(shard)  # nobody names it any more, and nothing whole is made of it
@@ -267,7 +274,12 @@ def _good(
     for name, output in asked.items():
         record = records.get((name, shard))
         why = None if record is None else output.outdated(record, pins)
-        if record is None or why is None or (why and update) or not inventory.is_of(record, shard):
+        if record is None or why is None:
+            continue
+        if output.imported:
+            good[name] = record, why
+            continue
+        if (why and update) or not inventory.is_of(record, shard):
             continue
         stop = stops.get(output.label)
         if (_of_a_place(record) or (stop and stop.doubts(record))) and not isinstance(inventory.stats()[shard], str):

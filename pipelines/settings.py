@@ -8,6 +8,8 @@ from pydantic import Field
 
 from ..infra.fields import Positive, Section, Share, UrlList
 
+CROP_SETTINGS = "crop_settings"  # of imported tokens: which window of its image each crop is
+
 
 class Samples(Section):
     """Where the source shards are. Each field takes a URL, a brace pattern, a glob, a folder, or a list of these."""

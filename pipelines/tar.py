@@ -17,7 +17,7 @@ _MAX_HEADER = 1 << 24  # bytes of a long name or of pax records; a size field ma
 
 def index(file: BinaryIO, size: int) -> Index:
     """Index the tar of `size` bytes in a seekable file; ValueError if it is no tar at all."""
-    members, problem = _scan(file, size)
+    members, problem = scan(file, size)
     result = group(members)
     if problem:
         result.rejects.append(("", problem))
@@ -41,7 +41,7 @@ class _Bounded:
         return self._file.seek(min(position, self._size))
 
 
-def _scan(file: BinaryIO, size: int) -> tuple[list[Member], str]:
+def scan(file: BinaryIO, size: int) -> tuple[list[Member], str]:
     """Every file-like entry, and what is wrong with the archive ("" if nothing).
 
     tarfile takes any damage after the first header for the end of the archive, hence the look at where it stopped.

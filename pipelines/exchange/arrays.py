@@ -1,0 +1,59 @@
+"""Arrays of apple/ml-4m as .npy: ids of tokens (crops, tokens), crop settings (crops, 5); no pickle is ever read."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+
+SETTINGS = ("top", "left", "height", "width", "flip")
+
+
+def read(data: bytes) -> np.ndarray:
+    """The array of a .npy file. ValueError if it is damaged, or holds Python objects."""
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = header(file)
+    except (ValueError, TypeError, SyntaxError, UnicodeError, RecursionError, MemoryError) as error:
+        raise ValueError(f"no .npy file, or a damaged one: {str(error).partition(chr(10))[0]}") from None
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects, which is a pickle and is not read")
+    # Compared before anything of that size is made: a header may say anything.
+    expected = math.prod(shape) * dtype.itemsize
+    if len(data) - file.tell() != expected:
+        raise ValueError(f"cut off or damaged: {len(data) - file.tell():,} bytes of an array of {expected:,}")
+    return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
+
+
+def ids(array: np.ndarray, crops: int, tokens: int) -> np.ndarray:
+    """Ids as the store has them, uint16 (crops, tokens). ValueError if they are of another form."""
+    if array.dtype.kind not in "iu" or array.ndim != 2:
+        raise ValueError(f"got {array.dtype} {array.shape}, expected integers (crops, tokens)")
+    if array.shape != (crops, tokens):
+        raise ValueError(f"got {array.shape[0]} crops of {array.shape[1]} tokens, expected {crops} of {tokens}")
+    if array.size and (array.min() < 0 or array.max() >= 2**16):
+        raise ValueError(f"got ids from {array.min()} to {array.max()}, expected 0 to {2**16 - 1}")
+    return array.astype(np.uint16)
+
+
+def settings(array: np.ndarray, crops: int) -> list[list[Any]]:
+    """Crop settings as lists of numbers. ValueError if they are of another form."""
+    if array.ndim != 2 or array.shape[1] != len(SETTINGS) or array.dtype.kind not in "iuf":
+        raise ValueError(f"got {array.dtype} {array.shape}, expected numbers (crops, {len(SETTINGS)}): {SETTINGS}")
+    if len(array) != crops:
+        raise ValueError(f"got settings of {len(array)} crops, expected {crops}")
+    if not np.isfinite(array).all():
+        raise ValueError("got settings that are not finite")
+    values: list[list[Any]] = array.tolist()
+    return values
+
+
+def dump(array: np.ndarray) -> bytes:
+    """As numpy.save writes it."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()

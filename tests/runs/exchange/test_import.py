@@ -1,0 +1,299 @@
+"""Token folders of apple/ml-4m become columns of a root, which train, look and check as any others, and come out again
+as they were."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fourmill_tests import data, runs
+from fourmill_tests.engine import inline
+
+import fourmill
+from fourmill.infra import ledger
+from fourmill.tokenize import labels
+from fourmill.tokenize.text.wordpiece import WordPiece
+
+CROPS, TOKENS = 3, 4
+Members = dict[str, bytes]
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def write(folder: Path, name: str, shard: str, members: Members) -> None:
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / name / f"{shard}.tar").write_bytes(data.tar(list(members.items())))
+
+
+def members(path: Path) -> list[tuple[str, bytes]]:
+    with tarfile.open(path) as archive:
+        return [(one.name, archive.extractfile(one).read()) for one in archive]  # type: ignore[union-attr]
+
+
+def keys(shard: int, count: int = 5) -> list[str]:
+    # Not sorted, and with a folder: the order is the tar's.
+    return [f"{shard:02d}/{i * 37 % 100:06d}" for i in range(count)]
+
+
+def tokens(rng: np.random.Generator, vocab: int = 16_384, dtype: Any = np.int16, length: int = TOKENS) -> bytes:
+    return npy(rng.integers(0, vocab, (CROPS, length)).astype(dtype))
+
+
+def settings(rng: np.random.Generator) -> bytes:
+    return npy(
+        np.column_stack([rng.integers(0, 20, (CROPS, 2)), rng.integers(40, 60, (CROPS, 2)), rng.integers(0, 2, CROPS)])
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Two splits, of two shards and one, as save_vq_tokens.py names and types what it saves."""
+    rng = np.random.default_rng(0)
+    for split, shards in (("train", 2), ("val", 1)):
+        for shard in range(shards):
+            of = keys(shard + 10 * (split == "val"))
+            folder, name = tmp_path / "ml4m" / split, f"shard-{shard:05d}"
+            write(folder, "tok_rgb@224", name, {f"{key}.npy": tokens(rng) for key in of})
+            write(folder, "tok_depth@224", name, {f"{key}.npy": tokens(rng, 8192, np.int32) for key in of})
+            write(folder, "tok_dinov2_global", name, {f"{key}.npy": tokens(rng, 8192, length=16) for key in of})
+            write(folder, "crop_settings", name, {f"{key}.npy": settings(rng) for key in of})
+    return tmp_path / "ml4m"
+
+
+def bring(place: Path, root: Path, *more: str, status: int = 0) -> str:
+    code, out, err = runs.command("import", str(place), "--from", "ml4m", "--root", str(root), *more)
+    assert code == status, out + err
+    return " ".join((out + err).split())
+
+
+def test_tokens_round_trip_byte_by_byte(place: Path, tmp_path: Path) -> None:
+    root = tmp_path / "out"
+    bring(place, root)
+    code, out, err = runs.command("export", str(root), "--to", "ml4m", "--out", str(tmp_path / "back"))
+    assert code == 0, out + err
+    before = sorted(path.relative_to(place) for path in place.rglob("*.tar"))
+    assert before == sorted(path.relative_to(tmp_path / "back") for path in (tmp_path / "back").rglob("*.tar"))
+    for path in before:
+        assert members(place / path) == members(tmp_path / "back" / path)
+
+
+def test_what_was_imported_is_looked_at_and_checked(place: Path, tmp_path: Path) -> None:
+    root = tmp_path / "out"
+    bring(place, root)
+    store = fourmill.open_store(str(root))
+    assert set(store.modalities) == {"tok_rgb", "tok_depth", "tok_dinov2_global"}
+    assert store.shards() == ("shard-00000", "shard-00001", "val-shard-00000")
+    shard = store.shards()[0]
+    column = store.column("tok_rgb", shard)
+    assert column.values.shape == (5, CROPS, TOKENS) and column.keys.to_pylist() == keys(0)
+    record = ledger.read(str(root), "tokens/tok_rgb", shard)
+    assert record is not None
+    assert record.identity["imported"]["folder"] == "tok_rgb@224" and record.identity["imported"]["dtype"] == "<i2"
+    _, crops = labels.read_labels(str(root / f"labels/crop_settings/{shard}.parquet"))
+    assert np.array(crops).shape == (5, CROPS, 5)
+    for command in (
+        ["check", str(root)],
+        ["inspect", str(root)],
+        ["inspect", str(root / f"tokens/tok_rgb/{shard}.parquet")],
+    ):
+        code, out, err = runs.command(*command)
+        assert code == 0, out + err
+    code, out, err = runs.command("status", str(root / "recipe.yaml"), "--json")
+    state = json.loads(out)
+    assert {row["output"]: row["done"] for row in state["outputs"]} == dict.fromkeys(
+        ("samples", "labels/crop_settings", "tokens/tok_rgb", "tokens/tok_depth", "tokens/tok_dinov2_global"), 3
+    )
+    assert set(state["missing"]) == {"runs/4m"}
+    code, out, err = runs.command("prune", str(root), "--json")
+    assert code == 0 and json.loads(out)["unasked"] == [], out + err
+
+
+def test_training_needs_no_tars_and_run_makes_nothing_again(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    from fourmill import recipe as recipes
+    from fourmill.project import Project
+    from fourmill.verbs.make import run
+
+    root = tmp_path / "out"
+    bring(place, root)
+    shutil.rmtree(place)
+    before = {
+        path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file() and path.name != "recipe.yaml"
+    }
+    inline(monkeypatch)
+    options = ["train.steps=2", "train.warmup_steps=0"]
+    project = Project(recipes.load(root / "recipe.yaml", options))
+    stages = [run.label.make(project), run.fit.make(project), run.tokenize.make(project)]
+    assert all(one.complete and not one.made for one in stages), [one.missing for one in stages]
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    job = data.train_job(project.recipe)
+    assert [spec.name for spec in job.specs] == ["tok_rgb", "tok_depth", "tok_dinov2_global"]
+    assert sum(shard.rows for shard in job.shards) == 10 and sum(shard.rows for shard in job.val_shards) == 5
+    assert job.fingerprint == Project(recipes.load(root / "recipe.yaml", options)).train_job.fingerprint
+
+
+def test_other_contents_are_another_run(place: Path, tmp_path: Path) -> None:
+    from fourmill import recipe as recipes
+    from fourmill.project import Project
+
+    root = tmp_path / "out"
+    bring(place, root)
+    first = Project(recipes.load(root / "recipe.yaml")).train_job.fingerprint
+    write(
+        place / "train",
+        "tok_depth@224",
+        "shard-00001",
+        {f"{k}.npy": npy(np.ones((CROPS, TOKENS), np.int32)) for k in keys(1)},
+    )
+    assert "1" in bring(place, root)
+    assert Project(recipes.load(root / "recipe.yaml")).train_job.fingerprint != first
+
+
+def test_an_import_goes_on_where_it_was_killed(place: Path, tmp_path: Path) -> None:
+    root = tmp_path / "out"
+    bring(place, root)
+    whole = data.rows(root)
+    gone = sorted((root / "ledger/tokens/tok_rgb").glob("*.json"))[0]
+    gone.unlink()
+    (root / "tokens/tok_depth" / f"{gone.stem}.parquet").write_bytes(b"half")
+    times = {path: path.stat().st_mtime_ns for path in root.rglob("*.parquet")}
+    bring(place, root)
+    again = {path.relative_to(root).as_posix() for path, time in times.items() if path.stat().st_mtime_ns != time}
+    assert again == {f"tokens/tok_rgb/{gone.stem}.parquet", f"tokens/tok_depth/{gone.stem}.parquet"}
+    assert data.rows(root) == whole
+
+
+def test_bad_members_are_null_and_bad_tars_no_columns(place: Path, tmp_path: Path) -> None:
+    of = keys(0)
+    rng = np.random.default_rng(1)
+    bad = {
+        of[0]: npy(np.zeros((CROPS, TOKENS), np.int16))[:-3],
+        of[1]: npy(np.array([{"a": 1}], object)),
+        of[2]: npy(np.full((CROPS, TOKENS), 16_384, np.int32)),
+        of[3]: npy(np.zeros((CROPS, 9), np.int16)),
+    }
+    write(
+        place / "train",
+        "tok_rgb@224",
+        "shard-00000",
+        {f"{key}.npy": value for key, value in bad.items()} | {"x.npy": tokens(rng)},
+    )
+    write(place / "train", "tok_depth@224", "shard-00000", {f"{key}.npy": tokens(rng, 8192) for key in of})
+    tar = place / "train/tok_depth@224/shard-00001.tar"
+    tar.write_bytes(tar.read_bytes()[:1500])
+    said = bring(place, tmp_path / "out", "--modalities", "tok_depth", status=1)
+    assert "copy it again" in said and "shard-00001" in said
+    # The first array that can be read says the sizes; of this shard none is whole.
+    said = bring(place, tmp_path / "out2", "--modalities", "tok_rgb", status=1)
+    assert "no sample can be read" in said and "cut off or damaged" in said
+    write(
+        place / "train",
+        "tok_rgb@224",
+        "shard-00000",
+        {f"{k}.npy": v for k, v in bad.items()} | {f"{of[4]}.npy": tokens(rng)},
+    )
+    said = bring(place, tmp_path / "out3", "--modalities", "tok_rgb")
+    root = tmp_path / "out3"
+    shard = fourmill.open_store(str(root)).shards()[0]
+    record = ledger.read(str(root), "tokens/tok_rgb", shard)
+    assert record is not None and record.nulls == 4
+    reasons = {one["key"]: one["reason"] for one in record.rejects}
+    expected = {
+        of[0]: "cut off",
+        of[1]: "is a pickle and is not read",
+        of[2]: "codebook_size=N",
+        of[3]: "9 tokens, expected 3 of 4",
+    }
+    assert all(text in reasons[key] for key, text in expected.items()), reasons
+
+
+def test_captions_and_pictures_come_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, rng = tmp_path / "ml4m", np.random.default_rng(2)
+    of = [f"{i:04d}" for i in range(4)]
+    write(place, "rgb", "00000", {f"{key}.jpg": data.encode(data.picture(i)) for i, key in enumerate(of)})
+    write(place, "tok_rgb@224", "00000", {f"{key}.npy": tokens(rng) for key in of})
+    write(place, "crop_settings", "00000", {f"{key}.npy": settings(rng) for key in of})
+    captions = [b'["a dog", "two dogs", "a cat"]', b'{"caption": "a cat"}', b'"a sofa"', b"{}"]
+    write(place, "caption", "00000", {f"{key}.json": text for key, text in zip(of, captions, strict=True)})
+    write(place, "det", "00000", {f"{key}.json": b"{}" for key in of})
+    assert "tokenizers.text.weights=FILE" in bring(place, tmp_path / "out", status=2)
+    words = WordPiece.fit(["a dog on a sofa, two cats"] * 4, vocab_size=4500)
+    (tmp_path / "text.json").write_text(words.to_json())
+    said = bring(place, tmp_path / "out", "--set", f"tokenizers.text.weights={tmp_path / 'text.json'}")
+    assert "left out: det" in said
+    store = fourmill.open_store(str(tmp_path / "out"))
+    column = store.column("caption", store.shards()[0])
+    assert [words.decode(column.crop(0, c)) for c in range(3)] == ["a dog", "two dogs", "a cat"]
+    assert words.decode(column.crop(2, 1)) == "a sofa" and column.valid.tolist() == [True, True, True, False]
+    pictures = store.column("rgb", store.shards()[0])
+    assert (
+        pictures.spec.crops == CROPS and pictures.spec.length == 32 and pictures.crop(0, 2)[:2].tolist() == [0xFF, 0xD8]
+    )
+    record = ledger.read(str(tmp_path / "out"), "tokens/caption", store.shards()[0])
+    assert record is not None and record.identity["tokenizers"] == {"text": words.fingerprint()}
+
+
+def test_folders_of_files_are_shards(tmp_path: Path) -> None:
+    rng, place = np.random.default_rng(3), tmp_path / "train"
+    for name in ("tok_rgb_dvae", "crop_settings"):
+        for folder in ("a", "b"):
+            (place / name / folder).mkdir(parents=True)
+            for i in range(3):
+                content = settings(rng) if name == "crop_settings" else tokens(rng)
+                (place / name / folder / f"{i}.npy").write_bytes(content)
+    assert "tok_rgb_dvae: no modality is called so" in bring(place, tmp_path / "out", status=2)
+    bring(place, tmp_path / "out", "--map", "tok_rgb_dvae=tok_rgb")
+    assert fourmill.open_store(str(tmp_path / "out")).column("tok_rgb", "a").keys.to_pylist() == ["a/0", "a/1", "a/2"]
+    assert runs.command("export", str(tmp_path / "out"), "--to", "ml4m", "--out", str(tmp_path / "back"))[0] == 0
+    for path in place.rglob("*.npy"):
+        assert (tmp_path / "back" / path.relative_to(place)).read_bytes() == path.read_bytes()
+
+
+WRONG: dict[str, tuple[Callable[[Path], object], Sequence[str], str]] = {
+    "nothing": (lambda place: None, (), "there is no such folder"),
+    "tars": (lambda place: write(place, ".", "0", {"a.tok_rgb.npy": b""}), (), "folders by modality"),
+    "unknown": (lambda place: write(place, "depth_x", "0", {"a.npy": b""}), (), "--map FOLDER=MODALITY"),
+    "map": (lambda place: write(place, "x", "0", {"a.npy": b""}), ("--map", "x=tok_rg"), "did you mean 'tok_rgb'"),
+    "several": (
+        lambda place: write(place, "tok_rgb", "0", {"a.npy": npy(np.zeros((1, 4), np.int16)), "a.txt": b""}),
+        (),
+        "expected one member of each key",
+    ),
+    "shape": (
+        lambda place: write(place, "tok_rgb", "0", {"a.npy": npy(np.zeros((1, 5), np.int16))}),
+        (),
+        "no square grid",
+    ),
+    "modalities": (
+        lambda place: write(place, "tok_rgb", "0", {"a.npy": b""}),
+        ("--modalities", "tok_depth"),
+        "there is no folder of tok_depth",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(WRONG))
+def test_wrong_places_are_said(kind: str, tmp_path: Path) -> None:
+    make, options, expected = WRONG[kind]
+    make(tmp_path / "place")
+    assert expected in bring(tmp_path / "place", tmp_path / "out", *options, status=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_root_with_a_recipe_of_its_own_is_left_alone(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/recipe.yaml").write_text("root: out\nsamples: a.tar\n")
+    assert "import into a root of its own" in bring(place, tmp_path / "out", status=2)
