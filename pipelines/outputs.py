@@ -46,6 +46,11 @@ class Output:
     former: str = ""
     imported: bool = False
 
+    @property
+    def is_decodable(self) -> bool:
+        """Whether all tokenizers of its tokens are known."""
+        return self.spec is None or set(MODALITIES[self.spec.name].tokenizers) <= self.tokenizers.keys()
+
     def is_asked_for(self, recorded: str) -> bool:
         """Whether a record with this fingerprint holds the output."""
         return recorded in (self.fingerprint, self.former)

@@ -148,7 +148,8 @@ class Collector:
 
     def _crops(self, sample: GallerySample) -> list[Crop]:
         """The crops that were tokenized: they follow from the key and the image's size."""
-        if sample.image is None:
+        others = any(output.imported for output in self.columns.values())
+        if sample.image is None or (others and self.images.crops > 1):  # those of imported tokens were drawn elsewhere
             return []
         settings, (height, width) = self.images, sample.image.shape[:2]
         scale = (settings.crop_scale, 1.0)

@@ -81,6 +81,8 @@ def collect(project: Project) -> tuple[Collector, Plan]:
     from ..report.samples import Collector  # torch, which a page that is up to date does not need
 
     columns = {} if project.unfitted else project.token_outputs
+    # Of imported ones those can be shown whose tokenizer the recipe names.
+    columns = {name: one for name, one in columns.items() if not one.imported or one.is_decodable}
     plan = project.plan({**project.label_outputs, **columns}, project.stored_labels)
     # Captions that specialists only pass through are in the shards.
     labels = tuple(label for label, specialist in project.specialists.items() if specialist.name != "captions")

@@ -139,7 +139,11 @@ def _size(place: str, is_tar: bool) -> int:
 def _writer(place: str, is_tar: bool) -> Iterator[Callable[[str, bytes], None]]:
     """A function that adds a member to a tar, or to a folder; the tar takes its name when all are in it."""
     if not is_tar:
-        yield lambda name, content: storage.put(storage.join(place, name), content) and None
+
+        def put(name: str, content: bytes) -> None:
+            storage.put(storage.join(place, name), content)
+
+        yield put
         return
     with ExitStack() as stack:
         if storage.is_local(place):

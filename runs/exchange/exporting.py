@@ -19,6 +19,7 @@ from ...pipelines.exchange.give import Crops, Given, Outcome
 from ...tokenize import codecs
 from ...tokenize.open_store import Store, open_store
 from ...tokenize.store import ColumnSpec
+from ...tokenize.text.wordpiece import WordPiece
 
 INT16_IDS = 2**15  # ml-4m keeps ids as int16
 
@@ -62,7 +63,7 @@ def plan(root: str, modalities: str | None = None) -> Plan:
     if not chosen:
         raise ValueError(f"{root}: nothing that ml-4m could read; {'; '.join(left_out)}")
     most = max(specs[name].crops for name in chosen)
-    if most > 1 and not has_settings:
+    if most > 1 and not has_settings and not set(chosen) <= set(recipe.imported):
         why = "the store does not hold the sizes of images, in which ml-4m says where crops are; the centre is exported"
         left_out.append(f"{most - 1} of {most} crops: {why}")
         most = 1
@@ -121,7 +122,7 @@ def _records(asked: Plan, shard: str) -> dict[str, Record]:
     return records
 
 
-def _given(asked: Plan, record: Record, name: str, shard: str, words: codecs.WordPiece | None) -> Given:
+def _given(asked: Plan, record: Record, name: str, shard: str, words: WordPiece | None) -> Given:
     reader = asked.store.reader(name, shard)
     spec, said = reader.spec, record.identity.get("imported", {})
     folder = give.folder_of(record, spec, asked.side)

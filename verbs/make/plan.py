@@ -88,8 +88,9 @@ def describe(project: Project, measure: int | None = None, machine: Machine | No
         "absent": plan.absent,
         "notes": notes,
     }
-    of_sample, measured = None, _measured_if_asked(job, plan, measure, described)
-    described["problems"] = measured["problems"] if measured else _problems(job, plan)
+    reads = not all(output.imported for output in outputs.values())  # nothing is read of what is imported
+    of_sample, measured = None, _measured_if_asked(job, plan, measure, described) if reads else None
+    described["problems"] = measured["problems"] if measured else _problems(job, plan) if reads else {}
     if measured:
         described["measured"] = measured
         described["samples"] = described["samples"] or measured["dataset_samples"]
