@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ...infra import storage
 from ...model import checkpoint as model_files
-from ...model.config import CONFIG, WEIGHTS
+from ...model.config import CONFIG, TOKENIZERS, WEIGHTS
 from ...model.published import ml4m as published_models
 from ...tokenize import ml4m as published_tokenizers
 from ...tokenize import tokenizer
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Format = Literal["fourmill", "ml4m"]
 VOCABULARY = "tokenizer.json"
 CHECKPOINTS = "checkpoints"
-FILES = (WEIGHTS, CONFIG, tokenizer.ARCH, VOCABULARY, storage.SUMS)
+FILES = (WEIGHTS, CONFIG, tokenizer.ARCH, VOCABULARY, TOKENIZERS, storage.SUMS)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def find(
         option = "--weights" if weights else "--heads"
         raise ValueError(f"{option} is for .pth files of ml-4m's training; {source} is none")
     if storage.list_names(source):
-        return _folder(_model_within(source))
+        return _with_words(_folder(_model_within(source)), source)
     if published_tokenizers.is_hub_id(source) and not storage.list_names(source.partition("/")[0]):
         return _hub(source, revision)
     raise ValueError(f"{source}: there is no such file or folder, and it is no hub id of the form org/name")
@@ -122,6 +122,16 @@ def _model_within(source: str) -> str:
     raise ValueError(f"{source}: it holds {', '.join(sorted(names)[:5])}; expected {WEIGHTS} and {CONFIG} in it")
 
 
+def _with_words(found: Found, source: str) -> Found:
+    """A model of a run that has written its words beside the model alone, as older releases did, with these."""
+    from ...model.fourm import FourM
+
+    if isinstance(found.content, FourM) and found.format == "fourmill" and not found.content.tokenizers:
+        places = (source, source.rstrip("/").rpartition("/")[0])
+        found.content.tokenizers = next(filter(None, map(model_files.read_tokenizers, places)), {})
+    return found
+
+
 def _folder(place: str) -> Found:
     if (saved := checkpoint.at(place)) is not None:
         from ...train.pretrain.weights import of_checkpoint
@@ -152,7 +162,7 @@ def _local(folder: Path, names: list[str]) -> Found:
 
 
 def _hub(name: str, revision: str | None) -> Found:
-    folder = published_tokenizers.fetch(name, revision, [WEIGHTS, CONFIG, tokenizer.ARCH])
+    folder = published_tokenizers.fetch(name, revision, [WEIGHTS, CONFIG, tokenizer.ARCH, TOKENIZERS])
     names = storage.list_names(str(folder))
     if not names:
         raise ValueError(f"{name}: the hub has no {WEIGHTS} there; name a repository that holds one, or a .pth file")

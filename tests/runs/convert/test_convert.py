@@ -94,6 +94,15 @@ def test_tied_heads_stay_tied_both_ways(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "hub/config.json").read_text())["num_heads"] == 2
 
 
+def test_words_go_with_the_model(tmp_path: Path) -> None:
+    model = ml4m.load(GOLDEN / "fm21_qknorm")
+    checkpoint.save(model, tmp_path / "run/model")
+    (tmp_path / "run/tokenizers.json").write_text('{"text": "0123"}')
+    convert(tmp_path / "run", tmp_path / "theirs")
+    convert(tmp_path / "theirs", tmp_path / "ours")
+    assert checkpoint.load(tmp_path / "ours").tokenizers == {"text": "0123"}
+
+
 def test_heads_that_no_tensor_shows_are_asked_for(tmp_path: Path) -> None:
     training("fm7_swiglu_nobias", tmp_path / "c.pth")
     said = convert(tmp_path / "c.pth", tmp_path / "ours", status=2)
