@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...infra import ledger, storage
+from ...infra import ledger, removals, storage
 from ...infra.ledger import SAMPLES, Record
 from ...modalities import Kind, Storage
 from ...tokenize import codecs, labels, store, table_file
@@ -105,6 +105,7 @@ class _Job:
 
     def __init__(self, root: str, one: Shard, keys: list[str], sum_: str, outcome: Outcome) -> None:
         self.root, self.one, self.keys, self.sum, self.outcome = root, one, keys, sum_, outcome
+        self._removed = removals.read(root).of_shard(one.name)
         self._crops: dict[str, list[Crop]] | None = None
 
     def keep_samples(self, output: Output) -> None:
@@ -186,7 +187,7 @@ class _Job:
             return value
 
         rows, form, rejects = self._each(members, read)
-        return rows, form | {"dtype": dtypes[0]}, rejects
+        return rows, form | {"dtype": dtypes[0] if dtypes else "<i2"}, rejects
 
     def _coded(self, members: Members, codec: codecs.Codec, label: Callable[[Entry, bytes], codecs.Labelled]) -> _Rows:
         """Rows that a codec makes of labels."""
@@ -209,6 +210,10 @@ class _Job:
         rejects: list[dict[str, str]] = []
         for key in self.keys:
             entry, row = by_key.pop(key, None), None
+            if key in self._removed:
+                rejects.append({"key": key, "reason": removals.REASON})
+                rows.append(None)
+                continue
             try:
                 if entry is None:
                     raise ValueError("it has no member there")
@@ -221,10 +226,10 @@ class _Job:
             self.outcome.notes.append(
                 f"{members.part.url}: {len(by_key)} keys are in no sample of the shard ({some}, ...)"
             )
-        if all(row is None for row in rows):
+        if all(row is None for row in rows) and not set(self.keys) <= self._removed:
             raise ValueError(f"{members.part.url}: no sample can be read; the first: {rejects[0]['reason']}")
         suffixes = sorted({entry.suffix for entry in members.entries})
-        return rows, {"suffix": suffixes[0]}, rejects
+        return rows, {"suffix": suffixes[0] if suffixes else ""}, rejects
 
     def _picture(self, entry: Entry, data: bytes) -> codecs.Labelled:
         pixels = images.decode(data, MAX_PIXELS)

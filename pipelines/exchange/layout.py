@@ -70,7 +70,7 @@ def splits(url: str) -> dict[str, str]:
 def find(url: str) -> Layout:
     """List a split. ValueError if it is in no layout of ml-4m's."""
     shards: dict[str, dict[str, Part]] = {}
-    names = storage.list_names(url)
+    names = [name for name in storage.list_names(url) if not name.startswith(".")]  # of an export, of a desktop
     if tars := [name for name in names if name.endswith(TAR)]:
         raise ValueError(
             f"{url}: it holds tars ({tars[0]}, ...), expected folders by modality that hold them; name the folder "

@@ -14,6 +14,7 @@ from ...pipelines.exchange import bring as exchange
 from ...pipelines.exchange import layout
 from ...pipelines.exchange.bring import CROP_SETTINGS, Outcome, Shard, Target
 from ...pipelines.patterns import braces
+from ...pipelines.settings import Images
 from ...recipe import RecipeError
 from ...tokenize import codecs
 from .shape import Found
@@ -51,6 +52,7 @@ def recipe(root: str, found: Found, overrides: list[str]) -> dict[str, Any]:
         data |= {"images": {"crops": found.crops} | ({"size": found.image_size} if found.image_size else {})}
         data |= {"generate": {"chains": []}}
     configuration.override(data, overrides)
+    _check_sizes(data.get("images") or {}, found, root if before else "")
     text = (data.get("tokenizers") or {}).get("text") or {}
     texts = [name for name in names if MODALITIES[name].kind is Kind.SEQUENCE]
     if texts and not text.get("weights"):
@@ -59,6 +61,18 @@ def recipe(root: str, found: Found, overrides: list[str]) -> dict[str, Any]:
             "(of ml-4m: text_tokenizer_4m_wordpiece_30k.json), or leave them out with --modalities"
         )
     return data
+
+
+def _check_sizes(images: dict[str, Any], found: Found, root: str) -> None:
+    """RecipeError if columns of one root would be of different crops, or crops of different sizes."""
+    there = {"crops": images.get("crops", Images().crops), "size": images.get("size", Images().size)}
+    now = {"crops": found.crops, "size": found.image_size or there["size"]}
+    for name, value in there.items():
+        if now[name] != value:
+            where = f"the columns of {root} have" if root else "the recipe says"
+            raise RecipeError(
+                f"images.{name}: {where} {value}, these tokens {now[name]}; import them into another root"
+            )
 
 
 def _before(root: str) -> dict[str, Any]:

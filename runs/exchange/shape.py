@@ -73,6 +73,13 @@ def look(place: str, maps: Sequence[str] = (), modalities: str | None = None) ->
         raise ValueError(f"{place}: nothing to import; {'; '.join(left_out)}")
     found = Found(layouts, chosen, 0, 1, layout.CROPS in there, left_out)
     _measure(found)
+    for name in [name for name in chosen if MODALITIES[name].kind is Kind.PIXELS]:
+        if found.crops > 1 and not found.has_settings:
+            left_out.append(
+                f"{chosen.pop(name)}: there is no {layout.CROPS}, which says what its {found.crops} crops are"
+            )
+    if not chosen:
+        raise ValueError(f"{place}: nothing to import; {'; '.join(left_out)}")
     return found
 
 

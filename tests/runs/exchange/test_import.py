@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from fourmill_tests import data, runs
 from fourmill_tests.engine import inline
+from fourmill_tests.s3 import S3
 
 import fourmill
-from fourmill.infra import ledger
+from fourmill.infra import ledger, storage
 from fourmill.tokenize import labels
 from fourmill.tokenize.text.wordpiece import WordPiece
 
@@ -291,6 +292,48 @@ def test_wrong_places_are_said(kind: str, tmp_path: Path) -> None:
     make(tmp_path / "place")
     assert expected in bring(tmp_path / "place", tmp_path / "out", *options, status=2)
     assert not (tmp_path / "out").exists()
+
+
+def test_pictures_of_unknown_crops_and_other_sizes_are_left_out(place: Path, tmp_path: Path) -> None:
+    bring(place, tmp_path / "out", "--modalities", "tok_rgb")
+    of, rng = keys(0), np.random.default_rng(4)
+    other = tmp_path / "other"
+    write(other, "tok_depth", "0", {f"{key}.npy": tokens(rng, 8192) for key in of})
+    write(other, "rgb", "0", {f"{key}.jpg": data.encode(data.picture(i)) for i, key in enumerate(of)})
+    assert "left out: rgb: there is no crop_settings" in bring(other, tmp_path / "out2")
+    write(other, "tok_depth", "0", {f"{key}.npy": npy(np.zeros((1, TOKENS), np.int16)) for key in of})
+    said = bring(other, tmp_path / "out", status=2)
+    assert "images.crops: the columns of" in said and "have 3, these tokens 1; import them into another root" in said
+
+
+def test_what_was_removed_does_not_come_back(place: Path, tmp_path: Path) -> None:
+    root = tmp_path / "out"
+    bring(place, root)
+    gone = keys(0)[1]
+    (tmp_path / "keys.txt").write_text(f"{gone}\n")
+    code, out, err = runs.command("remove", str(root), "--keys", str(tmp_path / "keys.txt"), "--delete")
+    assert code == 0, out + err
+    for path in (root / "ledger/tokens/tok_rgb").glob("*.json"):
+        path.unlink()
+    bring(place, root)
+    column = fourmill.open_store(str(root)).column("tok_rgb", "shard-00000")
+    assert column.valid.tolist() == [key != gone for key in keys(0)]
+    assert runs.command("check", str(root))[0] == 0
+    runs.command("export", str(root), "--to", "ml4m", "--out", str(tmp_path / "back"))
+    names = [name for name, _ in members(tmp_path / "back/train/tok_rgb@224/shard-00000.tar")]
+    assert names == [f"{key}.npy" for key in keys(0) if key != gone]
+
+
+def test_buckets_hold_both_ends(place: Path, s3: S3, tmp_path: Path) -> None:
+    bucket = s3.bucket("exchange")
+    for path in place.rglob("*.tar"):
+        storage.put(f"{bucket}/ml4m/{path.relative_to(place).as_posix()}", path.read_bytes())
+    code, out, err = runs.command("import", f"{bucket}/ml4m", "--from", "ml4m", "--root", f"{bucket}/out")
+    assert code == 0, out + err
+    code, out, err = runs.command("export", f"{bucket}/out", "--to", "ml4m", "--out", f"{bucket}/back")
+    assert code == 0, out + err
+    (tmp_path / "one.tar").write_bytes(storage.read_bytes(f"{bucket}/back/train/tok_depth@224/shard-00001.tar"))
+    assert members(tmp_path / "one.tar") == members(place / "train/tok_depth@224/shard-00001.tar")
 
 
 def test_a_root_with_a_recipe_of_its_own_is_left_alone(place: Path, tmp_path: Path) -> None:
