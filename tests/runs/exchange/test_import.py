@@ -311,7 +311,7 @@ def test_what_was_removed_does_not_come_back(place: Path, tmp_path: Path) -> Non
     bring(place, root)
     gone = keys(0)[1]
     (tmp_path / "keys.txt").write_text(f"{gone}\n")
-    code, out, err = runs.command("remove", str(root), "--keys", str(tmp_path / "keys.txt"), "--delete")
+    code, out, err = runs.command("remove", str(root), "--keys", str(tmp_path / "keys.txt"))
     assert code == 0, out + err
     for path in (root / "ledger/tokens/tok_rgb").glob("*.json"):
         path.unlink()
