@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -23,7 +23,7 @@ from ...model.config import CONFIG, WEIGHTS, FourMConfig
 from ...model.downstream.heads import Classifier
 from ...model.downstream.transfer import Encoder, add_lora, grid_spec, parameter_groups
 from ...model.fourm import FourM
-from ...model.published.names import patch_size
+from ...model.published.names import image_size, patch_size
 from ...tokenize import crops
 from ..data.prefetch import prefetch
 from ..schedule import cosine_lr
@@ -54,6 +54,7 @@ class Settings:
         lr: of the head; the layers below it learn at lr * layer_decay^distance.
         crop_scale: smallest and largest share of the area of an image's largest square that a training crop has.
         lora_rank: 0 trains all weights; above, only corrections of this rank, and the head.
+        image_size: pixels along a side of what the model sees; None for those of its own training, see `resolved`.
     """
 
     epochs: int = 20
@@ -66,17 +67,25 @@ class Settings:
     smoothing: float = 0.1
     pool: Literal["mean", "class"] = "mean"
     lora_rank: int = 0
-    image_size: int = 224
+    image_size: int | None = None
     crop_scale: tuple[float, float] = (0.2, 1.0)
     clip_norm: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size, self.image_size) < 1 or self.lr <= 0 or self.lora_rank < 0:
+        size = 1 if self.image_size is None else self.image_size
+        if min(self.epochs, self.batch_size, size) < 1 or self.lr <= 0 or self.lora_rank < 0:
             raise ValueError(
                 f"transfer: epochs {self.epochs}, batch_size {self.batch_size}, image_size {self.image_size}, lr "
                 f"{self.lr}, lora_rank {self.lora_rank}; expected them above 0, lora_rank at least 0"
             )
+
+
+def resolved(settings: Settings, config: FourMConfig) -> Settings:
+    """Settings with a size of images: that which a model was trained at, unless they say another."""
+    if settings.image_size is not None:
+        return settings
+    return replace(settings, image_size=image_size(config.spec("rgb")))
 
 
 def build(model: FourM, classes: int, settings: Settings) -> Classifier:
@@ -109,6 +118,7 @@ def finetune(
         FloatingPointError: the loss is not finite; names the epoch.
         Stopped: the keeper has saved, since the command was asked to stop.
     """
+    settings = resolved(settings, model.config)
     check(model, train, settings)
     return _Tuning(model, train, val, settings, device).run(keeper)
 
@@ -119,12 +129,10 @@ def check(model: FourM, train: Images, settings: Settings) -> None:
         raise ValueError(
             f"transfer: there is one class alone, {train.classes[0]!r}; expected two or more to tell apart"
         )
-    patch = patch_size(grid_spec(model, "rgb"))
-    if settings.image_size % patch:
-        nearest = max(1, round(settings.image_size / patch)) * patch
-        raise ValueError(
-            f"transfer: image_size is {settings.image_size}, and the model reads patches of {patch} px; take {nearest}"
-        )
+    patch, size = patch_size(grid_spec(model, "rgb")), _side(resolved(settings, model.config))
+    if size % patch:
+        nearest = max(1, round(size / patch)) * patch
+        raise ValueError(f"transfer: image_size is {size}, and the model reads patches of {patch} px; take {nearest}")
 
 
 def schedule(images: int, settings: Settings) -> dict[str, int]:
@@ -222,7 +230,7 @@ class _Tuning:
 
 
 def accuracy(classifier: Classifier, images: Images, settings: Settings, device: str = "cpu") -> dict[str, float]:
-    """Top-1 and top-5 accuracy on centre crops."""
+    """Top-1 and top-5 accuracy on centre crops, at the size of `resolved` settings."""
     classifier.eval()
     hits, order = torch.zeros(2), np.arange(len(images))
     for batch, labels in _batches(images, order, settings, device, epoch=None):
@@ -256,7 +264,7 @@ def save(
     weights = {k: v.detach().cpu().contiguous() for k, v in classifier.state_dict().items()}
     with storage.replaced(path / WEIGHTS) as temporary:
         save_file(weights, temporary)
-    content = {"model": config.to_dict(), "classes": list(classes), "settings": asdict(settings)}
+    content = {"model": config.to_dict(), "classes": list(classes), "settings": asdict(resolved(settings, config))}
     content |= about or {}
     (path / CONFIG).write_text(json.dumps(content, indent=1) + "\n")
 
@@ -279,6 +287,12 @@ def load(folder: str) -> tuple[Classifier, tuple[str, ...], Settings]:
     return classifier.eval(), tuple(content["classes"]), settings
 
 
+def _side(settings: Settings) -> int:
+    if settings.image_size is None:
+        raise ValueError("transfer: settings without image_size; take those of `resolved(settings, model.config)`")
+    return settings.image_size
+
+
 def _logits(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
     with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
         logits: torch.Tensor = classifier({"rgb": images})
@@ -296,7 +310,12 @@ def _training_batches(
 def _batches(
     images: Images, order: np.ndarray, settings: Settings, device: str, epoch: int | None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Pixels uint8 (B, 3, size, size) and labels int64 (B,); the next batch is decoded while one is used."""
+    """Pixels uint8 (B, 3, size, size) and labels int64 (B,); the next batch is decoded while one is used.
+
+    Args:
+        settings: `resolved`.
+    """
+    side = _side(settings)
 
     def pixels(index: int) -> np.ndarray:
         image = images.image(index)
@@ -305,7 +324,7 @@ def _batches(
         key = f"{index}" if epoch is None else f"{epoch}/{index}"
         # The first crop of a key is the centre, which validation uses.
         windows = crops.crops(settings.seed, key, *size, 1 if epoch is None else 2, settings.crop_scale)
-        return crops.apply(windows[-1], image, settings.image_size)
+        return crops.apply(windows[-1], image, side)
 
     def batches() -> Generator[tuple[torch.Tensor, torch.Tensor]]:
         with ThreadPoolExecutor(THREADS) as pool:

@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lr", type=float, default=1e-4, help="of the head (default: 1e-4)")
     text = "largest norm of the gradient (default: no limit)"
     parser.add_argument("--clip-norm", type=float, default=None, metavar="NORM", help=text)
-    parser.add_argument("--image-size", type=int, default=224, help="pixels (default: 224)")
+    text = "pixels (default: those that the model was trained at)"
+    parser.add_argument("--image-size", type=int, default=None, help=text)
     parser.add_argument("--lora-rank", type=int, default=0, help="low-rank corrections instead of all weights")
     parser.add_argument("--seed", type=int, default=0)
 
@@ -82,6 +83,7 @@ def make(
     images = labelled.read(list(train))
     held_out = labelled.read(list(val), images.classes)
     network, device = _network(model, checkpoint)
+    settings = transfer.resolved(settings, network.config)
     transfer.check(network, images, settings)
     call = kept.call_of(network, settings, [images.identity(), held_out.identity()])
     if (history := kept.finished(out, call)) is not None:

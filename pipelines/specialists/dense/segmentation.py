@@ -7,7 +7,7 @@ UperNet, TIPSv2) that were trained on these classes; models of other classes are
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 _DEFORMABLE = ("mask2former", "oneformer")  # sample features at positions that half precision rounds to pixels
 _FINEST = 1024  # pixels: longer side of the grid on which masks compete; their own is coarser
 _CLASSES_AT_A_TIME = 16
+_STRIDE = 4  # pixels of the network's input to one of a mask, in all mask classifiers
+
+# Least probability of a segment's class in the authors' own configurations for COCO panoptic: Mask2Former
+# configs/coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml, on which Swin-B's rests (9b0651c); MaskFormer
+# configs/coco-panoptic (da3e60d); OneFormer configs/coco/oneformer_R50_bs16_50ep.yaml (4962ef6); EoMT
+# training/mask_classification_panoptic.py (7bd19dd).
+PUBLISHED_SCORE = {"mask2former": 0.8, "maskformer": 0.8, "oneformer": 0.8, "eomt": 0.8, "eomt_dinov3": 0.8}
+_FIRST_SCORE = 0.5  # of the first release, and of transformers
 
 
 class Panoptic(DenseModel):
@@ -40,20 +48,36 @@ class Panoptic(DenseModel):
     licence: ClassVar[str] = "MIT (code; the weights' page on the hub says 'other')"
     memory_gb: ClassVar[float] = 4.0
     batch_size: ClassVar[int] = 4
+    version: ClassVar[int] = 2
+    changes: ClassVar[dict[int, str]] = {
+        2: "segments are dropped and drawn as the models' authors do, below a class probability of 0.8; before, below "
+        "0.5, on masks that transformers had resized to a square, and pixels that no mask is sure of had a class"
+    }
+    later: ClassVar[dict[str, Any]] = {"inference": "published"}
     unneeded: ClassVar[tuple[str, ...]] = (r"^criterion\.",)
 
     weights: str = Field(
         "facebook/mask2former-swin-base-coco-panoptic", description="Hub id (org/name), or a local folder."
     )
-    min_score: float = Field(
-        0.5, ge=0, lt=1, description="Segments whose class is less probable are dropped. EoMT's authors take 0.8."
+    min_score: Literal["published"] | Annotated[float, Field(ge=0, lt=1)] = Field(
+        "published",
+        description="Segments whose class is less probable are dropped. published: as in the authors' own "
+        "configuration for COCO panoptic, 0.8 for Mask2Former, MaskFormer, OneFormer and EoMT; 0.5 where none is "
+        "known.",
     )
     mask_threshold: float = Field(
         0.5,
         ge=0,
         lt=1,
         description="Probability from which a pixel belongs to a mask, which its visible share is measured against. "
-        "EoMT drops the pixels below it; Mask2Former and OneFormer leave them to the strongest mask.",
+        "Pixels below it have no class.",
+    )
+    inference: Literal["published", "transformers"] = Field(
+        "published",
+        description="How Mask2Former's and OneFormer's masks become segments. published: as their authors' code does. "
+        "transformers: as its image processor does, which resizes masks to 384 x 384 first, weighs them by the "
+        "probability of their class before it measures them, and leaves no pixel below mask_threshold out. Others "
+        "always go through transformers.",
     )
     min_visible: float = Field(
         0.8, ge=0, lt=1, description="Segments of which others cover more than the rest of this share are dropped."
@@ -122,19 +146,84 @@ class Panoptic(DenseModel):
         height, width = self.seen_size(size)  # EoMT's reads from it what is padding
         scale = min(1.0, _FINEST / max(height, width))
         grid = max(1, round(height * scale)), max(1, round(width * scale))
+        if self.inference == "published" and self._kind in _DEFORMABLE:
+            classes = self._published_classes(prediction, grid)
+        else:
+            classes = self._transformers_classes(prediction, grid)
+        if grid == size:
+            return classes
+        return cv2.resize(classes, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+
+    @property
+    def least_score(self) -> float:
+        """`min_score` as a number, for the weights that are loaded."""
+        return PUBLISHED_SCORE.get(self._kind, _FIRST_SCORE) if self.min_score == "published" else self.min_score
+
+    def _published_classes(self, prediction: Any, grid: tuple[int, int]) -> np.ndarray:
+        logits, masks = prediction.class_queries_logits[0], prediction.masks_queries_logits[0]
+        found = published_classes(logits, masks, grid, self.least_score, self.mask_threshold, self.min_visible)
+        table = np.append(self._classes, NO_CLASS).astype(np.uint8)  # its last entry is of -1
+        return np.ascontiguousarray(table[found.cpu().numpy()])
+
+    def _transformers_classes(self, prediction: Any, grid: tuple[int, int]) -> np.ndarray:
         options: dict[str, Any] = {} if self._kind.startswith("eomt") else {"label_ids_to_fuse": set()}
         segments = self._processor.post_process_panoptic_segmentation(
             prediction,
-            threshold=self.min_score,
+            threshold=self.least_score,
             mask_threshold=self.mask_threshold,
             overlap_mask_area_threshold=self.min_visible,
             target_sizes=[grid],
             **options,
         )[0]
-        classes = classes_of_segments(segments["segmentation"].cpu().numpy(), segments["segments_info"], self._classes)
-        if grid == size:
-            return classes
-        return cv2.resize(classes, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+        return classes_of_segments(segments["segmentation"].cpu().numpy(), segments["segments_info"], self._classes)
+
+    def fingerprint_parts(self) -> dict[str, Any]:
+        """With the number that the first release had as its default where the recipe gives none, so that labels of that
+        release are recognized. A recipe that asks for just that number now asks for something else."""
+        parts = super().fingerprint_parts()
+        hashed = {"published": _FIRST_SCORE, _FIRST_SCORE: str(_FIRST_SCORE)}.get(self.min_score, self.min_score)
+        return {**parts, "options": parts["options"] | {"min_score": hashed}}
+
+
+def published_classes(
+    logits: torch.Tensor,
+    masks: torch.Tensor,
+    size: tuple[int, int],
+    min_score: float,
+    mask_threshold: float,
+    min_visible: float,
+) -> torch.Tensor:
+    """The class of each pixel by the panoptic inference of Mask2Former's and OneFormer's authors; -1 for none.
+
+    Each pixel is the mask's that is strongest there, weighed by the probability of its class. A mask that is stronger
+    in less than `min_visible` of its own pixels is dropped, and so are pixels outside of their mask.
+
+    Args:
+        logits: of classes (queries, classes + 1), the last of no object. masks: logits of masks (queries, h, w).
+        size: (H, W) of the result.
+
+    Returns:
+        int64 (H, W).
+    """
+    import torch
+
+    none = logits.shape[1] - 1
+    scores, labels = logits.softmax(-1).max(-1)
+    kept = (labels != none) & (scores > min_score)
+    found = torch.full(size, -1, device=logits.device)
+    if not kept.any():
+        return found
+    resized = masks[None, kept]
+    for target in ([_STRIDE * side for side in masks.shape[1:]], size):  # by way of the network's input
+        resized = torch.nn.functional.interpolate(resized, target, mode="bilinear", align_corners=False)
+    shares = resized[0].sigmoid()
+    strongest = (scores[kept][:, None, None] * shares).argmax(0)
+    for number, label in enumerate(labels[kept].tolist()):
+        won, own = strongest == number, shares[number] >= mask_threshold
+        drawn = won & own
+        if drawn.any() and won.sum() / own.sum() >= min_visible:
+            found[drawn] = label
+    return found
 
 
 def class_table(

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import cv2
 import numpy as np
@@ -25,6 +25,8 @@ _PEOPLE = 32  # that the network sees at a time
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _STD = np.array([0.229, 0.224, 0.225], np.float32)
 
+Sampling = Literal["published", "centres"]
+
 
 class Hmr2(Pretrained):
     """HMR2.0 (Goel et al. 2023): SMPL parameters of each person, from a square around their box.
@@ -40,6 +42,12 @@ class Hmr2(Pretrained):
     licence: ClassVar[str] = "MIT; the body model SMPL, whose parameters it predicts, is for non-commercial use"
     needs: ClassVar[tuple[str, ...]] = ("det",)
     memory_gb: ClassVar[float] = 4.0
+    version: ClassVar[int] = 2
+    changes: ClassVar[dict[int, str]] = {
+        2: "crops are sampled as 4D-Humans samples them; they were 0.5 (256 / side - 1) of their pixels beside, which "
+        "is more than half of one for people whose square is below 128 px",
+    }
+    later: ClassVar[dict[str, Any]] = {"sampling": "published"}
 
     weights: str = Field(
         "lamianlbe/4D-Humans", description="HMR2.0 as .ckpt or .safetensors: the file, its folder, or a hub id."
@@ -51,6 +59,12 @@ class Hmr2(Pretrained):
     backbone_heads: int = Field(16, ge=1, description="Attention heads, which tensors do not tell; 16 as published.")
     decoder_heads: int = Field(8, ge=1, description="Attention heads of the decoder; 8 as published.")
     iterations: int = Field(1, ge=1, description="How often the estimate is refined; once, as published.")
+
+    sampling: Sampling = Field(
+        "published",
+        description="Where a crop is sampled. published: as 4D-Humans does, which takes a pixel for its upper left "
+        "corner; centres: at the centres of pixels, so that a mirrored image gives mirrored crops, as up to version 1.",
+    )
 
     _network: Any = PrivateAttr(default=None)
 
@@ -90,7 +104,8 @@ class Hmr2(Pretrained):
         every = [(i, person) for i, part in enumerate(people) for person in part or ()]
         for start in range(0, len(every), _PEOPLE):
             part = every[start : start + _PEOPLE]
-            crops = [person_crop(items[i].image, person["box"], *self._network.sizes.crop) for i, person in part]
+            seen = *self._network.sizes.crop, self.sampling
+            crops = [person_crop(items[i].image, person["box"], *seen) for i, person in part]
             for (i, person), body in zip(part, self._bodies(crops), strict=True):
                 found[i].append({"box": list(person["box"]), "score": person["score"], **body})
         return [self._label(whom, label) for whom, label in zip(people, found, strict=True)]
@@ -121,17 +136,19 @@ class Hmr2(Pretrained):
         return found
 
 
-def person_crop(image: np.ndarray, box: Sequence[float], rows: int, columns: int) -> np.ndarray:
+def person_crop(
+    image: np.ndarray, box: Sequence[float], rows: int, columns: int, sampling: Sampling = "published"
+) -> np.ndarray:
     """What the network sees of a person: the middle columns of the square around them, as 4D-Humans cuts it.
 
-    The square is that of `tokenize.smpl.person_square`. Large ones are blurred before they are sampled; what lies
-    outside of the image is black. Pixels are sampled at their centres, so that a mirrored image gives mirrored crops
-    (4D-Humans samples at their corners, at most half a pixel of the crop beside).
+    The square is that of `tokenize.smpl.person_square`. Large ones are blurred before they are sampled, others are
+    rounded to whole values as the image's are; what lies outside of the image is black.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         box: xmin, ymin, xmax, ymax in 0..1, not empty.
         rows, columns: of the crop, rows >= columns.
+        sampling: see `Hmr2.sampling`.
 
     Returns:
         float32 (3, rows, columns), normalized as ImageNet's.
@@ -145,15 +162,17 @@ def person_crop(image: np.ndarray, box: Sequence[float], rows: int, columns: int
     reach = side / 2 + radius + 2
     left, right = max(0, math.floor(x - reach)), min(width, math.ceil(x + reach))
     top, bottom = max(0, math.floor(y - reach)), min(height, math.ceil(y + reach))
-    window: np.ndarray = image[top:bottom, left:right].astype(np.float32)
+    window: np.ndarray = np.ascontiguousarray(image[top:bottom, left:right])
+    if sigma or sampling == "centres":
+        window = window.astype(np.float32)
     if sigma:
         kernel = (2 * radius + 1, 2 * radius + 1)
         window = cv2.GaussianBlur(window, kernel, sigma, borderType=cv2.BORDER_REPLICATE)
-    scale = rows / side
-    shift = ((columns - 1) / 2 + scale * (0.5 + left - x), (rows - 1) / 2 + scale * (0.5 + top - y))
+    scale, corner = rows / side, 0.5 if sampling == "centres" else 0.0
+    shift = (columns / 2 - corner + scale * (corner + left - x), rows / 2 - corner + scale * (corner + top - y))
     matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]], np.float64)
     crop = cv2.warpAffine(window, matrix, (columns, rows), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    return np.ascontiguousarray(((crop / 255 - _MEAN) / _STD).transpose(2, 0, 1), dtype=np.float32)
+    return np.ascontiguousarray(((crop.astype(np.float32) / 255 - _MEAN) / _STD).transpose(2, 0, 1), dtype=np.float32)
 
 
 class _Inert:

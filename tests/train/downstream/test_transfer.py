@@ -53,6 +53,17 @@ def images() -> Stripes:
     return Stripes(np.arange(40) % 2)
 
 
+def test_images_have_the_models_size_by_themselves(model: FourM, images: Stripes, tmp_path: Path) -> None:
+    own = replace(SETTINGS, image_size=None, epochs=1)
+    assert transfer.resolved(own, model.config).image_size == 16
+    classifier, history = transfer.finetune(model, images, images, own)
+    assert history == transfer.finetune(model, images, images, replace(own, image_size=16))[1]
+    transfer.save(classifier, model.config, images.classes, own, str(tmp_path))
+    assert transfer.load(str(tmp_path))[2].image_size == 16
+    with pytest.raises(ValueError, match="without image_size"):
+        transfer.accuracy(classifier, images, own)
+
+
 def test_it_learns_and_comes_back_from_disk(model: FourM, images: Stripes, tmp_path: Path) -> None:
     classifier, history = transfer.finetune(model, images, images, SETTINGS)
     assert len(history) == 6 and history[-1]["loss"] < history[0]["loss"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ def pets(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def transfer(pets: Path) -> tuple[int, str, str]:
-    options = ["--epochs", "1", "--batch-size", "2", "--image-size", "16"]
+def transfer(pets: Path, *more: str) -> tuple[int, str, str]:
+    options = ["--epochs", "1", "--batch-size", "2", *more]
     places = ["--train", str(pets / "train-*.tar"), "--val", str(pets / "val.csv"), "--out", str(pets / "out")]
     return runs.command("transfer", str(pets / "model"), *places, *options)
 
@@ -41,6 +42,14 @@ def transfer(pets: Path) -> tuple[int, str, str]:
 def test_the_first_example_of_transfer(pets: Path) -> None:
     status, out, err = transfer(pets)
     assert status == 0 and f"classifier: {pets / 'out'}" in out, err
+    settings = json.loads((pets / "out" / "config.json").read_text())["settings"]
+    assert settings["image_size"] == 16  # the model's: 2 x 2 patches of 8 px
+
+
+def test_images_may_have_another_size_than_in_training(pets: Path) -> None:
+    status, _, err = transfer(pets, "--image-size", "24")
+    assert status == 0, err
+    assert json.loads((pets / "out" / "config.json").read_text())["settings"]["image_size"] == 24
 
 
 @pytest.mark.parametrize("damaged", ["model/model.safetensors", "train-0.tar", "val.csv"])

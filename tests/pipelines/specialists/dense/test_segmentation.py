@@ -11,13 +11,21 @@ import pytest
 import torch
 from fourmill_tests.tiny import dense as tiny_dense
 
+from fourmill.infra.versions import outdated
 from fourmill.modalities import COCO_PANOPTIC_CLASSES, NO_CLASS
 from fourmill.pipelines.reject import Reject
 from fourmill.pipelines.specialists.base import Item
 from fourmill.pipelines.specialists.dense.depth import Depth
 from fourmill.pipelines.specialists.dense.normals import Normals
-from fourmill.pipelines.specialists.dense.segmentation import Panoptic, argmax_at, class_table, classes_of_segments
+from fourmill.pipelines.specialists.dense.segmentation import (
+    Panoptic,
+    argmax_at,
+    class_table,
+    classes_of_segments,
+    published_classes,
+)
 
+GOLDEN = Path(__file__).parents[3] / "golden" / "mask2former" / "panoptic.npz"
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     "mask2former": tiny_dense.mask2former,
     "mask2former_padded": lambda folder: tiny_dense.mask2former(folder, pad_size={"height": 128, "width": 160}),
@@ -87,7 +95,7 @@ def test_the_label_is_the_librarys_own_panoptic_segmentation(folders: dict[str, 
     from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation
 
     item = tiny_dense.items((97, 211))[0]
-    label = _ready(folders["mask2former"], **EVERYTHING)([item])[0]
+    label = _ready(folders["mask2former"], **EVERYTHING, inference="transformers")([item])[0]
     processor = AutoImageProcessor.from_pretrained(folders["mask2former"])
     model = AutoModelForUniversalSegmentation.from_pretrained(folders["mask2former"]).eval()
     with torch.no_grad():
@@ -98,6 +106,45 @@ def test_the_label_is_the_librarys_own_panoptic_segmentation(folders: dict[str, 
     by_id = {segment["id"]: segment["label_id"] for segment in published["segments_info"]}
     expected = np.vectorize(lambda i: by_id.get(i, NO_CLASS))(published["segmentation"].numpy())
     np.testing.assert_array_equal(label, expected)
+
+
+@pytest.mark.parametrize(("number", "size", "visible"), [(0, (37, 55), 0.5), (1, (32, 32), 0.3), (2, (61, 20), 0.3)])
+def test_segments_are_those_of_mask2formers_authors(number: int, size: tuple[int, int], visible: float) -> None:
+    """Recorded from `panoptic_inference` of facebookresearch/Mask2Former (9b0651c), things merged by class."""
+    recorded = np.load(GOLDEN)
+    logits, masks = (torch.from_numpy(recorded[f"{number}_{name}"]) for name in ("logits", "masks"))
+    found = published_classes(logits, masks, size, 0.8, 0.5, visible).numpy()
+    np.testing.assert_array_equal(np.where(found < 0, NO_CLASS, found), recorded[f"{number}_classes"])
+
+
+@pytest.mark.parametrize("size", [(97, 211), (60, 45)])
+def test_the_default_is_the_authors_inference(folders: dict[str, Path], size: tuple[int, int]) -> None:
+    """From the image to the label, beside their rule spelled out on the network's own output."""
+    from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation
+
+    item = tiny_dense.items(size)[0]
+    label = _ready(folders["mask2former"], min_score=0.02, min_visible=0.1)([item])[0]
+    processor = AutoImageProcessor.from_pretrained(folders["mask2former"])
+    model = AutoModelForUniversalSegmentation.from_pretrained(folders["mask2former"]).eval()
+    with torch.no_grad():
+        outputs = model(**processor(images=[item.image], return_tensors="pt"))
+    found = published_classes(outputs.class_queries_logits[0], outputs.masks_queries_logits[0], size, 0.02, 0.5, 0.1)
+    assert isinstance(label, np.ndarray) and len(np.unique(label)) > 1
+    np.testing.assert_array_equal(label, np.where(found < 0, NO_CLASS, found))
+
+
+def test_thresholds_are_the_authors_unless_the_recipe_says_others(folders: dict[str, Path]) -> None:
+    specialists = {name: _ready(folders[name]) for name in ("mask2former", "oneformer", "eomt")}
+    assert {one.least_score for one in specialists.values()} == {0.8}
+    assert _ready(folders["mask2former"], min_score=0.3).least_score == 0.3
+
+
+def test_labels_of_the_first_release_are_recognized_and_out_of_date() -> None:
+    hashed = [Panoptic(**options).fingerprint_parts() for options in ({}, {"min_score": 0.5}, {"min_score": 0.8})]
+    assert hashed[0]["options"]["min_score"] == 0.5 and "inference" not in hashed[0]["options"]
+    assert hashed[0] != hashed[1] != hashed[2] != hashed[0] and {one["version"] for one in hashed} == {1}
+    (why,) = outdated([Panoptic().part()], {}, {})
+    assert "below a class probability of 0.8" in why
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "tipsv2"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from fourmill_tests.tiny import hmr2 as tiny_hmr2
@@ -9,6 +12,7 @@ from torch.nn import functional as F
 
 from fourmill.pipelines.specialists.poses import hmr2
 
+GOLDEN = Path(__file__).parents[3] / "golden" / "hmr2" / "expected.npz"
 HEADS = {"heads": tiny_hmr2.HEADS, "head_heads": tiny_hmr2.DECODER_HEADS}
 
 
@@ -29,6 +33,18 @@ def test_bodies_are_rotations_shape_and_camera() -> None:
     torch.testing.assert_close(body.rotations @ body.rotations.mT, identity, atol=1e-5, rtol=0)
     torch.testing.assert_close(torch.linalg.det(body.rotations), torch.ones(5, 24), atol=1e-5, rtol=0)
     assert body.camera.std(0).min() > 1e-5  # it looks at its input
+
+
+@pytest.mark.parametrize(
+    ("number", "sizes", "iterations"), [(0, {}, 1), (1, {"unit": 2, "patch": 8}, 1), (2, {"token": 157}, 3)]
+)
+def test_bodies_are_those_of_4d_humans(number: int, sizes: dict[str, int], iterations: int) -> None:
+    """Recorded from its ViT and SMPLTransformerDecoderHead (6ec7965) with the same weights."""
+    net = hmr2.from_state(tiny_hmr2.tensors(**sizes), **HEADS, iterations=iterations)
+    seen = np.random.default_rng(3 + number).standard_normal((2, 3, *net.sizes.crop)).astype(np.float32)
+    body, expected = net(torch.from_numpy(seen)), np.load(GOLDEN)
+    for name in ("rotations", "betas", "camera"):
+        np.testing.assert_allclose(getattr(body, name), expected[f"{number}_{name}"], atol=2e-5)
 
 
 def test_six_numbers_are_two_columns() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,20 @@ import torch
 from fourmill_tests.tiny import hmr2 as tiny_hmr2
 from skimage import data as photos
 
+from fourmill.infra.versions import outdated
 from fourmill.pipelines.reject import Reject
 from fourmill.pipelines.specialists.base import Item
-from fourmill.pipelines.specialists.poses.human_poses import _MEAN, _STD, Hmr2, checkpoint_tensors, person_crop
+from fourmill.pipelines.specialists.poses.human_poses import (
+    _MEAN,
+    _STD,
+    Hmr2,
+    Sampling,
+    checkpoint_tensors,
+    person_crop,
+)
 from fourmill.tokenize.text import smpl
 
+GOLDEN = Path(__file__).parents[3] / "golden" / "hmr2" / "expected.npz"
 HEADS = {"backbone_heads": tiny_hmr2.HEADS, "decoder_heads": tiny_hmr2.DECODER_HEADS}
 
 
@@ -50,9 +59,9 @@ def people(specialist: Hmr2, image: np.ndarray, *boxes: dict[str, Any]) -> list[
     return label
 
 
-def seen(image: np.ndarray, box: list[float], rows: int = 256, columns: int = 192) -> np.ndarray:
-    """The crop in 0..255, (rows, columns, 3)."""
-    return (person_crop(image, box, rows, columns).transpose(1, 2, 0) * _STD + _MEAN) * 255
+def seen(image: np.ndarray, box: Sequence[float], sampling: Sampling = "published") -> np.ndarray:
+    """The crop in 0..255, (256, 192, 3)."""
+    return (person_crop(image, box, 256, 192, sampling).transpose(1, 2, 0) * _STD + _MEAN) * 255
 
 
 def test_people_have_bodies(weights: str) -> None:
@@ -112,14 +121,15 @@ def test_batches_and_repetition_do_not_matter(weights: str, monkeypatch: pytest.
 def test_a_crop_shows_the_square_around_the_box() -> None:
     """A bright square in the middle of the box, at the same place of the crop for every size and place of the box."""
     for width, height, side in ((800, 600, 64), (640, 960, 256), (3000, 2000, 1024)):
+        beside = 0.5 * max(256 / side - 1, 0)  # 4D-Humans samples at corners
         image = np.zeros((height, width, 3), np.uint8)
         x, y = width // 2 + 10, height // 2 - 20
         image[y - side // 8 : y + side // 8, x - side // 16 : x + side // 16] = 255
         box = [(x - side / 4) / width, (y - side / 2) / height, (x + side / 4) / width, (y + side / 2) / height]
         crop = seen(image, box)[..., 0]
         rows, columns = np.flatnonzero(crop.max(1) > 127), np.flatnonzero(crop.max(0) > 127)
-        assert (rows[0], rows[-1] + 1) == pytest.approx((96, 160), abs=1)
-        assert (columns[0], columns[-1] + 1) == pytest.approx((80, 112), abs=1)
+        assert (rows[0], rows[-1] + 1) == pytest.approx((96, 160), abs=1 + beside)
+        assert (columns[0], columns[-1] + 1) == pytest.approx((80, 112), abs=1 + beside)
 
 
 def test_a_box_wider_than_the_network_sees_decides_the_square() -> None:
@@ -142,9 +152,40 @@ def test_a_mirrored_image_gives_mirrored_crops(shape: tuple[int, int]) -> None:
     image = cv2.resize(photos.astronaut(), shape[::-1], interpolation=cv2.INTER_AREA)
     xmin, ymin, xmax, ymax = box = [0.21, 0.13, 0.55, 0.93]
     assert box
-    crop, mirrored = seen(image, box), seen(np.ascontiguousarray(image[:, ::-1]), [1 - xmax, ymin, 1 - xmin, ymax])
+    crop = seen(image, box, "centres")
+    mirrored = seen(np.ascontiguousarray(image[:, ::-1]), [1 - xmax, ymin, 1 - xmin, ymax], "centres")
     # OpenCV samples at multiples of 1/32 pixel, rounded in one direction.
     assert np.abs(crop[:, ::-1] - mirrored).mean() < 1
+
+
+# Height and width of an image, and a box in it: squares of 53 to 846 px, two of them blurred, two across the border.
+CROPS = [
+    ((61, 47), (0.2, 0.1, 0.7, 0.9)),
+    ((200, 150), (0.41, 0.3, 0.63, 0.55)),
+    ((333, 501), (0.03, 0.2, 0.55, 0.97)),
+    ((900, 700), (0.1, 0.05, 0.9, 0.99)),
+    ((40, 200), (0.5, 0.1, 0.9, 0.8)),
+]
+
+
+@pytest.mark.parametrize("number", range(len(CROPS)))
+def test_crops_are_those_of_4d_humans(number: int) -> None:
+    """Recorded from its ViTDetDataset (6ec7965): small boxes and large ones, to the rounding of float32."""
+    (height, width), box = CROPS[number]
+    blocks = np.random.default_rng(height * width).integers(0, 256, (height // 6 + 1, width // 6 + 1, 3), np.uint8)
+    image = np.ascontiguousarray(np.kron(blocks, np.ones((6, 6, 1), np.uint8))[:height, :width])
+    expected = np.load(GOLDEN)[f"crop_{number}"]
+    np.testing.assert_allclose(person_crop(image, box, 256, 192)[:, 3::32, 5::24], expected, atol=2e-5)
+    beside = person_crop(image, box, 256, 192, "centres")[:, 3::32, 5::24]
+    assert np.abs(beside - expected).mean() > 0.01
+
+
+def test_labels_of_other_crops_are_recognized_and_out_of_date(weights: str) -> None:
+    now, before = Hmr2(weights=weights), Hmr2(weights=weights, sampling="centres")
+    assert "sampling" not in now.fingerprint_parts()["options"] and now.fingerprint_parts()["version"] == 1
+    assert before.fingerprint_parts() != now.fingerprint_parts()
+    (why,) = outdated([now.part()], {}, {})
+    assert "4D-Humans samples them" in why
 
 
 def test_large_people_do_not_alias() -> None:
