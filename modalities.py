@@ -189,6 +189,9 @@ def class_names(label: str, lists: Mapping[str, tuple[str, ...]]) -> tuple[str, 
     return lists.get(label) or CLASS_NAMES.get(label, ())
 
 
+WINDOW = "window"  # the label that says which part of an image was labelled
+
+
 def _label(name: str, storage: Storage, form: Form, specialist: str, summary: str) -> tuple[str, Label]:
     return name, Label(name, storage, form, specialist, summary)
 
@@ -213,6 +216,7 @@ LABELS: dict[str, Label] = dict(
         _label("canny_edge", Storage.IMAGE, Form.EDGES, "canny", "Canny edges of the image"),
         _label("color_palette", Storage.JSON, Form.RECORD, "palette", "palettes of 1 to 7 colours"),
         _label("metadata", Storage.JSON, Form.RECORD, "metadata", "sizes, counts and statistics"),
+        _label(WINDOW, Storage.JSON, Form.RECORD, "window", "which part of the image was labelled"),
     )
 )
 

@@ -21,7 +21,7 @@ from .infra.configuration import RecipeError
 from .infra.explain import explain, nearest
 from .infra.fields import Section
 from .infra.secrets import hidden
-from .modalities import LABELS, MODALITIES, TEXT, TOKENIZERS, Form, Kind, ModalitySpec
+from .modalities import LABELS, MODALITIES, TEXT, TOKENIZERS, WINDOW, Form, Kind, ModalitySpec
 from .pipelines.engine.settings import Engine
 from .pipelines.settings import CROP_SETTINGS, Images, Labels, Samples
 from .pipelines.specialists.names import BY_FIRST_NAME
@@ -55,6 +55,18 @@ class Recipe(Section):
     train: Train = Train()
     generate: Generate = Generate()
     evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keeps_windows(cls, data: Any) -> Any:
+        """With `images.trim_borders` what was cut off is recorded with each sample, as the kept label `window`."""
+        images, labels = _mapping(data).get("images"), _mapping(data).get("labels", {})
+        if not _mapping(images).get("trim_borders") or not isinstance(labels, dict):
+            return data
+        keep = labels.get("keep", [])
+        if not isinstance(keep, list) or WINDOW in keep:
+            return data
+        return data | {"labels": labels | {"keep": [*keep, WINDOW]}}
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:

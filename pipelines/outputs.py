@@ -19,6 +19,7 @@ from ..infra.versions import Part
 from ..modalities import MODALITIES, Kind, ModalitySpec
 from ..tokenize import codecs, store
 from . import source
+from .borders import find as borders
 from .settings import CROP_SETTINGS, Images
 from .specialists import registry
 from .specialists.base import Specialist
@@ -98,12 +99,13 @@ def label_prints(
     Args:
         classes: the recipe's own lists of classes, by label; a label that has one is another label.
     """
-    image = fingerprint("source", source.VERSION, images.max_pixels)
+    trimmed = [{"trim_borders": borders.VERSION}] if images.trim_borders else []
+    image = fingerprint("source", source.VERSION, images.max_pixels, *trimmed)
     text = fingerprint("source", source.VERSION)
     prints = LabelPrints({"rgb": image}, {"rgb": image}, {"rgb": ()})
     for label, specialist in specialists.items():
         needs = [need for need in (*specialist.needs, *specialist.looks_at()) if need in prints.current]
-        reads = image if specialist.sees_image else text
+        reads = image if specialist.sees_image or (trimmed and specialist.in_frame) else text
         for table, version in ((prints.current, specialist.first_version), (prints.former, specialist.version)):
             hashed = specialist.fingerprint_parts()
             if not specialist.is_registered():  # ours changed no version without its first one being kept here

@@ -26,6 +26,9 @@ class Images(Section):
     crops: Positive = 1  # crop 0 is the centre crop; the others are random
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.8  # least share of the largest square that a random crop covers
     hflip: Share = 0.5
+    trim_borders: Annotated[bool, Field(strict=True)] = (
+        False  # bars of one colour that a download padded photos with are cut off
+    )
     max_pixels: Positive = 100_000_000  # larger images are refused before they are decoded
     pixel_format: Literal["jpeg", "png"] = "jpeg"  # of the `rgb` column
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95

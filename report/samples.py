@@ -116,7 +116,7 @@ class Collector:
         try:
             with source.open_shard(task.url, source.scratch_folder()) as shard:
                 shard.withhold(self._removed, task.shard)
-                samples = [read_sample(shard, shard.samples[row], self.images.max_pixels) for row in rows]
+                samples = [read_sample(shard, shard.samples[row], self.images) for row in rows]
         except OSError:  # what was made of it can be shown without it
             samples = [GallerySample(key, "", None, None) for key in self._keys(task.shard, rows)]
         return [replace(sample, shard=task.shard, rejects={}, classes=self.classes) for sample in samples]

@@ -12,6 +12,7 @@ import numpy as np
 from ..infra import storage
 from ..modalities import LABELS, TEXT, Form, Kind, Modality, ModalitySpec, class_names
 from ..model.generation.known import PUBLISHED_IDS, SpecialIds
+from ..pipelines.given.bars import without_bars
 from ..pipelines.given.given import Given, Mistake
 from ..pipelines.given.labels import is_dense, read
 from ..pipelines.given.listing import GivenSample
@@ -142,6 +143,8 @@ class Coder:
                     raise Mistake(_said(name, sample, ValueError(text)))
                 frame = frame or given.size
             read_labels[name] = replace(given, notes=(*sample.values[name].notes, *given.notes))
+        if self.origin.trim_borders:
+            read_labels = without_bars(read_labels, labels)
         return {name: read_labels[name] for name in labels}
 
     def _encode(self, key: str, name: str, given: Given, frame: tuple[int, int]) -> Encoded:

@@ -52,6 +52,10 @@ class Origin:
         return self.recipe.generate if self.recipe else Generate()
 
     @property
+    def trim_borders(self) -> bool:
+        return (self.recipe.images if self.recipe else Images()).trim_borders
+
+    @property
     def max_pixels(self) -> int:
         return (self.recipe.images if self.recipe else Images()).max_pixels
 

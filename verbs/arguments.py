@@ -47,6 +47,11 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def add_borders(parser: argparse.ArgumentParser) -> None:
+    text = "write a picture of images that have bars of one colour, a line around what images.trim_borders leaves"
+    parser.add_argument("--borders", metavar="FILE", help=text)
+
+
 def add_recipe_or_root(parser: argparse.ArgumentParser) -> None:
     """RECIPE|ROOT, --set and --trust, of verbs that look."""
     text = "a YAML file, or the folder of a root, of which no code is run"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Reading every key of a larger dataset after each stage would cost more than it shows.
 MAX_KEYS_COMPARED = 2_000_000
+FEW = 0.01  # share of images with bars that is not worth a note
 
 
 def process_shards(
@@ -74,6 +75,7 @@ def process_shards(
             stops.drop(project.root, label)
     if summary.made:
         summary.notes += _shared_keys(project.root, records)
+        summary.notes += _bars(records, project.recipe.images.trim_borders)
     for record in records:
         summary.rejects.update(f"{record.output}: {reason_class(reject['reason'])}" for reject in record.rejects)
     if plan.outdated:
@@ -100,6 +102,23 @@ def _shared_keys(root: str, records: Sequence[Record]) -> list[str]:
 
     shared = shared_keys(root, output, [record.shard for record in widest])
     return [f"duplicate key {key!r}: in the shards {', '.join(names)}" for key, names in shared]
+
+
+def _bars(records: Sequence[Record], trimmed: bool) -> list[str]:
+    """A note on images that have bars, if there are more than a few."""
+    from ..pipelines.borders.find import BARS
+
+    rows = {record.shard: record.rows for record in records}
+    barred = sum({record.shard: record.made[BARS] for record in records if BARS in record.made}.values())
+    if barred < max(1, FEW * sum(rows.values())):
+        return []
+    found = f"{barred:,} of {sum(rows.values()):,} images have bars of one colour"
+    if trimmed:
+        return [f"{found}, which were cut off (the label window says where)"]
+    return [
+        f"{found}, which are labelled like the photo; images.trim_borders: true cuts them off, and "
+        "`fourmill plan recipe.yaml --borders bars.jpg` shows some"
+    ]
 
 
 def prepare_root(project: Project) -> None:

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 from ..infra import storage
 from ..infra.secrets import public
-from ..pipelines import images, source
+from ..pipelines import source
+from ..pipelines.borders import photo
+from ..pipelines.borders.look import BarsSeen
 from ..pipelines.reject import Reject, reason_class
-from . import sizes
+from ..pipelines.settings import Images
+from . import bars, sizes
 from .machines import Machine, here
 from .sizes import Sizes
 
@@ -34,7 +37,7 @@ seed: 0                     # of crops, shuffles and masks
 images:
   size: {image_size:<18}  # pixels along a side of a crop; 4M's 224
   patch_size: {patch_size:<12}  # pixels along a side of a token: 14 x 14 tokens
-  crops: 1                  # crop 0 is the centre crop, further ones are random
+{trim}  crops: 1                  # crop 0 is the centre crop, further ones are random
 
 modalities:                 # what is tokenized and trained on
 {modalities}
@@ -98,6 +101,10 @@ generate:
 """
 
 
+TRIM = """\
+  trim_borders: true        # bars of one colour around photos are cut off
+"""
+
 # What makes a tokenizer of minutes: it begins as principal components of patches, and its codebook follows quickly.
 QUICK = """\
     warm_start: true
@@ -115,20 +122,24 @@ QUICK = """\
 class Look:
     """What the first shard holds.
 
-    samples: of the whole shard. findings: sentences.
+    samples: of the whole shard. findings: sentences. bars: around images of those that were looked at.
     """
 
     samples: int
     findings: list[str]
     has_captions: bool
+    bars: BarsSeen
 
 
-def recipe_text(train: Sequence[str], val: Sequence[str], root: str, machine: Machine | None = None) -> str:
+def recipe_text(
+    train: Sequence[str], val: Sequence[str], root: str, machine: Machine | None = None, borders: str = ""
+) -> str:
     """The recipe as YAML text.
 
     Args:
         train, val: shards: URLs, brace patterns, globs or folders.
         machine: that it is to run on; this one if None.
+        borders: where a picture of images with bars is written, if there are some; "" for none.
 
     Raises:
         ValueError: no shard is found, the first one cannot be read, or the root is a file.
@@ -139,6 +150,8 @@ def recipe_text(train: Sequence[str], val: Sequence[str], root: str, machine: Ma
     first, machine = look(urls[0]), machine or here()
     samples = _estimated_samples(urls, first.samples)
     findings = [f"{len(urls)} training shards; {first.findings[0]}", *first.findings[1:]]
+    if borders:
+        findings.append(bars.write(first.bars, borders))
     findings.append(f"sizes are for about {samples:,} samples on {machine}")
     text = ["caption"] if first.has_captions else []
     modalities = ["rgb", "tok_rgb", "tok_canny_edge", "color_palette", "metadata", *text]
@@ -152,6 +165,7 @@ def recipe_text(train: Sequence[str], val: Sequence[str], root: str, machine: Ma
         train=json.dumps(train[0] if len(train) == 1 else list(train)),
         val=json.dumps(list(val)),
         modalities="\n".join(f"  - {name}" for name in modalities),
+        trim=TRIM if first.bars.barred > bars.FEW * first.bars.images else "",
         keep=_flow(keep),
         chains="\n".join(chains),
         **_fields(sizes.choose(samples, machine), samples, machine),
@@ -214,14 +228,14 @@ def look(url: str) -> Look:
     with tempfile.TemporaryDirectory() as scratch, source.open_shard(url, scratch) as shard:
         samples = shard.samples[:LOOKED_AT]
         kinds: Counter[str] = Counter(extension for sample in samples for extension in sample.members)
-        captions, shorter_sides, rejected = 0, list[int](), Counter[str]()
+        captions, seen, rejected = 0, BarsSeen(), Counter[str]()
         for sample in samples:
             try:
                 captions += shard.caption(sample) is not None
             except Reject as reject:
                 rejected[reason_class(reject.reason)] += 1
             try:
-                shorter_sides.append(min(images.decode(shard.image(sample), 100_000_000).shape[:2]))
+                seen.add(*photo.decode(shard.image(sample), shard.info(sample), Images()))
             except Reject as reject:
                 rejected[reason_class(reject.reason)] += 1
         findings = [f"the first has {len(shard.samples):,} samples ({public(url)})"]
@@ -231,20 +245,22 @@ def look(url: str) -> Look:
                 + ", ".join(f"{count} with .{kind}" for kind, count in kinds.most_common())
                 + f"; {captions} with a caption"
             )
-        if shorter_sides:
-            findings.append(f"images are {min(shorter_sides)} to {max(shorter_sides)} px along the shorter side")
+        if sides := seen.shorter_sides:
+            findings.append(f"images are {min(sides)} to {max(sides)} px along the shorter side")
         elif samples:
             findings.append("none of these has an image that can be read: every sample will be rejected")
         if shard.parts:
             named = ", ".join(f".{_in_line(name)} {count:,}" for name, count in shard.parts.most_common(NAMED))
             findings.append(f"named parts of one sample there: {named}")
+        if seen.barred:
+            findings.append(f"{seen.finding}; images.trim_borders cuts them off")
         findings += _ignored(shard)
         rejected.update(reason_class(reason) for _, reason in shard.rejects)
         findings += [
             f"rejected there, {count} of them: {_in_line(reason)}" for reason, count in rejected.most_common(NAMED)
         ]
         # An empty first shard says nothing about captions; assume the usual.
-        return Look(len(shard.samples), findings, captions > 0 or not samples)
+        return Look(len(shard.samples), findings, captions > 0 or not samples, seen)
 
 
 def _ignored(shard: source.Shard) -> list[str]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from ...infra.versions import Part
 from ...modalities import class_names
+from ..borders.window import Window
 from ..reject import Reject
 from .names import SPECIALISTS, Registered
 
@@ -30,6 +31,8 @@ class Item:
     members: the members of the tar that specialists of the job ask for, by extension ("depth.npy"): arrays, what JSON
         says, text, or bytes, as pipelines/members.py says. One that is missing or damaged is absent.
     shared: what specialists of one model leave for each other (the output of a forward pass), under a key of their own.
+    window: which part `image` is of the image in the shard, where bars around it were cut off (`images.trim_borders`);
+        None where the image is whole. Members are of the whole image: `Window.cut` and `Window.box` make them follow.
     """
 
     key: str
@@ -39,6 +42,7 @@ class Item:
     labels: dict[str, Any] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)
     members: dict[str, Any] = field(default_factory=dict)
+    window: Window | None = None
 
 
 @dataclass
@@ -71,6 +75,8 @@ class Specialist(BaseModel):
         call; without it such a member is absent from the item.
     sees_image: it looks at the image if there is one, so that its labels depend on how images are read.
     needs_image: items without an image are rejected before the call.
+    in_frame: its labels have places in the image though it does not look at it (boxes of a member), so that they
+        depend on `images.trim_borders`.
     cpus, gpus: what one instance takes of a Ray actor (the CPU serves where a cluster has no GPU); memory_gb is its
         resident size beyond the images.
     batch_size: items it likes at a time.
@@ -112,6 +118,7 @@ class Specialist(BaseModel):
     needs_members: ClassVar[bool] = True
     sees_image: ClassVar[bool] = True
     needs_image: ClassVar[bool] = True
+    in_frame: ClassVar[bool] = False
     cpus: ClassVar[float] = 1.0
     gpus: ClassVar[float] = 0.0
     memory_gb: ClassVar[float] = 0.1

@@ -51,6 +51,7 @@ SPECIALISTS: dict[str, Registered] = {
     "sam_edges": Registered("instances.sam_edges:SamEdges", "sam_edges:SamEdges"),
     "hmr2": Registered("poses.human_poses:Hmr2", "human_poses:Hmr2"),
     "palette": Registered("classical.palette:Palette", "palette:Palette"),
+    "window": Registered("classical.window:ImageWindow", "classical.window:ImageWindow"),
     "metadata": Registered("classical.metadata:Metadata", "metadata:Metadata"),
 }
 BY_FIRST_NAME = {registered.first: name for name, registered in SPECIALISTS.items()}  # recipes of the first release

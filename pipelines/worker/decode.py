@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from ...infra import removals
 from ...tokenize.crops import crops
-from .. import images, source
+from .. import source
+from ..borders import photo
 from ..grouping import SourceSample
 from ..reject import Reject
 from ..specialists.base import ImageItem, Item
@@ -76,7 +77,7 @@ def decode(job: Job, shard: source.Shard, entry: SourceSample, wants_image: bool
     if not wants_image:
         return LabelledSample(Item(entry.key, None, caption, info), reasons=reasons)
     try:
-        image = images.decode(shard.image(entry), job.images.max_pixels)
+        image, window = photo.decode(shard.image(entry), info, job.images)
     except Reject as reject:
         reasons["rgb"] = reject.reason
         return LabelledSample(Item(entry.key, None, caption, info), reasons=reasons)
@@ -91,4 +92,9 @@ def decode(job: Job, shard: source.Shard, entry: SourceSample, wants_image: bool
         scale=(settings.crop_scale, 1.0),
         hflip=settings.hflip,
     )
-    return LabelledSample(ImageItem(entry.key, image, caption, info), windows, reasons)
+    item = ImageItem(entry.key, image, caption, info)
+    if window.is_whole:
+        return LabelledSample(item, windows, reasons)
+    if settings.trim_borders:
+        item.window = window
+    return LabelledSample(item, windows, reasons, has_bars=True)

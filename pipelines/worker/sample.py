@@ -16,6 +16,7 @@ class LabelledSample:
 
     lacking: members that were asked for and cannot be used, with the reason.
     is_removed: it was taken down, and has nothing in any output.
+    has_bars: its image has bars of one colour around the photo, whether these were cut off or not.
     """
 
     item: Item
@@ -23,6 +24,7 @@ class LabelledSample:
     reasons: dict[str, str] = field(default_factory=dict)
     lacking: dict[str, str] = field(default_factory=dict)
     is_removed: bool = False
+    has_bars: bool = False
 
     @property
     def key(self) -> str:

@@ -22,6 +22,7 @@ from ...infra.secrets import public
 from ...modalities import import_modules
 from ...tokenize import codecs
 from .. import source
+from ..borders.find import BARS
 from ..engine.job import NO_HINTS, Hints, PlaceError, Sign, Status, StopJob
 from ..outputs import Output, sources
 from ..plan import ShardTask
@@ -148,6 +149,7 @@ class ShardWorker:
         outputs = {name: self.job.outputs[name] for name in task.outputs}
         rows = {name: Rows() for name in outputs}
         keys: list[str] = []
+        barred = 0
         removed = removals.read(self.job.root)
         with source.open_shard(task.url, self.job.scratch) as shard:
             shard.withhold(removed, task.shard)
@@ -162,6 +164,7 @@ class ShardWorker:
                     if name != SAMPLES:
                         self._collect(output, batch, rows[name], task.shard, ward)
                 keys += [sample.key for sample in batch]
+                barred += sum(sample.has_bars for sample in batch)
                 self.tally.samples += len(batch)
             origin = shard.origin(hash_first)
             if any(one.source.sha256 != origin.sha256 for one in stored.values()):
@@ -172,7 +175,8 @@ class ShardWorker:
                 rows[SAMPLES].rejects = [{"key": key, "reason": reason} for key, reason in problems]
                 self.tally.rejects.update(reason_class(reason) for _, reason in problems)
         ward.verdict(task.shard)
-        made = Made(origin, time.monotonic() - start, self._by | circumstances.of_attempt(), tuple(ward.splits))
+        by = self._by | circumstances.of_attempt() | ({BARS: barred} if barred else {})
+        made = Made(origin, time.monotonic() - start, by, tuple(ward.splits))
         records = [
             commit(
                 self.job.root,

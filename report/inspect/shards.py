@@ -141,7 +141,7 @@ def _caption(shard: Shard, sample: SourceSample) -> str | Reject | None:
 
 def _sample(shard: Shard, sample: SourceSample) -> GallerySample:
     reasons = [reason for key, reason in shard.rejects if key == sample.key]
-    view = read_sample(shard, sample, Images.model_fields["max_pixels"].default)
+    view = read_sample(shard, sample, Images())
     problems = {"tar": "; ".join(reasons)} if reasons else {}
     return replace(view, shard=posixpath.basename(public(shard.url)), rejects=problems | dict(view.rejects))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fourmill import recipe as recipes
-from fourmill.modalities import LABELS, MODALITIES, TEXT, TOKENIZERS, Kind, spec
+from fourmill.modalities import LABELS, MODALITIES, TEXT, TOKENIZERS, WINDOW, Kind, spec
 from fourmill.pipelines.specialists import registry
 from fourmill.pipelines.specialists.pretrained import Pretrained
 from fourmill.tokenize import codecs
@@ -92,7 +92,7 @@ def test_the_table_of_tokenizers_has_the_twelve_rows_of_4m_21() -> None:
 def test_specialists_make_the_label_they_are_listed_under() -> None:
     recipe = recipes.parse({"root": "out", "samples": "a.tar", "modalities": list(MODALITIES)})
     built = registry.build(recipe.modalities, recipe.labels)
-    assert set(built) == set(LABELS) - {"rgb"}
+    assert set(built) == set(LABELS) - {"rgb", WINDOW}
     for label, specialist in built.items():
         assert type(specialist).label == label
         assert {*specialist.needs, *specialist.uses} <= set(LABELS)

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...infra.progress import duration
-from .. import arguments, checkup, estimates, machines, summary
+from .. import arguments, bars, checkup, estimates, machines, summary
+
 
 if TYPE_CHECKING:
     from ...pipelines.plan import Plan, ShardTask
@@ -29,6 +30,7 @@ EXAMPLES = (
     "fourmill plan recipe.yaml --for h200x8",
 )
 
+LOOKED_AT = 50  # images of the first shard, for bars
 MEASURED = 8  # samples: a second or two of classical specialists
 ACTOR_GB = 0.5  # of an actor without specialists: Ray, Arrow, OpenCV and the images of a batch
 
@@ -42,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--measure", type=int, default=None, metavar="N", help=text)
     text = "the machine that it will run on, as of `fourmill init` (default: this one)"
     parser.add_argument("--for", dest="machine", metavar="MACHINE", help=text)
+    arguments.add_borders(parser)
     arguments.add_json(parser)
 
 
@@ -49,22 +52,27 @@ def main(args: argparse.Namespace) -> int:
     if args.measure is not None and args.measure < 0:
         raise ValueError(f"--measure: got {args.measure}, expected 0 or more samples")
     machine = machines.named(args.machine) if args.machine else None
+    if args.borders:
+        bars.check(args.borders)
     # Before the recipe is resolved, which ends at the first thing that is wrong.
     report = checkup.examine(arguments.load_recipe(args), args.machine, checkup.PLAN_SECONDS)
     if not args.json:
         for line in checkup.lines(report):
             print(summary.text(line).plain)
-    described = describe(arguments.load_project(args), args.measure, machine)
+    described = describe(arguments.load_project(args), args.measure, machine, args.borders or "")
     return show({**described, "doctor": report.as_json()}, as_json=args.json)
 
 
-def describe(project: Project, measure: int | None = None, machine: Machine | None = None) -> dict[str, Any]:
+def describe(
+    project: Project, measure: int | None = None, machine: Machine | None = None, borders: str = ""
+) -> dict[str, Any]:
     """The plan as plain values, for people (`show`) and programs.
 
     Args:
         measure: samples of the first shard to label and tokenize here, on this machine, and throw away; 0 for none,
             None for a few if no weights need be fetched for them.
         machine: that the recipe will run on; None for this one.
+        borders: where a picture of images with bars is written, if there are some; "" for none.
     """
     recipe, specialists = project.recipe, project.specialists
     notes = project.check_training()
@@ -90,7 +98,8 @@ def describe(project: Project, measure: int | None = None, machine: Machine | No
     }
     reads = not all(output.imported for output in outputs.values())  # nothing is read of what is imported
     of_sample, measured = None, _measured_if_asked(job, plan, measure, described) if reads else None
-    described["problems"] = measured["problems"] if measured else _problems(job, plan) if reads else {}
+    problems, described["bars"] = _first_shard(job, plan, borders) if reads else ({}, "")
+    described["problems"] = measured["problems"] if measured else problems
     if measured:
         described["measured"] = measured
         described["samples"] = described["samples"] or measured["dataset_samples"]
@@ -104,20 +113,27 @@ def describe(project: Project, measure: int | None = None, machine: Machine | No
     return described
 
 
-def _problems(job: Job, plan: Plan) -> dict[str, int]:
-    """What is wrong with the tar of the first shard, each reason counted, if it is a file here: nothing is fetched."""
-    from ...infra import storage
+def _first_shard(job: Job, plan: Plan, borders: str) -> tuple[dict[str, int], str]:
+    """What is wrong with the tar of the first shard, each reason counted, and what bars its first images have, if it is
+    a file here: nothing is fetched."""
+    from ...infra import removals, storage
     from ...pipelines import source
+    from ...pipelines.borders.look import look
     from ...pipelines.reject import reason_class
 
     task = next(iter(plan.tasks.values()), None)
     if task is None or not storage.is_local(task.url):
-        return {}
+        return {}, ""
     try:
         with source.open_shard(task.url, job.scratch) as shard:
-            return dict(Counter(reason_class(reason) for _, reason in shard.problems(job.reads)))
+            shard.withhold(removals.read(job.root), task.shard)
+            seen = look(shard, shard.samples[:LOOKED_AT], job.images.max_pixels)
+            problems = dict(Counter(reason_class(reason) for _, reason in shard.problems(job.reads)))
     except (OSError, ValueError) as error:
-        return {str(error): 1}
+        return {str(error): 1}, ""
+    does = "they are cut off" if job.images.trim_borders else "images.trim_borders: true would cut them off"
+    said = [f"{seen.finding}; {does}"] if seen.barred else []
+    return problems, "; ".join([*said, bars.write(seen, borders)] if borders else said)
 
 
 def _done(plan: Plan, output: str) -> int:
@@ -290,6 +306,8 @@ def show(described: dict[str, Any], as_json: bool) -> int:
         console.print(summary.text(note))
     for reason, count in described["problems"].items():
         console.print(summary.text(f"in the first shard, {count} of them: {reason}"))
+    if described["bars"]:
+        console.print(summary.text(f"in the first shard {described['bars']}"))
     if "measured" in described:
         _show_measured(console, described["measured"])
     if "not_measured" in described:

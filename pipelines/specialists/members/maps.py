@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from ....modalities import NO_CLASS, Form
+from ...borders.window import Window
 from ..dense.depth import relative_depth
 from ..dense.normals import unit_vectors
 
@@ -30,10 +31,11 @@ _SHORTEST, _LONGEST = 0.5, 1.5  # of a unit vector in integers; (0, 0, 0) of a p
 _SHOWN = 5  # ids that a reason names
 
 
-def in_frame(value: Any, size: tuple[int, ...], resize: bool) -> np.ndarray:
+def in_frame(value: Any, size: tuple[int, ...], resize: bool, window: Window | None = None) -> np.ndarray:
     """A map at the height and width of its image; an axis of one channel is dropped.
 
     Args:
+        window: that was cut out of the image; a map may be of the whole image, and follows, or of the window.
         resize: enlarge or shrink one of the image's aspect, by nearest pixels: values are never mixed.
     """
     array = _array(value)
@@ -44,13 +46,22 @@ def in_frame(value: Any, size: tuple[int, ...], resize: bool) -> np.ndarray:
     (rows, columns), (height, width) = array.shape[:2], size
     if (rows, columns) == (height, width):
         return array
-    if resize and abs(rows * width - columns * height) <= max(height, width):  # a side may be rounded by one pixel
+    if window is not None and (
+        (rows, columns) == window.image_size or (resize and _same_aspect((rows, columns), window.image_size))
+    ):
+        return window.cut(in_frame(array, window.image_size, resize))
+    if resize and _same_aspect((rows, columns), (height, width)):
         down = ((np.arange(height) + 0.5) * rows / height).astype(np.int64)
         across = ((np.arange(width) + 0.5) * columns / width).astype(np.int64)
         return array[down[:, None], across]
     turned = " (a quarter turn: images are turned by their EXIF orientation, members are not)"
     why = turned if (columns, rows) == (height, width) else " (see resize)" if not resize else ""
     raise ValueError(f"{(rows, columns)}, expected the image's frame, {(height, width)}{why}")
+
+
+def _same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes are one, resized; a side may be rounded by one pixel."""
+    return abs(one[0] * other[1] - one[1] * other[0]) <= max(other)
 
 
 def depth(array: np.ndarray, holds: str, scale: float | None, far: float | None, invalid: Invalid) -> np.ndarray:

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from ....infra.explain import nearest
 from ....modalities import LABELS, NO_CLASS, Form
 from ... import members
+from ...borders.window import Window
 from ...reject import Reject
 from ..base import Item, Specialist
 from . import maps, records
@@ -111,17 +112,21 @@ class Member(Specialist):
         return LABELS[self.label].form
 
     @property
-    def in_frame(self) -> bool:
-        """Whether its values have a place in the image, so that the image must be there."""
+    def _is_map(self) -> bool:
+        """Whether it has the frame of the image, so that the image must be there."""
         return self.form in _IN_FRAME or self.label == "sam_instance"
 
     @property
+    def in_frame(self) -> bool:  # type: ignore[override]
+        return self._is_map or self.label in ("det", "human_poses")
+
+    @property
     def needs_image(self) -> bool:  # type: ignore[override]
-        return self.in_frame
+        return self._is_map
 
     @property
     def sees_image(self) -> bool:  # type: ignore[override]
-        return self.in_frame
+        return self._is_map
 
     def reads(self) -> tuple[str, ...]:
         return (self.member.lower(),)
@@ -137,14 +142,17 @@ class Member(Specialist):
 
     def _label(self, item: Item) -> Any | Reject:
         try:
-            return self._read(item.members[self.member.lower()], item.image)
+            value = self._read(item.members[self.member.lower()], item.image, item.window)
+            return item.window.follow(self.label, value) if item.window and not self._is_map else value
         except ValueError as error:
             return Reject(f"{self.label}: {self.member}: {error}")
 
-    def _read(self, value: Any, image: np.ndarray | None) -> Any:
-        if self.in_frame:
+    def _read(self, value: Any, image: np.ndarray | None, window: Window | None) -> Any:
+        if self._is_map:
             assert image is not None, "items without an image are rejected before the call"
-            return self._map(maps.in_frame(value, image.shape[:2], self.resize))
+            return self._map(maps.in_frame(value, image.shape[:2], self.resize, window))
+        if window is not None and self.form is Form.FEATURES:
+            raise ValueError("features of an image whose bars were cut off (images.trim_borders); make others of it")
         match self.label, self.form:
             case "det", _:
                 return records.boxes(value, renamed(self.classes, self.class_names()), self.class_names())

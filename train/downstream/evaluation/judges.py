@@ -22,6 +22,7 @@ from ...measures.words import Vocabulary
 from ..ensemble import average
 from . import truth
 from .settings import Truth
+from .truth import Frame
 
 
 class Judge(Protocol):
@@ -30,11 +31,11 @@ class Judge(Protocol):
     @property
     def measures(self) -> tuple[str, ...]: ...
 
-    def of_truth(self, data: bytes, frame: tuple[int, int]) -> Any:
+    def of_truth(self, data: bytes, frame: Frame) -> Any:
         """The reference of a sample from its member. ValueError if it is not what it should be.
 
         Args:
-            frame: width and height of the image, in pixels.
+            frame: of the image.
         """
 
     def of_label(self, value: Any) -> Any:
@@ -73,9 +74,9 @@ class Maps:
         self.measures = _MEASURES[form]
         self._table = None if given is None else _class_table(given, names)
 
-    def of_truth(self, data: bytes, frame: tuple[int, int]) -> Any:
+    def of_truth(self, data: bytes, frame: Frame) -> Any:
         assert self.given is not None
-        values = truth.array(data, self.given.member)
+        values = truth.shown(truth.array(data, self.given.member), frame)
         if self.form is Form.CLASSES:
             return truth.classes(values, self.size, self._table), None
         if self.form is Form.NORMALS:
@@ -160,7 +161,7 @@ class Captions:
             self._names |= {name: [name, *more] for name, more in given.words.items()}
         self.vocabulary = Vocabulary(self._names, colours)
 
-    def of_truth(self, data: bytes, frame: tuple[int, int]) -> Any:
+    def of_truth(self, data: bytes, frame: Frame) -> Any:
         assert self.given is not None
         objects = [one for one in seen_objects(data, self.given) if one[0] in self._names]
         described = (f"{colour} {name}" for name, colours in objects for colour in colours)

@@ -17,6 +17,7 @@ from ...measures.resample import Statistic
 from . import truth
 from .judges import summed
 from .settings import Truth
+from .truth import Frame
 
 _SCALE = 1000.0  # of boxes, which pycocotools expects in pixels
 _SAME = 0.5  # overlap from which two boxes of an ensemble are one
@@ -45,7 +46,7 @@ class Boxes(_Found):
 
     kind = "bbox"
 
-    def of_truth(self, data: bytes, frame: tuple[int, int]) -> list[Found]:
+    def of_truth(self, data: bytes, frame: Frame) -> list[Found]:
         assert self.given is not None
         return self.of_label(truth.boxes(truth.record(data, self.given.member), frame))
 
@@ -100,12 +101,12 @@ class Instances(_Found):
 
     kind = "segm"
 
-    def of_truth(self, data: bytes, frame: tuple[int, int]) -> list[Found]:
+    def of_truth(self, data: bytes, frame: Frame) -> list[Found]:
         assert self.given is not None
         name = self.given.member
         if name.lower().endswith(".json"):
-            return [Found("thing", mask) for mask in truth.masks(truth.record(data, name), GRID)]
-        return [Found("thing", mask) for mask in truth.instances(truth.array(data, name), GRID)]
+            return [Found("thing", mask) for mask in truth.masks(truth.record(data, name), GRID, frame)]
+        return [Found("thing", mask) for mask in truth.instances(truth.shown(truth.array(data, name), frame), GRID)]
 
     def of_label(self, value: Any) -> list[Found]:
         return [Found("thing", masks.decode(one["mask"]) > 0) for one in value]
@@ -153,7 +154,7 @@ class People:
     def __init__(self, given: Truth | None) -> None:
         self.given = given
 
-    def of_truth(self, data: bytes, frame: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def of_truth(self, data: bytes, frame: Frame) -> list[tuple[np.ndarray, np.ndarray]]:
         assert self.given is not None
         value = truth.record(data, self.given.member)
         try:

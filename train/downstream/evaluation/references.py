@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ....infra import ledger
-from ....modalities import LABELS
+from ....modalities import LABELS, WINDOW
 from ....tokenize import codecs, labels
 from ....tokenize.codec import Codec, Labelled
 from ....tokenize.crops import crops
@@ -18,7 +18,7 @@ from . import truth
 from .columns import Column
 from .job import EvaluateJob
 from .records import Instances
-from .truth import Members
+from .truth import Frame, Members
 
 _FRAMED = ("det", "sam_instance", "human_poses")  # labels whose boxes are shares of the image: its size is needed
 _BATCH = 64  # of what is decoded at a time
@@ -51,12 +51,22 @@ class Reference:
         there = {shard for shard, _ in self._members}
         return list(dict.fromkeys(shard for shard, _, _ in self.samples.places if self._needed and shard not in there))
 
-    def frame(self, column: Column, row: int) -> tuple[int, int] | None:
-        """Width and height of the image of a sample; None if it cannot be read, 1 x 1 where nobody needs it."""
+    def frame(self, column: Column, row: int) -> Frame | None:
+        """The image of a sample; None if it cannot be read, 1 x 1 where nobody needs it."""
+        if (part := self._windows[row]) is not None:
+            return part
         if column.label not in _FRAMED:
-            return 1, 1
+            return Frame(1, 1)
         shard, key, _ = self.samples.places[row]
-        return truth.image_size(self._members.get((shard, key), {}))
+        size = truth.image_size(self._members.get((shard, key), {}))
+        return None if size is None else Frame(*size)
+
+    @cached_property
+    def _windows(self) -> list[Frame | None]:
+        """Of samples whose images had bars cut off, what is left, as was recorded with them; None for others."""
+        if WINDOW not in self.job.kept:
+            return [None] * len(self.samples.places)
+        return [None if one is None else _frame(one) for one in self._stored(WINDOW)]
 
     def of(self, column: Column) -> list[Any]:
         """What the answers are compared with."""
@@ -82,10 +92,11 @@ class Reference:
         for row, value in enumerate(self._stored(column.label)):
             # Maps have the frame of their image.
             is_map = isinstance(value, np.ndarray) and value.ndim > 1
-            size = (value.shape[1], value.shape[0]) if is_map else self.frame(column, row)
-            if value is None or size is None:
+            frame = Frame(value.shape[1], value.shape[0]) if is_map else self.frame(column, row)
+            if value is None or frame is None:
                 found.append(None)
                 continue
+            size = frame.labelled
             if isinstance(column.judge, Instances):
                 found.append(column.judge.of_frame(value))
                 continue
@@ -135,6 +146,13 @@ class Reference:
             loaded = codecs.load(column.spec, generation.options, generation.root, self.job.device)
             self._codecs[column.target] = loaded
         return self._codecs[column.target]
+
+
+def _frame(window: dict[str, int]) -> Frame | None:
+    """A stored label `window`; None if it is the whole image."""
+    part = window["left"], window["top"], window["width"], window["height"]
+    whole = part[2:] == (window["image_width"], window["image_height"])
+    return None if whole else Frame(window["image_width"], window["image_height"], part)
 
 
 def decode(codec: Codec, tokens: Sequence[np.ndarray | None]) -> list[Any]:

@@ -12,7 +12,7 @@ import json
 import logging
 import tarfile
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -24,6 +24,25 @@ logger = logging.getLogger(__name__)
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 Members = dict[str, bytes]  # of a sample, by extension
+
+
+class Frame(NamedTuple):
+    """The image of a sample, in pixels.
+
+    part: left, top, width and height of what was labelled of it; None for all of it. What was cut off is no part of the
+        frame of labels.
+    """
+
+    width: int
+    height: int
+    part: tuple[int, int, int, int] | None = None
+
+    @property
+    def labelled(self) -> tuple[int, int]:
+        """Width and height of what was labelled."""
+        return self.part[2:] if self.part else (self.width, self.height)
+
+
 NONE = 255  # the class of a pixel that has none
 
 
@@ -102,6 +121,17 @@ def image_size(of: Mapping[str, bytes]) -> tuple[int, int] | None:
     return None
 
 
+def shown(values: np.ndarray, frame: Frame) -> np.ndarray:
+    """Of a map (H, W, ...) of the image, at any size, what was labelled; a map of just that stays as it is."""
+    height, width = values.shape[:2]
+    if frame.part is None or (width, height) == frame.labelled:
+        return values
+    left, top, wide, high = frame.part
+    across, down = width / frame.width, height / frame.height
+    rows = slice(round(top * down), round((top + high) * down))
+    return values[rows, round(left * across) : round((left + wide) * across)]
+
+
 def middle(height: int, width: int) -> tuple[int, int, int]:
     """Top, left and side of the largest square in the middle."""
     side = min(height, width)
@@ -143,19 +173,21 @@ def classes(values: np.ndarray, size: int, table: Mapping[int, int] | None) -> n
     return np.array([table.get(int(one), NONE) for one in ids], np.uint8)[inverse].reshape(cropped.shape)
 
 
-def boxes(value: Any, frame: tuple[int, int]) -> list[dict[str, Any]]:
+def boxes(value: Any, frame: Frame) -> list[dict[str, Any]]:
     """Boxes in the frame of the crop, cut to it; those outside of it are left out.
 
     Args:
         value: a list of {"box": [xmin, ymin, xmax, ymax] in 0 to 1 of the image, "label": name}.
-        frame: width and height of the image.
+        frame: of the image.
 
     Returns:
         The same, in 0 to 1 of the crop.
     """
-    width, height = frame
-    top, left, side = middle(height, width)
-    shown = []
+    width, height = frame.width, frame.height
+    top, left, side = middle(*frame.labelled[::-1])
+    if frame.part is not None:
+        left, top = left + frame.part[0], top + frame.part[1]
+    found = []
     for one in value:
         try:
             xmin, ymin, xmax, ymax = (float(edge) for edge in one["box"])
@@ -166,8 +198,8 @@ def boxes(value: Any, frame: tuple[int, int]) -> list[dict[str, Any]]:
                  (xmax * width - left) / side, (ymax * height - top) / side)  # fmt: skip
         cut = [min(max(edge, 0.0), 1.0) for edge in edges]
         if cut[0] < cut[2] and cut[1] < cut[3]:
-            shown.append({"box": cut, "label": name})
-    return shown
+            found.append({"box": cut, "label": name})
+    return found
 
 
 def instances(values: np.ndarray, size: int) -> list[np.ndarray]:
@@ -176,7 +208,7 @@ def instances(values: np.ndarray, size: int) -> list[np.ndarray]:
     return [cropped == number for number in np.unique(cropped) if number]
 
 
-def masks(value: Any, size: int) -> list[np.ndarray]:
+def masks(value: Any, size: int, frame: Frame) -> list[np.ndarray]:
     """Masks of the instances that the crop shows, bool (size, size) each, which may overlap.
 
     Args:
@@ -188,7 +220,7 @@ def masks(value: Any, size: int) -> list[np.ndarray]:
         decoded = [mask.decode(one["segmentation"]).astype(bool) for one in value]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{error}; expected a list of instances, each with segmentation (size, counts)") from None
-    return [cropped for one in decoded if (cropped := crop(one, size)).any()]
+    return [cropped for one in decoded if (cropped := crop(shown(one, frame), size)).any()]
 
 
 def _plane(values: np.ndarray) -> np.ndarray:

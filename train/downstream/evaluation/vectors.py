@@ -12,6 +12,7 @@ from ....model.downstream.retrieval import knn_scores
 from ...measures.resample import Statistic
 from .judges import summed
 from .settings import Truth
+from .truth import Frame
 
 TOP = (1, 5)
 
@@ -42,7 +43,7 @@ class Neighbours:
         self._vectors = np.stack([vector for vector, _ in known]).astype(np.float32)
         self._classes = np.array([self._names.index(name) for _, name in known])
 
-    def of_truth(self, data: bytes, frame: tuple[int, int]) -> str:
+    def of_truth(self, data: bytes, frame: Frame) -> str:
         return data.decode("utf-8", "replace").strip()
 
     def of_label(self, value: Any) -> np.ndarray:

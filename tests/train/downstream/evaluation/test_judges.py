@@ -17,6 +17,7 @@ from fourmill.tokenize.text.instance_sentences import GRID
 from fourmill.train.downstream.evaluation.judges import Captions, Judge, Maps, seen_objects
 from fourmill.train.downstream.evaluation.records import Boxes, Instances, People, boxes_of
 from fourmill.train.downstream.evaluation.settings import Truth
+from fourmill.train.downstream.evaluation.truth import Frame
 from fourmill.train.downstream.evaluation.vectors import Neighbours
 from fourmill.train.measures.detections import Found
 
@@ -84,7 +85,7 @@ def test_relative_depth_is_compared_by_inverse_distance() -> None:
     label = 1 - (inverse - inverse.min()) / (inverse.max() - inverse.min())
     for given, right in ((Truth(member="d.npy", inverse=True), True), (Truth(member="d.npy"), False)):
         judge = Maps(Form.DEPTH, 8, given, ())
-        answers, references = [judge.of_label(label)], [judge.of_truth(buffer.getvalue(), (8, 8))]
+        answers, references = [judge.of_label(label)], [judge.of_truth(buffer.getvalue(), Frame(8, 8))]
         for name in ("l1", "abs_rel"):
             assert (value(judge, answers, references, name) < 1e-3) == right
 
@@ -108,7 +109,7 @@ SAYS = Truth(
 
 def test_captions_are_judged_by_what_can_be_seen() -> None:
     judge = Captions(SAYS.model_copy(update={"words": {"book": ["volume"]}}), ("cup", "book"), ("red", "blue"))
-    reference = judge.of_truth(json.dumps(SCENE).encode(), (1, 1))
+    reference = judge.of_truth(json.dumps(SCENE).encode(), Frame(1, 1))
     assert reference == ({"cup", "book"}, {"red cup", "white cup"})
     answer = judge.of_label("A red volume beside a blue cup.")
     assert answer == ({"cup", "book"}, {"red book", "blue cup"})
@@ -169,7 +170,7 @@ def test_people_are_matched_by_their_boxes() -> None:
     joints = np.random.default_rng(0).normal(size=(24, 3))
     judge = People(Truth(member="people.json"))
     there = [{"box": [0, 0, 0.5, 1], "joints": joints.tolist()}, {"box": [0.5, 0, 1, 1], "joints": joints.tolist()}]
-    reference = judge.of_truth(json.dumps(there).encode(), (100, 100))
+    reference = judge.of_truth(json.dumps(there).encode(), Frame(100, 100))
     moved = joints.copy()
     moved[3] += [0, 0.24, 0]
     answer = [(np.array([0.0, 0, 0.5, 0.9]), moved + 5)]
@@ -178,7 +179,7 @@ def test_people_are_matched_by_their_boxes() -> None:
     constant = judge.constant([reference, reference])
     assert value(judge, [constant], [reference]) == pytest.approx(0, abs=1e-9)
     with pytest.raises(ValueError, match=r"people.json: .*expected a list of people"):
-        judge.of_truth(b'[{"box": [0, 0, 1, 1], "joints": [1]}]', (9, 9))
+        judge.of_truth(b'[{"box": [0, 0, 1, 1], "joints": [1]}]', Frame(9, 9))
 
 
 def test_poses_are_compared_by_their_joints() -> None:

@@ -75,12 +75,25 @@ def test_boxes_are_cut_to_the_crop() -> None:
         {"box": [0.0, 0, 0.3, 1], "label": "book"},
         {"box": [0.8, 0, 1, 1], "label": "outside"},
     ]
-    assert truth.boxes(value, (200, 100)) == [
+    assert truth.boxes(value, truth.Frame(200, 100)) == [
         {"box": [0, 0, 0.5, 0.5], "label": "cup"},
         {"box": [0, 0, pytest.approx(0.1), 1], "label": "book"},
     ]
     with pytest.raises(ValueError, match="expected box"):
-        truth.boxes([{"box": [0, 1], "label": "cup"}], (10, 10))
+        truth.boxes([{"box": [0, 1], "label": "cup"}], truth.Frame(10, 10))
+
+
+def test_truth_follows_where_bars_were_cut_off() -> None:
+    # Of 200 x 200 rows 40 to 160 were labelled: the crop is 120 wide, from 40.
+    frame = truth.Frame(200, 200, (0, 40, 200, 120))
+    values = np.arange(200 * 200, dtype=np.float32).reshape(200, 200) + 1
+    np.testing.assert_array_equal(truth.shown(values, frame), values[40:160])
+    np.testing.assert_array_equal(truth.shown(values[::2, ::2], frame), values[40:160:2, ::2])
+    cut = values[40:160]  # that was written without bars
+    assert truth.shown(cut, frame) is cut and truth.shown(cut, truth.Frame(200, 120)) is cut
+    boxes = [{"box": [0.2, 0.2, 0.5, 0.5], "label": "cup"}, {"box": [0, 0, 1, 0.2], "label": "bar"}]
+    assert truth.boxes(boxes, frame) == [{"box": [0, 0, pytest.approx(0.5), pytest.approx(0.5)], "label": "cup"}]
+    assert truth.boxes(boxes[:1], truth.Frame(200, 200))[0]["box"] == pytest.approx([0.2, 0.2, 0.5, 0.5])
 
 
 def test_the_frame_is_that_of_the_upright_image() -> None:
