@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from ...infra.progress import duration
 from .. import arguments, bars, checkup, estimates, machines, summary
 
-
 if TYPE_CHECKING:
     from ...pipelines.plan import Plan, ShardTask
     from ...pipelines.specialists.base import Specialist

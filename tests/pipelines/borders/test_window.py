@@ -44,4 +44,5 @@ def test_instances_are_those_of_the_map_that_was_cut(seed: int) -> None:
     for one in expected:
         other = followed[one["mask"]["counts"]]
         assert other["mask"] == one["mask"] and other["area"] == one["area"]
-        assert other["box"] == pytest.approx(one["box"])
+        left, top, right, bottom = np.subtract(other["box"], one["box"])  # what lay in a bar is cut off the box
+        assert max(left, top) < 1e-9 and min(right, bottom) > -1e-9
