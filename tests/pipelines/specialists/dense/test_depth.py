@@ -69,15 +69,19 @@ def test_a_prediction_lies_where_the_picture_has_it(folders: dict[str, Path], fa
         assert np.corrcoef(np.float32(label).ravel(), item.image[..., 0].ravel())[0, 1] > 0.98
 
 
-def test_the_label_is_the_pipelines_own_turned_around(folders: dict[str, Path]) -> None:
+@pytest.mark.parametrize("size", [(97, 211), (64, 50)])
+@pytest.mark.parametrize("family", ["depth_anything", "metric", "dpt", "tipsv2"])
+def test_the_label_is_the_pipelines_own(folders: dict[str, Path], family: str, size: tuple[int, int]) -> None:
+    """Turned around where the model predicts nearness."""
     from transformers import pipeline
 
-    item = tiny_dense.items((97, 211))[0]
-    label = _ready(folders["depth_anything"])([item])[0]
-    made = pipeline("depth-estimation", model=str(folders["depth_anything"]))(Image.fromarray(item.image))
+    item = tiny_dense.items(size)[0]
+    label = _ready(folders[family])([item])[0]
+    made = pipeline("depth-estimation", model=str(folders[family]))(Image.fromarray(item.image))
     published = made["predicted_depth"].numpy()
-    expected = 1 - (published - published.min()) / (published.max() - published.min())
-    np.testing.assert_allclose(np.float32(label), expected, atol=FP16_STEP)
+    expected = (published - published.min()) / (published.max() - published.min())
+    expected = expected if family in ("metric", "tipsv2") else 1 - expected
+    np.testing.assert_allclose(np.float32(label), expected, atol=2 * FP16_STEP)
 
 
 def test_inverse_depth_is_turned_around_and_depth_is_not() -> None:

@@ -18,6 +18,7 @@ from fourmill.pipelines.specialists.features.imagebind_trunk import from_tensors
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HEADS = 2
+GOLDEN = Path(__file__).parents[3] / "golden" / "imagebind" / "tokens.npz"
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,22 @@ def published(pixels: torch.Tensor) -> torch.Tensor:
             y = F.gelu(y) if name == "mlp.fc1" else y
         x = x + y
     return x
+
+
+@pytest.mark.parametrize(
+    ("number", "dim", "heads", "patch", "grid", "side"),
+    [(0, 32, 2, 14, 16, 224), (1, 24, 4, 7, 5, 35), (2, 24, 4, 7, 5, 70)],  # the last resizes positions
+)
+def test_tokens_are_those_of_imagebinds_own_classes(
+    number: int, dim: int, heads: int, patch: int, grid: int, side: int
+) -> None:
+    """Recorded from RGBDTPreprocessor and SimpleTransformer of facebookresearch/ImageBind, with the same weights."""
+    depth = 2 + (number > 0)
+    trunk = from_tensors(tiny.imagebind_tensors(dim, depth, patch, grid), heads)
+    pixels = np.random.default_rng(40 + number).standard_normal((1, 3, side, side)).astype(np.float32)
+    with torch.inference_mode():
+        found = trunk(torch.from_numpy(pixels))[0].numpy()
+    np.testing.assert_allclose(found[:: max(1, len(found) // 24)], np.load(GOLDEN)[str(number)], atol=3e-5)
 
 
 @pytest.mark.parametrize("side", [224, 112])

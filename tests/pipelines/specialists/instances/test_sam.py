@@ -174,6 +174,31 @@ def test_the_masks_are_those_of_segment_anything(options: dict[str, Any]) -> Non
         assert instance.stability == pytest.approx(mask["stability_score"], abs=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(64, 64), (90, 61), (33, 127)])
+def test_masks_of_sam2_are_those_of_its_own_classes(shape: tuple[int, int], weights: Callable[[str], str]) -> None:
+    """By transformers' Sam2Model and Sam2Processor for single points, at the size of the image."""
+    from transformers import AutoImageProcessor, Sam2Model, Sam2Processor
+
+    torch.set_num_threads(1)
+    folder, image = weights("sam2"), photo(shape[1], shape[0])
+    model: Any = Sam2Model.from_pretrained(folder).eval()
+    images = AutoImageProcessor.from_pretrained(folder)
+    processor = Sam2Processor(images)
+    points = torch.tensor([[0.2, 0.3], [0.5, 0.5], [0.9, 0.75]])
+    with torch.inference_mode():
+        view = sam_models.transformers(model, images, "cpu")(image)
+        logits, iou = view.masks(points)
+        pixels = (points * torch.tensor([shape[1], shape[0]])).tolist()
+        inputs = processor(images=image, input_points=[[[p] for p in pixels]], return_tensors="pt")
+        labels = torch.ones(1, len(pixels), 1, dtype=torch.int64)
+        known = {name: inputs[name] for name in ("pixel_values", "input_points")}
+        out = model(**known, input_labels=labels, multimask_output=True)
+        (expected,) = processor.post_process_masks(out.pred_masks, inputs["original_sizes"], binarize=False)
+    torch.testing.assert_close(iou, out.iou_scores[0], atol=1e-4, rtol=1e-4)
+    for found, mask in zip(logits, expected, strict=True):
+        torch.testing.assert_close(view.enlarge(found, *shape), mask, atol=2e-3, rtol=1e-3)
+
+
 def test_folder_and_file_of_weights_are_one_model(weights: Callable[[str], str]) -> None:
     image = photo(64, 43)  # neither has to shrink it, which they do with other filters
     by_file = found(ready(weights=weights("sam.safetensors")), image)
