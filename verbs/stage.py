@@ -75,7 +75,7 @@ def process_shards(
             stops.drop(project.root, label)
     if summary.made:
         summary.notes += _shared_keys(project.root, records)
-        summary.notes += _bars(records, project.recipe.images.trim_borders)
+        summary.notes += bars_noted(records, project.recipe.images.trim_borders)
     for record in records:
         summary.rejects.update(f"{record.output}: {reason_class(reject['reason'])}" for reject in record.rejects)
     if plan.outdated:
@@ -104,7 +104,7 @@ def _shared_keys(root: str, records: Sequence[Record]) -> list[str]:
     return [f"duplicate key {key!r}: in the shards {', '.join(names)}" for key, names in shared]
 
 
-def _bars(records: Sequence[Record], trimmed: bool) -> list[str]:
+def bars_noted(records: Sequence[Record], trimmed: bool) -> list[str]:
     """A note on images that have bars, if there are more than a few."""
     from ..pipelines.borders.find import BARS
 

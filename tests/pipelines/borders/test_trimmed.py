@@ -16,6 +16,7 @@ from fourmill.infra import ledger
 from fourmill.project import Project
 from fourmill.recipe import Recipe, RecipeError
 from fourmill.tokenize import labels as label_files
+from fourmill.verbs import stage
 
 COLOURS = [bars.WHITE, (0, 0, 0), (40, 120, 80)]
 MEMBERS = {
@@ -120,6 +121,17 @@ def test_what_was_cut_off_is_recorded_with_each_sample(made: dict[str, Recipe]) 
     assert record is not None and record.made["bars"] == 5
     record = ledger.read(made["without"].root, "samples", "s")
     assert record is not None and "bars" not in record.made
+
+
+def test_label_says_how_many_images_have_bars(made: dict[str, Recipe]) -> None:
+    said = {}
+    for name, one in made.items():
+        record = ledger.read(one.root, "samples", "s")
+        assert record is not None
+        said[name] = stage.bars_noted([record], one.images.trim_borders)
+    assert said["without"] == []
+    assert re.match("5 of 5 images have bars .* images.trim_borders: true cuts them off", said["untrimmed"][0])
+    assert re.match("5 of 5 images have bars .* were cut off", said["trimmed"][0])
 
 
 def test_off_it_changes_no_fingerprint_and_on_only_what_sees_the_image(made: dict[str, Recipe]) -> None:
