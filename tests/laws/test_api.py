@@ -43,8 +43,8 @@ FUNCTIONS = {
 }
 # Class -> what code outside may call or override; dataclasses are made by these arguments, in this order.
 CLASSES = {
-    "ImageItem": ["key", "image", "caption", "info", "labels", "shared", "members"],
-    "Item": ["key", "image", "caption", "info", "labels", "shared", "members"],
+    "ImageItem": ["key", "image", "caption", "info", "labels", "shared", "members", "window"],
+    "Item": ["key", "image", "caption", "info", "labels", "shared", "members", "window"],
     "Label": ["name", "storage", "form", "specialist", "summary"],
     "Labelled": ["key", "value", "crops", "size"],
     "Modality": ["name", "label", "kind", "codec", "vocab_size", "max_tokens", "summary", "patch_size", "channels",

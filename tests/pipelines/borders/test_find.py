@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fourmill_tests import bars, data
+from fourmill_tests import data, pictures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,12 +16,12 @@ from skimage import data as photos
 from fourmill.pipelines.borders.find import find
 from fourmill.pipelines.borders.window import Window
 
-COLOURS = [bars.WHITE, (0, 0, 0), (128, 128, 128), (30, 90, 200)]
+COLOURS = [pictures.WHITE, (0, 0, 0), (128, 128, 128), (30, 90, 200)]
 WIDE, TALL = (96, 61), (50, 96)  # width, height
 
 
 def window_of(photo: np.ndarray, middle: bool = True) -> Window:
-    """Where `bars.padded` puts a photo."""
+    """Where `pictures.padded` puts a photo."""
     height, width = photo.shape[:2]
     side = max(height, width)
     top, left = ((side - height) // 2, (side - width) // 2) if middle else (0, 0)
@@ -48,17 +48,17 @@ def test_bars_are_found_to_the_pixel(size: tuple[int, int], middle: bool, colour
     for number in range(3):
         photo = data.picture(number, *size)
         info = {"original_width": size[0] * 7, "original_height": size[1] * 7} if sidecar else {}
-        assert find(bars.padded(photo, colour, middle), info) == window_of(photo, middle)
+        assert find(pictures.padded(photo, colour, middle), info) == window_of(photo, middle)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(20, 300), st.integers(20, 300), st.integers(32, 128), st.booleans())
 def test_the_sidecar_says_where_img2dataset_put_the_photo(width: int, height: int, side: int, white: bool) -> None:
     """Also of a photo whose own edges have the bars' colour, where pixels say nothing."""
-    photo = bars.shrunk(data.picture(1, width, height), side)
+    photo = pictures.shrunk(data.picture(1, width, height), side)
     if white:
         photo[: len(photo) // 3] = 255
-    found = find(bars.padded(photo), {"original_width": width, "original_height": height})
+    found = find(pictures.padded(photo), {"original_width": width, "original_height": height})
     assert found == window_of(photo) or (photo.shape[0] == photo.shape[1] and found.is_whole)
 
 
@@ -73,7 +73,7 @@ def test_a_white_sky_is_the_photos_own(info: dict[str, int]) -> None:
 def test_a_white_sky_in_white_bars_stays() -> None:
     photo = white_sky()
     for info in ({}, {"original_width": 960, "original_height": 610}):  # the bar below is seen, and that above follows
-        found = find(bars.padded(photo), info)
+        found = find(pictures.padded(photo), info)
         assert (found.left, found.width) == (0, 96)
         assert abs(found.height - 61) <= (0 if info else 1) and found.top in (17, 18)
 
@@ -83,7 +83,7 @@ def test_borders_of_all_sides_are_the_photos_own() -> None:
     framed[8:-8, 8:-8] = data.picture(2, 74, 74)
     assert find(framed, {}).is_whole
     photo = framed[5:-5]  # and stay in white bars
-    assert find(bars.padded(photo), {}) == window_of(photo)
+    assert find(pictures.padded(photo), {}) == window_of(photo)
 
 
 @pytest.mark.parametrize("name", ["page", "text", "coins", "horse", "camera", "logo", "retina"])
@@ -114,7 +114,7 @@ def test_pictures_of_one_colour_and_tiny_ones_are_left_alone() -> None:
 )
 def test_sizes_that_are_none_count_as_missing(info: dict[str, Any]) -> None:
     photo = data.picture(0, *WIDE)
-    assert find(bars.padded(photo), info) == find(bars.padded(photo), {}) == window_of(photo)
+    assert find(pictures.padded(photo), info) == find(pictures.padded(photo), {}) == window_of(photo)
 
 
 def test_a_centre_crop_has_no_bars() -> None:
@@ -127,7 +127,7 @@ def test_lossy_bars_are_found(kind: str, options: dict[str, int]) -> None:
     """By the sidecar exactly; by pixels alone at the edge, at most a block beside it where it is faint."""
     for number, colour in enumerate(COLOURS):
         photo = data.picture(number, 128, 75 + number)
-        coded = data.encode(bars.padded(photo, colour), kind, **options)
+        coded = data.encode(pictures.padded(photo, colour), kind, **options)
         image = np.asarray(Image.open(io.BytesIO(coded)).convert("RGB"))
         true, info = window_of(photo), {"original_width": 1280, "original_height": 10 * (75 + number)}
         assert find(image, info) == true

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fourmill_tests import bars, data, runs
+from fourmill_tests import data, pictures, runs
 
 from fourmill.infra import ledger
 from fourmill.project import Project
@@ -18,7 +18,7 @@ from fourmill.recipe import Recipe, RecipeError
 from fourmill.tokenize import labels as label_files
 from fourmill.verbs import stage
 
-COLOURS = [bars.WHITE, (0, 0, 0), (40, 120, 80)]
+COLOURS = [pictures.WHITE, (0, 0, 0), (40, 120, 80)]
 MEMBERS = {
     "depth": {"specialist": "member", "name": "depth.npy"},
     "semseg": {"specialist": "member", "name": "semseg.png", "resize": True},
@@ -43,7 +43,7 @@ def sample(number: int, with_bars: bool) -> list[tuple[str, bytes]]:
     maps["ids"] = ((rows > 10) & (columns > 12)).astype(np.uint8)
     place = (0, 0, width, height)
     if with_bars:
-        photo, middle = bars.padded(photo, COLOURS[number % 3], number != 4), number != 4
+        photo, middle = pictures.padded(photo, COLOURS[number % 3], number != 4), number != 4
         side = max(height, width)
         top, left = ((side - height) // 2, (side - width) // 2) if middle else (0, 0)
         place = (left, top, side, side)
@@ -134,7 +134,7 @@ def test_label_says_how_many_images_have_bars(made: dict[str, Recipe]) -> None:
     assert re.match("5 of 5 images have bars .* were cut off", said["trimmed"][0])
 
 
-def test_off_it_changes_no_fingerprint_and_on_only_what_sees_the_image(made: dict[str, Recipe]) -> None:
+def test_fingerprints_change_only_where_labels_do(made: dict[str, Recipe]) -> None:
     off, on = (Project(made[name]).label_prints.current for name in ("untrimmed", "trimmed"))
     assert {label for label in off if off[label] == on[label]} == {"caption"}
     assert off == Project(made["without"]).label_prints.current

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from fourmill_tests import bars, data
+from fourmill_tests import data, pictures
 
 from fourmill.pipelines.given.bars import without_bars
 from fourmill.pipelines.given.labels import read
@@ -17,7 +17,7 @@ LABELS = {"photo": "rgb", "depth": "depth", "boxes": "det", "text": "caption", "
 
 def test_maps_boxes_and_masks_follow_the_photo(tmp_path: Path) -> None:
     photo = data.picture(0, 96, 60)
-    square = bars.padded(photo)
+    square = pictures.padded(photo)
     values = np.linspace(0, 1, 96 * 96).reshape(96, 96).astype(np.float32)
     outline = [[10, 10], [50, 10], [50, 60], [10, 60]]
     inputs = {
@@ -47,6 +47,6 @@ def test_without_a_photo_or_without_bars_nothing_changes() -> None:
     text = read("caption", "a boat", 10**6)
     assert without_bars({"text": text}, LABELS) == {"text": text}
     known = np.ones((96, 96), bool)
-    square = replace(read("rgb", bars.padded(data.picture(0, 60, 96)), 10**6), known=known)
+    square = replace(read("rgb", pictures.padded(data.picture(0, 60, 96)), 10**6), known=known)
     found = without_bars({"photo": square}, LABELS)["photo"]
     assert found.known is not None and found.known.shape == (96, 60) == found.value.shape[:2]

@@ -133,13 +133,13 @@ def test_the_default_is_the_authors_inference(folders: dict[str, Path], size: tu
     np.testing.assert_array_equal(label, np.where(found < 0, NO_CLASS, found))
 
 
-def test_thresholds_are_the_authors_unless_the_recipe_says_others(folders: dict[str, Path]) -> None:
+def test_thresholds_are_the_authors_unless_others_are_asked_for(folders: dict[str, Path]) -> None:
     specialists = {name: _ready(folders[name]) for name in ("mask2former", "oneformer", "eomt")}
     assert {one.least_score for one in specialists.values()} == {0.8}
     assert _ready(folders["mask2former"], min_score=0.3).least_score == 0.3
 
 
-def test_labels_of_the_first_release_are_recognized_and_out_of_date() -> None:
+def test_labels_of_the_first_release_are_out_of_date() -> None:
     hashed = [Panoptic(**options).fingerprint_parts() for options in ({}, {"min_score": 0.5}, {"min_score": 0.8})]
     assert hashed[0]["options"]["min_score"] == 0.5 and "inference" not in hashed[0]["options"]
     assert hashed[0] != hashed[1] != hashed[2] != hashed[0] and {one["version"] for one in hashed} == {1}
