@@ -37,6 +37,7 @@ _STRAIGHT = 0.5  # share of the line behind a bar that is of another colour
 _LEAST = 0.01  # of a side, and two pixels: a bar that nobody's sidecar vouches for
 _MOST = 7 / 8
 _ROUNDED = 0.5 + 1e-6  # of a pixel
+_LONGEST = 10**7  # pixels; what a sidecar says beyond that is no size
 _NOISE = 12  # of 255, mean difference of what a known bar holds, rings included
 
 
@@ -67,8 +68,8 @@ def find(image: np.ndarray, info: Mapping[str, Any]) -> Window:
 
 def _original_size(info: Mapping[str, Any]) -> tuple[float, float] | None:
     sides = info.get("original_width"), info.get("original_height")
-    numbers = [s for s in sides if isinstance(s, int | float) and not isinstance(s, bool) and math.isfinite(s)]
-    return (numbers[0], numbers[1]) if len(numbers) == 2 and min(numbers) >= 1 else None
+    numbers = [s for s in sides if isinstance(s, int | float) and not isinstance(s, bool) and 1 <= s <= _LONGEST]
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else None
 
 
 def _has_aspect(size: tuple[int, int], original: tuple[float, float]) -> bool:
@@ -121,10 +122,11 @@ def _bars(lines: np.ndarray) -> Bars:
     first, last = _end(lines, 0), _end(lines[::-1], count)
     ends = [first.straight, last.straight]
     # Where the photo is of the bar's colour its edge cannot be seen; padding is as thick at the other end.
-    if first.straight and not last.straight and last.uniform >= first.straight:
-        ends[1] = first.straight
-    elif last.straight and not first.straight and first.uniform >= last.straight - 1:
-        ends[0] = min(first.uniform, last.straight)
+    if np.abs(_colour(lines) - _colour(lines[::-1])).max() <= _TOLERANCES[-1]:
+        if first.straight and not last.straight and last.uniform >= first.straight:
+            ends[1] = first.straight
+        elif last.straight and not first.straight and first.uniform >= last.straight - 1:
+            ends[0] = min(first.uniform, last.straight)
     if sum(ends) < max(2, math.ceil(_LEAST * count)) or sum(ends) > _MOST * count:
         return Bars(0, 0)
     return Bars(ends[0], ends[1])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...tokenize import masks
+from ...tokenize.text import smpl
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class Window:
         """
         if self.is_whole or label not in ("det", "human_poses", "sam_instance") or not isinstance(value, list):
             return value
-        placed = (self._instance(one) if label == "sam_instance" else self._boxed(one) for one in value)
+        move = {"sam_instance": self._instance, "human_poses": self._person}.get(label, self._boxed)
+        placed = (move(one) for one in value)
         return [one for one in placed if one is not None]
 
     def _boxed(self, one: Any) -> Any:
@@ -95,6 +97,19 @@ class Window:
             return one
         box = self.box(one["box"])
         return None if box is None else {**one, "box": box}
+
+    def _person(self, one: Any) -> Any:
+        """Their camera is over the square around their box, which is another one if the box is cut."""
+        found = self._boxed(one)
+        if found is None or found is one or "camera" not in one:
+            return found
+        box = *self.point(one["box"][:2]), *self.point(one["box"][2:])
+        sides = (self.width, self.height) * 2
+        before, after = (
+            smpl.person_square([edge * side for edge, side in zip(edges, sides, strict=True)])
+            for edges in (box, found["box"])
+        )
+        return {**found, "camera": smpl.move_camera(one["camera"], before, after)}
 
     def _instance(self, one: Mapping[str, Any]) -> dict[str, Any] | None:
         mask = masks.decode(one["mask"]) > 0

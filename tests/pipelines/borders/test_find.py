@@ -78,6 +78,13 @@ def test_a_white_sky_in_white_bars_stays() -> None:
         assert abs(found.height - 61) <= (0 if info else 1) and found.top in (17, 18)
 
 
+def test_a_night_sky_over_a_white_bar_stays() -> None:
+    photo = data.picture(1, *WIDE)
+    photo[:40] = np.where(np.arange(96)[None, :, None] % 9 + 5 > np.arange(40)[:, None, None], 0, photo[:40])
+    found = find(pictures.padded(photo, middle=False), {})
+    assert found == window_of(photo, middle=False)
+
+
 def test_borders_of_all_sides_are_the_photos_own() -> None:
     framed = np.zeros((90, 90, 3), np.uint8)
     framed[8:-8, 8:-8] = data.picture(2, 74, 74)
@@ -110,6 +117,7 @@ def test_pictures_of_one_colour_and_tiny_ones_are_left_alone() -> None:
         {"original_width": "960", "original_height": None},
         {"original_width": 0, "original_height": -3},
         {"original_width": True, "original_height": True},
+        {"original_width": 10**400, "original_height": float("inf")},
     ],
 )
 def test_sizes_that_are_none_count_as_missing(info: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fourmill.pipelines.borders.window import Window
 from fourmill.pipelines.specialists.members.records import instances
+from fourmill.tokenize.text import smpl
 
 WINDOW = Window(0, 20, 100, 60, 100, 100)
 
@@ -33,6 +34,20 @@ def test_boxes_follow_and_those_in_a_bar_are_left_out() -> None:
     assert found[1]["box"] == pytest.approx([0.1, 0, 0.5, 1])
     assert WINDOW.follow("caption", "a boat") == "a boat"
     assert Window.whole(9, 9).follow("det", boxes) is boxes
+
+
+def test_people_keep_their_place_in_the_image() -> None:
+    """The camera of a person whose box is cut sees their origin at the same pixel as before."""
+    people = [{"box": [0.2, 0.1, 0.5, 0.7], "camera": [0.9, 0.1, -0.2]}, {"box": [0, 0, 1, 0.1], "camera": [1, 0, 0]}]
+    (found,) = WINDOW.follow("human_poses", people)
+    assert found["box"] == pytest.approx([0.2, 0, 0.5, 50 / 60])
+
+    def origin(human: dict[str, list[float]], width: int, height: int, top: int) -> list[float]:
+        edges = [c * side for c, side in zip(human["box"], (width, height) * 2, strict=True)]
+        (x, y, side), (scale, tx, ty) = smpl.person_square(edges), human["camera"]
+        return [x + scale * tx * side / 2, y + scale * ty * side / 2 + top, scale * side]
+
+    assert origin(found, 100, 60, 20) == pytest.approx(origin(people[0], 100, 100, 0))
 
 
 @given(st.integers(0, 2**32 - 1))
