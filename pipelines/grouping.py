@@ -25,7 +25,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from ..modalities import LABELS
+from ..modalities import LABELS, WINDOW
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 TEXT_EXTENSIONS = ("txt", "json")
@@ -270,7 +270,8 @@ def _choose(sample: SourceSample, suffixes: tuple[str, ...], preferred: tuple[st
     for part in preferred:
         if part in parts:
             return parts[part]
-    others = [extension for part, extension in reversed(parts.items()) if part not in LABELS]
+    # No file is a window: that label came when a picture of this name was already the image of its sample.
+    others = [extension for part, extension in reversed(parts.items()) if part not in LABELS or part == WINDOW]
     return others[0] if others and or_any else ""
 
 
