@@ -92,6 +92,7 @@ def test_a_further_member_costs_no_dotted_key() -> None:
         (["0.cls", "0.image.jpg"], "0", "0.image.jpg", {"image.jpg"}),
         (["v1.0.image.jpg", "v1.0.caption.txt"], "v1.0", "v1.0.image.jpg", {"image.jpg", "caption.txt"}),
         (["0.txt", "0.view.jpg"], "0", "0.view.jpg", {"view.jpg"}),
+        (["0.txt", "0.window.jpg"], "0", "0.window.jpg", {"window.jpg"}),  # no file is the label of this name
         (["0.json", "0.image.jpg", "0.text.txt"], "0", "0.image.jpg", {"image.jpg", "text.txt"}),
         (["x.y/0.IMAGE.JPG", "x.y/0.caption.txt"], "x.y/0", "x.y/0.IMAGE.JPG", {"image.jpg", "caption.txt"}),
     ],
