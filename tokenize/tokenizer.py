@@ -167,10 +167,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _read_header(weights: Path) -> dict[str, Any]:
     """Settings from the metadata of a safetensors file, which holds each as the text of a Python literal."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(weights, framework="pt") as stream:
-        texts: dict[str, str] = stream.metadata() or {}
+    try:
+        with safe_open(weights, framework="pt") as stream:
+            texts: dict[str, str] = stream.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(
+            f"tokenizer: {weights} is no safetensors file ({error}); fetch it again, `git lfs pull` if git brought it"
+        ) from error
     if "enc_type" not in texts:
         raise ValueError(f"tokenizer: found no {weights.parent / CONFIG}, and no settings in the header of {weights}")
     return {name: _literal(text) for name, text in texts.items()}

@@ -12,13 +12,18 @@ from ...infra import hub
 _NON_COMMERCIAL = re.compile(
     r"(?<![a-z])nc(?![a-z])|non-?commercial|research[- ]only|academic|(?<![a-z])amlr(?![a-z])", re.IGNORECASE
 )
-_UNKNOWN = re.compile(r"\s*(?:|unknown|none|see its source)\s*", re.IGNORECASE)
+_UNKNOWN = re.compile(r"\s*(?:(?:unknown|none|not found|see its source)\b.*)?", re.IGNORECASE)
 _COPYLEFT = re.compile(r"(?<![a-z])agpl", re.IGNORECASE)
+
+
+def is_known(licence: str) -> bool:
+    """Whether it says a licence, and not that there is none."""
+    return _UNKNOWN.fullmatch(licence) is None
 
 
 def remark(licence: str) -> str:
     """What a user should know of a licence, "" if nothing: half a sentence."""
-    if _UNKNOWN.fullmatch(licence):
+    if not is_known(licence):
         return "states no licence"
     if _NON_COMMERCIAL.search(licence):
         return f"is not for commercial use ({licence})"

@@ -114,7 +114,7 @@ def look(need: Need, seconds: float) -> Weights:
     """
     found = _of_folder(need, Path(need.weights)) if need.is_local else _of_hub(need, seconds)
     what = f"{need.where}: {need.id}"
-    stated = [one for one in dict.fromkeys((found.licence, need.known_licence)) if one]
+    stated = [one for one in dict.fromkeys((found.licence, need.known_licence)) if licences.is_known(one)]
     if not stated and found.revision:  # of a folder of the user's own without a card nothing need be said
         stated = [""]
     remarks = [text for one in stated if (text := licences.remark(one))]

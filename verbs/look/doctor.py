@@ -67,6 +67,6 @@ def _weights_row(one: Weights) -> tuple[str, ...]:
     from ...report.doctor.finding import plain_size
 
     size = "" if one.size is None else plain_size(one.size)
-    revision = one.revision[:12] or (one.need.revision or "")
+    revision = (one.revision or one.need.revision or "")[:12]
     where = one.need.where.replace("labels.specialists.", "")
     return where, one.need.weights, revision, one.format, size, one.licence or "?", one.state

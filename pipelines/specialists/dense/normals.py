@@ -39,7 +39,7 @@ class Normals(DenseModel):
     name: ClassVar[str] = "normals"
     label: ClassVar[str] = "normal"
     task: ClassVar[str] = "surface normal estimation"
-    licence: ClassVar[str] = "Apache-2.0"
+    licence: ClassVar[str] = "not found"
     memory_gb: ClassVar[float] = 2.0
 
     weights: str = Field("google/tipsv2-b14-dpt", description="Hub id (org/name), or a local folder.")

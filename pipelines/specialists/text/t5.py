@@ -23,7 +23,7 @@ class T5Embeddings(Pretrained):
     name: ClassVar[str] = "t5"
     label: ClassVar[str] = "t5_caption"
     task: ClassVar[str] = "text encoding"
-    licence: ClassVar[str] = "Apache-2.0"
+    licence: ClassVar[str] = "none stated by its repository; Google's T5 1.1 is Apache-2.0"
     gpu_precision: ClassVar[Literal["fp32", "fp16", "bf16"]] = "bf16"
     sees_image: ClassVar[bool] = False
     needs_image: ClassVar[bool] = False

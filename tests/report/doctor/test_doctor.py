@@ -175,6 +175,15 @@ def test_licences(tmp_path: Path, hub: Hub, licence: str, name: str, remark: str
     assert report.is_good and (remark in said(report, State.KNOW) if remark else not report.findings)
 
 
+def test_what_is_known_of_a_licence_counts_where_none_is_stated(tmp_path: Path, hub: Hub) -> None:
+    t5, tips, clip = "city96/t5-v1_1-xxl-encoder-bf16", "google/tipsv2-b14-dpt", "timm/vit_base_patch16_clip_224.openai"
+    hub.models |= {t5: Model(SAFE, ""), tips: Model(SAFE, "mit"), clip: Model({"open_clip_model.safetensors": 9}, "")}
+    report = examine(recipe(tmp_path, {"t5_caption": t5, "normal": tips, "clip": clip}))
+    (found,) = report.findings
+    assert found.what == f"labels.specialists.t5_caption: {t5}" and found.why == "states no licence"
+    assert {one.need.weights: one.licence for one in report.weights}[clip] == "Apache-2.0"
+
+
 def test_a_pickle_that_is_trusted_is_said(tmp_path: Path, hub: Hub) -> None:
     hub.models["org/pickle"] = Model(PICKLE)
     report = examine(recipe(tmp_path, {"depth": {"weights": "org/pickle", "allow_pickle": True}}))
