@@ -72,10 +72,11 @@ def token() -> str | None:
     return get_token()
 
 
-def repository(name: str, revision: str | None = None, seconds: float = SECONDS) -> Repository:
+def repository(name: str, revision: str | None = None, seconds: float = SECONDS, kind: str = "models") -> Repository:
     """Files, sizes, licence and commit of a repository.
 
     Args:
+        kind: "models" or "spaces".
         revision: branch, tag or commit; the default branch unless given.
         seconds: that one request may take; there are three at most.
 
@@ -83,14 +84,15 @@ def repository(name: str, revision: str | None = None, seconds: float = SECONDS)
         Refused: there is no such repository or revision, or it may not be read.
         Unanswered: the hub is out of reach, busy, or answers something else.
     """
-    path = f"/api/models/{name}" + (f"/revision/{quote(revision, safe='')}" if revision else "")
+    place = f"/api/{kind}/{name}"
+    path = place + (f"/revision/{quote(revision, safe='')}" if revision else "")
     answer = _request("GET", f"{path}?blobs=true", seconds, token())
     if answer.status_code == 200:
         return _parsed(name, answer)
     if answer.status_code == 401 and token() and _is_of_token(path, answer, seconds):
         raise TokenRefused("the hub does not accept the token (HF_TOKEN, or that of `hf auth login`)", _NEW_TOKEN)
     if answer.status_code in (401, 403, 404):
-        raise _refusal(name, revision, answer, seconds)
+        raise _refusal(name, revision, answer, place, seconds)
     raise Unanswered(f"{endpoint()} answered {answer.status_code}")
 
 
@@ -104,12 +106,12 @@ def _is_of_token(path: str, answer: Any, seconds: float) -> bool:
     return _request("GET", path, seconds, None).status_code == 200
 
 
-def _refusal(name: str, revision: str | None, answer: Any, seconds: float) -> Refused:
+def _refusal(name: str, revision: str | None, answer: Any, place: str, seconds: float) -> Refused:
     code = answer.headers.get("X-Error-Code", "")
     if code == "GatedRepo" or (answer.status_code == 403 and code != "RepoNotFound"):
         return gated(name)
     missing = code == "RevisionNotFound" or (
-        bool(revision) and _request("GET", f"/api/models/{name}", seconds, token()).status_code == 200
+        bool(revision) and _request("GET", place, seconds, token()).status_code == 200
     )
     if missing:
         return Refused(
@@ -134,14 +136,15 @@ def gated(name: str) -> Refused:
     return Refused(f"{name} is gated", f"{terms} and set HF_TOKEN")
 
 
-def file_size(name: str, revision: str, file: str, seconds: float = SECONDS) -> int | None:
+def file_size(name: str, revision: str, file: str, seconds: float = SECONDS, kind: str = "models") -> int | None:
     """The size of a file by its headers, None if they do not say it: it can be fetched, in any case.
 
     Raises:
         Refused: it may not be fetched (a gated repository shows its list of files to everybody), or is not there.
         Unanswered: as `repository`.
     """
-    answer = _request("HEAD", f"/{name}/resolve/{quote(revision, safe='')}/{quote(file)}", seconds, token())
+    place = name if kind == "models" else f"{kind}/{name}"
+    answer = _request("HEAD", f"/{place}/resolve/{quote(revision, safe='')}/{quote(file)}", seconds, token())
     if answer.status_code in (401, 403):
         if "invalid credentials" in answer.headers.get("X-Error-Message", "").lower():
             raise TokenRefused("the hub does not accept the token (HF_TOKEN, or that of `hf auth login`)", _NEW_TOKEN)

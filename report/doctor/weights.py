@@ -13,6 +13,7 @@ from ...pipelines.specialists import weight_files
 from ...pipelines.specialists.base import Specialist
 from ...pipelines.specialists.pretrained import Pretrained
 from ...recipe import Recipe
+from ...tokenize.text import finished
 from . import licences
 from .finding import Finding, know, plain_size, sentence, unasked, wrong
 
@@ -25,6 +26,7 @@ class Need:
 
     where: the fields that name them. weights: a hub id, or an absolute path. patterns: of the files that are fetched.
     label: whose specialist reads them, "" if none does. known_licence: what fourmill knows of it, "" if nothing.
+    is_text: it is a text tokenizer, JSON without weights. kind: of a hub repository, "models" or "spaces".
     """
 
     where: str
@@ -34,6 +36,8 @@ class Need:
     label: str = ""
     allow_pickle: bool = False
     known_licence: str = ""
+    is_text: bool = False
+    kind: str = "models"
 
     @property
     def is_local(self) -> bool:
@@ -80,15 +84,25 @@ def needs(recipe: Recipe, specialists: dict[str, Specialist]) -> list[Need]:
         if isinstance(one, Pretrained)
     ]  # fmt: skip
     each = {name: recipe.tokenizer(name) for name in recipe.tokenizers_needed}
-    named = {f"tokenizers.each.{name}": one for name, one in each.items()} | {"tokenizers.text": recipe.tokenizers.text}
-    for where, settings in named.items():
-        if place := getattr(settings, "weights", None):
-            found.append(Need(where, _absolute(place), getattr(settings, "revision", None)))
+    for name, settings in each.items():
+        if settings.weights:
+            found.append(Need(f"tokenizers.each.{name}", _absolute(settings.weights), settings.revision))
+    if (text := recipe.tokenizers.text).weights:
+        found.append(_of_text(text.weights, text.revision))
     init = recipe.train.init
     place = init if isinstance(init, str) else getattr(init, "weights", None)
     if place and "://" not in place:
         found.append(Need("train.init", _absolute(place), getattr(init, "revision", None)))
     return _once(found)
+
+
+def _of_text(place: str, revision: str | None) -> Need:
+    name = place.removeprefix("spaces/")
+    is_space = name != place and not Path(place).exists()
+    return Need(
+        "tokenizers.text", _absolute(name if is_space else place), revision, finished.FILES, is_text=True,
+        kind="spaces" if is_space else "models",
+    )  # fmt: skip
 
 
 def _absolute(place: str) -> str:
@@ -129,6 +143,8 @@ def _of_folder(need: Need, path: Path) -> Weights:
     if not path.exists():
         found = wrong(what, "there is no such file or folder", f"put it there, or change {need.where}")
         return Weights(need, "missing", findings=(found,))
+    if need.is_text:
+        return _of_words(need, path)
     files = weight_files.listed(path)
     faults = weight_files.problems(path, need.label, need.allow_pickle)
     kind = "pickle" if files and weight_files.is_pickle(files[0].name) else "safetensors" if files else ""
@@ -138,22 +154,32 @@ def _of_folder(need: Need, path: Path) -> Weights:
     )  # fmt: skip
 
 
+def _of_words(need: Need, path: Path) -> Weights:
+    try:
+        finished.place(str(path))
+    except ValueError as error:
+        return Weights(need, "refused", findings=(sentence(f"{need.where}: {path}", str(error)),))
+    return Weights(need, "there", "JSON", licence=licences.of_folder(path))
+
+
 def cached(need: Need) -> Path | None:
     """The folder of a hub repository that is on this machine already, with weights in it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(need.weights, revision=need.revision, local_files_only=True)
+        kind = need.kind.removesuffix("s")
+        folder = Path(snapshot_download(need.weights, repo_type=kind, revision=need.revision, local_files_only=True))
     except (LocalEntryNotFoundError, OSError, ValueError):
         return None
-    return Path(folder) if weight_files.listed(Path(folder)) else None
+    files = [one for pattern in need.patterns for one in folder.glob(pattern)] if need.is_text else ()
+    return folder if files or weight_files.listed(folder) else None
 
 
 def _of_hub(need: Need, seconds: float) -> Weights:
     here = cached(need)
     try:
-        repository = hub.repository(need.weights, need.revision, seconds)
+        repository = hub.repository(need.weights, need.revision, seconds, need.kind)
     except (hub.Refused, hub.Unanswered) as error:
         return _unseen(need, here, error)
     return _of_repository(need, here, repository, seconds)
@@ -180,10 +206,10 @@ def _of_repository(need: Need, here: Path | None, repository: hub.Repository, se
     base = Weights(need, "can be fetched", revision=repository.commit, licence=repository.licence)
     fetched = [one for one in repository.files if any(fnmatch.fnmatch(one.name, p) for p in need.patterns)]
     safe = [one for one in fetched if one.name.endswith(".safetensors")]
-    used = safe or [one for one in fetched if weight_files.is_pickle(one.name)]
+    used = safe or [one for one in fetched if need.is_text or weight_files.is_pickle(one.name)]
     if not used:
         return replace(base, state="refused", findings=(_no_weights(need, repository),), format=_format(repository))
-    format_ = "safetensors" if safe else "pickle"
+    format_ = "JSON" if need.is_text else "safetensors" if safe else "pickle"
     try:
         sizes = _sizes(need, used, here is None, seconds)
     except hub.Refused as error:
@@ -195,7 +221,7 @@ def _of_repository(need: Need, here: Path | None, repository: hub.Repository, se
     size = sum(known) if len(known) == len(sizes) else None
     found = replace(base, format=format_, size=size)
     if here is not None and here.name == repository.commit:
-        faults = weight_files.problems(here, need.label, need.allow_pickle)
+        faults = [] if need.is_text else weight_files.problems(here, need.label, need.allow_pickle)
         return replace(found, state="there", findings=tuple(sentence(what, text) for text in faults))
     others = sum(one.size or 0 for one in fetched if one not in used)
     return replace(found, fetch=(size or sum(known)) + others)
@@ -210,7 +236,8 @@ def _no_weights(need: Need, repository: hub.Repository) -> Finding:
     what = f"{need.where}: {need.id}"
     pickles = [one for one in repository.files if weight_files.is_pickle(one.name)]
     if not pickles:
-        expected = " or ".join(one for one in need.patterns if not one.endswith((".json", ".txt", ".model")))
+        beside = () if need.is_text else (".json", ".txt", ".model")
+        expected = " or ".join(one for one in need.patterns if not one.endswith(beside))
         return wrong(what, f"holds no weights (expected {expected})", "name another repository or revision")
     largest = max(pickles, key=lambda one: one.size or 0)
     why = f"holds only pickles ({largest.name}, {plain_size(largest.size)}), which can run any code when they are read"
@@ -227,7 +254,7 @@ def _sizes(need: Need, files: Sequence[hub.File], try_access: bool, seconds: flo
     for number, one in enumerate(files):
         size = one.size
         if (number == 0 and try_access) or (size is None and number < HEADERS):
-            said = hub.file_size(need.weights, need.revision or "main", one.name, seconds)
+            said = hub.file_size(need.weights, need.revision or "main", one.name, seconds, need.kind)
             size = size if size is not None else said
         sizes.append(size)
     return sizes

@@ -14,7 +14,7 @@ from ...modalities import COCO_CLASSES
 from .wordpiece import COORDINATES, WordPiece
 
 FILE = "tokenizer.json"
-_FILES = (FILE, "config.json", "sums.json", "text_tokenizer*.json")
+FILES = (FILE, "config.json", "sums.json", "text_tokenizer*.json")
 _HUB_ID = re.compile(r"(spaces/)?(\w[\w.-]*/\w[\w.-]*)", re.ASCII)
 
 
@@ -79,7 +79,7 @@ def _fetched(name: str, revision: str | None) -> Path:
         raise ValueError(f"{name}: there is no such file or folder, and it is no hub id")
     kind = "space" if match[1] else "model"
     try:
-        return Path(snapshot_download(match[2], repo_type=kind, revision=revision, allow_patterns=list(_FILES)))
+        return Path(snapshot_download(match[2], repo_type=kind, revision=revision, allow_patterns=list(FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
             f"could not fetch {name!r} (revision {revision or 'main'}) from the Hugging Face hub: {error}; check the "

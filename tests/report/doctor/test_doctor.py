@@ -368,6 +368,23 @@ def test_tokenizers_and_initial_weights_are_looked_at(tmp_path: Path, hub: Hub) 
         assert f"train.init: {Path(init).resolve()}: " in text and part in text and "allow_pickle" not in text, text
 
 
+@pytest.mark.parametrize("place", ["org/words", "spaces/org/words"])
+def test_text_tokenizers_are_json(tmp_path: Path, hub: Hub, place: str) -> None:
+    words = {"weights": place}
+    asked = recipe(tmp_path, {}, modalities=["rgb", "caption"], tokenizers__text=words)
+    assert "there is no repository org/words" in said(examine(asked), State.WRONG)
+    hub.models[place] = Model({"README.md": 9, "app.py": 9})
+    assert "holds no weights (expected tokenizer.json or" in said(examine(asked), State.WRONG)
+    hub.models[place] = Model({"text_tokenizer_4m.json": 700_000, "app.py": 9})
+    report = examine(asked)
+    (found,) = report.weights
+    assert report.is_good and (found.format, found.size) == ("JSON", 700_000), said(report)
+    file = tmp_path / "words.json"
+    file.write_text("{}")
+    report = examine(recipe(tmp_path, {}, modalities=["caption"], tokenizers__text={"weights": str(file)}))
+    assert report.is_good and report.weights[0].state == "there", said(report)
+
+
 def test_a_root_that_has_pinned_a_commit_is_asked_for_it(tmp_path: Path, hub: Hub) -> None:
     hub.models["org/depth"] = Model(SAFE)
     asked = recipe(tmp_path, {"depth": "org/depth"})

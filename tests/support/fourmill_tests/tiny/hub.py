@@ -36,7 +36,8 @@ class Model:
 
 @dataclass
 class Hub:
-    """tokens: that are known; "" stands for none. readers: those that gated and private models are shown to."""
+    """models: by id; of spaces "spaces/org/name". tokens: that are known; "" stands for none. readers: those that gated
+    and private models are shown to."""
 
     models: dict[str, Model] = field(default_factory=dict)
     tokens: set[str] = field(default_factory=lambda: {"", "hf_good", "hf_reader"})
@@ -49,8 +50,8 @@ class Hub:
         """(status, headers, body) as the hub's, where this says something of models."""
         self.requests.append((method, path))
         path = unquote(path.partition("?")[0])
-        info = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path)
-        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        info = re.fullmatch(r"/api/(?:models/|(?=spaces/))((?:spaces/)?[^/]+/[^/]+)(?:/revision/(.+))?", path)
+        file = re.fullmatch(r"/((?:spaces/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         match = info or file
         if token not in self.tokens:
             return 401, {"X-Error-Message": "Invalid credentials in Authorization header"}, b""
