@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import pickle as pickles
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
+from fourmill_tests import data
 from fourmill_tests.tiny import hub as hubs
 from fourmill_tests.tiny.hub import Hub, Model
 from huggingface_hub import constants
@@ -16,6 +18,8 @@ from pydantic import Field
 
 from fourmill.pipelines.specialists import pins
 from fourmill.pipelines.specialists.pretrained import Pretrained
+from fourmill.project import Project
+from fourmill.verbs import stage
 
 FIRST, SECOND = hubs.COMMIT, "beef" + "0" * 36
 FILES = {"config.json": 2, "pytorch_model.bin": 9}
@@ -103,6 +107,20 @@ def test_a_damaged_pin_is_passed_over(tmp_path: Path, hub: Hub) -> None:
     assert pinned(tmp_path, one) == FIRST and one.fingerprint_parts() == before
     Path(pins.url_of(str(tmp_path), "org/depth", "")).write_text('{"weights": 1}')
     assert pinned(tmp_path, Probe()) == ""
+
+
+def test_a_stage_pins_what_its_workers_read(tmp_path: Path, hub: Hub) -> None:
+    recipe = data.recipe(
+        tmp_path / "out", data.good_shards(tmp_path / "s", 1, 2), modalities=["rgb", "tok_depth"],
+        labels__keep=["depth"], labels__specialists={"depth": {"weights": "org/depth"}}, generate__chains=[],
+    )  # fmt: skip
+    project = Project(recipe)
+    before = project.label_prints.current
+    stage.pin_weights(project, project.specialists, [])
+    hub.models["org/depth"].commit = SECOND
+    later = Project(recipe)
+    sent = pickles.loads(pickles.dumps(later.shard_job(later.specialists, {})))
+    assert sent.specialists["depth"].read_revision == FIRST and later.label_prints.current == before
 
 
 @pytest.fixture
