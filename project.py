@@ -106,8 +106,7 @@ class Project:
     def label_outputs(self) -> dict[str, Output]:
         """The kept labels, and with them the record of each shard's samples."""
         made = outputs.label_outputs(self.recipe.labels.keep, self.specialists, self.label_prints, self.classes)
-        alone = not self.recipe.made and not self.recipe.labels.keep
-        return made | outputs.imported_labels(self.recipe.imported, alone)
+        return made | outputs.imported_labels(self.recipe.imported, not self.recipe.reads_samples)
 
     @cached_property
     def stored_labels(self) -> dict[str, Output]:

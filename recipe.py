@@ -95,6 +95,11 @@ class Recipe(Section):
         return [name for name in self.modalities if name not in self.imported]
 
     @property
+    def reads_samples(self) -> bool:
+        """Whether anything is made from its samples."""
+        return bool(self.made or self.labels.keep)
+
+    @property
     def has_text(self) -> bool:
         return any(MODALITIES[name].kind is Kind.SEQUENCE for name in self.modalities)
 

@@ -69,7 +69,7 @@ def _pixels(file: BinaryIO, member: tarfile.TarInfo) -> int:
 
 def of_samples(recipe: Recipe, samples: float, pixels: int) -> float:
     """Bytes of the columns and the kept labels of so many samples."""
-    one = sum(_column(recipe, name) for name in recipe.modalities)
+    one = sum(_column(recipe, name) for name in recipe.made)
     one += sum(_label(recipe, name, pixels or _FRAME) for name in recipe.labels.keep)
     return samples * one
 

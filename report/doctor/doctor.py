@@ -90,7 +90,7 @@ def examine(recipe: Recipe, has: Has, is_named: bool = False, seconds: float = S
 
 def _specialists(recipe: Recipe) -> tuple[dict[str, Specialist], list[Finding]]:
     """Those that can be built from their options, and what is wrong with the others."""
-    made, errors = registry.build_each(recipe.modalities, recipe.labels, recipe.modules, recipe.class_lists)
+    made, errors = registry.build_each(recipe.made, recipe.labels, recipe.modules, recipe.class_lists)
     findings = []
     for error in errors:
         for line in str(error).splitlines():

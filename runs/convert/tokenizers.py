@@ -45,7 +45,7 @@ def settings(tensors: Mapping[str, Tensor], args: Mapping[str, Any]) -> dict[str
         raise ValueError("it holds an encoder alone; expected a tokenizer with its decoder")
     domain = str(args.get("domain", ""))
     names = VQVAEConfig.model_fields.keys() | DiVAEConfig.model_fields.keys()
-    given = {name: args.get(_OPTIONS.get(name, name), _UNSET) for name in names - {"sizes"}}
+    given = {name: args.get(_OPTIONS.get(name, name), _UNSET) for name in names}
     found = {name: value for name, value in given.items() if value is not _UNSET and value is not None}
     size = args.get("mask_size") if "sam" in domain else args.get("input_size") or args.get("input_size_max")
     if size:
@@ -71,7 +71,7 @@ def settings(tensors: Mapping[str, Tensor], args: Mapping[str, Any]) -> dict[str
 def as_training(model: Tokenizer) -> dict[str, Any]:
     """A checkpoint that ml-4m's `get_image_tokenizer` opens: `model`, and `args` that say how it is put together."""
     values = published(model)
-    options = {_OPTIONS.get(name, name): value for name, value in values.items() if name != "sizes"}
+    options = {_OPTIONS.get(name, name): value for name, value in values.items()}
     options["input_size"] = values["image_size"]
     if not values.get("patch_proj", True):
         options["domain"] = "CLIP-B16"  # by which it knows that maps are not cut to patches

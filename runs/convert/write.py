@@ -52,16 +52,16 @@ def write(found: Found, dest: str, target: Format) -> list[str]:
             names = storage.list_names(folder)
             for name in sorted(names, key=lambda name: name == CONFIG):  # a folder that has it is whole
                 storage.put(storage.join(dest, name), Path(folder, name).read_bytes())
-    return notes(content, target)
+    return _notes(content, dest, target)
 
 
-def notes(content: Any, target: Format) -> list[str]:
+def _notes(content: Any, dest: str, target: Format) -> list[str]:
     """What a format cannot say of it."""
     said = []
     if target == "ml4m" and isinstance(content, tokenizer.Tokenizer) and (sizes := tokenizers.own_sizes(content)):
         said.append(
             f"ml-4m has no network called {', '.join(sizes)}: to open it there, declare them in fourm/vq/models, with "
-            f"the sizes of {tokenizer.ARCH}"
+            f"the sizes of {'its args' if dest.endswith(TRAINING) else tokenizer.ARCH}"
         )
     if target == "ml4m" and isinstance(content, FourM) and (unknown := fourm.unknown_modalities(content)):
         said.append(f"ml-4m has no modality {', '.join(unknown)}: add it to its MODALITY_INFO to open the model there")

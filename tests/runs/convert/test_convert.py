@@ -157,6 +157,10 @@ def test_networks_of_other_sizes_are_said(tmp_path: Path) -> None:
     assert "ml-4m has no network called vit_t_dec, vit_t_enc" in convert(tmp_path / "ours", tmp_path / "theirs")
     assert same(load_file(tmp_path / "theirs/model.safetensors"), load_file(GOLDEN / "vqvae_rgb_vit/model.safetensors"))
     assert published_tokenizers.load(tmp_path / "theirs").config.sizes
+    convert(tmp_path / "ours", tmp_path / "theirs.pth")
+    convert(tmp_path / "theirs.pth", tmp_path / "again")
+    again, ours = (published_tokenizers.load(tmp_path / name) for name in ("again", "ours"))
+    assert again.config.sizes == ours.config.sizes and same(again.state_dict(), ours.state_dict())
 
 
 def test_vocabularies_go_both_ways(tmp_path: Path) -> None:

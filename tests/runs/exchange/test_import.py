@@ -115,6 +115,8 @@ def test_what_was_imported_is_looked_at_and_checked(place: Path, tmp_path: Path)
         ("samples", "labels/crop_settings", "tokens/tok_rgb", "tokens/tok_depth", "tokens/tok_dinov2_global"), 3
     )
     assert set(state["missing"]) == {"runs/4m"}
+    _, out, err = runs.command("doctor", str(root / "recipe.yaml"))  # of the samples nothing is read
+    assert "samples.train" not in out and "specialists" not in out, out + err
     code, out, err = runs.command("prune", str(root), "--json")
     assert code == 0 and json.loads(out)["unasked"] == [], out + err
 
