@@ -7,6 +7,7 @@ part of which nothing can be read, is no column: the shard lacks it, and the sen
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -24,11 +25,12 @@ from .. import images
 from ..outputs import Output
 from ..reject import Reject
 from ..worker import circumstances
-from . import arrays, layout
+from . import arrays, layout, texts
 from .layout import Entry, Members, Part
 
 CROP_SETTINGS = f"labels/{layout.CROPS}"
 MAX_PIXELS = 100_000_000
+_ORIENTATION = 0x0112  # of EXIF
 Read = Callable[[Entry, bytes], Any]
 _Rows = tuple[list[Any], dict[str, Any], list[dict[str, str]]]  # rows, what a record says of their form, rejects
 
@@ -166,7 +168,7 @@ class _Job:
             rows, form, rejects = self._coded(members, codec, self._picture)
             column = replace(column, length=codec.image_size)
         else:
-            rows, form, rejects = self._coded(members, codec, _text)
+            rows, form, rejects = self._coded(members, codec, self._label(codec))
             column = _of_crops(column, rows)
         return store.encode_column(column, self.keys, rows, origin), form, rejects
 
@@ -194,7 +196,7 @@ class _Job:
 
         def read(entry: Entry, data: bytes) -> Any:
             labelled = label(entry, data)
-            if not isinstance(labelled.value, list):
+            if codec.name != "wordpiece" or not isinstance(labelled.value, list):
                 return _made(codec.encode([labelled]))[0]
             # A caption for each crop; of fewer the first is for all.
             listed = labelled.value[: self.one.crops] if len(labelled.value) >= self.one.crops else labelled.value[:1]
@@ -231,15 +233,44 @@ class _Job:
         suffixes = sorted({entry.suffix for entry in members.entries})
         return rows, {"suffix": suffixes[0] if suffixes else ""}, rejects
 
+    def _label(self, codec: codecs.Codec) -> Callable[[Entry, bytes], codecs.Labelled]:
+        """What a codec encodes of a member: boxes with their crops and the size of the image, texts without."""
+        read = texts.READERS[codec.name]
+        if codec.name != "boxes":
+            return lambda entry, data: codecs.Labelled(entry.key, read(entry.suffix, data), [], (0, 0))
+        sizes = self._sizes()
+
+        def label(entry: Entry, data: bytes) -> codecs.Labelled:
+            if entry.key not in sizes:
+                raise ValueError(f"{layout.IMAGES} has no picture of it, whose size says where boxes are")
+            size = sizes[entry.key]
+            return codecs.Labelled(entry.key, read(entry.suffix, data), self._crops_of(entry.key, size), size)
+
+        return label
+
+    def _sizes(self) -> dict[str, tuple[int, int]]:
+        """Width and height of the pictures of a shard, by their headers."""
+        sizes = {}
+        with layout.opened(self.one.parts[layout.IMAGES]) as members:
+            for entry in members.entries:
+                try:
+                    sizes[entry.key] = picture_size(members.read(entry))
+                except ValueError:
+                    continue  # a reject of what needs it
+        return sizes
+
     def _picture(self, entry: Entry, data: bytes) -> codecs.Labelled:
-        pixels = images.decode(data, MAX_PIXELS)
-        height, width = pixels.shape[:2]
-        short = min(width, height)
-        centre = [Crop((width - short) // 2, (height - short) // 2, short, short)]
-        windows = self._windows().get(entry.key) if self._has_settings else centre
-        if windows is None:
-            raise ValueError("it has no crop settings")
-        return codecs.Labelled(entry.key, pixels, windows, (width, height))
+        size = picture_size(data)
+        return codecs.Labelled(entry.key, images.decode(data, MAX_PIXELS), self._crops_of(entry.key, size), size)
+
+    def _crops_of(self, key: str, size: tuple[int, int]) -> list[Crop]:
+        if self._has_settings:
+            if key not in self._windows():
+                raise ValueError("it has no crop settings")
+            return self._windows()[key]
+        width, height = size
+        short = min(size)
+        return [Crop((width - short) // 2, (height - short) // 2, short, short)]
 
     @property
     def _has_settings(self) -> bool:
@@ -266,6 +297,20 @@ class _Job:
             rows=len(self.keys), nulls=len(rejects), rejects=rejects, bytes=0, sha256="", seconds=round(seconds, 3),
             identity=identity, keys=self.sum, made=circumstances.of_attempt(),
         )  # fmt: skip
+
+
+def picture_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a picture as it is stored. ValueError if it is none, or is shown turned."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            turned = picture.getexif().get(_ORIENTATION, 1)
+            if turned not in (0, 1):
+                raise ValueError(f"it is shown turned (EXIF orientation {turned}), and ml-4m's crops are not")
+            return picture.width, picture.height
+    except OSError as error:
+        raise ValueError(f"no picture ({error})") from None
 
 
 def _made(rows: list[Any]) -> list[Any]:
@@ -296,18 +341,3 @@ def _of_crops(column: ColumnSpec, rows: list[Any]) -> ColumnSpec:
         if row is not None and several and len(row) == 1:
             row *= column.crops
     return column if several else replace(column, crops=1)
-
-
-def _text(entry: Entry, data: bytes) -> codecs.Labelled:
-    """A caption: of .txt its text; of .json a string, an object with `caption`, or a list of these, one a crop."""
-    value: Any = data.decode("utf-8", "replace")
-    if entry.suffix.endswith(".json"):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"no JSON ({error})") from None
-    listed = value if isinstance(value, list) else [value]
-    texts = [one.get("caption") if isinstance(one, dict) else one for one in listed]
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError("expected a text, an object with `caption`, or a list of these")
-    return codecs.Labelled(entry.key, texts if isinstance(value, list) else texts[0], [], (0, 0))

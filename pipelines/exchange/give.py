@@ -74,7 +74,7 @@ def published(spec: ColumnSpec, side: int) -> str:
     return modality.published_name(side) if modality is not None and "@" not in spec.modality else spec.modality
 
 
-def shard(root: str, records: Mapping[str, Record], given: Sequence[Given], crops: Crops | None,
+def shard(records: Mapping[str, Record], given: Sequence[Given], crops: Crops | None,
           dest: str) -> Outcome:  # fmt: skip
     """Write one shard.
 

@@ -24,6 +24,7 @@ from ..settings import CROP_SETTINGS
 
 TAR = ".tar"
 CROPS = CROP_SETTINGS
+IMAGES = "rgb"  # the folder of whole images
 SPLITS = ("train", "val")
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,10 +17,13 @@ from ...pipelines import plan as plans
 from ...pipelines.exchange import give, layout
 from ...pipelines.exchange.bring import CROP_SETTINGS
 from ...pipelines.exchange.give import Crops, Given, Outcome
-from ...tokenize import codecs
+from ...recipe import Recipe
+from ...tokenize import codecs, table_file
 from ...tokenize.open_store import Store, open_store
-from ...tokenize.store import ColumnSpec
+from ...tokenize.store import ColumnReader, ColumnSpec
 from ...tokenize.text.wordpiece import WordPiece
+from . import wholes
+from .wholes import Wholes
 
 INT16_IDS = 2**15  # ml-4m keeps ids as int16
 
@@ -28,16 +32,18 @@ INT16_IDS = 2**15  # ml-4m keeps ids as int16
 class Plan:
     """What is exported.
 
-    splits: of the root, name -> its shards. modalities: names of columns. side: pixels of a crop.
-    crops: how many of each sample. left_out: what is not exported, with the reason.
+    splits: of the root, name -> its shards. modalities: names of columns. recipe: of the root.
+    crops: how many of each sample. wholes: shard -> the URL of the images that it was made of, {} if they are not used.
+    left_out: what is not exported, with the reason.
     """
 
     store: Store
     root: str
     splits: dict[str, list[str]]
     modalities: list[str]
-    side: int
+    recipe: Recipe
     crops: int
+    wholes: dict[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
 
@@ -62,21 +68,32 @@ def plan(root: str, modalities: str | None = None) -> Plan:
     left_out = [f"{name}: {why}" for name, why in reasons.items()]
     if not chosen:
         raise ValueError(f"{root}: nothing that ml-4m could read; {'; '.join(left_out)}")
-    most = max(specs[name].crops for name in chosen)
-    if most > 1 and not has_settings and not set(chosen) <= set(recipe.imported):
-        why = "the store does not hold the sizes of images, in which ml-4m says where crops are; the centre is exported"
-        left_out.append(f"{most - 1} of {most} crops: {why}")
-        most = 1
     there = set(store.shards(chosen))
-    shards = plans.list_shards(recipe.samples, root).splits
-    splits = {split: [name for name in of if name in there] for split, of in shards.items()}
-    for split, of in shards.items():
+    shards = plans.list_shards(recipe.samples, root)
+    splits = {split: [name for name in of if name in there] for split, of in shards.splits.items()}
+    for split, of in shards.splits.items():
         if lacking := [name for name in of if name not in there]:
             left_out.append(f"{len(lacking)} shards of {split} lack a column ({', '.join(lacking[:3])}, ...)")
     splits = {split: of for split, of in splits.items() if of}
     if not splits:
         raise ValueError(f"{root}: no shard has all of {', '.join(chosen)}; choose some with --modalities")
-    return Plan(store, root, splits, chosen, recipe.images.size, most, left_out)
+    asked = Plan(store, root, splits, chosen, recipe, max(specs[name].crops for name in chosen), {}, left_out)
+    if not recipe.imported:
+        _place_crops(asked, {name: shards.urls[name] for of in splits.values() for name in of})
+    return asked
+
+
+def _place_crops(asked: Plan, urls: dict[str, str]) -> None:
+    """Where crops lie can be said of images that are there; otherwise the centre is a picture of its own."""
+    output = f"tokens/{asked.modalities[0]}"
+    records = {name: record for name in urls if (record := ledger.read(asked.root, output, name)) is not None}
+    # Crops of images without their bars are of other frames than the images.
+    if not getattr(asked.recipe.images, "trim_borders", False) and wholes.can_be_read(urls, records):
+        asked.wholes = urls
+    elif asked.crops > 1:
+        why = "the images are not there, in which ml-4m says where crops are; the centre is exported"
+        asked.left_out.append(f"{asked.crops - 1} of {asked.crops} crops: {why}")
+        asked.crops = 1
 
 
 def _unusable(spec: ColumnSpec, has_settings: bool) -> str:
@@ -103,11 +120,16 @@ def write(asked: Plan, dest: str) -> Iterator[tuple[str, Outcome]]:
             # As it came: one split stands alone.
             place = storage.join(dest, split) if len(asked.splits) > 1 else dest
             records = _records(asked, name)
-            given = [_given(asked, records[f"tokens/{one}"], one, name, words) for one in asked.modalities]
-            crops, record = _crops(asked, name)
-            if record is not None:
-                records[CROP_SETTINGS] = record
-            outcome = give.shard(asked.root, records, given, crops, place)
+            with ExitStack() as stack:
+                images = None
+                if name in asked.wholes:
+                    of_crops = asked.recipe.images, asked.recipe.seed
+                    images = stack.enter_context(wholes.opened(asked.wholes[name], *of_crops))
+                given = [_given(asked, records[f"tokens/{one}"], one, name, words, images) for one in asked.modalities]
+                crops, record = _crops(asked, name, given[0].reader, images)
+                if record is not None:
+                    records[CROP_SETTINGS] = record
+                outcome = give.shard(records, given, crops, place)
             progress.update(1)
             yield name, outcome
 
@@ -122,13 +144,16 @@ def _records(asked: Plan, shard: str) -> dict[str, Record]:
     return records
 
 
-def _given(asked: Plan, record: Record, name: str, shard: str, words: WordPiece | None) -> Given:
+def _given(asked: Plan, record: Record, name: str, shard: str, words: WordPiece | None, images: Wholes | None) -> Given:
     reader = asked.store.reader(name, shard)
     spec, said = reader.spec, record.identity.get("imported", {})
-    folder = give.folder_of(record, spec, asked.side)
+    folder = give.folder_of(record, spec, asked.recipe.images.size)
     if spec.kind is Kind.GRID:
         dtype = said.get("dtype", "<i2" if spec.vocab_size <= INT16_IDS else "<i4")
         return Given(folder, said.get("suffix", ".npy"), reader, give.ids(dtype, asked.crops))
+    if spec.kind is Kind.PIXELS and images is not None:
+        # Whatever kind of picture it is: ml-4m opens it by its contents.
+        return Given(folder, ".jpg", reader, lambda column, row: images.bytes_of(column.keys[row].as_py()))
     if spec.kind is Kind.PIXELS:
         suffix = ".png" if reader.read([0]).crop(0, 0)[:4].tolist() == [0x89, 0x50, 0x4E, 0x47] else ".jpg"
         return Given(folder, suffix, reader, give.picture)
@@ -136,13 +161,17 @@ def _given(asked: Plan, record: Record, name: str, shard: str, words: WordPiece 
     return Given(folder, ".json", reader, give.text(words.decode, asked.crops))
 
 
-def _crops(asked: Plan, shard: str) -> tuple[Crops | None, Record | None]:
-    """Settings of each row: as they were imported, or else of a crop that is the whole picture."""
+def _crops(asked: Plan, shard: str, reader: ColumnReader, images: Wholes | None) -> tuple[Crops | None, Record | None]:
+    """Settings of each row: as they were imported, or of the crops of the images, or of a crop that is a picture."""
     if (found := give.imported_crops(asked.root, shard)) is not None:
         return found
     if any(_is_imported(asked, name, shard) for name in asked.modalities):
         return None, None
-    whole = np.array([(0, 0, asked.side, asked.side, 0)])
+    if images is not None:
+        keys = table_file.keys(reader.source)
+        return lambda row: images.windows(keys[row]), None
+    side = asked.recipe.images.size
+    whole = np.array([(0, 0, side, side, 0)])
     return lambda row: whole, None
 
 

@@ -22,7 +22,6 @@ from .shape import Found
 if TYPE_CHECKING:
     from ...project import Project
 
-IMAGES = "rgb"  # ml-4m's folder of whole images
 _NUMBERED = re.compile(r"(.*?)(\d+)")
 
 
@@ -104,7 +103,7 @@ def _places(found: Found, split: str, known: Collection[str]) -> dict[str, str]:
         known: URLs of earlier imports, which keep their names.
     """
     one = found.layouts[split]
-    pictures = {name: part.url for name, part in one.shards.get(IMAGES, {}).items() if part.is_tar}
+    pictures = {name: part.url for name, part in one.shards.get(layout.IMAGES, {}).items() if part.is_tar}
     places = {}
     for name in found.reference(split):
         plain = storage.absolute(storage.join(one.url, name + layout.TAR))

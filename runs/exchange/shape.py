@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,16 +11,16 @@ import numpy as np
 from ...infra.explain import nearest
 from ...modalities import LABELS, MODALITIES, Form, Kind
 from ...model.published.names import local_name
-from ...pipelines.exchange import arrays, layout
+from ...pipelines.exchange import arrays, layout, texts
 from ...pipelines.exchange.layout import Layout, Part
 
 LOOKED_AT = 8  # members of the first shard, until one can be read
 # Why folders of ml-4m that are called as a modality are none of tokens.
 _NO_TOKENS = {
     "sam_instance": "its arrays are pickles, which are not read",
+    "human_poses": "bodies are made again by `fourmill tokenize`, and so are their tokens",
     "t5_caption": "embeddings are made again by `fourmill tokenize`",
 }
-_LABELS_ONLY = "it holds labels, which ml-4m turns into tokens while it trains; bring them as labels of shards"
 
 
 @dataclass
@@ -65,7 +65,7 @@ def look(place: str, maps: Sequence[str] = (), modalities: str | None = None) ->
         folder = folders[name]
         if folder == layout.CROPS or name not in wanted:
             continue
-        if why := _unusable(name):
+        if why := _unusable(name, there):
             left_out.append(f"{folder}: {why}")
         else:
             chosen[name] = folder
@@ -73,7 +73,7 @@ def look(place: str, maps: Sequence[str] = (), modalities: str | None = None) ->
         raise ValueError(f"{place}: nothing to import; {'; '.join(left_out)}")
     found = Found(layouts, chosen, 0, 1, layout.CROPS in there, left_out)
     _measure(found)
-    for name in [name for name in chosen if MODALITIES[name].kind is Kind.PIXELS]:
+    for name in [name for name in chosen if MODALITIES[name].codec in ("patches", "boxes")]:
         if found.crops > 1 and not found.has_settings:
             left_out.append(
                 f"{chosen.pop(name)}: there is no {layout.CROPS}, which says what its {found.crops} crops are"
@@ -104,15 +104,17 @@ def _wanted(modalities: str | None, folders: dict[str, str]) -> set[str]:
     return names
 
 
-def _unusable(name: str) -> str:
+def _unusable(name: str, there: Collection[str]) -> str:
     """Why a folder cannot be imported, "" if it can."""
     if name not in MODALITIES:
         return "no modality is called so; --map FOLDER=MODALITY names it"
     if name in _NO_TOKENS:
         return _NO_TOKENS[name]
     modality = MODALITIES[name]
-    usable = modality.kind in (Kind.GRID, Kind.PIXELS) or modality.codec == "wordpiece"
-    return "" if usable else _LABELS_ONLY
+    if modality.codec == "boxes" and layout.IMAGES not in there:
+        return f"there is no {layout.IMAGES}, whose sizes say where boxes are"
+    usable = modality.kind in (Kind.GRID, Kind.PIXELS) or modality.codec in texts.READERS
+    return "" if usable else "nobody has said how ml-4m stores it"
 
 
 def _measure(found: Found) -> None:

@@ -231,16 +231,26 @@ def test_captions_and_pictures_come_along(tmp_path: Path, monkeypatch: pytest.Mo
     write(place, "crop_settings", "00000", {f"{key}.npy": settings(rng) for key in of})
     captions = [b'["a dog", "two dogs", "a cat"]', b'{"caption": "a cat"}', b'"a sofa"', b"{}"]
     write(place, "caption", "00000", {f"{key}.json": text for key, text in zip(of, captions, strict=True)})
-    write(place, "det", "00000", {f"{key}.json": b"{}" for key in of})
+    (place / "human_poses").mkdir()
+    write(place, "human_poses", "00000", {f"{key}.json": b"{}" for key in of})
+    box = {"boxes": [0.0, 0.0, 1.0, 1.0], "class_name": "dog", "score": 0.9}
+    write(place, "det", "00000", {f"{key}.json": json.dumps({"instances": [box]}).encode() for key in of})
+    write(place, "metadata", "00000", {f"{key}.json": b'{"brightness": 255, "n_humans": 2}' for key in of})
+    write(place, "color_palette", "00000", {f"{key}.json": b'[{"1": [[1, 2, 3]]}]' for key in of})
     assert "tokenizers.text.weights=FILE" in bring(place, tmp_path / "out", status=2)
     words = WordPiece.fit(["a dog on a sofa, two cats"] * 4, vocab_size=4500)
     (tmp_path / "text.json").write_text(words.to_json())
     said = bring(place, tmp_path / "out", "--set", f"tokenizers.text.weights={tmp_path / 'text.json'}")
-    assert "left out: det" in said
+    assert "left out: human_poses" in said
     store = fourmill.open_store(str(tmp_path / "out"))
     column = store.column("caption", store.shards()[0])
     assert [words.decode(column.crop(0, c)) for c in range(3)] == ["a dog", "two dogs", "a cat"]
     assert words.decode(column.crop(2, 1)) == "a sofa" and column.valid.tolist() == [True, True, True, False]
+    sentences = {name: store.column(name, store.shards()[0]) for name in ("det", "metadata", "color_palette")}
+    said = {name: words.decode(one.crop(0, one.spec.crops - 1)) for name, one in sentences.items()}
+    assert said["det"] == "v0=0 v1=0 v2=999 v3=999 dog" and sentences["det"].spec.crops == CROPS
+    assert said["metadata"] in ("v1=10 v0=49 v1=5 v0=2", "v1=5 v0=2 v1=10 v0=49")
+    assert said["color_palette"] == "v1=1 v0=1 v0=2 v0=3"
     pictures = store.column("rgb", store.shards()[0])
     assert (
         pictures.spec.crops == CROPS and pictures.spec.length == 32 and pictures.crop(0, 2)[:2].tolist() == [0xFF, 0xD8]
