@@ -51,9 +51,13 @@ class Demo:
         )
 
 
-def _scenes(train: int, steps: int) -> Demo:
-    """The demo on so many training scenes, which trains for so many steps."""
-    return Demo("scenes", partial(_write_scenes, train), _words_of_scenes, {"steps": steps, "half": steps // 2})
+def _scenes(train: int, steps: int, from_words: int) -> Demo:
+    """The demo on so many training scenes, which trains for so many steps.
+
+    from_words: weight of the tasks from captions, boxes and classes to RGB; those from RGB and its parts weigh 5.
+    """
+    fields = {"steps": steps, "half": steps // 2, "from_words": from_words}
+    return Demo("scenes", partial(_write_scenes, train), _words_of_scenes, fields)
 
 
 def _write_scenes(train: int, folder: Path, seed: int) -> Summary:
@@ -121,7 +125,8 @@ def _words_of_photos() -> dict[str, Any]:
     }
 
 
-SCENES, HOUR = _scenes(3072, steps=1300), _scenes(12288, steps=14000)  # minutes, and an hour, on two cores
+SCENES = _scenes(3072, steps=1300, from_words=1)  # minutes on two cores
+HOUR = _scenes(12288, steps=12000, from_words=3)  # an hour; words are learned late (docs/does-it-learn.md)
 PHOTOS = Demo("photos", _write_photos, _words_of_photos)
 
 
