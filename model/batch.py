@@ -34,7 +34,7 @@ class PackedBatch:
             For a grid all its targets see each other; for text the rule is causal.
         target_valid: bool.
     values: modality name -> (B, L, D) array. Pixels: uint8 patches in row-major order, flattened as (ph pw c).
-        Embeddings: float16.
+        Embeddings: float16. Or (R, D), the rows of all samples that inputs show, see `only_shown`.
     keys: the samples' keys, for error messages.
     outputs: names of the modalities that the mean over modalities is taken of; all outputs of the model if empty.
     """
@@ -62,6 +62,15 @@ class PackedBatch:
 
         arrays: dict[str, Any] = {name: move(array) for name, array in self.arrays().items()}
         return replace(self, **arrays, values={k: move(v) for k, v in self.values.items()})
+
+    def pinned(self) -> PackedBatch:
+        """A copy as tensors in pinned memory, from which a GPU copies beside other work."""
+
+        def pin(x: np.ndarray | torch.Tensor) -> torch.Tensor:
+            return torch.as_tensor(x).pin_memory()
+
+        arrays: dict[str, Any] = {name: pin(array) for name, array in self.arrays().items()}
+        return replace(self, **arrays, values={k: pin(v) for k, v in self.values.items()})
 
     def arrays(self) -> dict[str, Any]:
         """The fields of both sides, NumPy or tensors, by name: all but `values`, `keys` and `outputs`."""

@@ -1,10 +1,13 @@
 """Transformer blocks of 4M: pre-norm attention and (gated) MLP, on scaled_dot_product_attention.
 
-Legend: B samples, N queries, K keys, D width, H heads, E = D / H. Masks are boolean, True = may attend, and broadcast
-to (B, H, N, K). Parameter names are those of apple/ml-4m.
+Legend: B samples, N queries, K keys, D width, H heads, E = D / H. Blocks take masks as `Visible`, made once for all of
+them. Parameter names are those of apple/ml-4m.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +18,57 @@ from .cpu.attention import attention
 from .cpu.linear import linear
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, H, K, E)
+Product = Callable[[Tensor], Tensor]
+
+# Rows of a matrix begin at multiples of 16 bytes if their length is one of 8 numbers of half precision; on others the
+# fast kernels of a GPU do not run. Multiples of 64 fill its tiles as well, and would only be more work for a CPU.
+_ALIGNED, _TILE = 8, 64
+_MANY_ROWS = 64  # from here on a product costs more than a copy of its weights
+
+
+@dataclass(frozen=True)
+class Visible:
+    """Which keys each query may attend to, as `scaled_dot_product_attention` adds it to scores.
+
+    bias: (B, 1, N or 1, K), 0 where it may and -inf where not, in the dtype that blocks compute in.
+    some: (B, 1, N or 1, 1), 1 for the queries that may attend to something and 0 for others, whose output is zeros;
+        None if all may.
+    """
+
+    bias: Tensor
+    some: Tensor | None = None
+
+    @classmethod
+    def of(cls, mask: Tensor | None, like: Tensor, empty: bool = False) -> Visible | None:
+        """Of a boolean mask, True = may attend; None, for all, stays None.
+
+        Kernels want numbers: of booleans each block would make its own.
+
+        Args:
+            mask: (B, 1, N or 1, K).
+            like: what the blocks read, which says device and dtype.
+            empty: whether there may be queries that may attend to nothing.
+        """
+        if mask is None:
+            return None
+        dtype, some = compute_dtype(like), None
+        if empty:
+            # Kernels differ in what such a query gets, zeros or NaN. It must be zeros, so that a sample without inputs
+            # is the same in a batch as alone.
+            some = mask.any(dim=-1, keepdim=True)
+            mask, some = mask | ~some, some.to(dtype)
+        keys = mask.shape[-1]
+        # Kernels read the bias at aligned addresses, and would copy one whose rows are not, in each block.
+        rows = torch.zeros(*mask.shape[:-1], keys + -keys % _ALIGNED, dtype=dtype, device=like.device)
+        return cls(rows[..., :keys].masked_fill_(~mask, -torch.inf), some)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """In which products with x are computed: under autocast its dtype, else that of x."""
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return x.dtype
 
 
 class Linear(nn.Linear):
@@ -44,12 +98,12 @@ class _Heads(nn.Module):
         batch, length, _ = x.shape
         return x.view(batch, length, parts, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, seen: Tensor | None = None) -> Tensor:
-        """Attention outputs (B, N, D), those of queries with `seen` False taken as zeros."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible | None) -> Tensor:
+        """Attention outputs (B, N, D)."""
         # Under autocast QK-norm returns float32, for which there is no fast kernel of attention.
-        y = attention(q.to(v.dtype), k.to(v.dtype), v, mask)
-        if seen is not None:
-            y = y * seen
+        y = attention(q.to(v.dtype), k.to(v.dtype), v, None if visible is None else visible.bias.to(v.dtype))
+        if visible is not None and visible.some is not None:
+            y = y * visible.some
         return self.proj(y.transpose(1, 2).flatten(2))
 
 
@@ -58,9 +112,9 @@ class SelfAttention(_Heads):
         super().__init__(config)
         self.qkv = Linear(config.dim, 3 * config.dim, bias=config.qkv_bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, visible: Visible | None) -> Tensor:
         q, k, v = self.split(self.qkv(x), 3)
-        return self.attend(self.q_norm(q), self.k_norm(k), v, mask)
+        return self.attend(self.q_norm(q), self.k_norm(k), v, visible)
 
     def step(self, x: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
         """One more token x (B, 1, D) of a causal sequence; returns its output and the grown keys and values."""
@@ -81,14 +135,9 @@ class CrossAttention(_Heads):
         k, v = self.split(self.kv(context), 2)
         return self.k_norm(k), v
 
-    def forward(self, x: Tensor, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, keys_values: KeysValues, visible: Visible | None) -> Tensor:
         (q,) = self.split(self.q(x), 1)
-        if mask is None:
-            return self.attend(self.q_norm(q), *keys_values, None)
-        # Kernels differ in what a query gets that may attend to nothing: zeros, or NaN. It must be zeros, so that a
-        # sample without inputs is the same in a batch as alone. (Self-attention lets every query see itself.)
-        seen = mask.any(dim=-1, keepdim=True)
-        return self.attend(self.q_norm(q), *keys_values, mask | ~seen, seen)
+        return self.attend(self.q_norm(q), *keys_values, visible)
 
 
 class Mlp(nn.Module):
@@ -100,10 +149,34 @@ class Mlp(nn.Module):
         self.fc1 = Linear(config.dim, config.mlp_hidden, bias=config.mlp_bias)
         self.fc2 = Linear(config.mlp_hidden, config.dim, bias=config.mlp_bias)
         self.fc3 = Linear(config.dim, config.mlp_hidden, bias=config.mlp_bias) if config.gated_mlp else None
+        # 5,461 of XL, 2,730 of L and 1,365 of S are no widths for a GPU.
+        self.aligned = config.mlp_hidden % _ALIGNED == 0
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = F.gelu(self.fc1(x)) if self.gelu else F.silu(self.fc1(x))
-        return self.fc2(hidden if self.fc3 is None else hidden * self.fc3(x))
+        first, second, gate = self._products(x)
+        hidden = F.gelu(first(x)) if self.gelu else F.silu(first(x))
+        return second(hidden if gate is None else hidden * gate(x))
+
+    def _products(self, x: Tensor) -> tuple[Product, Product, Product | None]:
+        """fc1, fc2 and fc3, with as many hidden rows of zeros as make widths aligned.
+
+        The zeros are no parameters: they stay zeros, and no file has them.
+        """
+        layers = [self.fc1, self.fc2] if self.fc3 is None else [self.fc1, self.fc2, self.fc3]
+        # Layers that adapters have taken the place of (peft) have products of their own.
+        plain = all(type(layer) is Linear for layer in layers)
+        if self.aligned or not plain or x.shape[:-1].numel() < _MANY_ROWS:
+            return self.fc1, self.fc2, self.fc3
+        more = -self.fc1.out_features % (_ALIGNED if x.device.type == "cpu" else _TILE)
+        dtype, rows, columns = compute_dtype(x), (0, 0, 0, more), (0, more)
+
+        def product(layer: nn.Linear, weight_padding: tuple[int, ...], bias_padding: tuple[int, int]) -> Product:
+            weight = F.pad(layer.weight.to(dtype), weight_padding)
+            bias = None if layer.bias is None else F.pad(layer.bias.to(dtype), bias_padding)
+            return lambda x: linear(x, weight, bias)
+
+        first, second = product(self.fc1, rows, columns), product(self.fc2, columns, (0, 0))
+        return first, second, None if self.fc3 is None else product(self.fc3, rows, columns)
 
 
 class EncoderBlock(nn.Module):
@@ -114,9 +187,9 @@ class EncoderBlock(nn.Module):
         self.norm2 = layer_norm(config.dim, config)
         self.mlp = Mlp(config)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x (B, N, D), mask (B, 1, 1, N) of the valid tokens, None if all are."""
-        x = x + self.attn(self.norm1(x), mask)
+    def forward(self, x: Tensor, visible: Visible | None) -> Tensor:
+        """x (B, N, D), of which each token sees the `visible` ones, all if None."""
+        x = x + self.attn(self.norm1(x), visible)
         x = x + self.mlp(self.norm2(x))
         return x
 
@@ -132,22 +205,22 @@ class DecoderBlock(nn.Module):
         self.norm2 = layer_norm(config.dim, config)
         self.mlp = Mlp(config)
 
-    def forward(self, x: Tensor, context: Tensor, self_mask: Tensor | None, cross_mask: Tensor | None) -> Tensor:
-        """x (B, M, D), context (B, N, D), self_mask (B, 1, M, M), cross_mask (B, 1, 1, N); None for all."""
-        x = x + self.self_attn(self.norm1(x), self_mask)
-        return self._read(x, self.context_keys_values(context), cross_mask)
+    def forward(self, x: Tensor, context: Tensor, queries: Visible | None, inputs: Visible | None) -> Tensor:
+        """x (B, M, D), context (B, N, D); which queries and which inputs each query sees, all if None."""
+        x = x + self.self_attn(self.norm1(x), queries)
+        return self._read(x, self.context_keys_values(context), inputs)
 
     def context_keys_values(self, context: Tensor) -> KeysValues:
         return self.cross_attn.keys_values(self.context_norm(context))
 
     def step(
-        self, x: Tensor, past: KeysValues | None, context: KeysValues, cross_mask: Tensor | None
+        self, x: Tensor, past: KeysValues | None, context: KeysValues, inputs: Visible | None
     ) -> tuple[Tensor, KeysValues]:
         """One more token x (B, 1, D) of a causal sequence, with cached keys and values."""
         y, past = self.self_attn.step(self.norm1(x), past)
-        return self._read(x + y, context, cross_mask), past
+        return self._read(x + y, context, inputs), past
 
-    def _read(self, x: Tensor, context: KeysValues, cross_mask: Tensor | None) -> Tensor:
-        x = x + self.cross_attn(self.query_norm(x), context, cross_mask)
+    def _read(self, x: Tensor, context: KeysValues, inputs: Visible | None) -> Tensor:
+        x = x + self.cross_attn(self.query_norm(x), context, inputs)
         x = x + self.mlp(self.norm2(x))
         return x

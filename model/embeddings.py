@@ -102,16 +102,21 @@ class Projections(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(RGB_STD), persistent=False)
 
     def fill_in(self, x: Tensor, ids: Tensor, mod: Tensor, values: dict[str, Tensor]) -> Tensor:
-        """x (B, N, D) with the tokens of these modalities replaced by row `ids` of their projected values."""
+        """x (B, N, D) with the tokens of these modalities replaced by row `ids` of their projected values: of their
+        sample's (B, L, D), or of those of the batch (R, D)."""
         for name, (index, kind) in self.kinds.items():
             if name not in values:
                 continue
             raw = values[name]
             flat = self.normalize_pixels(raw) if kind is Kind.PIXELS else raw
             projected = self.layers[name](flat.to(x.dtype)).to(x.dtype)
-            # Tokens of other modalities gather any row, and `where` drops it: no shape depends on the data.
-            rows = ids.long().clamp(0, raw.shape[1] - 1).unsqueeze(-1).expand(-1, -1, x.shape[-1])
-            x = torch.where((mod == index).unsqueeze(-1), projected.gather(1, rows), x)
+            # Tokens of other modalities gather any row, and `where` drops it: no shape depends on them.
+            rows = ids.long().clamp(0, raw.shape[-2] - 1)
+            if raw.ndim == 2:
+                shown = projected.index_select(0, rows.flatten()).view(*rows.shape, -1)
+            else:
+                shown = projected.gather(1, rows.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+            x = torch.where((mod == index).unsqueeze(-1), shown, x)
         return x
 
     def normalize_pixels(self, patches: Tensor) -> Tensor:

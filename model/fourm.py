@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .batch import PackedBatch
-from .blocks import DecoderBlock, EncoderBlock, layer_norm
+from .blocks import DecoderBlock, EncoderBlock, Visible, compute_dtype, layer_norm
 from .config import ByName, FourMConfig
+from .cross_entropy import head_cross_entropy
 from .embeddings import Embeddings, Projections
 from .initialize import fill_layers, fill_table, xavier
 from .prepare import TargetGroups, check_batch, group_targets, to_tensors
@@ -168,9 +169,9 @@ class FourM(nn.Module):
     def encode_embedded(self, x: Tensor, mask: Tensor) -> Tensor:
         """Encoder blocks and norm on embedded inputs x (B, N, D), mask (B, 1, 1, N): the features of transfers."""
         # A sample without inputs attends to its padding: of an empty row kernels make NaN. The decoder reads none.
-        mask = mask | ~mask.any(dim=-1, keepdim=True)
+        visible = Visible.of(mask | ~mask.any(dim=-1, keepdim=True), x)
         for block in self.encoder:
-            x = self._run(block, x, mask)
+            x = self._run(block, x, visible)
         return self.encoder_norm(x)
 
     def embed_queries(self, ids: Tensor, mod: Tensor, pos: Tensor, valid: Tensor) -> Tensor:
@@ -183,8 +184,9 @@ class FourM(nn.Module):
 
     def decode(self, queries: Tensor, context: Context, mask: Tensor | None) -> Tensor:
         """Normalized decoder outputs (B, M, D); mask (B, 1, M, M) or None if every query sees all."""
+        among, read = Visible.of(mask, queries), Visible.of(context.mask, queries, empty=True)
         for block in self.decoder:
-            queries = self._run(block, queries, context.tokens, mask, context.mask)
+            queries = self._run(block, queries, context.tokens, among, read)
         return self.decoder_norm(queries)
 
     def head(self, modality: str) -> Tensor:
@@ -212,9 +214,10 @@ class FourM(nn.Module):
     def compile_blocks(self, **options: Any) -> None:
         """torch.compile each block in place; blocks of a side share one graph, and names of weights stay."""
         for block in (*self.encoder, *self.decoder):
-            block.compile(**options)
+            # Its forward alone, not the call: FSDP gathers and drops parameters around that, outside the graph.
+            block.forward = torch.compile(block.forward, **options)
 
-    def _run(self, block: nn.Module, *args: Tensor | None) -> Tensor:
+    def _run(self, block: nn.Module, *args: Tensor | Visible | None) -> Tensor:
         y: Tensor
         if self.activation_checkpointing and self.training:
             y = checkpoint(block, *args, use_reentrant=False)
@@ -228,7 +231,9 @@ class FourM(nn.Module):
         """Losses of decoder outputs y (B, M, D); `offered` are the outputs of the mean over modalities, all if none."""
         outputs = self.config.outputs
         sizes = list(groups.counts)
-        hidden = torch.split(y.flatten(0, 1).index_select(0, groups.index), sizes)
+        # In the dtype of products: it is what the backward pass keeps of a target.
+        dtype = compute_dtype(y)
+        hidden = torch.split(y.flatten(0, 1).index_select(0, groups.index).to(dtype), sizes)
         targets = torch.split(target_ids.flatten().long().index_select(0, groups.index), sizes)
         place: dict[str, int] = ByName(self.config, {name: self.config.index(name) for name in outputs})
         counts: dict[str, int] = ByName(self.config, {name: groups.counts[i] for name, i in place.items()})
@@ -241,10 +246,9 @@ class FourM(nn.Module):
             return F.linear(hidden[place[modality]], heads[self.config.spec(modality).name])
 
         losses: dict[str, Tensor] = ByName(self.config)
-        # One modality at a time: logits of all vocabularies would be the largest tensor of a step.
         for name, i in place.items():
             # No targets: a zero that still hangs on the graph, so that backward always works.
-            losses[name] = F.cross_entropy(logits(name).float(), targets[i]) if counts[name] else y.sum() * 0.0
+            losses[name] = head_cross_entropy(hidden[i], heads[name], targets[i]) if counts[name] else y.sum() * 0.0
         loss = weigh({name: losses[name] for name in offered or outputs}, counts, vocabulary, weighting)
         return FourMOutput(loss, losses, counts, logits)
 

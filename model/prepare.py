@@ -5,7 +5,7 @@ Legend: B samples, N input budget, M target budget.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ class TargetGroups:
     def to(self, device: torch.device | str) -> TargetGroups:
         return TargetGroups(self.index.to(device, non_blocking=True), self.counts)
 
+    def pinned(self) -> TargetGroups:
+        return TargetGroups(self.index.pin_memory(), self.counts)
+
 
 def group_targets(batch: PackedBatch, num_modalities: int) -> TargetGroups:
     """Group the valid targets; free for NumPy batches, one wait for the device for batches that are there already."""
@@ -40,6 +43,24 @@ def group_targets(batch: PackedBatch, num_modalities: int) -> TargetGroups:
     # Stable: within a modality targets stay in batch-major order, as `FourMOutput.logits` promises.
     index = valid[np.argsort(mod, kind="stable")]
     return TargetGroups(torch.from_numpy(index.astype(np.int64)), tuple(int(n) for n in counts))
+
+
+def only_shown(config: FourMConfig, batch: PackedBatch) -> PackedBatch:
+    """A NumPy batch of which `values` hold only what inputs show: an RGB image has 150 kB, T5's vectors 640.
+
+    Returns:
+        `values` as (R, D), rows of all samples one after the other, one row of zeros where nothing is shown; the ids of
+        these inputs count them.
+    """
+    ids, values = np.asarray(batch.input_ids), {}
+    for name, raw in batch.values.items():
+        rows = np.asarray(raw)
+        here = np.asarray(batch.input_valid) & (np.asarray(batch.input_mod) == config.index(name))
+        samples = np.nonzero(here)[0]
+        values[name] = rows[samples, ids[here]] if len(samples) else np.zeros((1, rows.shape[-1]), rows.dtype)
+        ids = ids.copy()
+        ids[here] = np.arange(len(samples))
+    return replace(batch, input_ids=ids, values=values)
 
 
 def to_tensors(

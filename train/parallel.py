@@ -109,16 +109,6 @@ class Parallel:
             self._module.reshard()
 
 
-def to_device(batch: PackedBatch, device: torch.device) -> PackedBatch:
-    """A batch as tensors on a device. To a GPU through pinned memory: only from there a copy is asynchronous."""
-    if device.type == "cuda":
-        batch = batch.to("cpu")
-        pinned: dict[str, Any] = {name: torch.as_tensor(array).pin_memory() for name, array in batch.arrays().items()}
-        values = {name: torch.as_tensor(value).pin_memory() for name, value in batch.values.items()}
-        batch = PackedBatch(**pinned, values=dict(values), keys=batch.keys)
-    return batch.to(device)
-
-
 def whole(tensor: Tensor) -> Tensor:
     """A tensor as one, on every worker; all must call it."""
     from torch.distributed.tensor import DTensor

@@ -179,7 +179,7 @@ class Train(Section):
     parallel: Literal["ddp", "fsdp"] = "ddp"
     accumulate: Positive = 1  # micro-batches of a step
     activation_checkpointing: bool = False
-    compile: bool = False
+    compile: bool | None = None  # the blocks; on CUDA unless given
     log_every: Positive = 10
     validate_every: Positive = 1_000
     validation_samples: Positive = 1_024

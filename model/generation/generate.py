@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...modalities import Kind, ModalitySpec
-from ..blocks import DecoderBlock, KeysValues
+from ..blocks import DecoderBlock, KeysValues, Visible
 from ..config import ByName, FourMConfig
 from ..cpu.attention import in_reading_order
 from ..cpu.linear import linear
@@ -375,7 +375,8 @@ class _Writer:
     """The decoder on one causal sequence, with cached keys and values of its layers and of the context."""
 
     def __init__(self, model: FourM, step: Step, context: Context) -> None:
-        self.model, self.step, self.cross_mask = model, step, context.mask
+        self.model, self.step = model, step
+        self.inputs = Visible.of(context.mask, context.tokens, empty=True)
         self.blocks = [block for block in model.decoder if isinstance(block, DecoderBlock)]
         self.context = [in_reading_order(*block.context_keys_values(context.tokens)) for block in self.blocks]
         self.past: list[KeysValues | None] = [None] * len(self.blocks)
@@ -388,7 +389,7 @@ class _Writer:
         pos = torch.full_like(ids, self.length)
         x = self.model.embed_queries(ids, mod, pos, torch.ones_like(ids, dtype=torch.bool))
         for i, block in enumerate(self.blocks):
-            x, self.past[i] = block.step(x, self.past[i], self.context[i], self.cross_mask)
+            x, self.past[i] = block.step(x, self.past[i], self.context[i], self.inputs)
         self.length += 1
         return guide(linear(self.model.decoder_norm(x), self.model.head(self.step.target)), self.step.scales)
 

@@ -11,10 +11,12 @@ Reading, image decoding and masking run in threads ahead of the consumer; an err
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,6 +29,8 @@ from .groups import GroupCache, ShardRows, TokenStore
 from .order import Order, mask_keys, rank_positions
 from .prefetch import prefetch
 from .samples import TokenRow, fetch, raw_values
+
+Made = TypeVar("Made")
 
 # Of a store that is not on this machine: readers wait for answers, and need no core.
 _REMOTE_READERS = 32
@@ -126,9 +130,23 @@ class TokenLoader:
         Raises:
             ValueError: the store is not what the run expects, or an image cannot be decoded; names shard and modality.
         """
+        return self.made(lambda batch: batch, start_step, batch_size, rank, world, start_sample=start_sample)
+
+    def made(
+        self,
+        make: Callable[[PackedBatch], Made],
+        start_step: int,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        start_sample: int | None = None,
+    ) -> Generator[tuple[int, Made]]:
+        """As `batches`, with what `make` makes of each in the thread that is ahead of the consumer."""
         first = start_step * batch_size if start_sample is None else start_sample
         rank_positions(first, batch_size, rank, world)  # wrong arguments fail here and not at the first batch
-        return prefetch(self._produce(start_step, first, batch_size, rank, world), self.options.prefetch)
+        produced = self._produce(start_step, first, batch_size, rank, world)
+        return prefetch(_each(make, produced), self.options.prefetch)
 
     def _produce(
         self, start_step: int, first: int, batch_size: int, rank: int, world: int
@@ -189,6 +207,14 @@ class TokenLoader:
                 shown = np.asarray(batch.input_valid) & (np.asarray(batch.input_mod) == m)
                 batch.values[spec.name] = raw_values(spec, samples, shown.any(axis=1), pool)
         return batch
+
+
+def _each(
+    make: Callable[[PackedBatch], Made], batches: Generator[tuple[int, PackedBatch]]
+) -> Generator[tuple[int, Made]]:
+    with contextlib.closing(batches):
+        for step, batch in batches:
+            yield step, make(batch)
 
 
 def _weights(masking: MaskingConfig, dataset: Dataset) -> np.ndarray:

@@ -8,7 +8,6 @@ workers and micro-batches share it.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,19 +21,20 @@ from torch import Tensor, nn
 from ...infra import ledger, storage
 from ...model.batch import PackedBatch
 from ...model.fourm import FourM
-from ...model.prepare import check_batch, group_targets
+from ...model.prepare import group_targets
 from .. import checkpoint, sharded, workers
 from ..data.groups import ShardRows
 from ..data.loader import LoaderOptions, TokenLoader
 from ..data.order import rank_positions
 from ..flops import peak_flops, step_flops
 from ..metrics import Metrics
-from ..parallel import Parallel, to_device, whole
+from ..parallel import Parallel, whole
 from ..requests import Asked, Requests, Stopped
 from ..schedule import cosine_lr
 from ..trackers import trackers
 from . import initial
 from .job import MODEL, TrainJob, masking_config, predicted_modalities, write_origin
+from .parts import Parts, parts_of
 from .weights import Weights, save_model
 from .window import Entry, Window, by_modality, target_weights
 
@@ -73,7 +73,7 @@ class Trainer:
             model,
             settings.parallel,
             settings.precision,
-            compiled=settings.compile,
+            compiled=model.device.type == "cuda" if settings.compile is None else settings.compile,
             checkpointing=settings.activation_checkpointing,
         )
         self.weights = Weights(model, weight_decay=settings.weight_decay, betas=settings.betas, ema=settings.ema)
@@ -81,6 +81,7 @@ class Trainer:
             self._resume_newest(latest)
         self.tokenizers = job.column_tokenizers()  # of training and of validation
         self.loader = self._loader(job.shards, job.seed, settings.repeat, training=True)
+        self.parts = parts_of(model.config, settings.accumulate, model.device)
 
     def _loader(self, shards: tuple[ShardRows, ...], seed: int, repeat: int, training: bool) -> TokenLoader:
         tokens = storage.join(self.job.root, "tokens")
@@ -135,26 +136,37 @@ class Trainer:
     def _run(self, reporter: workers.Reporter, logged: Metrics | None) -> None:
         settings, started = self.settings, time.monotonic() - self.seconds
         requests = Requests(reporter, self.rank, self.world)
-        batches = self.loader.batches(self.step, settings.batch_size, self.rank, self.world)
-        window = Window(self.outputs, started=time.monotonic())
+        batches = self.loader.made(self.parts, self.step, settings.batch_size, self.rank, self.world)
+        window, unread = Window(self.outputs, started=time.monotonic()), None
         self._report(reporter, "; ".join(self.notes))
         while self.step < settings.steps:
             before = time.monotonic()
-            _, batch = next(batches)
+            _, parts = next(batches)
             window.waited += time.monotonic() - before
-            lr = self.train_step(batch, window)
+            self.train_step(parts, window)
             self.saver.check()
             done, asked = self.step == settings.steps, requests.take()
             stops = asked is Asked.STOP and not done
             saves = self.step % settings.checkpoint_every == 0 or done or asked is not Asked.NOTHING
-            # Before each checkpoint too: none holds a loss that is not finite, and a run that resumes from it has the
-            # same windows, so the same log lines. Between these steps nothing waits for the device.
-            if self.step % settings.log_every == 0 or saves:
-                self._look(window, lr, logged, reporter)
-                window = Window(self.outputs, started=time.monotonic())
-            paused = time.monotonic()
             # Who stops has no time to validate.
-            if self.job.val_shards and (self.step % settings.validate_every == 0 or done) and not stops:
+            validates = bool(self.job.val_shards) and (self.step % settings.validate_every == 0 or done) and not stops
+            # A window is read while the device is busy with the step after it, for which nothing waits then.
+            if unread is not None:
+                self._look(unread, logged, reporter)
+                if unread.ended is None:  # when its last step ended on the device, the next one began
+                    window.started = time.monotonic()
+                unread = None
+            # Before each checkpoint at once: none holds a loss that is not finite, and a run that resumes from it has
+            # the same windows, so the same log lines.
+            if saves or validates:
+                self._look(window, logged, reporter)
+                window = Window(self.outputs, started=time.monotonic())
+            elif self.step % settings.log_every == 0:
+                unread, window = window, Window(self.outputs, started=time.monotonic())
+                if self.model.device.type == "cpu":
+                    unread.ended = window.started
+            paused = time.monotonic()
+            if validates:
                 values = self.validate()
                 if logged is not None:
                     logged.log(self.step, "val", values)
@@ -191,44 +203,46 @@ class Trainer:
         self.saver.wait()
         raise Stopped(f"stopped at step {self.step}, which is saved")
 
-    def train_step(self, batch: PackedBatch, window: Window) -> float:
-        """One optimizer step on this rank's part of the batch, as NumPy arrays. Returns its learning rate."""
+    def train_step(self, parts: Parts, window: Window) -> None:
+        """One optimizer step on this rank's part of a batch, which `self.parts` has made."""
         settings = self.settings
-        check_batch(self.model.config, batch)
-        parts = split(batch, settings.accumulate)
-        # Counted on the host, from NumPy arrays: the step never waits for a number from the device.
-        groups = [group_targets(part, len(self.job.specs)) for part in parts]
         places = [self.model.config.index(name) for name in self.outputs]
-        counts = torch.tensor([[group.counts[i] for i in places] for group in groups], dtype=torch.float32)
+        counts = torch.tensor([[group.counts[i] for i in places] for group in parts.groups], dtype=torch.float32)
         counts = counts.to(self.model.device, non_blocking=True)
         predicted = self._predicted(self.step)
         weights = target_weights(counts, self._reduce(counts.sum(0)), settings.loss, predicted)
         self.parallel.train()
         self.weights.optimizer.zero_grad(set_to_none=True)
         loss, sums = torch.zeros((), device=counts.device), torch.zeros(len(places), device=counts.device)
-        for i, (part, group) in enumerate(zip(parts, groups, strict=True)):
-            with self.parallel.micro_batch(last=i == len(parts) - 1):
-                losses = self.parallel.losses(to_device(part, self.model.device), group)
+        for i, (part, group) in enumerate(zip(parts.batches, parts.groups, strict=True)):
+            with self.parallel.micro_batch(last=i == len(parts.batches) - 1):
+                losses = self.parallel.losses(part.to(self.model.device), group)
                 part_loss = (losses * weights[i]).sum()
                 # DDP and FSDP average gradients over the workers, and the loss is a sum over them.
                 (part_loss * self.world).backward()  # type: ignore[no-untyped-call]
             loss += part_loss.detach()
             sums += losses.detach() * counts[i]
-        norm = whole(nn.utils.clip_grad_norm_(self.weights.parameters, settings.clip_norm or math.inf).detach())
+        norm = whole(self._norm(settings.clip_norm).detach())
         lr = cosine_lr(
             self.step, peak=self.peak_lr, minimum=settings.min_lr, warmup=settings.warmup_steps, steps=settings.steps
         )
         self.weights.step(lr, norm)
         self.step += 1
-        targets = [sum(group.counts[i] for group in groups) for i in places]
-        window.entries.append(Entry(self.step, loss, sums, targets, norm, batch.keys))
-        return lr
+        targets = [sum(group.counts[i] for group in parts.groups) for i in places]
+        window.entries.append(Entry(self.step, loss, sums, targets, norm, parts.keys))
+        window.step, window.lr = self.step, lr
 
-    def _look(self, window: Window, lr: float, logged: Metrics | None, reporter: workers.Reporter) -> None:
+    def _norm(self, most: float | None) -> Tensor:
+        """The norm of the gradient, which is scaled to at most `most`."""
+        if most is not None:
+            return nn.utils.clip_grad_norm_(self.weights.parameters, most)
+        return nn.utils.get_total_norm([p.grad for p in self.weights.parameters if p.grad is not None])
+
+    def _look(self, window: Window, logged: Metrics | None, reporter: workers.Reporter) -> None:
         """Read the losses of a window and log them. FloatingPointError says what to do if they are not finite."""
         try:
             skipped = self._skip(window) if self.settings.nonfinite == "skip" else []
-            values = self._close(window) | {"lr": lr} if window.entries else {}
+            values = self._close(window) | {"lr": window.lr} if window.entries else {}
         except FloatingPointError as error:
             raise FloatingPointError(f"{error}; {self._advice()}") from None
         if logged is None:
@@ -236,7 +250,7 @@ class Trainer:
         for line in skipped:
             logged.skipped(line)
         if values:
-            logged.log(self.step, "train", values)
+            logged.log(window.step, "train", values)
             notes = [f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s"]
             self._report(reporter, ", ".join(notes + [f"{len(self.skipped)} steps skipped"] * bool(self.skipped)))
 
@@ -267,7 +281,7 @@ class Trainer:
     def _close(self, window: Window) -> dict[str, float]:
         """The values of a window's log line. FloatingPointError: see `Window.close`."""
         values, predicted = window.close(self._reduce)
-        seconds, settings = time.monotonic() - window.started, self.settings
+        seconds, settings = (window.ended or time.monotonic()) - window.started, self.settings
         # Tokens are counted by budget, padding included, as in the papers.
         samples = len(window.entries) * settings.batch_size
         values["tokens_per_second"] = samples * settings.tokens_per_sample / seconds
@@ -377,9 +391,3 @@ class Trainer:
             | ({"notes": self.notes} if self.notes else {}),
         )
         storage.put(ledger.record_url(root, record.output, record.shard), ledger.dumps(record))
-
-
-def split(batch: PackedBatch, parts: int) -> list[PackedBatch]:
-    """Consecutive samples as batches of their own, none copied; their number divides by `parts`."""
-    size = batch.num_samples // parts
-    return [batch.rows(i, i + size) for i in range(0, batch.num_samples, size)]

@@ -45,14 +45,19 @@ class Entry:
 class Window:
     """Steps whose losses were not read yet.
 
-    started, waited: the clock (time.monotonic) at the start, and seconds spent waiting for data. A pause moves the
-        start, so that validation and saving do not count.
+    started, ended: the clock (time.monotonic) at the start of its first step and the end of its last one; without an
+        end it is when the losses are read. A pause moves the start, so that validation and saving do not count.
+    waited: seconds spent waiting for data.
+    step, lr: of the last step, whether or not it changed anything.
     """
 
     outputs: Sequence[str]
     entries: list[Entry] = field(default_factory=list)
     started: float = 0.0
+    ended: float | None = None
     waited: float = 0.0
+    step: int = 0
+    lr: float = 0.0
 
     def take_skipped(self, gather: Gather) -> list[dict[str, Any]]:
         """Take the steps that changed nothing out of the window.

@@ -16,8 +16,9 @@ def test_attention_is_that_of_pytorch(dtype: torch.dtype, queries: int, masked: 
     torch.manual_seed(0)
     q, k, v = (torch.randn(3, 2, n, 8).to(dtype) for n in (queries, 11, 11))
     mask = torch.rand(3, 1, 1, 11) < 0.5 if masked else None
+    bias = None if mask is None else torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, -torch.inf)
     with torch.inference_mode():
-        found = attention(q, k, v, mask)
+        found = attention(q, k, v, bias)
     expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=mask)
     assert found.dtype == dtype
     tolerance = 1e-4 if dtype == torch.float32 else 3e-2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from fourmill.model.fourm import FourM
 from fourmill.train import checkpoint
+from fourmill.train.pretrain.window import Window
 
 from . import training
 
@@ -50,6 +54,33 @@ def trains(rank: int, world: int, folder: Path) -> None:
     training.train(training.job(folder / "grows", **SHARDED), rank, world)
     for mode in ("ddp", "fsdp"):
         skips(folder / f"skips-{mode}", mode, rank, world)
+    compiles(folder / "compiles", rank, world)
+
+
+def compiles(folder: Path, rank: int, world: int) -> None:
+    """Twenty steps with FSDP and compiled blocks, with validations between; graphs{rank}.json has how many graphs were
+    made until the first step, the first validation, and the end."""
+    graphs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(len(graph.graph.nodes))
+        return graph
+
+    compiled = FourM.compile_blocks
+    FourM.compile_blocks = partialmethod(compiled, backend=backend, fullgraph=True)  # type: ignore[assignment]
+    try:
+        made = training.trainer(training.job(folder, parallel="fsdp", compile=True, steps=20), rank, world)
+    finally:
+        FourM.compile_blocks = compiled  # type: ignore[method-assign]
+    batches, counts = made.loader.made(made.parts, 0, 8, rank, world), []
+    for step in range(20):
+        made.train_step(next(batches)[1], Window(made.outputs))
+        counts.append(len(graphs))
+        if step % 8 == 3:
+            made.validate()
+            counts.append(len(graphs))
+    batches.close()
+    (folder / f"graphs{rank}.json").write_text(json.dumps(sorted(set(counts))))
 
 
 def skips(folder: Path, mode: str, rank: int, world: int) -> None:

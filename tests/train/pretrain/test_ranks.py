@@ -28,7 +28,7 @@ def assert_same_curves(shared: Path, alone: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_ranks_share_a_run(tmp_path: Path) -> None:
-    for name in ("ddp", "shrinks", "grows", "skips-ddp", "skips-fsdp"):
+    for name in ("ddp", "shrinks", "grows", "skips-ddp", "skips-fsdp", "compiles"):
         training.job(tmp_path / name)  # the columns, before two processes write them
     training.train_until(training.job(tmp_path / "grows", **ranks.SHARDED), 5)
     ranks.spawn(ranks.trains, 2, tmp_path)
@@ -52,6 +52,9 @@ def test_ranks_share_a_run(tmp_path: Path) -> None:
             # By the norm: AdamW makes full steps of gradients that are nothing but rounding.
             assert (shared[key] - single[key]).norm() <= 1e-2 * single[key].norm(), (name, key)
     check_skipped(tmp_path)
+    for rank in (0, 1):
+        made = json.loads(Path(tmp_path, "compiles", f"graphs{rank}.json").read_text())
+        assert made == [2, 4], "a graph for each side, with and without gradients, and none after these"
 
 
 def check_skipped(folder: Path) -> None:

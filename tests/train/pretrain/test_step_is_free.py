@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from fourmill_tests import training
+from fourmill_tests import runs, training
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fourmill.model.batch import PackedBatch
+from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
-from fourmill.model.prepare import TargetGroups, group_targets
+from fourmill.model.prepare import TargetGroups, group_targets, only_shown
 from fourmill.train.pretrain.trainer import Trainer, Window
 
 # Operations whose result the host must know before it goes on: values read back, and shapes that depend on values.
@@ -31,10 +34,13 @@ class Waits(TorchDispatchMode):
         super().__init__()
         self.seen: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
+        self.booleans = 0  # operations on masks
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         self.seen[name] += 1
+        tensors = [x for x in args if isinstance(x, torch.Tensor)]
+        self.booleans += any(x.dtype == torch.bool for x in tensors)
         indices = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else []
         boolean = any(isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in indices)
         # One tensor to another device is a copy back to the host; there is no other device here to copy to.
@@ -68,9 +74,10 @@ def test_no_operation_of_a_step_waits(one: Trainer) -> None:
     """Forward, backward, clipping, AdamW and the average, from a batch of the loader."""
     batch, _, _ = batch_of(one)
     window = Window(one.outputs)
+    parts = one.parts(batch)  # made beside the step
     with Waits() as mode:
-        one.train_step(batch, window)
-        one.train_step(batch, window)
+        one.train_step(parts, window)
+        one.train_step(parts, window)
     assert mode.seen["addmm"] + mode.seen["mm"] > 50, "the step was not seen"
     assert not mode.waits
 
@@ -87,6 +94,120 @@ def test_the_step_is_one_graph(one: Trainer) -> None:
     explained = torch._dynamo.explain(step)(batch)
     assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
     assert explained.op_count > 100
+
+
+def test_masks_are_made_once_for_all_blocks(one: Trainer) -> None:
+    """Operations on booleans do not grow with the number of blocks."""
+    _, batch, groups = batch_of(one)
+    counts = []
+    for depth in (1, 6):
+        model = FourM(replace(one.model.config, encoder_depth=depth, decoder_depth=depth))
+        with Waits() as mode:
+            model(batch, groups=groups)
+        counts.append(mode.booleans)
+    assert 0 < counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("size", ["S", "L", "XL"])
+def test_products_have_aligned_rows(one: Trainer, size: str) -> None:
+    """A hidden width of 2/3 x 4 x width is no multiple of 8 (5,461 at XL): such rows are slow on a GPU."""
+    specs = one.model.config.modalities
+    with torch.device("meta"):
+        config = replace(FourMConfig.preset(size, specs), encoder_depth=1, decoder_depth=1)
+        model = FourM(config)
+        x, context = torch.empty(8, 64, config.dim), torch.empty(8, 64, config.dim)
+    with Products() as products:
+        model.decoder[0](model.encoder[0](x, None), context, None, None).sum().backward()
+    assert products.flops > 0 and products.unaligned == 0
+    assert {tuple(p.shape) for p in model.encoder[0].mlp.parameters()} == {
+        (config.mlp_hidden, config.dim), (config.dim, config.mlp_hidden)
+    }, "the zeros are no parameters"  # fmt: skip
+
+
+class Products(TorchDispatchMode):
+    """FLOPs of matrix products, and of those of which a matrix has rows that are not multiples of 8 numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = self.unaligned = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in ("mm", "addmm"):
+            a, b = args[-2:]
+            flops = 2 * a.shape[0] * a.shape[1] * b.shape[1]
+            self.flops += flops
+            self.unaligned += flops * any(stride % 8 for x in (a, b) for stride in x.stride() if stride > 1)
+        return func(*args, **(kwargs or {}))
+
+
+def test_only_what_is_shown_goes_to_the_device(one: Trainer) -> None:
+    """Bytes of a step's raw inputs, against those of the rows that inputs show."""
+    batch, _, _ = batch_of(one)
+    parts = one.parts(batch)
+    pixels = one.model.config.index("rgb")
+    shown = [int((np.asarray(p.input_valid) & (np.asarray(p.input_mod) == pixels)).sum()) for p in parts.batches]
+    sent = [np.asarray(part.values["rgb"]).nbytes for part in parts.batches]
+    assert sum(shown) > 0 and sent == [48 * max(1, rows) for rows in shown]
+
+
+def test_rows_that_are_shown_give_the_same_losses(one: Trainer) -> None:
+    batch, _, _ = batch_of(one)
+    whole = one.model(batch)
+    small = only_shown(one.model.config, batch)
+    assert np.asarray(small.values["rgb"]).ndim == 2
+    for name, loss in one.model(small).losses.items():
+        torch.testing.assert_close(loss, whole.losses[name], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_gradients_are_scaled_only_if_asked(tmp_path: Path, clip_norm: float | None) -> None:
+    one = training.trainer(training.job(tmp_path, clip_norm=clip_norm))
+    for p in one.weights.parameters:
+        p.grad = torch.ones_like(p)
+    with Waits() as mode:
+        norm = one._norm(clip_norm)
+    size = sum(p.numel() for p in one.weights.parameters)
+    assert norm.item() == pytest.approx(size**0.5)
+    assert any("mul" in name for name in mode.seen) is (clip_norm is not None)
+
+
+def test_the_newest_step_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses of a window are read when the step after it has begun, but for a checkpoint."""
+    one = training.trainer(training.job(tmp_path, steps=9, log_every=2, checkpoint_every=9, validate_every=9))
+    read: list[tuple[int, int]] = []
+    look = Trainer._look
+
+    def looking(self: Trainer, window: Window, *args: Any) -> None:
+        read.append((window.step, self.step))
+        look(self, window, *args)
+
+    monkeypatch.setattr(Trainer, "_look", looking)
+    one.run(training.Silent())
+    assert read == [(2, 3), (4, 5), (6, 7), (8, 9), (9, 9)]
+    assert [line["step"] for line in runs.losses(tmp_path) if line["kind"] == "train"] == [2, 4, 6, 8, 9]
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_validation_between_steps_compiles_nothing_new(tmp_path: Path, averaged: bool) -> None:
+    """Two graphs with gradients, two without, whatever the depth; under autocast, with its parameters or averages."""
+    graphs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(len(graph.graph.nodes))
+        return graph
+
+    torch._dynamo.reset()
+    one = training.trainer(training.job(tmp_path, precision="bf16", ema=0.9 if averaged else 0.0, accumulate=2))
+    one.model.compile_blocks(backend=backend, fullgraph=True)
+    batches = one.loader.made(one.parts, 0, 8)
+    counts = []
+    for step in range(20):
+        one.train_step(next(batches)[1], Window(one.outputs))
+        if step % 8 == 3:
+            one.validate()
+        counts.append(len(graphs))
+    batches.close()
+    assert (counts[0], counts[-1]) == (2, 4)
 
 
 def test_blocks_of_a_side_share_a_graph(one: Trainer, tmp_path: Path) -> None:

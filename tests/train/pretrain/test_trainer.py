@@ -22,7 +22,8 @@ from fourmill.model.fourm import FourM
 from fourmill.train import checkpoint, metrics, requests, workers
 from fourmill.train.pretrain import trainer, weights
 from fourmill.train.pretrain.job import MODEL_FILES, model_config
-from fourmill.train.pretrain.trainer import Trainer, split
+from fourmill.train.pretrain.parts import split
+from fourmill.train.pretrain.trainer import Trainer
 from fourmill.train.pretrain.weights import load_model
 
 
@@ -71,20 +72,21 @@ def test_a_damaged_checkpoint_is_passed_over(whole: Trainer, tmp_path: Path) -> 
 
 def poison(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     """The gradients of these steps hold a NaN."""
-    take, clip, now = Trainer.train_step, torch.nn.utils.clip_grad_norm_, [0]
+    take, norm, now = Trainer.train_step, Trainer._norm, [0]
 
-    def stepping(self: Trainer, *args: Any) -> float:
+    def stepping(self: Trainer, *args: Any) -> None:
         now[0] = self.step + 1
-        return take(self, *args)
+        take(self, *args)
 
-    def clipping(parameters: list[torch.Tensor], *args: Any) -> torch.Tensor:
+    def poisoned(self: Trainer, *args: Any) -> torch.Tensor:
         if now[0] in steps:
-            assert parameters[3].grad is not None
-            parameters[3].grad.view(-1)[0] = math.nan
-        return clip(parameters, *args)
+            gradient = self.weights.parameters[3].grad
+            assert gradient is not None
+            gradient.view(-1)[0] = math.nan
+        return norm(self, *args)
 
     monkeypatch.setattr(Trainer, "train_step", stepping)
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipping)
+    monkeypatch.setattr(Trainer, "_norm", poisoned)
 
 
 @pytest.mark.parametrize("clip_norm", [None, 1.0])
@@ -94,7 +96,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(
     """Weights, moments, average, and the number of steps that corrects the moments."""
     poison(monkeypatch, 3)  # at the first step the learning rate is 0: nothing differs from its average yet
     one = training.trainer(training.job(tmp_path, ema=0.5, clip_norm=clip_norm, weight_decay=0.5))
-    batches, window = one.loader.batches(0, 8), trainer.Window(one.outputs)
+    batches, window = one.loader.made(one.parts, 0, 8), trainer.Window(one.outputs)
     seen = []
     for _ in range(4):
         one.train_step(next(batches)[1], window)
@@ -165,7 +167,7 @@ def test_the_token_loss_is_the_mean_over_all_targets(tmp_path: Path) -> None:
     _, batch = next(one.loader.batches(0, 8))
     with torch.no_grad():
         expected = one.model(batch, weighting="token").loss
-    one.train_step(batch, window)
+    one.train_step(one.parts(batch), window)
     assert window.entries[0].loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -175,7 +177,7 @@ def test_the_modality_loss_is_the_models_own(tmp_path: Path) -> None:
     _, batch = next(one.loader.batches(0, 8))
     with torch.no_grad():
         expected = one.model(batch).loss
-    one.train_step(batch, window)
+    one.train_step(one.parts(batch), window)
     assert window.entries[0].loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -194,7 +196,7 @@ def test_the_average_is_kept_beside_the_weights(whole: Trainer, tmp_path: Path, 
     averages: list[dict[str, torch.Tensor]] = []
     one = training.trainer(job)
     average = {name: p.detach().clone() for name, p in one.weights.named.items()}
-    batches = one.loader.batches(0, 8)
+    batches = one.loader.made(one.parts, 0, 8)
     for done in (1, 2, 3):
         one.train_step(next(batches)[1], trainer.Window(one.outputs))
         ramped = min(decay, (1 + done) / (10 + done))
@@ -251,7 +253,7 @@ def test_a_step_divides_by_what_its_mixtures_predict(tmp_path: Path) -> None:
 def test_a_model_can_be_had_before_its_run_ends(whole: Trainer, tmp_path: Path) -> None:
     job = training.job(tmp_path, ema=0.9)
     one = training.trainer(job)
-    batches = one.loader.batches(0, 8)
+    batches = one.loader.made(one.parts, 0, 8)
     for _ in range(2):
         one.train_step(next(batches)[1], trainer.Window(one.outputs))
     batches.close()
@@ -333,7 +335,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypa
 
     job = training.job(tmp_path)
     one = training.trainer(job)
-    batches = one.loader.batches(0, 8)
+    batches = one.loader.made(one.parts, 0, 8)
     one.train_step(next(batches)[1], trainer.Window(one.outputs))
     before = {name: tensor.clone() for name, tensor in one.weights.tensors().items()}
     go, put = threading.Event(), sharded.storage.put

@@ -1,0 +1,47 @@
+"""The batch of a step as its micro-batches, ready for the device: made in the loader's thread, beside the step before.
+
+What the launching thread would do for a step, the device would wait for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ...model.batch import PackedBatch
+from ...model.config import FourMConfig
+from ...model.prepare import TargetGroups, check_batch, group_targets, only_shown
+
+
+@dataclass(frozen=True)
+class Parts:
+    """batches: consecutive samples, of one size. groups: their targets. keys: of all samples."""
+
+    batches: list[PackedBatch]
+    groups: list[TargetGroups]
+    keys: list[str]
+
+
+def parts_of(config: FourMConfig, parts: int, device: torch.device) -> Callable[[PackedBatch], Parts]:
+    """From a NumPy batch to so many parts; their number divides its samples. ValueError: see `check_batch`."""
+    # Only from pinned memory a copy to a GPU goes on beside other work.
+    pinned = device.type == "cuda"
+
+    def make(batch: PackedBatch) -> Parts:
+        check_batch(config, batch)
+        pieces = [only_shown(config, piece) for piece in split(batch, parts)]
+        # Counted on the host, from NumPy arrays: the step never waits for a number from the device.
+        groups = [group_targets(piece, len(config.modalities)) for piece in pieces]
+        if pinned:
+            pieces, groups = [piece.pinned() for piece in pieces], [group.pinned() for group in groups]
+        return Parts(pieces, groups, batch.keys)
+
+    return make
+
+
+def split(batch: PackedBatch, parts: int) -> list[PackedBatch]:
+    """Consecutive samples as batches of their own, none copied; their number divides by `parts`."""
+    size = batch.num_samples // parts
+    return [batch.rows(i, i + size) for i in range(0, batch.num_samples, size)]
