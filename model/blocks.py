@@ -63,6 +63,25 @@ class Visible:
         return cls(rows[..., :keys].masked_fill_(~mask, -torch.inf), some)
 
 
+class Past:
+    """Keys and values of the tokens of a causal sequence so far, written into room for `most` tokens."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._length = most, 0
+        self._room: KeysValues | None = None
+
+    def add(self, keys: Tensor, values: Tensor) -> KeysValues:
+        """With those of one more token, (B, H, 1, E) each: all so far, as views."""
+        if self._room is None:
+            batch, heads, _, width = keys.shape
+            shape = (batch, heads, self._most, width)
+            self._room = keys.new_empty(shape), values.new_empty(shape)
+        here = slice(self._length, self._length + 1)
+        self._room[0][:, :, here], self._room[1][:, :, here] = keys, values
+        self._length += 1
+        return self._room[0][:, :, : self._length], self._room[1][:, :, : self._length]
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
     """In which products with x are computed: under autocast its dtype, else that of x."""
     kind = x.device.type
@@ -116,13 +135,10 @@ class SelfAttention(_Heads):
         q, k, v = self.split(self.qkv(x), 3)
         return self.attend(self.q_norm(q), self.k_norm(k), v, visible)
 
-    def step(self, x: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
-        """One more token x (B, 1, D) of a causal sequence; returns its output and the grown keys and values."""
+    def step(self, x: Tensor, past: Past) -> Tensor:
+        """The output of one more token x (B, 1, D) of a causal sequence, which sees those before it and itself."""
         q, k, v = self.split(self.qkv(x), 3)
-        q, k = self.q_norm(q), self.k_norm(k)
-        if past is not None:
-            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        return self.attend(q, k, v, None), (k, v)
+        return self.attend(self.q_norm(q), *past.add(self.k_norm(k), v), None)
 
 
 class CrossAttention(_Heads):
@@ -213,12 +229,9 @@ class DecoderBlock(nn.Module):
     def context_keys_values(self, context: Tensor) -> KeysValues:
         return self.cross_attn.keys_values(self.context_norm(context))
 
-    def step(
-        self, x: Tensor, past: KeysValues | None, context: KeysValues, inputs: Visible | None
-    ) -> tuple[Tensor, KeysValues]:
+    def step(self, x: Tensor, past: Past, context: KeysValues, inputs: Visible | None) -> Tensor:
         """One more token x (B, 1, D) of a causal sequence, with cached keys and values."""
-        y, past = self.self_attn.step(self.norm1(x), past)
-        return self._read(x + y, context, inputs), past
+        return self._read(x + self.self_attn.step(self.norm1(x), past), context, inputs)
 
     def _read(self, x: Tensor, context: KeysValues, inputs: Visible | None) -> Tensor:
         x = x + self.cross_attn(self.query_norm(x), context, inputs)

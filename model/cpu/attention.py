@@ -26,5 +26,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 
 def in_reading_order(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Copies of keys and values (B, H, K, E) in the memory order in which `attention` reads them for one query: keys as
-    (B, H, K, E), values as (B, H, E, K). Worth it where the same ones are read for every token of a text."""
+    (B, H, K, E), on a CPU values as (B, H, E, K). Worth it where the same ones are read for every token of a text."""
+    if values.device.type != "cpu":  # whose kernels refuse values of which a vector is not in one piece
+        return keys.contiguous(), values.contiguous()
     return keys.contiguous(), values.mT.contiguous().mT

@@ -67,7 +67,8 @@ def test_a_text_is_as_likely_as_word_by_word(exact: FourM, given: dict[str, Any]
     start = torch.full((3, 1), SPECIAL.sentinel(1))
     own = {"caption": Tokens.everywhere(start, torch.zeros_like(start))}
     with torch.inference_mode():
-        writer = generation._Writer(exact, Step("caption", "autoregressive"), exact.encode(*asked.known.inputs(own)))
+        context = exact.encode(*asked.known.inputs(own))
+        writer = generation._Writer(exact, Step("caption", "autoregressive"), context, 6)
         read, lost = start, np.zeros(3)
         for i in range(6):
             scores = writer.next(read)[:, 0].log_softmax(-1)
