@@ -59,7 +59,7 @@ def eager_loss(model: FourM, budget: int) -> Callable[[ModDict], torch.Tensor]:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
     from fourmill_tests.eager import EagerFourM
 
-    config = ml4m._from_config(model.config) | {"decoder_causal_mask": False, "decoder_sep_mask": True}
+    config = ml4m.configuration(model.config) | {"decoder_causal_mask": False, "decoder_sep_mask": True}
     kinds = {Kind.PIXELS: "pixels", Kind.GRID: "tokens", Kind.SEQUENCE: "sequence"}
     specs = {ml4m.published_name(s): s for s in model.config.modalities}
 

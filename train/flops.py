@@ -1,7 +1,8 @@
 """How much arithmetic a training step takes, for the share of the device's peak that is used (MFU).
 
 Only matrix products count, two operations for each multiply-add: projections, attention over all pairs (masked ones
-too), and heads for the valid targets. Tokens count by budget, padding included, since padding is computed too.
+too), and heads for the valid targets. Tokens count by budget, padding included, since padding is computed too; zeros
+that fill up a hidden width, products that are computed again and pixels that no input shows do not count.
 
 Legend: N input budget with registers, M target budget, D width, F hidden width of the MLP.
 """

@@ -158,10 +158,11 @@ class Trainer:
                 unread = None
             # Before each checkpoint at once: none holds a loss that is not finite, and a run that resumes from it has
             # the same windows, so the same log lines.
-            if saves or validates:
+            logs = self.step % settings.log_every == 0
+            if saves or (logs and validates):  # validation waits for the device anyway
                 self._look(window, logged, reporter)
                 window = Window(self.outputs, started=time.monotonic())
-            elif self.step % settings.log_every == 0:
+            elif logs:
                 unread, window = window, Window(self.outputs, started=time.monotonic())
                 if self.model.device.type == "cpu":
                     unread.ended = window.started
