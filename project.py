@@ -219,13 +219,16 @@ class Project:
         return Options(self.recipe.seed, images.size, images.crops, images.pixel_format, images.jpeg_quality, score)
 
     def shard_job(self, specialists: dict[str, Specialist], asked: dict[str, Output]) -> Job:
-        """What an actor needs to know to make outputs. RecipeError if one is pinned at another version than the code's.
+        """What an actor needs to know to make outputs. RecipeError if one is pinned at another version than the code's,
+        or if a specialist cannot make its label as the recipe has it.
 
         Args:
             specialists: that are loaded. asked: outputs to make.
         """
         from .pipelines.worker.job import Job
 
+        if why := [why for one in specialists.values() if (why := one.why_not(self.specialists))]:
+            raise RecipeError("\n".join(why))
         for output in asked.values():
             # Of a label that no task makes the stored one is read, whatever its version.
             parts = [p for p in output.parts if p.name.removeprefix("labels/") in {p.name, *specialists}]

@@ -34,7 +34,8 @@ class Output:
 
     identity: what the fingerprint stands for, for people. parts: what makes it, with versions.
     imported: it was made elsewhere: only `fourmill import` writes it, whatever its samples are.
-    former: a fingerprint that stands for the same, "" for none: the first release hashed versions of users' own code.
+    former: a fingerprint that stands for the same, "" for none: the first release hashed versions of users' own code,
+        and what a model predicts went without saying.
     """
 
     name: str
@@ -82,8 +83,9 @@ class Fitted:
 class LabelPrints:
     """Fingerprints of labels: how images are read, the specialist, and the labels that it needs.
 
-    current: of every label. former: as the first release hashed them, equal but for users' specialists of a version
-    above 1. parts: the specialists that each label depends on, its own first.
+    current: of every label. former: as earlier releases hashed them, equal but for users' specialists of a version
+    above 1, and for what is stated now and went without saying then. parts: the specialists that each label depends on,
+    its own first.
     """
 
     current: dict[str, str]
@@ -106,8 +108,10 @@ def label_prints(
     for label, specialist in specialists.items():
         needs = [need for need in (*specialist.needs, *specialist.looks_at()) if need in prints.current]
         reads = image if specialist.sees_image or (trimmed and specialist.in_frame) else text
-        for table, version in ((prints.current, specialist.first_version), (prints.former, specialist.version)):
-            hashed = specialist.fingerprint_parts()
+        for table, version, hashed in (
+            (prints.current, specialist.first_version, specialist.fingerprint_parts()),
+            (prints.former, specialist.version, specialist.former_parts()),
+        ):
             if not specialist.is_registered():  # ours changed no version without its first one being kept here
                 hashed |= {"version": version}
             if classes and label in classes:

@@ -28,13 +28,13 @@ def _drawn(column: Column, value: Any) -> Any:
         return None
     if LABELS[column.label].form is not Form.DEPTH:
         return column.judge.as_label(value)
-    # A map from 0, near, to 1, far, linear in the inverse of distances, as labels of depth are. What has no distance is
-    # as far as the farthest thing, as the sky is.
+    # A map from 0, near, to 1, far, linear in what the labels are: `inverse` says it. What has no distance is as far as
+    # the farthest thing, as the sky is.
     values, known = value
     if not known.any():
         return None
     assert column.given is not None
-    inverse = np.where(known, values if column.given.inverse else 1 / np.where(known, values, 1), np.inf)
-    inverse = np.where(known, inverse, inverse[known].min())
-    low, high = inverse.min(), inverse.max()
-    return ((high - inverse) / max(high - low, 1e-6)).astype(np.float32)
+    far = -values if column.given.inverse else values
+    far = np.where(known, far, far[known].max())
+    low, high = far.min(), far.max()
+    return ((far - low) / max(high - low, 1e-6)).astype(np.float32)

@@ -14,6 +14,7 @@ from ..project import Project
 from ..recipe import RecipeError
 
 if TYPE_CHECKING:
+    from ..report.probe import Probed
     from ..report.samples import Collector
 
 REPORT_VERSION = 2
@@ -74,6 +75,22 @@ def write_stored(root: str, count: int = 60, out: str | None = None) -> str:
     ]
     page = render_gallery(Gallery(f"fourmill: {Path(root).name}", samples, total, facts))
     return _write(page, out or storage.join(root, "gallery.html"))
+
+
+def write_probe(project: Project, what: str, out: str | None = None) -> tuple[Probed, str]:
+    """Ask the recipe's model of `what`, "normals" or "depth", about a room that is known; what it said, and its page.
+
+    ValueError if the recipe has no such model, or it cannot be asked.
+    """
+    import torch
+
+    from ..report import probe
+    from ..report.html.probe import render_probe
+
+    check_place(out)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    probed = probe.probe(probe.LABELS[what], project.specialists, device)
+    return probed, _write(render_probe(probed), out or storage.join(project.root, f"probe-{what}.html"))
 
 
 def collect(project: Project) -> tuple[Collector, Plan]:

@@ -29,6 +29,7 @@ from fourmill.pipelines.specialists.dense.depth import Depth
 from fourmill.pipelines.specialists.dense.normals import Normals
 from fourmill.pipelines.specialists.dense.segmentation import Panoptic
 from fourmill.pipelines.specialists.detection.transformers import Boxes
+from fourmill.tokenize.frames import DECLARED
 from fourmill.tokenize.text.sentences import DEFAULT_SCORE
 from fourmill.train.downstream.evaluation.records import box_iou
 from fourmill.train.measures import forms
@@ -37,12 +38,15 @@ from fourmill.train.measures.detections import Found, average_precision
 FAR = 10.0
 SPECIALISTS: dict[str, type[Specialist]] = {"depth": Depth, "normal": Normals, "semseg": Panoptic, "det": Boxes}
 CLASSES = {"semseg": kinds.CLASSES, "det": SHAPES}
+STATED = {"depth": {"predicts": "inverse_depth"}, "normal": {"frame": DECLARED}}  # as they are trained
 Detection = dict[str, Any]
 
 
 def labelled(label: str, folder: Path, images: np.ndarray, batch: int = 64) -> tuple[list[Any], float]:
     """The labels of uint8 images (n, H, W, 3), and how many images a second of CPU time that takes."""
-    one = SPECIALISTS[label].model_validate({"weights": str(folder)}, context={"classes": CLASSES})
+    one = SPECIALISTS[label].model_validate(
+        {"weights": str(folder)} | STATED.get(label, {}), context={"classes": CLASSES}
+    )
     one.setup("cpu")
     items = [ImageItem(str(i), image, None) for i, image in enumerate(images)]
     one(items[:2])

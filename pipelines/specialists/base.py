@@ -6,7 +6,7 @@ starts, and so that its fingerprint (class, version, options) says exactly what 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -148,6 +148,16 @@ class Specialist(BaseModel):
         """
         raise NotImplementedError
 
+    def why_not(self, others: Mapping[str, Specialist]) -> str:
+        """Why it cannot make its label as the recipe has it, in one sentence that says what to write; "" if it can.
+
+        Asked by `plan`, and before any work starts: nothing is loaded yet.
+
+        Args:
+            others: the recipe's specialists by label, its own among them.
+        """
+        return ""
+
     def looks_at(self) -> tuple[str, ...]:
         """Of `uses`, what this instance looks at with its options."""
         return self.uses
@@ -177,6 +187,10 @@ class Specialist(BaseModel):
         options = {k: v for k, v in identity["options"].items() if k not in self.later or v != self.later[k]}
         # With what a subclass adds to its identity: a digest of a table that it reads, say.
         return {**identity, "specialist": name, "version": self.first_version, "options": options}
+
+    def former_parts(self) -> dict[str, Any]:
+        """`fingerprint_parts` as an earlier release would have hashed them for the same label."""
+        return self.fingerprint_parts()
 
     def part(self) -> Part:
         """What a record says of its version."""

@@ -17,6 +17,7 @@ import torch
 from fourmill_tests import data
 from fourmill_tests.pictures import half_png
 from fourmill_tests.small import SmallRoot
+from fourmill_tests.tiny import dense
 from PIL import Image
 
 from fourmill import recipe as recipes
@@ -25,6 +26,9 @@ from fourmill.model.generation.known import Known
 from fourmill.model.published import ml4m
 from fourmill.pipelines import images, labelled, source
 from fourmill.pipelines.reject import Reject, reason_class
+from fourmill.pipelines.specialists.dense.depth import Depth
+from fourmill.pipelines.specialists.dense.normals import Normals
+from fourmill.pipelines.specialists.dense.segmentation import Panoptic
 from fourmill.pipelines.worker.label import checked
 from fourmill.project import Project
 from fourmill.recipe import RecipeError
@@ -129,6 +133,21 @@ def _of_labels(folder: Path) -> Iterator[str]:
     yield from (str(row) for row in boxes.encode([sample]) if isinstance(row, Exception))
 
 
+def _of_networks(folder: Path) -> Iterator[str]:
+    """Reasons of networks that broke: whatever they see, they say the same of every pixel."""
+    answers = {
+        "normals": (Normals(weights=str(dense.sapiens2(folder / "normals")), flip="yz"), 3),
+        "predicted_depth": (Depth(weights=str(dense.depth_anything(folder / "depth"))), 1),
+        "logits": (Panoptic(weights=str(dense.segformer(folder / "semseg"))), 133),
+    }
+    for name, (specialist, channels) in answers.items():
+        specialist.setup("cpu")
+        constant = torch.ones(1, channels, 8, 8).squeeze(1) if channels == 1 else torch.ones(1, channels, 8, 8)
+        specialist._model = dense.Echo(specialist._model, lambda _, one={name: constant}: one)
+        (label,) = specialist(dense.items((40, 50)))
+        yield label.reason
+
+
 def test_every_recorded_reason_is_in_the_tables(small_root: SmallRoot, reasons: set[str]) -> None:
     recorded = {reason_class(reject["reason"]) for record in small_root.records.values() for reject in record.rejects}
     assert len(recorded) >= 10
@@ -139,7 +158,7 @@ def test_every_reason_of_the_tables_is_given(
     small_root: SmallRoot, reasons: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {reject["reason"] for record in small_root.records.values() for reject in record.rejects}
-    given |= {*_of_tars(tmp_path, monkeypatch), *_of_images()}
+    given |= {*_of_tars(tmp_path, monkeypatch), *_of_images(), *_of_networks(tmp_path)}
     monkeypatch.undo()
     # Python says from 3.12 on which value it was.
     given |= {reason.removesuffix(": nan") for reason in _of_labels(tmp_path)}

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from fourmill_tests import data, runs
 from fourmill_tests.engine import inline
+from fourmill_tests.tiny import dense as tiny_dense
+from safetensors.torch import load_file, save_file
 
 from fourmill.infra import ledger
 
@@ -49,6 +52,29 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     status, said = job.label()
     assert status == 2 and "9 rejects in a row" in said and job.nulls() == [4, 4]
     return job
+
+
+def test_a_network_that_broke_stops_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it sees, it says one direction: a label that no check of shapes and types would find."""
+    inline(monkeypatch)
+    folder = tiny_dense.segformer(tmp_path / "model", dict(enumerate("xyz")))
+    state = {
+        name: value * ("classifier" not in name) for name, value in load_file(folder / "model.safetensors").items()
+    }
+    state["decode_head.classifier.bias"] = torch.tensor([0.0, 1.0, 0.0])
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    recipe = tmp_path / "recipe.yaml"
+    normal = {"weights": str(folder), "frame": "x right, y up, z toward"}
+    recipe.write_text(
+        yaml.safe_dump(
+            data.settings(
+                tmp_path / "out", data.good_shards(tmp_path / "s", 2, 4), modalities=["rgb"], labels__keep=["normal"],
+                generate__chains=[], labels__specialists={"normal": normal}, engine__max_reject_run=4,
+            )
+        )
+    )  # fmt: skip
+    status, out, err = runs.command("label", str(recipe))
+    assert status == 2 and "4 rejects in a row" in out + err and "the same" in out + err
 
 
 def test_it_stops_again(job: Job) -> None:

@@ -9,13 +9,15 @@ Decisions:
   shrunk alike; and a batch has no more pixels than twice `batch_size` images of the weights' usual size.
 - TIPSv2 has one trunk and three heads. Specialists that name the same weights share the trunk, and leave its features
   in `Item.shared`: each runs its own head only, and the trunk runs once for each image, for the first of them.
-- Networks run at the precision asked for; what follows (resizing, thresholds, scaling) is float32.
+- Networks run at the precision asked for, but for those that are known not to hold in it (conventions.py); what follows
+  (resizing, thresholds, scaling) is float32.
+- A network that broke says NaN, or the same of every pixel. Both are rejects, and a run of them stops the job.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -24,7 +26,8 @@ import numpy as np
 from pydantic import Field, PrivateAttr
 
 from ...reject import Reject
-from ..base import ImageItem
+from .. import conventions
+from ..base import ImageItem, Specialist
 from ..pretrained import Pretrained, batches, loaded
 
 if TYPE_CHECKING:
@@ -44,6 +47,9 @@ _OUTPUTS = (
     "masks_queries_logits",
     "pred_masks",
 )
+
+_SCORES = ("logits", "masks_queries_logits", "pred_masks")  # maps over the picture, of which classes are made
+_FLAT = 1e-6  # of float32: scores that vary less, as a share of the largest, are constant
 
 # TIPSv2: from the last map of a head's decoder to what the task's model returns.
 _TIPSV2_HEADS: dict[str, Callable[[Any, Any], SimpleNamespace]] = {
@@ -94,11 +100,39 @@ class DenseModel(Pretrained):
         """The label of one image of `size` (height, width) from its prediction."""
         raise NotImplementedError
 
+    @property
+    def changes(self) -> dict[int, str]:  # type: ignore[override]
+        fact = conventions.known(self.label, self.weights)
+        return dict(fact.changes) if fact else {}
+
+    @property
+    def version(self) -> int:  # type: ignore[override]
+        return max((1, *self.changes))
+
+    def dtype(self, device: str) -> torch.dtype:
+        import torch
+
+        fact = conventions.known(self.label, self.weights)
+        if self.precision == "auto" and fact and fact.never == self.gpu_precision:
+            return torch.float32
+        return super().dtype(device)
+
+    def why_not(self, others: Mapping[str, Specialist]) -> str:
+        fact = conventions.known(self.label, self.weights)
+        if fact and fact.never == self.precision:
+            return (
+                f"{self.label}: {self.weights} does not hold in {self.precision}: {fact.why_never}; say "
+                f"labels.specialists.{self.label}.precision: auto, fp32 or bf16"
+            )
+        return super().why_not(others)
+
     def setup(self, device: str) -> None:
-        """Load the weights and their preprocessing. ValueError if they are for another task."""
+        """Load the weights and their preprocessing. ValueError if they are for another task, or do not hold so."""
         self._device = device
         self._auto = self.auto_class()
         self._model = self.load(self._auto, device)
+        if why := self.why_not({}):  # after what tells whether they are of the task at all
+            raise ValueError(why)
         self._processor = self.open_processor()
         self._usual = usual_pixels(self._processor)
         if self.max_pixels is not None and self.max_pixels < self._usual:
@@ -139,6 +173,8 @@ class DenseModel(Pretrained):
                 image = items[index].image
                 if not all(bool(torch.isfinite(tensor).all()) for tensor in _tensors(prediction).values()):
                     labels[index] = Reject(f"{self.label}: NaN or infinite values")
+                elif _is_flat(prediction):
+                    labels[index] = Reject(f"{self.label}: the same everywhere")
                 else:
                     labels[index] = self.label_of(_without(prediction, margins), image.shape[:2])
         return [labels[index] for index in range(len(items))]
@@ -257,6 +293,13 @@ def _row(outputs: Any, row: int) -> SimpleNamespace:
 
 def _tensors(prediction: SimpleNamespace) -> dict[str, torch.Tensor]:
     return {name: value for name, value in vars(prediction).items() if value is not None}
+
+
+def _is_flat(prediction: SimpleNamespace) -> bool:
+    """Whether a network says the same scores of every pixel. Constant depth and directions are found by their labels,
+    which know more to say of it."""
+    maps = [value for name in _SCORES if (value := getattr(prediction, name)) is not None and value[0, 0].numel() > 1]
+    return any(bool((one.amax((-2, -1)) - one.amin((-2, -1)) <= _FLAT * one.abs().max()).all()) for one in maps)
 
 
 def _padded(pixels: torch.Tensor, divisor: int) -> tuple[torch.Tensor, Margins]:

@@ -3,37 +3,33 @@ head of one's own (SegFormer, UperNet, DPT) whose three outputs are named x, y, 
 
 4M labels with Omnidata's DPT-Hybrid. Marigold is in normals_marigold.py; normals_geometry.py needs no weights.
 
-Axes of the label: camera coordinates, x right, y up, z toward the viewer, as Marigold has them; its picture is
-(n + 1) / 2, in which a wall seen face on is (0.5, 0.5, 1), and a floor is green. Other conventions are in use
-(Omnidata's, on which 4M's published tokenizer was fitted, has y down: a floor is purple): see `flip`.
+Axes of the label: camera coordinates, x right, y up, z toward the viewer; its picture is (n + 1) / 2, in which a wall
+seen face on is (0.5, 0.5, 1), a floor is green, and a wall on the left, which faces right, is red. Models have others:
+see framed.py.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from ....tokenize import frames
 from ...reject import Reject
 from .base import DenseModel
+from .framed import Framed
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 _SEMANTIC = "AutoModelForSemanticSegmentation"
-AXES = ("x", "y", "z")
-TOWARD_VIEWER = (0.0, 0.0, 1.0)
-_SHORT = 1e-3  # a vector below this length has no direction
 
 
-class Normals(DenseModel):
+class Normals(Framed, DenseModel):
     """Unit normals in the whole frame, by any `AutoModelForNormalEstimation`; or by an
     `AutoModelForSemanticSegmentation` whose `id2label` is {0: "x", 1: "y", 2: "z"}: transformers trains its semantic
     heads, as regressors too, and has no training for its own models of normals.
-
-    TIPSv2's and Sapiens2's authors show (n + 1) / 2 in camera coordinates and write no more of the axes; a picture of a
-    floor tells (it must be green), and `flip` turns what is not so.
     """
 
     name: ClassVar[str] = "normals"
@@ -44,24 +40,47 @@ class Normals(DenseModel):
 
     weights: str = Field("google/tipsv2-b14-dpt", description="Hub id (org/name), or a local folder.")
     flip: str = Field(
-        "", pattern="^x?y?z?$", description="Axes that the model has the other way round, for example yz for OpenCV's."
+        "",
+        pattern="^x?y?z?$",
+        description="Axes that the model has the other way round, for example yz for OpenCV's: a short `frame`.",
     )
+
+    @model_validator(mode="after")
+    def _said_once(self) -> Self:
+        if self.flip and self.frame is not None:
+            raise ValueError(f"frame and flip say the same thing; leave out flip: {self.flip}")
+        return self
+
+    @property
+    def stated_frame(self) -> str | None:
+        return frames.flipped(self.flip) if self.flip else self.frame
+
+    @property
+    def changes(self) -> dict[int, str]:  # type: ignore[override]
+        return {} if self.flip else super().changes  # labels by `flip` were right at all times
+
+    def fingerprint_parts(self) -> dict[str, Any]:
+        parts = super().fingerprint_parts()
+        options = dict(parts["options"])
+        if self.frame is not None and options.get("frame") and (flip := frames.flips(self.frame)):
+            options |= {"flip": flip}
+            del options["frame"]
+        return {**parts, "options": options}
 
     def auto_class(self) -> str:
         names = self.config().id2label
-        return _SEMANTIC if tuple(map(names.get, range(len(names)))) == AXES else "AutoModelForNormalEstimation"
+        named = tuple(map(names.get, range(len(names))))
+        return _SEMANTIC if named == tuple(frames.AXES) else "AutoModelForNormalEstimation"
 
     def setup(self, device: str) -> None:
-        """Load the weights. ValueError if they are for another task."""
+        """Load the weights. ValueError if they are for another task, or if nothing says which way their axes point."""
         super().setup(device)
         if self._auto != _SEMANTIC:
             self.require_postprocessing("post_process_normal_estimation")
 
     def label_of(self, prediction: Any, size: tuple[int, int]) -> np.ndarray | Reject:
-        """float16 (H, W, 3), unit vectors; a Reject if the model gives no direction at all."""
-        vectors = self._vectors(prediction, size).permute(1, 2, 0).cpu().numpy()
-        normals = unit_vectors(vectors * [-1.0 if axis in self.flip else 1.0 for axis in AXES])
-        return Reject("normal: no direction anywhere") if normals is None else normals
+        """float16 (H, W, 3), unit vectors; a Reject if the model gives no direction, or the same everywhere."""
+        return self.in_label(self._vectors(prediction, size).permute(1, 2, 0).cpu().numpy())
 
     def _vectors(self, prediction: Any, size: tuple[int, int]) -> torch.Tensor:
         """float32 (3, H, W), of any length."""
@@ -74,15 +93,3 @@ class Normals(DenseModel):
             options |= {"source_sizes": [self.seen_size(size)], "do_remove_padding": bool(self._processor.do_pad)}
         processed = self._processor.post_process_normal_estimation(prediction, **options)[0]["normals"]
         return processed.float().reshape(3, *size)
-
-
-def unit_vectors(vectors: np.ndarray) -> np.ndarray | None:
-    """float16 (H, W, 3) of length 1 of finite vectors (H, W, 3); None if none of them has a length.
-
-    Resizing shortens them, and may cancel opposite ones: these few face the viewer.
-    """
-    length = np.linalg.norm(vectors, axis=2, keepdims=True)
-    if not np.any(length > _SHORT):
-        return None
-    unit = np.where(length > _SHORT, vectors / np.maximum(length, _SHORT), TOWARD_VIEWER)
-    return unit.astype(np.float16)

@@ -12,7 +12,7 @@ focal length. Wrong values tilt surfaces, the more the steeper they are; flat on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import cv2
@@ -21,7 +21,10 @@ from pydantic import Field
 
 from ...reject import Reject
 from ..base import Item, Specialist
-from .normals import unit_vectors
+from ..conventions import DEPTH, INVERSE
+from ..members.member import Member
+from .depth import Depth
+from .framed import unit_vectors
 
 _SMALLEST = 3  # pixels along a side, for a gradient
 
@@ -57,6 +60,17 @@ class NormalsFromDepth(Specialist):
         description="Standard deviation of the Gaussian before the gradient, over the longer side of the image. Labels "
         "are float16, whose steps would show as stripes.",
     )
+
+    def why_not(self, others: Mapping[str, Specialist]) -> str:
+        depth = others.get("depth")
+        linear = depth.linear if isinstance(depth, Depth | Member) else ""
+        right = {DEPTH: "linear", INVERSE: "inverse"}.get(linear, self.depth_is)
+        if self.depth_is == right:
+            return ""
+        return (
+            f"normal: depth_is is {self.depth_is}, and the depth of this recipe is linear in "
+            f"{linear.replace('_', ' ')}; say labels.specialists.normal.depth_is: {right}"
+        )
 
     def __call__(self, items: Sequence[Item]) -> list[np.ndarray | Reject]:
         """float16 (H, W, 3), unit vectors, for each item; a Reject where there is no depth, or too little of it."""

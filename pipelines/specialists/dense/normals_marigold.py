@@ -1,6 +1,6 @@
 """Surface normals by Marigold (Ke et al., 2024): a latent diffusion model turned into a normal estimator (diffusers).
 
-Slower than one pass by its steps and ensemble, and sharper. Axes are ours: x right, y up, z toward the viewer.
+Slower than one pass by its steps and ensemble, and sharper. The axes of its own weights are the label's.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pydantic import Field, PrivateAttr
 
 from ...reject import Reject
 from ..base import ImageItem
-from ..pretrained import Pretrained, batches, loaded
-from .normals import unit_vectors
+from ..pretrained import batches, loaded
+from .framed import Framed
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _PIPELINE = "MarigoldNormalsPipeline"
 
 
-class MarigoldNormals(Pretrained):
+class MarigoldNormals(Framed):
     """Unit normals in the whole frame. The noise that each begins with is a function of seed, key and ensemble member.
 
     `steps` and `resolution` are the checkpoint's own unless given. An ensemble of three or more members keeps, at each
@@ -56,7 +56,10 @@ class MarigoldNormals(Pretrained):
         return "*.json", "*.txt", "*/diffusion_pytorch_model.safetensors", "*/model.safetensors"
 
     def setup(self, device: str) -> None:
-        """Load the pipeline. ValueError if the folder is another pipeline's."""
+        """Load the pipeline. ValueError if the folder is another pipeline's, or if nothing says which way its axes
+        point."""
+        if why := self.why_not({}):
+            raise ValueError(why)
         self._device = device
         key = (_PIPELINE, str(self.folder()), device, str(self.dtype(device)))
         self._pipeline = loaded(key, lambda: self._open(device))
@@ -145,5 +148,4 @@ class MarigoldNormals(Pretrained):
         if not bool(torch.isfinite(normals).all()):
             return Reject("normal: NaN or infinite values")
         whole = torch.nn.functional.interpolate(normals[None].float(), item.image.shape[:2], mode="bilinear")[0]
-        unit = unit_vectors(whole.permute(1, 2, 0).cpu().numpy())
-        return Reject("normal: no direction anywhere") if unit is None else unit
+        return self.in_label(whole.permute(1, 2, 0).cpu().numpy())

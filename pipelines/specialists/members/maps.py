@@ -19,9 +19,10 @@ import cv2
 import numpy as np
 
 from ....modalities import NO_CLASS, Form
+from ....tokenize import frames
 from ...borders.window import Window
 from ..dense.depth import relative_depth
-from ..dense.normals import unit_vectors
+from ..dense.framed import unit_vectors
 
 Invalid = Literal["set", "fill", "reject"]
 
@@ -91,8 +92,8 @@ def depth(array: np.ndarray, holds: str, scale: float | None, far: float | None,
     return _completed(out, valid, invalid)
 
 
-def normals(array: np.ndarray, flip: str, invalid: Invalid) -> np.ndarray:
-    """float16 (H, W, 3), unit vectors."""
+def normals(array: np.ndarray, frame: str, invalid: Invalid) -> np.ndarray:
+    """float16 (H, W, 3), unit vectors in the declared frame, of those in `frame`."""
     _expect(array, 3, "iuf")
     if array.shape[2] != 3:
         raise ValueError(f"{array.shape}, expected (H, W, 3)")
@@ -107,7 +108,7 @@ def normals(array: np.ndarray, flip: str, invalid: Invalid) -> np.ndarray:
     length = np.linalg.norm(values, axis=2)
     valid = (length > _SHORTEST) & (length < _LONGEST)
     values[~valid] = 0  # `unit_vectors` turns these toward the viewer
-    unit = unit_vectors(values * np.array([-1.0 if axis in flip else 1.0 for axis in "xyz"], np.float32))
+    unit = unit_vectors(frames.turn(values, frame))
     if unit is None:
         raise ValueError("no pixel has a direction")
     return _completed(unit, valid, invalid)

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ....infra.explain import nearest
 from ....modalities import LABELS, NO_CLASS, Form
+from ....tokenize import frames
 from ... import members
 from ...borders.window import Window
 from ...reject import Reject
@@ -28,7 +29,7 @@ _IN_FRAME: dict[Form, tuple[str, ...]] = {
     Form.EDGES: ("resize",),
     Form.CLASSES: ("resize", "classes"),
     Form.DEPTH: ("resize", "holds", "scale", "far", "invalid"),
-    Form.NORMALS: ("resize", "flip", "invalid"),
+    Form.NORMALS: ("resize", "flip", "frame", "invalid"),
 }
 _OF_RECORDS: dict[str, tuple[str, ...]] = {"det": ("classes",), "sam_instance": ("resize",)}
 
@@ -42,6 +43,7 @@ class Member(Specialist):
     name: ClassVar[str] = "member"
     memory_gb: ClassVar[float] = 0.0
     batch_size: ClassVar[int] = 64
+    later: ClassVar[dict[str, Any]] = {"frame": None}
 
     label: str = Field(exclude=True)  # type: ignore[misc]  # of an instance here: it makes any label
     member: str = Field(
@@ -72,6 +74,9 @@ class Member(Specialist):
         "value, which suits the holes of a sensor; reject: the sample has no label.",
     )
     flip: str = Field("", pattern="^x?y?z?$", description="Axes that normals have the other way round.")
+    frame: str | None = Field(
+        None, description=f"Which way the axes of normals point, in words; unless given {frames.DECLARED}."
+    )
     classes: Given = Field(
         None,
         description="What the file calls its classes. Of a class map: the names of its ids in order, or a mapping from "
@@ -80,6 +85,11 @@ class Member(Specialist):
     resize: bool = Field(
         False, description="Maps of another size than the image, of its aspect, are resized to it, by nearest pixels."
     )
+
+    @field_validator("frame")
+    @classmethod
+    def _in_words(cls, value: str | None) -> str | None:
+        return None if value is None else frames.canonical(value)
 
     @model_validator(mode="after")
     def _fits_its_label(self) -> Self:
@@ -91,6 +101,8 @@ class Member(Specialist):
         idle = self.model_fields_set - {"label", "member", *self._meant()}
         if idle:
             raise ValueError(f"{sorted(idle)[0]}: it has no meaning for {self.label}; leave it out")
+        if self.flip and self.frame is not None:
+            raise ValueError(f"frame and flip say the same thing; leave out flip: {self.flip}")
         if self.far is not None and self.holds != "depth":
             raise ValueError("far: it is of distances; leave it out, or say holds: depth")
         if self.form is Form.CLASSES:
@@ -102,6 +114,11 @@ class Member(Specialist):
     def _meant(self) -> tuple[str, ...]:
         """The options that mean something for its label."""
         return _OF_RECORDS.get(self.label, ()) if self.form is Form.RECORD else _IN_FRAME.get(self.form, ())
+
+    @property
+    def linear(self) -> str:
+        """What a label of depth is linear in, `DEPTH` or `INVERSE`; "" of other labels, and if the data do not say."""
+        return self.holds if self.form is Form.DEPTH and self.holds != "relative" else ""
 
     @property
     def _count(self) -> int:
@@ -136,6 +153,15 @@ class Member(Specialist):
         meant = {name: value for name, value in identity["options"].items() if name in ("member", *self._meant())}
         return {**identity, "options": meant, "form": str(self.form)}
 
+    def fingerprint_parts(self) -> dict[str, Any]:
+        """A frame in words is the same label as the axes that it flips."""
+        parts = super().fingerprint_parts()
+        flip = frames.flips(self.frame) if self.frame else None
+        if flip is None:
+            return parts
+        rest = {name: value for name, value in parts["options"].items() if name != "frame"}
+        return {**parts, "options": rest | {"flip": flip}}
+
     def __call__(self, items: Sequence[Item]) -> list[Any | Reject]:
         """The label of each item in its form, or a Reject that says what is wrong with its member."""
         return [self._label(item) for item in items]
@@ -169,7 +195,7 @@ class Member(Specialist):
             case Form.DEPTH:
                 return maps.depth(array, self.holds, self.scale, self.far, self.invalid)
             case Form.NORMALS:
-                return maps.normals(array, self.flip, self.invalid)
+                return maps.normals(array, self.frame or frames.flipped(self.flip), self.invalid)
             case Form.CLASSES:
                 return maps.classes(array, numbers(self.classes, self.class_names(), self._count), self._count)
             case Form.EDGES:

@@ -40,7 +40,11 @@ def scenes(drawn: list[Scene]) -> Scenes:
 @pytest.fixture(scope="module")
 def labels(scenes: Scenes) -> dict[str, list[Any]]:
     """Of each scene, as a recipe's specialists make them."""
-    options = {label: {"specialist": name, "weights": str(MODELS / label)} for label, name in MAKERS.items()}
+    stated = {"depth": {"predicts": "inverse_depth"}, "normal": {"frame": "x right, y up, z toward the viewer"}}
+    options = {
+        label: {"specialist": name, "weights": str(MODELS / label)} | stated.get(label, {})
+        for label, name in MAKERS.items()
+    }
     asked = Labels.model_validate({"keep": list(MAKERS), "specialists": options})
     made = {}
     for label, specialist in registry.build([], asked, classes=CLASSES).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +14,12 @@ import torch
 from fourmill_tests.tiny import dense as tiny_dense
 from PIL import Image
 
+from fourmill.pipelines.outputs import label_prints
 from fourmill.pipelines.reject import Reject
+from fourmill.pipelines.settings import Images
 from fourmill.pipelines.specialists.base import Item
 from fourmill.pipelines.specialists.dense.base import enlarged, usual_pixels
-from fourmill.pipelines.specialists.dense.depth import Depth, predicts_inverse_depth, relative_depth
+from fourmill.pipelines.specialists.dense.depth import Depth, relative_depth, scaled_depth
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     "depth_anything": tiny_dense.depth_anything,
@@ -36,7 +39,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def _ready(folder: Path, **options: Any) -> Depth:
-    specialist = Depth(weights=str(folder), **options)
+    stated = {"predicts": "inverse_depth"} if folder.name == "dpt" else {}
+    specialist = Depth(weights=str(folder), **(stated | options))
     specialist.setup("cpu")
     return specialist
 
@@ -99,14 +103,14 @@ def test_a_constant_prediction_has_no_depth(value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "inverse"),
-    [("depth_anything", True), ("metric", False), ("dpt", True), ("dpt_dinov2", False), ("zoedepth", False),
-     ("tipsv2", False)],
+    ("family", "predicted"),
+    [("depth_anything", "inverse_depth"), ("metric", "depth"), ("dpt", ""), ("dpt_dinov2", "depth"),
+     ("zoedepth", "depth"), ("tipsv2", "depth")],
 )  # fmt: skip
 def test_what_a_model_predicts_is_read_from_its_configuration(
-    folders: dict[str, Path], family: str, inverse: bool
+    folders: dict[str, Path], family: str, predicted: str
 ) -> None:
-    assert predicts_inverse_depth(Depth(weights=str(folders[family])).config()) is inverse
+    assert Depth(weights=str(folders[family])).predicted == predicted
 
 
 def test_an_option_overrules_the_configuration(folders: dict[str, Path]) -> None:
@@ -116,9 +120,56 @@ def test_an_option_overrules_the_configuration(folders: dict[str, Path]) -> None
     np.testing.assert_allclose(np.float32(near), 1 - np.float32(far), atol=FP16_STEP)
 
 
-def test_an_unknown_architecture_must_be_told() -> None:
-    with pytest.raises(ValueError, match=r"chmv2.*labels\.specialists\.depth\.predicts"):
-        predicts_inverse_depth(SimpleNamespace(model_type="chmv2"))
+def test_what_nothing_says_must_be_stated(folders: dict[str, Path], tmp_path: Path) -> None:
+    """A DPT may be MiDaS's or Omnidata's, which is its opposite."""
+    (tmp_path / "config.json").write_text('{"model_type": "chmv2"}')
+    for folder, kind in ((folders["dpt"], "dpt"), (tmp_path, "chmv2")):
+        unknown = Depth(weights=str(folder))
+        assert re.search(rf"\({kind}\) predicts .*labels\.specialists\.depth\.predicts.*--probe", unknown.why_not({}))
+    with pytest.raises(ValueError, match="nothing says whether"):
+        Depth(weights=str(folders["dpt"])).setup("cpu")
+    assert "predicts" in Depth(weights="someone/a-depth-model").why_not({})
+    assert not Depth(weights="someone/a-depth-model", predicts="depth").why_not({})
+
+
+def test_a_label_is_linear_in_what_is_asked_for() -> None:
+    distance = np.array([[1.0, 2.0], [4.0, 8.0]], np.float32)
+    exact = {"depth": (distance - 1) / 7, "inverse_depth": 1 - (1 / distance - 1 / 8) / (1 - 1 / 8)}
+    relative = 3 / distance + 5  # a scale and an offset that nobody knows
+    for linear, expected in exact.items():
+        for predicted, prediction, ratio in (("depth", distance, None), ("inverse_depth", relative, 8.0)):
+            found = scaled_depth(prediction, predicted, linear, ratio)
+            np.testing.assert_allclose(found, expected, atol=FP16_STEP)
+
+
+def test_what_a_relative_depth_leaves_open_must_be_assumed(folders: dict[str, Path]) -> None:
+    folder = str(folders["depth_anything"])
+    assert "far_ratio" in Depth(weights=folder, linear_in="depth").why_not({})
+    assert "leave it out" in Depth(weights=folder, far_ratio=8).why_not({})
+    item = tiny_dense.items((60, 80))
+    plain, stretched = (
+        _ready(folders["depth_anything"], **more)(item)[0] for more in ({}, {"linear_in": "depth", "far_ratio": 8})
+    )
+    assert isinstance(plain, np.ndarray) and isinstance(stretched, np.ndarray)
+    near = 1 - plain.astype(np.float64)
+    np.testing.assert_allclose(stretched, (8 / (1 + 7 * near) - 1) / 7, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("family", "stated"), [("dpt", "inverse_depth"), ("depth_anything", "inverse_depth"), ("zoedepth", "depth")]
+)
+def test_stating_what_was_read_before_makes_no_label_again(folders: dict[str, Path], family: str, stated: Any) -> None:
+    prints = [
+        label_prints(Images(), {"depth": Depth(weights=str(folders[family]), **options)})
+        for options in (
+            {},
+            {"predicts": stated},
+            {"predicts": "depth" if stated == "inverse_depth" else "inverse_depth"},
+        )
+    ]
+    silent, same, other = prints
+    assert same.former["depth"] == silent.current["depth"] != same.current["depth"]
+    assert other.former["depth"] == other.current["depth"] not in (same.current["depth"], silent.current["depth"])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -17,10 +17,12 @@ from safetensors.torch import load_file, save_file
 from fourmill.pipelines.reject import Reject
 from fourmill.pipelines.specialists.base import Item
 from fourmill.pipelines.specialists.dense.depth import Depth
-from fourmill.pipelines.specialists.dense.normals import Normals, unit_vectors
+from fourmill.pipelines.specialists.dense.framed import unit_vectors
+from fourmill.pipelines.specialists.dense.normals import Normals
 from fourmill.pipelines.specialists.dense.normals_geometry import NormalsFromDepth, normals_of, smoothed
 from fourmill.pipelines.specialists.dense.normals_marigold import MarigoldNormals
 from fourmill.pipelines.specialists.dense.segmentation import Panoptic
+from fourmill.tokenize import frames
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     "tipsv2": tiny_dense.tipsv2,
@@ -37,7 +39,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def _ready(folder: Path, cls: Any = Normals, **options: Any) -> Any:
-    specialist = cls(weights=str(folder), **options)
+    unknown = cls is Normals and not Normals(weights=str(folder)).known_frame and "flip" not in options
+    specialist = cls(weights=str(folder), **({"frame": frames.DECLARED} if unknown else {}) | options)
     specialist.setup("cpu")
     return specialist
 
@@ -81,7 +84,7 @@ def test_a_prediction_lies_where_the_picture_has_it(folders: dict[str, Path], fa
 
 def test_flip_turns_axes(folders: dict[str, Path]) -> None:
     items = tiny_dense.items((64, 64))
-    plain, turned = (_ready(folders["tipsv2"], flip=flip)(items)[0] for flip in ("", "yz"))
+    plain, turned = (_ready(folders["sapiens2"], flip=flip)(items)[0] for flip in ("x", "xyz"))
     np.testing.assert_array_equal(turned, plain * np.array([1, -1, -1], np.float16))
 
 
@@ -100,11 +103,24 @@ def test_a_prediction_without_directions_is_a_reject(folders: dict[str, Path]) -
         assert isinstance(label, Reject) and label.reason == reason
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_says_nearly_the_same(folders: dict[str, Path], precision: Any) -> None:
+@pytest.mark.parametrize("family", ["sapiens2", "segformer"])
+def test_one_direction_everywhere_is_a_reject(folders: dict[str, Path], family: str) -> None:
+    specialist = _ready(folders[family])
+    name = "logits" if family == "segformer" else "normals"
+    constant = torch.tensor([0.0, 0.6, 0.8])[None, :, None, None]
+    specialist._model = tiny_dense.Echo(specialist._model, lambda pixels: {name: pixels[:, :3] * 0 + constant})
+    label = specialist(tiny_dense.items((40, 50)))[0]
+    assert isinstance(label, Reject) and label.reason in (
+        "normal: the same direction everywhere",
+        "normal: the same everywhere",
+    )
+
+
+@pytest.mark.parametrize(("family", "precision"), [("tipsv2", "bf16"), ("sapiens2", "fp16")])
+def test_half_precision_says_nearly_the_same(folders: dict[str, Path], family: str, precision: Any) -> None:
     items = tiny_dense.items((97, 211))
-    whole = _ready(folders["tipsv2"])(items)[0]
-    half = _ready(folders["tipsv2"], precision=precision)(tiny_dense.items((97, 211)))[0]
+    whole = _ready(folders[family])(items)[0]
+    half = _ready(folders[family], precision=precision)(tiny_dense.items((97, 211)))[0]
     assert _degrees(whole, half).mean() < 3
 
 
@@ -143,6 +159,7 @@ def test_the_trunk_of_tipsv2_runs_once_for_three_labels(folders: dict[str, Path]
     classes = processor.post_process_semantic_segmentation(outputs, target_sizes=[(97, 211)])[0].numpy()
     np.testing.assert_allclose(labels[0], (depth - depth.min()) / (depth.max() - depth.min()), atol=1e-3)
     normals /= np.linalg.norm(normals, axis=0)
+    normals[0] *= -1  # its x points left
     assert _degrees(labels[1], normals.transpose(1, 2, 0)).max() < 3
     np.testing.assert_array_equal(labels[2], classes)
 

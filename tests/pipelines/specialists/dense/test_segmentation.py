@@ -196,6 +196,18 @@ def test_nan_rejects_its_own_image_only(folders: dict[str, Path]) -> None:
     assert isinstance(labels[0], np.ndarray) and isinstance(labels[2], np.ndarray)
 
 
+def test_the_same_scores_everywhere_are_a_reject(folders: dict[str, Path]) -> None:
+    specialist = _ready(folders["segformer"])
+    for shift, broken in ((0.0, True), (1.0, False)):
+
+        def answer(pixels: torch.Tensor, scale: float = shift) -> dict[str, torch.Tensor]:
+            return {"logits": pixels.mean(1, keepdim=True).repeat(1, 133, 1, 1) * scale + 2}
+
+        specialist._model = tiny_dense.Echo(specialist._model, answer)
+        label = specialist(tiny_dense.items((40, 50)))[0]
+        assert (isinstance(label, Reject) and label.reason == "semseg: the same everywhere") is broken
+
+
 @pytest.mark.parametrize("family", ["mask2former", "oneformer", "eomt", "segformer"])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_runs(folders: dict[str, Path], family: str, precision: Any) -> None:
@@ -206,8 +218,10 @@ def test_half_precision_runs(folders: dict[str, Path], family: str, precision: A
 def test_half_precision_is_for_networks_that_stand_it(folders: dict[str, Path]) -> None:
     found = {family: Panoptic(weights=str(folders[family])).dtype("cuda:0") for family in FAMILIES}
     assert found["mask2former"] == found["oneformer"] == torch.float32
+    assert found["eomt"] == Depth().dtype("cuda:0") == torch.float16
     # The same as depth and normals, which share TIPSv2's trunk.
-    assert found["tipsv2"] == found["eomt"] == Depth().dtype("cuda:0") == Normals().dtype("cuda:0") == torch.float16
+    tips = Depth(weights="google/tipsv2-l14-dpt"), Normals()
+    assert found["tipsv2"] == tips[0].dtype("cuda:0") == tips[1].dtype("cuda:0") == torch.float32
 
 
 def test_oneformer_needs_no_hub(folders: dict[str, Path]) -> None:
