@@ -227,8 +227,8 @@ class Project:
         """
         from .pipelines.worker.job import Job
 
-        if why := [why for one in specialists.values() if (why := one.why_not(self.specialists))]:
-            raise RecipeError("\n".join(why))
+        if reasons := [why for one in specialists.values() if (why := one.why_not(self.specialists))]:
+            raise RecipeError("\n".join(reasons))
         for output in asked.values():
             # Of a label that no task makes the stored one is read, whatever its version.
             parts = [p for p in output.parts if p.name.removeprefix("labels/") in {p.name, *specialists}]
