@@ -315,6 +315,12 @@ def _ledger(footers: Sequence[Footer], facts: dict[str, Any]) -> dict[str, Recor
         "nulls": sum(record.nulls for record in committed.values()),
         "seconds": sum(record.seconds for record in committed.values()),
     }
+    brought = [imported for record in committed.values() if (imported := record.identity.get("imported"))]
+    if brought:
+        more = f" and {len(brought) - 1} others" if len(brought) > 1 else ""
+        facts["notes"].append(
+            f"imported from {brought[0]['file']}{more}, arrays of {brought[0].get('dtype', 'no type')}"
+        )
     facts["rejects"] = dict(Counter(reason_class(r["reason"]) for record in committed.values() for r in record.rejects))
     return committed
 
