@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -315,14 +315,19 @@ def _ledger(footers: Sequence[Footer], facts: dict[str, Any]) -> dict[str, Recor
         "nulls": sum(record.nulls for record in committed.values()),
         "seconds": sum(record.seconds for record in committed.values()),
     }
-    brought = [imported for record in committed.values() if (imported := record.identity.get("imported"))]
-    if brought:
-        more = f" and {len(brought) - 1} others" if len(brought) > 1 else ""
-        facts["notes"].append(
-            f"imported from {brought[0]['file']}{more}, arrays of {brought[0].get('dtype', 'no type')}"
-        )
+    facts["notes"] += _imported(committed.values())
     facts["rejects"] = dict(Counter(reason_class(r["reason"]) for record in committed.values() for r in record.rejects))
     return committed
+
+
+def _imported(records: Iterable[Record]) -> list[str]:
+    """Where imported columns are from, [] of others."""
+    said = [imported for record in records if (imported := record.identity.get("imported"))]
+    if not said:
+        return []
+    more = f" and {len(said) - 1} others" if len(said) > 1 else ""
+    arrays = f", arrays of {np.dtype(said[0]['dtype'])}" if "dtype" in said[0] else ""
+    return [f"imported from {said[0]['file']}{more}{arrays}"]
 
 
 def _reason(records: dict[str, Record], url: str, key: str) -> str | None:

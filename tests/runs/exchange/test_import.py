@@ -102,13 +102,10 @@ def test_what_was_imported_is_looked_at_and_checked(place: Path, tmp_path: Path)
     assert record.identity["imported"]["folder"] == "tok_rgb@224" and record.identity["imported"]["dtype"] == "<i2"
     _, crops = labels.read_labels(str(root / f"labels/crop_settings/{shard}.parquet"))
     assert np.array(crops).shape == (5, CROPS, 5)
-    for command in (
-        ["check", str(root)],
-        ["inspect", str(root)],
-        ["inspect", str(root / f"tokens/tok_rgb/{shard}.parquet")],
-    ):
-        code, out, err = runs.command(*command)
+    for command, what in (("check", root), ("inspect", root), ("inspect", root / f"tokens/tok_rgb/{shard}.parquet")):
+        code, out, err = runs.command(command, str(what))
         assert code == 0, out + err
+    assert "imported from" in out and "int16" in out, out
     code, out, err = runs.command("status", str(root / "recipe.yaml"), "--json")
     state = json.loads(out)
     assert {row["output"]: row["done"] for row in state["outputs"]} == dict.fromkeys(
