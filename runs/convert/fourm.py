@@ -22,7 +22,7 @@ from ...model.published.names import published_names
 
 _PUBLISHED = {modality.published_name() for modality in MODALITIES.values()}
 _NAMES = {"tiny": "Ti", "small": "S", "base": "B", "large": "L", "xlarge": "XL"}
-_MODEL = re.compile(r"fm_([a-z]+)_\d+e_\d+d_((?:gelu|swiglu)\w*)")
+_MODEL = re.compile(r"fm_([a-z]+)_(\d+)e_(\d+)d_(?:gelu|swiglu)\w*")
 
 
 def is_model(tensors: Mapping[str, Any]) -> bool:
@@ -49,14 +49,19 @@ def configuration(tensors: Mapping[str, Tensor], args: Mapping[str, Any], heads:
         raise ValueError("its encoder has no block (encoder.0.mlp.fc1.weight); expected the weights of a 4M model")
     gated = "encoder.0.mlp.fc3.weight" in tensors
     name = str(args.get("model", ""))
+    depths = _depth("encoder", tensors), _depth("decoder", tensors)
+    if (known := _MODEL.fullmatch(name)) and depths != (int(known[2]), int(known[3])):
+        raise ValueError(
+            f"it has {depths[0]} + {depths[1]} blocks, its options say {name}; are all of its tensors there?"
+        )
     return {
         "domains_in": _domains("in_domains", "encoder_embeddings", tensors, args),
         "domains_out": _domains("out_domains", "decoder_embeddings", tensors, args),
         "image_size": args.get("input_size", 224),
         "patch_size": args.get("patch_size", 16),
         "dim": dim,
-        "encoder_depth": _depth("encoder", tensors),
-        "decoder_depth": _depth("decoder", tensors),
+        "encoder_depth": depths[0],
+        "decoder_depth": depths[1],
         "num_heads": heads or _heads(name, dim, tensors),
         "mlp_ratio": _ratio(fc1.shape[0], dim, gated),
         "qkv_bias": "encoder.0.attn.qkv.bias" in tensors,

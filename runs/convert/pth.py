@@ -63,7 +63,7 @@ def read(path: Path) -> dict[str, Any]:
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
         if isinstance(error, OSError) and not isinstance(error, EOFError) and error.errno is not None:
             raise
-        first = str(error).partition("\n")[0]
+        first = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(
             f"{path}: damaged, cut off, or no checkpoint of PyTorch ({first}); copy or download it again"
         ) from None

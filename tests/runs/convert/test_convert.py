@@ -107,6 +107,11 @@ def test_heads_that_no_tensor_shows_are_asked_for(tmp_path: Path) -> None:
     training("fm7_swiglu_nobias", tmp_path / "c.pth")
     said = convert(tmp_path / "c.pth", tmp_path / "ours", status=2)
     assert "say --heads N" in said and not (tmp_path / "ours").exists()
+    content = torch.load(tmp_path / "c.pth", weights_only=False)
+    content["args"].model = "fm_base_12e_12d_swiglu_nobias"
+    torch.save(content, tmp_path / "c.pth")
+    said = convert(tmp_path / "c.pth", tmp_path / "ours", "--heads", 4, status=2)
+    assert "it has 2 + 2 blocks, its options say fm_base_12e_12d_swiglu_nobias" in said
 
 
 @pytest.fixture
