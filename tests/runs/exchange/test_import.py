@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fourmill_tests import data, runs
+import yaml
+from fourmill_tests import data, runs, training
 from fourmill_tests.engine import inline
 from fourmill_tests.s3 import S3
 
@@ -139,10 +140,19 @@ def test_training_needs_no_tars_and_run_makes_nothing_again(
     stages = [run.label.make(project), run.fit.make(project), run.tokenize.make(project)]
     assert all(one.complete and not one.made for one in stages), [one.missing for one in stages]
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    job = data.train_job(project.recipe)
+    values = yaml.safe_load((root / "recipe.yaml").read_text())
+    values["train"] = training.TINY | {
+        "steps": 3,
+        "warmup_steps": 1,
+        "validate_every": 3,
+        "validation_samples": 4,
+        "batch_size": 4,
+    }
+    job = Project(recipes.parse(values)).train_job
     assert [spec.name for spec in job.specs] == ["tok_rgb", "tok_depth", "tok_dinov2_global"]
     assert sum(shard.rows for shard in job.shards) == 10 and sum(shard.rows for shard in job.val_shards) == 5
-    assert job.fingerprint == Project(recipes.load(root / "recipe.yaml", options)).train_job.fingerprint
+    assert job.fingerprint == Project(recipes.parse(values)).train_job.fingerprint
+    assert training.train(job).step == 3
 
 
 def test_other_contents_are_another_run(place: Path, tmp_path: Path) -> None:
