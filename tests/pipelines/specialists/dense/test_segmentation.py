@@ -133,6 +133,39 @@ def test_the_default_is_the_authors_inference(folders: dict[str, Path], size: tu
     np.testing.assert_array_equal(label, np.where(found < 0, NO_CLASS, found))
 
 
+@pytest.mark.parametrize("family", ["segformer", "tipsv2"])
+def test_a_semantic_head_says_what_its_own_classes_say(folders: dict[str, Path], family: str) -> None:
+    from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+    for size in ((97, 211), (64, 45)):
+        item = tiny_dense.items(size)[0]
+        label = _ready(folders[family])([item])[0]
+        model = AutoModelForSemanticSegmentation.from_pretrained(folders[family]).eval()
+        inputs = AutoImageProcessor.from_pretrained(folders[family])(images=[item.image], return_tensors="pt")
+        with torch.no_grad():
+            logits = model(pixel_values=inputs["pixel_values"]).logits
+        logits = torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+        assert np.mean(label == logits[0].argmax(0).numpy()) > 0.999
+
+
+def test_eomts_segments_are_those_of_its_own_classes(folders: dict[str, Path]) -> None:
+    from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation
+
+    item = tiny_dense.items((97, 211))[0]
+    label = _ready(folders["eomt"], min_score=0.02, min_visible=0.1)([item])[0]
+    processor = AutoImageProcessor.from_pretrained(folders["eomt"], do_pad=True, do_split_image=False)
+    model = AutoModelForUniversalSegmentation.from_pretrained(folders["eomt"]).eval()
+    with torch.no_grad():
+        outputs = model(pixel_values=processor(images=[item.image], return_tensors="pt")["pixel_values"])
+    (found,) = processor.post_process_panoptic_segmentation(outputs, [(97, 211)], 0.02, 0.5, 0.1)
+    ids = found["segmentation"].numpy().astype(int)
+    expected = np.full(ids.shape, NO_CLASS)
+    for segment in found["segments_info"]:
+        expected[ids == segment["id"]] = segment["label_id"]
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(label, expected)
+
+
 def test_thresholds_are_the_authors_unless_others_are_asked_for(folders: dict[str, Path]) -> None:
     specialists = {name: _ready(folders[name]) for name in ("mask2former", "oneformer", "eomt")}
     assert {one.least_score for one in specialists.values()} == {0.8}

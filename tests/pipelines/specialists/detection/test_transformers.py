@@ -47,17 +47,20 @@ def assert_alike(found: list[dict[str, Any]], expected: list[dict[str, Any]]) ->
         np.testing.assert_allclose([box[key] for box in found], [box[key] for box in expected], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_boxes_are_those_of_the_models_own_pipeline(folder: Callable[[str], str], name: str) -> None:
-    path, image = folder(name), noise(60, 100)
+@pytest.mark.parametrize(("name", "size"), [*((name, (60, 100)) for name in MAKERS), ("dfine", (127, 33))])
+def test_boxes_are_those_of_the_models_own_pipeline(
+    folder: Callable[[str], str], name: str, size: tuple[int, int]
+) -> None:
+    path, image = folder(name), noise(*size)
+    height, width = size
     model = transformers.AutoModelForObjectDetection.from_pretrained(path).eval()
     processor = transformers.AutoImageProcessor.from_pretrained(path)
     with torch.inference_mode():
         outputs = model(**processor(images=image, return_tensors="pt"))
-    (raw,) = processor.post_process_object_detection(outputs, threshold=0.02, target_sizes=[(60, 100)])
+    (raw,) = processor.post_process_object_detection(outputs, threshold=0.02, target_sizes=[size])
     found = ready(Boxes(weights=path, min_score=0.02))(items(image))[0]
     assert len(found) >= 4
-    boxes = (raw["boxes"].numpy() / [100, 60, 100, 60]).clip(0, 1)
+    boxes = (raw["boxes"].numpy() / [width, height, width, height]).clip(0, 1)
     expected = sorted(
         (
             {"box": box.tolist(), "label": COCO_CLASSES[i], "score": float(score)}
