@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 _NUMBER = re.compile(r"(?<![\w-])\d+(\.\d+)?")
+UNREAD = "members: no specialist reads "  # of a shard; it rejects no sample, and is shown apart
 _LONGEST_CLASS = 100  # characters of a reason's class; reasons may quote what they were given
 
 

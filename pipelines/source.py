@@ -29,7 +29,7 @@ from ..infra import scratch as scratch_folders
 from ..infra.secrets import public
 from . import members, patterns, tar
 from .grouping import SourceSample
-from .reject import Reject
+from .reject import UNREAD, Reject
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class Shard:
             f"{'.' + ascii(name)[1:-1] if name else 'no suffix'} ({unread[name]})" for name in list(unread)[:_NAMED]
         ]
         more = ", ..." if len(unread) > _NAMED else ""
-        return [*self.rejects, *removed, ("", f"members: no specialist reads {', '.join(said)}{more}")]
+        return [*self.rejects, *removed, ("", f"{UNREAD}{', '.join(said)}{more}")]
 
     @property
     def sha256(self) -> str:

@@ -14,7 +14,7 @@ from ..infra.ledger import SAMPLES
 from ..modalities import MODALITIES, TEXT, Kind, ModalitySpec
 from ..pipelines.outputs import Fitted
 from ..pipelines.plan import Plan
-from ..pipelines.reject import reason_class
+from ..pipelines.reject import UNREAD, reason_class
 from ..recipe import Recipe
 from ..tokenize import store
 from ..train import metrics
@@ -245,6 +245,8 @@ def _rejects(plan: Plan) -> list[RejectCount]:
     examples: dict[tuple[str, str], str] = {}
     for (output, shard), record in plan.done.items():
         for reject in record.rejects:
+            if reject["reason"].startswith(UNREAD):
+                continue
             cause = (output, reason_class(reject["reason"]))
             counts[cause] += 1
             examples.setdefault(cause, f"{shard}: {reject['key']}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..infra.progress import duration
+from ..pipelines.reject import UNREAD
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,6 +73,11 @@ def _show_rejects(out: Console, summaries: Sequence[Summary]) -> None:
     for s in summaries:
         for reason, count in s.rejects.items():
             rejects[reason] = max(count, rejects.get(reason, 0))
+    for reason in [reason for reason in rejects if UNREAD in reason]:
+        shards = rejects.pop(reason)
+        names = reason.partition(UNREAD)[2].replace(" (N)", "")
+        say = f"members that nothing reads: {names} ({shards} shard{'s' if shards != 1 else ''})"
+        out.print(text(say), soft_wrap=True)
     if not rejects:
         return
     table = Table(title="rejects (null in that output; each with its key in the ledger)", title_justify="left")

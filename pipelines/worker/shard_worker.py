@@ -26,7 +26,7 @@ from ..borders.find import BARS
 from ..engine.job import NO_HINTS, Hints, PlaceError, Sign, Status, StopJob
 from ..outputs import Output, sources
 from ..plan import ShardTask
-from ..reject import reason_class
+from ..reject import UNREAD, reason_class
 from . import circumstances
 from .decode import decoded
 from .isolate import Ward
@@ -173,7 +173,8 @@ class ShardWorker:
                 rows[SAMPLES].values = list(keys)
                 problems = shard.problems(self.job.reads)
                 rows[SAMPLES].rejects = [{"key": key, "reason": reason} for key, reason in problems]
-                self.tally.rejects.update(reason_class(reason) for _, reason in problems)
+                rejects = (reason for _, reason in problems if not reason.startswith(UNREAD))
+                self.tally.rejects.update(reason_class(reason) for reason in rejects)
         ward.verdict(task.shard)
         by = self._by | circumstances.of_attempt() | ({BARS: barred} if barred else {})
         made = Made(origin, time.monotonic() - start, by, tuple(ward.splits))

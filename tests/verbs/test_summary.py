@@ -25,3 +25,14 @@ def test_text_from_the_data_cannot_move_the_cursor_or_be_markup(capsys: pytest.C
     summary.show([bad])
     out = capsys.readouterr().out
     assert "[bold]not markup[/bold]" in out and "\x1b[2J" not in out and "\x07" not in out
+
+
+def test_members_that_nothing_reads_are_no_rejects(capsys: pytest.CaptureFixture[str]) -> None:
+    unread = Counter({"samples: members: no specialist reads .camera.json (N), .md (N)": 3})
+    summary.show([Summary("label", rejects=unread), Summary("tokenize", rejects=unread)])
+    said = capsys.readouterr().out
+    assert said.count("members that nothing reads: .camera.json, .md (3 shards)") == 1
+    assert "rejects" not in said
+    summary.show([Summary("label", rejects=unread + Counter({"labels/det: image: there is none": 1}))])
+    said = capsys.readouterr().out
+    assert "members that nothing reads" in said and "labels/det: image: there is none" in said
