@@ -17,7 +17,7 @@ from ...pipelines.specialists import pins, registry
 from ...pipelines.specialists.base import Specialist
 from ...recipe import Recipe
 from . import machine, places
-from .finding import Finding, State, answers, merged, plain_size, wrong
+from .finding import Finding, State, answers, merged, plain_size, sentence, wrong
 from .machine import Has
 from .places import Disk, Samples
 from .weights import Need, Weights, look, needs
@@ -96,6 +96,9 @@ def _specialists(recipe: Recipe) -> tuple[dict[str, Specialist], list[Finding]]:
         for line in str(error).splitlines():
             where, colon, why = line.strip().partition(": ")
             findings.append(wrong(where if colon else "labels", why or line, "change it in the recipe"))
+    for label, one in made.items():
+        if why := one.why_not(made):
+            findings.append(sentence(f"labels.specialists.{label}", why))
     return made, findings
 
 

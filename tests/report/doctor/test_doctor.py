@@ -31,6 +31,7 @@ PICKLE = {"config.json": 300, "pytorch_model.bin": 598_641_023}
 MODALITIES = {
     "depth": "tok_depth", "normal": "tok_normal", "semseg": "tok_semseg", "clip": "tok_clip", "t5_caption": "t5_caption"
 }  # fmt: skip
+STATED = {"depth": {"predicts": "depth"}, "normal": {"flip": "yz"}}  # of models that nobody knows
 TOKEN = "hf_" + "x" * 34
 
 
@@ -51,7 +52,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def recipe(folder: Path, weights: dict[str, Any], **changes: Any) -> Recipe:
     """A recipe whose labels have these weights: an id, a folder, or options."""
-    options = {name: one if isinstance(one, dict) else {"weights": str(one)} for name, one in weights.items()}
+    options = {
+        name: STATED.get(name, {}) | (one if isinstance(one, dict) else {"weights": str(one)})
+        for name, one in weights.items()
+    }
     plain = {
         "modalities": ["rgb", *(MODALITIES[name] for name in weights)], "labels__keep": [], "generate__chains": [],
         "labels__specialists": options, "images__size": 112,
@@ -104,6 +108,14 @@ def test_five_faults_are_named_at_once(tmp_path: Path, hub: Hub, s3: S3, monkeyp
         "cannot write below s3://doctor/out",
     ):
         assert part in text, text
+
+
+def test_what_a_model_leaves_open_must_be_stated(tmp_path: Path, hub: Hub) -> None:
+    hub.models |= {"org/depth": Model(SAFE), "org/normals": Model(SAFE)}
+    stated = {"depth": {"weights": "org/depth", "predicts": "auto"}, "normal": {"weights": "org/normals", "flip": ""}}
+    text = said(examine(recipe(tmp_path, stated)), State.WRONG)
+    assert "labels.specialists.depth: " in text and "state labels.specialists.depth.predicts" in text
+    assert "labels.specialists.normal: " in text and 'frame: "x right' in text
 
 
 def test_several_faults_of_one_kind_are_all_named(tmp_path: Path, hub: Hub) -> None:
