@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 SECONDS = 5.0  # that one request may take
+_GATED = re.compile(r"\bgated\b|access to .{1,200} is restricted", re.IGNORECASE)
 _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
@@ -78,7 +79,7 @@ def repository(name: str, revision: str | None = None, seconds: float = SECONDS,
     Args:
         kind: "models" or "spaces".
         revision: branch, tag or commit; the default branch unless given.
-        seconds: that one request may take; there are three at most.
+        seconds: that one request may take; there are four at most.
 
     Raises:
         Refused: there is no such repository or revision, or it may not be read.
@@ -87,6 +88,8 @@ def repository(name: str, revision: str | None = None, seconds: float = SECONDS,
     place = f"/api/{kind}/{name}"
     path = place + (f"/revision/{quote(revision, safe='')}" if revision else "")
     answer = _request("GET", f"{path}?blobs=true", seconds, token())
+    if answer.status_code in (400, 404) and "X-Error-Code" not in answer.headers:  # a mirror that knows no sizes
+        answer = _request("GET", path, seconds, token())
     if answer.status_code == 200:
         return _parsed(name, answer)
     if answer.status_code == 401 and token() and _is_of_token(path, answer, seconds):
@@ -100,15 +103,19 @@ _NEW_TOKEN = "set a valid one (https://huggingface.co/settings/tokens), or take 
 
 
 def _is_of_token(path: str, answer: Any, seconds: float) -> bool:
-    """Whether a 401 is about the token: the hub says so, or answers without it."""
+    """Whether a 401 is about the token: the hub says so, knows nobody of it, or answers without it."""
     if "invalid credentials" in answer.headers.get("X-Error-Message", "").lower():
+        return True
+    if _request("GET", "/api/whoami-v2", seconds, token()).status_code == 401:
         return True
     return _request("GET", path, seconds, None).status_code == 200
 
 
 def _refusal(name: str, revision: str | None, answer: Any, place: str, seconds: float) -> Refused:
     code = answer.headers.get("X-Error-Code", "")
-    if code == "GatedRepo" or (answer.status_code == 403 and code != "RepoNotFound"):
+    said = f"{answer.headers.get('X-Error-Message', '')} {answer.text[:500]}"
+    is_gated = code == "GatedRepo" or (not code and _GATED.search(said) is not None)
+    if is_gated or (answer.status_code == 403 and code != "RepoNotFound"):
         return gated(name)
     missing = code == "RevisionNotFound" or (
         bool(revision) and _request("GET", place, seconds, token()).status_code == 200

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
-from ...infra import storage
+from ...infra import hub, storage
 from ...infra.secrets import hidden
 from ...pipelines.specialists import pins, registry
 from ...pipelines.specialists.base import Specialist
@@ -138,6 +138,8 @@ def _facts(samples: Samples, weights: list[Weights], disks: list[Disk], has: Has
         there = sum(one.state == "there" for one in weights)
         rest = f", {plain_size(fetch)} to be fetched" if fetch else ""
         facts.append(f"{there} of {len(weights)} weights are here{rest}")
+    if any(not one.need.is_local for one in weights):
+        facts.append(f"{hub.endpoint()} is asked {'with' if hub.token() else 'without'} a token")
     facts += [f"{plain_size(disk.free)} free on the disk of {disk.path}" for disk in disks]
     gpus = f", {has.gpus} GPUs of {has.gpu_memory:.0f} GiB" if has.gpus else ", no GPU"
     return [*facts, f"{has.name}: {has.memory:.0f} GiB of memory{gpus}"]

@@ -144,6 +144,28 @@ def test_gated(
     assert "hf_" not in said(report).replace("hf auth", "")
 
 
+@pytest.mark.parametrize("said_so", ["", "Access to model org/gated is restricted. You must be authenticated."])
+def test_a_gate_before_the_list_of_files(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, said_so: str
+) -> None:
+    hub.models["org/gated"] = Model(SAFE, gated=True, hides=True, message=said_so)
+    asked = recipe(tmp_path, {"depth": "org/gated"})
+    text = said(examine(asked), State.WRONG)
+    assert "HF_TOKEN" in text and ("org/gated is gated" in text) == bool(said_so), text
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert "the hub does not accept the token" in said(examine(asked), State.WRONG)
+    monkeypatch.setenv("HF_TOKEN", "hf_reader")
+    report = examine(asked)
+    assert report.is_good and f"{hub.url} is asked with a token" in report.facts
+
+
+def test_a_mirror_that_knows_no_sizes(tmp_path: Path, hub: Hub) -> None:
+    hub.models["org/depth"] = Model(SAFE, sizes=False)
+    hub.knows_blobs = False
+    report = examine(recipe(tmp_path, {"depth": "org/depth"}))
+    assert report.is_good and report.weights[0].size == 4_000_000, said(report)
+
+
 def test_private_and_missing_repositories_ask_for_a_token(
     tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

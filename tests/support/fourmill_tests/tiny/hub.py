@@ -31,6 +31,8 @@ class Model:
     sizes: bool = True  # its list of files says how large they are
     trouble: str = ""
     commit: str = COMMIT
+    hides: bool = False  # a gated one shows not even its list of files
+    message: str = ""  # that it refuses with
     sums: dict[str, str] = field(default_factory=dict)  # SHA-256 of files, by name
 
 
@@ -44,20 +46,27 @@ class Hub:
     readers: set[str] = field(default_factory=lambda: {"hf_reader"})
     requests: list[tuple[str, str]] = field(default_factory=list)
     url: str = ""
+    knows_blobs: bool = True  # the parameter that asks for sizes
     ended: threading.Event = field(default_factory=threading.Event)
 
     def answer(self, method: str, path: str, token: str) -> tuple[int, dict[str, str], bytes]:
         """(status, headers, body) as the hub's, where this says something of models."""
         self.requests.append((method, path))
-        path = unquote(path.partition("?")[0])
+        path, _, query = unquote(path).partition("?")
+        if query and not self.knows_blobs:
+            return 404, {}, b""
         info = re.fullmatch(r"/api/(?:models/|(?=spaces/))((?:spaces/)?[^/]+/[^/]+)(?:/revision/(.+))?", path)
         file = re.fullmatch(r"/((?:spaces/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         match = info or file
+        if path == "/api/whoami-v2":
+            return (200 if token in self.tokens else 401), {}, b"{}"
+        model = self.models.get(match[1]) if match else None
+        if model and model.hides and token not in self.readers:
+            return (403 if token in self.tokens and token else 401), {"X-Error-Message": model.message}, b""
         if token not in self.tokens:
             return 401, {"X-Error-Message": "Invalid credentials in Authorization header"}, b""
-        if match is None or match[1] not in self.models:
+        if match is None or model is None:
             return (404 if token else 401), {"X-Error-Code": "RepoNotFound"}, b""
-        model = self.models[match[1]]
         if model.trouble == "late":
             self.ended.wait(60)
         if model.trouble.isdecimal():
