@@ -110,9 +110,10 @@ def test_a_damaged_pin_is_passed_over(tmp_path: Path, hub: Hub) -> None:
 
 
 def test_a_stage_pins_what_its_workers_read(tmp_path: Path, hub: Hub) -> None:
+    options = {"depth": {"weights": "org/depth", "predicts": "depth"}}
     recipe = data.recipe(
         tmp_path / "out", data.good_shards(tmp_path / "s", 1, 2), modalities=["rgb", "tok_depth"],
-        labels__keep=["depth"], labels__specialists={"depth": {"weights": "org/depth"}}, generate__chains=[],
+        labels__keep=["depth"], labels__specialists=options, generate__chains=[],
     )  # fmt: skip
     project = Project(recipe)
     before = project.label_prints.current

@@ -26,7 +26,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> str:
-    weights = {"depth": {"weights": "org/depth"}}
+    weights = {"depth": {"weights": "org/depth", "predicts": "depth"}}
     settings = data.settings(
         tmp_path / "out", data.good_shards(tmp_path / "s", 1, 2), modalities=["rgb", "tok_depth"], labels__keep=[],
         labels__specialists=weights, generate__chains=[],
