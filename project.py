@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .infra import configuration, ledger, storage, versions
 from .infra.configuration import RecipeError
@@ -25,7 +24,6 @@ from .pipelines.outputs import Fitted, LabelPrints, Output, TokenOptions
 from .pipelines.plan import Inventory, Plan, Shards
 from .pipelines.specialists import pins, registry
 from .pipelines.specialists.base import Specialist
-from .pipelines.specialists.weight_files import digest
 from .recipe import Recipe, code_of, parse
 from .tokenize import codecs
 from .tokenize import settings as tokenizer_settings
@@ -36,7 +34,6 @@ from .train.tokenizers import adopt
 
 if TYPE_CHECKING:
     from .pipelines.worker.job import Job
-    from .tokenize.settings import TextTokenizer, TokenizerSettings
     from .train.downstream.evaluation.job import EvaluateJob
     from .train.downstream.generation_job import GenerateJob
     from .train.pretrain.job import TrainJob
@@ -59,7 +56,7 @@ class Project:
     def __init__(self, recipe: Recipe, update: bool = False, checkpoint: int | None = None) -> None:
         self.update, self._checkpoint = update, checkpoint
         absolute = recipe.model_copy(update={"root": storage.absolute(recipe.root)})
-        self.recipe = _with_finished_tokenizers(absolute)
+        self.recipe = _with_finished_tokenizers(_with_model_of_init(absolute))
         # What is wrong with the recipe is said now, before any process starts.
         storage.check_folder(self.root)
         self.classes = recipe.class_lists
@@ -137,10 +134,10 @@ class Project:
         if recipe.has_text:
             words = [list(self.classes[BOXES])] if BOXES in self.classes else []
             text = recipe.tokenizers.text
-            prints[TEXT] = fingerprint("fit", first, _of_weights(text) or hashed(text), *words)
+            prints[TEXT] = fingerprint("fit", first, adopt.identity(text) or hashed(text), *words)
         for name in recipe.tokenizers_needed:
             entry, settings = TOKENIZERS[name], recipe.tokenizer(name)
-            values = _of_weights(settings) or hashed(settings, tokenizer_settings.OPERATIONS)
+            values = adopt.identity(settings) or hashed(settings, tokenizer_settings.OPERATIONS)
             own_size = entry.image_size or entry.form is Form.VECTOR
             label = labels.get(entry.label, "")  # none is made of what is imported
             parts = [values, label, 0 if own_size else recipe.images.size, recipe.seed]
@@ -357,6 +354,7 @@ class Project:
             num_sentinels=sentinels[1],
             datasets=datasets,
             tokenizers={name: one.fingerprint for name, one in self.fitted.items()},
+            convention=recipe.convention,
         )
 
     def columns_for_training(self) -> Columns:
@@ -434,15 +432,19 @@ def columns_of(root: str) -> Columns:
     return columns.recorded(root, specs, data.get("modalities") or recipe.modalities, shards)
 
 
-def _of_weights(settings: TextTokenizer | TokenizerSettings) -> dict[str, Any] | None:
-    """What identifies a finished tokenizer, its content or its name on the hub; None of one that is to be fitted.
+def _with_model_of_init(recipe: Recipe) -> Recipe:
+    """By a convention of published models, the recipe with the model's settings of `train.init`."""
+    model = recipe.train.model
+    # One that was resolved before says all of it, and its model may be gone.
+    if (
+        recipe.convention is None
+        or recipe.train.init is None
+        or model.model_fields_set >= type(model).model_fields.keys()
+    ):
+        return recipe
+    from .train.pretrain import initial  # loads torch
 
-    What a fit would take does not matter then.
-    """
-    if settings.weights is None:
-        return None
-    here = Path(settings.weights)
-    return {"weights": digest(here) if here.exists() else [settings.weights, settings.revision]}
+    return recipe.model_copy(update={"train": initial.with_model_of_init(recipe.train)})
 
 
 def _with_finished_tokenizers(recipe: Recipe) -> Recipe:

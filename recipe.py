@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ValidationError, model_validator
 
@@ -25,7 +25,7 @@ from .modalities import LABELS, MODALITIES, TEXT, TOKENIZERS, WINDOW, Form, Kind
 from .pipelines.engine.settings import Engine
 from .pipelines.settings import CROP_SETTINGS, Images, Labels, Samples
 from .pipelines.specialists.names import BY_FIRST_NAME
-from .tokenize import class_lists
+from .tokenize import class_lists, conventions
 from .tokenize import settings as tokenizer_settings
 from .tokenize.settings import Tokenizers, TokenizerSettings
 from .train.downstream.evaluation.settings import CLASSES, Evaluate
@@ -42,6 +42,7 @@ class Recipe(Section):
     root: str
     samples: Annotated[Samples, BeforeValidator(lambda v: {"train": v} if isinstance(v, str | list) else v)]
     seed: int = 0
+    convention: Literal["ml4m"] | None = None  # tokens, metadata and model as published 4M models have them
     modules: list[str] = []  # Python modules that declare modalities of your own
     versions: dict[str, int] = {}  # of specialists, codecs and fits that you want to keep, e.g. labels/depth: 1
     images: Images = Images()
@@ -177,7 +178,7 @@ def parse(data: Any, where: str = "recipe", trusted: bool = True) -> Recipe:
     try:
         modules = data.get("modules")
         registry.import_modules(name for name in _listed(modules) if isinstance(name, str))
-        return Recipe.model_validate(data)
+        return Recipe.model_validate(conventions.applied(data))
     except ValidationError as error:
         raise RecipeError(explain(error, where, Recipe)) from None
     except ValueError as error:
@@ -272,6 +273,9 @@ def _check(recipe: Recipe) -> None:
     for chain in recipe.generate.chains:
         _check_chain(recipe, chain)
     _check_evaluation(recipe)
+    init = recipe.train.begins_with
+    for name in init.embeddings if init and isinstance(init.embeddings, dict) else ():
+        _chosen("train.init.embeddings", name, recipe.modalities)
 
 
 def _check_imported(recipe: Recipe) -> None:

@@ -119,8 +119,8 @@ def _with_included(data: dict[str, Any], path: Path, including: tuple[Path, ...]
         part = _read(file if file.is_file() else path.parent / name, f"{path} includes it")
         if not isinstance(part, dict):
             raise RecipeError(f"{path}: include: {name} is no part of a recipe, a mapping, but {type(part).__name__}")
-        merged = _merge(merged, _with_included(part, file, (path.resolve(), *including)))
-    return _merge(merged, {name: value for name, value in data.items() if name != "include"})
+        merged = merge(merged, _with_included(part, file, (path.resolve(), *including)))
+    return merge(merged, {name: value for name, value in data.items() if name != "include"})
 
 
 def _check_twice(overrides: list[str]) -> None:
@@ -132,13 +132,13 @@ def _check_twice(overrides: list[str]) -> None:
             raise RecipeError(f"--set {name} is there twice, with {values[name]} and with {value}; keep one")
 
 
-def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Mappings field by field; of anything else the upper one counts; an empty section (null) changes nothing."""
     merged = dict(under)
     for name, value in over.items():
         lower = merged.get(name)
         if isinstance(lower, dict) and (value is None or isinstance(value, dict)):
-            value = _merge(lower, value or {})
+            value = merge(lower, value or {})
         merged[name] = value
     return merged
 

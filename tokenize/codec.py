@@ -123,7 +123,7 @@ class FittedTokenizer:
 
         from .inputs import to_input
 
-        x = to_input(self.name, rows).to(self.device)
+        x = to_input(self.name, rows, self.model.config.frame).to(self.device)
         try:
             with torch.inference_mode():
                 ids = self.model.encode(x)
@@ -143,7 +143,8 @@ class FittedTokenizer:
 
         ids = torch.from_numpy(np.asarray(tokens, np.int64)).to(self.device)
         with torch.inference_mode():
-            return to_label(self.name, self.model.decode(ids.view(-1, side, side) if side else ids))
+            recon = self.model.decode(ids.view(-1, side, side) if side else ids)
+            return to_label(self.name, recon, self.model.config.frame)
 
 
 def check_fingerprint(name: str, actual: str, expected: str) -> None:

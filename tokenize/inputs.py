@@ -7,6 +7,8 @@ Decisions:
 - RGB and edges are scaled to [-1, 1] by x / 127.5 - 1: 4M's tokenizers were trained with a mean and deviation of 0.5
   (not ImageNet's).
 - Depth has no unit: each crop is standardized by what lies between its 10th and 90th percentile (4M).
+- A tokenizer of normals may have a frame of its own; labels have the declared one, and are turned where tokens are made
+  and read.
 - The horizontal component of a normal changes its sign in a mirrored crop.
 - Feature maps are coarser than the image: a crop reads them by bilinear interpolation, so that the whole frame at the
   map's own size is the map itself.
@@ -21,6 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from ..modalities import BODY_POSE, LABELS, NO_CLASS, SAM_MASK, TOKENIZERS, Form
+from . import frames
 from .crops import Crop, Resample, apply
 from .text.instance_sentences import instance_masks
 from .text.pose_sentences import body_poses, humans_in_crop
@@ -121,8 +124,11 @@ def _half(tokenizer: str, values: np.ndarray) -> np.ndarray:
     return half
 
 
-def to_input(tokenizer: str, rows: np.ndarray) -> torch.Tensor:
+def to_input(tokenizer: str, rows: np.ndarray, frame: str | None = None) -> torch.Tensor:
     """Rows of `examples` as a tokenizer's input: float32 (n, C, H, W) or (n, D), or class ids int64 (n, H, W).
+
+    Args:
+        frame: of the normals that the tokenizer reads and gives, see frames.py; None for the declared one.
 
     ValueError if the rows are not what the tokenizer reads.
     """
@@ -138,6 +144,8 @@ def to_input(tokenizer: str, rows: np.ndarray) -> torch.Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(rows if colors else rows[..., None]))
         return pixels.movedim(-1, 1).to(torch.float32).div_(127.5).sub_(1).contiguous()
     _expect(tokenizer, rows, None, {Form.VECTOR: 2, Form.DEPTH: 3}.get(entry.form, 4))
+    if frame is not None and entry.form is Form.NORMALS:
+        rows = frames.turn(rows, frames.DECLARED, frame)
     values = torch.from_numpy(np.ascontiguousarray(rows)).float()
     if entry.form is Form.VECTOR:
         return values
@@ -179,25 +187,26 @@ def standardize_depth(depth: torch.Tensor) -> torch.Tensor:
     return (depth - mean) / (variance[:, None, None] + 1e-6).sqrt()
 
 
-def to_label(tokenizer: str, recon: torch.Tensor) -> np.ndarray:
+def to_label(tokenizer: str, recon: torch.Tensor, frame: str | None = None) -> np.ndarray:
     """Reconstructions as labels in the frame of their crop.
 
     Args:
         recon: what the tokenizer's `decode` returns.
+        frame: as in `to_input`.
 
     Returns:
         uint8 (n, H, W, 3) of colours, (n, H, W) of edges (any grey) and of classes (255 is none, masks are 0 and 1);
         float32 (n, H, W) of depth, scaled to [0, 1] for each map; (n, H, W, 3) of normals; (n, h, w, C) of features;
         (n, D) of vectors.
     """
-    values = to_values(tokenizer, recon)
+    values = to_values(tokenizer, recon, frame)
     if _known(tokenizer).form in (Form.COLORS, Form.EDGES):
         # Rounded before the cast, which cuts: half a grey level of bias otherwise.
         return values.round().clip(0, 255).astype(np.uint8)
     return values
 
 
-def to_values(tokenizer: str, recon: torch.Tensor) -> np.ndarray:
+def to_values(tokenizer: str, recon: torch.Tensor, frame: str | None = None) -> np.ndarray:
     """`to_label` before pictures are rounded: their values are float32, and may leave 0..255."""
     form = _known(tokenizer).form
     recon = recon.detach().float().cpu()
@@ -216,6 +225,7 @@ def to_values(tokenizer: str, recon: torch.Tensor) -> np.ndarray:
         low, high = depth.amin((1, 2), keepdim=True), depth.amax((1, 2), keepdim=True)
         return ((depth - low) / (high - low).clamp(min=1e-6)).numpy()
     values = recon.movedim(1, -1)
-    if form is Form.NORMALS:
-        values = F.normalize(values, dim=-1)
-    return values.contiguous().numpy()
+    if form is not Form.NORMALS:
+        return values.contiguous().numpy()
+    normals: np.ndarray = F.normalize(values, dim=-1).contiguous().numpy()
+    return normals if frame is None else frames.turn(normals, frame)

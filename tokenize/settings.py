@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -20,6 +20,7 @@ from ..infra.explain import explain
 from ..infra.fields import Beta, Count, Positive, Rate, Section, Share, Weight, check_heads
 from ..infra.versions import Part
 from ..modalities import BODY_POSE, SAM_MASK, TOKENIZERS, Form
+from . import frames
 
 # Settings that change how a fit is done, or measured, and not what comes out.
 OPERATIONS = frozenset({"checkpoint_every", "compile", "validation_samples", "validation_steps"})
@@ -114,12 +115,20 @@ class TokenizerSettings(BaseModel):
     compile: bool = False
     hflip: Share = 0.5
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.8
+    frame: str | None = None  # of normals that it reads and gives, if it is not the declared one
     color_jitter: Share = 0.0  # of RGB; for small corpora, which lack colours
     resolutions: Resolutions | None = None
     samples: Positive = 100_000
     validation_samples: Positive = 512
     validation_steps: Annotated[int, Field(gt=0, le=1_000)] = 25  # of DDIM, while quality is measured
     checkpoint_every: Positive = 1_000
+
+    later: ClassVar[dict[str, Any]] = {"frame": None}
+
+    @field_validator("frame")
+    @classmethod
+    def _is_a_frame(cls, frame: str | None) -> str | None:
+        return None if frame is None or frames.canonical(frame) == frames.DECLARED else frames.canonical(frame)
 
     @model_validator(mode="after")
     def _fits_together(self) -> TokenizerSettings:
@@ -213,14 +222,16 @@ _OF_DIFFUSION = frozenset({
     "validation_steps",
 })  # fmt: skip
 _OF_PICTURES = _OF_DIFFUSION | {"decoder", "gradient_weight"}
+_OF_NORMALS = frozenset({"frame"})
 _OF_CODEBOOKS = frozenset({"ema_decay", "dead_code_coefficient", "norm_latents"})  # which Memcodes do not have
 
 _USELESS: dict[Form, frozenset[str]] = {
-    Form.COLORS: frozenset({"class_dim"}),
-    **dict.fromkeys((Form.EDGES, Form.DEPTH, Form.NORMALS), _OF_COLORS | {"class_dim"}),
-    Form.CLASSES: _OF_COLORS | _OF_PICTURES | {"loss", "warm_start"},
-    Form.FEATURES: _OF_COLORS | _OF_PICTURES | {"class_dim", "resolutions"},
-    Form.VECTOR: _OF_COLORS | _OF_PICTURES | _OF_CODEBOOKS
+    Form.COLORS: _OF_NORMALS | {"class_dim"},
+    Form.NORMALS: _OF_COLORS | {"class_dim"},
+    **dict.fromkeys((Form.EDGES, Form.DEPTH), _OF_COLORS | _OF_NORMALS | {"class_dim"}),
+    Form.CLASSES: _OF_COLORS | _OF_NORMALS | _OF_PICTURES | {"loss", "warm_start"},
+    Form.FEATURES: _OF_COLORS | _OF_NORMALS | _OF_PICTURES | {"class_dim", "resolutions"},
+    Form.VECTOR: _OF_COLORS | _OF_NORMALS | _OF_PICTURES | _OF_CODEBOOKS
     | {"class_dim", "resolutions", "patch_size", "heads", "out_conv", "warm_start"},
 }  # fmt: skip
 

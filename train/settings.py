@@ -84,7 +84,10 @@ def check_mixtures(root: str, names: Sequence[str], mixtures: Sequence[Mixture])
 
 
 class Model(Section):
-    """Sizes of the 4M transformer; the defaults are 4M-B (12 + 12 layers, 768 wide, SwiGLU without biases)."""
+    """Sizes of the 4M transformer; the defaults are 4M-B (12 + 12 layers, 768 wide, SwiGLU without biases).
+
+    With `convention: ml4m` what is not given is read from the model that training begins with.
+    """
 
     dim: Positive = 768
     encoder_depth: Positive = 12
@@ -93,8 +96,22 @@ class Model(Section):
     mlp_ratio: Rate = 4.0
     qk_norm: bool = False
     grid_temperature: Rate = 10_000.0  # of the position tables of grids
+    activation: Literal["silu", "gelu"] = "silu"
+    gated_mlp: bool = True
+    qkv_bias: bool = False
+    proj_bias: bool = False
+    mlp_bias: bool = False
+    norm_bias: bool = False
+    share_modality_embeddings: bool = True  # one vector of a modality for encoder and decoder
+    num_register_tokens: Count = 0
+    decoder_causal: bool = False  # a query sees earlier ones alone, whatever the modality
+    decoder_separate: bool = True  # a query sees its own modality alone
 
-    later = {"grid_temperature": 10_000.0}
+    later = {
+        "grid_temperature": 10_000.0, "activation": "silu", "gated_mlp": True, "qkv_bias": False, "proj_bias": False,
+        "mlp_bias": False, "norm_bias": False, "share_modality_embeddings": True, "num_register_tokens": 0,
+        "decoder_causal": False, "decoder_separate": True,
+    }  # fmt: skip
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Model:

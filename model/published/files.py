@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..checkpoint import CONFIG, TOKENIZERS, WEIGHTS, read_config, read_shapes, read_weights
+from ..checkpoint import CONFIG, WEIGHTS, read_config, read_shapes, read_weights
 
 
 def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -38,6 +38,15 @@ def headers(source: str | Path, revision: str | None = None) -> tuple[dict[str, 
     except Exception:  # of many kinds: whether the model is there is said by `check_hub`
         return {}, {}
     return {name: list(one.shape) for name, one in found.tensors.items()}, _config(folder, found.metadata)
+
+
+def config(source: str | Path, revision: str | None = None) -> dict[str, Any]:
+    """A model's configuration; of the hub its config.json alone is fetched. ValueError if there is none."""
+    here = Path(source)
+    found = _headers(here)[1] if here.is_dir() else _config(download(str(source), revision, [CONFIG]), {})
+    if not found:
+        raise ValueError(f"{source}: no {CONFIG}, and no configuration in the header of {WEIGHTS}")
+    return found
 
 
 def _headers(folder: Path) -> tuple[dict[str, list[int]], dict[str, Any]]:
@@ -69,7 +78,7 @@ def check_hub(hub_id: str, revision: str | None = None) -> None:
             raise
 
 
-def download(hub_id: str, revision: str | None, files: Sequence[str] = (WEIGHTS, CONFIG, TOKENIZERS)) -> Path:
+def download(hub_id: str, revision: str | None, files: Sequence[str] = (WEIGHTS, CONFIG)) -> Path:
     """The folder of a model of the hub, with these of its files. ValueError if the hub does not give it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError

@@ -270,14 +270,30 @@ def describe(source: str | Path, revision: str | None = None) -> FourMConfig | N
         raise ValueError(f"{source}: {error}") from error
 
 
+def architecture(source: str | Path, revision: str | None = None) -> dict[str, Any]:
+    """The fields of a model's configuration that say how its blocks are made and used, by the names of `FourMConfig`;
+    of the hub its config.json alone is fetched. ValueError if there is none, or it says what nobody can build."""
+    return _architecture(files.config(source, revision))
+
+
+def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
+    activation = config.get("act_layer", "GELU")
+    if activation not in list(_ACTIVATIONS):
+        raise ValueError(f"act_layer: got {activation!r}, expected one of {', '.join(_ACTIVATIONS)}")
+    return {
+        "activation": _ACTIVATIONS[activation],
+        "decoder_causal": config.get("decoder_causal_mask", False),
+        "decoder_separate": config.get("decoder_sep_mask", True),
+        **{key: config.get(key, default) for key, default in _SAME.items()},
+    }
+
+
 def _to_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FourMConfig:
     for key in ("domains_in", "domains_out"):
         names = config.get(key)
         if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
             raise ValueError(f"{key}: got {names!r}, expected the names of modalities, as of an apple/ml-4m model")
-    activation = config.get("act_layer", "GELU")
-    if activation not in list(_ACTIVATIONS):
-        raise ValueError(f"act_layer: got {activation!r}, expected one of {', '.join(_ACTIVATIONS)}")
+    blocks = _architecture(config)
     # As the reference does: raw modalities stand among the inputs, and input-only ones among the outputs.
     inputs = _embedded("encoder_embeddings", config["domains_in"], tensors)
     outputs = _embedded("decoder_embeddings", config["domains_out"], tensors)
@@ -287,11 +303,8 @@ def _to_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Four
         modalities=tuple(specs.values()),
         inputs=tuple(specs[name].name for name in inputs),
         outputs=tuple(specs[name].name for name in outputs),
-        activation=_ACTIVATIONS[activation],  # type: ignore[arg-type]
         tied_heads=tied,
-        decoder_causal=config.get("decoder_causal_mask", False),
-        decoder_separate=config.get("decoder_sep_mask", True),
-        **{key: config.get(key, default) for key, default in _SAME.items()},
+        **blocks,
     )
 
 

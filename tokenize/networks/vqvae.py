@@ -38,6 +38,7 @@ class VQConfig(BaseModel):
     patch_proj: False for feature maps, whose pixels are tokens already.
     quant_type: "lucid", one codebook that learns by averages, or "memcodes", `num_codebooks` that learn by gradients.
     norm_codes: compare by cosine, as every published tokenizer does; else by distance.
+    frame: of normals, if it is not the declared one (tokenize/frames.py); a key of ours.
     undo_std: pictures come with ImageNet's mean and deviation, and are brought to [-1, 1] first.
     Keys that say how the reference trains are not read, and null is a key's default.
     """
@@ -64,6 +65,7 @@ class VQConfig(BaseModel):
     threshold_ema_dead_code: float = Field(0.0, ge=0)
     commitment_weight: float = Field(1.0, ge=0)
     undo_std: bool = False
+    frame: str | None = None
     sizes: dict[str, Size] = {}
 
     @model_validator(mode="before")

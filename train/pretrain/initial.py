@@ -27,7 +27,7 @@ from ...model.published.names import image_size, published_names
 from .. import checkpoint
 from ..settings import Init, Train
 from . import vocabularies
-from .job import MODEL, configured
+from .job import MODEL, TrainJob, configured, model_config
 from .weights import of_checkpoint
 
 # Fields of a configuration that say how the weights of the blocks are used.
@@ -141,6 +141,45 @@ def check_fits(
     except ValueError as error:
         raise RecipeError(str(error)) from None
     return notes
+
+
+def with_model_of_init(train: Train) -> Train:
+    """The settings with the sizes and kinds of blocks of the model that training begins with, where they say nothing.
+
+    RecipeError if there is no such model, or they say something else.
+    """
+    init = resolved(train).begins_with
+    if init is None:
+        return train
+    place = init.weights
+    try:
+        if _is_hub_id(place):
+            there = ml4m.architecture(place, init.revision)
+        else:
+            found = described(train)
+            there = {} if found is None else {name: getattr(found[1], name) for name in _ARCHITECTURE}
+    except (ValueError, OSError) as error:
+        raise RecipeError(f"train.init: {error}") from None
+    there = {"heads" if name == "num_heads" else name: value for name, value in there.items()}
+    asked = {name: getattr(train.model, name) for name in train.model.model_fields_set & there.keys()}
+    for name, value in asked.items():
+        if value != there[name]:
+            raise RecipeError(
+                f"train.model.{name}: {value} here, and {there[name]} in {place}, which training begins with; leave "
+                "it out, and it is read from there"
+            )
+    return train.model_copy(update={"model": train.model.model_copy(update=there)})
+
+
+def config_of(job: TrainJob) -> FourMConfig:
+    """The configuration of a run's model. By a convention of published models it has two tables of output tokens where
+    the model that it begins with has two, one that the decoder reads and one that it predicts with."""
+    config, init = model_config(job), job.settings.begins_with
+    if not job.convention or init is None:
+        return config
+    if latest := checkpoint.newest(job.checkpoints):
+        return replace(config, tied_heads=latest.marker()["state"]["model"]["tied_heads"])
+    return replace(config, tied_heads=load(init.weights, init.revision).config.tied_heads)
 
 
 def described(train: Train) -> tuple[str, FourMConfig, bool] | None:

@@ -49,6 +49,7 @@ class TrainJob:
     first_sentinel, num_sentinels: of the text tokenizer ([S_1] is the first that spans use).
     datasets: what is trained on if the recipe names several; `shards` alone if empty.
     tokenizers: fingerprints of the contents of the fitted tokenizers that made the columns, by name.
+    convention: of the recipe, of published models; it does not count, since it only says what other settings are.
     """
 
     root: str
@@ -65,6 +66,7 @@ class TrainJob:
     num_sentinels: int
     datasets: tuple[Dataset, ...] = ()
     tokenizers: dict[str, str] = field(default_factory=dict)
+    convention: str | None = None
 
     @property
     def folder(self) -> str:

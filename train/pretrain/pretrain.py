@@ -11,6 +11,7 @@ from ...modalities import import_modules
 from ...model.fourm import FourM
 from .. import trackers, workers
 from ..cpu_memory import keep_freed_memory
+from . import initial
 from .job import TrainJob, masking_config, model_config
 from .trainer import Trainer
 from .weights import load_model
@@ -43,6 +44,6 @@ def work(config: dict[str, Any]) -> None:
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(job.seed)
-    model = FourM(model_config(job)).to(device)
+    model = FourM(initial.config_of(job)).to(device)
     trainer = Trainer(job, model, context.get_world_rank(), context.get_world_size())
     trainer.run(config["reporter"])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...infra import scratch
 from ...infra.configuration import RecipeError
 from ...modalities import BODY_POSE, MODALITIES, TOKENIZERS, Form, Kind, Tokenizer, class_names
+from ...pipelines.specialists.weight_files import digest
 from ...tokenize import class_lists
 from ...tokenize.conventions import PUBLISHED
 from ...tokenize.settings import CHANNELS, TextTokenizer, Tokenizers, TokenizerSettings
@@ -19,6 +20,17 @@ from ...tokenize.settings import CHANNELS, TextTokenizer, Tokenizers, TokenizerS
 if TYPE_CHECKING:
     from ...tokenize.networks.vqvae import VQConfig
     from ...tokenize.text.wordpiece import WordPiece
+
+
+def identity(settings: TextTokenizer | TokenizerSettings) -> dict[str, Any] | None:
+    """What a finished tokenizer is, for a fingerprint: its content or its name on the hub, and the frame that it is
+    said to have. None of one that is to be fitted: all of its settings count then."""
+    if settings.weights is None:
+        return None
+    here = Path(settings.weights)
+    what: dict[str, Any] = {"weights": digest(here) if here.exists() else [settings.weights, settings.revision]}
+    frame = None if isinstance(settings, TextTokenizer) else settings.frame
+    return what | ({"frame": frame} if frame else {})
 
 
 def resolve(
@@ -85,7 +97,8 @@ def resolve_text(text: TextTokenizer, modalities: Iterable[str], lists: Mapping[
         words = finished.load(place, text.revision)
     except (ValueError, OSError) as error:
         raise RecipeError(f"{where}: {error}") from None
-    if "vocab_size" in text.model_fields_set and text.vocab_size != words.vocab_size:
+    # The default is the paper's size, which nobody need have asked for.
+    if text.vocab_size not in (words.vocab_size, TextTokenizer.model_fields["vocab_size"].default):
         raise RecipeError(
             f"{where}: its vocab_size is {words.vocab_size}, the recipe says {text.vocab_size}; leave it out"
         )
@@ -158,8 +171,9 @@ def bring(
     problem = _problem(TOKENIZERS[name], settings, model.config, image_size, lists)
     if problem:
         raise ValueError(f"weights {settings.weights}: {problem}")
-    # What it will read are pictures in [-1, 1] already.
-    model.config = model.config.model_copy(update={"undo_std": False})
+    # What it will read are pictures in [-1, 1] already. A folder of ours says its frame itself.
+    frame = settings.frame or model.config.frame
+    model.config = model.config.model_copy(update={"undo_std": False, "frame": frame})
     local = Path(settings.weights)
     quality = tokenizer.read_quality(local) if local.is_dir() else {}
     tokenizer.save(model, folder, quality, class_lists.of_tokenizer(name, lists), name)

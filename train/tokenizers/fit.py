@@ -295,7 +295,8 @@ def batches(job: FitJob, name: str, rows: np.ndarray, rank: int, batch: int, sta
     def make(step: int) -> Any:
         # Each rank has rows of its own shards, and an order of its own.
         indices = batch_indices(job.seed + rank, step, batch, len(rows))
-        return to_input(name, resized(name, rows[indices], size_at(settings, job.image_size, job.seed, step)))
+        sized = resized(name, rows[indices], size_at(settings, job.image_size, job.seed, step))
+        return to_input(name, sized, settings.frame)
 
     prepared = prefetch((make(step) for step in range(start, settings.total_steps)), 1)
     for step, x in enumerate(prepared, start):

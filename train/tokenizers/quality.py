@@ -49,10 +49,11 @@ def quality(
     """
     assert not model.training
     device, form = next(model.parameters()).device, forms.form_of(name)
+    frame = getattr(model.config, "frame", None) if TOKENIZERS[name].form is Form.NORMALS else None
     total: forms.Sums = {}
     counts: torch.Tensor | None = None
     for rows in batches:
-        x = to_input(name, rows).to(device)
+        x = to_input(name, rows, frame).to(device)
         ids = model.encode(x)
         counts = _count(ids, model, counts)
         recon = reconstruct(model, ids, steps).float()
@@ -60,7 +61,7 @@ def quality(
         if TOKENIZERS[name].form is Form.COLORS:
             recon = recon.clamp(-1, 1)
             likeness = _likeness(recon, x, perceptual)
-        values = zip(to_values(name, recon), rows, likeness, strict=True)
+        values = zip(to_values(name, recon, frame), rows, likeness, strict=True)
         of_batch = [forms.sums(form, predicted, true) | more for predicted, true, more in values]
         total = forms.add([total, *of_batch] if total else of_batch)
     if counts is None:

@@ -99,7 +99,8 @@ def _evaluate(
             yield resized(name, rows[start : start + batch], job.image_size)
 
     measured = quality(name, model, pieces(), settings.validation_steps, perceptual)
-    x = inputs.to_input(name, resized(name, rows[: min(batch, _SPEED_SAMPLES)], job.image_size)).to(device)
+    few = resized(name, rows[: min(batch, _SPEED_SAMPLES)], job.image_size)
+    x = inputs.to_input(name, few, model.config.frame).to(device)
     with torch.inference_mode():
         ids = model.encode(x)
         encode = len(x) / _seconds(lambda: model.encode(x), device)
