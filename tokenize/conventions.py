@@ -56,6 +56,8 @@ def _ml4m() -> dict[str, Any]:
     each["tok_normal"]["frame"] = OMNIDATA
     # Its configurations of these tokenizers say imagenet_default_mean_and_std: True (cfgs/default/tokenization/vqvae).
     specialists = {name: {"normalization": "imagenet"} for name in ("clip", "imagebind", "imagebind_global")}
+    # Its depth is Omnidata's, of distances (docs/conventions.md).
+    specialists["depth"] = {"linear_in": "depth"}
     # Rests on one photo of apple/ml-4m's notebooks, see pipelines/specialists/classical/metadata.py.
     specialists["metadata"] = {"formulas": ML4M}
     return {

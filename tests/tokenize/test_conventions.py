@@ -26,7 +26,6 @@ from fourmill.tokenize import codecs, frames, tokenizer
 from fourmill.tokenize.conventions import PUBLISHED, applied
 from fourmill.tokenize.networks.vqvae import VQVAE, VQVAEConfig
 from fourmill.tokenize.text.wordpiece import WordPiece
-from fourmill.train.parallel import to_device
 from fourmill.train.pretrain import initial
 from fourmill.train.pretrain.trainer import Trainer
 
@@ -44,7 +43,7 @@ def test_every_tokenizer_is_named_and_the_recipe_counts() -> None:
     theirs = {"labels": {"specialists": {"metadata": {"specialist": "mine:Metadata"}}}}
     chosen = applied(bare | theirs)["labels"]["specialists"]
     assert chosen["metadata"] == {"specialist": "mine:Metadata"}, "its options are its own"
-    assert chosen["clip"] == {"normalization": "imagenet"}
+    assert chosen["clip"] == {"normalization": "imagenet"} and chosen["depth"] == {"linear_in": "depth"}
     assert recipes.parse(recipe.model_dump(mode="json")) == recipe, "the resolved recipe says the same"
 
 
@@ -200,10 +199,9 @@ def test_photos_to_a_training_step(tmp_path: Path, place: Path, shards: list[str
     trainer = Trainer(job, FourM(initial.config_of(job)))
     published = ml4m.load(place / "model")
     _, batch = next(trainer.loader.batches(0, job.settings.batch_size, 0, 1))
-    ours = to_device(batch, torch.device("cpu"))
-    theirs = replace(ours, values={"rgb@64": ours.values["rgb"]})  # 64 px have that name there
+    theirs = replace(batch, values={"rgb@64": batch.values["rgb"]})  # 64 px have that name there
     with torch.no_grad():
-        losses = [one.eval()(given).loss for one, given in ((trainer.model, ours), (published, theirs))]
+        losses = [one.eval()(given).loss for one, given in ((trainer.model, batch), (published, theirs))]
     torch.testing.assert_close(*losses, atol=1e-5, rtol=0)
     assert losses[0] > 1
 

@@ -40,7 +40,7 @@ def test_the_first_loss_is_the_references(job: TrainJob) -> None:
     trainer = Trainer(job, FourM(initial.config_of(job)))
     _, batch = next(trainer.loader.batches(0, job.settings.batch_size, 0, 1))
     window = Window(trainer.outputs, started=time.monotonic())
-    trainer.train_step(batch, window)
+    trainer.train_step(trainer.parts(batch), window)
     (entry,) = window.entries
     assert float(entry.loss) == pytest.approx(RECORDED["loss"], abs=1e-5)
     names = published_names(job.specs)
