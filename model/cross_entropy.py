@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from .cpu.linear import linear
 
-KEPT = 2**24  # logits, 64 MB in float32: fewer are kept, since one more product takes longer than they are worth
+KEPT = 2**22  # logits, 16 MB in float32: fewer are kept, since one more product takes longer than they are worth
 LOGITS = 2**26  # at a time
 
 

@@ -82,7 +82,7 @@ def check_batch(config: FourMConfig, batch: PackedBatch) -> None:
     """
     specs = config.modalities
     vocabulary = np.array([s.vocab_size for s in specs])
-    rows = np.array([batch.values[s.name].shape[1] if s.name in batch.values else 0 for s in specs])
+    rows = np.array([batch.values[s.name].shape[-2] if s.name in batch.values else 0 for s in specs])
     positions = np.array([position_rows(s) for s in specs])
     inputs = (batch.input_ids, batch.input_mod, batch.input_pos, batch.input_valid)
     targets = (batch.target_ids, batch.target_mod, batch.target_pos, batch.target_valid)

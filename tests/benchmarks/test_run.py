@@ -20,6 +20,7 @@ RUNS: list[tuple[str, str, int, bool]] = [
     ("masking", "--batch 8 --seconds 0.05", 4, False),
     ("loader", "--rows 64 --batch 16 --seconds 0.05", 4, False),
     ("remote_loader", "--milliseconds 1 --rows 32 --shards 2 --batch 16 --seconds 0.5", 1, True),
+    ("counts", "--sizes B XL --batch 16", 2, False),
     ("encode", "--image-size 32 --seconds 0 --device cpu --tiny", 1, False),
     ("train_step", "--size Ti --vocabulary 512 --batch 1 --steps 1 --eager", 4, True),
     ("generation", "--size Ti --vocabulary 512 --rounds 1 --text-tokens 2", 7, True),
@@ -73,6 +74,11 @@ def check(done: subprocess.CompletedProcess[str], script: str, arguments: str, r
 )
 def test_a_benchmark_prints_its_table(script: str, arguments: str, rows: int) -> None:
     check(run(script, arguments), script, arguments, rows)
+
+
+def test_counts_are_not_above_their_most() -> None:
+    done = run("counts", "--sizes XL")
+    assert done.stdout.rstrip().endswith("above benchmarks/counts.json: nothing"), done.stdout
 
 
 @pytest.mark.slow
