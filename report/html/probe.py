@@ -10,6 +10,7 @@ from ..probe import Probed, in_label
 from . import page
 from .gallery import TitledPanel
 
+_SIDE = 250  # pixels: four pictures in a row
 _LEDE = {
     "normal": "Mean components over the pixels of each wall, in the model's own axes; the truth in the label's, x "
     "right, y up, z toward the viewer.",
@@ -23,7 +24,7 @@ def render_probe(probed: Probed) -> str:
     rendered = probed.room.rendered
     truth = rendered.normal if probed.label == "normal" else rendered.depth
     figures = [
-        TitledPanel("the room", picture(rendered.rgb, "a rendered room")),
+        TitledPanel("the room", picture(rendered.rgb, "a rendered room", size=_SIDE)),
         TitledPanel("as the model says", _drawn(probed.label, probed.answer)),
         TitledPanel("turned into the label" if probed.found else "not clear", _drawn(probed.label, in_label(probed))),
         TitledPanel("true", _drawn(probed.label, truth)),
@@ -40,4 +41,4 @@ def render_probe(probed: Probed) -> str:
 
 
 def _drawn(label: str, values: np.ndarray) -> Panel:
-    return draw_normals(values) if label == "normal" else draw_depth(values)
+    return (draw_normals if label == "normal" else draw_depth)(values, size=_SIDE)
