@@ -135,6 +135,7 @@ def _compare(init: Init, name: str, learned: str, here: Here) -> None:
         )
     root = _RUN.fullmatch(init.weights)
     folder = storage.join(root[1], "tokenizers", name) if root else f"its root's tokenizers/{name}"
+    folder = folder if storage.is_local(folder) else f"a copy of {folder} on this machine"
     raise ValueError(
         f"train.init: {why}; set {_setting(name)}.weights to {folder}, or learn new tables of tokens: {_fresh(init)}"
     )
