@@ -190,15 +190,13 @@ def test_another_model_makes_only_its_label_again(run: Run) -> None:
     from fourmill_tests.tiny import dense as tiny_dense
 
     other = tiny_dense.dpt(run.folder / "models" / "dpt")
-    changed = recipes.load(run.folder / "recipe.yaml", [f"labels.specialists.depth.weights={other}"])
+    swap = [f"labels.specialists.depth.weights={other}", "labels.specialists.depth.predicts=inverse_depth"]
+    changed = recipes.load(run.folder / "recipe.yaml", swap)
     before, after = data.outputs(run.recipe, tokens=False), data.outputs(changed, tokens=False)
     assert {name for name in before if before[name].fingerprint != after[name].fingerprint} == {
         "labels/depth",
         "labels/metadata",
     }
-    chosen = recipes.load(
-        run.folder / "recipe.yaml",
-        [f"labels.specialists.depth.weights={other}", "labels.keep=[depth]", f"root={run.folder / 'other'}"],
-    )
+    chosen = recipes.load(run.folder / "recipe.yaml", [*swap, "labels.keep=[depth]", f"root={run.folder / 'other'}"])
     (record,) = [r for r in data.make(chosen, data.outputs(chosen, tokens=False)) if r.shard == "val-00000"][-1:]
     assert record.output == "labels/depth" and record.nulls == 0
