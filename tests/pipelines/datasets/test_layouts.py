@@ -63,7 +63,10 @@ def test_diode_is_measured_where_its_mask_is(tmp_path: Path) -> None:
     _, by_key = members("diode", tmp_path / "diode", tmp_path / "out", "depth.npy", "normal.npy")
     judges = {name: Maps(Form(form), HEIGHT, Truth(member=name), ()) for form, name in
               (("normals", "normal.npy"), ("depth", "depth.npy"))}  # fmt: skip
-    known = {name: [judge.of_truth(one[name], (1, 1)) for one in by_key.values()] for name, judge in judges.items()}
+    known = {
+        name: [judge.of_truth(one[name], truth.Frame(1, 1)) for one in by_key.values()]
+        for name, judge in judges.items()
+    }
     facing = np.tile(np.array([0, 0, 1], np.float32), (HEIGHT, HEIGHT, 1))
     found = values(judges["normal.npy"], [(facing, None)] * 3, known["normal.npy"])
     assert found["mean_degrees"] == pytest.approx(np.degrees(np.arccos(0.8)), abs=0.02)
@@ -114,7 +117,7 @@ def test_coco_miou_is_that_of_counting_pixels(tmp_path: Path) -> None:
     datasets.coco(tmp_path / "coco")
     _, by_key = members("coco", tmp_path / "coco", tmp_path / "out", "semseg.png")
     judge = Maps(Form.CLASSES, SIDE, Truth(member="semseg.png"), COCO_PANOPTIC_CLASSES)
-    known = [judge.of_truth(one["semseg.png"], (SIDE, SIDE)) for one in by_key.values()]
+    known = [judge.of_truth(one["semseg.png"], truth.Frame(SIDE, SIDE)) for one in by_key.values()]
     sky = np.full((SIDE, SIDE), COCO_PANOPTIC_CLASSES.index("sky-other-merged"), np.uint8)
     person, cat, strip = 60 * 80 - 20 * 20, 120 * 60, 56 * SIDE
     open_sky = SIDE * SIDE - person - cat
@@ -144,7 +147,7 @@ def test_coco_masks_are_measured_as_by_its_tool(tmp_path: Path) -> None:
         coded = [mask.encode(np.asfortranarray(one)) for one in said]
         results += [{"image_id": int(key), "category_id": 1, "score": 1.0, "segmentation": one} for one in coded]
     judge = Instances(Truth(member="instances.json"))
-    known = [judge.of_truth(by_key[key]["instances.json"], (SIDE, SIDE)) for key in keys]
+    known = [judge.of_truth(by_key[key]["instances.json"], truth.Frame(SIDE, SIDE)) for key in keys]
     found = list(values(judge, answers, known).values())
     assert 0 < found[0] < 1 and found == pytest.approx(of_tool(tmp_path / "coco", results, "segm"))
 
@@ -164,7 +167,7 @@ def test_coco_boxes_are_measured_as_by_its_tool(tmp_path: Path) -> None:
             left, top, right, bottom = (SIDE * edge for edge in one["box"])
             box = {"category_id": numbers[one["label"]], "bbox": [left, top, right - left, bottom - top]}
             results.append({"image_id": int(key), "score": 1.0, **box})
-    known = [judge.of_truth(by_key[key]["boxes.json"], (SIDE, SIDE)) for key in keys]
+    known = [judge.of_truth(by_key[key]["boxes.json"], truth.Frame(SIDE, SIDE)) for key in keys]
     found = list(values(judge, answers, known).values())
     assert 0 < found[0] < 1 and found == pytest.approx(of_tool(tmp_path / "coco", results, "bbox"))
 
@@ -185,7 +188,7 @@ def test_imagenet_has_classes_for_neighbours(tmp_path: Path) -> None:
     assert written.truth == {"classes": "cls"} and "2 classes, by the names of their folders" in written.notes
     assert all(one["jpg"].startswith(b"\xff\xd8") for one in by_key.values())
     judge = Neighbours(Truth(member="cls"))
-    known = {key: judge.of_truth(one["cls"], (1, 1)) for key, one in by_key.items()}
+    known = {key: judge.of_truth(one["cls"], truth.Frame(1, 1)) for key, one in by_key.items()}
     assert sorted(known.values()) == 6 * ["n02085620"] + 4 * ["n02123045"]
     cat, dog = np.array([1.0, 0.1]), np.array([0.1, 1.0])
     vectors = {key: cat if name == "n02123045" else dog for key, name in known.items()}
