@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from circumstances import state
-from torch.utils._python_dispatch import TorchDispatchMode
+from circumstances import ROOT, state
 from torch.utils.flop_counter import FlopCounterMode
 from train_step import BUDGET, random_batch, specs_of
 
@@ -34,25 +33,10 @@ from fourmill.model.fourm import FourM
 from fourmill.train.flops import step_flops
 from fourmill.train.pretrain.parts import parts_of
 
+sys.path.insert(0, str(ROOT / "tests/support"))
+from fourmill_tests.counted.operations import Operations
+
 MOST: dict[str, float] = json.loads(Path(__file__).with_suffix(".json").read_text())
-
-
-class Operations(TorchDispatchMode):
-    """FLOPs of products with rows that are not aligned, and operations on booleans."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.products = self.unaligned = self.booleans = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name in ("mm", "addmm"):
-            a, b = args[-2:]
-            flops = 2 * a.shape[0] * a.shape[1] * b.shape[1]
-            self.products += flops
-            self.unaligned += flops * any(stride % 8 for x in (a, b) for stride in x.stride() if stride > 1)
-        self.booleans += any(isinstance(x, torch.Tensor) and x.dtype == torch.bool for x in args)
-        return func(*args, **(kwargs or {}))
 
 
 class Kept:

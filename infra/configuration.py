@@ -5,6 +5,8 @@ Nothing here knows what the settings mean. `RecipeError` is what every part rais
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,18 @@ def yaml_mistake(error: yaml.YAMLError) -> str:
     mark = error.problem_mark or error.context_mark
     place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
     return place + ", ".join(part for part in (error.problem, error.context) if part)
+
+
+def of_texts(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Settings from the header of a safetensors file, which holds each as the text of a Python literal or as a word."""
+
+    def value(text: str) -> Any:
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+
+    return {name: value(text) for name, text in texts.items()}
 
 
 def dump(data: Any) -> str:

@@ -8,7 +8,6 @@ config.json (the header of the weights then holds it, as strings), and may have 
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import warnings
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from ..infra import storage, sums
+from ..infra import configuration, storage, sums
 from ..infra.explain import explain
 from .networks.arch import is_diffusion
 from .networks.divae import DiVAE, DiVAEConfig
@@ -178,14 +177,7 @@ def _read_header(weights: Path) -> dict[str, Any]:
         ) from error
     if "enc_type" not in texts:
         raise ValueError(f"tokenizer: found no {weights.parent / CONFIG}, and no settings in the header of {weights}")
-    return {name: _literal(text) for name, text in texts.items()}
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    return configuration.of_texts(texts)
 
 
 def read_quality(folder: str | Path) -> dict[str, float]:

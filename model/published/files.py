@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ...infra.configuration import of_texts
 from ..checkpoint import CONFIG, WEIGHTS, read_config, read_shapes, read_weights
 
 
@@ -64,7 +64,7 @@ def _config(folder: Path, header: Mapping[str, str]) -> dict[str, Any]:
     """The configuration of a folder, or of the header of its weights; {} if neither has one."""
     if (folder / CONFIG).is_file():
         return read_config(folder / CONFIG)
-    return {key: _literal(value) for key, value in header.items()} if "domains_in" in header else {}
+    return of_texts(header) if "domains_in" in header else {}
 
 
 def check_hub(hub_id: str, revision: str | None = None) -> None:
@@ -92,11 +92,3 @@ def download(hub_id: str, revision: str | None, files: Sequence[str] = (WEIGHTS,
             f"{hub_id}: no such folder, and the Hugging Face Hub did not give it: {error}; check the id and the "
             "network, or give a folder with model.safetensors"
         ) from error
-
-
-def _literal(text: str) -> Any:
-    """A value from the header, where everything is the string of a Python literal or a plain word."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

@@ -5,14 +5,13 @@ No tensor is read and no model is built, so that a 12 GB checkpoint in a bucket 
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 import posixpath
 from collections import Counter
 from typing import Any
 
-from ...infra import ledger, storage
+from ...infra import configuration, ledger, storage
 from ...modalities import MODALITIES
 from ...model.published.names import local_name
 from ...tokenize.codecs import WORDPIECE_FILES
@@ -87,15 +86,8 @@ def model_config(folder: str) -> dict[str, Any] | None:
     if storage.exists(storage.join(folder, CONFIG)):
         return read_json(storage.join(folder, CONFIG))
     _, metadata = safetensors_header(storage.join(folder, WEIGHTS))
-    config = {name: _literal(value) for name, value in metadata.items()}
+    config = configuration.of_texts(metadata)
     return config if "domains_in" in config else None
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def inspect_checkpoint(path: str, folder: str, config: dict[str, Any]) -> Inspection:

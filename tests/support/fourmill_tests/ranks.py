@@ -18,6 +18,7 @@ from fourmill.train import checkpoint
 from fourmill.train.pretrain.window import Window
 
 from . import training
+from .counted.operations import counting
 
 SHARDED: dict[str, Any] = {
     "parallel": "fsdp", "accumulate": 2, "clip_norm": 0.5, "ema": 0.5, "activation_checkpointing": True,
@@ -62,12 +63,8 @@ def compiles(folder: Path, rank: int, world: int) -> None:
     made until the first step, the first validation, and the end."""
     graphs: list[int] = []
 
-    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
-        graphs.append(len(graph.graph.nodes))
-        return graph
-
     compiled = FourM.compile_blocks
-    FourM.compile_blocks = partialmethod(compiled, backend=backend, fullgraph=True)  # type: ignore[assignment]
+    FourM.compile_blocks = partialmethod(compiled, backend=counting(graphs), fullgraph=True)  # type: ignore[assignment]
     try:
         made = training.trainer(training.job(folder, parallel="fsdp", compile=True, steps=20), rank, world)
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fourmill_tests import runs, training
-from torch.utils._python_dispatch import TorchDispatchMode
+from fourmill_tests.counted.operations import Operations, counting
 
 from fourmill.model.batch import PackedBatch
 from fourmill.model.config import FourMConfig
@@ -20,39 +19,11 @@ from fourmill.model.fourm import FourM
 from fourmill.model.prepare import TargetGroups, group_targets, only_shown
 from fourmill.train.pretrain.trainer import Trainer, Window
 
-# Operations whose result the host must know before it goes on: values read back, and shapes that depend on values.
-WAITS = {
-    "_local_scalar_dense", "nonzero", "masked_select", "unique_consecutive", "_unique2", "unique_dim", "item", "equal",
-    "is_nonzero", "bincount", "repeat_interleave",
-}  # fmt: skip
-
-
-class Waits(TorchDispatchMode):
-    """Counts operations by name: those that wait for the device, indexing by booleans among them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: Counter[str] = Counter()
-        self.waits: Counter[str] = Counter()
-        self.booleans = 0  # operations on masks
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        self.seen[name] += 1
-        tensors = [x for x in args if isinstance(x, torch.Tensor)]
-        self.booleans += any(x.dtype == torch.bool for x in tensors)
-        indices = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else []
-        boolean = any(isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in indices)
-        # One tensor to another device is a copy back to the host; there is no other device here to copy to.
-        if name in WAITS or boolean:
-            self.waits[name] += 1
-        return func(*args, **(kwargs or {}))
-
 
 def test_the_counter_counts() -> None:
     x = torch.arange(4.0)
     for wait in (lambda: x[0].item(), lambda: x[x > 1], lambda: bool(x.sum()), lambda: x.nonzero()):
-        with Waits() as mode:
+        with Operations() as mode:
             wait()
         assert mode.waits, "an operation that waits was not seen"
 
@@ -75,7 +46,7 @@ def test_no_operation_of_a_step_waits(one: Trainer) -> None:
     batch, _, _ = batch_of(one)
     window = Window(one.outputs)
     parts = one.parts(batch)  # made beside the step
-    with Waits() as mode:
+    with Operations() as mode:
         one.train_step(parts, window)
         one.train_step(parts, window)
     assert mode.seen["addmm"] + mode.seen["mm"] > 50, "the step was not seen"
@@ -102,7 +73,7 @@ def test_masks_are_made_once_for_all_blocks(one: Trainer) -> None:
     counts = []
     for depth in (1, 6):
         model = FourM(replace(one.model.config, encoder_depth=depth, decoder_depth=depth))
-        with Waits() as mode:
+        with Operations() as mode:
             model(batch, groups=groups)
         counts.append(mode.booleans)
     assert 0 < counts[0] == counts[1]
@@ -116,28 +87,12 @@ def test_products_have_aligned_rows(one: Trainer, size: str) -> None:
         config = replace(FourMConfig.preset(size, specs), encoder_depth=1, decoder_depth=1)
         model = FourM(config)
         x, context = torch.empty(8, 64, config.dim), torch.empty(8, 64, config.dim)
-    with Products() as products:
+    with Operations() as operations:
         model.decoder[0](model.encoder[0](x, None), context, None, None).sum().backward()
-    assert products.flops > 0 and products.unaligned == 0
+    assert operations.products > 0 and operations.unaligned == 0
     assert {tuple(p.shape) for p in model.encoder[0].mlp.parameters()} == {
         (config.mlp_hidden, config.dim), (config.dim, config.mlp_hidden)
     }, "the zeros are no parameters"  # fmt: skip
-
-
-class Products(TorchDispatchMode):
-    """FLOPs of matrix products, and of those of which a matrix has rows that are not multiples of 8 numbers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flops = self.unaligned = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket.__name__ in ("mm", "addmm"):
-            a, b = args[-2:]
-            flops = 2 * a.shape[0] * a.shape[1] * b.shape[1]
-            self.flops += flops
-            self.unaligned += flops * any(stride % 8 for x in (a, b) for stride in x.stride() if stride > 1)
-        return func(*args, **(kwargs or {}))
 
 
 def test_only_what_is_shown_goes_to_the_device(one: Trainer) -> None:
@@ -164,7 +119,7 @@ def test_gradients_are_scaled_only_if_asked(tmp_path: Path, clip_norm: float | N
     one = training.trainer(training.job(tmp_path, clip_norm=clip_norm))
     for p in one.weights.parameters:
         p.grad = torch.ones_like(p)
-    with Waits() as mode:
+    with Operations() as mode:
         norm = one._norm(clip_norm)
     size = sum(p.numel() for p in one.weights.parameters)
     assert norm.item() == pytest.approx(size**0.5)
@@ -192,13 +147,9 @@ def test_validation_between_steps_compiles_nothing_new(tmp_path: Path, averaged:
     """Two graphs with gradients, two without, whatever the depth; under autocast, with its parameters or averages."""
     graphs: list[int] = []
 
-    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
-        graphs.append(len(graph.graph.nodes))
-        return graph
-
     torch._dynamo.reset()
     one = training.trainer(training.job(tmp_path, precision="bf16", ema=0.9 if averaged else 0.0, accumulate=2))
-    one.model.compile_blocks(backend=backend, fullgraph=True)
+    one.model.compile_blocks(backend=counting(graphs), fullgraph=True)
     batches = one.loader.made(one.parts, 0, 8)
     counts = []
     for step in range(20):
@@ -215,15 +166,11 @@ def test_blocks_of_a_side_share_a_graph(one: Trainer, tmp_path: Path) -> None:
     _, batch, groups = batch_of(one)
     compiled: list[int] = []
 
-    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
-        compiled.append(len(graph.graph.nodes))
-        return graph
-
     torch._dynamo.reset()
     torch.manual_seed(0)
     model = FourM(one.model.config)
     expected = model(batch, groups=groups).loss
-    model.compile_blocks(backend=backend, fullgraph=True)
+    model.compile_blocks(backend=counting(compiled), fullgraph=True)
     for _ in range(2):
         loss = model(batch, groups=groups).loss
     assert len(compiled) == 2, "the blocks of the encoder, and those of the decoder"
