@@ -62,14 +62,17 @@ def hub_settings(name: str, revision: str | None = None) -> dict[str, Any]:
 
 
 def fetch(name: str, revision: str | None, files: list[str]) -> Path:
-    """A folder with those of the files that a hub id has, which are fetched if they are not here. ValueError if it
-    cannot be asked, or knows no such id."""
+    """A folder with those of the files that a hub id has, fetched if they are not here; "spaces/org/name" is a space.
+
+    ValueError if the hub cannot be asked, or knows no such id.
+    """
     # Imported here: it takes a while, and most runs fit their own tokenizers.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    kind, repository = ("space", name.removeprefix("spaces/")) if name.startswith("spaces/") else ("model", name)
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
+        return Path(snapshot_download(repository, repo_type=kind, revision=revision, allow_patterns=files))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
             f"tokenizer: could not fetch {name!r} (revision {revision or 'main'}) from the Hugging Face hub: {error}; "

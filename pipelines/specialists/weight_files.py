@@ -17,9 +17,9 @@ from ...infra import storage
 
 _SMALL = 2**20  # bytes: sums of larger files are kept
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_LFS = b"version https://git-lfs"  # how the file begins that git leaves in place of a large one
+LFS = b"version https://git-lfs"  # how the file begins that git leaves in place of a large one
 _PART = re.compile(r"(.+)-(\d{1,6})-of-(\d{1,6})\.safetensors")
-_PARTS = ("*.incomplete", "*.part", "*.crdownload", "*.aria2")  # of downloads that are not finished
+UNFINISHED = (".incomplete", ".part", ".crdownload", ".aria2")  # how names of downloads end until they are whole
 
 
 def is_pickle(name: str) -> bool:
@@ -73,12 +73,12 @@ def _problem(file: Path, label: str, allow_pickle: bool) -> str:
 
 
 def _unfinished(path: Path) -> list[Path]:
-    return sorted(file for pattern in _PARTS for file in path.rglob(pattern)) if path.is_dir() else []
+    return sorted(file for ending in UNFINISHED for file in path.rglob(f"*{ending}")) if path.is_dir() else []
 
 
 def _is_pointer(file: Path) -> bool:
     with open(file, "rb") as stream:
-        return stream.read(len(_LFS)) == _LFS
+        return stream.read(len(LFS)) == LFS
 
 
 def _is_whole(file: Path) -> bool:

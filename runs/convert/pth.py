@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ...infra import scratch, storage
+from ...pipelines.specialists import weight_files
 
 ENDINGS = (".pth", ".pt", ".bin", ".ckpt")
-# What programs that download call a file until it is whole.
-UNFINISHED = (".part", ".partial", ".incomplete", ".crdownload", ".download", ".aria2", ".tmp")
-_LFS = b"version https://git-lfs"
+# What programs that download call a file until it is whole; some of these endings other files have as well.
+UNFINISHED = (*weight_files.UNFINISHED, ".partial", ".download", ".tmp")
 _FORBIDDEN = re.compile(r"(?:GLOBAL|class|global:?) ([\w.]+\.\w+)")
 
 
@@ -81,7 +81,7 @@ def check(path: Path) -> None:
         raise ValueError(f"{path}: a download that is not finished; finish it, or download the file again")
     if not size:
         raise ValueError(f"{path}: the file is empty; copy or download it again")
-    if head.startswith(_LFS):
+    if head.startswith(weight_files.LFS):
         meant = re.search(rb"size (\d+)", head)
         whole = f" for a file of {int(meant[1]):,} bytes" if meant else ""
         raise ValueError(f"{path}: only a pointer of Git LFS{whole}; run `git lfs pull` where it was cloned")

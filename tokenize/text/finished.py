@@ -15,7 +15,7 @@ from .wordpiece import COORDINATES, WordPiece
 
 FILE = "tokenizer.json"
 FILES = (FILE, "config.json", "sums.json", "text_tokenizer*.json")
-_HUB_ID = re.compile(r"(spaces/)?(\w[\w.-]*/\w[\w.-]*)", re.ASCII)
+_HUB_ID = re.compile(r"(?:spaces/)?\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
 def place(weights: str) -> str:
@@ -72,16 +72,8 @@ def _file(path: Path) -> Path:
 
 
 def _fetched(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from ..ml4m import fetch
 
-    if (match := _HUB_ID.fullmatch(name)) is None:
+    if _HUB_ID.fullmatch(name) is None:
         raise ValueError(f"{name}: there is no such file or folder, and it is no hub id")
-    kind = "space" if match[1] else "model"
-    try:
-        return Path(snapshot_download(match[2], repo_type=kind, revision=revision, allow_patterns=list(FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
-            f"could not fetch {name!r} (revision {revision or 'main'}) from the Hugging Face hub: {error}; check the "
-            "name and the connection, or give a file"
-        ) from error
+    return fetch(name, revision, list(FILES))

@@ -13,7 +13,6 @@ import torch
 from fourmill_tests import data
 from fourmill_tests.tiny import hub as hubs
 from fourmill_tests.tiny.hub import Hub, Model
-from huggingface_hub import constants
 from pydantic import Field
 
 from fourmill.pipelines.specialists import pins
@@ -35,9 +34,7 @@ class Probe(Pretrained):
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with hubs.serve() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with hubs.alone(tmp_path, monkeypatch) as server:
         server.models["org/depth"] = Model(FILES, sums={"pytorch_model.bin": "ab" * 32})
         yield server
 

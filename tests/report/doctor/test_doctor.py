@@ -13,7 +13,6 @@ from fourmill_tests import data
 from fourmill_tests.s3 import S3
 from fourmill_tests.tiny import hub as hubs
 from fourmill_tests.tiny.hub import Hub, Model
-from huggingface_hub import constants
 from safetensors.numpy import save_file
 
 from fourmill.pipelines.specialists import pins
@@ -42,11 +41,7 @@ class Needy(Specialist):
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with hubs.serve() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with hubs.alone(tmp_path, monkeypatch) as server:
         yield server
 
 

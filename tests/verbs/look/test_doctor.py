@@ -11,16 +11,13 @@ import yaml
 from fourmill_tests import data, runs
 from fourmill_tests.tiny import hub as hubs
 from fourmill_tests.tiny.hub import Hub, Model
-from huggingface_hub import constants
 
 QUICK = ("--measure", "0", "--for", "cpux4")
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with hubs.serve() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with hubs.alone(tmp_path, monkeypatch) as server:
         yield server
 
 

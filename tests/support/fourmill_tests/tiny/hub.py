@@ -11,8 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+
+import pytest
+from huggingface_hub import constants
 
 COMMIT = "c0ffee" + "0" * 34
 
@@ -108,6 +112,17 @@ class Hub:
             return 404, {"X-Error-Code": "EntryNotFound"}, b""
         size = str(model.files[file])
         return 302, {"Location": "http://127.0.0.1:9/storage", "X-Linked-Size": size, "X-Repo-Commit": COMMIT}, b""
+
+
+@contextmanager
+def alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """`serve` as the only hub: without a token of this machine, and with an empty cache."""
+    with serve() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+        yield server
 
 
 @contextmanager
