@@ -54,13 +54,13 @@ def compare(
     """Images a second of the bare encoder and of all of encoding, medians of turns within `budget` seconds."""
     model = VQVAE(config).to(device).eval()
     crops = np.random.default_rng(0).integers(0, 256, (batch, image_size, image_size, 3), dtype=np.uint8)
-    ready = to_input("tok_rgb", crops).to(device)
+    ready = to_input("tok_rgb", crops, device=device)
 
     def bare() -> None:
         model.encoder(ready)
 
     def whole() -> None:
-        model.encode(to_input("tok_rgb", crops).to(device)).flatten(1).cpu().numpy().astype(np.uint16)
+        model.encode(to_input("tok_rgb", crops, device=device)).flatten(1).cpu().numpy().astype(np.uint16)
 
     times: tuple[list[float], list[float]] = ([], [])
     with torch.inference_mode():

@@ -123,7 +123,7 @@ class FittedTokenizer:
 
         from .inputs import to_input
 
-        x = to_input(self.name, rows, self.model.config.frame).to(self.device)
+        x = to_input(self.name, rows, self.model.config.frame, self.device)
         try:
             with torch.inference_mode():
                 ids = self.model.encode(x)

@@ -124,32 +124,47 @@ def _half(tokenizer: str, values: np.ndarray) -> np.ndarray:
     return half
 
 
-def to_input(tokenizer: str, rows: np.ndarray, frame: str | None = None) -> torch.Tensor:
-    """Rows of `examples` as a tokenizer's input: float32 (n, C, H, W) or (n, D), or class ids int64 (n, H, W).
+def to_input(
+    tokenizer: str, rows: np.ndarray, frame: str | None = None, device: str | torch.device = "cpu"
+) -> torch.Tensor:
+    """Rows of `examples` as a tokenizer's input on a device: float32 (n, C, H, W) or (n, D), or class ids int64
+    (n, H, W).
 
     Args:
         frame: of the normals that the tokenizer reads and gives, see frames.py; None for the declared one.
 
     ValueError if the rows are not what the tokenizer reads.
     """
-    entry = _known(tokenizer)
-    if entry.form is Form.CLASSES:
-        _expect(tokenizer, rows, np.uint8, 3)
-        ids = torch.from_numpy(np.ascontiguousarray(rows)).long()
+    return from_stored(tokenizer, stored(tokenizer, rows, frame).to(device))
+
+
+def stored(tokenizer: str, rows: np.ndarray, frame: str | None = None) -> torch.Tensor:
+    """Rows of `examples`, checked, as a tensor of their own dtype: what goes to a device, a byte for each value of a
+    picture where its input has four. Arguments and errors as in `to_input`."""
+    form = _known(tokenizer).form
+    if form in (Form.CLASSES, Form.COLORS, Form.EDGES):
+        _expect(tokenizer, rows, np.uint8, 4 if form is Form.COLORS else 3)
+    else:
+        _expect(tokenizer, rows, None, {Form.VECTOR: 2, Form.DEPTH: 3}.get(form, 4))
+    if frame is not None and form is Form.NORMALS:
+        rows = frames.turn(rows, frames.DECLARED, frame)
+    return torch.from_numpy(np.ascontiguousarray(rows))
+
+
+def from_stored(tokenizer: str, rows: torch.Tensor) -> torch.Tensor:
+    """What `stored` gives, on any device, as the tokenizer's input there."""
+    form = _known(tokenizer).form
+    if form is Form.CLASSES:
+        ids = rows.long()
         # 4M: class c is c + 1, and no class is 0. Masks are 0 and 1 already.
         return ids if tokenizer == SAM_MASK else (ids + 1) % (NO_CLASS + 1)
-    if entry.form in (Form.COLORS, Form.EDGES):
-        colors = entry.form is Form.COLORS
-        _expect(tokenizer, rows, np.uint8, 4 if colors else 3)
-        pixels = torch.from_numpy(np.ascontiguousarray(rows if colors else rows[..., None]))
+    if form in (Form.COLORS, Form.EDGES):
+        pixels = rows if form is Form.COLORS else rows[..., None]
         return pixels.movedim(-1, 1).to(torch.float32).div_(127.5).sub_(1).contiguous()
-    _expect(tokenizer, rows, None, {Form.VECTOR: 2, Form.DEPTH: 3}.get(entry.form, 4))
-    if frame is not None and entry.form is Form.NORMALS:
-        rows = frames.turn(rows, frames.DECLARED, frame)
-    values = torch.from_numpy(np.ascontiguousarray(rows)).float()
-    if entry.form is Form.VECTOR:
+    values = rows.float()
+    if form is Form.VECTOR:
         return values
-    if entry.form is Form.DEPTH:
+    if form is Form.DEPTH:
         return standardize_depth(values)[:, None]
     return values.movedim(-1, 1).contiguous()
 
@@ -183,7 +198,7 @@ def standardize_depth(depth: torch.Tensor) -> torch.Tensor:
     kept = values[:, int(_TRUNCATED * count) : int((1 - _TRUNCATED) * count)]
     mean = kept.mean(dim=1)[:, None, None]
     # The variance of fewer than two values is NaN.
-    variance = kept.var(dim=1) if kept.shape[1] > 1 else torch.zeros(len(depth))
+    variance = kept.var(dim=1) if kept.shape[1] > 1 else kept.new_zeros(len(depth))
     return (depth - mean) / (variance[:, None, None] + 1e-6).sqrt()
 
 

@@ -112,7 +112,7 @@ class TokenizerSettings(BaseModel):
     weight_decay: Weight = 0.05
     clip_norm: Weight = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    compile: bool = False
+    compile: bool | None = None  # on CUDA unless said
     hflip: Share = 0.5
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.8
     frame: str | None = None  # of normals that it reads and gives, if it is not the declared one

@@ -93,6 +93,7 @@ class Diffusion:
     def __init__(self, alphas: torch.Tensor, prediction: Prediction) -> None:
         """`alphas` as from `alphas_cumprod`."""
         self.alphas, self.prediction = alphas, prediction
+        self._there = alphas  # where the last batch was: another copy for each would wait for the device
 
     def __len__(self) -> int:
         return len(self.alphas)
@@ -113,7 +114,9 @@ class Diffusion:
 
     def _weights(self, t: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # One weight for each sample, with axes that broadcast over (C, H, W).
-        alphas = self.alphas.to(like.device)[t].view(-1, *[1] * (like.ndim - 1))
+        if self._there.device != like.device:
+            self._there = self.alphas.to(like.device)
+        alphas = self._there[t].view(-1, *[1] * (like.ndim - 1))
         return alphas.sqrt(), (1 - alphas).sqrt()
 
     def clean(self, output: torch.Tensor, x_t: torch.Tensor, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,8 +19,8 @@ from torch import nn
 
 from . import unet, uvit
 from .diffusion import Diffusion, Prediction, alphas_cumprod, sampling_steps
-from .memcodes import on_device
 from .mlp import is_mlp
+from .quantize import on_device
 from .vit import ViTEncoder, ViTSize
 from .vqvae import VQ, StepOutput, VQConfig, seeded, unknown_type
 
@@ -201,6 +201,12 @@ class DiVAE(VQ):
     def step(self, x: torch.Tensor, generator: torch.Generator | None = None) -> StepOutput:
         """What a training step compares, see `VQVAE.step`; the target is x, the noise or the velocity."""
         return self(x, generator)
+
+    def unread_parameters(self) -> list[nn.Parameter]:
+        """Those that no step of a fit reads, and that get no gradient: what stands for a code that is dropped."""
+        if self.config.cls_free_guidance_dropout:
+            return []
+        return [p for name, p in self.decoder.named_parameters() if name.endswith("mask_token")]
 
     def _check_size(self, x: torch.Tensor) -> None:
         height, width = x.shape[2:]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .quantize import row_chunks
+from .quantize import on_device, row_chunks
 
 _TEMPERATURE = 1.0
 
@@ -26,7 +26,8 @@ class Memcodes(nn.Module):
         super().__init__()
         if dim % heads:
             raise ValueError(f"Memcodes: got latent_dim {dim} and num_codebooks {heads}; expected a multiple of it")
-        self.heads, self.scale, self.last_replaced = heads, (dim // heads) ** -0.5, 0
+        self.heads, self.scale = heads, (dim // heads) ** -0.5
+        self.last_replaced = 0.0
         # Names and order of the parameters are the reference's: state dicts and seeds depend on them.
         self.codes = nn.Parameter(torch.randn(heads, codebook_size, dim // heads))
         self.to_k = _PerHead(heads, dim // heads)
@@ -70,7 +71,8 @@ class Memcodes(nn.Module):
             soft = ((scores - noise) / _TEMPERATURE).softmax(2)
             ids = soft.argmax(2)
             # The value of the draw, the gradient of the softmax.
-            drawn = F.one_hot(ids, soft.shape[2]).to(soft.dtype) - soft.detach() + soft
+            # Not F.one_hot, which waits for the device to compare ids with the number of codes.
+            drawn = torch.zeros_like(soft).scatter_(2, ids[..., None], 1) - soft.detach() + soft
             values = drawn @ self.to_v(self.codes)
         return self._merge(values, torch.Size((len(z), *z.shape[2:]))), zero, self._grid(ids, z.shape)
 
@@ -98,11 +100,3 @@ class _PerHead(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x @ self.weight
-
-
-def on_device(generator: torch.Generator | None, device: torch.device) -> torch.Generator | None:
-    """A generator for draws on `device`, seeded by one draw of a CPU generator; None stays None."""
-    if generator is None or device.type == generator.device.type:
-        return generator
-    seed = int(torch.randint(2**62, (), generator=generator))
-    return torch.Generator(device).manual_seed(seed)

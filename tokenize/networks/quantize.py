@@ -53,8 +53,8 @@ class Codebook(nn.Module):
         return torch.cat([(chunk @ codes_LK).argmax(1) for chunk in row_chunks(latents_NL, len(self.embed))])
 
     @torch.no_grad()
-    def update(self, latents_NL: torch.Tensor, ids_N: torch.Tensor) -> int:
-        """One EMA step from a batch of latents and their codes; returns the number of codes replaced."""
+    def update(self, latents_NL: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
+        """One EMA step from a batch of latents and their codes; returns the number of codes replaced, a scalar."""
         latents = F.normalize(latents_NL.to(self.embed.dtype), dim=1)
         counts, sums = self._counts_and_sums(latents, ids_N)
         # A code that no latent takes stays where it is; its count alone decays.
@@ -62,11 +62,12 @@ class Codebook(nn.Module):
         codes = F.normalize(self.embed, dim=1)
         means = torch.where(used, F.normalize(sums / counts.clamp(min=1)[:, None], dim=1), codes)
         self.embed.lerp_(means, 1 - self.decay)
-        return self._replace_dead(latents, counts) if self.threshold > 0 else 0
+        return self._replace_dead(latents, counts) if self.threshold > 0 else counts.new_zeros(())
 
     def _counts_and_sums(self, latents: torch.Tensor, ids_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents of each code (K,) and their sum (K, L), over all ranks; the cluster sizes take their step."""
-        counts = torch.bincount(ids_N, minlength=self.embed.shape[0]).to(latents.dtype)
+        # Not torch.bincount, which waits for the device to learn how many codes there are.
+        counts = latents.new_zeros(len(self.embed)).index_add_(0, ids_N, latents.new_ones(len(ids_N)))
         sums = torch.zeros_like(self.embed).index_add_(0, ids_N, latents)
         # Sums, not means, over ranks: two ranks learn what one would from both batches.
         if is_distributed():
@@ -75,23 +76,27 @@ class Codebook(nn.Module):
         self.cluster_size.lerp_(counts, 1 - self.decay)
         return counts, sums
 
-    def _replace_dead(self, latents: torch.Tensor, counts: torch.Tensor) -> int:
-        dead = torch.nonzero(self.cluster_size < self.threshold)[:, 0]
-        if len(dead) == 0:
-            return 0
-        # With more dead codes than latents some are picked twice; later updates move the copies apart.
-        order = torch.randperm(len(latents), generator=self.generator)
-        picks = order.repeat(-(-len(dead) // len(latents)))[: len(dead)]
-        fresh = latents[picks.to(latents.device)]
+    def _replace_dead(self, latents: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        dead = self.cluster_size < self.threshold
+        # A look at a GPU would wait for it; there nothing depends on how many codes are dead.
+        if dead.device.type == "cpu" and not dead.numpy().any():
+            return dead.sum()
+        source = on_device(self.generator, latents.device)
+        order = torch.randperm(len(latents), generator=source, device=latents.device)
+        # The first of the dead takes the first latent of this order, and so on. With more dead codes than latents some
+        # are picked twice; later updates move the copies apart.
+        fresh = latents[order[(dead.cumsum(0) - 1) % len(latents)]]
         # Ranks see other latents: without rank 0's picks their codebooks would part here.
         if is_distributed():
             dist.broadcast(fresh, 0)
         self._place(dead, fresh, counts.sum() / len(counts))
-        return len(dead)
+        return dead.sum()
 
     def _place(self, codes: torch.Tensor, vectors: torch.Tensor, size: torch.Tensor) -> None:
-        self.embed[codes] = vectors
-        self.cluster_size[codes] = size  # see Decisions: the old size would let it die again at the next step
+        """Codes, bool (K,), take their rows of vectors (K, L), and a cluster size."""
+        self.embed.copy_(torch.where(codes[:, None], vectors, self.embed))
+        # See Decisions: the old size would let it die again at the next step.
+        self.cluster_size.copy_(torch.where(codes, size, self.cluster_size))
 
 
 class EuclideanCodebook(Codebook):
@@ -111,7 +116,7 @@ class EuclideanCodebook(Codebook):
         return torch.cat([torch.addmm(-squares_K, chunk, codes_LK).argmax(1) for chunk in chunks])
 
     @torch.no_grad()
-    def update(self, latents_NL: torch.Tensor, ids_N: torch.Tensor) -> int:
+    def update(self, latents_NL: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
         """As in `Codebook`; sizes are smoothed (Laplace), so that a code without latents stays finite."""
         latents = latents_NL.to(self.embed.dtype)
         counts, sums = self._counts_and_sums(latents, ids_N)
@@ -119,11 +124,11 @@ class EuclideanCodebook(Codebook):
         total = self.cluster_size.sum()
         sizes = (self.cluster_size + _SMOOTHING) / (total + len(counts) * _SMOOTHING) * total
         self.embed.copy_(self.embed_avg / sizes[:, None])
-        return self._replace_dead(latents, counts) if self.threshold > 0 else 0
+        return self._replace_dead(latents, counts) if self.threshold > 0 else counts.new_zeros(())
 
     def _place(self, codes: torch.Tensor, vectors: torch.Tensor, size: torch.Tensor) -> None:
         super()._place(codes, vectors, size)
-        self.embed_avg[codes] = vectors * size
+        self.embed_avg.copy_(torch.where(codes[:, None], vectors * size, self.embed_avg))
 
 
 class VectorQuantizer(nn.Module):
@@ -144,7 +149,7 @@ class VectorQuantizer(nn.Module):
         """`threshold` is in latents a batch; 0 never replaces a code. `heads`: codes of one latent, projected apart."""
         super().__init__()
         self.commitment, self.norm_latents, self.heads = commitment, norm_latents, heads
-        self.last_replaced = 0
+        self.last_replaced: torch.Tensor | float = 0.0
         self.project_in = nn.Linear(dim, heads * dim) if heads > 1 else nn.Identity()
         self.project_out = nn.Linear(heads * dim, dim) if heads > 1 else nn.Identity()
         kind = Codebook if cosine else EuclideanCodebook
@@ -211,6 +216,14 @@ def row_chunks(rows: torch.Tensor, scores: int) -> tuple[torch.Tensor, ...]:
     """Rows (N, L) in chunks that have few enough `scores` in each row for one matrix product."""
     most = CPU_SCORES if rows.device.type == "cpu" else DEVICE_SCORES
     return torch.split(rows, max(most // scores, 1))
+
+
+def on_device(generator: torch.Generator | None, device: torch.device) -> torch.Generator | None:
+    """A generator for draws on `device`, seeded by one draw of a CPU generator; None stays None."""
+    if generator is None or device.type == generator.device.type:
+        return generator
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)
 
 
 def is_distributed() -> bool:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
+import torch
 
 from ...modalities import TOKENIZERS, Form
 from ...tokenize import inputs
 from ...tokenize.crops import Crop
 from ...tokenize.settings import TokenizerSettings
+from ..data.prefetch import prefetch
+from . import augment
 
 ReportRows = Callable[[int], None]
 
@@ -104,3 +107,49 @@ def batch_indices(seed: int, step: int, batch: int, count: int) -> np.ndarray:
         here = positions // count == epoch
         indices[here] = order[positions[here] % count]
     return indices
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What goes to the device for a step: rows as `inputs.stored` gives them, and random colours of pictures."""
+
+    rows: torch.Tensor
+    colors: augment.Jitter | None = None
+
+    def tensors(self) -> list[torch.Tensor]:
+        return [self.rows, *(self.colors or ())]
+
+    def pinned(self) -> Batch:
+        """In memory from which a copy to a GPU goes on beside other work."""
+        rows, *colors = (tensor.pin_memory() for tensor in self.tensors())
+        return Batch(rows, augment.Jitter(*colors) if colors else None)
+
+    def to(self, name: str, device: str | torch.device) -> torch.Tensor:
+        """The tokenizer's input there."""
+        rows, *colors = (tensor.to(device, non_blocking=True) for tensor in self.tensors())
+        x = inputs.from_stored(name, rows)
+        return augment.jittered(x, augment.Jitter(*colors)) if colors else x
+
+
+def batches(
+    name: str, settings: TokenizerSettings, rows: np.ndarray, image_size: int, seed: int, rank: int, batch: int,
+    start: int, device: str,
+) -> Generator[Batch]:  # fmt: skip
+    """The batch of each step from `start` on, made one step ahead.
+
+    Args:
+        rows: of this rank, (n, ...).
+        batch: rows of a batch of this rank.
+    """
+    pinned = torch.device(device).type == "cuda"
+    strength = settings.color_jitter if TOKENIZERS[name].form is Form.COLORS else 0.0
+
+    def make(step: int) -> Batch:
+        # Each rank has rows of its own shards, and an order of its own.
+        indices = batch_indices(seed + rank, step, batch, len(rows))
+        sized = resized(name, rows[indices], size_at(settings, image_size, seed, step))
+        colors = augment.draw(batch, strength, seed + rank, step) if strength else None
+        made = Batch(inputs.stored(name, sized, settings.frame), colors)
+        return made.pinned() if pinned else made
+
+    return prefetch((make(step) for step in range(start, settings.total_steps)), 1)

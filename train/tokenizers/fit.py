@@ -11,11 +11,11 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -26,11 +26,15 @@ from ...pipelines.fit_data import FitData
 from ...tokenize import class_lists
 from ...tokenize.settings import TextTokenizer, TokenizerSettings, warm_starts
 from .. import checkpoint, workers
-from ..data.prefetch import prefetch
 from ..metrics import Metrics
 from ..requests import Asked, Requests, Stopped
-from .augment import color_jitter
-from .examples import Board, Rows, batch_indices, collect, resized, side, size_at
+from .examples import Board, Rows, batches, collect, resized, side
+from .window import Window
+
+if TYPE_CHECKING:
+    import torch
+
+    from .vq import VQTrainer
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -286,26 +290,6 @@ def fill(
     return cache
 
 
-def batches(job: FitJob, name: str, rows: np.ndarray, rank: int, batch: int, start: int, device: str) -> Iterator[Any]:
-    """The input of each step from `start` on, prepared one step ahead."""
-    from ...tokenize.inputs import to_input
-
-    settings = job.tokenizers[name]
-
-    def make(step: int) -> Any:
-        # Each rank has rows of its own shards, and an order of its own.
-        indices = batch_indices(job.seed + rank, step, batch, len(rows))
-        sized = resized(name, rows[indices], size_at(settings, job.image_size, job.seed, step))
-        return to_input(name, sized, settings.frame)
-
-    prepared = prefetch((make(step) for step in range(start, settings.total_steps)), 1)
-    for step, x in enumerate(prepared, start):
-        x = x.to(device)
-        if TOKENIZERS[name].form is Form.COLORS:
-            x = color_jitter(x, settings.color_jitter, job.seed + rank, step)
-        yield x
-
-
 def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: str, board: Board) -> None:
     """Fit one tokenizer from its newest checkpoint on, measure it, and commit it."""
     import torch
@@ -333,18 +317,46 @@ def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: s
         trainer.load_state_dict(checkpoint.unpack(last.read("state.pt"), device))
         logger.info("fit %s: continues from step %d of %d", name, trainer.steps_done, settings.total_steps)
     metrics = Metrics(folder, trainer.steps_done) if rank == 0 else None
-    total = settings.total_steps
-    board.post(stage=f"fit {name}", done=trainer.steps_done, total=total, unit="steps")
-    requests = Requests(board, rank, world)
-    for x in batches(job, name, rows.train, rank, batch, trainer.steps_done, device):
-        values, step = trainer.step(x), trainer.steps_done
-        asked = requests.take()
-        if metrics is not None and (step % LOG_EVERY == 0 or step == total):
-            metrics.log(step, "train", values)
+    made = batches(name, settings, rows.train, job.image_size, job.seed, rank, batch, trainer.steps_done, device)
+    inputs = (one.to(name, device) for one in made)
+    _train(name, trainer, inputs, metrics, checkpoints, Requests(board, rank, world), board)
+    if metrics is not None:
+        _finish(job, name, rows, trainer.result(), batch, metrics, start, world, perceptual)
+    # The other ranks wait for the measuring, or the next tokenizer's first message would time out.
+    if world > 1:
+        torch.distributed.barrier()
+
+
+def _train(
+    name: str, trainer: VQTrainer, inputs: Iterable[torch.Tensor], metrics: Metrics | None, checkpoints: str,
+    requests: Requests, board: Board,
+) -> None:  # fmt: skip
+    """All steps that are left; `metrics` of rank 0, which writes the checkpoints."""
+    settings, total = trainer.settings, trainer.settings.total_steps
+
+    def look(window: Window) -> None:
+        values = window.read()
+        if metrics is not None and values and (window.step % LOG_EVERY == 0 or window.step == total):
+            metrics.log(window.step, "train", values)
             notes = f"loss {values['loss']:.4f}, {values['codes_in_batch']:.0f} codes in a batch"
-            board.post(stage=f"fit {name}", done=step, total=total, unit="steps", notes=notes)
+            board.post(stage=f"fit {name}", done=window.step, total=total, unit="steps", notes=notes)
+
+    board.post(stage=f"fit {name}", done=trainer.steps_done, total=total, unit="steps")
+    # A window is read while the device is busy with the step after it, for which nothing waits then.
+    window, unread = Window(), Window()
+    for x in inputs:
+        values, step = trainer.step(x), trainer.steps_done
+        window.add(step, values)
+        look(unread)
+        unread = Window()
+        asked = requests.take()
         # The last one too: what fails while quality is measured must not cost the fit.
         saves = step % settings.checkpoint_every == 0 or step == total or asked is not Asked.NOTHING
+        if saves:  # no checkpoint holds a loss that is not finite
+            look(window)
+            window = Window()
+        elif step % LOG_EVERY == 0:
+            unread, window = window, Window()
         if metrics is not None and saves:
             metrics.flush()  # before the checkpoint: a resumed fit goes on after its lines
             checkpoint.save(checkpoints, step, {"state.pt": checkpoint.pack(trainer.state_dict())}, keep=1)
@@ -354,11 +366,6 @@ def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: s
                 metrics.abandon()
             raise Stopped(f"fit {name}: stopped at step {step}, which is saved")
     requests.close()
-    if metrics is not None:
-        _finish(job, name, rows, trainer.result(), batch, metrics, start, world, perceptual)
-    # The other ranks wait for the measuring, or the next tokenizer's first message would time out.
-    if world > 1:
-        torch.distributed.barrier()
 
 
 def run_folder(job: FitJob, name: str) -> str:

@@ -53,7 +53,7 @@ def quality(
     total: forms.Sums = {}
     counts: torch.Tensor | None = None
     for rows in batches:
-        x = to_input(name, rows, frame).to(device)
+        x = to_input(name, rows, frame, device)
         ids = model.encode(x)
         counts = _count(ids, model, counts)
         recon = reconstruct(model, ids, steps).float()

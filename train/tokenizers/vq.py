@@ -12,6 +12,7 @@ Decisions:
 - Everything random in a step comes from a generator made of (seed, rank, step, part): a resumed fit needs no state of
   it. The codebook's own generator, which picks replacements of dead codes, is in the checkpoint.
 - Gradients are summed over ranks before they are unscaled, so that all ranks skip the same fp16 steps.
+- The host waits for no number of a step (window.py reads them later): what it would wait for, the device would.
 """
 
 from __future__ import annotations
@@ -19,22 +20,54 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 
+from ...tokenize.networks.divae import DiVAE
 from ...tokenize.networks.quantize import VectorQuantizer, dead_code_threshold, is_distributed
+from ...tokenize.networks.vit import ViTDecoder, ViTEncoder
+from ...tokenize.networks.vqvae import StepOutput
 from ...tokenize.settings import TokenizerSettings
 from ...tokenize.tokenizer import Tokenizer
 from .losses import reconstruction_loss
+from .window import Values
 
 Perceptual = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Start = Callable[[Any, torch.Tensor], None]
 WARMUP_LR = 1e-6  # of the first step
 BETAS = (0.9, 0.99)
-_LEAST_SCALE = 2.0**-14  # of fp16 gradients: still not finite below it, and no scale will help
+
+
+class _Step(nn.Module):
+    """A tokenizer's step as a call, around which DDP exchanges gradients."""
+
+    def __init__(self, model: Tokenizer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor, generator: torch.Generator) -> StepOutput:
+        return self.model.step(x, generator=generator)
+
+
+def _shared(model: Tokenizer) -> nn.Module:
+    """A tokenizer's step; of several ranks with the mean of their gradients, exchanged beside the backward pass."""
+    step = _Step(model)
+    if not is_distributed():
+        return step
+    # DDP would wait for gradients that do not come.
+    unread = model.unread_parameters() if isinstance(model, DiVAE) else []
+    for parameter in unread:
+        parameter.requires_grad_(False)
+    # Buffers are the codebook, which shares its sums itself, and constant tables.
+    parallel = nn.parallel.DistributedDataParallel(step, broadcast_buffers=False, gradient_as_bucket_view=True)
+    for parameter in unread:
+        parameter.requires_grad_(True)
+    return parallel
 
 
 class VQTrainer:
@@ -50,8 +83,8 @@ class VQTrainer:
     ) -> None:
         """`model` is on its device already.
 
-        Under torch.distributed each rank makes the same model and steps on its own part of the batch; gradients and
-        the codebook's sums are shared here, so the model is not wrapped in DistributedDataParallel.
+        Under torch.distributed each rank makes the same model and steps on its own part of the batch; DDP shares the
+        gradients, the codebook its sums.
 
         Args:
             settings: how it is fitted; those of its sizes are not read.
@@ -67,14 +100,15 @@ class VQTrainer:
         decayed = [p for p in self.parameters if p.ndim > 1]
         plain = [p for p in self.parameters if p.ndim <= 1]  # biases, LayerNorms, layer scales
         groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, betas=BETAS)  # `step` sets the rate
+        self.optimizer = torch.optim.AdamW(groups, betas=BETAS, fused=True)  # `step` sets the rate
         # Parameters only: the codebook is an average already.
         self.averages = [p.detach().clone() for p in self.parameters] if settings.average else []
         self.device = self.parameters[0].device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
-        if settings.compile:
-            model.encoder.compile()
-            model.decoder.compile()
+        self._scale: torch.Tensor | None = None  # of the last step's gradients, with fp16
+        if self.device.type == "cuda" if settings.compile is None else settings.compile:
+            compile_parts(model)
+        self.shared = _shared(model)
 
     def lr(self, step: int) -> float:
         """The learning rate of step 0, 1, ...: linear warm-up, then half a cosine to 0; and again for an adaptation."""
@@ -89,12 +123,13 @@ class VQTrainer:
         share = min((step - warmup) / max(steps - warmup, 1), 1.0)
         return peak * 0.5 * (1 + math.cos(math.pi * share))
 
-    def step(self, x: torch.Tensor) -> dict[str, float]:
+    def step(self, x: torch.Tensor) -> Values:
         """One step on a batch (as the tokenizer's `encode` takes it); its metrics, of this rank's samples.
 
+        A step whose gradient is not finite leaves the weights as they were; `Window.read` says so.
+
         Raises:
-            FloatingPointError: the loss or the gradient is not finite. The weights are those before the step, the
-                codebook may be spoilt: resume from the last checkpoint, with a smaller lr or without the broken sample.
+            FloatingPointError: the first batch, which a warm start looks at, is not finite.
         """
         if self.steps_done == 0 and self.start is not None:
             self.start(self.model, x)
@@ -106,26 +141,38 @@ class VQTrainer:
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         # A batch smaller than `accumulate` has empty parts at its end.
-        parts = torch.tensor_split(x, self.settings.accumulate)
-        results = [self._backward(part, i, len(part) / len(x)) for i, part in enumerate(parts) if len(part)]
-        norm = self._update(lr)
+        parts = [part for part in torch.tensor_split(x, self.settings.accumulate) if len(part)]
+        results = []
+        for i, part in enumerate(parts):
+            # Gradients are exchanged with those of the last part.
+            with nullcontext() if i == len(parts) - 1 else self._alone():
+                results.append(self._backward(part, i, len(part) / len(x)))
+        norm = self._update()
         self.steps_done += 1
-        metrics: dict[str, float] = {name: sum(values[name] for values, _ in results) for name in results[0][0]}
-        ids = torch.cat([ids.flatten() for _, ids in results])
-        return metrics | {
-            "gradient_norm": norm,
-            "codes_in_batch": float((ids.bincount() > 0).sum()),
-            "codes_replaced": float(self.model.quantize.last_replaced),
-            "lr": lr,
-        }
+        metrics: Values = {name: sum(values[name] for values, _ in results) for name in results[0][0]}
+        metrics |= {"gradient_norm": norm, "codes_in_batch": self._codes([ids for _, ids in results])}
+        metrics |= {"codes_replaced": self.model.quantize.last_replaced, "lr": lr}
+        return metrics | ({"scale": self._scale} if self._scale is not None else {})
 
-    def _backward(self, x: torch.Tensor, part: int, share: float) -> tuple[dict[str, float], torch.Tensor]:
+    def _alone(self) -> Any:
+        """Where ranks keep their gradients to themselves."""
+        parallel = self.shared
+        return parallel.no_sync() if isinstance(parallel, nn.parallel.DistributedDataParallel) else nullcontext()
+
+    def _codes(self, ids: list[torch.Tensor]) -> torch.Tensor:
+        """How many codes were taken."""
+        taken = torch.zeros(self.model.config.codebook_size, device=self.device)
+        for part in ids:
+            taken.index_fill_(0, part.flatten(), 1)
+        return taken.sum()
+
+    def _backward(self, x: torch.Tensor, part: int, share: float) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Gradients of a part of the batch; its losses, weighted by its share, and ids."""
         c = self.settings
         self._set_threshold(x)
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(c.precision, torch.float32)
         with torch.autocast(x.device.type, dtype, enabled=c.precision != "fp32"):
-            output = self.model.step(x, generator=generator(self.seed, self.rank, self.steps_done, part))
+            output = self.shared(x, generator=generator(self.seed, self.rank, self.steps_done, part))
         # The loss in the weights' float32: squares of small errors vanish in half precision.
         prediction, target = output.prediction.to(self.parameters[0].dtype), output.target
         reconstruction = reconstruction_loss(prediction, target, c.loss, c.gradient_weight)
@@ -134,10 +181,8 @@ class VQTrainer:
         if self.perceptual is not None and c.perceptual_weight:
             values["perceptual"] = self.perceptual(prediction, target)
             loss = loss + c.perceptual_weight * values["perceptual"]
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"tokenizer: loss {loss.item()} at step {self.steps_done}; lower lr")
         torch.autograd.backward(self.scaler.scale(share * loss))
-        return {name: share * value.item() for name, value in ({"loss": loss} | values).items()}, output.ids
+        return {name: share * value.detach() for name, value in ({"loss": loss} | values).items()}, output.ids
 
     def _set_threshold(self, x: torch.Tensor) -> None:
         """Below how many uses a code is dead, in a batch of this size over all ranks."""
@@ -151,16 +196,20 @@ class VQTrainer:
             len(x) * world * area, config.codebook_size, self.settings.dead_code_coefficient
         )
 
-    def _update(self, lr: float) -> float:
+    def _update(self) -> torch.Tensor:
         """One step of the optimizer and of the averages; the norm of the gradient before it was clipped."""
-        self._share_gradients()
+        self._scale = None
+        if self.scaler.is_enabled():
+            self._scale = self.scaler.scale(torch.ones((), device=self.device))
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm or math.inf).item()
-        if not math.isfinite(norm) and (not self.scaler.is_enabled() or self.scaler.get_scale() < _LEAST_SCALE):
-            raise FloatingPointError(
-                f"tokenizer: the norm of the gradient is {norm} at step {self.steps_done}; lower lr ({lr:.2e}), or clip"
-            )
-        self.scaler.step(self.optimizer)  # which skips steps whose fp16 gradients are not finite
+        if self.settings.clip_norm:
+            norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
+        else:
+            norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if self._scale is None:
+            # As a scaler of fp16 gradients says it to AdamW's kernel: a step that is not finite changes nothing.
+            self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.averages:
             # Early on nearly the plain mean: with a decay of 0.999 a fit of 1,000 steps would keep 37 % of its random
@@ -168,18 +217,6 @@ class VQTrainer:
             decay = min(self.settings.average, (1 + self.steps_done) / (10 + self.steps_done))
             torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - decay)
         return norm
-
-    def _share_gradients(self) -> None:
-        """Mean over ranks, in one message."""
-        if not is_distributed():
-            return
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        # One message instead of one a parameter: some 150 of a ViT-B.
-        flat = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
-        for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
 
     def result(self) -> Tokenizer:
         """A copy with the averaged weights, in evaluation mode: what is saved and used."""
@@ -208,7 +245,9 @@ class VQTrainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues as if never interrupted, bit for bit on the same machine."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        # Checkpoints of older releases say how AdamW stepped there.
+        groups = [group | {"fused": True, "foreach": None} for group in state["optimizer"]["param_groups"]]
+        self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
         if len(state["averages"]) != len(self.averages):
             raise ValueError(
                 "tokenizer: the checkpoint was written with another setting of `average`; keep it to resume"
@@ -220,6 +259,15 @@ class VQTrainer:
         if isinstance(self.model.quantize, VectorQuantizer):
             self.model.quantize.codebook.generator.set_state(state["generator"].cpu())
         self.steps_done = int(state["steps_done"])
+
+
+def compile_parts(model: Tokenizer, **options: Any) -> None:
+    """torch.compile encoder and decoder in place: a block at a time where they are transformers, whose blocks share a
+    graph, else whole."""
+    for part in (model.encoder, model.decoder):
+        blocks = part.blocks if isinstance(part, ViTEncoder | ViTDecoder) else [part]
+        for block in blocks:
+            block.compile(**options)
 
 
 def generator(seed: int, rank: int, step: int, part: int = 0) -> torch.Generator:

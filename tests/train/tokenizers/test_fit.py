@@ -294,7 +294,7 @@ def test_tokenizer_without_examples_fails_alone(tmp_path: Path, shards: list[str
 def test_tokenizer_that_diverges_fails_alone(tmp_path: Path, shards: list[str]) -> None:
     wild = {"tok_rgb": {"base_lr": 1e30, "warmup_steps": 0, "clip_norm": 0}}
     bare = recipe(tmp_path / "out", shards, modalities=["tok_rgb", "tok_canny_edge"], tokenizers__each=wild)
-    with pytest.raises(ValueError, match=r"^tok_rgb: tokenizer: .*lower lr") as failure:
+    with pytest.raises(ValueError, match=r"^tok_rgb: tokenizer: .*lower base_lr") as failure:
         data.fit(bare)
     assert set(Project(bare).fitted) == {"tok_canny_edge"}
     assert set(fitting.reasons(str(failure.value), ["tok_canny_edge", "tok_rgb"])) == {"tok_rgb"}

@@ -100,7 +100,7 @@ def _evaluate(
 
     measured = quality(name, model, pieces(), settings.validation_steps, perceptual)
     few = resized(name, rows[: min(batch, _SPEED_SAMPLES)], job.image_size)
-    x = inputs.to_input(name, few, model.config.frame).to(device)
+    x = inputs.to_input(name, few, model.config.frame, device)
     with torch.inference_mode():
         ids = model.encode(x)
         encode = len(x) / _seconds(lambda: model.encode(x), device)
