@@ -144,6 +144,19 @@ def test_resuming_equals_never_stopping(average: float) -> None:
     assert second.steps_done == 12
 
 
+def test_a_checkpoint_of_an_unfused_optimizer_goes_on() -> None:
+    """As releases before 0.2 wrote it."""
+    trainer = VQTrainer(VQVAE(SMALL), QUICK)
+    trainer.step(toy(8))
+    state = copy.deepcopy(trainer.state_dict())
+    for group in state["optimizer"]["param_groups"]:
+        group["fused"] = None
+    again = VQTrainer(VQVAE(SMALL, seed=9), QUICK)
+    again.load_state_dict(state)
+    assert all(group["fused"] for group in again.optimizer.param_groups)
+    assert again.step(toy(8))["loss"] == trainer.step(toy(8))["loss"]
+
+
 def test_learning_rate() -> None:
     trainer = VQTrainer(VQVAE(SMALL), TokenizerSettings(steps=100, warmup_steps=10, base_lr=1.0))
     assert trainer.lr(0) == pytest.approx(1e-6)
