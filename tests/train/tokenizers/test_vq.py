@@ -337,7 +337,7 @@ def test_fp16_skips_overflowing_steps_then_gives_up() -> None:
         parameter.register_hook(lambda gradient: gradient * math.inf)
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-15)
     window.add(2, trainer.step(toy(8)))
-    with pytest.raises(FloatingPointError, match="norm of the gradient is .* at step 2"):
+    with pytest.raises(FloatingPointError, match=r"norm of the gradient is .* at step 2"):
         window.read()
 
 
