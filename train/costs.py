@@ -63,7 +63,7 @@ def of_tokenizer(name: str, settings: TokenizerSettings, image_size: int, n_labe
         image_size: pixels along a side of a crop.
         n_labels: classes of a class map, see `build.model`.
     """
-    x = _example(name, settings, image_size)
+    x = example(name, settings, image_size)
     row = (x.shape[-1],) if x.ndim == 2 else (*x.shape[-2:], x.shape[1] if x.ndim == 4 else 1)
     model = build.model(name, settings, image_size, row, n_labels=n_labels).train()
 
@@ -79,7 +79,7 @@ def of_tokenizer(name: str, settings: TokenizerSettings, image_size: int, n_labe
     return cost, flops * samples / _seconds(lambda: step(x.expand(samples, *x.shape[1:])))
 
 
-def _example(name: str, settings: TokenizerSettings, image_size: int) -> Tensor:
+def example(name: str, settings: TokenizerSettings, image_size: int) -> Tensor:
     """One input of a tokenizer, of zeros."""
     entry = TOKENIZERS[name]
     side = entry.image_size or image_size

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from . import machines
+from . import machines, summary
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ..recipe import Recipe
     from ..report.doctor.doctor import Report
 
@@ -44,3 +47,15 @@ def lines(report: Report) -> list[str]:
     said = [f"{one.what}: {one.why}{'; ' if one.do else ''}{one.do}" for one in found]
     hint = " (`fourmill doctor` says more)" if found or report.of(State.KNOW) else ""
     return [*said, f"{verdict(report)}{hint}"]
+
+
+def fits_table(machine: str, fits: Sequence[Mapping[str, Any]]) -> Table:
+    """What fits on a GPU, from the values of a report's `fits`."""
+    rows = [
+        (fit["stage"], str(fit["samples"]), f"{fit['gib']:g}", f"{fit['most']:,}")
+        if fit["samples"]
+        else (fit["stage"], "weights alone", f"{fit['gib']:g}", "")
+        for fit in fits
+    ]
+    columns = ("stage", "samples at a time", "GiB of these", "most that fit")
+    return summary.table(f"on a GPU of {machine}, by counted bytes", columns, rows)

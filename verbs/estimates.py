@@ -69,15 +69,17 @@ class Estimator:
         actors: {"memory_gb", "at_once"} of the engine, on that machine.
         missing: output -> shards that lack it; columns whose tokenizers are not fitted are not in it.
         measured: None if no sample was labelled.
+        taken: GiB of a GPU, by stage, where `doctor` has counted them.
     """
 
     def __init__(
         self, project: Project, machine: Machine | None, samples: int | None, actors: Mapping[str, Any],
-        missing: Mapping[str, int], measured: Measured | None,
+        missing: Mapping[str, int], measured: Measured | None, taken: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
         self.project, self.recipe = project, project.recipe
         self.other, self.machine = machine is not None, machine or machines.here()
         self.samples, self.actors, self.missing, self.measured = samples, actors, missing, measured
+        self.taken = taken or {}
 
     def all(self) -> list[Estimate]:
         """Every stage, in order."""
@@ -157,7 +159,8 @@ class Estimator:
             parts[name] = samples * cost.flops / rate
             batch = settings.batch_size // (fit.workers if fit.share == "batches" else 1)
             narrow = settings.precision != "fp32"
-            memory = max(memory, cost.memory(max(1, batch // settings.accumulate), narrow))
+            of_cost = cost.memory(max(1, batch // settings.accumulate), narrow)
+            memory = max(memory, self._on_gpu(fit.gpus, f"fit {name}", of_cost))
         # A worker has a share of the machine: all of them together have no more than it.
         at_once = fit.workers if fit.gpus else 1
         seconds = START_SECONDS + sum(parts.values()) / max(1, min(at_once, len(parts) or 1)) + self._crops()
@@ -189,7 +192,7 @@ class Estimator:
         rate, on = self._rate(throughput, train.gpus * workers)
         micro_batch = max(1, train.batch_size // (workers * train.accumulate))
         narrow = in_bf16(train.precision, "cuda" if train.gpus else "cpu")
-        memory = round(cost.memory(micro_batch, narrow) / GIB, 2)
+        memory = round(self._on_gpu(train.gpus, "train", cost.memory(micro_batch, narrow)) / GIB, 2)
         if rate is None:
             return Estimate("train", None, memory, workers, on)
         seconds = START_SECONDS + train.steps * train.batch_size * cost.flops / rate
@@ -197,6 +200,10 @@ class Estimator:
             validations = train.steps // train.validate_every + 1
             seconds += validations * train.validation_samples * cost.flops / 3 / rate
         return Estimate("train", seconds, memory, workers, on)
+
+    def _on_gpu(self, gpus: float, stage: str, otherwise: float) -> float:
+        """Bytes that a worker takes of its GPU; `otherwise` without one."""
+        return self.taken[stage] * GIB if gpus and stage in self.taken else otherwise
 
     def _is_trained(self) -> bool:
         try:
@@ -210,7 +217,8 @@ class Estimator:
             return Estimate("generate", 0.0, None, 1, "all of it is there" if chains else "the recipe has no chains")
         config, cost, throughput = self.transformer
         rate, on = self._rate(throughput, self.recipe.train.gpus)
-        memory = round((cost.memory(0) - 12 * cost.parameters) / GIB, 2)
+        of_cost = cost.memory(0) - 12 * cost.parameters
+        memory = round(self._on_gpu(self.recipe.train.gpus, "generate", of_cost) / GIB, 2)
         if rate is None:
             return Estimate("generate", None, memory, 1, on)
         blocks = config.encoder_depth + config.decoder_depth

@@ -28,6 +28,7 @@ GPUS = {
     "h200": Gpu(141, PEAK_FLOPS["H200"]),
     "h100": Gpu(80, PEAK_FLOPS["H100"]),
     "a100": Gpu(80, PEAK_FLOPS["A100"]),
+    "a100-40": Gpu(40, PEAK_FLOPS["A100"]),
     "l40s": Gpu(48, PEAK_FLOPS["L40S"]),
     "l4": Gpu(24, PEAK_FLOPS["L4"]),
     "a10": Gpu(24, PEAK_FLOPS["A10"]),
@@ -68,7 +69,7 @@ class Machine:
 def named(text: str) -> Machine:
     """The machine of NAMExCOUNT. ValueError for a name that is not in the table."""
     known = ", ".join(f"{name}xN" for name in (*GPUS, "cpu"))
-    parts = re.fullmatch(r"([a-z0-9]+?)x([1-9][0-9]{0,4})", text.lower())
+    parts = re.fullmatch(r"([a-z0-9-]+?)x([1-9][0-9]{0,4})", text.lower())
     name, count = (parts[1], int(parts[2])) if parts else ("", 0)
     if name == "cpu":
         return Machine(text, count, count * MEMORY_A_CORE)

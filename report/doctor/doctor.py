@@ -16,8 +16,9 @@ from ...infra.secrets import hidden
 from ...pipelines.specialists import pins, registry
 from ...pipelines.specialists.base import Specialist
 from ...recipe import Recipe
-from . import machine, places
+from . import fits, machine, places
 from .finding import Finding, State, answers, merged, plain_size, sentence, wrong
+from .fits import Fit
 from .machine import Has
 from .places import Disk, Samples
 from .weights import Need, Weights, look, needs
@@ -28,12 +29,13 @@ _SHARE = 0.4  # of that, for one request to the hub
 
 @dataclass
 class Report:
-    """What was found. facts: what was looked at and is as it should be, in words."""
+    """What was found. fits: on a GPU, if there is one. facts: what was looked at and is as it should be, in words."""
 
     root: str
     findings: list[Finding]
     weights: list[Weights] = field(default_factory=list)
     disks: list[Disk] = field(default_factory=list)
+    fits: list[Fit] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
 
     def of(self, *states: State) -> list[Finding]:
@@ -53,6 +55,7 @@ class Report:
             "warnings": [one.as_json() for one in self.of(State.KNOW)],
             "weights": [one.as_json() for one in self.weights],
             "disks": [one.as_json() for one in self.disks],
+            "fits": [one.as_json() for one in self.fits],
         }
         return cast("dict[str, Any]", hidden(said))
 
@@ -85,7 +88,10 @@ def examine(recipe: Recipe, has: Has, is_named: bool = False, seconds: float = S
     if not recipe.engine.address or is_named:
         findings += machine.memory(specialists, weights, has)
     findings += machine.gpus(recipe, has, is_named) + machine.packages(recipe, specialists)
-    return Report(recipe.root, merged(findings), weights, disks, _facts(samples, weights, disks, has))
+    fitting, too_large = fits.look(recipe, has, sum(machine.resident(specialists, weights).values()))
+    return Report(
+        recipe.root, merged(findings + too_large), weights, disks, fitting, _facts(samples, weights, disks, has)
+    )
 
 
 def _specialists(recipe: Recipe) -> tuple[dict[str, Specialist], list[Finding]]:

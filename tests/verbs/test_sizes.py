@@ -50,6 +50,7 @@ def test_machines_by_name() -> None:
     machine = machines.named("h200x8")
     assert (machine.gpus, machine.gpu) == (8, machines.GPUS["h200"])
     assert machines.named("cpux16").cores == 16 and machines.named("rtx4090x2").gpus == 2
+    assert machines.named("a100-40x8").gpu == machines.GPUS["a100-40"]
     for wrong in ("h200", "x8", "h200x0", "tpux4", "8xh200"):
         with pytest.raises(ValueError, match=r"--for: got .*, expected one of"):
             machines.named(wrong)

@@ -34,12 +34,12 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report.as_json(), indent=1, ensure_ascii=False))
     else:
-        show(report)
+        show(report, args.machine or "this machine")
     return 0 if report.is_good else 1
 
 
-def show(report: Report) -> None:
-    """Print the weights, then what is wrong and what to do, then what else is worth knowing."""
+def show(report: Report, machine: str) -> None:
+    """Print the weights and what fits on a GPU, then what is wrong and what to do, then what else is worth knowing."""
     from ...report.doctor.finding import State
 
     console = summary.console(140)
@@ -47,6 +47,8 @@ def show(report: Report) -> None:
         rows = [_weights_row(one) for one in report.weights]
         columns = ("for", "weights", "revision", "format", "size", "licence", "state")
         console.print(summary.table("weights", columns, rows))
+    if report.fits:
+        console.print(checkup.fits_table(machine, [one.as_json() for one in report.fits]))
     for title, state in (
         ("what to do", State.WRONG),
         ("what could not be asked", State.UNASKED),

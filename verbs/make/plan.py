@@ -58,13 +58,15 @@ def main(args: argparse.Namespace) -> int:
     if not args.json:
         for line in checkup.lines(report):
             print(summary.text(line).plain)
-    described = describe(arguments.load_project(args), args.measure, machine, args.borders or "")
+    taken = {fit.stage: fit.gib for fit in report.fits}
+    described = describe(arguments.load_project(args), args.measure, machine, args.borders or "", taken)
     return show({**described, "doctor": report.as_json()}, as_json=args.json)
 
 
 def describe(
-    project: Project, measure: int | None = None, machine: Machine | None = None, borders: str = ""
-) -> dict[str, Any]:
+    project: Project, measure: int | None = None, machine: Machine | None = None, borders: str = "",
+    taken: Mapping[str, float] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """The plan as plain values, for people (`show`) and programs.
 
     Args:
@@ -72,6 +74,7 @@ def describe(
             None for a few if no weights need be fetched for them.
         machine: that the recipe will run on; None for this one.
         borders: where a picture of images with bars is written, if there are some; "" for none.
+        taken: GiB of a GPU that a stage takes, as `doctor` has counted them.
     """
     recipe, specialists = project.recipe, project.specialists
     notes = project.check_training()
@@ -106,7 +109,7 @@ def describe(
             of_columns = sum(t for name, t in measured["by_output"].items() if name.startswith("tokens/"))
             seconds, columns = measured["seconds_per_sample"], frozenset(measured["columns"])
             of_sample = estimates.Measured(seconds, seconds - of_columns, columns)
-    inputs = (described["samples"], described["actors"], described["missing"], of_sample)
+    inputs = (described["samples"], described["actors"], described["missing"], of_sample, taken)
     stages = estimates.Estimator(project, machine, *inputs).all()
     described["stages"] = [stage.as_json() for stage in stages]
     return described
@@ -311,6 +314,8 @@ def show(described: dict[str, Any], as_json: bool) -> int:
         _show_measured(console, described["measured"])
     if "not_measured" in described:
         console.print(summary.text(f"no sample could be measured here: {described['not_measured']}"))
+    if fits := described.get("doctor", {}).get("fits"):
+        console.print(checkup.fits_table(actors["where"], fits))
     _show_stages(console, described["stages"])
     for shard, why in described["absent"].items():
         console.print(f"shard {shard}: {why}")

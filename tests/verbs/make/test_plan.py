@@ -89,8 +89,8 @@ def test_gpus_that_are_not_here_need_a_named_machine(tmp_path: Path) -> None:
     project = Project(recipe(tmp_path, train__gpus=1))
     here = stages(plan.describe(project, 0))["train"]
     assert here["seconds"] is None and "--for h200x8" in here["rests_on"]
-    there = stages(plan.describe(project, 0, machines.named("h200x8")))["train"]
-    assert there["seconds"] > 0 and "of its GPUs" in there["rests_on"]
+    there = stages(plan.describe(project, 0, machines.named("h200x8"), taken={"train": 3.5}))["train"]
+    assert there["seconds"] > 0 and "of its GPUs" in there["rests_on"] and there["memory_gb"] == 3.5
 
 
 def test_samples_that_are_all_rejected_are_said(tmp_path: Path) -> None:

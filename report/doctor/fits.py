@@ -1,0 +1,106 @@
+"""How many samples at a time fit on a GPU, for each stage of a recipe, by counted bytes (train/memory.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...recipe import Recipe
+from .finding import Finding, wrong
+from .machine import GIB, Has
+
+if TYPE_CHECKING:
+    from ...train.memory import Need
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Of one stage on one GPU.
+
+    samples: at a time, by the recipe. gib: that these take. most: samples that fit. Of labels weights alone are
+    counted, and both are None.
+    """
+
+    stage: str
+    samples: int | None
+    gib: float
+    most: int | None
+
+    def as_json(self) -> dict[str, str | int | float | None]:
+        return {"stage": self.stage, "samples": self.samples, "gib": round(self.gib, 2), "most": self.most}
+
+
+def look(recipe: Recipe, has: Has, weights: float) -> tuple[list[Fit], list[Finding]]:
+    """What fits, and what of the recipe does not. Nothing where there is no GPU: counting takes seconds.
+
+    Args:
+        weights: GiB of an actor's specialists.
+    """
+    if not has.gpus:
+        return [], []
+    from ...train import memory  # loads torch
+
+    room = has.gpu_memory * memory.ROOM * GIB
+    fits, findings = [Fit("label", None, weights, None)] if weights else [], []
+    for stage, samples, need, uses in _stages(recipe):
+        gib, most = need.bytes(samples) / GIB, need.fits(room)
+        fits.append(Fit(stage, samples, gib, most))
+        if uses and most < samples:
+            why = f"{samples} samples at a time take {gib:.3g} GiB, a GPU of {has.name} has room for "
+            why += f"{room / GIB:.3g} GiB, which is {most} samples"
+            findings.append(wrong(stage, why, _advice(recipe, stage, most)))
+    return fits, findings
+
+
+def _stages(recipe: Recipe) -> list[tuple[str, int, Need, bool]]:
+    """Stage, samples at a time, what it takes, and whether the recipe gives it a GPU."""
+    from ...tokenize import class_lists
+    from ...train import memory
+    from ...train.pretrain.job import configured
+    from ...train.settings import in_bf16
+
+    train, fit, made = recipe.train, recipe.fit, recipe.generate
+    stages = []
+    for name in recipe.tokenizers_needed:
+        settings = recipe.tokenizer(name)
+        if settings.weights is None:
+            labels = class_lists.n_labels(name, recipe.class_lists)
+            need = memory.of_fit(name, settings, recipe.images.size, labels)
+            workers = fit.workers if fit.share == "batches" else 1
+            samples = max(1, settings.batch_size // workers // settings.accumulate)
+            stages.append((f"fit {name}", samples, need, fit.gpus > 0))
+    config = configured(recipe.specs(), train.model)
+    samples = max(1, train.batch_size // (train.worker_range[1] * train.accumulate))
+    stages.append(("train", samples, memory.of_training(config, train), train.gpus > 0))
+    if made.chains:
+        need = memory.of_generation(config, made.chains, in_bf16(made.precision, "cuda"))
+        stages.append(("generate", min(made.samples, made.batch_size), need, train.gpus > 0))
+    return stages
+
+
+def _advice(recipe: Recipe, stage: str, most: int) -> str:
+    """Which setting to change, so that a stage fits."""
+    if stage == "generate":
+        return f"--set generate.batch_size={most}" if most else "generate with a smaller model"
+    if stage == "train":
+        train = recipe.train
+        parts = [n for n in range(train.accumulate, train.batch_size + 1) if _divides(recipe, n, most)]
+        if parts:
+            return f"--set train.accumulate={parts[0]}, which trains the same model"
+        if not train.activation_checkpointing:
+            return "--set train.activation_checkpointing=true"
+        return "more train.workers" if train.parallel == "fsdp" else "--set train.parallel=fsdp, on several workers"
+    name = stage.removeprefix("fit ")
+    batch = recipe.tokenizer(name).batch_size // (recipe.fit.workers if recipe.fit.share == "batches" else 1)
+    if not most:
+        return f"give tokenizers.each.{name} a smaller dim"
+    parts = [n for n in range(1, batch + 1) if batch % n == 0 and batch // n <= most]
+    return f"--set tokenizers.each.{name}.accumulate={parts[0]}"
+
+
+def _divides(recipe: Recipe, accumulate: int, most: int) -> bool:
+    """Whether a batch divides into so many parts, each of at most `most` samples, on any number of workers."""
+    train = recipe.train
+    least, largest = train.worker_range
+    whole = all(train.batch_size % (workers * accumulate) == 0 for workers in range(least, largest + 1))
+    return whole and train.batch_size // (least * accumulate) <= most
