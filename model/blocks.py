@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .config import FourMConfig
 from .cpu.attention import attention
 from .cpu.linear import linear
+from .unpadding import Unpadding
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, H, K, E)
 Product = Callable[[Tensor], Tensor]
@@ -33,13 +34,17 @@ class Visible:
     bias: (B, 1, N or 1, K), 0 where it may and -inf where not, in the dtype that blocks compute in.
     some: (B, 1, N or 1, 1), 1 for the queries that may attend to something and 0 for others, whose output is zeros;
         None if all may.
+    unpadding: where the keys are, if blocks read them without padding.
     """
 
     bias: Tensor
     some: Tensor | None = None
+    unpadding: Unpadding | None = None
 
     @classmethod
-    def of(cls, mask: Tensor | None, like: Tensor, empty: bool = False) -> Visible | None:
+    def of(
+        cls, mask: Tensor | None, like: Tensor, empty: bool = False, unpadding: Unpadding | None = None
+    ) -> Visible | None:
         """Of a boolean mask, True = may attend; None, for all, stays None.
 
         Kernels want numbers: of booleans each block would make its own.
@@ -60,7 +65,7 @@ class Visible:
         keys = mask.shape[-1]
         # Kernels read the bias at aligned addresses, and would copy one whose rows are not, in each block.
         rows = torch.zeros(*mask.shape[:-1], keys + -keys % _ALIGNED, dtype=dtype, device=like.device)
-        return cls(rows[..., :keys].masked_fill_(~mask, -torch.inf), some)
+        return cls(rows[..., :keys].masked_fill_(~mask, -torch.inf), some, unpadding)
 
 
 class Past:
@@ -118,12 +123,12 @@ class _Heads(nn.Module):
         return x.view(batch, length, parts, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible | None) -> Tensor:
-        """Attention outputs (B, N, D)."""
+        """Attention outputs (B, N, D), before the last projection."""
         # Under autocast QK-norm returns float32, for which there is no fast kernel of attention.
         y = attention(q.to(v.dtype), k.to(v.dtype), v, None if visible is None else visible.bias.to(v.dtype))
         if visible is not None and visible.some is not None:
             y = y * visible.some
-        return self.proj(y.transpose(1, 2).flatten(2))
+        return y.transpose(1, 2).flatten(2)
 
 
 class SelfAttention(_Heads):
@@ -132,13 +137,16 @@ class SelfAttention(_Heads):
         self.qkv = Linear(config.dim, 3 * config.dim, bias=config.qkv_bias)
 
     def forward(self, x: Tensor, visible: Visible | None) -> Tensor:
-        q, k, v = self.split(self.qkv(x), 3)
-        return self.attend(self.q_norm(q), self.k_norm(k), v, visible)
+        unpadding = None if visible is None else visible.unpadding
+        qkv = self.qkv(x)
+        q, k, v = self.split(qkv if unpadding is None else unpadding.with_padding(qkv), 3)
+        y = self.attend(self.q_norm(q), self.k_norm(k), v, visible)
+        return self.proj(y if unpadding is None else unpadding.without_padding(y))
 
     def step(self, x: Tensor, past: Past) -> Tensor:
         """The output of one more token x (B, 1, D) of a causal sequence, which sees those before it and itself."""
         q, k, v = self.split(self.qkv(x), 3)
-        return self.attend(self.q_norm(q), *past.add(self.k_norm(k), v), None)
+        return self.proj(self.attend(self.q_norm(q), *past.add(self.k_norm(k), v), None))
 
 
 class CrossAttention(_Heads):
@@ -147,13 +155,14 @@ class CrossAttention(_Heads):
         self.q = Linear(config.dim, config.dim, bias=config.qkv_bias)
         self.kv = Linear(config.dim, 2 * config.dim, bias=config.qkv_bias)
 
-    def keys_values(self, context: Tensor) -> KeysValues:
-        k, v = self.split(self.kv(context), 2)
+    def keys_values(self, context: Tensor, unpadding: Unpadding | None = None) -> KeysValues:
+        kv = self.kv(context)
+        k, v = self.split(kv if unpadding is None else unpadding.with_padding(kv), 2)
         return self.k_norm(k), v
 
     def forward(self, x: Tensor, keys_values: KeysValues, visible: Visible | None) -> Tensor:
         (q,) = self.split(self.q(x), 1)
-        return self.attend(self.q_norm(q), *keys_values, visible)
+        return self.proj(self.attend(self.q_norm(q), *keys_values, visible))
 
 
 class Mlp(nn.Module):
@@ -181,7 +190,9 @@ class Mlp(nn.Module):
         layers = [self.fc1, self.fc2] if self.fc3 is None else [self.fc1, self.fc2, self.fc3]
         # Layers that adapters have taken the place of (peft) have products of their own.
         plain = all(type(layer) is Linear for layer in layers)
-        if self.aligned or not plain or x.shape[:-1].numel() < _MANY_ROWS:
+        # A graph is of many rows, and does not ask how many.
+        few = not torch.compiler.is_compiling() and x.shape[:-1].numel() < _MANY_ROWS
+        if self.aligned or not plain or few:
             return self.fc1, self.fc2, self.fc3
         more = -self.fc1.out_features % (_ALIGNED if x.device.type == "cpu" else _TILE)
         dtype, rows, columns = compute_dtype(x), (0, 0, 0, more), (0, more)
@@ -204,7 +215,7 @@ class EncoderBlock(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(self, x: Tensor, visible: Visible | None) -> Tensor:
-        """x (B, N, D), of which each token sees the `visible` ones, all if None."""
+        """x (B, N, D), or (1, T, D) without padding, of which each token sees the `visible` ones, all if None."""
         x = x + self.attn(self.norm1(x), visible)
         x = x + self.mlp(self.norm2(x))
         return x
@@ -222,12 +233,14 @@ class DecoderBlock(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(self, x: Tensor, context: Tensor, queries: Visible | None, inputs: Visible | None) -> Tensor:
-        """x (B, M, D), context (B, N, D); which queries and which inputs each query sees, all if None."""
+        """x (B, M, D), context (B, N, D), or (1, T, D) without padding; which queries and which inputs each query sees,
+        all if None."""
         x = x + self.self_attn(self.norm1(x), queries)
-        return self._read(x, self.context_keys_values(context), inputs)
+        keys_values = self.context_keys_values(context, None if inputs is None else inputs.unpadding)
+        return self._read(x, keys_values, inputs)
 
-    def context_keys_values(self, context: Tensor) -> KeysValues:
-        return self.cross_attn.keys_values(self.context_norm(context))
+    def context_keys_values(self, context: Tensor, unpadding: Unpadding | None = None) -> KeysValues:
+        return self.cross_attn.keys_values(self.context_norm(context), unpadding)
 
     def step(self, x: Tensor, past: Past, context: KeysValues, inputs: Visible | None) -> Tensor:
         """One more token x (B, 1, D) of a causal sequence, with cached keys and values."""

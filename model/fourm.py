@@ -22,16 +22,19 @@ from .cross_entropy import head_cross_entropy
 from .embeddings import Embeddings, Projections
 from .initialize import fill_layers, fill_table, xavier
 from .prepare import TargetGroups, check_batch, group_targets, to_tensors
+from .unpadding import Unpadding
 
 Weighting = Literal["modality", "token", "ml4m_token"]
 
 
 @dataclass(frozen=True)
 class Context:
-    """What the decoder reads: `tokens` (B, N, D) and `mask` (B, 1, 1, N), True = valid; None if all are."""
+    """What the decoder reads: `tokens` (B, N, D) and `mask` (B, 1, 1, N), True = valid; None if all are. With an
+    `unpadding` the tokens are (1, T, D)."""
 
     tokens: Tensor
     mask: Tensor | None
+    unpadding: Unpadding | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,11 @@ class FourM(nn.Module):
         return self.mask_token.device
 
     def forward(
-        self, batch: PackedBatch, weighting: Weighting = "modality", groups: TargetGroups | None = None
+        self,
+        batch: PackedBatch,
+        weighting: Weighting = "modality",
+        groups: TargetGroups | None = None,
+        unpadding: Unpadding | None = None,
     ) -> FourMOutput:
         """Losses of a packed batch.
 
@@ -127,6 +134,7 @@ class FourM(nn.Module):
                 all targets;
                 "ml4m_token" is apple/ml-4m's 'token', which weights modalities by targets times vocabulary size.
             groups: of `group_targets`; without it a batch of tensors costs one wait for the device.
+            unpadding: of the batch, for an encoder that computes no padding.
 
         Raises:
             ValueError: a NumPy batch holds an id, position or modality that the model does not have.
@@ -139,7 +147,9 @@ class FourM(nn.Module):
         tensors, values = to_tensors(batch, self.device)
         mod, pos, valid = (tensors[f"target_{part}"] for part in ("mod", "pos", "valid"))
         ids, input_mod, input_pos, input_valid = (tensors[f"input_{part}"] for part in ("ids", "mod", "pos", "valid"))
-        context = self.encode(ids, input_mod, input_pos, input_valid, values)
+        if unpadding is not None:
+            unpadding = unpadding.to(self.device)
+        context = self.encode(ids, input_mod, input_pos, input_valid, values, unpadding)
         queries = self.embed_queries(tensors["query_ids"], mod, pos, valid)
         # Built once; all blocks share it.
         mask = decoder_mask(self.config, mod, tensors["target_end"], valid)
@@ -159,17 +169,28 @@ class FourM(nn.Module):
             emb = F.pad(emb, (0, 0, registers.shape[1], 0))
         return x, emb
 
-    def encode(self, ids: Tensor, mod: Tensor, pos: Tensor, valid: Tensor, values: dict[str, Tensor]) -> Context:
+    def encode(
+        self,
+        ids: Tensor,
+        mod: Tensor,
+        pos: Tensor,
+        valid: Tensor,
+        values: dict[str, Tensor],
+        unpadding: Unpadding | None = None,
+    ) -> Context:
         """Inputs, each (B, N) as in `PackedBatch`, to what the decoder reads. Valid ones need not come first."""
         x, emb = self.embed_inputs(ids, mod, pos, valid, values)
         mask = F.pad(valid, (x.shape[1] - valid.shape[1], 0), value=True)[:, None, None, :]
-        x = self.encode_embedded(x, mask)
-        return Context(self.decoder_proj_context(x) + emb, mask)
+        if unpadding is not None:
+            x, emb = unpadding.without_padding(x), unpadding.without_padding(emb)
+        x = self.encode_embedded(x, mask, unpadding)
+        return Context(self.decoder_proj_context(x) + emb, mask, unpadding)
 
-    def encode_embedded(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Encoder blocks and norm on embedded inputs x (B, N, D), mask (B, 1, 1, N): the features of transfers."""
+    def encode_embedded(self, x: Tensor, mask: Tensor, unpadding: Unpadding | None = None) -> Tensor:
+        """Encoder blocks and norm on embedded inputs x (B, N, D), or (1, T, D) without padding, mask (B, 1, 1, N): the
+        features of transfers."""
         # A sample without inputs attends to its padding: of an empty row kernels make NaN. The decoder reads none.
-        visible = Visible.of(mask | ~mask.any(dim=-1, keepdim=True), x)
+        visible = Visible.of(mask | ~mask.any(dim=-1, keepdim=True), x, unpadding=unpadding)
         for block in self.encoder:
             x = self._run(block, x, visible)
         return self.encoder_norm(x)
@@ -184,7 +205,8 @@ class FourM(nn.Module):
 
     def decode(self, queries: Tensor, context: Context, mask: Tensor | None) -> Tensor:
         """Normalized decoder outputs (B, M, D); mask (B, 1, M, M) or None if every query sees all."""
-        among, read = Visible.of(mask, queries), Visible.of(context.mask, queries, empty=True)
+        among = Visible.of(mask, queries)
+        read = Visible.of(context.mask, queries, empty=True, unpadding=context.unpadding)
         for block in self.decoder:
             queries = self._run(block, queries, context.tokens, among, read)
         return self.decoder_norm(queries)
@@ -215,7 +237,7 @@ class FourM(nn.Module):
         """torch.compile each block in place; blocks of a side share one graph, and names of weights stay."""
         for block in (*self.encoder, *self.decoder):
             # Its forward alone, not the call: FSDP gathers and drops parameters around that, outside the graph.
-            block.forward = torch.compile(block.forward, **options)
+            block.forward = _of_any_size(torch.compile(block.forward, **options))
 
     def _run(self, block: nn.Module, *args: Tensor | Visible | None) -> Tensor:
         y: Tensor
@@ -251,6 +273,19 @@ class FourM(nn.Module):
             losses[name] = head_cross_entropy(hidden[i], heads[name], targets[i]) if counts[name] else y.sum() * 0.0
         loss = weigh({name: losses[name] for name in offered or outputs}, counts, vocabulary, weighting)
         return FourMOutput(loss, losses, counts, logits)
+
+
+def _of_any_size(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The forward of a block, whose graph is for any number of tokens without padding."""
+
+    def call(*args: Tensor | Visible | None) -> Tensor:
+        tensors = [x for x in args if isinstance(x, Tensor)]
+        for visible in args:
+            if isinstance(visible, Visible) and visible.unpadding is not None:
+                visible.unpadding.of_any_size(*tensors)
+        return forward(*args)
+
+    return call
 
 
 def weigh(

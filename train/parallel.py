@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..model.batch import PackedBatch
 from ..model.fourm import FourM
 from ..model.prepare import TargetGroups
+from ..model.unpadding import Unpadding
 from .settings import Precision, in_bf16
 
 
@@ -26,8 +27,8 @@ class ModalityLosses(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: PackedBatch, groups: TargetGroups) -> Tensor:
-        output = self.model(batch, groups=groups)
+    def forward(self, batch: PackedBatch, groups: TargetGroups, unpadding: Unpadding | None = None) -> Tensor:
+        output = self.model(batch, groups=groups, unpadding=unpadding)
         return torch.stack([output.losses[name] for name in self.model.config.outputs])
 
 
@@ -82,10 +83,10 @@ class Parallel:
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(self._module, mesh=mesh)
 
-    def losses(self, batch: PackedBatch, groups: TargetGroups) -> Tensor:
+    def losses(self, batch: PackedBatch, groups: TargetGroups, unpadding: Unpadding | None = None) -> Tensor:
         """See `ModalityLosses`."""
         with torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext():
-            losses: Tensor = self._module(batch, groups)
+            losses: Tensor = self._module(batch, groups, unpadding)
         return losses
 
     def train(self, mode: bool = True) -> None:

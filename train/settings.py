@@ -26,6 +26,7 @@ OPERATIONS = frozenset(
     {
         "name", "workers", "cpus", "gpus", "accumulate", "activation_checkpointing", "compile", "parallel", "log_every",
         "validate_every", "validation_samples", "checkpoint_every", "keep_checkpoints", "trackers", "peak_flops",
+        "unpad",
         "nonfinite",  # a run that was stopped goes on with the other choice
     }
 )  # fmt: skip
@@ -197,6 +198,7 @@ class Train(Section):
     accumulate: Positive = 1  # micro-batches of a step
     activation_checkpointing: bool = False
     compile: bool | None = None  # the blocks; on CUDA unless given
+    unpad: bool | None = None  # compute no padding of inputs; on CUDA unless given, where input_tokens is a range
     log_every: Positive = 10
     validate_every: Positive = 1_000
     validation_samples: Positive = 1_024
@@ -204,6 +206,13 @@ class Train(Section):
     keep_checkpoints: Positive = 2
     trackers: list[Literal["wandb", "mlflow"]] = []
     peak_flops: Rate | None = None  # of one device; known GPUs need none
+
+    def unpads(self, device: str) -> bool:
+        """Whether the encoder computes no padding on a kind of device ("cuda", "cpu")."""
+        if self.unpad is not None:
+            return self.unpad
+        # Where all samples have as many inputs as fit, moving tokens would cost more than is saved.
+        return device == "cuda" and not isinstance(self.input_tokens, int)
 
     @property
     def begins_with(self) -> Init | None:

@@ -16,7 +16,7 @@ from fourmill.model.cpu import linear
 from fourmill.model.fourm import FourM
 from fourmill.model.prepare import group_targets
 from fourmill.train import metrics
-from fourmill.train.flops import forward_flops, peak_flops, step_flops
+from fourmill.train.flops import Lengths, forward_flops, peak_flops, step_flops, useful_flops
 
 
 @pytest.mark.parametrize("changes", [{}, {"gated_mlp": False, "num_register_tokens": 3, "qk_norm": True}])
@@ -45,6 +45,18 @@ def test_it_is_the_sum_over_the_products(
     assert step_flops(config, 8, 12, 10, predicted) == 3 * forward
 
 
+def test_useful_operations_are_those_without_padding(tmp_path: Path) -> None:
+    """Of each sample alone, cut to its valid tokens."""
+    one = training.trainer(training.job(tmp_path, input_tokens=[2, 12], target_tokens=[3, 10]))
+    config, batches = one.model.config, one.loader.batches(0, 8)
+    batch = next(batches)[1]
+    batches.close()
+    ends = zip(batch.input_valid.sum(1).tolist(), batch.target_valid.sum(1).tolist(), strict=True)
+    alone = sum(step_flops(config, 1, n, m, {}) for n, m in ends)
+    assert useful_flops(config, Lengths.of(batch), {}) == pytest.approx(alone)
+    assert alone < step_flops(config, 8, 12, 10, {})
+
+
 def test_devices_have_their_peak() -> None:
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
     assert peak_flops("NVIDIA H100 PCIe") == 756e12
@@ -58,6 +70,6 @@ def test_devices_have_their_peak() -> None:
 def test_a_run_with_a_peak_logs_its_share(tmp_path: Path) -> None:
     training.train(training.job(tmp_path, peak_flops=1e12))
     rows = [row for row in metrics.read(training.job(tmp_path).folder) if row["kind"] == "train"]
-    assert all(0 < row["mfu"] < 1 for row in rows)
+    assert all(0 < row["useful_mfu"] <= row["mfu"] < 1 for row in rows)
     ratio = np.array([row["mfu"] / row["tokens_per_second"] for row in rows])
     assert ratio.std() < 0.2 * ratio.mean(), "operations follow tokens, but for the heads"

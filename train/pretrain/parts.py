@@ -5,7 +5,7 @@ What the launching thread would do for a step, the device would wait for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,30 +13,41 @@ import torch
 from ...model.batch import PackedBatch
 from ...model.config import FourMConfig
 from ...model.prepare import TargetGroups, check_batch, group_targets, only_shown
+from ...model.unpadding import Unpadding
+from ..flops import Lengths
 
 
 @dataclass(frozen=True)
 class Parts:
-    """batches: consecutive samples, of one size. groups: their targets. keys: of all samples."""
+    """batches: consecutive samples, of one size. groups: their targets. unpaddings: of their inputs; None for an
+    encoder that computes padding. keys, lengths: of all samples, without padding."""
 
     batches: list[PackedBatch]
     groups: list[TargetGroups]
+    unpaddings: Sequence[Unpadding | None]
     keys: list[str]
+    lengths: Lengths
 
 
-def parts_of(config: FourMConfig, parts: int, device: torch.device) -> Callable[[PackedBatch], Parts]:
+def parts_of(
+    config: FourMConfig, parts: int, device: torch.device, unpad: bool = False
+) -> Callable[[PackedBatch], Parts]:
     """From a NumPy batch to so many parts; their number divides its samples. ValueError: see `check_batch`."""
     # Only from pinned memory a copy to a GPU goes on beside other work.
     pinned = device.type == "cuda"
+    registers = config.num_register_tokens
 
     def make(batch: PackedBatch) -> Parts:
         check_batch(config, batch)
         pieces = [only_shown(config, piece) for piece in split(batch, parts)]
         # Counted on the host, from NumPy arrays: the step never waits for a number from the device.
         groups = [group_targets(piece, len(config.modalities)) for piece in pieces]
+        unpaddings = [Unpadding.of(piece, registers) if unpad else None for piece in pieces]
+        lengths = Lengths.of(batch, registers)
         if pinned:
             pieces, groups = [piece.pinned() for piece in pieces], [group.pinned() for group in groups]
-        return Parts(pieces, groups, batch.keys)
+            unpaddings = [one and one.pinned() for one in unpaddings]
+        return Parts(pieces, groups, unpaddings, batch.keys, lengths)
 
     return make
 

@@ -26,7 +26,7 @@ from .. import checkpoint, sharded, workers
 from ..data.groups import ShardRows
 from ..data.loader import LoaderOptions, TokenLoader
 from ..data.order import rank_positions
-from ..flops import peak_flops, step_flops
+from ..flops import Lengths, peak_flops, step_flops, useful_flops
 from ..metrics import Metrics
 from ..parallel import Parallel, whole
 from ..requests import Asked, Requests, Stopped
@@ -81,7 +81,8 @@ class Trainer:
             self._resume_newest(latest)
         self.tokenizers = job.column_tokenizers()  # of training and of validation
         self.loader = self._loader(job.shards, job.seed, settings.repeat, training=True)
-        self.parts = parts_of(model.config, settings.accumulate, model.device)
+        unpad = settings.unpads(model.device.type)
+        self.parts = parts_of(model.config, settings.accumulate, model.device, unpad)
 
     def _loader(self, shards: tuple[ShardRows, ...], seed: int, repeat: int, training: bool) -> TokenLoader:
         tokens = storage.join(self.job.root, "tokens")
@@ -215,9 +216,9 @@ class Trainer:
         self.parallel.train()
         self.weights.optimizer.zero_grad(set_to_none=True)
         loss, sums = torch.zeros((), device=counts.device), torch.zeros(len(places), device=counts.device)
-        for i, (part, group) in enumerate(zip(parts.batches, parts.groups, strict=True)):
+        for i, (part, group, unpadding) in enumerate(zip(parts.batches, parts.groups, parts.unpaddings, strict=True)):
             with self.parallel.micro_batch(last=i == len(parts.batches) - 1):
-                losses = self.parallel.losses(part.to(self.model.device), group)
+                losses = self.parallel.losses(part.to(self.model.device), group, unpadding)
                 part_loss = (losses * weights[i]).sum()
                 # DDP and FSDP average gradients over the workers, and the loss is a sum over them.
                 (part_loss * self.world).backward()  # type: ignore[no-untyped-call]
@@ -230,7 +231,7 @@ class Trainer:
         self.weights.step(lr, norm)
         self.step += 1
         targets = [sum(group.counts[i] for group in parts.groups) for i in places]
-        window.entries.append(Entry(self.step, loss, sums, targets, norm, parts.keys))
+        window.entries.append(Entry(self.step, loss, sums, targets, norm, parts.keys, parts.lengths))
         window.step, window.lr = self.step, lr
 
     def _norm(self, most: float | None) -> Tensor:
@@ -290,8 +291,10 @@ class Trainer:
         cuda = self.model.device.type == "cuda"
         peak = settings.peak_flops or (peak_flops(torch.cuda.get_device_name(self.model.device)) if cuda else None)
         if peak:
+            lengths = Lengths(*self._reduce(torch.tensor(window.lengths, dtype=torch.float64)).tolist())
             flops = step_flops(self.model.config, samples, *settings.budgets, predicted)
             values["mfu"] = flops / seconds / (peak * self.world)
+            values["useful_mfu"] = useful_flops(self.model.config, lengths, predicted) / seconds / (peak * self.world)
         return values
 
     def _reduce(self, tensor: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..flops import Lengths
+
 Reduce = Callable[[Tensor], Tensor]
 Gather = Callable[[Any], list[Any]]
 NAMED = 8  # samples of a step that messages and log lines name
@@ -31,6 +33,7 @@ class Entry:
     counts: numbers of targets, S of them.
     norm: scalar, of the whole gradient.
     keys: the samples.
+    lengths: of the samples.
     """
 
     step: int
@@ -39,6 +42,7 @@ class Entry:
     counts: list[int]
     norm: Tensor
     keys: list[str]
+    lengths: Lengths = field(default_factory=Lengths)
 
 
 @dataclass
@@ -58,6 +62,11 @@ class Window:
     waited: float = 0.0
     step: int = 0
     lr: float = 0.0
+
+    @property
+    def lengths(self) -> Lengths:
+        """Of this worker's samples of all steps."""
+        return Lengths.total(entry.lengths for entry in self.entries)
 
     def take_skipped(self, gather: Gather) -> list[dict[str, Any]]:
         """Take the steps that changed nothing out of the window.

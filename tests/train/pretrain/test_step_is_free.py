@@ -142,23 +142,30 @@ def test_the_newest_step_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [line["step"] for line in runs.losses(tmp_path) if line["kind"] == "train"] == [2, 4, 6, 8, 9]
 
 
-@pytest.mark.parametrize("averaged", [False, True])
-def test_validation_between_steps_compiles_nothing_new(tmp_path: Path, averaged: bool) -> None:
-    """Two graphs with gradients, two without, whatever the depth; under autocast, with its parameters or averages."""
+UNPADDED: dict[str, Any] = {"ema": 0.9, "unpad": True, "input_tokens": [3, 24]}
+
+
+@pytest.mark.parametrize("settings", [{}, UNPADDED])
+def test_validation_between_steps_compiles_nothing_new(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Two graphs with gradients, two without, whatever the depth; under autocast, with its parameters or averages, and
+    whatever padding is left out."""
     graphs: list[int] = []
 
     torch._dynamo.reset()
-    one = training.trainer(training.job(tmp_path, precision="bf16", ema=0.9 if averaged else 0.0, accumulate=2))
+    one = training.trainer(training.job(tmp_path, precision="bf16", accumulate=2, **settings))
     one.model.compile_blocks(backend=counting(graphs), fullgraph=True)
     batches = one.loader.made(one.parts, 0, 8)
-    counts = []
+    counts, sizes = [], set()
     for step in range(20):
-        one.train_step(next(batches)[1], Window(one.outputs))
+        parts = next(batches)[1]
+        sizes |= {unpadding and len(unpadding.places) for unpadding in parts.unpaddings}
+        one.train_step(parts, Window(one.outputs))
         if step % 8 == 3:
             one.validate()
         counts.append(len(graphs))
     batches.close()
     assert (counts[0], counts[-1]) == (2, 4)
+    assert len(sizes) > 2 if "unpad" in settings else sizes == {None}
 
 
 def test_blocks_of_a_side_share_a_graph(one: Trainer, tmp_path: Path) -> None:
