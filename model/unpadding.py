@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .batch import PackedBatch
 
-_SIZES = 64  # that T may have for one B x N: memory is used again, and at most 1/64 of B x N is filled up
+_SIZES = 128  # that T may have for one B x N: memory is used again, and at most 1/128 of B x N is filled up
 _ALIGNED = 8
 
 
@@ -26,7 +26,7 @@ class Unpadding:
     places: int64 (T,), where they stand in (B, N), row by row; place 0 for what fills T up.
     real: bool (T,), False for what fills T up.
     slots: int64 (B, N), where each valid token stands in (T,); 0 for padding.
-    valid: bool (B, N).
+    valid: bool (B * N,).
     """
 
     places: Tensor
@@ -44,7 +44,7 @@ class Unpadding:
         size = max(1, -(-len(found) // step)) * step
         places, slots = np.zeros(size, np.int64), np.zeros(valid.size, np.int64)
         places[: len(found)], slots[found] = found, np.arange(len(found))
-        arrays = (places, np.arange(size) < len(found), slots.reshape(valid.shape), valid)
+        arrays = (places, np.arange(size) < len(found), slots.reshape(valid.shape), valid.ravel())
         return cls(*(torch.from_numpy(array) for array in arrays))
 
     def to(self, device: torch.device | str) -> Unpadding:
@@ -75,7 +75,7 @@ class Unpadding:
 
     @staticmethod
     def _rows(x: Tensor, index: Tensor, inverse: Tensor, used: Tensor) -> Tensor:
-        y: Tensor = _Rows.apply(x.flatten(0, 1), index.flatten(), inverse.flatten(), used.flatten())
+        y: Tensor = _Rows.apply(x.flatten(0, 1), index.flatten(), inverse.flatten(), used)
         return y
 
 

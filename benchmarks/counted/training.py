@@ -2,9 +2,9 @@
 
 What is counted is the trainer's step on one GPU's share of the recipe's batch, under the recipe's own masks.
 
-- FLOPs: of matrix products and attention, over those that the step needs (train/flops.py). More are zeros that fill up
-  widths, logits that are computed again, and with activation checkpointing whole blocks.
-- padded: share of the encoder's tokens that are padding.
+- FLOPs: of matrix products and attention, over those that the step needs (train/flops.py). More are padding, zeros that
+  fill up widths, logits that are computed again, and with activation checkpointing whole blocks.
+- padded: share of the tokens that encoder blocks compute which are padding.
 - unaligned: share of the products' FLOPs of which a matrix has rows that are no multiples of 8 numbers.
 - kept a logit: bytes of logits that are saved for the backward pass, over the number of logits.
 - kept a token: kB that are saved of all else, over the tokens of the batch, padding included.
@@ -34,7 +34,7 @@ from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
 from fourmill.recipe import Recipe
 from fourmill.tokenize.text.wordpiece import NUM_SENTINELS
-from fourmill.train.flops import step_flops
+from fourmill.train.flops import Lengths, useful_flops
 from fourmill.train.masking.masking import ModalityTokens, mask_batch
 from fourmill.train.pretrain.job import TrainJob, configured, masking_config
 from fourmill.train.pretrain.parts import parts_of
@@ -101,22 +101,24 @@ def _raw_type(spec: ModalitySpec) -> type:
     return np.uint8 if spec.kind is Kind.PIXELS else np.float16
 
 
-def raw(config: FourMConfig, depth: int, batch: PackedBatch, checkpointing: bool) -> Counter[str]:
+def raw(config: FourMConfig, depth: int, batch: PackedBatch, checkpointing: bool, unpad: bool) -> Counter[str]:
     """Sums over a step of a model with so many blocks in encoder and decoder."""
     with torch.device("meta"):
         model = FourM(replace(config, encoder_depth=depth, decoder_depth=depth)).train()
     model.activation_checkpointing = checkpointing
-    parts = parts_of(model.config, 1, torch.device("cpu"))(batch)
+    parts = parts_of(model.config, 1, torch.device("cpu"), unpad)(batch)
+    (unpadding,) = parts.unpaddings
     sent, kept, operations = parts.batches[0], Kept(model), Operations()
     with FlopCounterMode(display=False) as flops, operations:
         with torch.autograd.graph.saved_tensors_hooks(kept, lambda x: x):
-            loss = model(sent, groups=parts.groups[0]).loss
+            loss = model(sent, groups=parts.groups[0], unpadding=unpadding).loss
         masks = operations.booleans
         loss.backward()
     return Counter(
         flops=flops.get_total_flops(), products=operations.products, unaligned=operations.unaligned,
         logits=kept.logits, rest=kept.rest, sent=sum(np.asarray(values).nbytes for values in sent.values.values()),
         masks=masks, waits=operations.waits.total(),
+        tokens=depth * (batch.input_valid.size if unpadding is None else len(unpadding.places)),
     )  # fmt: skip
 
 
@@ -129,14 +131,14 @@ def counted(name: str, samples: int | None = None, checkpointing: bool | None = 
     batch, config = random_batch(job, samples), configured(job.specs, train.model)
     # Blocks are alike: what a second one of each side adds, each further one adds.
     assert config.encoder_depth == config.decoder_depth
-    one, two = (raw(config, depth, batch, checkpointing) for depth in (1, 2))
+    one, two = (raw(config, depth, batch, checkpointing, train.unpads("cuda")) for depth in (1, 2))
     total = {key: one[key] + (two[key] - one[key]) * (config.encoder_depth - 1) for key in one}
     valid, mods = np.asarray(batch.target_valid), np.asarray(batch.target_mod)
     predicted = {s.name: float((valid & (mods == i)).sum()) for i, s in enumerate(job.specs) if s.is_target}
     logits = sum(predicted[s.name] * s.vocab_size for s in job.specs if s.is_target)
     return {
-        "FLOPs": total["flops"] / step_flops(config, samples, *train.budgets, predicted),
-        "padded": 1 - np.asarray(batch.input_valid).mean(),
+        "FLOPs": total["flops"] / useful_flops(config, Lengths.of(batch), predicted),
+        "padded": 1 - config.encoder_depth * int(np.asarray(batch.input_valid).sum()) / total["tokens"],
         "unaligned": total["unaligned"] / total["products"],
         "kept a logit": total["logits"] / logits,
         "kept a token": total["rest"] / samples / train.tokens_per_sample / 1e3,
