@@ -11,8 +11,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 if TYPE_CHECKING:
     from ..model.batch import PackedBatch
     from ..model.config import FourMConfig
@@ -61,6 +59,8 @@ class Lengths(NamedTuple):
     @classmethod
     def of(cls, batch: PackedBatch, registers: int = 0) -> Lengths:
         """Of a NumPy batch, without padding."""
+        import numpy as np  # plan, which counts operations, does without
+
         n, m = (np.asarray(valid).sum(1).astype(float) for valid in (batch.input_valid, batch.target_valid))
         n += registers
         return cls(float(len(n)), *(float(x) for x in (n.sum(), m.sum(), n @ n, m @ m, m @ n)))
