@@ -48,6 +48,7 @@ class Form(StrEnum):
     EDGES = "edges"  # uint8 (H, W), 0 or 255: stay so, and thin
     CLASSES = "classes"  # uint8 (H, W), ids that are never mixed; 255 is none
     DEPTH = "depth"  # float16 (H, W) in [0, 1], 0 nearest
+    DISTANCE = "distance"  # float16 (H, W), metres along the axis of view
     NORMALS = "normals"  # float16 (H, W, 3), unit vectors: x right, y up, z toward the viewer
     FEATURES = "features"  # float16 (h, w, C), a coarser grid over the whole frame
     VECTOR = "vector"  # float16 (D,), of the whole image
@@ -216,6 +217,10 @@ LABELS: dict[str, Label] = dict(
         _label("canny_edge", Storage.IMAGE, Form.EDGES, "canny", "Canny edges of the image"),
         _label("color_palette", Storage.JSON, Form.RECORD, "palette", "palettes of 1 to 7 colours"),
         _label("metadata", Storage.JSON, Form.RECORD, "metadata", "sizes, counts and statistics"),
+        # Beside those of 4M-21, for `labels.keep`, or for modalities of one's own.
+        _label("metric_depth", Storage.ARRAY, Form.DISTANCE, "metric_depth", "depth in metres"),
+        _label("open_det", Storage.JSON, Form.RECORD, "open_detector", "boxes of what the recipe names in words"),
+        _label("vlm_caption", Storage.JSON, Form.RECORD, "vlm_captions", "a caption by a vision-language model"),
         _label(WINDOW, Storage.JSON, Form.RECORD, "window", "which part of the image was labelled"),
     )
 )

@@ -16,13 +16,13 @@ from .infra.configuration import RecipeError
 from .infra.fingerprint import fingerprint, hashed
 from .infra.ledger import SAMPLES
 from .infra.versions import Part
-from .modalities import MODALITIES, TEXT, TOKENIZERS, Form
+from .modalities import LABELS, MODALITIES, TEXT, TOKENIZERS, Form
 from .pipelines import columns, outputs, source, stops
 from .pipelines import plan as plans
 from .pipelines.columns import Columns
 from .pipelines.outputs import Fitted, LabelPrints, Output, TokenOptions
 from .pipelines.plan import Inventory, Plan, Shards
-from .pipelines.specialists import pins, registry
+from .pipelines.specialists import conventions, pins, registry
 from .pipelines.specialists.base import Specialist
 from .recipe import Recipe, code_of, parse
 from .tokenize import codecs
@@ -30,6 +30,7 @@ from .tokenize import settings as tokenizer_settings
 from .tokenize.class_lists import BOXES
 from .tokenize.codecs import Options
 from .train import settings as train_settings
+from .train.downstream.evaluation import settings as evaluation
 from .train.tokenizers import adopt
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Project:
         self.inventory = Inventory(self.root, self.shards)
         try:
             versions.check_pins(recipe.versions, self._parts())
+            self.evaluation = evaluation.resolved(recipe.evaluate, self._depth_scales())
         except ValueError as error:
             raise RecipeError(str(error)) from None
 
@@ -154,6 +156,11 @@ class Project:
         coders = [codecs.part(MODALITIES[name].codec) for name in self.recipe.made]
         fits = [tokenizer_settings.fit_part(name) for name in self.recipe.tokenizers_needed]
         return [*(one.part() for one in self.specialists.values()), *coders, *fits]
+
+    def _depth_scales(self) -> dict[str, str]:
+        """Labels of depth that the recipe makes, with what each is linear in."""
+        depths = (label for label in self.specialists if LABELS[label].form is Form.DEPTH)
+        return {label: conventions.linear(self.specialists[label]) for label in depths}
 
     # What exists.
 
@@ -413,7 +420,7 @@ class Project:
         from .train.downstream.evaluation.job import of_run
 
         known = self._validation_sources(), self.shards.urls, frozenset(self.recipe.labels.keep), self.classes
-        return of_run(self.train_job, self.recipe.evaluate, self.codec_options(), *known, self.model_step())
+        return of_run(self.train_job, self.evaluation, self.codec_options(), *known, self.model_step())
 
 
 def columns_of(root: str) -> Columns:

@@ -255,3 +255,31 @@ def test_a_fit_on_stored_labels_says_their_version(tmp_path: Path, monkeypatch: 
     (name,) = Project(recipe).unfitted
     assert Project(recipe).fit_job([name]).versions == {name: {}}
     assert Project(recipe, update=True).fit_job([name]).versions == {name: {"versions": {"labels/canny_edge": 2}}}
+
+
+@pytest.mark.parametrize(
+    ("depth", "stated", "inverse"),
+    [
+        ({}, None, True),  # Depth Anything
+        ({"weights": "Intel/zoedepth-nyu-kitti"}, None, False),
+        ({"weights": "Intel/zoedepth-nyu-kitti", "linear_in": "inverse_depth"}, True, True),
+        ({"specialist": "member", "name": "d.npy", "holds": "inverse_depth"}, None, True),
+        ({"specialist": "member", "name": "d.npy", "holds": "relative"}, True, True),  # nothing says
+        ({"specialist": "member", "name": "d.npy", "holds": "relative"}, None, None),
+        ({}, False, "evaluate.truth.depth.inverse is false.*linear in inverse depth.*inverse: true"),
+        ({"weights": "Intel/zoedepth-nyu-kitti"}, True, "evaluate.truth.depth.inverse is true.*linear in depth"),
+    ],
+)
+def test_truth_is_compared_on_the_scale_of_the_labels(
+    tmp_path: Path, depth: dict[str, Any], stated: bool | None, inverse: bool | str | None
+) -> None:
+    truth = {"depth": {"member": "distance.npy"} | ({} if stated is None else {"inverse": stated})}
+    asked = data.recipe(
+        tmp_path / "out", data.good_shards(tmp_path / "s", 1, 1), modalities=["rgb"], labels__keep=["depth"],
+        labels__specialists={"depth": depth}, evaluate__truth=truth, generate__chains=[],
+    )  # fmt: skip
+    if isinstance(inverse, str):
+        with pytest.raises(RecipeError, match=inverse):
+            Project(asked)
+        return
+    assert Project(asked).evaluation.truth["depth"].inverse is inverse

@@ -228,7 +228,7 @@ _OF_CODEBOOKS = frozenset({"ema_decay", "dead_code_coefficient", "norm_latents"}
 _USELESS: dict[Form, frozenset[str]] = {
     Form.COLORS: _OF_NORMALS | {"class_dim"},
     Form.NORMALS: _OF_COLORS | {"class_dim"},
-    **dict.fromkeys((Form.EDGES, Form.DEPTH), _OF_COLORS | _OF_NORMALS | {"class_dim"}),
+    **dict.fromkeys((Form.EDGES, Form.DEPTH, Form.DISTANCE), _OF_COLORS | _OF_NORMALS | {"class_dim"}),
     Form.CLASSES: _OF_COLORS | _OF_NORMALS | _OF_PICTURES | {"loss", "warm_start"},
     Form.FEATURES: _OF_COLORS | _OF_NORMALS | _OF_PICTURES | {"class_dim", "resolutions"},
     Form.VECTOR: _OF_COLORS | _OF_NORMALS | _OF_PICTURES | _OF_CODEBOOKS
@@ -340,6 +340,11 @@ def check(tokenizers: Tokenizers, name: str, settings: TokenizerSettings, image_
         image_size: side of the run's crops, in pixels.
     """
     entry, where = TOKENIZERS[name], f"tokenizers, {name}"
+    if entry.form is Form.DISTANCE:
+        raise ValueError(
+            f"{where}: no tokenizer here keeps metres; 4M's of depth loses the unit. Keep {entry.label} as a label "
+            "(labels.keep), and take tok_depth for tokens"
+        )
     if idle := sorted(useless(name) & tokenizers.each.get(name, {}).keys()):
         raise ValueError(f"{where}: {idle[0]} has no meaning for {entry.form.value}; leave it out")
     if settings.weights is not None:

@@ -86,7 +86,11 @@ class Window:
 
         Boxes, people and instances outside of it are left out.
         """
-        if self.is_whole or label not in ("det", "human_poses", "sam_instance") or not isinstance(value, list):
+        if (
+            self.is_whole
+            or label not in ("det", "open_det", "human_poses", "sam_instance")
+            or not isinstance(value, list)
+        ):
             return value
         move = {"sam_instance": self._instance, "human_poses": self._person}.get(label, self._boxed)
         placed = (move(one) for one in value)

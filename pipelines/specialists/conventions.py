@@ -184,6 +184,12 @@ def known(label: str, weights: str) -> Fact | None:
     return next(by_name, None) or next(by_kind, None)
 
 
+def linear(specialist: object) -> str:
+    """What a label of depth is linear in by its specialist, `DEPTH` or `INVERSE`; ASKED if it does not say."""
+    said = getattr(specialist, "linear", ASKED)
+    return said if said in (DEPTH, INVERSE) else ASKED
+
+
 def architecture(weights: str) -> str:
     """What the configuration of a local folder says that it is: its `model_type`, or its pipeline's class; "" of a hub
     id, and of a folder that does not say."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 _HUB_ID = re.compile(r"^\w[\w.-]*/\w[\w.-]*$")
-_SAFE_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+_SAFE_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 _GIB = 2**30
 
 _models: WeakValueDictionary[Any, Any] = WeakValueDictionary()

@@ -18,7 +18,7 @@ from ...recipe import Recipe
 MEMBERS = 24  # of the first shard that are looked at
 _JPEG = 0.8  # bytes of a pixel at quality 95; the columns of photos take 0.3 to 0.7
 _PNG = {Form.CLASSES: 0.3, Form.EDGES: 0.2, Form.COLORS: 3.0}
-_PIXELS = {Form.DEPTH: 2.0, Form.NORMALS: 6.0, **_PNG}  # bytes of a pixel of the frame
+_PIXELS = {Form.DEPTH: 2.0, Form.DISTANCE: 2.0, Form.NORMALS: 6.0, **_PNG}  # bytes of a pixel of the frame
 _FEATURES = 256 * 1280 * 2  # float16 of ImageBind's grid, the largest
 _RECORD = 4_000
 _TOKEN = 2  # uint16

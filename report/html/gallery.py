@@ -123,7 +123,8 @@ def label_title(name: str) -> str:
         "rgb": "RGB", "det": "Boxes", "clip": "CLIP", "color_palette": "Colour palette", "semseg": "Segmentation",
         "normal": "Surface normals", "dinov2": "DINOv2", "dinov2_global": "DINOv2 global", "imagebind": "ImageBind",
         "imagebind_global": "ImageBind global", "sam_instance": "SAM instances", "sam_edge": "SAM edges",
-        "t5_caption": "T5 caption embeddings",
+        "t5_caption": "T5 caption embeddings", "metric_depth": "Depth in metres", "open_det": "Boxes of words",
+        "vlm_caption": "Caption by a model",
     }  # fmt: skip
     return known.get(name, name.replace("_", " ").capitalize())
 

@@ -34,7 +34,7 @@ Sums = dict[str, np.ndarray]
 MAX_PSNR = 100.0  # of equal pictures, dB
 SHARES = (11.25, 22.5, 30.0)  # degrees; shares of angles below them
 _BINS = 1_800  # of angles, 0.1 degrees each
-DISTANCE = "distance"  # depth whose unit is one of length, such as that of a laser scanner
+DISTANCE = Form.DISTANCE.value  # depth whose unit is one of length, such as that of a laser scanner
 # Relative errors of the nearest points of a depth label say nothing: 0 is the nearest of a map and no distance.
 _NEAREST = {Form.DEPTH.value: 0.05, DISTANCE: 1e-3}
 

@@ -75,6 +75,7 @@ class DenseModel(Pretrained):
     """
 
     batch_size: ClassVar[int] = 8
+    facts_of: ClassVar[str] = ""  # the label that the table of conventions has facts of, if it is another
     gpu_precision: ClassVar[Literal["fp32", "fp16", "bf16"]] = "fp16"  # bfloat16's 8 bits show as steps in depth
 
     max_pixels: int | None = Field(
@@ -101,9 +102,13 @@ class DenseModel(Pretrained):
         raise NotImplementedError
 
     @property
+    def fact(self) -> conventions.Fact | None:
+        """What is known of the weights."""
+        return conventions.known(self.facts_of or self.label, self.weights)
+
+    @property
     def changes(self) -> dict[int, str]:  # type: ignore[override]
-        fact = conventions.known(self.label, self.weights)
-        return dict(fact.changes) if fact else {}
+        return dict(self.fact.changes) if self.fact else {}
 
     @property
     def version(self) -> int:  # type: ignore[override]
@@ -112,13 +117,13 @@ class DenseModel(Pretrained):
     def dtype(self, device: str) -> torch.dtype:
         import torch
 
-        fact = conventions.known(self.label, self.weights)
+        fact = self.fact
         if self.precision == "auto" and fact and fact.never == self.gpu_precision:
             return torch.float32
         return super().dtype(device)
 
     def why_not(self, others: Mapping[str, Specialist]) -> str:
-        fact = conventions.known(self.label, self.weights)
+        fact = self.fact
         if fact and fact.never == self.precision:
             return (
                 f"{self.label}: {self.weights} does not hold in {self.precision}: {fact.why_never}; say "

@@ -26,6 +26,8 @@ from .base import DenseModel
 _METRIC = ("glpn", "zoedepth", "depth_pro", "tipsv2_dpt")  # return distances, whatever their configuration says
 _RESOLUTION = 1e-5  # of float32 after resizing: a map that varies less, as a share of its values, is constant
 _NEAREST = 1e-3  # metres: the least distance that models of metric depth know, whose inverse is large enough
+# DPT's first fusion has nothing to add; its checkpoints leave these out.
+UNNEEDED = (r"fusion_stage\.layers\.0\.residual_layer1\.",)
 
 
 class Depth(DenseModel):
@@ -43,8 +45,7 @@ class Depth(DenseModel):
     licence: ClassVar[str] = "Apache-2.0"
     memory_gb: ClassVar[float] = 1.5
     later: ClassVar[dict[str, Any]] = {"linear_in": None, "far_ratio": None}
-    # DPT's first fusion has nothing to add; its checkpoints leave these out.
-    unneeded: ClassVar[tuple[str, ...]] = (r"fusion_stage\.layers\.0\.residual_layer1\.",)
+    unneeded: ClassVar[tuple[str, ...]] = UNNEEDED
 
     weights: str = Field(
         "depth-anything/Depth-Anything-V2-Small-hf", description="Hub id (org/name), or a local folder."
@@ -76,8 +77,8 @@ class Depth(DenseModel):
         """`DEPTH` or `INVERSE`: stated, known of the weights, or by their configuration; "" if nothing says."""
         if self.predicts != "auto":
             return self.predicts
-        fact = conventions.known(self.label, self.weights)
-        return fact.says if fact else _by_configuration(conventions.configuration(self.weights))
+        fact = self.fact
+        return fact.says if fact else by_configuration(conventions.configuration(self.weights))
 
     @property
     def linear(self) -> str:
@@ -109,8 +110,8 @@ class Depth(DenseModel):
     def former_parts(self) -> dict[str, Any]:
         """With `predicts: auto`, where the configuration was read as what the recipe states now."""
         parts = super().former_parts()
-        fact, config = conventions.known(self.label, self.weights), conventions.configuration(self.weights)
-        read = (fact.says if fact else "") or _by_configuration(config) or _of_dpt(config)
+        fact, config = self.fact, conventions.configuration(self.weights)
+        read = (fact.says if fact else "") or by_configuration(config) or _of_dpt(config)
         if self.predicts == read:
             return {**parts, "options": parts["options"] | {"predicts": "auto"}}
         return parts
@@ -125,18 +126,31 @@ class Depth(DenseModel):
 
     def label_of(self, prediction: Any, size: tuple[int, int]) -> np.ndarray | Reject:
         """float16 (H, W) in [0, 1], 0 nearest; a Reject if the model says the same of every pixel."""
-        options: dict[str, Any] = {"target_sizes": [size]}
-        if self._model.config.model_type == "zoedepth":  # the only one that pads and wants to know around what
-            options["source_sizes"] = [self.seen_size(size)]
-        processed = self._processor.post_process_depth_estimation(prediction, **options)[0]["predicted_depth"]
-        depth = processed.float().reshape(size).cpu().numpy()
+        depth = predicted_at(self._model, self._processor, prediction, size, self.seen_size(size))
         scaled = scaled_depth(depth, self.predicted, self.linear, self.far_ratio)
         if scaled is None:
             return Reject(f"depth: the same everywhere ({float(depth.flat[0]):.4g})")
         return scaled
 
 
-def _by_configuration(config: Mapping[str, Any]) -> str:
+def predicted_at(
+    model: Any, processor: Any, prediction: Any, size: tuple[int, int], seen: tuple[int, int]
+) -> np.ndarray:
+    """A model's prediction at the frame of the image, float32 (H, W), in the model's own unit, by the processor of its
+    weights.
+
+    Args:
+        size: height and width of the image. seen: those at which preprocessing saw it.
+    """
+    options: dict[str, Any] = {"target_sizes": [size]}
+    if model.config.model_type == "zoedepth":  # the only one that pads and wants to know around what
+        options["source_sizes"] = [seen]
+    processed = processor.post_process_depth_estimation(prediction, **options)[0]["predicted_depth"]
+    depth: np.ndarray = processed.float().reshape(size).cpu().numpy()
+    return depth
+
+
+def by_configuration(config: Mapping[str, Any]) -> str:
     """`DEPTH` or `INVERSE` by what a model's configuration says itself, "" if it does not.
 
     DPT's says nothing: MiDaS's checkpoints predict inverse depth, Omnidata's of the same shape depth. Those with a

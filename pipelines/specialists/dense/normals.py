@@ -35,7 +35,7 @@ class Normals(Framed, DenseModel):
     name: ClassVar[str] = "normals"
     label: ClassVar[str] = "normal"
     task: ClassVar[str] = "surface normal estimation"
-    licence: ClassVar[str] = "not found"
+    licence: ClassVar[str] = "Apache-2.0"
     memory_gb: ClassVar[float] = 2.0
 
     weights: str = Field("google/tipsv2-b14-dpt", description="Hub id (org/name), or a local folder.")

@@ -20,10 +20,9 @@ import numpy as np
 from pydantic import Field
 
 from ...reject import Reject
+from .. import conventions
 from ..base import Item, Specialist
 from ..conventions import DEPTH, INVERSE
-from ..members.member import Member
-from .depth import Depth
 from .framed import unit_vectors
 
 _SMALLEST = 3  # pixels along a side, for a gradient
@@ -62,8 +61,7 @@ class NormalsFromDepth(Specialist):
     )
 
     def why_not(self, others: Mapping[str, Specialist]) -> str:
-        depth = others.get("depth")
-        linear = depth.linear if isinstance(depth, Depth | Member) else ""
+        linear = conventions.linear(others.get("depth"))
         right = {DEPTH: "linear", INVERSE: "inverse"}.get(linear, self.depth_is)
         if self.depth_is == right:
             return ""

@@ -92,6 +92,20 @@ def depth(array: np.ndarray, holds: str, scale: float | None, far: float | None,
     return _completed(out, valid, invalid)
 
 
+def distances(array: np.ndarray, scale: float | None, invalid: Invalid) -> np.ndarray:
+    """float16 (H, W), metres; those that are set are as far as the farthest."""
+    _expect(array, 2, "biuf")
+    with np.errstate(over="ignore"):
+        values = array.astype(np.float32) * np.float32(scale or 1)
+    valid = np.isfinite(values) & (values > 0)
+    if not valid.any():
+        raise ValueError("no pixel has a value")
+    farthest = float(values[valid].max())
+    if farthest > float(np.finfo(np.float16).max):
+        raise ValueError(f"distances up to {farthest:.4g}, expected metres; see scale")
+    return _completed(np.where(valid, values, farthest).astype(np.float16), valid, invalid)
+
+
 def normals(array: np.ndarray, frame: str, invalid: Invalid) -> np.ndarray:
     """float16 (H, W, 3), unit vectors in the declared frame, of those in `frame`."""
     _expect(array, 3, "iuf")

@@ -29,6 +29,7 @@ _IN_FRAME: dict[Form, tuple[str, ...]] = {
     Form.EDGES: ("resize",),
     Form.CLASSES: ("resize", "classes"),
     Form.DEPTH: ("resize", "holds", "scale", "far", "invalid"),
+    Form.DISTANCE: ("resize", "scale", "invalid"),
     Form.NORMALS: ("resize", "flip", "frame", "invalid"),
 }
 _OF_RECORDS: dict[str, tuple[str, ...]] = {"det": ("classes",), "sam_instance": ("resize",)}
@@ -135,7 +136,7 @@ class Member(Specialist):
 
     @property
     def in_frame(self) -> bool:  # type: ignore[override]
-        return self._is_map or self.label in ("det", "human_poses")
+        return self._is_map or self.label in ("det", "open_det", "human_poses")
 
     @property
     def needs_image(self) -> bool:  # type: ignore[override]
@@ -182,7 +183,9 @@ class Member(Specialist):
         match self.label, self.form:
             case "det", _:
                 return records.boxes(value, renamed(self.classes, self.class_names()), self.class_names())
-            case "caption", _:
+            case "open_det", _:
+                return records.boxes(value, {}, None)
+            case (("caption" | "vlm_caption"), _):
                 return records.text(value)
             case "metadata", _:
                 return records.numbers(value)
@@ -194,6 +197,8 @@ class Member(Specialist):
         match self.form:
             case Form.DEPTH:
                 return maps.depth(array, self.holds, self.scale, self.far, self.invalid)
+            case Form.DISTANCE:
+                return maps.distances(array, self.scale, self.invalid)
             case Form.NORMALS:
                 return maps.normals(array, self.frame or frames.flipped(self.flip), self.invalid)
             case Form.CLASSES:

@@ -12,13 +12,13 @@ import numpy as np
 from ....tokenize import masks
 
 
-def boxes(value: Any, names: Mapping[str, str | None], known: Collection[str]) -> list[dict[str, Any]]:
+def boxes(value: Any, names: Mapping[str, str | None], known: Collection[str] | None) -> list[dict[str, Any]]:
     """{"box", "label", "score"} of each box, best first; a score that is missing is 1, and other fields are dropped.
 
     Args:
         value: a list of {"box": [xmin, ymin, xmax, ymax] in 0..1 of the image, "label", "score"}.
         names: the label's name of a class of the file, None for boxes that are left out; others are as they are.
-        known: the label's classes.
+        known: the label's classes; None if it takes any words.
     """
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         raise ValueError("expected a list of boxes, each with box, label and perhaps score")
@@ -26,7 +26,9 @@ def boxes(value: Any, names: Mapping[str, str | None], known: Collection[str]) -
     return sorted((box for box in found if box is not None), key=lambda box: -box["score"])
 
 
-def _box(one: Mapping[str, Any], names: Mapping[str, str | None], known: Collection[str]) -> dict[str, Any] | None:
+def _box(
+    one: Mapping[str, Any], names: Mapping[str, str | None], known: Collection[str] | None
+) -> dict[str, Any] | None:
     box, name, score = one.get("box"), one.get("label"), one.get("score", 1.0)
     if not (isinstance(box, list) and len(box) == 4 and all(map(_is_share, box))):
         raise ValueError(f"a box of {box!r:.60}, expected [xmin, ymin, xmax, ymax] in 0 to 1")
@@ -39,7 +41,7 @@ def _box(one: Mapping[str, Any], names: Mapping[str, str | None], known: Collect
     name = names.get(name, name)
     if name is None:
         return None
-    if name not in known:
+    if known is not None and name not in known:
         raise ValueError(f"a box of {name!r:.60}, which is none of the label's classes; see classes")
     return {"box": [float(side) for side in box], "label": name, "score": float(score)}
 

@@ -69,7 +69,7 @@ class Maps:
     def __init__(self, form: Form, size: int, given: Truth | None, names: Sequence[str]) -> None:
         self.form, self.size, self.given = form, size, given
         # Distances that a scanner measured have a unit, relative depth has none.
-        self._inverse = form is Form.DEPTH and given is not None and given.inverse
+        self._inverse = form is Form.DEPTH and given is not None and bool(given.inverse)
         self._measured_as = DISTANCE if form is Form.DEPTH and given is not None else form.value
         self.measures = _MEASURES[form]
         self._table = None if given is None else _class_table(given, names)

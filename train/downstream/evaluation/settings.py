@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -20,7 +21,8 @@ class Truth(Section):
     # Of class maps: the names of ids in order, null for none. The label's own ids unless given.
     classes: list[str | None] | None = None
     # Of depth: labels are linear in the inverse of distances, as relative depth is (`depth`), and are compared there.
-    inverse: bool = False
+    # What the label's specialist says unless given, see `resolved`.
+    inverse: bool | None = None
     # Of captions, whose truth is a JSON: the key of its list of objects, "" if it is the list; and what to look at in
     # each of them. One whose `visible` is not above `least` is not there.
     objects: str = ""
@@ -29,6 +31,9 @@ class Truth(Section):
     visible: str = ""
     least: Share = 0.0
     words: dict[str, list[str]] = {}  # of captions: other words for a name
+
+
+_INVERSE = {"inverse_depth": True, "depth": False}  # by what a label of depth is linear in
 
 
 def _as_truth(value: Any) -> Any:
@@ -50,3 +55,28 @@ class Evaluate(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Positive = 16
     precision: Precision = "auto"
+
+
+def resolved(settings: Evaluate, linear: Mapping[str, str]) -> Evaluate:
+    """The settings with `inverse` of each truth of depth as its label is.
+
+    Args:
+        linear: labels of depth that the recipe makes, with what each is linear in: "depth", "inverse_depth", or ""
+            where nothing says it: these are as the recipe says, or linear in depth.
+
+    Raises:
+        ValueError: a truth says another scale than its label has.
+    """
+    truths = dict(settings.truth)
+    for label, scale in linear.items():
+        given, known = truths.get(label), _INVERSE.get(scale)
+        if given is None or known is None:
+            continue
+        if given.inverse not in (None, known):
+            raise ValueError(
+                f"evaluate.truth.{label}.inverse is {str(given.inverse).lower()}, and this recipe's {label} is linear "
+                f"in {scale.replace('_', ' ')}: what is right would count as wrong; leave it out, or say inverse: "
+                f"{str(known).lower()}"
+            )
+        truths[label] = given.model_copy(update={"inverse": known})
+    return settings.model_copy(update={"truth": truths})
