@@ -16,7 +16,7 @@ from .infra.configuration import RecipeError
 from .infra.fingerprint import fingerprint, hashed
 from .infra.ledger import SAMPLES
 from .infra.versions import Part
-from .modalities import LABELS, MODALITIES, TEXT, TOKENIZERS, Form
+from .modalities import MODALITIES, TEXT, TOKENIZERS, Form
 from .pipelines import columns, outputs, source, stops
 from .pipelines import plan as plans
 from .pipelines.columns import Columns
@@ -68,7 +68,7 @@ class Project:
         self.inventory = Inventory(self.root, self.shards)
         try:
             versions.check_pins(recipe.versions, self._parts())
-            self.evaluation = evaluation.resolved(recipe.evaluate, self._depth_scales())
+            self.evaluation = evaluation.resolved(recipe.evaluate, conventions.depth_scales(self.specialists))
         except ValueError as error:
             raise RecipeError(str(error)) from None
 
@@ -156,11 +156,6 @@ class Project:
         coders = [codecs.part(MODALITIES[name].codec) for name in self.recipe.made]
         fits = [tokenizer_settings.fit_part(name) for name in self.recipe.tokenizers_needed]
         return [*(one.part() for one in self.specialists.values()), *coders, *fits]
-
-    def _depth_scales(self) -> dict[str, str]:
-        """Labels of depth that the recipe makes, with what each is linear in."""
-        depths = (label for label in self.specialists if LABELS[label].form is Form.DEPTH)
-        return {label: conventions.linear(self.specialists[label]) for label in depths}
 
     # What exists.
 

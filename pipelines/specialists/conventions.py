@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...modalities import LABELS, Form
 from ...tokenize import frames
 
 DEPTH, INVERSE = "depth", "inverse_depth"
@@ -188,6 +189,12 @@ def linear(specialist: object) -> str:
     """What a label of depth is linear in by its specialist, `DEPTH` or `INVERSE`; ASKED if it does not say."""
     said = getattr(specialist, "linear", ASKED)
     return said if said in (DEPTH, INVERSE) else ASKED
+
+
+def depth_scales(specialists: Mapping[str, object]) -> dict[str, str]:
+    """Of specialists by label those of relative depth, with what each is linear in."""
+    depths = (label for label in specialists if LABELS[label].form is Form.DEPTH)
+    return {label: linear(specialists[label]) for label in depths}
 
 
 def architecture(weights: str) -> str:

@@ -81,7 +81,7 @@ RUN = {
     "seed: 'int | None' = None, variations: 'int' = 1, ensemble: 'int' = 1, **options: 'Any') -> 'Generation'",
 }
 ENUMS = {
-    "Form": ["colors", "edges", "classes", "depth", "normals", "features", "vector", "sequence", "record"],
+    "Form": ["colors", "edges", "classes", "depth", "distance", "normals", "features", "vector", "sequence", "record"],
     "Kind": ["pixels", "grid", "sequence", "embedding"],
     "Storage": ["image", "json", "array"],
 }

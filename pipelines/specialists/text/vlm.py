@@ -68,14 +68,14 @@ class VlmCaptions(Pretrained):
         assert self._model is not None, "call setup first"
         inputs = [self._inputs(item.image) for item in items]
         found: list[str | Reject] = [one if isinstance(one, Reject) else "" for one in inputs]
-        groups: dict[Any, list[int]] = {}
+        groups: dict[Any, list[tuple[int, dict[str, Any]]]] = {}
         for i, one in enumerate(inputs):
             if not isinstance(one, Reject):
-                groups.setdefault(_shape(one), []).append(i)
-        for indices in groups.values():
-            for start in range(0, len(indices), self.batch_size):
-                part = indices[start : start + self.batch_size]
-                for i, text in zip(part, self._answers([inputs[i] for i in part]), strict=True):
+                groups.setdefault(_shape(one), []).append((i, one))
+        for group in groups.values():
+            for start in range(0, len(group), self.batch_size):
+                indices, part = zip(*group[start : start + self.batch_size], strict=True)
+                for i, text in zip(indices, self._answers(part), strict=True):
                     found[i] = text or Reject(f"{self.label}: the model wrote nothing")
         return found
 
