@@ -213,8 +213,7 @@ class Project:
 
     def codec_options(self) -> Options:
         """What the recipe says about tokens beyond the sizes of modalities."""
-        images = self.recipe.images
-        score = self.recipe.tokenizers.min_box_score
+        images, score = self.recipe.images, self.recipe.tokenizers.min_box_score
         return Options(self.recipe.seed, images.size, images.crops, images.pixel_format, images.jpeg_quality, score)
 
     def shard_job(self, specialists: dict[str, Specialist], asked: dict[str, Output]) -> Job:
