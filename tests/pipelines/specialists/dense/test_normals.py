@@ -13,11 +13,13 @@ import pytest
 import torch
 from fourmill_tests.tiny import dense as tiny_dense
 from safetensors.torch import load_file, save_file
+from transformers import Tipsv2DptForDensePrediction
 
 from fourmill.pipelines.reject import Reject
 from fourmill.pipelines.specialists.base import Item
 from fourmill.pipelines.specialists.dense.depth import Depth
 from fourmill.pipelines.specialists.dense.framed import unit_vectors
+from fourmill.pipelines.specialists.dense.metric_depth import MetricDepth
 from fourmill.pipelines.specialists.dense.normals import Normals
 from fourmill.pipelines.specialists.dense.normals_geometry import NormalsFromDepth, normals_of, smoothed
 from fourmill.pipelines.specialists.dense.normals_marigold import MarigoldNormals
@@ -385,3 +387,22 @@ def test_geometry_needs_depth_of_some_size() -> None:
 
 def test_geometry_declares_what_it_needs() -> None:
     assert NormalsFromDepth.needs == ("depth",) and not NormalsFromDepth.sees_image
+
+
+def test_tipsv2_says_what_its_publishers_code_says(tmp_path: Path) -> None:
+    """Recorded with google-deepmind/tips 4db271d (image_encoder.py, decoders.py) on the same weights: normals of length
+    1 at the decoder's resolution; depth in metres, with `output_activation`, as its pull request 31 says."""
+    folder = tiny_dense.tipsv2(tmp_path / "tipsv2")
+    model = Tipsv2DptForDensePrediction.from_pretrained(folder).eval()
+    tiny_dense.fill(model)
+    model.save_pretrained(folder)
+    recorded = np.load(Path(__file__).parents[3] / "golden" / "tipsv2" / "heads.npz")
+    item = Item("key", tiny_dense.scene(56, 56, seed=11), None)
+    expected = torch.nn.functional.interpolate(torch.from_numpy(recorded["normals"])[None], (56, 56), mode="bilinear")
+    expected = torch.nn.functional.normalize(expected[0], dim=0).permute(1, 2, 0) * torch.tensor([-1, 1, 1])
+    (normals,) = _ready(folder)([item])
+    assert _degrees(normals, expected.numpy()).max() < 0.1
+    metres = torch.nn.functional.interpolate(torch.from_numpy(recorded["depth"])[None, None], (56, 56), mode="bilinear")
+    distances = MetricDepth(weights=str(folder))
+    distances.setup("cpu")
+    np.testing.assert_allclose(distances([item])[0], metres[0, 0].numpy(), rtol=2e-3)
