@@ -1,7 +1,8 @@
 """What a recipe's words for shards stand for: files, folders, globs and brace patterns, here and on remote storage.
 
 Only what is no name of something that is there is a pattern: `run[1]/*.tar` are the tars of the folder `run[1]`, if
-there is one.
+there is one. A name that means itself, whatever is there, has its signs in brackets, `run[[]1]/a[{]b[}].tar`: so are
+names written that no person has written as patterns (`literal`).
 """
 
 from __future__ import annotations
@@ -19,8 +20,20 @@ from ..infra import storage
 from ..infra.secrets import public
 
 TAR_SUFFIX = re.compile(r"\.(tar|tar\.gz|tgz)$", re.IGNORECASE)
-_BRACES = re.compile(r"\{([^{}]*)\}")
+_BRACES = re.compile(r"\{(?!\])([^{}]*)(?<!\[)\}")  # "[{]" and "[}]" are signs of a name
+_SIGN, _WRITTEN = re.compile(r"[*?[{}]"), re.compile(r"\[([*?[{}])\]")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def literal(url: str) -> str:
+    """A name as a pattern that means it alone."""
+    return _SIGN.sub(lambda sign: f"[{sign[0]}]", url)
+
+
+def spelled(pattern: str) -> str | None:
+    """The name that a pattern of `literal` means; None of any other."""
+    meant = _WRITTEN.sub(r"\1", pattern)
+    return meant if meant != pattern and literal(meant) == pattern else None
 
 
 def braces(pattern: str) -> list[str]:
@@ -59,7 +72,9 @@ def _alternatives(body: str) -> list[str]:
 
 def find(pattern: str) -> list[str]:
     """The URLs that one string without braces names, sorted; local ones are absolute. ValueError if there are none."""
-    urls, otherwise = _find_local(pattern) if storage.is_local(pattern) else _find_remote(pattern)
+    name = spelled(pattern)
+    find_in = _find_local if storage.is_local(pattern) else _find_remote
+    urls, otherwise = find_in(pattern if name is None else name, name is None)
     if not urls:
         raise ValueError(f"shards: nothing found at {public(pattern)!r}: {otherwise}")
     return urls
@@ -70,7 +85,7 @@ def remembered(pattern: str, known: Iterable[str]) -> list[str]:
 
     Local ones are absolute. Of the web nothing is remembered: addresses may be signed.
     """
-    if pattern.startswith(("http:", "https:")):
+    if pattern.startswith(("http:", "https:")) or spelled(pattern) is not None:
         return []
     if storage.is_local(pattern):
         pattern = os.path.abspath(os.path.expanduser(storage.local_path(pattern)))
@@ -91,7 +106,7 @@ def remembered(pattern: str, known: Iterable[str]) -> list[str]:
     return sorted(found)
 
 
-def _find_local(pattern: str) -> tuple[list[str], str]:
+def _find_local(pattern: str, magic: bool) -> tuple[list[str], str]:
     # not resolved: a link's own name names the shard, not that of the blob it points to
     path = os.path.abspath(os.path.expanduser(storage.local_path(pattern)))
     if os.path.isdir(path):
@@ -99,7 +114,7 @@ def _find_local(pattern: str) -> tuple[list[str], str]:
         return [os.path.join(path, name) for name in names], "there is no *.tar in this folder"
     if os.path.exists(path):
         return [path], ""
-    if glob.has_magic(path):
+    if magic and glob.has_magic(path):
         return matching(path), f"no file matches {path}"
     return [path] if TAR_SUFFIX.search(path) else [], f"{path} is neither a folder nor a file"
 
@@ -111,9 +126,9 @@ def matching(path: str) -> list[str]:
     return sorted(next(filter(None, found), []))
 
 
-def _find_remote(pattern: str) -> tuple[list[str], str]:
+def _find_remote(pattern: str, magic: bool) -> tuple[list[str], str]:
     bare = without_query(pattern)
-    has_magic = glob.has_magic(bare)
+    has_magic = magic and glob.has_magic(bare)
     if has_magic and pattern.startswith(("http:", "https:")):
         fs, _ = storage.filesystem(pattern)
         return [fs.unstrip_protocol(name) for name in sorted(storage.ask(pattern, "glob"))], "no file matches it"

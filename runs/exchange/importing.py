@@ -13,7 +13,7 @@ from ...modalities import MODALITIES, Kind
 from ...pipelines.exchange import bring as exchange
 from ...pipelines.exchange import layout
 from ...pipelines.exchange.bring import CROP_SETTINGS, Outcome, Shard, Target
-from ...pipelines.patterns import braces
+from ...pipelines.patterns import braces, literal, spelled
 from ...pipelines.settings import Images
 from ...recipe import RecipeError
 from ...tokenize import codecs
@@ -90,7 +90,7 @@ def _before(root: str) -> dict[str, Any]:
 def _samples(before: dict[str, Any], found: Found) -> dict[str, list[str]]:
     samples = {split: list(before.get(split) or []) for split in layout.SPLITS}
     for split in found.layouts:
-        known = {url for pattern in samples[split] for url in braces(pattern)}
+        known = {spelled(one) or one for pattern in samples[split] for one in braces(pattern)}
         samples[split] += patterns(set(_places(found, split, known).values()) - known)
     return samples
 
@@ -113,7 +113,7 @@ def _places(found: Found, split: str, known: Collection[str]) -> dict[str, str]:
 
 
 def patterns(urls: Any) -> list[str]:
-    """URLs that are numbered through as brace patterns."""
+    """URLs that are numbered through as brace patterns; signs of patterns in them are parts of names."""
     runs: list[list[str]] = []
     for one in sorted(urls):
         runs[-1].append(one) if runs and _follows(runs[-1][-1], one) else runs.append([one])
@@ -133,8 +133,8 @@ def _follows(first: str, second: str) -> bool:
 def _pattern(first: str, last: str) -> str:
     a, b = _parts_of(first), _parts_of(last)
     if first == last or a is None or b is None:
-        return first
-    return f"{a[0]}{{{a[1]}..{b[1]}}}{layout.TAR}"
+        return literal(first)
+    return f"{literal(a[0])}{{{a[1]}..{b[1]}}}{layout.TAR}"
 
 
 def bring(project: Project, found: Found) -> Iterator[Outcome]:

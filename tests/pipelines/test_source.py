@@ -19,7 +19,7 @@ import fsspec
 import pytest
 
 from fourmill.infra import ledger, storage
-from fourmill.pipelines import shard_names, source
+from fourmill.pipelines import patterns, shard_names, source
 from fourmill.pipelines.reject import Reject
 
 
@@ -133,6 +133,22 @@ def test_names_with_brackets(
 def test_braces_of_a_name_are_no_pattern(tmp_path: Path) -> None:
     (tmp_path / "a{0..1}.tar").write_bytes(b"x")
     assert source.expand(f"{tmp_path}/a{{0..1}}.tar") == [f"{tmp_path}/a{{0..1}}.tar"]
+
+
+@pytest.mark.parametrize("name", ["run[1]/a{0..3}.tar", "x{0..3}[ab]/c*?.tar", "{p,q}/[[]].tar", "plain/0.tar"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_name_that_is_written_as_such_means_itself(tmp_path: Path, bucket: str, name: str, there: bool) -> None:
+    put(f"{bucket}/keep", b"x")
+    for place in (str(tmp_path), bucket):
+        if there:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            put(f"{place}/{name}", b"x")
+        url = f"{place}/{name}"
+        assert patterns.spelled(patterns.literal(url)) in (url, None)
+        (found,) = source.expand(patterns.literal(url))
+        assert found.replace(":///", "://") == url
+        assert source.expand(patterns.literal(url), [url], gone := set()) == [found] and not gone
+    assert patterns.spelled("a[1]*.tar") is patterns.spelled("[ab].tar") is patterns.spelled("[*]{0..1}.tar") is None
 
 
 @pytest.mark.parametrize("spec", ["{}", "{}/nothing", "{}/*.tar"])

@@ -119,6 +119,18 @@ def test_what_was_imported_is_looked_at_and_checked(place: Path, tmp_path: Path)
     assert code == 0 and json.loads(out)["unasked"] == [], out + err
 
 
+def test_signs_of_patterns_in_the_names_are_names(place: Path, tmp_path: Path) -> None:
+    """Before and after the folder is gone, and when the import is repeated."""
+    odd, root = tmp_path / "run[1]" / "x{0..3},{a,b}*", tmp_path / "out"
+    odd.parent.mkdir()
+    place.rename(odd)
+    assert "import │ 12" in bring(odd, root)
+    assert "import │ 0 │ 12" in bring(odd, root)
+    odd.rename(tmp_path / "elsewhere")
+    _, out, err = runs.command("status", str(root / "recipe.yaml"), "--json")
+    assert {row["done"] for row in json.loads(out)["outputs"]} == {3}, out + err  # no run is trained, hence the status
+
+
 def test_training_needs_no_tars_and_run_makes_nothing_again(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
