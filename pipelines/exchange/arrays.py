@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import math
+import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
 
+_MOST = 2**26  # bytes of an array in an archive: T5-XXL's of 256 tokens are 4 MB
 SETTINGS = ("top", "left", "height", "width", "flip")
 
 
@@ -27,6 +30,35 @@ def read(data: bytes) -> np.ndarray:
     if len(data) - file.tell() != expected:
         raise ValueError(f"cut off or damaged: {len(data) - file.tell():,} bytes of an array of {expected:,}")
     return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
+
+
+def vectors(data: bytes) -> np.ndarray:
+    """The vectors of the first caption of an .npz with `emb` (captions, n, D) and `mask_valid` (captions, n): (n, D).
+
+    ValueError if it is damaged, or of another form.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for name in ("emb.npy", "mask_valid.npy"):
+                if archive.getinfo(name).file_size > _MOST:
+                    raise ValueError(f"{name} has {archive.getinfo(name).file_size:,} bytes")
+            emb, valid = (read(archive.read(name)) for name in ("emb.npy", "mask_valid.npy"))
+    except (zipfile.BadZipFile, zlib.error, KeyError, OSError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"no .npz of `emb` and `mask_valid`, or a damaged one: {error}") from None
+    if emb.dtype.kind != "f" or emb.ndim != 3 or not len(emb) or valid.shape != emb.shape[:2]:
+        raise ValueError(
+            f"got emb {emb.dtype} {emb.shape} and mask_valid {valid.shape}, expected floats (captions, n, D) and "
+            "(captions, n)"
+        )
+    found: np.ndarray = emb[0][valid[0].astype(bool)]
+    return found
+
+
+def packed(emb: np.ndarray) -> bytes:
+    """The inverse: vectors (n, D) as the only caption."""
+    file = io.BytesIO()
+    np.savez(file, emb=emb[None], mask_valid=np.ones((1, len(emb)), bool))
+    return file.getvalue()
 
 
 def ids(array: np.ndarray, crops: int, tokens: int) -> np.ndarray:

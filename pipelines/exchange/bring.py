@@ -28,6 +28,7 @@ from ..worker import circumstances
 from . import arrays, layout, texts
 from .layout import Entry, Members, Part
 
+IN_IMAGES = ("boxes", "poses")  # codecs of labels that have places in the image, whose size is needed
 CROP_SETTINGS = f"labels/{layout.CROPS}"
 MAX_PIXELS = 100_000_000
 _ORIENTATION = 0x0112  # of EXIF
@@ -155,6 +156,10 @@ class _Job:
             return labels.encode_cells(layout.CROPS, Storage.JSON, self.keys, cells, (), origin), form, rejects
         spec = output.spec
         assert spec is not None
+        if spec.kind is Kind.EMBEDDING:
+            assert target.codec is not None
+            rows, form, rejects = self._coded(members, target.codec, self._label(target.codec))
+            return store.encode_column(target.codec.column_spec({}), self.keys, rows, origin), form, rejects
         fingerprints = "+".join(output.tokenizers.values())
         column = ColumnSpec(
             spec.name, spec.kind, self.one.crops, spec.max_tokens, spec.vocab_size, tokenizer=fingerprints
@@ -234,9 +239,10 @@ class _Job:
         return rows, {"suffix": suffixes[0] if suffixes else ""}, rejects
 
     def _label(self, codec: codecs.Codec) -> Callable[[Entry, bytes], codecs.Labelled]:
-        """What a codec encodes of a member: boxes with their crops and the size of the image, texts without."""
+        """What a codec encodes of a member: boxes and people with their crops and the size of the image,
+        texts without."""
         read = texts.READERS[codec.name]
-        if codec.name != "boxes":
+        if codec.name not in IN_IMAGES:
             return lambda entry, data: codecs.Labelled(entry.key, read(entry.suffix, data), [], (0, 0))
         sizes = self._sizes()
 

@@ -177,6 +177,11 @@ def text(decode: Callable[[Any], str], crops: int) -> Member:
     return member
 
 
+def vectors(column: Column, row: int) -> bytes:
+    """The vectors of a caption, as .npz."""
+    return arrays.packed(np.asarray(column.sample(row)[0]))
+
+
 def picture(column: Column, row: int) -> bytes:
     """The picture of the first crop, a file."""
     return bytes(column.sample(row)[0])

@@ -1,4 +1,5 @@
-"""Labels that apple/ml-4m turns into sentences while it trains, as fourmill's: captions, metadata, palettes, boxes.
+"""Labels that apple/ml-4m turns into sentences while it trains, as fourmill's: captions, metadata, palettes, boxes,
+people; and embeddings of captions.
 
 A reader takes a member's suffix and bytes. ValueError if they are of another form.
 """
@@ -8,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Any
+
+from . import arrays, poses
 
 
 def caption(suffix: str, data: bytes) -> str | list[str]:
@@ -62,5 +65,6 @@ def _json(data: bytes) -> Any:
 
 
 READERS: dict[str, Callable[[str, bytes], Any]] = {
-    "wordpiece": caption, "metadata": metadata, "palette": palette, "boxes": boxes
+    "wordpiece": caption, "metadata": metadata, "palette": palette, "boxes": boxes, "poses": poses.read,
+    "embedding": lambda suffix, data: arrays.vectors(data),
 }  # fmt: skip

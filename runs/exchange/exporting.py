@@ -99,7 +99,7 @@ def _place_crops(asked: Plan, urls: dict[str, str]) -> None:
 def _unusable(spec: ColumnSpec, has_settings: bool) -> str:
     """Why a column cannot be exported, "" if it can."""
     modality = MODALITIES.get(spec.modality)
-    if spec.kind is Kind.GRID:
+    if spec.kind in (Kind.GRID, Kind.EMBEDDING):
         return ""
     if spec.kind is Kind.PIXELS:
         why = "ml-4m cuts crops from whole images, which the store does not hold; copy the folder that was imported"
@@ -151,6 +151,8 @@ def _given(asked: Plan, record: Record, name: str, shard: str, words: WordPiece 
     if spec.kind is Kind.GRID:
         dtype = said.get("dtype", "<i2" if spec.vocab_size <= INT16_IDS else "<i4")
         return Given(folder, said.get("suffix", ".npy"), reader, give.ids(dtype, asked.crops))
+    if spec.kind is Kind.EMBEDDING:
+        return Given(folder, ".npz", reader, give.vectors)
     if spec.kind is Kind.PIXELS and images is not None:
         # Whatever kind of picture it is: ml-4m opens it by its contents.
         return Given(folder, ".jpg", reader, lambda column, row: images.bytes_of(column.keys[row].as_py()))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ...infra import configuration, storage
 from ...infra.ledger import SAMPLES
 from ...infra.progress import Progress
-from ...modalities import MODALITIES, Kind
+from ...modalities import BODY_POSE, MODALITIES, Kind
 from ...pipelines.exchange import bring as exchange
-from ...pipelines.exchange import layout
+from ...pipelines.exchange import layout, poses
 from ...pipelines.exchange.bring import CROP_SETTINGS, Outcome, Shard, Target
 from ...pipelines.patterns import braces, literal, spelled
 from ...pipelines.settings import Images
@@ -50,6 +50,9 @@ def recipe(root: str, found: Found, overrides: list[str]) -> dict[str, Any]:
     if not before:
         data |= {"images": {"crops": found.crops} | ({"size": found.image_size} if found.image_size else {})}
         data |= {"generate": {"chains": []}}
+    if found.embedding_dim:
+        tokenizers = dict(data.get("tokenizers") or {})
+        data["tokenizers"] = {"embedding_dim": found.embedding_dim} | tokenizers
     configuration.override(data, overrides)
     _check_sizes(data.get("images") or {}, found, root if before else "")
     text = (data.get("tokenizers") or {}).get("text") or {}
@@ -171,8 +174,12 @@ def _targets(project: Project, found: Found) -> list[Target]:
     options = project.codec_options()
     for name, folder in found.folders.items():
         output = project.token_outputs[f"tokens/{name}"]
-        codec = None
-        if output.spec is not None and output.spec.kind is not Kind.GRID:
+        codec: codecs.Codec | None = None
+        if output.spec is not None and MODALITIES[name].codec == poses.GivenPoses.name:
+            # The ids are given: only mirrored bodies need a tokenizer.
+            fitted = codecs.load_fitted(project.root, BODY_POSE) if BODY_POSE in project.fitted else None
+            codec = poses.GivenPoses(output.spec, options, codecs.load_text(project.root), fitted)
+        elif output.spec is not None and output.spec.kind is not Kind.GRID:
             codec = codecs.load(output.spec, options, project.root)
         targets.append(Target(output, folder, codec))
     return targets

@@ -11,15 +11,13 @@ import numpy as np
 from ...infra.explain import nearest
 from ...modalities import LABELS, MODALITIES, Form, Kind
 from ...model.published.names import local_name
-from ...pipelines.exchange import arrays, layout, texts
+from ...pipelines.exchange import arrays, bring, layout, texts
 from ...pipelines.exchange.layout import Layout, Part
 
 LOOKED_AT = 8  # members of the first shard, until one can be read
 # Why folders of ml-4m that are called as a modality are none of tokens.
 _NO_TOKENS = {
-    "sam_instance": "its arrays are pickles, which are not read",
-    "human_poses": "bodies are made again by `fourmill tokenize`, and so are their tokens",
-    "t5_caption": "embeddings are made again by `fourmill tokenize`",
+    "sam_instance": "its arrays are pickles, which are not read; `fourmill tokenize` makes instances again, of images",
 }
 
 
@@ -29,7 +27,8 @@ class Found:
 
     layouts: split -> what its folder holds. folders: modality -> the folder of its tokens, in the order of the table.
     image_size, crops: of the tokens; image_size is 0 where no grid says it. has_settings: whether crops are known.
-    left_out: folders that are not imported, each with the reason.
+    left_out: folders that are not imported, each with the reason. embedding_dim: width of captions' vectors, 0 if there
+        are none.
     """
 
     layouts: dict[str, Layout]
@@ -38,6 +37,7 @@ class Found:
     crops: int
     has_settings: bool
     left_out: list[str]
+    embedding_dim: int = 0
 
     def reference(self, split: str) -> dict[str, Part]:
         """The parts whose keys are those of a split's shards: of the crop settings, or else of the first modality."""
@@ -73,7 +73,7 @@ def look(place: str, maps: Sequence[str] = (), modalities: str | None = None) ->
         raise ValueError(f"{place}: nothing to import; {'; '.join(left_out)}")
     found = Found(layouts, chosen, 0, 1, layout.CROPS in there, left_out)
     _measure(found)
-    for name in [name for name in chosen if MODALITIES[name].codec in ("patches", "boxes")]:
+    for name in [name for name in chosen if MODALITIES[name].codec in ("patches", *bring.IN_IMAGES)]:
         if found.crops > 1 and not found.has_settings:
             left_out.append(
                 f"{chosen.pop(name)}: there is no {layout.CROPS}, which says what its {found.crops} crops are"
@@ -111,7 +111,7 @@ def _unusable(name: str, there: Collection[str]) -> str:
     if name in _NO_TOKENS:
         return _NO_TOKENS[name]
     modality = MODALITIES[name]
-    if modality.codec == "boxes" and layout.IMAGES not in there:
+    if modality.codec in bring.IN_IMAGES and layout.IMAGES not in there:
         return f"there is no {layout.IMAGES}, whose sizes say where boxes are"
     usable = modality.kind in (Kind.GRID, Kind.PIXELS) or modality.codec in texts.READERS
     return "" if usable else "nobody has said how ml-4m stores it"
@@ -144,6 +144,8 @@ def _measure(found: Found) -> None:
             raise ValueError(f"folders have different numbers of {what}: {said}; leave some out with --modalities")
     found.crops = next(iter(crops.values()), 1)
     found.image_size = next(iter(own.values()), 0)
+    embedded = (shards[folder] for name, folder in found.folders.items() if MODALITIES[name].kind is Kind.EMBEDDING)
+    found.embedding_dim = next((_width(parts) for parts in embedded), 0)
 
 
 def _of(found: Found, folder: str) -> str:
@@ -166,6 +168,17 @@ def _first(parts: dict[str, Part]) -> np.ndarray:
             if array.ndim == 2 and all(array.shape):
                 return array
             reasons.append(f"{where}: got {array.dtype} {array.shape}, expected (crops, tokens)")
+        except ValueError as error:
+            reasons.append(f"{where}: {error}")
+    raise ValueError(reasons[0] if reasons else f"{next(iter(parts.values())).url}: no member with a key")
+
+
+def _width(parts: dict[str, Part]) -> int:
+    """The width of the first vectors that can be read. ValueError with what is wrong if none can."""
+    reasons = []
+    for data, where in _some(parts):
+        try:
+            return int(arrays.vectors(data).shape[1])
         except ValueError as error:
             reasons.append(f"{where}: {error}")
     raise ValueError(reasons[0] if reasons else f"{next(iter(parts.values())).url}: no member with a key")
