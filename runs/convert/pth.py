@@ -94,9 +94,9 @@ def check(path: Path) -> None:
 def _refused(path: Path, text: str) -> str:
     named = sorted({name for name in _FORBIDDEN.findall(text) if name != "argparse.Namespace"})
     if not named:
-        return (
-            f"{path}: a pickle that PyTorch does not read as weights ({text.partition(chr(10))[0]}); download it again"
-        )
+        # The rest of PyTorch's text advises to run whatever the file says.
+        why = re.search(r"WeightsUnpickler error: ([^\n]+)", text)
+        return f"{path}: no checkpoint of PyTorch{f' ({why[1].strip()})' if why else ''}; copy or download it again"
     return (
         f"{path}: besides tensors and options it holds {', '.join(named)}, and to load that would run code of the "
         "file's; nothing was loaded. Where it comes from a place that you trust, save its tensors and plain options "

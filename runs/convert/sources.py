@@ -66,6 +66,8 @@ def find(
         return _with_words(_folder(_model_within(source)), source)
     if published_tokenizers.is_hub_id(source) and not storage.list_names(source.partition("/")[0]):
         return _hub(source, revision)
+    if storage.is_local(source) and Path(storage.local_path(source)).is_dir():
+        raise ValueError(f"{source}: the folder is empty; name one that holds a model, a tokenizer or a run")
     raise ValueError(f"{source}: there is no such file or folder, and it is no hub id of the form org/name")
 
 

@@ -43,6 +43,11 @@ class MetricDepth(DenseModel):
     def changes(self) -> dict[int, str]:  # type: ignore[override]
         return {}  # those of the table are of the relative label
 
+    def fingerprint_parts(self) -> dict[str, Any]:
+        """That the unit is stated changes no label."""
+        parts = super().fingerprint_parts()
+        return {**parts, "options": {name: value for name, value in parts["options"].items() if name != "predicts"}}
+
     def auto_class(self) -> str:
         return "AutoModelForDepthEstimation"
 

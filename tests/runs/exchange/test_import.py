@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -125,8 +126,8 @@ def test_signs_of_patterns_in_the_names_are_names(place: Path, tmp_path: Path) -
     odd, root = tmp_path / "run[1]" / "x{0..3},{a,b}*", tmp_path / "out"
     odd.parent.mkdir()
     place.rename(odd)
-    assert "import │ 12" in bring(odd, root)
-    assert "import │ 0 │ 12" in bring(odd, root)
+    assert re.search(r"import \S 12 \S 0 ", bring(odd, root))
+    assert re.search(r"import \S 0 \S 12 ", bring(odd, root))
     odd.rename(tmp_path / "elsewhere")
     _, out, err = runs.command("status", str(root / "recipe.yaml"), "--json")
     assert {row["done"] for row in json.loads(out)["outputs"]} == {3}, out + err  # no run is trained, hence the status

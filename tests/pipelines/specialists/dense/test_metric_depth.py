@@ -48,7 +48,8 @@ def test_models_without_a_unit_are_refused(tmp_path: Path) -> None:
         ready(MetricDepth(weights=str(tiny.depth_anything(tmp_path / "relative"))))
     unknown = MetricDepth(weights="someone/model")
     assert unknown.why_not({}).endswith("state labels.specialists.metric_depth.predicts: metres")
-    assert MetricDepth(weights="someone/model", predicts="metres").why_not({}) == ""
+    stated = MetricDepth(weights="someone/model", predicts="metres")
+    assert stated.why_not({}) == "" and stated.fingerprint_parts() == unknown.fingerprint_parts()
     for known in ("Intel/zoedepth-nyu-kitti", "google/tipsv2-b14-dpt", "apple/DepthPro-hf"):
         assert MetricDepth(weights=known).why_not({}) == ""
     tips = MetricDepth(weights="google/tipsv2-b14-dpt")
