@@ -61,9 +61,7 @@ class Project:
         # What is wrong with the recipe is said now, before any process starts.
         storage.check_folder(self.root)
         self.classes = recipe.class_lists
-        self.specialists: dict[str, Specialist] = registry.build(
-            recipe.made, recipe.labels, recipe.modules, self.classes
-        )
+        self.specialists = registry.build(recipe.made, recipe.labels, recipe.modules, self.classes)
         self.shards: Shards = plans.list_shards(recipe.samples, self.root)
         self.inventory = Inventory(self.root, self.shards)
         try:
