@@ -13,10 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .batch import PackedBatch
 from .blocks import DecoderBlock, EncoderBlock, Visible, compute_dtype, layer_norm
+from .checkpointing import Checkpointing, checkpointed
 from .config import ByName, FourMConfig
 from .cross_entropy import head_cross_entropy
 from .embeddings import Embeddings, Projections
@@ -69,7 +69,6 @@ class FourM(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizers: dict[str, str] = {}
-        self.activation_checkpointing = False
         dim = config.dim
         # The tables of all modalities of a side are one parameter: one gather for a batch, and no parameter without a
         # gradient, which distributed training would wait for.
@@ -192,7 +191,7 @@ class FourM(nn.Module):
         # A sample without inputs attends to its padding: of an empty row kernels make NaN. The decoder reads none.
         visible = Visible.of(mask | ~mask.any(dim=-1, keepdim=True), x, unpadding=unpadding)
         for block in self.encoder:
-            x = self._run(block, x, visible)
+            x = block(x, visible)
         return self.encoder_norm(x)
 
     def embed_queries(self, ids: Tensor, mod: Tensor, pos: Tensor, valid: Tensor) -> Tensor:
@@ -208,7 +207,7 @@ class FourM(nn.Module):
         among = Visible.of(mask, queries)
         read = Visible.of(context.mask, queries, empty=True, unpadding=context.unpadding)
         for block in self.decoder:
-            queries = self._run(block, queries, context.tokens, among, read)
+            queries = block(queries, context.tokens, among, read)
         return self.decoder_norm(queries)
 
     def head(self, modality: str) -> Tensor:
@@ -233,19 +232,16 @@ class FourM(nn.Module):
         """Names of the parameters without weight decay: weights and biases of norms, biases of layers."""
         return {name for name, p in self.named_parameters() if p.ndim < 2}
 
+    def checkpoint_blocks(self, how: Checkpointing) -> None:
+        """Have blocks compute again in the backward pass what `how` says, once and for all; before `compile_blocks`."""
+        for block in (*self.encoder, *self.decoder):
+            block.forward = checkpointed(block.forward, how)
+
     def compile_blocks(self, **options: Any) -> None:
         """torch.compile each block in place; blocks of a side share one graph, and names of weights stay."""
         for block in (*self.encoder, *self.decoder):
             # Its forward alone, not the call: FSDP gathers and drops parameters around that, outside the graph.
             block.forward = _of_any_size(torch.compile(block.forward, **options))
-
-    def _run(self, block: nn.Module, *args: Tensor | Visible | None) -> Tensor:
-        y: Tensor
-        if self.activation_checkpointing and self.training:
-            y = checkpoint(block, *args, use_reentrant=False)
-        else:
-            y = block(*args)
-        return y
 
     def _output(
         self, y: Tensor, target_ids: Tensor, groups: TargetGroups, weighting: Weighting, offered: Sequence[str]

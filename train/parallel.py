@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..model.batch import PackedBatch
+from ..model.checkpointing import Checkpointing
 from ..model.fourm import FourM
 from ..model.prepare import TargetGroups
 from ..model.unpadding import Unpadding
@@ -41,7 +42,7 @@ class Parallel:
         precision: "bf16" computes in bfloat16 under autocast, with float32 weights, norms, losses and gradient sums;
             "auto" does so on CUDA.
         compiled: whether blocks are compiled (`FourM.compile_blocks`).
-        checkpointing: whether the activations of blocks are computed again in the backward pass.
+        checkpointing: whether activations of blocks are computed again in the backward pass, and which.
     """
 
     def __init__(
@@ -51,12 +52,12 @@ class Parallel:
         precision: Precision = "auto",
         *,
         compiled: bool = False,
-        checkpointing: bool = False,
+        checkpointing: Checkpointing = False,
     ) -> None:
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.device = model.device
         self.bf16 = in_bf16(precision, self.device.type)
-        model.activation_checkpointing = checkpointing
+        model.checkpoint_blocks(checkpointing)
         if compiled:
             model.compile_blocks()
         self._module: Any = ModalityLosses(model)

@@ -196,7 +196,7 @@ class Train(Section):
     gpus: Weight = 0.0
     parallel: Literal["ddp", "fsdp"] = "ddp"
     accumulate: Positive = 1  # micro-batches of a step
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool | Literal["selective"] = False  # selective: all but products and attention
     compile: bool | None = None  # the blocks; on CUDA unless given
     unpad: bool | None = None  # compute no padding of inputs; on CUDA unless given, where input_tokens is a range
     log_every: Positive = 10

@@ -7,7 +7,7 @@ What is counted is the trainer's step on one GPU's share of the recipe's batch, 
 - padded: share of the tokens that encoder blocks compute which are padding.
 - unaligned: share of the products' FLOPs of which a matrix has rows that are no multiples of 8 numbers.
 - kept a logit: bytes of logits that are saved for the backward pass, over the number of logits.
-- kept a token: kB that are saved of all else, over the tokens of the batch, padding included.
+- kept a token: kB of all else that a forward pass leaves in memory, over the tokens of the batch, padding included.
 - sent: bytes of raw inputs that go to the device, over those of the rows that inputs show.
 - masks: operations on booleans in a forward pass.
 - waits: operations that wait for the device, in the whole step.
@@ -24,12 +24,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from circumstances import ROOT
+from fourmill_tests.counted.memory import Alive
 from fourmill_tests.counted.operations import Operations
 from torch.utils.flop_counter import FlopCounterMode
 
 from fourmill import recipe as recipes
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model.batch import PackedBatch
+from fourmill.model.checkpointing import Checkpointing
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
 from fourmill.recipe import Recipe
@@ -45,10 +47,10 @@ GPUS = {"4m7_b": 64, "4m21_b": 64}  # as the recipes say in their comments; 128 
 
 
 class Kept:
-    """Bytes that are saved for the backward pass, each tensor once: logits, and all else but parameters."""
+    """Bytes of logits that are saved for the backward pass, each tensor once."""
 
     def __init__(self, model: FourM) -> None:
-        self.logits = self.rest = 0
+        self.logits = 0
         self.vocabularies = {s.vocab_size for s in model.config.modalities if s.is_target}
         self._known = {id(p): p for p in model.parameters()}
 
@@ -57,8 +59,6 @@ class Kept:
             self._known[id(x)] = x  # kept, so that no other tensor gets its id
             if x.ndim == 2 and x.shape[1] in self.vocabularies:
                 self.logits += x.numel() * x.element_size()
-            else:
-                self.rest += x.numel() * x.element_size()
         return x
 
 
@@ -101,28 +101,28 @@ def _raw_type(spec: ModalitySpec) -> type:
     return np.uint8 if spec.kind is Kind.PIXELS else np.float16
 
 
-def raw(config: FourMConfig, depth: int, batch: PackedBatch, checkpointing: bool, unpad: bool) -> Counter[str]:
+def raw(config: FourMConfig, depth: int, batch: PackedBatch, checkpointing: Checkpointing, unpad: bool) -> Counter[str]:
     """Sums over a step of a model with so many blocks in encoder and decoder."""
     with torch.device("meta"):
         model = FourM(replace(config, encoder_depth=depth, decoder_depth=depth)).train()
-    model.activation_checkpointing = checkpointing
+    model.checkpoint_blocks(checkpointing)
     parts = parts_of(model.config, 1, torch.device("cpu"), unpad)(batch)
     (unpadding,) = parts.unpaddings
-    sent, kept, operations = parts.batches[0], Kept(model), Operations()
+    sent, kept, operations, alive = parts.batches[0], Kept(model), Operations(), Alive()
     with FlopCounterMode(display=False) as flops, operations:
-        with torch.autograd.graph.saved_tensors_hooks(kept, lambda x: x):
+        with alive, torch.autograd.graph.saved_tensors_hooks(kept, lambda x: x):
             loss = model(sent, groups=parts.groups[0], unpadding=unpadding).loss
-        masks = operations.booleans
+        masks, rest = operations.booleans, alive.bytes - kept.logits
         loss.backward()
     return Counter(
         flops=flops.get_total_flops(), products=operations.products, unaligned=operations.unaligned,
-        logits=kept.logits, rest=kept.rest, sent=sum(np.asarray(values).nbytes for values in sent.values.values()),
+        logits=kept.logits, rest=rest, sent=sum(np.asarray(values).nbytes for values in sent.values.values()),
         masks=masks, waits=operations.waits.total(),
         tokens=depth * (batch.input_valid.size if unpadding is None else len(unpadding.places)),
     )  # fmt: skip
 
 
-def counted(name: str, samples: int | None = None, checkpointing: bool | None = None) -> dict[str, float]:
+def counted(name: str, samples: int | None = None, checkpointing: Checkpointing | None = None) -> dict[str, float]:
     """The columns of a recipe; its own samples and `activation_checkpointing` unless given."""
     recipe = load(name)
     job, train = job_of(recipe), recipe.train

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from fourmill import modalities as registry
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model import checkpoint
 from fourmill.model.batch import PackedBatch
+from fourmill.model.checkpointing import Checkpointing
 from fourmill.model.config import SIZES, FourMConfig
 from fourmill.model.embeddings import RGB_MEAN, RGB_STD
 from fourmill.model.fourm import FourM, weigh
@@ -139,15 +141,19 @@ def test_tensors_and_arrays_agree_with_groups_or_without(random_batch: Batches, 
     assert model(batch).loss == model(tensors).loss == model(tensors, groups=groups).loss
 
 
-def test_activation_checkpointing_changes_no_gradient(random_batch: Batches, model: FourM) -> None:
-    model, batch, grads = model.double(), random_batch(model.config, seed=11), []
-    for on in (False, True):
-        model.train().activation_checkpointing = on
+@pytest.mark.parametrize("how", [True, "selective"])
+def test_checkpointing_changes_no_gradient(random_batch: Batches, model: FourM, how: Checkpointing) -> None:
+    """Nor any product, if it is selective: counted by PyTorch."""
+    batch, grads, operations = random_batch(model.config, seed=11), [], []
+    for on in (False, how):
+        model.checkpoint_blocks(on)
         model.zero_grad()
-        model(batch).loss.backward()
+        with FlopCounterMode(display=False) as counter:
+            model.double()(batch).loss.backward()
+        operations.append(counter.get_total_flops())
         grads.append([p.grad.clone() for p in model.parameters()])
-    for a, b in zip(*grads, strict=True):
-        torch.testing.assert_close(a, b)
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+    assert operations[1] == operations[0] if how == "selective" else operations[1] > 1.2 * operations[0]
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])

@@ -58,17 +58,21 @@ def trains(rank: int, world: int, folder: Path) -> None:
     compiles(folder / "compiles", rank, world)
 
 
+COMPILED: dict[str, Any] = {
+    "parallel": "fsdp", "compile": True, "steps": 20, "unpad": True, "input_tokens": [3, 24],
+    "activation_checkpointing": "selective",
+}  # fmt: skip
+
+
 def compiles(folder: Path, rank: int, world: int) -> None:
-    """Twenty steps with FSDP and compiled blocks, without padding, with validations between; graphs{rank}.json has how
-    many graphs were made until the first step, the first validation, and the end."""
+    """Twenty steps with FSDP and compiled blocks, checkpointed, without padding, with validations between;
+    graphs{rank}.json has how many graphs were made until the first step, the first validation, and the end."""
     graphs: list[int] = []
 
     compiled = FourM.compile_blocks
     FourM.compile_blocks = partialmethod(compiled, backend=counting(graphs), fullgraph=True)  # type: ignore[assignment]
     try:
-        made = training.trainer(
-            training.job(folder, parallel="fsdp", compile=True, steps=20, unpad=True, input_tokens=[3, 24]), rank, world
-        )
+        made = training.trainer(training.job(folder, **COMPILED), rank, world)
     finally:
         FourM.compile_blocks = compiled  # type: ignore[method-assign]
     batches, counts = made.loader.made(made.parts, 0, 8, rank, world), []

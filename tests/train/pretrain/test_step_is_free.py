@@ -142,7 +142,7 @@ def test_the_newest_step_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [line["step"] for line in runs.losses(tmp_path) if line["kind"] == "train"] == [2, 4, 6, 8, 9]
 
 
-UNPADDED: dict[str, Any] = {"ema": 0.9, "unpad": True, "input_tokens": [3, 24]}
+UNPADDED: dict[str, Any] = {"ema": 0.9, "unpad": True, "input_tokens": [3, 24], "activation_checkpointing": "selective"}
 
 
 @pytest.mark.parametrize("settings", [{}, UNPADDED])
