@@ -2,8 +2,8 @@
 
 ROOT/runs/NAME/FINGERPRINT/checkpoints/step-00001000/{ATTEMPT-00000-0.safetensors, ..., complete.json}
 
-torch plans which worker writes and reads which part of which tensor, and copies tensors to host memory while training
-goes on. Files and index are ours: safetensors and JSON, no pickles (docs/decisions.md, "Sharded checkpoints").
+torch plans who reads which part of which tensor, and writes while training goes on; each worker writes its share
+(staging.py). Files and index are ours: safetensors and JSON, no pickles (docs/decisions.md, "Sharded checkpoints").
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from torch.futures import Future
 from ..infra import storage, sums
 from . import checkpoint
 from .checkpoint import Checkpoint
+from .staging import Planner, Stager
 
 # torch warns if there is no process group; one process that loads a model needs none.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
@@ -67,6 +68,8 @@ class Saver:
             group = dist.new_group(backend="gloo")
             assert isinstance(group, dist.ProcessGroup)  # of all workers, this one among them
             self.group = group
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.stager = Stager(rank, world)
         self._writing: ConcurrentFuture[Any] | None = None
 
     def newest(self) -> Checkpoint | None:
@@ -84,7 +87,9 @@ class Saver:
         return Checkpoint(newest, checkpoint.step_url(self._folder, newest)) if newest >= 0 else None
 
     def save(self, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-        """Begin to write a checkpoint; returns when the tensors are copied. Waits for the one before it.
+        """Begin to write a checkpoint. Waits for the one before it.
+
+        Call `stager.wait` before the tensors change: a GPU copies them beside other work.
 
         Args:
             tensors: of this worker, sharded (DTensor) or equal on all workers.
@@ -94,7 +99,12 @@ class Saver:
         writer = _Writer(self._folder, step, state, self._keep)
         with _readable_errors("write", checkpoint.step_url(self._folder, step)):
             started = async_save(
-                dict(tensors), storage_writer=writer, process_group=self.group, no_dist=self.group is None
+                dict(tensors),
+                storage_writer=writer,
+                planner=Planner(self.stager),
+                process_group=self.group,
+                async_stager=self.stager,
+                no_dist=self.group is None,
             )
         assert isinstance(started, ConcurrentFuture)
         self._writing = started

@@ -228,6 +228,7 @@ class Trainer:
         lr = cosine_lr(
             self.step, peak=self.peak_lr, minimum=settings.min_lr, warmup=settings.warmup_steps, steps=settings.steps
         )
+        self.saver.stager.wait()
         self.weights.step(lr, norm)
         self.step += 1
         targets = [sum(group.counts[i] for group in parts.groups) for i in places]

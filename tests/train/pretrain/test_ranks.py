@@ -44,6 +44,7 @@ def test_ranks_share_a_run(tmp_path: Path) -> None:
     assert [part["sizes"] for part in parts] == [[48, 32], [48, 32]]
     training.train(training.job(tmp_path / "shrinks", **ranks.SHARDED))  # the rest, in one process
 
+    check_shares(tmp_path / "ddp")
     for name, alone in (("ddp", plain), ("shrinks", sharded), ("grows", sharded)):
         root = Path(alone.job.root)
         assert_same_curves(tmp_path / name, root)
@@ -55,6 +56,17 @@ def test_ranks_share_a_run(tmp_path: Path) -> None:
     for rank in (0, 1):
         made = json.loads(Path(tmp_path, "compiles", f"graphs{rank}.json").read_text())
         assert made == [2, 4], "a graph for each side, with and without gradients, and none after these"
+
+
+def check_shares(folder: Path) -> None:
+    """With DDP each rank writes half of the bytes that both have."""
+    newest = checkpoint.newest(str(folder / "runs/4m/print/checkpoints"))
+    assert newest is not None
+    values = [0, 0]
+    for entry in newest.marker()["tensors"].values():
+        for chunk in entry["chunks"]:
+            values[int(chunk["file"].split("-")[1])] += 4 * int(np.prod(chunk["sizes"]))
+    assert abs(values[0] - values[1]) <= 4 * 32 * 4, "but for a row"
 
 
 def check_skipped(folder: Path) -> None:
