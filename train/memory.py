@@ -109,7 +109,7 @@ def _peak(config: FourMConfig, train: Train, depth: int, samples: int, device: s
     groups = group_targets(batch, len(config.modalities))
     with _shapes():
         model = FourM(replace(config, encoder_depth=depth, decoder_depth=depth)).train()
-        model.activation_checkpointing = train.activation_checkpointing
+        model.checkpoint_blocks(train.activation_checkpointing)
 
         def loss() -> Tensor:
             with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16(train.precision, device)):

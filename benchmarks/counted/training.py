@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from circumstances import ROOT
-from fourmill_tests.counted.memory import Alive
 from fourmill_tests.counted.operations import Operations
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,6 +37,7 @@ from fourmill.recipe import Recipe
 from fourmill.tokenize.text.wordpiece import NUM_SENTINELS
 from fourmill.train.flops import Lengths, useful_flops
 from fourmill.train.masking.masking import ModalityTokens, mask_batch
+from fourmill.train.memory import Live
 from fourmill.train.pretrain.job import TrainJob, configured, masking_config
 from fourmill.train.pretrain.parts import parts_of
 
@@ -108,11 +108,11 @@ def raw(config: FourMConfig, depth: int, batch: PackedBatch, checkpointing: Chec
     model.checkpoint_blocks(checkpointing)
     parts = parts_of(model.config, 1, torch.device("cpu"), unpad)(batch)
     (unpadding,) = parts.unpaddings
-    sent, kept, operations, alive = parts.batches[0], Kept(model), Operations(), Alive()
+    sent, kept, operations, live = parts.batches[0], Kept(model), Operations(), Live()
     with FlopCounterMode(display=False) as flops, operations:
-        with alive, torch.autograd.graph.saved_tensors_hooks(kept, lambda x: x):
+        with live, torch.autograd.graph.saved_tensors_hooks(kept, lambda x: x):
             loss = model(sent, groups=parts.groups[0], unpadding=unpadding).loss
-        masks, rest = operations.booleans, alive.bytes - kept.logits
+        masks, rest = operations.booleans, live.bytes - kept.logits
         loss.backward()
     return Counter(
         flops=flops.get_total_flops(), products=operations.products, unaligned=operations.unaligned,
