@@ -253,13 +253,12 @@ class Project:
                 raise RecipeError(why)
         self.check_fits(names)
         labels = {TOKENIZERS[name].label if name in TOKENIZERS else "caption" for name in names}
-        needed = outputs.sources(self.specialists, labels)
-        job = self.shard_job({label: one for label, one in self.specialists.items() if label in needed}, {})
         text = recipe.tokenizers.text
         if brought := all((text if name == TEXT else recipe.tokenizer(name)).weights for name in names):
             plan = plans.Plan({}, {}, {split: [] for split in plans.SPLITS})  # no sample is needed
         else:
             plan = self.plan({}, self.stored_labels)
+        job = self.shard_job(plans.unstored(self.specialists, labels, plan.tasks.values()), {})
 
         def data(split: str) -> FitData | None:
             there = (name for name in plan.splits[split] if name in plan.tasks and name not in plan.unseen)

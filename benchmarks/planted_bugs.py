@@ -1,7 +1,7 @@
 """Planted bugs: does the evaluation table show each, beyond the spread of runs without a bug?
 
     python benchmarks/planted_bugs.py [--seeds 3] [--bugs classes crops normals codes captions leak] [--images 768]
-        [--steps 500] [--fit-steps 160] [--tiny]
+        [--steps 500] [--fit-steps 160] [--workers 2] [--tiny]
 
 Rendered scenes with labels that come with them go through `fourmill run` on Ray and the table of `fourmill evaluate`:
 once for each seed, which has other scenes, tokenizers, masks and weights, and once for each bug, in a copy of the first
@@ -74,10 +74,11 @@ def settings(folder: Path, scenes: Path, seed: int, args: argparse.Namespace) ->
                 "base_lr": 0.048, "samples": args.images, "validation_samples": 16,
             },
         },
-        "fit": {"workers": 2, "cpus": 1},
+        "fit": {"workers": args.workers, "cpus": 1},
         # As the demo trains: first where things are, then from RGB and a part of the rest to all.
         "train": {
-            "model": width | {"grid_temperature": 20}, "workers": 2, "cpus": 1, "input_tokens": 64, "target_tokens": 96,
+            "model": width | {"grid_temperature": 20}, "workers": args.workers, "cpus": 1,
+            "input_tokens": 64, "target_tokens": 96,
             "mixtures": [
                 {"during": [0, 0.15], "input_alpha": {"rgb": 1}, "target_alpha": {"tok_normal": 1}},
                 {"during": [0.15, 1], "input_alpha": inputs, "target_alpha": targets},
@@ -150,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=768, help="for training; a fourth as many for validation")
     parser.add_argument("--steps", type=int, default=500, help="of training")
     parser.add_argument("--fit-steps", type=int, default=160, help="of each tokenizer")
+    parser.add_argument("--workers", type=int, default=2, help="of fit and train, one core each")
     parser.add_argument("--tiny", action="store_true", help="a model of a toy's size, to see that all runs")
     args = parser.parse_args(arguments)
     state(__file__, arguments)

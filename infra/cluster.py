@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from . import stopping
@@ -21,6 +21,7 @@ ANSWER_SECONDS = 10.0  # that the head of a cluster has to take a connection
 SLOW_START = "timed out during startup"
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 AUTH_MODE = "RAY_AUTH_MODE"
+PATIENCE = "RAY_gcs_server_port_wait_time_s"  # of a driver as well (Ray 2.60)
 
 
 class ClusterError(RuntimeError):
@@ -92,20 +93,36 @@ def _connect(ray: Any, address: str, named: str) -> None:
     _check_answers(address, named)
     mode = os.environ.get(AUTH_MODE)
     try:
-        ray.init(address=address, **QUIET)
+        with _few_tries() if mode is None else nullcontext():
+            ray.init(address=address, **QUIET)
         return
     except (ConnectionError, RuntimeError, TimeoutError) as error:
-        if mode is not None or not _use_token():
+        if mode is not None:
             raise ClusterError(_advice(named, error)) from error
     # `ray start --head` asks for a token as soon as ~/.ray/auth_token exists, and drivers do not send it by themselves
     # (ray#64755, ray#66248).
-    logger.info("%s: connecting again with this machine's token", named)
+    logger.info("%s: connecting again, with this machine's token if it has one", named)
     try:
         ray.shutdown()
+        _use_token()
         ray.init(address=address, **QUIET)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
-        os.environ.pop(AUTH_MODE)
+        os.environ.pop(AUTH_MODE, None)
         raise ClusterError(_advice(named, error)) from error
+
+
+@contextmanager
+def _few_tries() -> Iterator[None]:
+    """Ray asks a head that refuses it for 20 s; this one took a connection, so that what it refuses is the caller."""
+    kept = os.environ.get(PATIENCE)
+    os.environ[PATIENCE] = "2"
+    try:
+        yield
+    finally:
+        if kept is None:
+            del os.environ[PATIENCE]
+        else:
+            os.environ[PATIENCE] = kept
 
 
 def _check_answers(address: str, named: str) -> None:
@@ -119,11 +136,11 @@ def _check_answers(address: str, named: str) -> None:
         raise ClusterError(_advice(named, error)) from error
 
 
-def _use_token() -> bool:
-    """Turn to authentication by token, from now on; False if this machine has none."""
+def _use_token() -> None:
+    """Turn to authentication by token, from now on, if this machine has one."""
     from ray._private.authentication import authentication_token_setup as authentication
 
-    return bool(authentication.maybe_enable_token_auth_if_token_available(warn_if_disabled=False))
+    authentication.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def _advice(named: str, error: Exception) -> str:

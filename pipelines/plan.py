@@ -326,3 +326,15 @@ def working(
         {label: specialist for label, specialist in specialists.items() if label in busy},
         {name: output for name, output in outputs.items() if name in lacking},
     )
+
+
+def unstored(
+    specialists: Mapping[str, Specialist], labels: Iterable[str], tasks: Iterable[ShardTask]
+) -> dict[str, Specialist]:
+    """The specialists that some task needs for these labels, as it does not have them stored."""
+    busy = {
+        label
+        for stored in {task.stored for task in tasks}
+        for label in sources(specialists, labels, stored) - {*stored}
+    }
+    return {label: specialist for label, specialist in specialists.items() if label in busy}

@@ -8,6 +8,7 @@ finite, a missing file) ends the job at once. Why a board and not `ray.train.rep
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -34,6 +35,10 @@ FINAL = (ValueError, FloatingPointError, FileNotFoundError)  # errors that anoth
 LASTING = ("full", "access")  # rows of infra/faults.py that do not end while a run is started again
 REQUEST_SECONDS = 1.0  # between two looks for requests
 GRACE_SECONDS = 120.0  # that a command which is asked to stop waits for a checkpoint; who kills it may be sooner
+LOOK_SECONDS = (
+    "0.5"  # between Ray Train's looks at few workers; its own 2 s are waited at the start and the end of each job
+)
+FEW = 16  # workers
 DRAIN_SECONDS = 2.0  # between two looks for nodes that are about to leave
 
 
@@ -244,6 +249,8 @@ def run(work: Work, config: dict[str, Any], resources: Resources, stage: str, ad
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
+        if resources.most <= FEW:
+            os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", LOOK_SECONDS)
         bundle = bundle_of(resources, [node["Resources"] for node in ray.nodes() if node["Alive"]], stage)
         # Ray Train says nothing until its workers are up, which takes a quarter of a minute.
         print(f"{stage}: starting {_workers_text(resources, bundle)}", file=sys.stderr, flush=True)

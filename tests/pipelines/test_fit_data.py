@@ -136,6 +136,16 @@ def test_captions_are_those_of_the_shards_without_rejects(tmp_path: Path, shards
     assert list(fit_data(tmp_path, shards).captions(6)) == everything[:6]
 
 
+def test_stored_labels_load_no_specialist(tmp_path: Path, shards: list[str]) -> None:
+    recipe = data.recipe(tmp_path / "out", shards[:2], labels__keep=["canny_edge"])
+    assert "canny_edge" in Project(recipe).fit_job(["tok_canny_edge"]).train.job.specialists
+    data.make(recipe, data.outputs(recipe, tokens=False))
+    job = Project(recipe).fit_job(["tok_rgb", "tok_canny_edge"]).train
+    assert not job.job.specialists
+    made = examples(job, 10)
+    assert len(made["tok_canny_edge"]) == len(made["tok_rgb"]) == 10
+
+
 def test_many_are_taken_evenly_from_shards_over_the_whole_list(
     tmp_path: Path, shards: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

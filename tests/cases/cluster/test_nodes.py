@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -23,17 +24,11 @@ SLOW_START = "timed out during startup"
 RAY = str(Path(sys.executable).parent / "ray")
 NODE = ["--block", "--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats"]
 PATIENT = {"RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "120000"}
+TOKEN = {"RAY_AUTH_MODE": "token"}
 QUICK_TO_MISS = {
     "RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
 }  # fmt: skip
-
-
-@pytest.fixture
-def short() -> Iterator[str]:
-    """A folder for Ray, the paths of whose sockets may have 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        yield folder
 
 
 def _environment(**more: str) -> dict[str, str]:
@@ -76,41 +71,54 @@ def kill(node: subprocess.Popen[bytes]) -> None:
     node.wait()
 
 
-def test_a_started_cluster_is_found(tmp_path: Path, short: str) -> None:
-    """docs: `ray start --head`, then engine.address=auto. On Ray 2.60 the head asks for a token as soon as
-    ~/.ray/auth_token exists, which fourmill's own local Ray writes, and drivers do not send it (ray#64755)."""
-    environment, address = _environment(HOME=str(tmp_path)), f"127.0.0.1:{_free_port()}"
+@dataclass(frozen=True)
+class Head:
+    """A head node of one CPU. On Ray 2.60 it asks for a token as soon as ~/.ray/auth_token exists, which fourmill's own
+    local Ray writes, and drivers do not send it (ray#64755)."""
+
+    address: str
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    home = tmp_path_factory.mktemp("home")
+    environment, address = _environment(HOME=str(home), **QUICK_TO_MISS), f"127.0.0.1:{_free_port()}"
     token = "from ray._private.authentication import authentication_token_setup as t; t.generate_and_save_token()"
     subprocess.run([sys.executable, "-c", token], env=environment, check=True)
-    connect = f"from fourmill.infra.cluster import cluster\nwith cluster({address!r}) as ray: print(len(ray.nodes()))"
-    head = ("--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false", f"--temp-dir={short}")
-    with _node(tmp_path / "log", environment, *head):
-        done = subprocess.run([sys.executable, "-c", connect], env=environment, capture_output=True, text=True)
+    # Of a short name: paths of Ray's sockets may have 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp", ignore_cleanup_errors=True) as short:
+        options = ("--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false", f"--temp-dir={short}")
+        with _node(home / "log", environment, *options):
+            yield Head(address, environment)
+
+
+def test_a_started_cluster_is_found(head: Head) -> None:
+    """docs: `ray start --head`, then engine.address=auto."""
+    connect = (
+        f"from fourmill.infra.cluster import cluster\nwith cluster({head.address!r}) as ray: print(len(ray.nodes()))"
+    )
+    done = subprocess.run([sys.executable, "-c", connect], env=head.environment, capture_output=True, text=True)
     if "ModuleNotFoundError" in done.stderr or "ImportError" in done.stderr:
         raise RuntimeError(done.stderr)
     require(done.returncode == 0, f"a cluster that `ray start` made: {done.stderr.strip()[-300:]}")
 
 
-def test_a_lost_node_ends_no_stage(tmp_path: Path, short: str) -> None:
+def test_a_lost_node_ends_no_stage(head: Head, tmp_path: Path) -> None:
     """Two nodes of one CPU; one is preempted and not replaced. The actor that takes the dead one's place can never be
     placed, yet shards are given to it."""
-    environment, address = _environment(RAY_AUTH_MODE="disabled", **QUICK_TO_MISS), f"127.0.0.1:{_free_port()}"
-    slow = {"specialist": "fourmill_tests.specialists:Slow", "seconds": 0.5}
+    slow = {"specialist": "fourmill_tests.specialists:Slow", "seconds": 0.25}
     settings = data.settings(
-        tmp_path / "out", data.good_shards(tmp_path / "s", 8, 8), modalities=["tok_canny_edge"],
-        labels__keep=["canny_edge"], generate__chains=[], engine__address=address,
+        tmp_path / "out", data.good_shards(tmp_path / "s", 6, 4), modalities=["tok_canny_edge"],
+        labels__keep=["canny_edge"], generate__chains=[], engine__address=head.address,
         labels__specialists={"canny_edge": slow},
     )  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
     ledger = tmp_path / "out/ledger/labels/canny_edge"
-    head = ("--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false", f"--temp-dir={short}")
-    with (
-        _node(tmp_path / "head.log", environment, *head),
-        _node(tmp_path / "node.log", environment, f"--address={address}") as other,
-    ):
+    with _node(tmp_path / "node.log", head.environment | TOKEN, f"--address={head.address}") as other:
         command = [sys.executable, "-m", "fourmill.cli", "label", str(tmp_path / "recipe.yaml")]
         with (tmp_path / "label.log").open("wb") as log:
-            stage = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            stage = subprocess.Popen(command, env=head.environment, stdout=log, stderr=log)
         try:
             while len(list(ledger.glob("train-*.json"))) < 2:
                 if stage.poll() is not None:
@@ -123,7 +131,7 @@ def test_a_lost_node_ends_no_stage(tmp_path: Path, short: str) -> None:
                 stage.send_signal(signal.SIGKILL)
             stage.wait()
     done = len(list(ledger.glob("train-*.json")))
-    require(ended, f"{done} of 8 shards are done, and the stage waits for an actor that cannot be placed")
+    require(ended, f"{done} of 6 shards are done, and the stage waits for an actor that cannot be placed")
 
 
 def _wait_while_it_moves(stage: subprocess.Popen[bytes], ledger: Path, patience: float = 45.0) -> bool:

@@ -21,7 +21,7 @@ from fourmill.infra import ledger
 from fourmill.infra.storage import TEMPORARY_PREFIX
 from fourmill.pipelines.engine.job import Hints, PlaceError
 from fourmill.pipelines.outputs import Output
-from fourmill.pipelines.plan import ShardTask
+from fourmill.pipelines.plan import ShardTask, working
 from fourmill.pipelines.worker.job import Job
 from fourmill.pipelines.worker.shard_worker import ShardWorker
 from fourmill.project import Project
@@ -217,7 +217,7 @@ def worker_of(
     """A shard worker that is set up for these outputs, and the tasks that are left; see `make`."""
     project = Project(recipe)
     plan = project.plan(outputs, {f"labels/{name}": project.label_outputs[f"labels/{name}"] for name in stored})
-    worker = ShardWorker(project.shard_job(project.specialists, outputs))
+    worker = ShardWorker(project.shard_job(*working(project.specialists, outputs, plan.missing)))
     worker.setup("cpu")
     return worker, plan.missing
 
