@@ -68,6 +68,8 @@ def cluster(address: str | None = None) -> Iterator[Any]:
 
 def _start(ray: Any) -> None:
     """A Ray of this machine. On busy cores it may give up on its own start, and is asked again."""
+    # Nothing takes this machine back by a notice: Ray Train needs no process that looks for one.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     print("starting Ray on this machine", file=sys.stderr, flush=True)
     for _ in range(STARTS):
         try:

@@ -19,14 +19,6 @@ class Asked(Enum):
     STOP = 2  # after saving
 
 
-class Stopped(Exception):
-    """Workers stop, since the command was asked to; what they did is saved."""
-
-
-def number_of(saves: int, stop: bool) -> int:
-    return 2 * saves + stop
-
-
 class Requests:
     """Requests as all workers of a group see them, at the same step.
 

@@ -14,13 +14,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..infra import faults, logs, scratch
 from ..infra.cluster import cluster
 from ..infra.progress import Progress
-from .requests import Stopped, number_of
+from .board import BoardActor, BoardState, Reporter, Stopped, ask
 
 logger = logging.getLogger(__name__)
 
@@ -30,15 +30,11 @@ MAX_FAILURES = 3  # of workers, before the job fails
 # Ray Train gives up placing the workers after a minute: with 30 attempts the cluster has half an hour to become free.
 MAX_PLACEMENTS = 30
 POLL_SECONDS = 0.5
-BOARD_SECONDS = 10.0  # how long a worker or the driver waits for the board before it goes on without an answer
 FINAL = (ValueError, FloatingPointError, FileNotFoundError)  # errors that another attempt would meet again
 LASTING = ("full", "access")  # rows of infra/faults.py that do not end while a run is started again
-REQUEST_SECONDS = 1.0  # between two looks for requests
 GRACE_SECONDS = 120.0  # that a command which is asked to stop waits for a checkpoint; who kills it may be sooner
-LOOK_SECONDS = (
-    "0.5"  # between Ray Train's looks at few workers; its own 2 s are waited at the start and the end of each job
-)
-FEW = 16  # workers
+FEW = 16  # workers, at which Ray Train looks more often than every 2 s: it waits as long at each start and end
+FEW_SECONDS = "0.5"
 DRAIN_SECONDS = 2.0  # between two looks for nodes that are about to leave
 
 
@@ -100,99 +96,6 @@ def bundle_of(resources: Resources, nodes: Sequence[dict[str, float]], stage: st
     )
 
 
-@dataclass
-class BoardState:
-    """The last message of each worker, how often worker 0 began, and the final errors."""
-
-    last: dict[int, dict[str, Any]] = field(default_factory=dict)
-    attempts: int = 0
-    failure: str = ""
-    saves: int = 0  # requests to save, and whether the last one is to stop as well, see requests.py
-    stop: bool = False
-
-    @property
-    def in_steps(self) -> bool:
-        """Whether some worker is at work that can be saved."""
-        return any(one["unit"] == "steps" and one["done"] < one["total"] for one in self.last.values())
-
-
-class _Board:
-    """The actor to which workers post. If its node is lost, Ray restarts it empty, and the next messages fill it."""
-
-    def __init__(self) -> None:
-        self.state = BoardState()
-
-    def begin(self, rank: int) -> str:
-        self.state.attempts += rank == 0
-        self.state.last.pop(rank, None)
-        return self.state.failure or ("stopped" if self.state.stop else "")
-
-    def post(self, rank: int, message: dict[str, Any]) -> None:
-        self.state.last[rank] = message
-
-    def fail(self, failure: str) -> None:
-        # Workers of a group all report the same error; workers that fit different tokenizers each have their own.
-        if failure not in self.state.failure:
-            self.state.failure = "; ".join(filter(None, (self.state.failure, failure)))
-
-    def ask(self, stop: bool) -> None:
-        self.state.saves, self.state.stop = self.state.saves + 1, self.state.stop or stop
-
-    def asked(self) -> int:
-        return number_of(self.state.saves, self.state.stop)
-
-    def read(self) -> BoardState:
-        return self.state
-
-
-class Reporter:
-    """Posts to the board. Posting does not wait for an answer, and no failure of the board fails a training step."""
-
-    def __init__(self, board: Any) -> None:
-        self._board = board
-        self._asked = 0
-        self._asking: threading.Thread | None = None
-
-    def asked(self) -> int:
-        """The number of the command's requests (requests.py) as of a second ago; does not wait."""
-        if self._asking is None:
-            self._asking = threading.Thread(target=self._ask_on, name="requests", daemon=True)
-            self._asking.start()
-        return self._asked
-
-    def _ask_on(self) -> None:
-        while True:
-            self._asked = max(self._asked, _ask(self._board.asked) or 0)
-            time.sleep(REQUEST_SECONDS)
-
-    def begin(self) -> str:
-        """Called by every worker first. Returns the final error of an earlier attempt, "" if there is work to do."""
-        from ray import train
-
-        return _ask(self._board.begin, train.get_context().get_world_rank()) or ""
-
-    def post(self, *, stage: str, done: float, total: float, unit: str, notes: str = "") -> None:
-        """Post the progress of this worker."""
-        from ray import train
-
-        message = {"stage": stage, "done": done, "total": total, "unit": unit, "notes": notes}
-        self._board.post.remote(train.get_context().get_world_rank(), message)
-
-    def fail(self, failure: str) -> None:
-        """Post the error that another attempt would meet again; returns when the board has it."""
-        _ask(self._board.fail, failure)
-
-
-def _ask(method: Any, *arguments: Any) -> Any:
-    """The answer of the board, or None while it is lost: it only shows progress, and must not fail the work."""
-    import ray
-
-    try:
-        return ray.get(method.remote(*arguments), timeout=BOARD_SECONDS)
-    except ray.exceptions.RayError:
-        return None
-
-
 def final(error: BaseException) -> bool:
     """Whether another attempt would meet an error again: a wrong setting, a full disk, a folder that is not ours."""
     row = faults.find(error)
@@ -250,11 +153,11 @@ def run(work: Work, config: dict[str, Any], resources: Resources, stage: str, ad
         from ray.train.torch import TorchTrainer
 
         if resources.most <= FEW:
-            os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", LOOK_SECONDS)
+            os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", FEW_SECONDS)
         bundle = bundle_of(resources, [node["Resources"] for node in ray.nodes() if node["Alive"]], stage)
         # Ray Train says nothing until its workers are up, which takes a quarter of a minute.
         print(f"{stage}: starting {_workers_text(resources, bundle)}", file=sys.stderr, flush=True)
-        board = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
+        board = ray.remote(num_cpus=0, max_restarts=-1)(BoardActor).remote()
         config = {**config, "reporter": Reporter(board), "threads": max(1, int(bundle["CPU"]))}
         # mypy sees the classes of Ray Train v1, which have no limit of placements and no range of workers.
         failures = FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_PLACEMENTS)  # type: ignore[call-arg]
@@ -301,11 +204,11 @@ def _watch(trainer: Any, board: Any, elastic: bool) -> None:
         while alive:
             # Before the board is read, so that it is read once more after the end.
             alive = not ended.wait(POLL_SECONDS)
-            screen.show(_ask(board.read) or BoardState())
+            screen.show(ask(board.read) or BoardState())
             if notices.new():
                 screen.close()
                 print("a node is about to leave the cluster: saving a checkpoint", file=sys.stderr, flush=True)
-                _ask(board.ask, False)
+                ask(board.ask, False)
     except KeyboardInterrupt:
         screen.close()
         _save(ended, board)
@@ -319,10 +222,10 @@ def _watch(trainer: Any, board: Any, elastic: bool) -> None:
 
 def _save(ended: threading.Event, board: Any) -> None:
     """Have the workers save and stop, if they are at something that can be saved, and wait for it."""
-    if not (_ask(board.read) or BoardState()).in_steps:
+    if not (ask(board.read) or BoardState()).in_steps:
         return
     print("saving a checkpoint before it stops (once more: stop at once)", file=sys.stderr, flush=True)
-    _ask(board.ask, True)
+    ask(board.ask, True)
     ended.wait(GRACE_SECONDS)
 
 

@@ -11,7 +11,8 @@ from fourmill_tests import data, runs, training
 from fourmill.infra import ledger
 from fourmill.project import Project
 from fourmill.train import workers
-from fourmill.train.workers import BoardState, Resources, bundle_of, capacity
+from fourmill.train.board import BoardState
+from fourmill.train.workers import Resources, bundle_of, capacity
 from fourmill.verbs.make import fit
 
 GPU_NODE = {"CPU": 32.0, "GPU": 4.0, "memory": 1e11}

@@ -22,14 +22,15 @@ from ...infra import ledger, storage
 from ...model.batch import PackedBatch
 from ...model.fourm import FourM
 from ...model.prepare import group_targets
-from .. import checkpoint, sharded, workers
+from .. import checkpoint, sharded
+from ..board import Reporter, Stopped
 from ..data.groups import ShardRows
 from ..data.loader import LoaderOptions, TokenLoader
 from ..data.order import rank_positions
 from ..flops import Lengths, peak_flops, step_flops, useful_flops
 from ..metrics import Metrics
 from ..parallel import Parallel, whole
-from ..requests import Asked, Requests, Stopped
+from ..requests import Asked, Requests
 from ..schedule import cosine_lr
 from ..trackers import trackers
 from . import initial
@@ -122,7 +123,7 @@ class Trainer:
         self.weights.resumed(self.step - len(self.skipped))
         logger.info("worker %d of %d resumed from step %d: %s", self.rank, self.world, self.step, saved.url)
 
-    def run(self, reporter: workers.Reporter) -> None:
+    def run(self, reporter: Reporter) -> None:
         """Train to the last step, with validation, checkpoints and log lines on the way; rank 0 commits the run."""
         if self.rank == 0:
             write_origin(self.job)  # now, so that checkpoints of a run that is not finished can be used, too
@@ -134,7 +135,7 @@ class Trainer:
                 logged.abandon()  # the last lines show what led to the error
             raise
 
-    def _run(self, reporter: workers.Reporter, logged: Metrics | None) -> None:
+    def _run(self, reporter: Reporter, logged: Metrics | None) -> None:
         settings, started = self.settings, time.monotonic() - self.seconds
         requests = Requests(reporter, self.rank, self.world)
         batches = self.loader.made(self.parts, self.step, settings.batch_size, self.rank, self.world)
@@ -241,7 +242,7 @@ class Trainer:
             return nn.utils.clip_grad_norm_(self.weights.parameters, most)
         return nn.utils.get_total_norm([p.grad for p in self.weights.parameters if p.grad is not None])
 
-    def _look(self, window: Window, logged: Metrics | None, reporter: workers.Reporter) -> None:
+    def _look(self, window: Window, logged: Metrics | None, reporter: Reporter) -> None:
         """Read the losses of a window and log them. FloatingPointError says what to do if they are not finite."""
         try:
             skipped = self._skip(window) if self.settings.nonfinite == "skip" else []
@@ -373,7 +374,7 @@ class Trainer:
             with self._weights(averaged):
                 save_model(self.model, storage.join(self.job.folder, name), write=self.rank == 0)
 
-    def _report(self, reporter: workers.Reporter, notes: str) -> None:
+    def _report(self, reporter: Reporter, notes: str) -> None:
         if self.rank == 0:
             reporter.post(stage="train", done=self.step, total=self.settings.steps, unit="steps", notes=notes)
 

@@ -21,7 +21,7 @@ ReportRows = Callable[[int], None]
 
 
 class Board(Protocol):
-    """Where a fit says how far it is; see workers.Reporter."""
+    """Where a fit says how far it is; see board.Reporter."""
 
     def post(self, *, stage: str, done: float, total: float, unit: str, notes: str = "") -> None: ...
 

@@ -26,8 +26,9 @@ from ...pipelines.fit_data import FitData
 from ...tokenize import class_lists
 from ...tokenize.settings import TextTokenizer, TokenizerSettings, warm_starts
 from .. import checkpoint, workers
+from ..board import Stopped
 from ..metrics import Metrics
-from ..requests import Asked, Requests, Stopped
+from ..requests import Asked, Requests
 from .examples import Board, Rows, batches, collect, resized, side
 from .window import Window
 

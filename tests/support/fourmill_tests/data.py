@@ -212,12 +212,16 @@ def fit(recipe: Recipe, update: bool = False) -> None:
 
 
 def worker_of(
-    recipe: Recipe, outputs: dict[str, Output], stored: Sequence[str] = ()
+    recipe: Recipe, outputs: dict[str, Output], stored: Sequence[str] = (), everything: bool = True
 ) -> tuple[ShardWorker, list[ShardTask]]:
-    """A shard worker that is set up for these outputs, and the tasks that are left; see `make`."""
+    """A shard worker that is set up for these outputs, and the tasks that are left; see `make`.
+
+    everything: load what no task needs, too.
+    """
     project = Project(recipe)
     plan = project.plan(outputs, {f"labels/{name}": project.label_outputs[f"labels/{name}"] for name in stored})
-    worker = ShardWorker(project.shard_job(*working(project.specialists, outputs, plan.missing)))
+    loaded = (project.specialists, outputs) if everything else working(project.specialists, outputs, plan.missing)
+    worker = ShardWorker(project.shard_job(*loaded))
     worker.setup("cpu")
     return worker, plan.missing
 
@@ -227,7 +231,7 @@ def make(recipe: Recipe, outputs: dict[str, Output], stored: Sequence[str] = ())
 
     A shard that its worker hands back is given to others, as the engine does; one that no worker can do is left out.
     """
-    worker, tasks = worker_of(recipe, outputs, stored)
+    worker, tasks = worker_of(recipe, outputs, stored, everything=False)
     return [record for task in tasks for record in _run(worker, task)]
 
 

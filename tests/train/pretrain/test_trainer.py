@@ -19,7 +19,7 @@ from fourmill_tests import runs, training
 from fourmill.infra import storage
 from fourmill.model import checkpoint as model_files
 from fourmill.model.fourm import FourM
-from fourmill.train import checkpoint, metrics, requests, workers
+from fourmill.train import board, checkpoint, metrics, workers
 from fourmill.train.pretrain import trainer, weights
 from fourmill.train.pretrain.job import MODEL_FILES, model_config
 from fourmill.train.pretrain.parts import split
@@ -277,7 +277,7 @@ class Asking(training.Silent):
     """A board on which the command asks something at a step."""
 
     def __init__(self, one: Trainer, step: int, stop: bool) -> None:
-        self.one, self.step, self.number = one, step, requests.number_of(1, stop)
+        self.one, self.step, self.number = one, step, board.number_of(1, stop)
 
     def asked(self) -> int:
         return self.number if self.one.step >= self.step else 0
@@ -287,7 +287,7 @@ def test_a_run_that_is_stopped_saves_and_goes_on(whole: Trainer, tmp_path: Path)
     """At a step that has no checkpoint of its own, and no validation; the weights are those of a run in one piece."""
     job = training.job(tmp_path, checkpoint_every=100)
     one = training.trainer(job)
-    with pytest.raises(requests.Stopped, match="stopped at step 3, which is saved"):
+    with pytest.raises(board.Stopped, match="stopped at step 3, which is saved"):
         one.run(Asking(one, 3, stop=True))
     assert [saved.step for saved in checkpoint.complete(job.checkpoints)] == [3] and job.model_step() == 3
     training.train(job)

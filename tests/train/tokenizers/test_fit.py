@@ -21,7 +21,7 @@ from fourmill.recipe import Recipe
 from fourmill.tokenize import codecs
 from fourmill.tokenize import settings as tokenizer_settings
 from fourmill.tokenize.networks.vqvae import VQVAEConfig
-from fourmill.train import checkpoint, metrics, requests
+from fourmill.train import board, checkpoint, metrics, requests
 from fourmill.train.tokenizers import fit as fitting
 from fourmill.train.tokenizers import quality
 from fourmill.train.tokenizers.examples import batch_indices
@@ -122,7 +122,7 @@ def test_a_fit_that_is_stopped_saves_its_step(
 
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "Requests", Asked)
-        with pytest.raises(requests.Stopped, match="fit tok_canny_edge: stopped at step 5, which is saved"):
+        with pytest.raises(board.Stopped, match="fit tok_canny_edge: stopped at step 5, which is saved"):
             data.fit(stopped)
     assert fitting.saved_step(job_of(stopped), "tok_canny_edge") == 5
     data.fit(stopped)
