@@ -37,7 +37,7 @@ def read(suffix: str, data: bytes) -> list[dict[str, Any]]:
         count = len(value["bbox_xyxy"])
         columns = {name: _numbers(bodies[theirs], count, SIZES[name]) for name, theirs in _SMPL.items()}
         columns |= {"box": _numbers(value["bbox_xyxy"], count, 4), "camera": _numbers(value["pred_cam"], count, 3)}
-        columns["ids"] = _numbers(value["pose_tokenized"], count, POSE_TOKENS)
+        columns["ids"] = _numbers(value["pose_tokenized"], count, POSE_TOKENS).astype(np.int64)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"expected `bbox_xyxy`, `pred_cam`, `pose_tokenized` and `pred_smpl_params` ({error})"
