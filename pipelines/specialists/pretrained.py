@@ -309,7 +309,9 @@ class Pretrained(Specialist):
 
         try:
             return getattr(transformers, auto).from_pretrained(self._whole_folder(), local_files_only=True, **options)
-        except (OSError, ValueError) as error:
+        except ImportError as error:  # a package that this processor alone needs
+            raise ValueError(f"{self.label}: the {auto} of {self.weights}: {str(error).strip()}") from error
+        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{self.label}: {self.weights} has no {auto} of its own: {error}") from error
 
     @property

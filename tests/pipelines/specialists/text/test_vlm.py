@@ -58,6 +58,16 @@ def test_captions_are_those_of_the_publishers_class(folder: Callable[[str], str]
     assert found == [specialist(items(image))[0] for image in images], "neighbours do not matter"
 
 
+def test_a_processor_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    """Florence-2's asks its tokenizer for a token that this one has not."""
+    tokenizer = beyond.letters_tokenizer(["<image>"])
+    tokenizer.image_token, tokenizer.image_token_id = "<image>", 3
+    transformers.Florence2Processor(transformers.CLIPImageProcessor(), tokenizer).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "florence2"}')
+    with pytest.raises(ValueError, match=r"vlm_caption: .* has no AutoProcessor of its own: .*image_token"):
+        VlmCaptions(weights=str(tmp_path)).processor("AutoProcessor")
+
+
 def test_other_questions_other_captions_and_silence(folder: Callable[[str], str]) -> None:
     image = noise(60, 100)
     asked = [ready(VlmCaptions(weights=folder("smolvlm"), prompt=p, max_tokens=9))(items(image)) for p in ("a?", "b?")]

@@ -95,7 +95,7 @@ _CHAT = (
 )
 
 
-def _letters_tokenizer(special: list[str]) -> Any:
+def letters_tokenizer(special: list[str]) -> Any:
     """A tokenizer of bytes, with tokens of its own for `special`."""
     import tokenizers as tk
     import transformers as hf
@@ -116,7 +116,7 @@ def smolvlm(folder: Path) -> Path:
 
     torch.manual_seed(2)
     tiles = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
-    tokenizer = _letters_tokenizer(
+    tokenizer = letters_tokenizer(
         ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *tiles]
     )
     vision = {
