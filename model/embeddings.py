@@ -65,6 +65,14 @@ class Embeddings(nn.Module):
             return self.learned_positions[self.learned_rows[name]]
         return self.positions[self.fixed_rows[name]]
 
+    def forward(
+        self, ids: Tensor, mod: Tensor, pos: Tensor, valid: Tensor, has_id: Tensor, modality_table: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of tokens (B, N): `embed_ids` and `embed_positions`, in one call, for which FSDP gathers the tables once."""
+        emb = self.embed_positions(pos, mod, valid, modality_table)
+        # FSDP may give tables in half precision; sums with them are not.
+        return self.embed_ids(ids, mod, has_id).to(emb.dtype), emb
+
     def embed_ids(self, ids: Tensor, mod: Tensor, has_id: Tensor) -> Tensor:
         """Token embeddings (B, N, D) of integer ids (B, N); an arbitrary row where `has_id` is False."""
         # One gather for all modalities. An id past its modality's rows would silently read its neighbour's, so that

@@ -159,8 +159,7 @@ class FourM(nn.Module):
         self, ids: Tensor, mod: Tensor, pos: Tensor, valid: Tensor, values: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Encoder inputs (B, N, D), and their position plus modality embeddings alone; registers come first."""
-        emb = self.encoder_embeddings.embed_positions(pos, mod, valid, self.modality_table)
-        x = self.encoder_embeddings.embed_ids(ids, mod, valid & self.input_has_id[mod])
+        x, emb = self.encoder_embeddings(ids, mod, pos, valid, valid & self.input_has_id[mod], self.modality_table)
         x = self.projections.fill_in(x, ids, mod, values) * valid.unsqueeze(-1) + emb
         if self.register_tokens is not None:
             registers = self.register_tokens.expand(x.shape[0], -1, -1)
@@ -197,8 +196,7 @@ class FourM(nn.Module):
     def embed_queries(self, ids: Tensor, mod: Tensor, pos: Tensor, valid: Tensor) -> Tensor:
         """Decoder inputs (B, M, D); id -1 is the mask token."""
         table = self.modality_table if self.decoder_modality_table is None else self.decoder_modality_table
-        emb = self.decoder_embeddings.embed_positions(pos, mod, valid, table)
-        x = self.decoder_embeddings.embed_ids(ids, mod, valid & (ids >= 0))
+        x, emb = self.decoder_embeddings(ids, mod, pos, valid, valid & (ids >= 0), table)
         x = torch.where((ids >= 0).unsqueeze(-1), x, self.mask_token.to(x.dtype))
         return x * valid.unsqueeze(-1) + emb
 

@@ -165,9 +165,10 @@ def _state(config: FourMConfig, train: Train) -> float:
         return float(every * each)
     blocks = [*model.encoder, *model.decoder]
     sizes = [sum(p.numel() for p in block.parameters()) for block in blocks]
-    # Beside its share a worker holds some blocks whole, in 16 bits with their gradients in float32, and in float32 what
-    # belongs to no block.
-    whole = _GATHERED * max(sizes) * (2 + 4) + (every - sum(sizes)) * (4 + 4)
+    tables = sum(p.numel() for side in (model.encoder_embeddings, model.decoder_embeddings) for p in side.parameters())
+    # Beside its share a worker holds some blocks and the tables whole, in 16 bits with their gradients in float32, and
+    # in float32 what belongs to neither.
+    whole = (_GATHERED * max(sizes) + tables) * (2 + 4) + (every - sum(sizes) - tables) * (4 + 4)
     return every * each / train.worker_range[1] + whole
 
 

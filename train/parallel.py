@@ -61,28 +61,18 @@ class Parallel:
         if compiled:
             model.compile_blocks()
         self._module: Any = ModalityLosses(model)
+        self._tables: tuple[Any, ...] = (model.encoder_embeddings, model.decoder_embeddings)
         self._sharded = mode == "fsdp" and dist.is_initialized()
         if self._sharded:
-            self._shard(model)
+            # Blocks are gathered in the dtype they compute in; the residual stream stays as autocast leaves it. On CPU
+            # autocast leaves norms to their weights' dtype, which then must be the stream's.
+            dtype = torch.bfloat16 if self.bf16 and self.device.type == "cuda" else None
+            shard(self._module, self.device.type, self.world, dtype)
         elif self.world > 1:
             # Buffers are constant tables (positions): sending them at each step would cost time for nothing.
             self._module = nn.parallel.DistributedDataParallel(
                 self._module, broadcast_buffers=False, gradient_as_bucket_view=True
             )
-
-    def _shard(self, model: FourM) -> None:
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
-        mesh = init_device_mesh(self.device.type, (self.world,))
-        # Blocks are gathered in the dtype they compute in; the residual stream stays as autocast leaves it. On CPU
-        # autocast leaves norms to their weights' dtype, which then must be the stream's.
-        dtype = torch.bfloat16 if self.bf16 and self.device.type == "cuda" else None
-        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-        # Block by block: of one at a time all parameters are on the device, the rest stays sharded.
-        for block in (*model.encoder, *model.decoder):
-            fully_shard(block, mesh=mesh, mp_policy=policy)
-        fully_shard(self._module, mesh=mesh)
 
     def losses(self, batch: PackedBatch, groups: TargetGroups, unpadding: Unpadding | None = None) -> Tensor:
         """See `ModalityLosses`."""
@@ -108,7 +98,24 @@ class Parallel:
     def discard_gathered(self) -> None:
         """Drop gathered copies of parameters. Call it when anything else than the optimizer has changed parameters."""
         if self._sharded:
-            self._module.reshard()
+            for module in (self._module, *self._tables):
+                module.reshard()
+
+
+def shard(losses: ModalityLosses, device: str, world: int, dtype: torch.dtype | None) -> None:
+    """Make the parameters of a model shards of so many workers, in place; `dtype` is what they are gathered in."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    mesh, model = init_device_mesh(device, (world,)), losses.model
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    # Block by block: of one at a time all parameters are on the device, the rest stays sharded.
+    for block in (*model.encoder, *model.decoder):
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    # Tables are read at both ends of a step: gathered once for both, each on its own.
+    for tables in (model.encoder_embeddings, model.decoder_embeddings):
+        fully_shard(tables, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    fully_shard(losses, mesh=mesh)
 
 
 def whole(tensor: Tensor) -> Tensor:
