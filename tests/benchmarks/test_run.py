@@ -23,7 +23,6 @@ RUNS: list[tuple[str, str, int, bool]] = [
     ("encode", "--image-size 32 --seconds 0 --device cpu --tiny", 1, False),
     ("train_step", "--size Ti --vocabulary 512 --batch 1 --steps 1 --eager", 4, True),
     ("generation", "--size Ti --vocabulary 512 --rounds 1 --text-tokens 2", 7, True),
-    ("gpu_step", "--size Ti --vocabulary 512 --batch 1 --steps 1 --device cpu", 2, True),
 ]
 ON_RAY: list[tuple[str, str, int]] = [
     ("engine", "--samples 20 --crops 1 --processes 1", 1),
@@ -40,7 +39,7 @@ INTO_A_FOLDER: list[tuple[str, str, int]] = [
 ]
 # Rows of benchmarks/counts.py that take a moment; all others are counted by hand.
 COUNTED = ["4m7_b", "4m21_xl", "4m7_sr", "tok_depth", "sam_mask"]
-SCRIPTS = ["counts"] + [script for script, *_ in (*RUNS, *ON_RAY, *INTO_A_FOLDER)]
+SCRIPTS = ["counts", "gpu", *(script for script, *_ in (*RUNS, *ON_RAY, *INTO_A_FOLDER))]  # of gpu: test_gpu.py
 # Comparisons behind docs/decisions.md, what needs a finished root, and what takes minutes: run by hand.
 BY_HAND = {"damages", "ray_data", "shards", "recompute", "chaos", "proxy"}
 

@@ -2,7 +2,7 @@
 sorting masks; softmax over masked scores; logits by boolean indexing.
 
 It shares no code with fourmill.model: parity on checkpoints that nobody recorded is tested against it, and
-benchmarks/gpu_step.py takes its speed as the named reference. Legend: B samples, n tokens of a modality, N kept ones.
+benchmarks/gpu.py takes its speed as the named reference. Legend: B samples, n tokens of a modality, N kept ones.
 """
 
 from __future__ import annotations
