@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args(arguments)
     state(__file__, arguments)
-    # Before torch is imported: who asks it for GPUs cannot start processes that use them.
+    # Before torch is imported: a process that asks it for GPUs cannot start others that use them.
     begun = {"commit": commit(), "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "hardware": hardware()}
     end, results = time.monotonic() + args.seconds, dict[str, dict[str, Any]]()
     print("| part | figure | value |\n|---|---|---|", flush=True)

@@ -1,7 +1,7 @@
 """The trainer's own step at B and XL, by the recipes' settings, on batches of its own loader from a store with pixels;
 beside the step written the obvious way (eager_step.py).
 
-- useful MFU: FLOPs that a step needs (train/flops.py) over the peak of the data sheet.
+- useful MFU: FLOPs that a step needs, without padding (train/flops.py), over the peak of the data sheet.
 - waiting: share of the time in which the step waited for the loader.
 - counted GiB: what train/memory.py says that such a step takes.
 """
@@ -25,7 +25,7 @@ from loader import specs_of, write_store
 from fourmill.model.fourm import FourM
 from fourmill.train import memory
 from fourmill.train.data.groups import ShardRows
-from fourmill.train.flops import peak_flops, step_flops
+from fourmill.train.flops import Lengths, peak_flops, useful_flops
 from fourmill.train.pretrain.job import TrainJob, model_config
 from fourmill.train.pretrain.trainer import Trainer
 from fourmill.train.pretrain.window import Window
@@ -98,11 +98,10 @@ def step(size: str, place: Place) -> dict[str, Any]:
         window = _run(one, batches, steps)
         wait(place.device)
         seconds = (time.perf_counter() - begin) / steps
-    predicted = dict.fromkeys(one.outputs, 0.0)
-    for entry in window.entries:
-        for name, count in zip(one.outputs, entry.counts, strict=True):
-            predicted[name] += count / steps
-    flops = step_flops(one.model.config, settings.batch_size, *settings.budgets, predicted)
+    counts = zip(*(entry.counts for entry in window.entries), strict=True)
+    predicted = {name: sum(of_steps) / steps for name, of_steps in zip(one.outputs, counts, strict=True)}
+    lengths = Lengths(*(value / steps for value in window.lengths))
+    flops = useful_flops(one.model.config, lengths, predicted)
     figures = {
         "samples": settings.batch_size, "ms a step": 1e3 * seconds, "samples/s": settings.batch_size / seconds,
         "tokens/s": settings.batch_size * settings.tokens_per_sample / seconds,

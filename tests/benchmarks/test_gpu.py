@@ -16,7 +16,7 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 # One of each kind; the others differ in sizes.
 DRY = ["machine", "step-B", "loader", "labels", "generation-1", "tok_dinov2"]
-# Whoever asks torch for GPUs cannot start processes that use them: importing all parts must not ask.
+# A process that asks torch for GPUs cannot start others that use them: importing all parts must not ask.
 IMPORTS = f"""
 import sys
 sys.path.insert(0, {str(FOLDER)!r})
