@@ -142,6 +142,8 @@ def labelled(labels: tuple[str, ...], samples: int, place: Place) -> dict[str, A
     worker = ShardWorker(project.shard_job(made, tasks))
     worker.setup(place.device)
     worker.run(plan.missing[0])
+    if place.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()  # the models were made on the GPU
     with idle_share() as idle, ThreadPoolExecutor(2) as pool:
         begin = time.perf_counter()
         list(pool.map(worker.run, plan.missing[1:]))

@@ -87,7 +87,7 @@ def _advice(recipe: Recipe, stage: str, most: int) -> str:
         parts = [n for n in range(train.accumulate, train.batch_size + 1) if _divides(recipe, n, most)]
         if parts:
             return f"--set train.accumulate={parts[0]}, which trains the same model"
-        if not train.activation_checkpointing:
+        if train.activation_checkpointing is not True:
             return "--set train.activation_checkpointing=true"
         return "more train.workers" if train.parallel == "fsdp" else "--set train.parallel=fsdp, on several workers"
     name = stage.removeprefix("fit ")
