@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from fourmill_tests import data, runs
+from fourmill_tests import data, runs, training
 from fourmill_tests.tiny import every
 from fourmill_tests.tiny import models as tiny_models
 
@@ -56,6 +56,7 @@ def run(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
     labelled = label_verb.make(Project(recipe))  # by actors, whose nodes fetch and check the weights
     data.fit(recipe)
     data.make(recipe, data.outputs(recipe, labels=False), stored=recipe.labels.keep)
+    training.train(Project(recipe).train_job)  # Ray Train's part is tested with smaller recipes
     return Run(folder, recipe, labelled, train_verb.make(Project(recipe)), generate.make(Project(recipe)))
 
 
