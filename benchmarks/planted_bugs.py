@@ -74,6 +74,7 @@ def settings(folder: Path, scenes: Path, seed: int, args: argparse.Namespace) ->
                 "base_lr": 0.048, "samples": args.images, "validation_samples": 16,
             },
         },
+        "engine": {"actors": args.workers},
         "fit": {"workers": args.workers, "cpus": 1},
         # As the demo trains: first where things are, then from RGB and a part of the rest to all.
         "train": {
@@ -151,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=768, help="for training; a fourth as many for validation")
     parser.add_argument("--steps", type=int, default=500, help="of training")
     parser.add_argument("--fit-steps", type=int, default=160, help="of each tokenizer")
-    parser.add_argument("--workers", type=int, default=2, help="of fit and train, one core each")
+    parser.add_argument("--workers", type=int, default=2, help="of each stage, one core each")
     parser.add_argument("--tiny", action="store_true", help="a model of a toy's size, to see that all runs")
     args = parser.parse_args(arguments)
     state(__file__, arguments)

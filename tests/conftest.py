@@ -42,6 +42,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get
 EVALUATION = "tests/train/downstream/evaluation"
 TOGETHER = {
     "whole_run": ("tests/chaos/test_kills.py", "tests/e2e/test_s3.py", "tests/e2e/test_whole_run.py"),
+    "two_ranks": ("tests/tokenize/networks/test_quantize.py", "tests/train/tokenizers/test_vq.py"),
     "known_root": ("tests/report/test_truths.py", f"{EVALUATION}/test_datasets.py", f"{EVALUATION}/test_table.py"),
 }
 
