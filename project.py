@@ -11,6 +11,7 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from . import derived
 from .infra import configuration, ledger, storage, versions
 from .infra.configuration import RecipeError
 from .infra.fingerprint import fingerprint, hashed
@@ -57,7 +58,7 @@ class Project:
     def __init__(self, recipe: Recipe, update: bool = False, checkpoint: int | None = None) -> None:
         self.update, self._checkpoint = update, checkpoint
         absolute = recipe.model_copy(update={"root": storage.absolute(recipe.root)})
-        self.recipe = _with_finished_tokenizers(_with_model_of_init(absolute))
+        self.recipe = derived.complete(absolute)
         # What is wrong with the recipe is said now, before any process starts.
         storage.check_folder(self.root)
         self.classes = recipe.class_lists
@@ -428,30 +429,3 @@ def columns_of(root: str) -> Columns:
     specs = recipe.specs(text.identity["vocab_size"] if text else 0)
     shards = plans.list_shards(recipe.samples, storage.absolute(root))
     return columns.recorded(root, specs, data.get("modalities") or recipe.modalities, shards)
-
-
-def _with_model_of_init(recipe: Recipe) -> Recipe:
-    """By a convention of published models, the recipe with the model's settings of `train.init`."""
-    model = recipe.train.model
-    # One that was resolved before says all of it, and its model may be gone.
-    if (
-        recipe.convention is None
-        or recipe.train.init is None
-        or model.model_fields_set >= type(model).model_fields.keys()
-    ):
-        return recipe
-    from .train.pretrain import initial  # loads torch
-
-    return recipe.model_copy(update={"train": initial.with_model_of_init(recipe.train)})
-
-
-def _with_finished_tokenizers(recipe: Recipe) -> Recipe:
-    """The recipe with the sizes of the finished tokenizers that it names, and their paths absolute."""
-    own = recipe.tokenizers
-    each = adopt.resolve(own, recipe.tokenizers_needed, recipe.images.size, recipe.class_lists)
-    text = adopt.resolve_text(own.text, recipe.modalities, recipe.class_lists) if recipe.has_text else own.text
-    if each == own.each and text == own.text:
-        return recipe
-    data = recipe.model_dump(mode="json")
-    data["tokenizers"] |= {"each": each, "text": text.model_dump(mode="json")}
-    return parse(data)

@@ -22,6 +22,7 @@ ORDER = (
     ("pipelines", "model"),
     ("train",),
     ("recipe",),
+    ("derived",),
     ("project",),
     ("report",),
     ("runs",),
