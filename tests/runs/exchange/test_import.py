@@ -20,7 +20,10 @@ from fourmill_tests.s3 import S3
 
 import fourmill
 from fourmill.infra import ledger, storage
-from fourmill.tokenize import labels
+from fourmill.modalities import spec
+from fourmill.pipelines.exchange import poses
+from fourmill.tokenize import codecs, labels
+from fourmill.tokenize.crops import Crop
 from fourmill.tokenize.text.pose_sentences import text_to_poses
 from fourmill.tokenize.text.wordpiece import WordPiece
 
@@ -292,6 +295,23 @@ def person(left: float) -> dict[str, Any]:
             "betas": rng.uniform(-1, 1, (2, 10)).tolist(),
         },
     }
+
+
+def test_words_of_people_are_those_of_ml4ms_own_code() -> None:
+    """But for the order of the groups, which both draw at random."""
+    recorded = json.loads((Path(__file__).parents[2] / "golden" / "human_poses.json").read_text())
+    words = WordPiece.fit(["a dog"] * 4, vocab_size=4500)
+    codec = poses.GivenPoses(spec("human_poses", image_size=224), codecs.Options(0, 224, 1), words, None)
+    people = poses.read(".json", json.dumps(recorded["file"]).encode())
+    left, top, width, height = recorded["crop"]
+    sample = codecs.Labelled("key", people, [Crop(left, top, width, height)], tuple(recorded["size"]))
+    (ids,) = codec.encode_one(sample)
+
+    def groups(text: str) -> list[list[str]]:
+        people = [one for one in text.split("human ") if one]
+        return [sorted(re.split(r" (?=pose|global|camera|shape)", one.strip())) for one in people]
+
+    assert groups(words.decode(ids)) == groups(recorded["words"]) and len(people) == 2
 
 
 def test_people_keep_their_ids_and_captions_their_vectors(tmp_path: Path) -> None:
