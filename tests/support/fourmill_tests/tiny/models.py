@@ -1,4 +1,5 @@
-"""A tiny local model in the place of each of the hub's that recipes/4m21.yaml names, and the recipe with them."""
+"""A tiny local model in the place of each of the hub's that recipes/4m21.yaml names, and of labels that 4M-21 has not,
+and the recipe with them."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from . import dense, detectors, features, hmr2, sam, t5
+from . import beyond, dense, detectors, features, hmr2, sam, t5
 
 ROOT = Path(__file__).parents[4]
 
@@ -37,6 +38,9 @@ def specialists(folder: Path) -> dict[str, dict[str, Any]]:
             hmr2.safetensors(folder / "hmr2.safetensors"),
             {"backbone_heads": 2, "decoder_heads": 2, "min_score": 0.0, "max_people": 3},
         ),
+        "metric_depth": (dense.zoedepth(folder / "zoedepth"), {}),
+        "open_det": (beyond.owl(folder / "owl"), {"queries": ["cup", "red chair"], "min_score": 0.0}),
+        "vlm_caption": (beyond.smolvlm(folder / "smolvlm"), {"max_tokens": 6}),
         "t5_caption": (t5.t5(folder / "t5", width=16), {}),
     }
     return {label: {"weights": str(path), **options} for label, (path, options) in paths.items()}
