@@ -138,7 +138,7 @@ class Project:
             prints[TEXT] = fingerprint("fit", first, adopt.identity(text) or hashed(text), *words)
         for name in recipe.tokenizers_needed:
             entry, settings = TOKENIZERS[name], recipe.tokenizer(name)
-            values = adopt.identity(settings) or hashed(settings, tokenizer_settings.OPERATIONS)
+            values = adopt.identity(settings) or hashed(settings, tokenizer_settings.NOT_OF_FITS)
             own_size = entry.image_size or entry.form is Form.VECTOR
             label = labels.get(entry.label, "")  # none is made of what is imported
             parts = [values, label, 0 if own_size else recipe.images.size, recipe.seed]
@@ -183,7 +183,8 @@ class Project:
         """One column for each modality. RecipeError if a tokenizer is not fitted."""
         text = self.fitted.get(TEXT)
         specs = self.recipe.specs(text.vocab_size if text else 0)
-        options = TokenOptions(self.recipe.seed, self.recipe.images, self.recipe.tokenizers.min_box_score)
+        recipe, score = self.recipe, self.recipe.tokenizers.min_box_score
+        options = TokenOptions(recipe.seed, recipe.images, score, recipe.precisions)
         imported = [spec for spec in specs if spec.name in self.recipe.imported]
         made = outputs.token_outputs(
             [spec for spec in specs if spec not in imported], options, self.label_prints, self.fitted
@@ -212,8 +213,9 @@ class Project:
 
     def codec_options(self) -> Options:
         """What the recipe says about tokens beyond the sizes of modalities."""
-        images, score = self.recipe.images, self.recipe.tokenizers.min_box_score
-        return Options(self.recipe.seed, images.size, images.crops, images.pixel_format, images.jpeg_quality, score)
+        recipe, images = self.recipe, self.recipe.images
+        sizes, score = (images.size, images.crops), recipe.tokenizers.min_box_score
+        return Options(recipe.seed, *sizes, images.pixel_format, images.jpeg_quality, score, recipe.precisions)
 
     def shard_job(self, specialists: dict[str, Specialist], asked: dict[str, Output]) -> Job:
         """What an actor needs to know to make outputs. RecipeError if one is pinned at another version than the code's,

@@ -27,7 +27,7 @@ from .pipelines.settings import CROP_SETTINGS, Images, Labels, Samples
 from .pipelines.specialists.names import BY_FIRST_NAME
 from .tokenize import class_lists, conventions
 from .tokenize import settings as tokenizer_settings
-from .tokenize.settings import Tokenizers, TokenizerSettings
+from .tokenize.settings import Precision, Tokenizers, TokenizerSettings
 from .train.downstream.evaluation.settings import CLASSES, Evaluate
 from .train.downstream.settings import Chain, Generate, check_steps
 from .train.settings import Mixture, Train, alpha_of
@@ -112,6 +112,11 @@ class Recipe(Section):
         return settings.model_copy(
             update={"codebook_size": settings.codebook_size or entry.vocab_size, "patch_size": patch}
         )
+
+    @property
+    def precisions(self) -> dict[str, Precision]:
+        """In what each tokenizer encodes."""
+        return {name: self.tokenizers.of(name).encodes_in for name in self.tokenizers_needed}
 
     def patch_size(self, modality: str) -> int:
         """Pixels that one token of a grid (or one RGB patch) covers along a side."""

@@ -18,6 +18,7 @@ from ..infra.ledger import SAMPLES, Record
 from ..infra.versions import Part
 from ..modalities import MODALITIES, Kind, ModalitySpec
 from ..tokenize import codecs, store
+from ..tokenize.settings import Precision
 from . import source
 from .borders import find as borders
 from .settings import CROP_SETTINGS, Images
@@ -187,6 +188,7 @@ class TokenOptions:
     seed: int
     images: Images
     min_box_score: float
+    precisions: Mapping[str, Precision] = field(default_factory=dict)  # in which tokenizers encode, by name
 
 
 def token_outputs(
@@ -219,6 +221,9 @@ def token_outputs(
             # The first crop is the centre one, whatever the others are like.
             fields = {"size", "crops"} if options.images.crops == 1 else {"size", "crops", "crop_scale", "hflip"}
             identity["crops"] = options.images.model_dump(include=fields)
+        asked = {name: options.precisions[name].asked for name in contents if name in options.precisions}
+        if asked := {name: one for name, one in asked.items() if one != "auto"}:
+            identity["encoding"] = asked
         if modality.codec == "boxes":
             identity["min_box_score"] = options.min_box_score
         if spec.kind is Kind.PIXELS:

@@ -64,7 +64,8 @@ class Origin:
         if self.recipe is None:
             return Options(0, _image_size(specs), 1, min_box_score=Tokenizers().min_box_score)
         images, score = self.recipe.images, self.recipe.tokenizers.min_box_score
-        return Options(self.recipe.seed, images.size, 1, images.pixel_format, images.jpeg_quality, score)
+        precisions = self.recipe.precisions
+        return Options(self.recipe.seed, images.size, 1, images.pixel_format, images.jpeg_quality, score, precisions)
 
 
 def find(place: str, root: str | None = None, recipe: Recipe | None = None) -> Origin:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,10 +11,13 @@ import numpy as np
 from ..infra import faults, sums
 from ..modalities import MODALITIES, Kind, ModalitySpec
 from .crops import Crop
+from .settings import FLOAT32, Precision
 from .store import ColumnSpec
 from .text.sentences import DEFAULT_SCORE
 
 if TYPE_CHECKING:
+    import torch
+
     from .tokenizer import Tokenizer
 
 
@@ -30,7 +33,10 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Options:
-    """What the recipe says about tokens, beyond the sizes in a `ModalitySpec`."""
+    """What the recipe says about tokens, beyond the sizes in a `ModalitySpec`.
+
+    precisions: in what tokenizers encode, by name; float32 for others.
+    """
 
     seed: int
     image_size: int
@@ -38,6 +44,7 @@ class Options:
     pixel_format: str = "jpeg"
     jpeg_quality: int = 95
     min_box_score: float = DEFAULT_SCORE
+    precisions: Mapping[str, Precision] = field(default_factory=dict)
 
 
 class Codec:
@@ -76,6 +83,11 @@ class Codec:
             self.spec.name, self.spec.kind, self.crops, length, self.spec.vocab_size, tokenizer=fingerprints
         )
 
+    def made_with(self) -> dict[str, Any]:
+        """What records say of its fitted tokenizer, by name; {} if it has none."""
+        fitted = getattr(self, "tokenizer", None)
+        return {fitted.name: {"precision": fitted.precision}} if isinstance(fitted, FittedTokenizer) else {}
+
     def encode(self, samples: Sequence[Labelled]) -> list[Any]:
         """For each sample its row (see store.Column.sample), or the exception that says why it has none."""
         return [self._guarded(self.encode_one, sample) for sample in samples]
@@ -104,9 +116,12 @@ class Codec:
 
 
 class FittedTokenizer:
-    """A tokenizer loaded from its folder onto a device: rows of `inputs.examples` to ids, and ids to labels."""
+    """A tokenizer loaded from its folder onto a device: rows of `inputs.examples` to ids, and ids to labels.
 
-    def __init__(self, name: str, folder: str, device: str, expected: str = "") -> None:
+    precision: in what it encodes there: "fp32", or under autocast "bf16" or "fp16". Codes are compared in float32.
+    """
+
+    def __init__(self, name: str, folder: str, device: str, expected: str = "", precision: Precision = FLOAT32) -> None:
         from . import tokenizer
 
         # Before the weights are loaded: a tokenizer of another fit must not code a single sample. Damage first: it is
@@ -114,7 +129,7 @@ class FittedTokenizer:
         if expected:
             sums.check(folder, (tokenizer.WEIGHTS, tokenizer.CONFIG))
             check_fingerprint(name, tokenizer.fingerprint(folder), expected)
-        self.name, self.folder, self.device = name, folder, device
+        self.name, self.folder, self.device, self.precision = name, folder, device, precision.on(device)
         self.model: Tokenizer = tokenizer.load(folder).to(device).eval()
 
     def encode(self, rows: np.ndarray) -> np.ndarray:
@@ -126,10 +141,28 @@ class FittedTokenizer:
         x = to_input(self.name, rows, self.model.config.frame, self.device)
         try:
             with torch.inference_mode():
-                ids = self.model.encode(x)
+                ids = self._ids(x)
         except ValueError as error:
             raise ValueError(f"{self.name} of {self.folder}: {error}") from error
         return ids.reshape(len(rows), -1).cpu().numpy().astype(np.uint16)
+
+    def _ids(self, x: torch.Tensor) -> torch.Tensor:
+        if self.precision == "fp32":
+            return self._ids_in(x, None)
+        import torch
+
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        try:
+            return self._ids_in(x, dtype)
+        except ValueError:
+            # What is too large for half precision alone is encoded in float32, by itself: no row depends on the others.
+            return self._ids_in(x, None) if len(x) < 2 else torch.cat([self._ids(row) for row in x.split(1)])
+
+    def _ids_in(self, x: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+        import torch
+
+        with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
+            return self.model.encode(x)
 
     def decode(self, tokens: np.ndarray, side: int = 0) -> np.ndarray:
         """(n, tokens) to labels in the frame of a crop, see `inputs.to_label`.

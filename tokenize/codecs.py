@@ -16,6 +16,7 @@ from ..infra import storage
 from ..infra.versions import Part
 from ..modalities import BODY_POSE, MODALITIES, SAM_MASK, TEXT, TOKENIZERS, Form, Kind, ModalitySpec
 from .codec import Codec, FittedTokenizer, Labelled, Options, check_fingerprint
+from .settings import FLOAT32, Precision
 from .store import ColumnSpec
 from .text.wordpiece import WordPiece
 from .text_codecs import Boxes, Instances, MetadataSentence, PaletteSentence, Poses, Text
@@ -183,6 +184,10 @@ def load(
         FileNotFoundError: it is not fitted.
     """
     codec, expected = MODALITIES[spec.name].codec, expected or {}
+
+    def precision(name: str) -> Precision:
+        return options.precisions.get(name, FLOAT32)
+
     # What needs no tokenizer comes first, so that nothing is read from the root for it.
     if codec == Patches.name:
         return Patches(spec, options)
@@ -191,13 +196,13 @@ def load(
     if spec.kind is Kind.GRID:
         (name,) = MODALITIES[spec.name].tokenizers
         make_grid = Grid if codec == Grid.name else _own(codec)
-        return make_grid(spec, options, load_fitted(root, name, device, expected.get(name, "")))
+        return make_grid(spec, options, load_fitted(root, name, device, expected.get(name, ""), precision(name)))
     wordpiece = load_text(root)
     if expected:
         check_fingerprint(TEXT, wordpiece.fingerprint(), expected[TEXT])
     if codec in _CODED:
         make, name = _CODED[codec]
-        return make(spec, options, wordpiece, load_fitted(root, name, device, expected.get(name, "")))
+        return make(spec, options, wordpiece, load_fitted(root, name, device, expected.get(name, ""), precision(name)))
     return _sentence(codec)(spec, options, wordpiece)
 
 
@@ -222,11 +227,13 @@ def _own(codec: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def load_fitted(root: str, name: str, device: str = "cpu", expected: str = "") -> FittedTokenizer:
+def load_fitted(
+    root: str, name: str, device: str = "cpu", expected: str = "", precision: Precision = FLOAT32
+) -> FittedTokenizer:
     """A fitted tokenizer of a root."""
     # On object stores the files are fetched into a folder that is removed after the weights are in memory.
     with storage.local_folder(storage.join(root, "tokenizers", name), CODEBOOK_FILES) as folder:
-        return FittedTokenizer(name, str(folder), device, expected)
+        return FittedTokenizer(name, str(folder), device, expected, precision)
 
 
 def load_text(root: str) -> WordPiece:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -24,6 +25,7 @@ from . import frames
 
 # Settings that change how a fit is done, or measured, and not what comes out.
 OPERATIONS = frozenset({"checkpoint_every", "compile", "validation_samples", "validation_steps"})
+NOT_OF_FITS = OPERATIONS | {"encoding"}  # which columns depend on
 PICTURES = (Form.COLORS, Form.EDGES, Form.DEPTH, Form.NORMALS)
 
 
@@ -42,6 +44,23 @@ FIT_CHANGES: dict[int, str] = {}
 def fit_part(name: str) -> Part:
     """What a record says of the version of the code that fitted a tokenizer."""
     return Part(f"tokenizers/{name}", FIT_VERSION, FIRST_FIT_VERSION, FIT_CHANGES)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """In what a tokenizer encodes: as `asked`, or with "auto" in what it was `fitted` in on a GPU, else in float32."""
+
+    asked: str
+    fitted: str = "fp32"
+
+    def on(self, device: str) -> str:
+        """fp32, bf16 or fp16."""
+        if self.asked != "auto":
+            return self.asked
+        return self.fitted if device.startswith("cuda") else "fp32"
+
+
+FLOAT32 = Precision("fp32")
 
 
 class Resolutions(BaseModel):
@@ -112,6 +131,7 @@ class TokenizerSettings(BaseModel):
     weight_decay: Weight = 0.05
     clip_norm: Weight = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    encoding: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of labels; auto: `precision` on a GPU, else fp32
     compile: bool | None = None  # on CUDA unless said
     hflip: Share = 0.5
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.8
@@ -160,6 +180,11 @@ class TokenizerSettings(BaseModel):
         # A UViT halves once more before its transformer.
         halvings = len(self.unet_multipliers) - 1 if self.decoder == "unet" else len(self.uvit_channels)
         return math.lcm(patch, self.decoder_patch_size * 2**halvings)
+
+    @property
+    def encodes_in(self) -> Precision:
+        """In what it encodes labels."""
+        return Precision(self.encoding, self.precision)
 
     @property
     def total_steps(self) -> int:

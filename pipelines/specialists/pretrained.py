@@ -236,7 +236,22 @@ class Pretrained(Specialist):
             ValueError: the folder is of another task, lacks weights, or has only pickled ones.
         """
         folder, dtype = self._whole_folder(), self.dtype(device)
-        return loaded((auto, str(folder), device, dtype), lambda: self._load(auto, folder, device, dtype, settings))
+
+        def load() -> Any:
+            model = self._load(auto, folder, device, dtype, settings)
+            if self.in_tf32(device):
+                from ...tokenize.networks.products import in_tf32
+
+                model.forward = in_tf32(model.forward, device)
+            return model
+
+        return loaded((auto, str(folder), device, dtype, self.in_tf32(device)), load)
+
+    def in_tf32(self, device: str) -> bool:
+        """Whether products of float32 are in TF32: on a GPU, where the recipe does not say fp32 itself."""
+        import torch
+
+        return self.precision == "auto" and device.startswith("cuda") and self.dtype(device) == torch.float32
 
     def _load(self, auto: str, folder: Path, device: str, dtype: torch.dtype, settings: dict[str, Any]) -> Any:
         import transformers
@@ -348,7 +363,8 @@ class Pretrained(Specialist):
         else:  # the cache names a snapshot by its commit
             fetched = self.fetched()
             weights = {"weights": self.weights, "revision": fetched.name if fetched else str(self.revision)}
-        return weights | {"precision": str(self.dtype(device)).removeprefix("torch.")}
+        precision = "tf32" if self.in_tf32(device) else str(self.dtype(device)).removeprefix("torch.")
+        return weights | {"precision": precision}
 
     def identity(self) -> dict[str, Any]:
         identity = super().identity()

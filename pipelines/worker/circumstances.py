@@ -6,17 +6,19 @@ import os
 import platform
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ...tokenize.codec import Codec
 from ..specialists.base import Specialist
 
 
-def of_worker(specialists: Mapping[str, Specialist], device: str) -> dict[str, Any]:
-    """Versions, device, kind of machine, and the weights of each specialist, after these are set up."""
+def of_worker(specialists: Mapping[str, Specialist], coders: Iterable[Codec], device: str) -> dict[str, Any]:
+    """Versions, device, kind of machine, the weights of each specialist, and in what tokenizers encode, after these
+    are set up."""
     made: dict[str, Any] = {"fourmill": __version__, "device": device, "host": _host()}
     # What has not been imported has not been used, and its import takes seconds.
     if (torch := sys.modules.get("torch")) is not None:
@@ -24,7 +26,8 @@ def of_worker(specialists: Mapping[str, Specialist], device: str) -> dict[str, A
         if device.startswith("cuda"):
             made["device"] = torch.cuda.get_device_name(device)
     weights = {label: with_ for label, one in specialists.items() if (with_ := one.made_with(device))}
-    return made | ({"specialists": weights} if weights else {})
+    tokenizers = {name: with_ for coder in coders for name, with_ in coder.made_with().items()}
+    return made | ({"specialists": weights} if weights else {}) | ({"tokenizers": tokenizers} if tokenizers else {})
 
 
 def of_attempt() -> dict[str, Any]:

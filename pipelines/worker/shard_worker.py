@@ -101,7 +101,7 @@ class ShardWorker:
                 self.codecs[output.name] = codecs.load(
                     output.spec, self.job.options, self.job.root, device, output.tokenizers
                 )
-        self._by = circumstances.of_worker(self.job.specialists, device)
+        self._by = circumstances.of_worker(self.job.specialists, self.codecs.values(), device)
 
     def status(self) -> Status:
         return Status(

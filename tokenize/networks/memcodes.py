@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .products import products
 from .quantize import on_device, row_chunks
 
 _TEMPERATURE = 1.0
@@ -36,7 +37,7 @@ class Memcodes(nn.Module):
     def encode(self, z: torch.Tensor) -> torch.Tensor:
         """(B, L, h, w) to ids (B, n, h, w) int64, or (B, h, w) of one book; the lowest id of equal scores."""
         # bfloat16 has 8 bits of precision: scores of neighbouring codes would tie, and ids differ between devices.
-        with torch.autocast(z.device.type, enabled=False):
+        with torch.autocast(z.device.type, enabled=False), products(z.device, tf32=False):
             # (q W) c = q (c W'): projecting the queries is cheaper than projecting K codes.
             queries = self._queries(z) @ self.to_k.weight.transpose(1, 2)
             ids = torch.stack([

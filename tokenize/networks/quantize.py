@@ -22,6 +22,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from .products import products
+
 # Scores of one matrix product, at most so many at once: on a CPU 2 MB, which stay in its cache (2 to 4 times as fast as
 # through memory, measured), elsewhere 256 MB.
 CPU_SCORES, DEVICE_SCORES = 2**19, 2**26
@@ -50,7 +52,8 @@ class Codebook(nn.Module):
         """The code of largest cosine, (N,) int64; the lowest of equals."""
         # The length of a latent does not change its argmax, so only the codes are normalized.
         codes_LK = F.normalize(self.embed, dim=1).t()
-        return torch.cat([(chunk @ codes_LK).argmax(1) for chunk in row_chunks(latents_NL, len(self.embed))])
+        with products(latents_NL.device, tf32=False):
+            return torch.cat([(chunk @ codes_LK).argmax(1) for chunk in row_chunks(latents_NL, len(self.embed))])
 
     @torch.no_grad()
     def update(self, latents_NL: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
@@ -113,7 +116,8 @@ class EuclideanCodebook(Codebook):
         # |z - e|^2 without |z|^2, which is the same for all codes.
         codes_LK, squares_K = 2 * self.embed.t(), self.embed.square().sum(1)
         chunks = row_chunks(latents_NL, len(self.embed))
-        return torch.cat([torch.addmm(-squares_K, chunk, codes_LK).argmax(1) for chunk in chunks])
+        with products(latents_NL.device, tf32=False):
+            return torch.cat([torch.addmm(-squares_K, chunk, codes_LK).argmax(1) for chunk in chunks])
 
     @torch.no_grad()
     def update(self, latents_NL: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:

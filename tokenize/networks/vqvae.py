@@ -197,7 +197,12 @@ class VQ(nn.Module):
             x = x[:, :, None, None]  # a vector is a map of one cell
         else:
             x = self.pixels(x)
-        return self.quant_proj(self.encoder(x))
+        features = self.encoder(x)
+        if self.training:
+            return self.quant_proj(features)
+        # What decides between neighbouring codes is float32 where encoding is not: next to no work.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.quant_proj(features.to(self.quant_proj.weight.dtype))
 
     def pixels(self, x: torch.Tensor) -> torch.Tensor:
         """What comes in as it is reconstructed: with `undo_std`, pictures (B, 3, H, W) in [-1, 1]."""

@@ -82,6 +82,21 @@ def test_auto_precision_is_the_classes_own_on_a_gpu() -> None:
     assert Probe(precision="fp32").dtype("cuda:0") == torch.float32
 
 
+def test_float32_of_a_gpu_is_tf32_unless_the_recipe_says_fp32(folder: Path) -> None:
+    """Whoever says fp32 gets all of its digits; records tell the two apart."""
+
+    class Exact(Probe):
+        gpu_precision = "fp32"
+
+    exact = Exact(weights=str(folder))
+    assert exact.in_tf32("cuda:0") and exact.made_with("cuda:0")["precision"] == "tf32"
+    assert not exact.in_tf32("cpu") and exact.made_with("cpu")["precision"] == "float32"
+    assert not Exact(weights=str(folder), precision="fp32").in_tf32("cuda:0")
+    assert not Probe(weights=str(folder)).in_tf32("cuda:0") and not Exact(
+        weights=str(folder), precision="fp16"
+    ).in_tf32("cuda:0")
+
+
 def test_cut_weights_are_refused_before_and_at_loading(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
