@@ -156,7 +156,7 @@ class FittedTokenizer:
             return self._ids_in(x, dtype)
         except ValueError:
             # What is too large for half precision alone is encoded in float32, by itself: no row depends on the others.
-            return self._ids_in(x, None) if len(x) < 2 else torch.cat([self._ids(row) for row in x.split(1)])
+            return self._ids_in(x, None) if len(x) < 2 else torch.cat([self._ids(row) for row in torch.split(x, 1)])
 
     def _ids_in(self, x: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
         import torch

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fourmill.modalities import LABELS, TOKENIZERS, Form
 from fourmill.tokenize.crops import Crop, crops
@@ -139,3 +141,29 @@ def test_flat_depth_is_finite() -> None:
 def test_rows_of_another_form_are_refused(name: str, rows: np.ndarray) -> None:
     with pytest.raises(ValueError, match=rf"{name}.*expected"):
         to_input(name, rows)
+
+
+class Devices(TorchDispatchMode):
+    """Where operations are done, in their order: (name, kind of device)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, str]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        first = next((x for x in args if isinstance(x, torch.Tensor)), None)
+        self.seen.append((func.overloadpacket.__name__, "" if first is None else first.device.type))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["tok_rgb", "tok_depth", "tok_normal", "tok_semseg", "tok_clip"])
+def test_rows_are_copied_before_anything_is_done_to_them(name: str) -> None:
+    """Of depth above all, which is sorted: on the device, and not on a core of the host before the copy."""
+    shape = (2, 8, 8) if name in ("tok_depth", "tok_semseg") else (2, 8, 8, 3)
+    rows = np.zeros(shape, np.uint8 if name in ("tok_rgb", "tok_semseg") else np.float16)
+    with Devices() as devices:
+        to_input(name, rows, device="meta")
+    copies = [i for i, (operation, _) in enumerate(devices.seen) if operation == "_to_copy"]
+    assert {device for _, device in devices.seen[: copies[0]]} <= {"", "cpu"} and copies[0] <= 1
+    assert {device for _, device in devices.seen[copies[0] + 1 :]} == {"meta"}
+    assert ("sort", "meta") in devices.seen or name != "tok_depth"
