@@ -87,6 +87,27 @@ class Past:
         return self._room[0][:, :, : self._length], self._room[1][:, :, : self._length]
 
 
+class FixedPast:
+    """Keys and values of a causal sequence in room whose shape never changes: operations are the same for each token.
+
+    Args:
+        most: tokens that there is room for.
+        place: int64 (1,), on the device: of the next token.
+        keys, values: (B, H, K, E) of any K, which say the rest of the shape.
+    """
+
+    def __init__(self, most: int, place: Tensor, keys: Tensor, values: Tensor) -> None:
+        shape = (*keys.shape[:2], most, keys.shape[3])
+        # Zeros: what no token has written is masked, and a mask does not hide NaN.
+        self._place, self._room = place, (keys.new_zeros(shape), values.new_zeros(shape))
+
+    def add(self, keys: Tensor, values: Tensor) -> KeysValues:
+        """With those of one more token, (B, H, 1, E) each: the whole room."""
+        for room, one in zip(self._room, (keys, values), strict=True):
+            room.index_copy_(2, self._place, one.to(room.dtype))
+        return self._room
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
     """In which products with x are computed: under autocast its dtype, else that of x."""
     kind = x.device.type
@@ -143,10 +164,13 @@ class SelfAttention(_Heads):
         y = self.attend(self.q_norm(q), self.k_norm(k), v, visible)
         return self.proj(y if unpadding is None else unpadding.without_padding(y))
 
-    def step(self, x: Tensor, past: Past) -> Tensor:
-        """The output of one more token x (B, 1, D) of a causal sequence, which sees those before it and itself."""
+    def step(self, x: Tensor, past: Past | FixedPast, before: Visible | None) -> Tensor:
+        """The output of one more token x (B, 1, D) of a causal sequence, which sees those before it and itself.
+
+        before: which of the keys that `past` has room for are theirs; None for all.
+        """
         q, k, v = self.split(self.qkv(x), 3)
-        return self.proj(self.attend(self.q_norm(q), *past.add(self.k_norm(k), v), None))
+        return self.proj(self.attend(self.q_norm(q), *past.add(self.k_norm(k), v), before))
 
 
 class CrossAttention(_Heads):
@@ -242,9 +266,11 @@ class DecoderBlock(nn.Module):
     def context_keys_values(self, context: Tensor, unpadding: Unpadding | None = None) -> KeysValues:
         return self.cross_attn.keys_values(self.context_norm(context), unpadding)
 
-    def step(self, x: Tensor, past: Past, context: KeysValues, inputs: Visible | None) -> Tensor:
-        """One more token x (B, 1, D) of a causal sequence, with cached keys and values."""
-        return self._read(x + self.self_attn.step(self.norm1(x), past), context, inputs)
+    def step(
+        self, x: Tensor, past: Past | FixedPast, context: KeysValues, before: Visible | None, inputs: Visible | None
+    ) -> Tensor:
+        """One more token x (B, 1, D) of a causal sequence, with cached keys and values; see `SelfAttention.step`."""
+        return self._read(x + self.self_attn.step(self.norm1(x), past, before), context, inputs)
 
     def _read(self, x: Tensor, context: KeysValues, inputs: Visible | None) -> Tensor:
         x = x + self.cross_attn(self.query_norm(x), context, inputs)

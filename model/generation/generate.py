@@ -17,14 +17,13 @@ import torch
 from torch import Tensor
 
 from ...modalities import Kind, ModalitySpec
-from ..blocks import DecoderBlock, Past, Visible
 from ..config import ByName, FourMConfig
-from ..cpu.attention import in_reading_order
 from ..cpu.linear import linear
 from ..fourm import Context, FourM
 from .known import PUBLISHED_IDS, Known, SpecialIds, Tokens
-from .sampling import end_or_go_on, guide, sample
+from .sampling import guide, sample
 from .schedules import temperature_schedule, token_schedule
+from .writer import write
 
 Generated = dict[str, np.ndarray | list[list[int]]]
 
@@ -269,8 +268,9 @@ def _generate_grid(model: FourM, known: Known, step: Step, random: Sequence[np.r
         if step.scheme == "maskgit":
             chosen = confidence.topk(count, dim=1).indices
             queries, drawn = queries.gather(1, chosen), drawn.gather(1, chosen)
-            keep = torch.ones_like(left, dtype=torch.bool).scatter(1, chosen, False)
-            left = left[keep].view(len(left), -1)
+            # What is left, in its order: sorted by whether it was chosen, since a mask would wait for the device.
+            taken = torch.zeros_like(left, dtype=torch.uint8).scatter(1, chosen, 1)
+            left = left.gather(1, taken.argsort(dim=1, stable=True)[:, : left.shape[1] - count])
         else:
             left = left[:, count:]
         ids = ids.scatter(1, queries, drawn)
@@ -340,30 +340,9 @@ def _generate_text(
     # Only this target shows its sentinel. (Scripts of apple/ml-4m show those of all texts of a chain from its first
     # step on, which no mask of training does; `init_empty_target_modality` just before a step is the same as here.)
     own = {step.target: masked} if step.target in model.config.inputs else {}
-    writer = _Writer(model, step, _encode(model, known, own), length)
-    raw = start[: len(random)]
-    ended = torch.zeros_like(raw, dtype=torch.bool)
-    finite = torch.ones((), dtype=torch.bool, device=raw.device)
-    look = _look_every(raw.device)
-    for i in range(length):
-        logits = writer.next(raw[:, -1:])
-        finite &= logits.isfinite().all()
-        if step.ends_above is not None:
-            logits = end_or_go_on(logits, (special.eos, special.sentinel(2)), step.ends_above)
-        drawn, _ = sample(logits, uniforms[:, i : i + 1], step.temperature, step.top_k, step.top_p)
-        drawn = torch.where(ended, special.pad, drawn)
-        raw = torch.cat([raw, drawn], dim=1)
-        ended = ended | (drawn == special.eos) | (drawn == special.sentinel(2))
-        if (i % look == look - 1) and bool(ended.all()):
-            break
+    raw, finite = write(model, step, _encode(model, known, own), uniforms, start[: len(random)], special)
     _check_finite(finite, step)
     return raw
-
-
-def _look_every(device: torch.device) -> int:
-    """Tokens between two looks at whether all texts of a batch have ended."""
-    # A look waits for the device: what a GPU writes after the end costs less than a look at each token.
-    return 1 if device.type == "cpu" else 16
 
 
 def _after(begun: Sequence[Sequence[int]], special: SpecialIds, known: Known) -> Tokens:
@@ -376,29 +355,6 @@ def _after(begun: Sequence[Sequence[int]], special: SpecialIds, known: Known) ->
     tokens = torch.from_numpy(ids).to(known.device)
     places = torch.arange(ids.shape[1], device=known.device).expand(tokens.shape)
     return Tokens(tokens, places, torch.from_numpy(valid).to(known.device))
-
-
-class _Writer:
-    """The decoder on one causal sequence, with cached keys and values of its layers and of the context."""
-
-    def __init__(self, model: FourM, step: Step, context: Context, most: int) -> None:
-        self.model, self.step = model, step
-        self.inputs = Visible.of(context.mask, context.tokens, empty=True)
-        self.blocks = [block for block in model.decoder if isinstance(block, DecoderBlock)]
-        self.context = [in_reading_order(*block.context_keys_values(context.tokens)) for block in self.blocks]
-        self.past = [Past(most) for _ in self.blocks]
-        self.length = 0
-
-    def next(self, token: Tensor) -> Tensor:
-        """Logits (B, 1, V) after one more token (B, 1), which all passes of guidance read."""
-        ids = token.repeat(1 + len(self.step.scales), 1)
-        mod = torch.full_like(ids, self.model.config.index(self.step.target))
-        pos = torch.full_like(ids, self.length)
-        x = self.model.embed_queries(ids, mod, pos, torch.ones_like(ids, dtype=torch.bool))
-        for i, block in enumerate(self.blocks):
-            x = block.step(x, self.past[i], self.context[i], self.inputs)
-        self.length += 1
-        return guide(linear(self.model.decoder_norm(x), self.model.head(self.step.target)), self.step.scales)
 
 
 def _text_of(raw: Sequence[int], special: SpecialIds) -> list[int]:

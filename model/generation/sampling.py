@@ -28,12 +28,15 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     return logits
 
 
-def end_or_go_on(logits: Tensor, ends: Sequence[int], above: float) -> Tensor:
+def end_or_go_on(logits: Tensor, ends: Tensor, above: float) -> Tensor:
     """Logits (..., V) of which either the tokens `ends` are left, where together they are likelier than `above`, or all
-    others; the rest is -inf."""
-    is_end = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-    is_end[[end for end in ends if end >= 0]] = True  # below 0: the text has no such end
-    ending = logits.float().softmax(-1)[..., is_end].sum(-1, keepdim=True) > above
+    others; the rest is -inf.
+
+    Args:
+        ends: int64, on the device, each once.
+    """
+    is_end = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device).index_fill_(0, ends, True)
+    ending = logits.float().softmax(-1).index_select(-1, ends).sum(-1, keepdim=True) > above
     return logits.masked_fill(ending != is_end, -torch.inf)
 
 

@@ -16,6 +16,7 @@ from fourmill.model.fourm import FourM
 from fourmill.model.generation import generate as generation
 from fourmill.model.generation.generate import Step
 from fourmill.model.generation.known import Known, SpecialIds, Tokens
+from fourmill.model.generation.writer import Decoder
 
 SPECIAL = SpecialIds(num_sentinels=6)
 RNG = np.random.default_rng(0)
@@ -68,7 +69,7 @@ def test_a_text_is_as_likely_as_word_by_word(exact: FourM, given: dict[str, Any]
     own = {"caption": Tokens.everywhere(start, torch.zeros_like(start))}
     with torch.inference_mode():
         context = exact.encode(*asked.known.inputs(own))
-        writer = generation._Writer(exact, Step("caption", "autoregressive"), context, 6)
+        writer = Decoder(exact, Step("caption", "autoregressive"), context, 6)
         read, lost = start, np.zeros(3)
         for i in range(6):
             scores = writer.next(read)[:, 0].log_softmax(-1)

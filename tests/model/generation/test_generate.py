@@ -16,6 +16,7 @@ from fourmill.model.fourm import Context, FourM
 from fourmill.model.generation import generate as generation
 from fourmill.model.generation.generate import Step, generate
 from fourmill.model.generation.known import Known, SpecialIds, Tokens
+from fourmill.model.generation.writer import Decoder
 from fourmill.model.published import ml4m
 from fourmill.model.published.inputs import patchify
 
@@ -312,16 +313,6 @@ def test_texts_that_cannot_begin_so_are_refused(model: FourM, begun: dict[str, l
         generate(model, {}, [TEXT], seed=0, sample_ids=[0], special=SPECIAL, begun=begun)
 
 
-def test_a_gpu_is_seldom_asked_whether_texts_have_ended(model: FourM, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what is written after an end is no part of a text."""
-    chain, ids = [replace(TEXT, max_tokens=0)], range(40)
-    each = generate(model, {}, chain, seed=3, sample_ids=ids, special=SPECIAL)
-    assert generation._look_every(torch.device("cuda")) == 16
-    monkeypatch.setattr(generation, "_look_every", lambda _: 16)
-    assert generate(model, {}, chain, seed=3, sample_ids=ids, special=SPECIAL) == each
-    assert min(map(len, each["caption"])) + 2 < max(map(len, each["caption"]))
-
-
 def test_sampled_tokens_follow_the_model(model: FourM) -> None:
     """First tokens of many captions against the model's own probabilities, at the starting point all share."""
     n = 4000
@@ -332,7 +323,7 @@ def test_sampled_tokens_follow_the_model(model: FourM) -> None:
     start = torch.full((1, 1), SPECIAL.sentinel(1))
     one = Known.of(model.config, {}, torch.device("cpu"), 1)
     context = model.encode(*one.inputs({"caption": Tokens.everywhere(start, start * 0)}))
-    p = generation._Writer(model, step, context, 1).next(start)[0, 0].softmax(-1)
+    p = Decoder(model, step, context, 1).next(start)[0, 0].softmax(-1)
     assert ((drawn - p).abs() < 5 * (p * (1 - p) / n).sqrt()).all()
 
 

@@ -32,7 +32,7 @@ def test_top_p_keeps_the_token_that_passes_it(top_p: float, expected: list[int])
     [([1], 0.5, [0, 2, 3, 4]), ([1], 0.3, [1]), ([1, 3], 0.6, [1, 3]), ([0], 0.0, [0]), ([1, 3], 0.7, [0, 2, 4])],
 )
 def test_a_text_ends_where_that_is_likely_enough(ends: list[int], above: float, expected: list[int]) -> None:
-    assert kept(end_or_go_on(LOGITS, ends, above)) == expected
+    assert kept(end_or_go_on(LOGITS, torch.tensor(ends), above)) == expected
 
 
 def test_filters_leave_the_others_as_they_are() -> None:
