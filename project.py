@@ -185,10 +185,9 @@ class Project:
         specs = self.recipe.specs(text.vocab_size if text else 0)
         recipe, score = self.recipe, self.recipe.tokenizers.min_box_score
         options = TokenOptions(recipe.seed, recipe.images, score, recipe.precisions)
-        imported = [spec for spec in specs if spec.name in self.recipe.imported]
-        made = outputs.token_outputs(
-            [spec for spec in specs if spec not in imported], options, self.label_prints, self.fitted
-        )
+        imported = [spec for spec in specs if spec.name in recipe.imported]
+        others = [spec for spec in specs if spec not in imported]
+        made = outputs.token_outputs(others, options, self.label_prints, self.fitted)
         both = made | outputs.imported_tokens(imported, self.fitted)
         return {name: both[name] for name in (f"tokens/{spec.name}" for spec in specs)}
 

@@ -1,4 +1,4 @@
-"""What a text asks of a GPU, of 256 tokens, by a decoder of two layers: each layer is the same operations again.
+"""What a text asks of a GPU, of 256 tokens, by a decoder of one layer: others are the same operations again.
 
 - graphs: that a compiler makes of all its tokens; one CUDA graph can record what is one.
 - waits a token: of the host for the device.
@@ -20,7 +20,7 @@ TITLE = "Text"
 
 def counted(**settings: Any) -> Mapping[str, float]:
     """The columns of one way to write."""
-    model, step = texts.model(), Step("caption", "autoregressive", **settings)
+    model, step = texts.model(1), Step("caption", "autoregressive", **settings)
     graphs = texts.graphs_of(texts.text(model, step), texts.TOKENS)
     # One wait more, for whether all logits were finite.
     waits = texts.waits_of(texts.text(model, step), LOOK) + 1

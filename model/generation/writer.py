@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,11 +23,9 @@ from ..blocks import DecoderBlock, FixedPast, Past, Visible
 from ..cpu.attention import in_reading_order
 from ..cpu.linear import linear
 from ..fourm import Context, FourM
+from .chain import Step
 from .known import SpecialIds
 from .sampling import end_or_go_on, guide, sample
-
-if TYPE_CHECKING:
-    from .generate import Step
 
 logger = logging.getLogger(__name__)
 LOOK = 16  # tokens between two looks, and before a graph is recorded: many texts are shorter

@@ -46,11 +46,11 @@ def test_ids_are_those_of_a_cpu(monkeypatch: pytest.MonkeyPatch, step: Step, beg
 def test_all_tokens_are_one_graph() -> None:
     """None is compiled again over 256 tokens, whatever is asked of the draws."""
     step = replace(TEXT, guidance=2.0, top_k=5, ends_above=0.5, max_tokens=0)
-    assert texts.graphs_of(texts.text(texts.model(), step), texts.TOKENS) <= MOST["graphs"] == 1
+    assert texts.graphs_of(texts.text(texts.model(1), step), texts.TOKENS) <= MOST["graphs"] == 1
 
 
 def test_the_host_waits_once_in_16_tokens() -> None:
-    one = texts.text(texts.model(), replace(TEXT, ends_above=0.5, max_tokens=0))
+    one = texts.text(texts.model(1), replace(TEXT, ends_above=0.5, max_tokens=0))
     # And once more for whether all logits were finite.
     assert texts.waits_of(one, LOOK) + 1 <= MOST["waits a token"] * texts.TOKENS
     assert int(one.decoder.place) == texts.TOKENS

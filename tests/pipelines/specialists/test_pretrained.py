@@ -83,7 +83,7 @@ def test_auto_precision_is_the_classes_own_on_a_gpu() -> None:
 
 
 def test_float32_of_a_gpu_is_tf32_unless_the_recipe_says_fp32(folder: Path) -> None:
-    """Whoever says fp32 gets all of its digits; records tell the two apart."""
+    """A recipe that says fp32 gets all of its digits; records tell the two apart."""
 
     class Exact(Probe):
         gpu_precision = "fp32"

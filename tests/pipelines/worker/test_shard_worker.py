@@ -179,7 +179,7 @@ def test_records_say_where_and_by_what_they_were_made(small_root: SmallRoot) -> 
     others = [one for (_, shard), one in small_root.records.items() if shard == "train-00000"]
     assert record.footer and record.content and {one.keys for one in others} == {record.keys}
     assert {"fourmill", "torch", "device", "host", "time", "attempt"} <= record.made.keys()
-    assert record.made["tokenizers"] == {"tok_rgb": {"precision": "fp32"}}
+    assert record.made["tokenizers"]["tok_rgb"] == {"precision": "fp32"}
     assert len({one.made["attempt"] for one in others}) == 2, "labels, and then columns"
 
 
