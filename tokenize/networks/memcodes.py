@@ -65,14 +65,14 @@ class Memcodes(nn.Module):
         if not self.training:
             ids = self.encode(z)
             return self.decode(ids), zero, ids
-        with torch.autocast(z.device.type, enabled=False):
+        with torch.autocast(z.device.type, enabled=False), products(z.device, tf32=False):
             scores = self.scale * self._queries(z) @ self.to_k(self.codes).transpose(1, 2)
             # -log of an exponential is Gumbel noise; torch's own function takes no generator.
             noise = torch.empty_like(scores).exponential_(generator=on_device(generator, z.device)).log()
             soft = ((scores - noise) / _TEMPERATURE).softmax(2)
             ids = soft.argmax(2)
-            # The value of the draw, the gradient of the softmax.
-            # Not F.one_hot, which waits for the device to compare ids with the number of codes.
+            # The value of the draw, the gradient of the softmax. (F.one_hot would wait for the device to compare ids
+            # with the number of codes.)
             drawn = torch.zeros_like(soft).scatter_(2, ids[..., None], 1) - soft.detach() + soft
             values = drawn @ self.to_v(self.codes)
         return self._merge(values, torch.Size((len(z), *z.shape[2:]))), zero, self._grid(ids, z.shape)

@@ -60,6 +60,9 @@ def test_no_operation_of_a_step_waits(kind: str, precision: str) -> None:
         assert not mode.waits
         replaced += float(values["codes_replaced"])
     assert replaced > 0 or kind == "vectors", "no code died: that was not seen"
+    idle = {id(p) for p in trainer.parameters if p.grad is None}
+    unread = trainer.model.unread_parameters() if isinstance(trainer.model, DiVAE) else []
+    assert idle == {id(p) for p in unread}, "several workers would wait for these gradients"
 
 
 def test_the_newest_window_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
