@@ -19,6 +19,7 @@ from ..model.fourm import FourM
 from ..model.prepare import TargetGroups
 from ..model.unpadding import Unpadding
 from .settings import Precision, in_bf16
+from .touched import TABLE, Touched, pays
 
 
 class ModalityLosses(nn.Module):
@@ -43,6 +44,7 @@ class Parallel:
             "auto" does so on CUDA.
         compiled: whether blocks are compiled (`FourM.compile_blocks`).
         checkpointing: whether activations of blocks are computed again in the backward pass, and which.
+        inputs: of a worker's step, padding included, for what it may touch of the encoder's table.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Parallel:
         *,
         compiled: bool = False,
         checkpointing: Checkpointing = False,
+        inputs: int | None = None,
     ) -> None:
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.device = model.device
@@ -61,6 +64,7 @@ class Parallel:
         if compiled:
             model.compile_blocks()
         self._module: Any = ModalityLosses(model)
+        self.touched: Touched | None = None
         self._tables: tuple[Any, ...] = (model.encoder_embeddings, model.decoder_embeddings)
         self._sharded = mode == "fsdp" and dist.is_initialized()
         if self._sharded:
@@ -69,6 +73,11 @@ class Parallel:
             dtype = torch.bfloat16 if self.bf16 and self.device.type == "cuda" else None
             shard(self._module, self.device.type, self.world, dtype)
         elif self.world > 1:
+            rows = len(model.encoder_embeddings.tokens)
+            if inputs is not None and pays(rows, inputs, self.world, self.device.type):
+                self.touched = Touched(model, inputs, self.world)
+                ignore = nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+                ignore(self._module, [f"model.{TABLE}"])  # type: ignore[no-untyped-call]
             # Buffers are constant tables (positions): sending them at each step would cost time for nothing.
             self._module = nn.parallel.DistributedDataParallel(
                 self._module, broadcast_buffers=False, gradient_as_bucket_view=True
@@ -84,8 +93,12 @@ class Parallel:
         self._module.train(mode)
 
     @contextmanager
-    def micro_batch(self, last: bool) -> Iterator[None]:
-        """Around forward and backward of a part of a step: gradients are exchanged after the last one only."""
+    def micro_batch(self, last: bool, rows: Tensor | None = None) -> Iterator[None]:
+        """Around forward and backward of a part of a step: gradients are exchanged after the last one only.
+
+        Args:
+            rows: that the step has touched of the encoder's table, see `touched`.
+        """
         # Without this, n micro-batches would exchange the gradients of all parameters n times in a step.
         if self._sharded:
             self._module.set_requires_gradient_sync(last)
@@ -94,6 +107,8 @@ class Parallel:
                 yield
             return
         yield
+        if last and self.touched is not None and rows is not None:
+            self.touched.exchange(rows)
 
     def discard_gathered(self) -> None:
         """Drop gathered copies of parameters. Call it when anything else than the optimizer has changed parameters."""

@@ -15,22 +15,24 @@ from ...model.config import FourMConfig
 from ...model.prepare import TargetGroups, check_batch, group_targets, only_shown
 from ...model.unpadding import Unpadding
 from ..flops import Lengths
+from ..touched import Touched
 
 
 @dataclass(frozen=True)
 class Parts:
     """batches: consecutive samples, of one size. groups: their targets. unpaddings: of their inputs; None for an
-    encoder that computes padding. keys, lengths: of all samples, without padding."""
+    encoder that computes padding. keys, lengths: of all samples, without padding. rows: of `Touched`, None without."""
 
     batches: list[PackedBatch]
     groups: list[TargetGroups]
     unpaddings: Sequence[Unpadding | None]
     keys: list[str]
     lengths: Lengths
+    rows: torch.Tensor | None = None
 
 
 def parts_of(
-    config: FourMConfig, parts: int, device: torch.device, unpad: bool = False
+    config: FourMConfig, parts: int, device: torch.device, unpad: bool = False, touched: Touched | None = None
 ) -> Callable[[PackedBatch], Parts]:
     """From a NumPy batch to so many parts; their number divides its samples. ValueError: see `check_batch`."""
     # Only from pinned memory a copy to a GPU goes on beside other work.
@@ -43,11 +45,12 @@ def parts_of(
         # Counted on the host, from NumPy arrays: the step never waits for a number from the device.
         groups = [group_targets(piece, len(config.modalities)) for piece in pieces]
         unpaddings = [Unpadding.of(piece, registers) if unpad else None for piece in pieces]
-        lengths = Lengths.of(batch, registers)
+        lengths, rows = Lengths.of(batch, registers), None if touched is None else touched.rows(batch)
         if pinned:
             pieces, groups = [piece.pinned() for piece in pieces], [group.pinned() for group in groups]
             unpaddings = [one and one.pinned() for one in unpaddings]
-        return Parts(pieces, groups, unpaddings, batch.keys, lengths)
+            rows = None if rows is None else rows.pin_memory()
+        return Parts(pieces, groups, unpaddings, batch.keys, lengths, rows)
 
     return make
 

@@ -76,6 +76,7 @@ class Trainer:
             settings.precision,
             compiled=model.device.type == "cuda" if settings.compile is None else settings.compile,
             checkpointing=settings.activation_checkpointing,
+            inputs=settings.batch_size // world * settings.budgets[0],
         )
         self.weights = Weights(model, weight_decay=settings.weight_decay, betas=settings.betas, ema=settings.ema)
         if latest is not None:
@@ -83,7 +84,7 @@ class Trainer:
         self.tokenizers = job.column_tokenizers()  # of training and of validation
         self.loader = self._loader(job.shards, job.seed, settings.repeat, training=True)
         unpad = settings.unpads(model.device.type)
-        self.parts = parts_of(model.config, settings.accumulate, model.device, unpad)
+        self.parts = parts_of(model.config, settings.accumulate, model.device, unpad, self.parallel.touched)
 
     def _loader(self, shards: tuple[ShardRows, ...], seed: int, repeat: int, training: bool) -> TokenLoader:
         tokens = storage.join(self.job.root, "tokens")
@@ -218,7 +219,7 @@ class Trainer:
         self.weights.optimizer.zero_grad(set_to_none=True)
         loss, sums = torch.zeros((), device=counts.device), torch.zeros(len(places), device=counts.device)
         for i, (part, group, unpadding) in enumerate(zip(parts.batches, parts.groups, parts.unpaddings, strict=True)):
-            with self.parallel.micro_batch(last=i == len(parts.batches) - 1):
+            with self.parallel.micro_batch(last=i == len(parts.batches) - 1, rows=parts.rows):
                 losses = self.parallel.losses(part.to(self.model.device), group, unpadding)
                 part_loss = (losses * weights[i]).sum()
                 # DDP and FSDP average gradients over the workers, and the loss is a sum over them.

@@ -51,11 +51,29 @@ def trains(rank: int, world: int, folder: Path) -> None:
     if rank:  # an attempt that died may still be writing: if each rank looked, each could find another checkpoint
         checkpoint.newest = _unseen
     training.train(training.job(folder / "ddp"), rank, world)
+    exchanges(folder / "ddp", rank, world)
     training.train_until(training.job(folder / "shrinks", **SHARDED), 5, rank, world)
     training.train(training.job(folder / "grows", **SHARDED), rank, world)
     for mode in ("ddp", "fsdp"):
         skips(folder / f"skips-{mode}", mode, rank, world)
     compiles(folder / "compiles", rank, world)
+
+
+def exchanges(folder: Path, rank: int, world: int) -> None:
+    """Touched rows of a table's gradient are exchanged bit for bit as DDP would exchange all of them."""
+    made = training.trainer(training.job(folder), rank, world)
+    batches = made.loader.made(made.parts, 5, 8, rank, world)
+    parts, table = next(batches)[1], made.model.encoder_embeddings.tokens
+    batches.close()
+    made.model(parts.batches[0], groups=parts.groups[0]).loss.backward()
+    touched = made.parallel.touched
+    assert table.grad is not None and parts.rows is not None and touched is not None
+    assert len(parts.rows) < 0.1 * len(table)
+    expected = table.grad / world
+    dist.all_reduce(expected)
+    assert expected.any()
+    touched.exchange(parts.rows)
+    assert torch.equal(table.grad, expected)
 
 
 COMPILED: dict[str, Any] = {
