@@ -10,7 +10,8 @@ from ...infra.fields import Positive, Section
 
 
 class Engine(Section):
-    """How work is spread. Of all this only `cpus` and `batch_size` may change a result, in the last digits of sums."""
+    """How work is spread. Of all this only `cpus`, `batch_size` and `window` may change a result, in the last digits of
+    sums."""
 
     address: str | None = None  # of a running Ray cluster ("auto"); a local one is started otherwise
     actors: Positive | None = None  # as many as the cluster's CPUs (or GPUs) allow unless given
@@ -18,6 +19,7 @@ class Engine(Section):
     gpus: Annotated[float, Field(ge=0)] | None = None
     decode_threads: Positive = 2
     batch_size: Positive = 32
+    window: Positive | None = None  # batches in which specialists put equal sizes together; 4 on a GPU, 1 on a CPU
     attempts: Positive = 3  # a shard whose actor dies this often is given up
     patience: Annotated[float, Field(ge=0)] = 120.0  # seconds that a root which cannot be written is waited for
     max_reject_run: Positive = 1_000  # so many rejects of one output in a row stop the job

@@ -1,4 +1,5 @@
-"""What a specialist is: options, resources, `setup`, and a call on a batch. It knows nothing of Ray, shards or files.
+"""What a specialist is: options, resources, `setup`, and a call on a batch, which may be split into stages. It knows
+nothing of Ray, shards or files.
 
 A specialist is a pydantic model whose fields are its options, so that a recipe's mistakes are found before any work
 starts, and so that its fingerprint (class, version, options) says exactly what a label depends on.
@@ -56,7 +57,8 @@ class ImageItem(Item):
 
 
 class Specialist(BaseModel):
-    """Base of all specialists. Subclasses set the class variables, declare options as fields and define `__call__`.
+    """Base of all specialists. Subclasses set the class variables, declare options as fields and define `__call__`, or
+    its stages `prepare`, `infer` and `finish`.
 
     name: what recipes, `plan` and the ledger call it; "package.module:Class" unless set.
     fingerprint_name: what fingerprints call it, if that is not its name: it never changes, though the name and the file
@@ -80,6 +82,8 @@ class Specialist(BaseModel):
     cpus, gpus: what one instance takes of a Ray actor (the CPU serves where a cluster has no GPU); memory_gb is its
         resident size beyond the images.
     batch_size: items it likes at a time.
+    groups: it puts together by itself what may go through its network together, however many items it gets. On a GPU it
+        gets those of several batches at a time, and everywhere, if it looks at captions and sidecars alone, 1,024.
     packages: that it imports beyond fourmill's own, with what `pip install` takes: {"ultralytics": "fourmill[yolo]"}.
 
     Examples:
@@ -123,6 +127,7 @@ class Specialist(BaseModel):
     gpus: ClassVar[float] = 0.0
     memory_gb: ClassVar[float] = 0.1
     batch_size: ClassVar[int] = 16
+    groups: ClassVar[bool] = False
     packages: ClassVar[dict[str, str]] = {}
 
     _class_lists: dict[str, tuple[str, ...]] = PrivateAttr(default_factory=dict)
@@ -144,9 +149,35 @@ class Specialist(BaseModel):
     def __call__(self, items: Sequence[Any]) -> list[Any | Reject]:
         """One label (or a Reject with its reason) for each `Item`, in order. It must not depend on its neighbours.
 
-        With `needs_image` every item is an `ImageItem`.
+        With `needs_image` every item is an `ImageItem`. A class defines this, or `infer` and `finish`, and `prepare`
+        where there is something to prepare: the engine works on three batches of such a specialist at the same time,
+        one in each of these stages.
         """
+        return self.finish(items, self.infer(self.prepare(items)))
+
+    @property
+    def is_split(self) -> bool:
+        """Whether its call is `prepare`, `infer` and `finish`, one after the other, and nothing else."""
+        return type(self).__call__ is Specialist.__call__
+
+    def prepare(self, items: Sequence[Any]) -> Any:
+        """What `infer` takes: items resized, tokenized, stacked. Runs beside `infer` and `finish` of other batches."""
+        return items
+
+    def infer(self, prepared: Any) -> Any:
+        """The network's outputs. One specialist at a time does this on a GPU; what waits for its result (`.cpu()`,
+        `.item()`) belongs into `finish`, see `host.OnHost`."""
         raise NotImplementedError
+
+    def finish(self, items: Sequence[Any], inferred: Any) -> list[Any | Reject]:
+        """The label, or a Reject, of each item, in order. Runs beside `prepare` and `infer` of other batches."""
+        raise NotImplementedError
+
+    def model_key(self) -> Any:
+        """What names the model behind it: specialists of equal models share it, and one after the other look at an
+        item, so that they may leave each other something in `Item.shared`. None if there is none."""
+        weights = getattr(self, "weights", None)
+        return None if weights is None else (weights, getattr(self, "revision", None))
 
     def why_not(self, others: Mapping[str, Specialist]) -> str:
         """Why it cannot make its label as the recipe has it, in one sentence that says what to write; "" if it can.

@@ -132,7 +132,7 @@ def _test_the_place(name: str, run: Run, items: Sequence[Any], ward: Ward, error
         value = _alone(name, run, ward.probes[name])
         works = not isinstance(value, Exception) or faults.of(value) is Of.SAMPLE
     else:
-        works = sum(other == name for other, _ in ward.suspects) < MAX_UNPROVEN
+        works = sum(other == name for other, _ in list(ward.suspects)) < MAX_UNPROVEN  # other threads may add to it
     if not works:
         suspects = {(name, item.key) for item in items} if name not in ward.probes else set()
         where = f"{name}, all of {len(items)} samples from {items[0].key}"

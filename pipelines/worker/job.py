@@ -56,7 +56,7 @@ class Job:
         wanted = max(wanted, 1.0 if codebooks else 0.0) if gpu_there else 0.0
         gpus = wanted if self.engine.gpus is None else self.engine.gpus
         # Specialists of the same weights share them.
-        sizes = {(getattr(s, "weights", s.label), getattr(s, "revision", None)): s.resident_gb() for s in specialists}
+        sizes = {s.model_key() or s.label: s.resident_gb() for s in specialists}
         records = [ledger.read(self.root, "tokenizers", name) for name in sorted(codebooks)]
         tokenizers = sum(record.bytes for record in records if record is not None)
         return Demand(cpus, gpus, int(sum(sizes.values()) * 2**30) + tokenizers)

@@ -1,22 +1,20 @@
-"""The labels of a batch: read where they are stored, made by specialists in the order of what they need otherwise."""
+"""The labels of a batch: those that are stored, what a specialist needs of a sample, and what a label must be."""
 
 from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...infra import ledger
-from ...modalities import LABELS, NO_CLASS, Form, Storage, class_names
+from ...modalities import LABELS, NO_CLASS, Form, Storage
 from ...tokenize import labels as label_files
 from ..reject import Reject
-from ..specialists.base import Item, Specialist
-from .isolate import Ward, batch
+from ..specialists.base import Specialist
 from .sample import LabelledSample
 
 
@@ -40,28 +38,12 @@ def read_stored(root: str, label: str, shard: str) -> Stored:
     return Stored(record.source, dict(zip(keys, cells, strict=True)) | rejects)
 
 
-def label(
-    samples: Sequence[LabelledSample],
-    specialists: Mapping[str, Specialist],
-    needed: Collection[str],
-    stored: Mapping[str, Mapping[str, Any]],
-    seconds: dict[str, float],
-    classes: Mapping[str, tuple[str, ...]] | None = None,
-    ward: Ward | None = None,
-) -> None:
-    """Give every sample of a batch the labels that are needed, or the reasons why it has none.
+def begin(samples: Sequence[LabelledSample], stored: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give every sample of a batch the labels that no specialist makes: its image, and what is stored.
 
     Args:
-        specialists: by label, each after those that it needs.
-        stored: label -> key -> encoded value or Reject, as of `Stored`; these are not made again.
-        seconds: the time in each specialist is added to "labels/LABEL".
-        classes: the recipe's own lists of classes, by label.
-        ward: of the shard.
-
-    Raises:
-        PlaceError: a specialist failed for a reason of the place.
+        stored: label -> key -> encoded value or Reject, as of `Stored`.
     """
-    ward = ward or Ward()
     for sample in samples:
         if sample.item.image is not None:
             sample.item.labels["rgb"] = sample.item.image
@@ -70,18 +52,9 @@ def label(
         for sample in samples:
             cell = cells.get(sample.key)
             sample.keep(name, label_files.decode_cell(kind, cell) if isinstance(cell, bytes | str) else cell)
-    for name, specialist in specialists.items():
-        if name not in needed or name in stored:
-            continue
-        ready = [s for s in samples if name not in s.reasons and not _lacks(s, name, specialist)]
-        start = time.monotonic()
-        for sample, value in zip(ready, call(specialist, [s.item for s in ready], ward), strict=True):
-            image, names = sample.item.image, class_names(name, classes or {})
-            sample.keep(name, value if isinstance(value, Reject) else checked(name, value, image, len(names)))
-        seconds[f"labels/{name}"] += time.monotonic() - start
 
 
-def _lacks(sample: LabelledSample, name: str, specialist: Specialist) -> bool:
+def lacks(sample: LabelledSample, name: str, specialist: Specialist) -> bool:
     """Whether a sample lacks what a label is made from; the reason is noted."""
     if specialist.needs_image and sample.item.image is None:
         sample.reasons[name] = sample.reasons.get("rgb", "image: there is none")
@@ -95,14 +68,6 @@ def _lacks(sample: LabelledSample, name: str, specialist: Specialist) -> bool:
             sample.reasons[name] = f"{name}: needs {need}, which is missing ({sample.reasons.get(need, 'none')})"
             return True
     return False
-
-
-def call(specialist: Specialist, items: Sequence[Item], ward: Ward) -> list[Any]:
-    """Labels of items in batches of the specialist's size, a Reject for each that has none; see isolate.py."""
-    values: list[Any] = []
-    for start in range(0, len(items), specialist.batch_size):
-        values += batch(specialist.label, specialist, items[start : start + specialist.batch_size], ward)
-    return values
 
 
 def checked(name: str, value: Any, image: np.ndarray | None, classes: int = 0) -> Any:

@@ -1,12 +1,13 @@
 """The shard worker: one shard in, its labels and columns out. It knows nothing of Ray.
 
-A shard is read once. Decoding runs ahead in threads, specialists and tokenizers see batches, rows are collected in
-the shard's order, and at the end every output is committed. A sample that fails anywhere becomes a null row with its
-reason; only a shard that cannot be read at all raises.
+A shard is read once. Decoding runs ahead in threads, specialists work beside each other on a few batches (lanes.py)
+while the oldest batch is tokenized, rows are collected in the shard's order, and at the end every output is committed.
+A sample that fails anywhere becomes a null row with its reason; only a shard that cannot be read at all raises.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -28,10 +29,12 @@ from ..outputs import Output, sources
 from ..plan import ShardTask
 from ..reject import UNREAD, reason_class
 from . import circumstances
-from .decode import decoded
+from .decode import decode, decoded
 from .isolate import Ward
 from .job import Job
-from .label import Stored, label, read_stored
+from .label import Stored, begin, read_stored
+from .lane import Shared
+from .lanes import AHEAD, Lanes
 from .patience import Patience
 from .readings import drop_other_readings
 from .rows import Made, Rows, commit, encode
@@ -40,6 +43,7 @@ from .since import committed_since
 
 logger = logging.getLogger(__name__)
 
+WINDOW_ON_GPU = 4  # batches, unless `engine.window` says another number
 REFUSED = ("access", "busy", "network")  # rows of `infra.faults`
 
 
@@ -70,13 +74,19 @@ class Tally:
     rejects: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     problems: Counter[str] = field(default_factory=Counter)
+    _adding: threading.Lock = field(default_factory=threading.Lock)
+
+    def spent(self, name: str, seconds: float) -> None:
+        """Add to the seconds of an output; several threads do."""
+        with self._adding:
+            self.seconds[name] += seconds
 
 
 class ShardWorker:
     """Specialists and tokenizers, loaded once, and the work on a shard.
 
     Thread-safe: two shards may overlap, so that one decodes and writes while the other one computes; one computes at a
-    time.
+    time, in threads of its own.
     """
 
     def __init__(self, job: Job) -> None:
@@ -90,10 +100,13 @@ class ShardWorker:
         self._rejects_in_a_row: Counter[str] = Counter()  # of each output; goes on from shard to shard
         self._run_of_rejects: dict[str, dict[str, None]] = {}  # the shards that these went through
         self._computing = threading.Lock()
+        self._window = job.engine.window or 1
         self._by: dict[str, Any] = {}  # what records say of this worker
 
     def setup(self, device: str) -> None:
         """Load every specialist and tokenizer of the job."""
+        if self.job.engine.window is None and device.startswith("cuda"):
+            self._window = WINDOW_ON_GPU
         for specialist in self.job.specialists.values():
             specialist.setup(device)
         for output in self.job.outputs.values():
@@ -159,7 +172,7 @@ class ShardWorker:
                 logger.info("shard %s: sum %s", task.shard, shard.sha256)
             labels = {output.label for output in outputs.values() if output.label}
             stored = self._stored(shard, task, labels)
-            for batch in self._labelled(shard, stored, labels, ward=ward):
+            for batch in self._labelled(shard, stored, labels, ward=ward, ahead=AHEAD):
                 for name, output in outputs.items():
                     if name != SAMPLES:
                         self._collect(output, batch, rows[name], task.shard, ward)
@@ -256,7 +269,8 @@ class ShardWorker:
         rows: Sequence[int] | None = None,
         ward: Ward | None = None,
     ) -> Iterator[list[LabelledSample]]:
-        """The shard's samples in batches, in order, with these labels (read where the task says they are stored).
+        """The shard's samples in batches, in order, with these labels (read where the task says they are stored). Each
+        is labelled when it is asked for, since the caller may have enough.
 
         Args:
             rows: only these samples.
@@ -274,20 +288,30 @@ class ShardWorker:
         labels: set[str],
         rows: Sequence[int] | None = None,
         ward: Ward | None = None,
+        ahead: int = 0,
     ) -> Iterator[list[LabelledSample]]:
         ward = ward or Ward()
         needed = sources(self.job.specialists, labels, stored)
         entries = shard.samples if rows is None else [shard.samples[row] for row in rows]
-        made = [one for name, one in self.job.specialists.items() if name in needed and name not in stored]
-        members = sorted({member for one in made for member in one.reads()})
+        made = {name: one for name, one in self.job.specialists.items() if name in needed and name not in stored}
+        members = sorted({member for one in made.values() for member in one.reads()})
         batches = decoded(self.job, shard, entries, bool(labels - {"caption"}), members)
-        batch = next(batches, [])  # before the lock, so that it is decoded while the other shard computes
+        first = next(batches, [])  # before the lock, so that it is decoded while the other shard computes
         cells = {name: one.cells for name, one in stored.items()}
-        with self._computing:
-            while batch:
-                label(batch, self.job.specialists, needed, cells, self.tally.seconds, self.job.classes, ward)
+
+        def begun() -> Iterator[list[LabelledSample]]:
+            for batch in itertools.chain([first] if first else [], batches):
+                begin(batch, cells)
                 yield batch
-                batch = next(batches, [])
+
+        def texts(position: int, count: int) -> list[LabelledSample]:
+            return [decode(self.job, shard, entry, False) for entry in entries[position : position + count]]
+
+        with self._computing:
+            shared = Shared(self.tally.spent, self.job.classes, ward)
+            # Who may have enough gets no more than a batch.
+            lanes = Lanes(made, shared, self._window, texts) if ahead else Lanes(made, shared)
+            yield from lanes.labelled(begun(), ahead)
 
     def _collect(
         self, output: Output, batch: list[LabelledSample], rows: Rows, shard: str, ward: Ward | None = None
@@ -296,7 +320,7 @@ class ShardWorker:
         ready = [s for s in batch if output.label in s.item.labels]
         start = time.monotonic()
         encoded = encode(output, self.codecs.get(output.name), ready, ward)
-        self.tally.seconds[output.name] += time.monotonic() - start
+        self.tally.spent(output.name, time.monotonic() - start)
         values = {id(sample): value for sample, value in zip(ready, encoded, strict=True)}
         for sample in batch:
             if sample.is_removed:

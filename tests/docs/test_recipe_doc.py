@@ -103,6 +103,7 @@ CHANGED: dict[str, Any] = {
     "tokenizers.common.noise_schedule": "sigmoid", "tokenizers.common.precision": "bf16",
     "tokenizers.common.base_lr": 3e-4, "tokenizers.common.accumulate": 2, "tokenizers.common.resolutions.sizes": [224],
     "tokenizers.common.compile": True, "tokenizers.common.encoding": "bf16",
+    "engine.window": 2,
     "tokenizers.common.frame": "x right, y down, z away",
     "tokenizers.common.resolutions.warmup_steps": 5, "tokenizers.common.perceptual_backbone": "vgg16.pth",
 }  # fmt: skip

@@ -28,6 +28,7 @@ from pydantic import Field, PrivateAttr
 from ...reject import Reject
 from .. import conventions
 from ..base import ImageItem, Specialist
+from ..host import OnHost, sent
 from ..pretrained import Pretrained, batches, loaded
 
 if TYPE_CHECKING:
@@ -68,14 +69,40 @@ class Margins(NamedTuple):
     right: float = 0.0
 
 
-class DenseModel(Pretrained):
-    """Base of dense predictors: subclasses name the task's class of transformers and turn one prediction into a label.
+class Prepared(NamedTuple):
+    """Items on their way into the network.
 
-    The first axis of every tensor of a prediction is 1; they are float32 and finite.
+    groups: positions of items whose inputs have equal sizes, and these inputs (B, 3, h, w) on the device. margins: by
+    position of the item.
+    """
+
+    items: Sequence[ImageItem]
+    groups: list[tuple[list[int], torch.Tensor]]
+    margins: dict[int, Margins]
+
+
+class Inferred(NamedTuple):
+    """Predictions on their way to the host.
+
+    order: positions of the items. counts: how many tensors are drawn of each. copies: these tensors, and before them,
+    bool (items, 2), whether all values of a prediction are finite, and whether all are the same.
+    """
+
+    order: list[int]
+    counts: list[int]
+    copies: OnHost
+
+
+class DenseModel(Pretrained):
+    """Base of dense predictors: subclasses name the task's class of transformers, draw predictions over the frame of
+    the image on the device, and turn what is drawn into a label on the host.
+
+    The first axis of every tensor of a prediction is 1; they are float32.
     """
 
     batch_size: ClassVar[int] = 8
     facts_of: ClassVar[str] = ""  # the label that the table of conventions has facts of, if it is another
+    groups: ClassVar[bool] = True
     gpu_precision: ClassVar[Literal["fp32", "fp16", "bf16"]] = "fp16"  # bfloat16's 8 bits show as steps in depth
 
     max_pixels: int | None = Field(
@@ -97,8 +124,15 @@ class DenseModel(Pretrained):
         """The class of transformers that opens the weights."""
         raise NotImplementedError
 
-    def label_of(self, prediction: Any, size: tuple[int, int]) -> np.ndarray | Reject:
-        """The label of one image of `size` (height, width) from its prediction."""
+    def drawn(
+        self, predictions: Sequence[SimpleNamespace], sizes: Sequence[tuple[int, int]]
+    ) -> list[list[torch.Tensor]]:
+        """Of each prediction, for an image of its size (height, width), what `label_of` takes. On the device: it waits
+        for no value, or once for all. Predictions may have values that are not finite."""
+        raise NotImplementedError
+
+    def label_of(self, drawn: Sequence[torch.Tensor], size: tuple[int, int]) -> np.ndarray | Reject:
+        """The label of one image of `size` (height, width), from what was drawn of it: finite tensors of the host."""
         raise NotImplementedError
 
     @property
@@ -167,33 +201,49 @@ class DenseModel(Pretrained):
                 f"{method}; copy the preprocessor_config.json that its authors publish into the folder"
             )
 
-    def __call__(self, items: Sequence[ImageItem]) -> list[np.ndarray | Reject]:
-        """One label for each item, at the frame of its image; a Reject where the prediction is not finite."""
+    def prepare(self, items: Sequence[ImageItem]) -> Prepared:
+        """The network's inputs, those of equal size together, of items that the trunk has not seen."""
+        wanted = [i for i, item in enumerate(items) if not self._trunk or self._trunk not in item.shared]
+        inputs, margins = zip(*(self._input(items[i]) for i in wanted), strict=True) if wanted else ((), ())
+        groups = [([wanted[i] for i in indices], stack) for indices, stack in self._batches(inputs)]
+        return Prepared(items, groups, dict(zip(wanted, margins, strict=True)))
+
+    def infer(self, prepared: Prepared) -> Inferred:
         import torch
 
         assert self._model is not None, "call setup first"
-        labels: dict[int, np.ndarray | Reject] = {}
+        order: list[int] = []
+        flags: list[torch.Tensor] = []
+        every: list[list[torch.Tensor]] = []
         with torch.inference_mode():
-            for index, prediction, margins in self._predictions(items):
-                image = items[index].image
-                if not all(bool(torch.isfinite(tensor).all()) for tensor in _tensors(prediction).values()):
-                    labels[index] = Reject(f"{self.label}: NaN or infinite values")
-                elif _is_flat(prediction):
-                    labels[index] = Reject(f"{self.label}: the same everywhere")
-                else:
-                    labels[index] = self.label_of(_without(prediction, margins), image.shape[:2])
+            for indices, outputs in self._tipsv2_outputs(prepared) if self._trunk else self._outputs(prepared):
+                rows = [_row(outputs, row) for row in range(len(indices))]
+                flags += [torch.stack([_is_finite(row), _is_flat(row)]) for row in rows]
+                cut = [_without(row, prepared.margins.get(i, Margins())) for i, row in zip(indices, rows, strict=True)]
+                every += self.drawn(cut, [prepared.items[i].image.shape[:2] for i in indices])
+                order += indices
+            tensors = [tensor for drawn in every for tensor in drawn]
+            return Inferred(order, [len(one) for one in every], OnHost([torch.stack(flags), *tensors] if flags else []))
+
+    def finish(self, items: Sequence[ImageItem], inferred: Inferred) -> list[np.ndarray | Reject]:
+        """One label for each item, at the frame of its image; a Reject where the prediction is not finite."""
+        labels: dict[int, np.ndarray | Reject] = {}
+        copies = inferred.copies.tensors()
+        flags, tensors = (copies[0].tolist(), copies[1:]) if copies else ([], [])
+        for index, count, (finite, flat) in zip(inferred.order, inferred.counts, flags, strict=True):
+            drawn, tensors = tensors[:count], tensors[count:]
+            if not finite:
+                labels[index] = Reject(f"{self.label}: NaN or infinite values")
+            elif flat:
+                labels[index] = Reject(f"{self.label}: the same everywhere")
+            else:
+                labels[index] = self.label_of(drawn, items[index].image.shape[:2])
         return [labels[index] for index in range(len(items))]
 
-    def _predictions(self, items: Sequence[ImageItem]) -> Iterator[tuple[int, SimpleNamespace, Margins]]:
-        """(index of the item, its prediction, what of it is padding), in any order."""
-        if self._trunk:
-            yield from ((index, prediction, Margins()) for index, prediction in self._tipsv2_predictions(items))
-            return
-        inputs, margins = zip(*(self._input(item) for item in items), strict=True) if items else ((), ())
-        for indices, stack in self._batches(inputs):
-            outputs = self.forward(stack)
-            for row, index in enumerate(indices):
-                yield index, _row(outputs, row), margins[index]
+    def _outputs(self, prepared: Prepared) -> Iterator[tuple[list[int], Any]]:
+        """Positions of items, in any order, and the network's outputs for them."""
+        for indices, stack in prepared.groups:
+            yield indices, self.forward(stack)
 
     def _batches(self, inputs: Sequence[torch.Tensor]) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Inputs of equal size stacked, bounded in number and in pixels."""
@@ -219,7 +269,7 @@ class DenseModel(Pretrained):
         inputs = self._processor(images=[image], return_tensors="pt", input_data_format="channels_last", **where)
         shrunk = _shrunk(inputs["pixel_values"][0], self.max_pixels or 4 * self._usual, self._multiple)
         pixels, margins = _padded(shrunk, self._divisor)
-        return pixels.to(self._device, self._model.dtype), margins
+        return sent(pixels, self._device, self._model.dtype), margins
 
     def seen_size(self, size: tuple[int, ...]) -> tuple[int, int]:
         """Height and width at which an image of this size goes into preprocessing: its own, but for extremes."""
@@ -232,15 +282,14 @@ class DenseModel(Pretrained):
         declared = (getattr(self._processor, name, None) for name in ("ensure_multiple_of", "size_divisor"))
         return next((int(n) for n in declared if n and n > 1), _MIN_SIDE)
 
-    def _tipsv2_predictions(self, items: Sequence[ImageItem]) -> Iterator[tuple[int, SimpleNamespace]]:
-        key = self._trunk
-        lacking = [item for item in items if key not in item.shared]
-        for indices, stack in self._batches([self._input(item)[0] for item in lacking]):
+    def _tipsv2_outputs(self, prepared: Prepared) -> Iterator[tuple[list[int], Any]]:
+        key, items = self._trunk, prepared.items
+        for indices, stack in prepared.groups:
             patch = self._model.config.backbone_config.patch_size
             grid = stack.shape[2] // patch, stack.shape[3] // patch
             maps = self._model.backbone.forward_with_filtered_kwargs(stack).feature_maps
             for row, index in enumerate(indices):
-                lacking[index].shared[key] = grid, [features[row] for features in maps]
+                items[index].shared[key] = grid, [features[row] for features in maps]
         grids: dict[tuple[int, int], list[int]] = {}
         for index, item in enumerate(items):
             grids.setdefault(item.shared[key][0], []).append(index)
@@ -250,8 +299,7 @@ class DenseModel(Pretrained):
                 levels = zip(*(items[index].shared[key][1] for index in part), strict=True)
                 maps = [_stack(level) for level in levels]
                 fused = self._model.neck(maps, patch_height=height, patch_width=width)
-                outputs = _TIPSV2_HEADS[self._auto](self._model, self._model.decoder(fused[-1]))
-                yield from ((index, _row(outputs, row)) for row, index in enumerate(part))
+                yield part, _TIPSV2_HEADS[self._auto](self._model, self._model.decoder(fused[-1]))
 
 
 def enlarged(height: int, width: int, aspect: int) -> tuple[int, int]:
@@ -300,11 +348,21 @@ def _tensors(prediction: SimpleNamespace) -> dict[str, torch.Tensor]:
     return {name: value for name, value in vars(prediction).items() if value is not None}
 
 
-def _is_flat(prediction: SimpleNamespace) -> bool:
+def _is_finite(prediction: SimpleNamespace) -> torch.Tensor:
+    import torch
+
+    return torch.stack([torch.isfinite(tensor).all() for tensor in _tensors(prediction).values()]).all()
+
+
+def _is_flat(prediction: SimpleNamespace) -> torch.Tensor:
     """Whether a network says the same scores of every pixel. Constant depth and directions are found by their labels,
     which know more to say of it."""
+    import torch
+
     maps = [value for name in _SCORES if (value := getattr(prediction, name)) is not None and value[0, 0].numel() > 1]
-    return any(bool((one.amax((-2, -1)) - one.amin((-2, -1)) <= _FLAT * one.abs().max()).all()) for one in maps)
+    flat = [(one.amax((-2, -1)) - one.amin((-2, -1)) <= _FLAT * one.abs().max()).all() for one in maps]
+    first = next(iter(_tensors(prediction).values()))
+    return torch.stack(flat).any() if flat else torch.zeros((), dtype=torch.bool, device=first.device)
 
 
 def _padded(pixels: torch.Tensor, divisor: int) -> tuple[torch.Tensor, Margins]:

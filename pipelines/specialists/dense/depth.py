@@ -11,8 +11,9 @@ take most of the range. Relative ones of depth (Omnidata's) predict a distance +
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -22,6 +23,9 @@ from .. import conventions
 from ..base import Specialist
 from ..conventions import DEPTH, INVERSE
 from .base import DenseModel
+
+if TYPE_CHECKING:
+    import torch
 
 _METRIC = ("glpn", "zoedepth", "depth_pro", "tipsv2_dpt")  # return distances, whatever their configuration says
 _RESOLUTION = 1e-5  # of float32 after resizing: a map that varies less, as a share of its values, is constant
@@ -124,9 +128,17 @@ class Depth(DenseModel):
         super().setup(device)
         self.require_postprocessing("post_process_depth_estimation")
 
-    def label_of(self, prediction: Any, size: tuple[int, int]) -> np.ndarray | Reject:
+    def drawn(
+        self, predictions: Sequence[SimpleNamespace], sizes: Sequence[tuple[int, int]]
+    ) -> list[list[torch.Tensor]]:
+        seen = [self.seen_size(size) for size in sizes]
+        return [
+            [predicted_at(self._model, self._processor, *given)] for given in zip(predictions, sizes, seen, strict=True)
+        ]
+
+    def label_of(self, drawn: Sequence[torch.Tensor], size: tuple[int, int]) -> np.ndarray | Reject:
         """float16 (H, W) in [0, 1], 0 nearest; a Reject if the model says the same of every pixel."""
-        depth = predicted_at(self._model, self._processor, prediction, size, self.seen_size(size))
+        depth = drawn[0].numpy()
         scaled = scaled_depth(depth, self.predicted, self.linear, self.far_ratio)
         if scaled is None:
             return Reject(f"depth: the same everywhere ({float(depth.flat[0]):.4g})")
@@ -135,9 +147,9 @@ class Depth(DenseModel):
 
 def predicted_at(
     model: Any, processor: Any, prediction: Any, size: tuple[int, int], seen: tuple[int, int]
-) -> np.ndarray:
+) -> torch.Tensor:
     """A model's prediction at the frame of the image, float32 (H, W), in the model's own unit, by the processor of its
-    weights.
+    weights, on its device.
 
     Args:
         size: height and width of the image. seen: those at which preprocessing saw it.
@@ -146,7 +158,7 @@ def predicted_at(
     if model.config.model_type == "zoedepth":  # the only one that pads and wants to know around what
         options["source_sizes"] = [seen]
     processed = processor.post_process_depth_estimation(prediction, **options)[0]["predicted_depth"]
-    depth: np.ndarray = processed.float().reshape(size).cpu().numpy()
+    depth: torch.Tensor = processed.float().reshape(size)
     return depth
 
 

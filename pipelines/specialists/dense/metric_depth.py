@@ -6,8 +6,9 @@ DINOv2. How good the unit is depends on the camera and on the scenes that they w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -18,6 +19,9 @@ from ..base import Specialist
 from ..conventions import DEPTH
 from .base import DenseModel
 from .depth import UNNEEDED, by_configuration, predicted_at
+
+if TYPE_CHECKING:
+    import torch
 
 
 class MetricDepth(DenseModel):
@@ -73,9 +77,17 @@ class MetricDepth(DenseModel):
         super().setup(device)
         self.require_postprocessing("post_process_depth_estimation")
 
-    def label_of(self, prediction: Any, size: tuple[int, int]) -> np.ndarray | Reject:
+    def drawn(
+        self, predictions: Sequence[SimpleNamespace], sizes: Sequence[tuple[int, int]]
+    ) -> list[list[torch.Tensor]]:
+        seen = [self.seen_size(size) for size in sizes]
+        return [
+            [predicted_at(self._model, self._processor, *given)] for given in zip(predictions, sizes, seen, strict=True)
+        ]
+
+    def label_of(self, drawn: Sequence[torch.Tensor], size: tuple[int, int]) -> np.ndarray | Reject:
         """float16 (H, W), metres; a Reject for distances that float16 cannot hold, or that are none."""
-        depth = predicted_at(self._model, self._processor, prediction, size, self.seen_size(size))
+        depth = drawn[0].numpy()
         low, high = float(depth.min()), float(depth.max())
         if not (np.isfinite(low) and 0 < high <= float(np.finfo(np.float16).max)):
             return Reject(f"{self.label}: distances from {low:.4g} to {high:.4g}, expected metres")

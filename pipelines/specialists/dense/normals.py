@@ -10,6 +10,8 @@ see framed.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -78,9 +80,14 @@ class Normals(Framed, DenseModel):
         if self._auto != _SEMANTIC:
             self.require_postprocessing("post_process_normal_estimation")
 
-    def label_of(self, prediction: Any, size: tuple[int, int]) -> np.ndarray | Reject:
+    def drawn(
+        self, predictions: Sequence[SimpleNamespace], sizes: Sequence[tuple[int, int]]
+    ) -> list[list[torch.Tensor]]:
+        return [[self._vectors(*given)] for given in zip(predictions, sizes, strict=True)]
+
+    def label_of(self, drawn: Sequence[torch.Tensor], size: tuple[int, int]) -> np.ndarray | Reject:
         """float16 (H, W, 3), unit vectors; a Reject if the model gives no direction, or the same everywhere."""
-        return self.in_label(self._vectors(prediction, size).permute(1, 2, 0).cpu().numpy())
+        return self.in_label(drawn[0].permute(1, 2, 0).numpy())
 
     def _vectors(self, prediction: Any, size: tuple[int, int]) -> torch.Tensor:
         """float32 (3, H, W), of any length."""

@@ -7,6 +7,7 @@ UperNet, TIPSv2) that were trained on these classes; models of other classes are
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import cv2
@@ -138,44 +139,69 @@ class Panoptic(DenseModel):
             return super().forward(pixels)
         return self._model(pixel_values=pixels, task_inputs=self._task_tokens.expand(len(pixels), -1))
 
-    def label_of(self, prediction: Any, size: tuple[int, int]) -> np.ndarray | Reject:
+    def drawn(
+        self, predictions: Sequence[SimpleNamespace], sizes: Sequence[tuple[int, int]]
+    ) -> list[list[torch.Tensor]]:
+        import torch
+
+        if self._is_semantic:
+            return [[argmax_at(p.logits[0], s).to(torch.int16)] for p, s in zip(predictions, sizes, strict=True)]
+        if not self._draws_itself:  # transformers' reading waits for each of its segments
+            return [[p.class_queries_logits, p.masks_queries_logits] for p in predictions]
+        found = published_classes(
+            [p.class_queries_logits[0] for p in predictions],
+            [p.masks_queries_logits[0] for p in predictions],
+            [self._grid(size) for size in sizes],
+            self.least_score,
+            self.mask_threshold,
+            self.min_visible,
+        )
+        return [[classes.to(torch.int16)] for classes in found]
+
+    def label_of(self, drawn: Sequence[torch.Tensor], size: tuple[int, int]) -> np.ndarray | Reject:
         """uint8 (H, W): a class of the label's, COCO_PANOPTIC_CLASSES unless the recipe says others, or NO_CLASS."""
-        if self._auto == "AutoModelForSemanticSegmentation":
-            ids = argmax_at(prediction.logits[0], size)
-            return np.ascontiguousarray(self._classes[ids.cpu().numpy()])
-        height, width = self.seen_size(size)  # EoMT's reads from it what is padding
-        scale = min(1.0, _FINEST / max(height, width))
-        grid = max(1, round(height * scale)), max(1, round(width * scale))
-        if self.inference == "published" and self._kind in _DEFORMABLE:
-            classes = self._published_classes(prediction, grid)
+        if self._is_semantic:
+            return np.ascontiguousarray(self._classes[drawn[0].numpy()])
+        grid = self._grid(size)
+        if self._draws_itself:
+            table = np.append(self._classes, NO_CLASS).astype(np.uint8)  # its last entry is of -1
+            classes = np.ascontiguousarray(table[drawn[0].numpy()])
         else:
-            classes = self._transformers_classes(prediction, grid)
+            classes = self._transformers_classes(drawn[0], drawn[1], grid)
         if grid == size:
             return classes
         return cv2.resize(classes, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+
+    @property
+    def _is_semantic(self) -> bool:
+        return self._auto == "AutoModelForSemanticSegmentation"
+
+    @property
+    def _draws_itself(self) -> bool:
+        return self.inference == "published" and self._kind in _DEFORMABLE
+
+    def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width at which masks compete, for an image of `size`."""
+        height, width = self.seen_size(size)  # EoMT's reads from it what is padding
+        scale = min(1.0, _FINEST / max(height, width))
+        return max(1, round(height * scale)), max(1, round(width * scale))
 
     @property
     def least_score(self) -> float:
         """`min_score` as a number, for the weights that are loaded."""
         return PUBLISHED_SCORE.get(self._kind, _FIRST_SCORE) if self.min_score == "published" else self.min_score
 
-    def _published_classes(self, prediction: Any, grid: tuple[int, int]) -> np.ndarray:
-        logits, masks = prediction.class_queries_logits[0], prediction.masks_queries_logits[0]
-        found = published_classes(logits, masks, grid, self.least_score, self.mask_threshold, self.min_visible)
-        table = np.append(self._classes, NO_CLASS).astype(np.uint8)  # its last entry is of -1
-        return np.ascontiguousarray(table[found.cpu().numpy()])
-
-    def _transformers_classes(self, prediction: Any, grid: tuple[int, int]) -> np.ndarray:
+    def _transformers_classes(self, logits: torch.Tensor, masks: torch.Tensor, grid: tuple[int, int]) -> np.ndarray:
         options: dict[str, Any] = {} if self._kind.startswith("eomt") else {"label_ids_to_fuse": set()}
         segments = self._processor.post_process_panoptic_segmentation(
-            prediction,
+            SimpleNamespace(class_queries_logits=logits, masks_queries_logits=masks),
             threshold=self.least_score,
             mask_threshold=self.mask_threshold,
             overlap_mask_area_threshold=self.min_visible,
             target_sizes=[grid],
             **options,
         )[0]
-        return classes_of_segments(segments["segmentation"].cpu().numpy(), segments["segments_info"], self._classes)
+        return classes_of_segments(segments["segmentation"].numpy(), segments["segments_info"], self._classes)
 
     def fingerprint_parts(self) -> dict[str, Any]:
         """With the number that the first release had as its default where the recipe gives none, so that labels of that
@@ -186,43 +212,63 @@ class Panoptic(DenseModel):
 
 
 def published_classes(
-    logits: torch.Tensor,
-    masks: torch.Tensor,
-    size: tuple[int, int],
+    logits: Sequence[torch.Tensor],
+    masks: Sequence[torch.Tensor],
+    sizes: Sequence[tuple[int, int]],
     min_score: float,
     mask_threshold: float,
     min_visible: float,
-) -> torch.Tensor:
+) -> list[torch.Tensor]:
     """The class of each pixel by the panoptic inference of Mask2Former's and OneFormer's authors; -1 for none.
 
     Each pixel is the mask's that is strongest there, weighed by the probability of its class. A mask that is stronger
     in less than `min_visible` of its own pixels is dropped, and so are pixels outside of their mask.
 
+    The host waits once, to learn which queries of all images count.
+
     Args:
-        logits: of classes (queries, classes + 1), the last of no object. masks: logits of masks (queries, h, w).
-        size: (H, W) of the result.
+        logits: of each image those of classes (queries, classes + 1), the last of no object.
+        masks: of each image logits of masks (queries, h, w).
+        sizes: (H, W) of each result.
 
     Returns:
-        int64 (H, W).
+        int64 (H, W) for each image.
     """
     import torch
 
-    none = logits.shape[1] - 1
-    scores, labels = logits.softmax(-1).max(-1)
-    kept = (labels != none) & (scores > min_score)
-    found = torch.full(size, -1, device=logits.device)
-    if not kept.any():
-        return found
-    resized = masks[None, kept]
+    scores, labels = torch.stack(list(logits)).softmax(-1).max(-1)
+    kept = (labels != logits[0].shape[1] - 1) & (scores > min_score)
+    queries = [np.flatnonzero(row).tolist() for row in kept.cpu().numpy()]
+    found = []
+    for i, (chosen, size) in enumerate(zip(queries, sizes, strict=True)):
+        classes = torch.full(size, -1, device=logits[i].device)
+        if chosen:
+            of = [torch.stack([values[i][q] for q in chosen]) for values in (scores, labels, masks)]
+            classes = _segments(of[0], of[1], of[2], classes, mask_threshold, min_visible)
+        found.append(classes)
+    return found
+
+
+def _segments(
+    scores: torch.Tensor,
+    labels: torch.Tensor,
+    masks: torch.Tensor,
+    found: torch.Tensor,
+    mask_threshold: float,
+    min_visible: float,
+) -> torch.Tensor:
+    """`found` (H, W) with the labels (n,) of masks (n, h, w) where they win; no value is waited for."""
+    import torch
+
+    resized, size = masks[None], tuple(found.shape)
     for target in ([_STRIDE * side for side in masks.shape[1:]], size):  # by way of the network's input
         resized = torch.nn.functional.interpolate(resized, target, mode="bilinear", align_corners=False)
     shares = resized[0].sigmoid()
-    strongest = (scores[kept][:, None, None] * shares).argmax(0)
-    for number, label in enumerate(labels[kept].tolist()):
+    strongest = (scores[:, None, None] * shares).argmax(0)
+    for number, label in enumerate(labels):
         won, own = strongest == number, shares[number] >= mask_threshold
-        drawn = won & own
-        if drawn.any() and won.sum() / own.sum() >= min_visible:
-            found[drawn] = label
+        # Without a pixel of its own a mask draws nothing, whatever this quotient is.
+        found = torch.where(won & own & (won.sum() / own.sum() >= min_visible), label, found)
     return found
 
 

@@ -10,7 +10,7 @@ that scores highest; its score is the processor's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,9 +18,10 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from ....infra import faults
 from ...reject import Reject
-from ..base import Specialist
+from ..base import ImageItem, Specialist
+from ..host import OnHost, sent
 from ..pretrained import batches
-from .transformers import Detections, Detector
+from .transformers import Detections, Detector, Prepared
 
 _OWL, _GROUNDING = ("owlv2", "owlvit"), ("grounding-dino", "mm-grounding-dino")
 _OWL_PROMPT = "a photo of a {}"  # as OWLv2's page words its queries
@@ -48,7 +49,6 @@ class OpenBoxes(Detector):
     )
     min_score: float = Field(0.1, ge=0, lt=1, description="Boxes below this score are dropped.")
 
-    _model: Any = PrivateAttr(default=None)
     _processor: Any = PrivateAttr(default=None)
     _text: dict[str, Any] = PrivateAttr(default_factory=dict)  # tensors of the queries, for one image
     _words: Any = PrivateAttr(default=None)  # of Grounding DINO: which query each token is of, -1 for none
@@ -124,22 +124,32 @@ class OpenBoxes(Detector):
         self._words = torch.tensor(of + [-1] * (most - len(of)))
         return {name: torch.tensor([values]) for name, values in encoded.items()}
 
-    def _detect(self, images: list[np.ndarray]) -> list[Detections | Reject]:
-        import torch
+    def prepare(self, items: Sequence[ImageItem]) -> Prepared:
+        """Images of equal size together, each with the queries; those that cannot be prepared apart."""
+        made = [self._pixels(item.image) for item in items]
+        refused = {i: one for i, one in enumerate(made) if isinstance(one, Reject)}
+        good = [i for i in range(len(made)) if i not in refused]
+        device, groups = self._model.device, list[tuple[list[int], dict[str, Any]]]()
+        for indices, pixels in batches([made[i] for i in good], self.batch_size):
+            text = {
+                name: sent(value.repeat(len(pixels), *[1] * (value.ndim - 1)), device, value.dtype)
+                for name, value in self._text.items()
+            }
+            inputs = {"pixel_values": sent(pixels, device, self._model.dtype), **text}
+            groups.append(([good[i] for i in indices], inputs))
+        return groups, refused
 
-        prepared = [self._pixels(image) for image in images]
-        found: list[Detections | Reject] = [one if isinstance(one, Reject) else self._not_finite() for one in prepared]
-        good = [i for i, one in enumerate(prepared) if not isinstance(one, Reject)]
-        for indices, pixels in batches([prepared[i] for i in good], self.batch_size):
-            device, dtype, count = self._model.device, self._model.dtype, len(pixels)
-            text = {name: value.repeat(count, *[1] * (value.ndim - 1)).to(device) for name, value in self._text.items()}
-            with torch.inference_mode():
-                outputs = self._model(pixel_values=pixels.to(device, dtype), **text)
-            logits, boxes = outputs.logits.float().cpu(), outputs.pred_boxes.float().cpu()
-            for row, index in enumerate(indices):
+    def read(
+        self, items: Sequence[ImageItem], inferred: tuple[Prepared, list[Any], OnHost]
+    ) -> list[Detections | Reject]:
+        (groups, refused), every, copies = inferred
+        found: list[Detections | Reject] = [refused.get(i) or self._not_finite() for i in range(len(items))]
+        tensors = copies.tensors()
+        for (members, _), outputs, logits, boxes in zip(groups, every, tensors[::2], tensors[1::2], strict=True):
+            for row, i in enumerate(members):
                 if not logits[row].isnan().any() and boxes[row].isfinite().all():
                     one = type(outputs)(logits=logits[row : row + 1], pred_boxes=boxes[row : row + 1])
-                    found[good[index]] = self._read(one, images[good[index]].shape[:2])
+                    found[i] = self._read(one, items[i].image.shape[:2])
         return found
 
     def _pixels(self, image: np.ndarray) -> Any:

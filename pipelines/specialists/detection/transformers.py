@@ -23,6 +23,7 @@ from ....infra import faults
 from ....modalities import COCO_CLASSES
 from ...reject import Reject
 from ..base import ImageItem
+from ..host import OnHost, sent
 from ..pretrained import Pretrained, batches
 
 _DIGITS = 5
@@ -104,8 +105,12 @@ def records(
 Detections = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
+# Groups of items by their positions, each with what the network takes; and the items that cannot be prepared.
+Prepared = tuple[list[tuple[list[int], dict[str, Any]]], dict[int, Reject]]
+
+
 class Detector(Pretrained):
-    """Base of detectors with weights: `_detect` gives boxes, scores and classes, this makes labels of them.
+    """Base of detectors with weights: `read` gives boxes, scores and classes, this makes labels of them.
 
     Coordinates are written in thousandths, which half precision cannot hold near 1; detectors are small. Hence fp32.
     """
@@ -117,22 +122,34 @@ class Detector(Pretrained):
     gpu_precision: ClassVar[Literal["fp32", "fp16", "bf16"]] = "fp32"
     gpus: ClassVar[float] = 0.25
     memory_gb: ClassVar[float] = 2.0
+    groups: ClassVar[bool] = True
 
     min_score: float = Field(0.3, ge=0, lt=1, description="Boxes below this score are dropped.")
     max_boxes: int = Field(100, ge=1, description="Boxes of an image that are kept, the best ones.")
 
     _names: list[str | None] = PrivateAttr(default_factory=list)
+    _model: Any = PrivateAttr(default=None)
 
-    def __call__(self, items: Sequence[ImageItem]) -> list[list[dict[str, Any]] | Reject]:
+    def infer(self, prepared: Any) -> Any:
+        """What was prepared, outputs of the network for each group, and their logits and boxes on the host."""
+        import torch
+
+        groups, _ = prepared
+        with torch.inference_mode():
+            outputs = [self._model(**inputs) for _, inputs in groups]
+            wanted = [tensor.float() for out in outputs for tensor in (out.logits, out.pred_boxes)]
+        return prepared, outputs, OnHost(wanted)
+
+    def finish(self, items: Sequence[ImageItem], inferred: Any) -> list[list[dict[str, Any]] | Reject]:
         """For each item its boxes, best first: {"box": [xmin, ymin, xmax, ymax] in 0..1, "label", "score"}."""
         assert self._names, "call setup first"
         return [
             one if isinstance(one, Reject) else records(*one, self._names, self.max_boxes)
-            for one in self._detect([item.image for item in items])
+            for one in self.read(items, inferred)
         ]
 
-    def _detect(self, images: list[np.ndarray]) -> list[Detections | Reject]:
-        """Detections of each image, or why there are none."""
+    def read(self, items: Sequence[ImageItem], inferred: Any) -> list[Detections | Reject]:
+        """Detections of each item by the network's outputs, or why there are none."""
         raise NotImplementedError
 
     def _not_finite(self) -> Reject:
@@ -158,7 +175,6 @@ class Boxes(Detector):
         (), description="Names of the model's classes, in order, where its configuration has none or others."
     )
 
-    _model: Any = PrivateAttr(default=None)
     _processor: Any = PrivateAttr(default=None)
 
     def setup(self, device: str) -> None:
@@ -173,26 +189,36 @@ class Boxes(Detector):
         self._set_names(self.classes or [str(names.get(i, "N/A")) for i in range(max(names) + 1)])
         self._model, self._processor = model, processor
 
-    def _detect(self, images: list[np.ndarray]) -> list[Detections | Reject]:
+    def prepare(self, items: Sequence[ImageItem]) -> Prepared:
+        """Images of equal size together; those that cannot be prepared apart, with the reason."""
         import torch
 
-        prepared = [self._prepared(image) for image in images]
-        detections: list[Detections | Reject] = [
-            part if isinstance(part, Reject) else self._not_finite() for part in prepared
-        ]
-        good = [i for i, part in enumerate(prepared) if not isinstance(part, Reject)]
-        for indices, pixels in batches([prepared[i]["pixel_values"][0] for i in good], self.batch_size):
-            inputs = {"pixel_values": pixels.to(self._model.device, self._model.dtype)}
+        made = [self._prepared(item.image) for item in items]
+        refused = {i: part for i, part in enumerate(made) if isinstance(part, Reject)}
+        good = [i for i in range(len(made)) if i not in refused]
+        device, dtype = self._model.device, self._model.dtype
+        groups: list[tuple[list[int], dict[str, Any]]] = []
+        for indices, pixels in batches([made[i]["pixel_values"][0] for i in good], self.batch_size):
             members = [good[i] for i in indices]
-            if "pixel_mask" in prepared[members[0]]:  # of processors that may pad an image to a fixed size
-                inputs["pixel_mask"] = torch.cat([prepared[i]["pixel_mask"] for i in members]).to(self._model.device)
-            with torch.inference_mode():
-                outputs = self._model(**inputs)
-            outputs.logits, outputs.pred_boxes = outputs.logits.float().cpu(), outputs.pred_boxes.float().cpu()
+            inputs = {"pixel_values": sent(pixels, device, dtype)}
+            if "pixel_mask" in made[members[0]]:  # of processors that may pad an image to a fixed size
+                masks = torch.cat([made[i]["pixel_mask"] for i in members])
+                inputs["pixel_mask"] = sent(masks, device, masks.dtype)
+            groups.append((members, inputs))
+        return groups, refused
+
+    def read(
+        self, items: Sequence[ImageItem], inferred: tuple[Prepared, list[Any], OnHost]
+    ) -> list[Detections | Reject]:
+        (groups, refused), every, copies = inferred
+        detections: list[Detections | Reject] = [refused.get(i) or self._not_finite() for i in range(len(items))]
+        tensors = copies.tensors()
+        for (members, _), outputs, logits, boxes in zip(groups, every, tensors[::2], tensors[1::2], strict=True):
+            outputs.logits, outputs.pred_boxes = logits, boxes
             # Without target sizes the boxes stay in 0..1.
             parts = self._processor.post_process_object_detection(outputs, threshold=self.min_score)
             for n, (i, part) in enumerate(zip(members, parts, strict=True)):
-                if outputs.logits[n].isfinite().all() and outputs.pred_boxes[n].isfinite().all():
+                if logits[n].isfinite().all() and boxes[n].isfinite().all():
                     detections[i] = (part["boxes"].numpy(), part["scores"].numpy(), part["labels"].numpy())
         return detections
 

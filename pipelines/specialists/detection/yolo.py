@@ -10,19 +10,26 @@ from __future__ import annotations
 import importlib
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import cv2
 import numpy as np
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, model_validator
 
 from ...reject import Reject
+from ..base import ImageItem
+from ..host import OnHost, sent
 from ..pretrained import batches
 from .transformers import Detections, Detector
 
 if TYPE_CHECKING:
     import torch
+
+
+# Positions of images of equal size in the batch, and these images (B, 3, H, W).
+Prepared = list[tuple[list[int], "torch.Tensor"]]
 
 
 class YoloBoxes(Detector):
@@ -47,8 +54,6 @@ class YoloBoxes(Detector):
         description="Intersection over union above which the weaker of two boxes of a class is dropped; one-to-one "
         "heads (YOLOv10) need no such thing and ignore it.",
     )
-
-    _model: Any = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _trusted(self) -> Self:
@@ -75,20 +80,33 @@ class YoloBoxes(Detector):
         self._set_names([str(model.names[i]) for i in range(len(model.names))])
         self._model = model.float().fuse(verbose=False).eval().to(device, self.dtype(device))
 
-    def _detect(self, images: list[np.ndarray]) -> list[Detections | Reject]:
+    def prepare(self, items: Sequence[ImageItem]) -> Prepared:
+        """Images of equal size together, letterboxed."""
         import torch
 
         stride = int(self._model.stride.max())
         letterbox = ultralytics("data.augment").LetterBox((self.size, self.size), auto=True, stride=stride)
-        boxed = [torch.from_numpy(letterbox(image=image)).permute(2, 0, 1) for image in images]
+        boxed = [torch.from_numpy(letterbox(image=item.image)).permute(2, 0, 1) for item in items]
         weight = next(self._model.parameters())
-        found: list[Detections | Reject] = [self._not_finite() for _ in images]
-        for indices, pixels in batches(boxed, self.batch_size):
+        return [(i, sent(pixels, weight.device, weight.dtype)) for i, pixels in batches(boxed, self.batch_size)]
+
+    def infer(self, prepared: Prepared) -> tuple[Prepared, OnHost]:
+        import torch
+
+        with torch.inference_mode():
+            every = [self._model(pixels / 255) for _, pixels in prepared]
+            raw = [(out[0] if isinstance(out, list | tuple) else out).float() for out in every]
+        return prepared, OnHost(raw)
+
+    def read(self, items: Sequence[ImageItem], inferred: tuple[Prepared, OnHost]) -> list[Detections | Reject]:
+        import torch
+
+        found: list[Detections | Reject] = [self._not_finite() for _ in items]
+        prepared, copies = inferred
+        for (indices, pixels), raw in zip(prepared, copies.tensors(), strict=True):
             with torch.inference_mode():
-                outputs = self._model(pixels.to(weight.device, weight.dtype) / 255)
-                raw = (outputs[0] if isinstance(outputs, list | tuple) else outputs).float().cpu()
                 for i, rows, finite in zip(indices, self._kept(raw), raw.isfinite(), strict=True):
-                    height, width = images[i].shape[:2]
+                    height, width = items[i].image.shape[:2]
                     boxes = ultralytics("utils.ops").scale_boxes(pixels.shape[2:], rows[:, :4], (height, width))
                     if finite.all():
                         scale = np.array([width, height, width, height])

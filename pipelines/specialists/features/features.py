@@ -27,6 +27,7 @@ from pydantic import Field, PrivateAttr
 
 from ...reject import Reject
 from ..base import ImageItem
+from ..host import OnHost, sent
 from ..pretrained import Pretrained, batches, loaded
 from . import open_clip
 
@@ -53,6 +54,10 @@ _TOWERS = {
     "siglip2": "Siglip2VisionModel",
     "siglip2_vision_model": "Siglip2VisionModel",
 }
+
+
+# Items whose images have equal sizes, and these images (B, 3, H, W) on the device.
+Prepared = list[tuple[list[ImageItem], "torch.Tensor"]]
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class Features(Pretrained):
     # What makes one vector of the tokens: classifiers and some published trunks come without it.
     unneeded: ClassVar[tuple[str, ...]] = (r"(^|\.)pooler\.", r"^(vision_model\.)?head\.")
     whole: ClassVar[bool] = False
+    groups: ClassVar[bool] = True
 
     size: int | None = Field(
         None,
@@ -141,7 +147,8 @@ class Features(Pretrained):
             )
         blank = np.zeros((backbone.side, backbone.side, 3), np.uint8)
         try:
-            shape = tuple(self._run(self._pixels(blank)[None]).shape)
+            weight = self._weight
+            shape = tuple(self._run(sent(self._pixels(blank)[None], weight.device, weight.dtype)).shape)
         except (AttributeError, TypeError, ValueError) as error:  # it asks for text, or has no tokens
             raise ValueError(
                 f"{self.label}: {self.weights} is no model for {self.task}: {error}; expected a vision transformer"
@@ -154,24 +161,32 @@ class Features(Pretrained):
                 "vision transformer"
             )
 
-    def __call__(self, items: Sequence[ImageItem]) -> list[np.ndarray | Reject]:
+    def prepare(self, items: Sequence[ImageItem]) -> Prepared:
+        """Images of equal size together, of those that no other specialist has looked at."""
+        missing = [item for item in items if self._key not in item.shared]
+        pixels = [self._pixels(item.image) for item in missing]
+        weight = self._weight
+        return [
+            ([missing[i] for i in indices], sent(stack, weight.device, weight.dtype))
+            for indices, stack in batches(pixels, self.batch_size)
+        ]
+
+    def infer(self, prepared: Prepared) -> tuple[Prepared, OnHost]:
+        return prepared, OnHost([self._run(stack).float() for _, stack in prepared])
+
+    def finish(self, items: Sequence[ImageItem], inferred: tuple[Prepared, OnHost]) -> list[np.ndarray | Reject]:
         """float16 features of each item, (h, w, C) or (C,); a Reject where they are not finite in float16."""
-        key = self._key
-        self._label_missing([item for item in items if key not in item.shared], key)
+        assert self._backbone is not None, "call setup first"
+        key, patch = self._key, self._backbone.patch
+        prepared, outputs = inferred
+        for (members, stack), tokens in zip(prepared, outputs.tensors(), strict=True):
+            rows, columns = stack.shape[2] // patch, stack.shape[3] // patch
+            for item, token in zip(members, tokens.numpy(), strict=True):
+                dense = token[len(token) - rows * columns :].reshape(rows, columns, -1)
+                # Under the key what it is, dense and global, or in place of either what is wrong with it.
+                item.shared[key] = (_half(dense), _half(token[0]))
         made = [item.shared[key][1 if self.whole else 0] for item in items]
         return [Reject(f"{self.label}: {value}") if isinstance(value, str) else value for value in made]
-
-    def _label_missing(self, items: list[ImageItem], key: tuple[Any, ...]) -> None:
-        """Leave (dense, global) under the key of each item, or in place of either what is wrong with it."""
-        assert self._backbone is not None, "call setup first"
-        pixels = [self._pixels(item.image) for item in items]
-        patch = self._backbone.patch
-        for indices, stack in batches(pixels, self.batch_size):
-            tokens = self._run(stack).float().cpu().numpy()
-            rows, columns = stack.shape[2] // patch, stack.shape[3] // patch
-            for i, token in zip(indices, tokens, strict=True):
-                dense = token[len(token) - rows * columns :].reshape(rows, columns, -1)
-                items[i].shared[key] = (_half(dense), _half(token[0]))
 
     def _pixels(self, image: np.ndarray) -> torch.Tensor:
         """float32 (3, H, W) of an image uint8 (H', W', 3)."""
@@ -193,9 +208,14 @@ class Features(Pretrained):
         import torch
 
         assert self._backbone is not None, "call setup first"
-        weight = next(self._backbone.model.parameters())
         with torch.inference_mode():
-            return self._backbone.tokens(pixels.to(weight.device, weight.dtype))
+            return self._backbone.tokens(pixels)
+
+    @property
+    def _weight(self) -> torch.Tensor:
+        """Of the network: on its device, and in its precision."""
+        assert self._backbone is not None, "call setup first"
+        return next(self._backbone.model.parameters())
 
     @property
     def _budget(self) -> tuple[int, int]:

@@ -15,9 +15,12 @@ from ..base import ImageItem
 from ..pretrained import Pretrained, loaded
 
 if TYPE_CHECKING:
-    import numpy as np
+    from .sam_grid import Instance, Seen, Settings, Window
 
-    from .sam_grid import Instance
+# The position of an item, a window of its image, and what the network is shown of it, None if that is made later.
+Look = tuple[int, "Window", Any]
+Prepared = tuple[Sequence[ImageItem], list[Look], dict[int, Reject]]
+Inferred = tuple[dict[int, list["Seen"]], dict[int, Reject]]
 
 _MAX_ASPECT = 256  # of images: beyond it the short side has hardly a pixel at the network's resolution
 
@@ -66,7 +69,7 @@ class SamInstances(Pretrained):
         1024, ge=64, description="Longest side at which masks are judged; those kept have the image's own size."
     )
 
-    _embed: Any = PrivateAttr(default=None)
+    _network: Any = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _points_in_every_layer(self) -> Self:
@@ -83,11 +86,11 @@ class SamInstances(Pretrained):
 
         if not Path(self.weights).is_file() and (self.folder() / "config.json").exists():
             model = self.load("AutoModelForMaskGeneration", device)
-            self._embed = sam_models.transformers(model, self.processor(), device)
+            self._network = sam_models.transformers(model, self.processor(), device)
         else:
             make = partial(self._segment_anything, device)
             sam = loaded(("segment_anything", self.weights, self.revision, device), make)
-            self._embed = sam_models.segment_anything(sam, device, self.dtype(device))
+            self._network = sam_models.segment_anything(sam, device, self.dtype(device))
 
     def _segment_anything(self, device: str) -> Any:
         from . import sam_models
@@ -99,28 +102,65 @@ class SamInstances(Pretrained):
                 f"{self.label}: {self.weights} holds no weights of segment-anything's SAM: {error.args[0]}"
             ) from error
 
-    def __call__(self, items: Sequence[ImageItem]) -> list[list[dict[str, Any]] | Reject]:
+    def prepare(self, items: Sequence[ImageItem]) -> Prepared:
+        """The windows of each image; what the network is shown of the first is made here, of all others just before."""
+        from . import sam_grid
+
+        assert self._network is not None, "call setup first"
+        looks: list[Look] = []
+        refused: dict[int, Reject] = {}
+        for i, item in enumerate(items):
+            height, width = item.image.shape[:2]
+            if max(height, width) > _MAX_ASPECT * min(height, width):
+                said = f"an image of {width} x {height} px, expected an aspect below {_MAX_ASPECT}"
+                refused[i] = Reject(f"sam_instance: {said}")
+                continue
+            first, *others = sam_grid.windows(item.image.shape, self._settings)
+            looks.append((i, first, self._network.prepare(first.of(item.image))))
+            looks += [(i, window, None) for window in others]
+        return items, looks, refused
+
+    def infer(self, prepared: Prepared) -> Inferred:
+        from . import sam_grid
+
+        items, looks, refused = prepared
+        settings, network = self._settings, self._network
+        grids = sam_grid.grids(settings)
+        found: dict[int, list[Seen]] = {}
+        for start in range(0, len(looks), network.together):
+            part = looks[start : start + network.together]
+            shown = [network.prepare(w.of(items[i].image)) if given is None else given for i, w, given in part]
+            for (i, window, _), view in zip(part, network.encode(shown), strict=True):
+                try:
+                    seen = sam_grid.look(view, window, items[i].image.shape, grids[window.layer], settings)
+                except Reject as reject:
+                    refused = {**refused, i: reject}
+                else:
+                    found.setdefault(i, []).append(seen)
+        return found, refused
+
+    def finish(self, items: Sequence[ImageItem], inferred: Inferred) -> list[list[dict[str, Any]] | Reject]:
         """Masks for each item, largest first; [] if SAM finds none that are good enough.
 
         Each is {"box": [xmin, ymin, xmax, ymax] in 0..1, "mask": COCO run lengths at the image's size, "point": [x, y]
         in 0..1, the point asked at, "area": share of the image, "iou": the network's guess of the mask's quality,
         "stability"}.
         """
-        assert self._embed is not None, "call setup first"
-        return [self._find(item.image) for item in items]
+        found, refused = inferred
+        return [refused[i] if i in refused else self._records(found[i], item) for i, item in enumerate(items)]
 
-    def _find(self, image: np.ndarray) -> list[dict[str, Any]] | Reject:
+    def _records(self, seen: list[Seen], item: ImageItem) -> list[dict[str, Any]]:
         from . import sam_grid
 
-        height, width = image.shape[:2]
-        if max(height, width) > _MAX_ASPECT * min(height, width):
-            return Reject(f"sam_instance: an image of {width} x {height} px, expected an aspect below {_MAX_ASPECT}")
-        settings = sam_grid.Settings(**{field.name: getattr(self, field.name) for field in fields(sam_grid.Settings)})
-        try:
-            found = sam_grid.instances(self._embed, image, settings)
-        except Reject as reject:
-            return reject
+        height, width = item.image.shape[:2]
+        found = sam_grid.instances(seen, item.image.shape, self._settings)
         return [_record(instance, width, height) for instance in found[: self.max_instances]]
+
+    @property
+    def _settings(self) -> Settings:
+        from . import sam_grid
+
+        return sam_grid.Settings(**{field.name: getattr(self, field.name) for field in fields(sam_grid.Settings)})
 
     def identity(self) -> dict[str, Any]:
         identity = super().identity()

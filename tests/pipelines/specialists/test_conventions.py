@@ -65,7 +65,8 @@ def _by_tips(seen: Room, folder: Path) -> Any:
     specialist = Normals(weights=str(tiny_dense.tipsv2(folder / "tipsv2")))
     specialist.setup("cpu")
     given = SimpleNamespace(normals=_tensor(_published(seen.rendered.normal, "tipsv2"))[None])
-    return specialist.label_of(given, seen.rendered.depth.shape)
+    size = seen.rendered.depth.shape
+    return specialist.label_of(specialist.drawn([given], [size])[0], size)
 
 
 def _by_tips_of_the_hub(seen: Room, folder: Path) -> Any:

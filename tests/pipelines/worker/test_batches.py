@@ -84,7 +84,8 @@ def batches(project: Project, task: ShardTask, threads: int = 2) -> dict[str, li
         worker.setup("cpu")
         try:
             worker.run(task, hints)
-            return {name: of for name, of in SEEN.items() if name != "calls"}
+            # Not in order: while a batch is tried again, the next one is with the specialist already.
+            return {name: sorted(of) for name, of in SEEN.items() if name != "calls"}
         except PlaceError as error:
             hints = Hints(hints.suspects | error.suspects)
 

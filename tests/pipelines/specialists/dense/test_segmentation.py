@@ -113,7 +113,7 @@ def test_segments_are_those_of_mask2formers_authors(number: int, size: tuple[int
     """Recorded from `panoptic_inference` of facebookresearch/Mask2Former (9b0651c), things merged by class."""
     recorded = np.load(GOLDEN)
     logits, masks = (torch.from_numpy(recorded[f"{number}_{name}"]) for name in ("logits", "masks"))
-    found = published_classes(logits, masks, size, 0.8, 0.5, visible).numpy()
+    found = published_classes([logits], [masks], [size], 0.8, 0.5, visible)[0].numpy()
     np.testing.assert_array_equal(np.where(found < 0, NO_CLASS, found), recorded[f"{number}_classes"])
 
 
@@ -128,7 +128,8 @@ def test_the_default_is_the_authors_inference(folders: dict[str, Path], size: tu
     model = AutoModelForUniversalSegmentation.from_pretrained(folders["mask2former"]).eval()
     with torch.no_grad():
         outputs = model(**processor(images=[item.image], return_tensors="pt"))
-    found = published_classes(outputs.class_queries_logits[0], outputs.masks_queries_logits[0], size, 0.02, 0.5, 0.1)
+    logits, masks = outputs.class_queries_logits, outputs.masks_queries_logits
+    found = published_classes(list(logits), list(masks), [size], 0.02, 0.5, 0.1)[0]
     assert isinstance(label, np.ndarray) and len(np.unique(label)) > 1
     np.testing.assert_array_equal(label, np.where(found < 0, NO_CLASS, found))
 

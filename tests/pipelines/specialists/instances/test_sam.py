@@ -72,6 +72,11 @@ def bright(image: np.ndarray) -> sam_grid.View:
     return sam_grid.View(decode, (rows, columns), side)
 
 
+def one_by_one(view: Callable[[np.ndarray], sam_grid.View]) -> sam_models.Network:
+    """A network that sees the image itself."""
+    return sam_models.Network(lambda image: image, lambda images: [view(image) for image in images])
+
+
 def square(width: int, height: int, left: int, top: int, right: int, bottom: int) -> np.ndarray:
     image = np.zeros((height, width, 3), np.uint8)
     image[top:bottom, left:right] = 255
@@ -92,7 +97,7 @@ def test_masks_stand_where_things_stand(size: tuple[int, int], box: tuple[int, i
     """At sizes below and above those of network and working frame."""
     width, height = size
     specialist = SamInstances(points_per_side=8, working_size=512)
-    specialist._embed = bright
+    specialist._network = one_by_one(bright)
     background, thing = found(specialist, square(width, height, *box))
     pixel = max(size) / 64  # of what the network saw
     np.testing.assert_allclose(np.array(thing["box"]) * [width, height, width, height], box, atol=pixel)
@@ -116,7 +121,7 @@ def test_a_working_size_saves_work_and_changes_little() -> None:
     results = []
     for size in (256, 4096):
         specialist = SamInstances(points_per_side=8, working_size=size, stability_score_thresh=0.5)
-        specialist._embed = bright
+        specialist._network = one_by_one(bright)
         results.append(found(specialist, image))
     for small, large in zip(*results, strict=True):
         assert small["mask"] == large["mask"]
@@ -132,7 +137,7 @@ def test_few_masks_are_held_at_the_size_of_the_image(monkeypatch: pytest.MonkeyP
         return grown
 
     specialist = SamInstances(points_per_side=8, stability_score_thresh=0.5)
-    specialist._embed = bright
+    specialist._network = one_by_one(bright)
     enlarge, freely = sam_grid.View.enlarge, found(specialist, image)
     monkeypatch.setattr(sam_grid.View, "enlarge", watched)
     monkeypatch.setattr(sam_grid, "_PIXELS", 3 * 1000 * 800)
@@ -157,7 +162,13 @@ def test_the_masks_are_those_of_segment_anything(options: dict[str, Any]) -> Non
     asked: dict[str, Any] = {**ANY, **options}
     overlap = {"crop_nms_thresh": asked["box_nms_thresh"]}
     expected = SamAutomaticMaskGenerator(sam, output_mode="coco_rle", **asked, **overlap).generate(image)
-    seen = sam_grid.instances(sam_models.segment_anything(sam, "cpu", torch.float32), image, sam_grid.Settings(**asked))
+    network, settings = sam_models.segment_anything(sam, "cpu", torch.float32), sam_grid.Settings(**asked)
+    looks = [
+        sam_grid.look(view, window, image.shape, sam_grid.grids(settings)[window.layer], settings)
+        for window in sam_grid.windows(image.shape, settings)
+        for view in network.encode([network.prepare(window.of(image))])
+    ]
+    seen = sam_grid.instances(looks, image.shape, settings)
     assert len(seen) == len(expected) > 1
 
     def key(counts: str, point: Sequence[float]) -> tuple[str, float, float]:
@@ -186,7 +197,8 @@ def test_masks_of_sam2_are_those_of_its_own_classes(shape: tuple[int, int], weig
     processor = Sam2Processor(images)
     points = torch.tensor([[0.2, 0.3], [0.5, 0.5], [0.9, 0.75]])
     with torch.inference_mode():
-        view = sam_models.transformers(model, images, "cpu")(image)
+        network = sam_models.transformers(model, images, "cpu")
+        (view,) = network.encode([network.prepare(image)])
         logits, iou = view.masks(points)
         pixels = (points * torch.tensor([shape[1], shape[0]])).tolist()
         inputs = processor(images=image, input_points=[[[p] for p in pixels]], return_tensors="pt")
@@ -273,7 +285,7 @@ def test_what_cannot_be_right_is_a_reject(weights: Callable[[str], str]) -> None
     def broken(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.zeros(len(points), 1, 8, 8), torch.full((len(points), 1), torch.nan)
 
-    specialist._embed = lambda image: sam_grid.View(broken, (8, 8), None)
+    specialist._network = one_by_one(lambda image: sam_grid.View(broken, (8, 8), None))
     (label,) = specialist([Item("k", photo(20, 20), None)])
     assert isinstance(label, Reject) and "not finite" in label.reason
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fourmill_tests.counted import labelling
 from fourmill_tests.tiny import features as tiny_features
 from fourmill_tests.tiny import t5 as tiny_t5
 from pydantic import ValidationError
@@ -15,7 +16,7 @@ from transformers import AutoTokenizer, T5EncoderModel
 
 from fourmill.pipelines.reject import Reject
 from fourmill.pipelines.specialists.base import Item
-from fourmill.pipelines.specialists.text.t5 import T5Embeddings, _half
+from fourmill.pipelines.specialists.text.t5 import ON_GPU, T5Embeddings, _half, together
 
 CAPTIONS = ["a cat", "A dog, and a cat!", "a cat on a mat " * 40, "dog", "a dog"]
 
@@ -93,3 +94,24 @@ def test_bfloat16_is_near_and_fp16_is_refused(folder: Path) -> None:
 def test_other_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="text encoding"):
         ready(weights=str(tiny_features.dinov2(tmp_path / "dinov2")))
+
+
+def test_passes_are_few(folder: Path) -> None:
+    """For 1,000 captions of 3 to some 40 words, padded as on a GPU: each is what it is alone, but for rounding."""
+    random = np.random.default_rng(0)
+    words = 3 + random.gamma(2.0, 4.5, 1000).astype(int)
+    captions = items(*(" ".join(random.choice(["a", "cat", "dog"], n)) for n in words))
+    padded, alone = ready(weights=str(folder)), ready(weights=str(folder))
+    padded._multiple = ON_GPU
+    with labelling.counting(padded, padded._model) as counted:
+        labels = labelling.label(padded, captions)
+    assert counted.passes <= 25 and counted.waits <= 2 * counted.passes
+    for found, caption in zip(labels[::40], captions[::40], strict=True):
+        (expected,) = alone([caption])
+        assert isinstance(expected, np.ndarray)
+        np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), atol=2e-3, rtol=2e-3)
+
+
+def test_captions_of_equal_length_go_together() -> None:
+    assert together([3, 5, 3, 9, 5, 3], 1, 9) == [(3, [0, 2, 5]), (5, [1]), (5, [4]), (9, [3])]
+    assert together([3, 5, 3, 9, 8], 8, 24) == [(8, [0, 1, 2]), (8, [4]), (16, [3])]

@@ -38,7 +38,9 @@ class Operations(TorchDispatchMode):
         indices = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else []
         boolean = any(isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in indices)
         # One tensor to another device is a copy back to the host; there is no other device here to copy to.
-        if name in WAITS or boolean:
+        # Repeating by a number, not by a tensor of numbers, is a matter of shapes.
+        by_number = name == "repeat_interleave" and isinstance(args[-1], int) and isinstance(args[1], int)
+        if (name in WAITS and not by_number) or boolean:
             self.waits[name] += 1
         if name in ("mm", "addmm"):
             a, b = args[-2:]

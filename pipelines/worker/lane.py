@@ -1,0 +1,212 @@
+"""The lane of one specialist: three threads, in which batches are prepared, inferred and finished beside each other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ...modalities import class_names
+from ..reject import Reject
+from ..specialists.base import Item, Specialist
+from .isolate import Ward, batch
+from .label import checked, lacks
+from .sample import LabelledSample
+
+PARTS = 4  # of one lane at a time, from preparation to finish
+
+
+class Stopped(BaseException):
+    """The work on a shard ended before this was done: no error of a sample, nor of the place."""
+
+
+class Stages(Protocol):
+    """What a lane calls, as of `Specialist`."""
+
+    def prepare(self, items: Sequence[Any]) -> Any: ...
+    def infer(self, prepared: Any) -> Any: ...
+    def finish(self, items: Sequence[Any], inferred: Any) -> list[Any]: ...
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A specialist with a single call, as stages."""
+
+    call: Callable[[Sequence[Any]], list[Any]]
+
+    def prepare(self, items: Sequence[Any]) -> Any:
+        return items
+
+    def infer(self, prepared: Any) -> Any:
+        return self.call(prepared)
+
+    def finish(self, items: Sequence[Any], inferred: Any) -> list[Any]:
+        return list(inferred)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """What a stage made, or the exception that it raised."""
+
+    value: Any = None
+    error: Exception | None = None
+
+    @classmethod
+    def at(cls, stage: Callable[..., Any], *given: Any) -> _Attempt:
+        try:
+            return cls(stage(*given))
+        except Exception as error:
+            return cls(error=error)
+
+    def get(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+@dataclass
+class Shared:
+    """What all lanes of a shard have in common.
+
+    spent: called with "labels/LABEL" and seconds. classes: the recipe's own lists of classes, by label.
+    ward: of the shard. device: the thread of whatever computes on it.
+    """
+
+    spent: Callable[[str, float], None]
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ward: Ward = field(default_factory=Ward)
+    device: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "fourmill-device"))
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+
+class Lane:
+    """The three threads of one specialist."""
+
+    def __init__(self, name: str, specialist: Specialist, shared: Shared) -> None:
+        self.name, self.specialist, self.shared = name, specialist, shared
+        self._stages: Stages = specialist if specialist.is_split else _Whole(specialist)
+        self._preparing = threading.Lock()
+        self._room = threading.Semaphore(PARTS)
+        self._prepares, self._finishes = (ThreadPoolExecutor(1, f"fourmill-{name}-{n}") for n in ("prepare", "finish"))
+        self._infers = shared.device if specialist.gpus > 0 else ThreadPoolExecutor(1, f"fourmill-{name}-infer")
+
+    def start(
+        self, samples: Sequence[LabelledSample], after: Sequence[Future[None]], in_one: bool = False
+    ) -> Future[None]:
+        """Begin with samples once all of `after` are done: in parts of the specialist's size, or `in_one`. What is
+        returned is done when each has its label, or the reason why there is none; its exception is a PlaceError."""
+        done: Future[None] = Future()
+        self._prepares.submit(self._enter, samples, after, done, in_one)
+        return done
+
+    def stop(self) -> None:
+        """Begin nothing more. What runs now ends with its stage."""
+        self._room.release()
+        for threads in (self._prepares, self._infers, self._finishes):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def join(self) -> None:
+        for threads in (self._prepares, self._infers, self._finishes):
+            threads.shutdown()
+
+    def _enter(
+        self, samples: Sequence[LabelledSample], after: Sequence[Future[None]], done: Future[None], in_one: bool
+    ) -> None:
+        with failing(done):
+            for one in after:
+                one.result()
+            ready = [s for s in samples if self.name not in s.reasons and not lacks(s, self.name, self.specialist)]
+            size = max(1, len(ready)) if in_one else self.specialist.batch_size
+            for start in range(0, len(ready), size):
+                self._room.acquire()
+                if self.shared.stopped.is_set():
+                    raise Stopped
+                part = ready[start : start + size]
+                self._infers.submit(self._infer_part, part, _Attempt.at(self._prepare, _items(part)), done)
+            # Through both threads, so that it comes after all parts.
+            self._infers.submit(lambda: self._finishes.submit(succeed, done))
+
+    def _infer_part(self, part: Sequence[LabelledSample], prepared: _Attempt, done: Future[None]) -> None:
+        with failing(done):
+            inferred = prepared if prepared.error is not None else _Attempt.at(self._infer, prepared.value)
+            self._finishes.submit(self._finish_part, part, inferred, done)
+
+    def _finish_part(self, part: Sequence[LabelledSample], inferred: _Attempt, done: Future[None]) -> None:
+        try:
+            with failing(done):
+                if not done.done():  # else an earlier part of the batch failed for a reason of the place
+                    self._label(part, inferred)
+        finally:
+            self._room.release()
+
+    def _label(self, part: Sequence[LabelledSample], inferred: _Attempt) -> None:
+        first = [inferred]
+
+        def run(items: Sequence[Item]) -> list[Any]:
+            return self._finish(items, first.pop().get()) if first else self._at_once(items)
+
+        values = batch(self.specialist.label, run, _items(part), self.shared.ward)
+        names = len(class_names(self.name, self.shared.classes))
+        for sample, value in zip(part, values, strict=True):
+            kept = value if isinstance(value, Reject) else checked(self.name, value, sample.item.image, names)
+            sample.keep(self.name, kept)
+
+    def _at_once(self, items: Sequence[Item]) -> list[Any]:
+        if self.shared.stopped.is_set():
+            raise Stopped
+        try:
+            inferred = self._infers.submit(self._infer, self._prepare(items))
+            return self._finish(items, inferred.result())
+        except CancelledError:
+            raise Stopped from None
+
+    def _prepare(self, items: Sequence[Item]) -> Any:
+        with self._preparing, self._timed():
+            return self._stages.prepare(items)
+
+    def _infer(self, prepared: Any) -> Any:
+        with self._timed():
+            return self._stages.infer(prepared)
+
+    def _finish(self, items: Sequence[Item], inferred: Any) -> list[Any]:
+        with self._timed():
+            return self._stages.finish(items, inferred)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.shared.spent(f"labels/{self.name}", time.monotonic() - start)
+
+
+def _items(samples: Sequence[LabelledSample]) -> list[Item]:
+    return [sample.item for sample in samples]
+
+
+@contextmanager
+def failing(done: Future[None]) -> Iterator[None]:
+    """What is raised within is what `done` ends with."""
+    try:
+        yield
+    except BaseException as error:
+        fail(done, error)
+
+
+def fail(done: Future[None], error: BaseException) -> None:
+    try:
+        done.set_exception(error)
+    except InvalidStateError:  # it has ended already
+        return
+
+
+def succeed(done: Future[None]) -> None:
+    try:
+        done.set_result(None)
+    except InvalidStateError:
+        return
