@@ -19,7 +19,8 @@ from torch.autograd.function import once_differentiable
 
 from .cpu.linear import linear
 
-KEPT = 2**22  # logits, 16 MB in float32: fewer are kept, since one more product takes longer than they are worth
+KEPT = 2**22  # logits, 16 MB in float32: fewer are kept, since one more product takes longer than they are worth,
+KEPT_ON_GPU = 2**18  # where products are fast only as few as a launch is worth
 LOGITS = 2**26  # at a time
 
 
@@ -31,7 +32,7 @@ def head_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         head: (C, D), the weights.
         targets: int64 (V,).
     """
-    if len(targets) * len(head) <= KEPT:
+    if len(targets) * len(head) <= (KEPT if hidden.device.type == "cpu" else KEPT_ON_GPU):
         return F.cross_entropy(F.linear(hidden, head).float(), targets)
     loss: Tensor = _HeadCrossEntropy.apply(hidden, head, targets)
     return loss

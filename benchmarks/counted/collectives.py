@@ -1,9 +1,8 @@
-"""What the workers of an FSDP run send each other in a step, by units, of which each is gathered and dropped by itself.
+"""What the workers of an FSDP run send each other in a step; gathered.py has what is held at a time.
 
-Counted on one of 64 workers, tensors without data, a process group that sends nothing, and in float32: on CUDA blocks
-are gathered in bfloat16, half as many bytes.
+Counted on one of 64 workers, on tensors without data, with a process group that sends nothing, and in float32: on CUDA
+blocks and tables are gathered in bfloat16, half as many bytes.
 
-- largest unit: GB of the largest unit, gathered.
 - gathered: GB in a step, forward and backward; "over parameters" in units of the model's size.
 - reduced: GB of gradients in a step, over the model's size.
 """
@@ -97,9 +96,10 @@ def counted(name: str) -> dict[str, float]:
         for few, many in ((one.gathered, two.gathered), (one.reduced, two.reduced))
     )
     return {
-        "largest unit": max(two.gathered) / GB, "gathered": gathered / GB,
-        "gathered, over parameters": gathered / size, "reduced, over parameters": reduced / size,
-    }  # fmt: skip
+        "gathered": gathered / GB,
+        "gathered, over parameters": gathered / size,
+        "reduced, over parameters": reduced / size,
+    }
 
 
 ROWS = {name: partial(counted, name) for name in ("4m7_xl", "4m21_xl")}

@@ -16,7 +16,7 @@ from gpu import Part, Place
 from fourmill.modalities import TOKENIZERS, Form
 from fourmill.tokenize import tokenizer
 from fourmill.tokenize.codec import FittedTokenizer
-from fourmill.tokenize.settings import TokenizerSettings
+from fourmill.tokenize.settings import Precision, TokenizerSettings
 from fourmill.train.tokenizers import build
 from fourmill.train.tokenizers.examples import batches
 from fourmill.train.tokenizers.vq import VQTrainer
@@ -75,7 +75,7 @@ def tokenizer_of(name: str, place: Place) -> dict[str, Any]:
         figures["peak GiB of the fit"] = torch.cuda.max_memory_allocated() / GIB
     prepared.close()
     tokenizer.save(trainer.result().cpu(), place.folder / name, {})
-    fitted = FittedTokenizer(name, str(place.folder / name), place.device)
+    fitted = FittedTokenizer(name, str(place.folder / name), place.device, precision=Precision("auto", own.precision))
     crops = rows(name, count if place.tiny else ENCODE, side)
     return figures | {"encoded images/s": len(crops) / seconds(lambda: fitted.encode(crops), place, count)}
 

@@ -39,7 +39,7 @@ INTO_A_FOLDER: list[tuple[str, str, int]] = [
     ),
 ]
 # Rows of benchmarks/counts.py that take a moment; all others are counted by hand.
-COUNTED = ["4m7_b", "4m21_xl", "4m7_sr", "tok_depth", "sam_mask"]
+COUNTED = ["4m21_xl", "4m7_sr", "tok_depth", "sam_mask"]
 SCRIPTS = ["counts", "gpu", *(script for script, *_ in (*RUNS, *ON_RAY, *INTO_A_FOLDER))]  # of gpu: test_gpu.py
 # Comparisons behind docs/decisions.md, what needs a finished root, and what takes minutes: run by hand.
 BY_HAND = {"damages", "ray_data", "shards", "recompute", "chaos", "proxy"}
