@@ -180,9 +180,11 @@ class DenseModel(Pretrained):
                 f"{self._usual} pixels; raise labels.specialists.{self.label}.max_pixels"
             )
         # The frame is never cropped. Padding to a multiple is done here, since its processors do not take it off.
+        # Others (Mask2Former's) resize to the multiple, and pad to the largest image of a batch, here the only one.
         if getattr(self._processor, "do_center_crop", None):
             self._processor.do_center_crop = False
-        if getattr(self._processor, "do_pad", None) and getattr(self._processor, "size_divisor", None):
+        pads = hasattr(self._processor, "pad_image") and getattr(self._processor, "do_pad", None)
+        if pads and getattr(self._processor, "size_divisor", None):
             self._divisor = int(self._processor.size_divisor)
             self._processor.do_pad = False
         if self._model.config.model_type == "tipsv2_dpt":

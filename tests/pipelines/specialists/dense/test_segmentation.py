@@ -91,13 +91,17 @@ def test_segments_lie_where_the_picture_has_them(folders: dict[str, Path], famil
         assert {PERSON, GRASS} <= set(np.unique(label).tolist()) <= {PERSON, GRASS, NO_CLASS}
 
 
-def test_the_label_is_the_librarys_own_panoptic_segmentation(folders: dict[str, Path]) -> None:
+@pytest.mark.parametrize("processing", [{}, {"do_resize": False, "do_pad": True}])
+def test_the_label_is_the_librarys_own_panoptic_segmentation(
+    folders: dict[str, Path], tmp_path: Path, processing: dict[str, Any]
+) -> None:
     from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation
 
+    folder = tiny_dense.mask2former(tmp_path / "mask2former", **processing) if processing else folders["mask2former"]
     item = tiny_dense.items((97, 211))[0]
-    label = _ready(folders["mask2former"], **EVERYTHING, inference="transformers")([item])[0]
-    processor = AutoImageProcessor.from_pretrained(folders["mask2former"])
-    model = AutoModelForUniversalSegmentation.from_pretrained(folders["mask2former"]).eval()
+    label = _ready(folder, **EVERYTHING, inference="transformers")([item])[0]
+    processor = AutoImageProcessor.from_pretrained(folder)
+    model = AutoModelForUniversalSegmentation.from_pretrained(folder).eval()
     with torch.no_grad():
         outputs = model(**processor(images=[item.image], return_tensors="pt"))
     published = processor.post_process_panoptic_segmentation(
