@@ -28,7 +28,7 @@ RUNS: list[tuple[str, str, int, bool]] = [
 ON_RAY: list[tuple[str, str, int]] = [
     ("engine", "--samples 20 --crops 1 --processes 1", 1),
     ("fused", "--samples 4 --crops 1 --shards 1 --dim 64 --depth 1", 2),
-    ("planted_bugs", "--seeds 1 --bugs codes --images 8 --steps 2 --fit-steps 2 --workers 1 --tiny", 2),
+    ("planted_bugs", "--seeds 1 --bugs leak --images 8 --steps 2 --fit-steps 2 --workers 1 --tiny", 1),
 ]
 # Those that write into a folder.
 INTO_A_FOLDER: list[tuple[str, str, int]] = [
