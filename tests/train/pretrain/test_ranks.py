@@ -26,7 +26,7 @@ def assert_same_curves(shared: Path, alone: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_ranks_share_a_run(tmp_path: Path) -> None:
     for name in ("ddp", "shrinks", "grows", "skips-ddp", "skips-fsdp", "compiles"):
         training.job(tmp_path / name)  # the columns, before two processes write them
