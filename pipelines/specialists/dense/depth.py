@@ -12,7 +12,6 @@ take most of the range. Relative ones of depth (Omnidata's) predict a distance +
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -22,19 +21,16 @@ from ...reject import Reject
 from .. import conventions
 from ..base import Specialist
 from ..conventions import DEPTH, INVERSE
-from .base import DenseModel
+from .estimation import DepthModel, by_configuration
 
 if TYPE_CHECKING:
     import torch
 
-_METRIC = ("glpn", "zoedepth", "depth_pro", "tipsv2_dpt")  # return distances, whatever their configuration says
 _RESOLUTION = 1e-5  # of float32 after resizing: a map that varies less, as a share of its values, is constant
 _NEAREST = 1e-3  # metres: the least distance that models of metric depth know, whose inverse is large enough
-# DPT's first fusion has nothing to add; its checkpoints leave these out.
-UNNEEDED = (r"fusion_stage\.layers\.0\.residual_layer1\.",)
 
 
-class Depth(DenseModel):
+class Depth(DepthModel):
     """Depth in the whole frame, scaled to [0, 1] for each image: 0 is its nearest point, 1 its farthest.
 
     Between the two it is linear in what the model predicts: models of inverse depth (DepthAnything relative, MiDaS:
@@ -45,11 +41,9 @@ class Depth(DenseModel):
 
     name: ClassVar[str] = "depth"
     label: ClassVar[str] = "depth"
-    task: ClassVar[str] = "monocular depth estimation"
     licence: ClassVar[str] = "Apache-2.0"
     memory_gb: ClassVar[float] = 1.5
     later: ClassVar[dict[str, Any]] = {"linear_in": None, "far_ratio": None}
-    unneeded: ClassVar[tuple[str, ...]] = UNNEEDED
 
     weights: str = Field(
         "depth-anything/Depth-Anything-V2-Small-hf", description="Hub id (org/name), or a local folder."
@@ -72,9 +66,6 @@ class Depth(DenseModel):
         description="Distance of the farthest point over that of the nearest, which a relative inverse depth leaves "
         "open: assumed, the same for every image.",
     )
-
-    def auto_class(self) -> str:
-        return "AutoModelForDepthEstimation"
 
     @property
     def predicted(self) -> str:
@@ -123,19 +114,6 @@ class Depth(DenseModel):
     def made_with(self, device: str) -> dict[str, Any]:
         return super().made_with(device) | {"predicts": self.predicted, "linear_in": self.linear}
 
-    def setup(self, device: str) -> None:
-        """Load the weights. ValueError if they are for another task, or if nothing says what they predict."""
-        super().setup(device)
-        self.require_postprocessing("post_process_depth_estimation")
-
-    def drawn(
-        self, predictions: Sequence[SimpleNamespace], sizes: Sequence[tuple[int, int]]
-    ) -> list[list[torch.Tensor]]:
-        seen = [self.seen_size(size) for size in sizes]
-        return [
-            [predicted_at(self._model, self._processor, *given)] for given in zip(predictions, sizes, seen, strict=True)
-        ]
-
     def label_of(self, drawn: Sequence[torch.Tensor], size: tuple[int, int]) -> np.ndarray | Reject:
         """float16 (H, W) in [0, 1], 0 nearest; a Reject if the model says the same of every pixel."""
         depth = drawn[0].numpy()
@@ -143,37 +121,6 @@ class Depth(DenseModel):
         if scaled is None:
             return Reject(f"depth: the same everywhere ({float(depth.flat[0]):.4g})")
         return scaled
-
-
-def predicted_at(
-    model: Any, processor: Any, prediction: Any, size: tuple[int, int], seen: tuple[int, int]
-) -> torch.Tensor:
-    """A model's prediction at the frame of the image, float32 (H, W), in the model's own unit, by the processor of its
-    weights, on its device.
-
-    Args:
-        size: height and width of the image. seen: those at which preprocessing saw it.
-    """
-    options: dict[str, Any] = {"target_sizes": [size]}
-    if model.config.model_type == "zoedepth":  # the only one that pads and wants to know around what
-        options["source_sizes"] = [seen]
-    processed = processor.post_process_depth_estimation(prediction, **options)[0]["predicted_depth"]
-    depth: torch.Tensor = processed.float().reshape(size)
-    return depth
-
-
-def by_configuration(config: Mapping[str, Any]) -> str:
-    """`DEPTH` or `INVERSE` by what a model's configuration says itself, "" if it does not.
-
-    DPT's says nothing: MiDaS's checkpoints predict inverse depth, Omnidata's of the same shape depth. Those with a
-    projection before the head are DINOv2's, trained on metric depth.
-    """
-    kind = config.get("model_type", "")
-    if kind in _METRIC or (kind == "dpt" and config.get("add_projection")):
-        return DEPTH
-    if kind in ("depth_anything", "prompt_depth_anything"):
-        return INVERSE if config.get("depth_estimation_type", "relative") == "relative" else DEPTH
-    return ""
 
 
 def _of_dpt(config: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ DINOv2. How good the unit is depends on the camera and on the scenes that they w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -17,24 +16,21 @@ from ...reject import Reject
 from .. import conventions
 from ..base import Specialist
 from ..conventions import DEPTH
-from .base import DenseModel
-from .depth import UNNEEDED, by_configuration, predicted_at
+from .estimation import DepthModel, by_configuration
 
 if TYPE_CHECKING:
     import torch
 
 
-class MetricDepth(DenseModel):
+class MetricDepth(DepthModel):
     """Metres from the camera to each point, along the axis of view. The default is ZoeDepth, trained on rooms (NYU) and
     streets (KITTI)."""
 
     name: ClassVar[str] = "metric_depth"
     label: ClassVar[str] = "metric_depth"
     facts_of: ClassVar[str] = "depth"
-    task: ClassVar[str] = "monocular depth estimation"
     licence: ClassVar[str] = "MIT"
     memory_gb: ClassVar[float] = 2.5
-    unneeded: ClassVar[tuple[str, ...]] = UNNEEDED
 
     weights: str = Field("Intel/zoedepth-nyu-kitti", description="Hub id (org/name), or a local folder.")
     predicts: Literal["auto", "metres"] = Field(
@@ -52,9 +48,6 @@ class MetricDepth(DenseModel):
         parts = super().fingerprint_parts()
         return {**parts, "options": {name: value for name, value in parts["options"].items() if name != "predicts"}}
 
-    def auto_class(self) -> str:
-        return "AutoModelForDepthEstimation"
-
     def why_not(self, others: Mapping[str, Specialist]) -> str:
         if why := super().why_not(others):
             return why
@@ -71,19 +64,6 @@ class MetricDepth(DenseModel):
             f"{self.label}: nothing says whether {self.weights} predicts metres; if it does, state {where}.predicts: "
             "metres"
         )
-
-    def setup(self, device: str) -> None:
-        """Load the weights. ValueError if they are for another task, or if nothing says that they predict metres."""
-        super().setup(device)
-        self.require_postprocessing("post_process_depth_estimation")
-
-    def drawn(
-        self, predictions: Sequence[SimpleNamespace], sizes: Sequence[tuple[int, int]]
-    ) -> list[list[torch.Tensor]]:
-        seen = [self.seen_size(size) for size in sizes]
-        return [
-            [predicted_at(self._model, self._processor, *given)] for given in zip(predictions, sizes, seen, strict=True)
-        ]
 
     def label_of(self, drawn: Sequence[torch.Tensor], size: tuple[int, int]) -> np.ndarray | Reject:
         """float16 (H, W), metres; a Reject for distances that float16 cannot hold, or that are none."""
