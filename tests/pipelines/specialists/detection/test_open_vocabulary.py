@@ -12,6 +12,7 @@ import torch
 import transformers
 from fourmill_tests.pictures import items, noise, ready
 from fourmill_tests.tiny import beyond
+from fourmill_tests.tiny.once import once
 
 from fourmill.pipelines.specialists.detection.open_vocabulary import OpenBoxes
 
@@ -26,13 +27,7 @@ PUT = {"owlv2": "a photo of a {}", "owlvit": "a photo of a {}", "grounding_dino"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    root = tmp_path_factory.mktemp("open")
-
-    def make(name: str) -> str:
-        path = root / name
-        return str(path if path.exists() else MAKERS[name](path))
-
-    return make
+    return once(tmp_path_factory.mktemp("open"), MAKERS)
 
 
 def published(path: str, name: str, image: np.ndarray, least: float) -> Any:

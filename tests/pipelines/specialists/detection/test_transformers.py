@@ -15,6 +15,7 @@ import transformers
 from fourmill_tests.pictures import items, noise, ready
 from fourmill_tests.tiny import detectors as tiny
 from fourmill_tests.tiny import features as tiny_features
+from fourmill_tests.tiny.once import once
 
 from fourmill.modalities import COCO_CLASSES
 from fourmill.pipelines.reject import Reject
@@ -32,13 +33,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    root = tmp_path_factory.mktemp("detectors")
-
-    def make(name: str) -> str:
-        path = root / name
-        return str(path if path.exists() else MAKERS[name](path))
-
-    return make
+    return once(tmp_path_factory.mktemp("detectors"), MAKERS)
 
 
 def assert_alike(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ import torch
 import transformers
 from fourmill_tests.pictures import items, noise, ready
 from fourmill_tests.tiny import features as tiny
+from fourmill_tests.tiny.once import once
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,13 +33,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    root = tmp_path_factory.mktemp("features")
-
-    def make(name: str) -> str:
-        path = root / name
-        return str(path if path.exists() else MAKERS[name](path))
-
-    return make
+    return once(tmp_path_factory.mktemp("features"), MAKERS)
 
 
 def label(specialist: Features, image: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import torch
 import transformers
 from fourmill_tests.pictures import items, noise, ready
 from fourmill_tests.tiny import beyond
+from fourmill_tests.tiny.once import once
 from PIL import Image
 
 from fourmill.pipelines.reject import Reject
@@ -22,13 +23,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {"smolvlm": beyond.smolvlm, "blip": 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    root = tmp_path_factory.mktemp("vlm")
-
-    def make(name: str) -> str:
-        path = root / name
-        return str(path if path.exists() else MAKERS[name](path))
-
-    return make
+    return once(tmp_path_factory.mktemp("vlm"), MAKERS)
 
 
 def published(path: str, image: np.ndarray, question: str, tokens: int) -> str:
