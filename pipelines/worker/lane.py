@@ -161,8 +161,10 @@ class Lane:
         try:
             inferred = self._infers.submit(self._infer, self._prepare(items))
             return self._finish(items, inferred.result())
-        except CancelledError:
-            raise Stopped from None
+        except (CancelledError, RuntimeError):  # what is stopped cancels, or takes nothing: no failure of a sample
+            if self.shared.stopped.is_set():
+                raise Stopped from None
+            raise
 
     def _prepare(self, items: Sequence[Item]) -> Any:
         with self._preparing, self._timed():

@@ -174,6 +174,21 @@ def test_what_is_left_early_is_left_by_all() -> None:
     out.close()
 
 
+def test_a_retry_that_meets_the_end_is_no_failure_of_its_sample() -> None:
+    """Between the look whether the work goes on and the call of the network it ends: threads take nothing any more."""
+    shared = Shared(lambda name, seconds: None)
+
+    class Ends(Stage):
+        def prepare(self, items: Sequence[Item]) -> Any:
+            shared.stopped.set()
+            one.stop()
+            return super().prepare(items)
+
+    one = lane.Lane("det", Ends(), shared)
+    with pytest.raises(lane.Stopped):
+        one._at_once([Item("0", None, None, {}, {})])
+
+
 def test_a_batch_that_cannot_be_decoded_ends_all() -> None:
     def broken() -> Iterator[list[LabelledSample]]:
         yield from batches(3)
