@@ -66,6 +66,17 @@ def cluster(address: str | None = None) -> Iterator[Any]:
         ray.shutdown()
 
 
+def draining() -> set[str]:
+    """Ids of the nodes that are about to leave; Ray Train itself looks here (Ray 2.60)."""
+    from ray._private.state import state
+
+    try:
+        return set(state.get_draining_nodes())
+    except Exception as error:  # it only helps to lose less
+        logger.debug("nodes that are about to leave are not known: %s", error)
+        return set()
+
+
 def _start(ray: Any) -> None:
     """A Ray of this machine. On busy cores it may give up on its own start, and is asked again."""
     # Nothing takes this machine back by a notice: Ray Train needs no process that looks for one.

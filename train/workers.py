@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..infra import faults, logs, scratch
-from ..infra.cluster import cluster
+from ..infra.cluster import cluster, draining
 from ..infra.progress import Progress
 from .board import BoardActor, BoardState, Reporter, Stopped, ask
 
@@ -244,17 +244,6 @@ class _Notices:
         found = draining() - self._known
         self._known |= found
         return bool(found)
-
-
-def draining() -> set[str]:
-    """Ids of the nodes that are about to leave; Ray Train itself looks here (Ray 2.60)."""
-    from ray._private.state import state
-
-    try:
-        return set(state.get_draining_nodes())
-    except Exception as error:  # it only helps to lose less
-        logger.debug("nodes that are about to leave are not known: %s", error)
-        return set()
 
 
 class _Screen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ...infra import logs
@@ -40,13 +41,17 @@ class _Actor:
         try:
             return self.worker.run(task, hints)
         except PlaceError as error:
-            import ray
-
-            error.node = ray.get_runtime_context().get_node_id()
+            error.node = _node()
             raise
 
     def status(self) -> Status:
-        return self.worker.status()
+        return replace(self.worker.status(), node=_node())
+
+
+def _node() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def actor_class(ray: Any, demand: Demand) -> Any:

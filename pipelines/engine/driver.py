@@ -17,6 +17,7 @@ from ...infra.cluster import cluster
 from ...infra.progress import Progress
 from ...infra.secrets import hide
 from .actor import actor_class
+from .calls import Calls
 from .claims import Claims
 from .job import Demand, Job, PlaceError, Status, StopJob, Worker
 from .nodes import Nodes
@@ -30,7 +31,10 @@ SAY_SECONDS = 30.0  # between two lines that say why nothing goes on
 NO_ROOM = "no node of the cluster has room; waiting for one"
 ELSEWHERE = "another job is at what is left; waiting for it"
 STATUS_SECONDS = 0.1  # that actors have to say how far they are
-MAX_GIVEN_UP = 10  # tasks in a row that are given up for errors of the place, until the job stops
+MAX_GIVEN_UP = 10  # tasks in a row that are given up, for errors of the place or deaths, until the job stops
+GUESSES = " Some common causes include"  # of Ray, at the end of every such reason
+# Of Ray, beside a node that has died: the actor may live, or what it gave was lost on the way.
+OF_MACHINE = frozenset({"ActorUnavailableError", "NodeDiedError", "ObjectLostError"})
 
 Result = TypeVar("Result")
 AnyJob = TypeVar("AnyJob", bound=Job)
@@ -79,7 +83,7 @@ def run(
         nodes = Nodes(ray, job.node_setups())  # first, since the sizes of files that are here say what an actor takes
         demand = job.demand(any(node.get("GPU") for node in nodes.resources()))
         pool = _pool(ray, job, make_worker, tasks, nodes, demand)
-        pool.claims = claims
+        pool.claims, pool.calls = claims, Calls(root)
         status: dict[Any, Status] = {}
         said = 0.0
         try:
@@ -99,13 +103,15 @@ def run(
                     continue
                 ready, _ = ray.wait(list(pool.in_flight), num_returns=1, timeout=POLL_SECONDS)
                 for ref in ready:
-                    _handle_result(ray, pool, ref, outcome, progress)
+                    _handle_result(ray, pool, nodes, ref, outcome, progress)
                 _show(ray, pool, status, progress, start)
                 if status and not outcome.ready_seconds:
                     outcome.ready_seconds = time.monotonic() - start
         finally:
             for actor in pool.actors:
                 ray.kill(actor)
+            for attempt in pool.careful.values():
+                pool.calls.forget(attempt)
     outcome.failures = {name: hide(why) for name, why in outcome.failures.items()}
     outcome.seconds = time.monotonic() - start
     return outcome
@@ -138,7 +144,9 @@ def _pool(
     return Pool(tasks, deque(tasks), size, start, job.engine.attempts, ray.kill)
 
 
-def _handle_result(ray: Any, pool: Pool[Task], ref: Any, outcome: Outcome[Result], progress: Progress) -> None:
+def _handle_result(
+    ray: Any, pool: Pool[Task], nodes: Nodes, ref: Any, outcome: Outcome[Result], progress: Progress
+) -> None:
     """Note what became of one call: a result, a task that failed, or an actor that died."""
     if ref not in pool.in_flight:
         return  # its actor died in this round, and the task is requeued
@@ -155,24 +163,36 @@ def _handle_result(ray: Any, pool: Pool[Task], ref: Any, outcome: Outcome[Result
             given_up = pool.displace(ref, cause)
             outcome.failures |= given_up
             progress.update(len(given_up))
-            if pool.given_up >= MAX_GIVEN_UP:
-                raise StopJob(
-                    f"{pool.given_up} {progress.unit} in a row could not be done, the last: {cause}"
-                ) from None
+            _check_given_up(pool, progress, str(cause))
             return
-        del pool.in_flight[ref]
+        pool.fail(ref)
         outcome.failures[name] = str(cause) if isinstance(cause, OSError | ValueError) else repr(cause)
         logger.error("task %s failed: %s", name, outcome.failures[name])
         progress.update(1)
     except ray.exceptions.RayError as error:  # the actor died, or its node, or the result was lost with it
-        reason = str(error).strip().splitlines()[-1]
+        reason = str(error).strip().splitlines()[-1].partition(GUESSES)[0]
         if "creation task" in str(error):
             if pool.lose_place(actor, reason):
                 return
             # It could not load what it needs; the next one could not either.
             raise ValueError(f"engine: a worker could not start: {reason}") from None
         ray.kill(actor)
-        outcome.failures |= pool.requeue(actor, reason)
+        failed = pool.requeue(actor, reason, _of_machine(error) or nodes.is_leaving(pool.nodes.get(id(actor), "")))
+        outcome.failures |= failed
+        progress.update(len(failed))
+        _check_given_up(pool, progress, reason)
+
+
+def _of_machine(error: BaseException) -> bool:
+    """Whether an actor is lost for a reason of its machine or network, and not by its own death."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(getattr(error, "preempted", False)) or bool(names & OF_MACHINE)
+
+
+def _check_given_up(pool: Pool[Task], progress: Progress, reason: str) -> None:
+    """StopJob if so many tasks in a row could not be done that no other would go better."""
+    if pool.given_up >= MAX_GIVEN_UP:
+        raise StopJob(f"{pool.given_up} {progress.unit} in a row could not be done, the last: {reason}") from None
 
 
 def _say(progress: Progress, waiting: str, said: float) -> float:
@@ -194,6 +214,8 @@ def _show(ray: Any, pool: Pool[Task], status: dict[Any, Status], progress: Progr
         try:
             status[refs[ref]] = ray.get(ref)
             pool.known |= status[refs[ref]].known
+            pool.works |= status[refs[ref]].works
+            pool.nodes[id(refs[ref])] = status[refs[ref]].node
         except ray.exceptions.RayError:
             continue  # it died; `_handle_result` sees that
     samples = sum(one.samples for one in status.values())

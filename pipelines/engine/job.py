@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from ...infra import faults
+from .calls import Spot
 from .settings import Engine
 
 Task_contra = TypeVar("Task_contra", contravariant=True)
@@ -46,15 +47,30 @@ class PlaceError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Care:
+    """How a task is done at which a worker died: one call at a time, each noted before it, see deaths.py.
+
+    attempt: the name of the note. spots: where workers died: their samples come in smaller calls first.
+    apart: their samples come one by one. killers: samples that come in no call, and how many workers each has killed.
+    """
+
+    attempt: str
+    spots: tuple[Spot, ...] = ()
+    apart: tuple[Spot, ...] = ()
+    killers: tuple[tuple[Sign, int], ...] = ()
+
+
+@dataclass(frozen=True)
 class Hints:
     """What other actors have found.
 
     suspects: samples of this task that failed at another actor. known: errors that have followed a sample from one
-    actor to another, so that they are the sample's.
+    actor to another, so that they are the sample's. care: of a task at which a worker died.
     """
 
     suspects: frozenset[Sign] = frozenset()
     known: frozenset[Sign] = frozenset()
+    care: Care | None = None
 
 
 NO_HINTS = Hints()
@@ -78,12 +94,15 @@ class Status:
     """How far a worker is: samples done, and rejects by reason.
 
     known: errors that it knows to be of samples, see `Hints`. waiting: what it waits for, "" if it works.
+    works: names of specialists, codecs, ... that have made something of a sample. node: where it runs.
     """
 
     samples: int
     rejects: Counter[str]
     known: frozenset[Sign] = frozenset()
     waiting: str = ""
+    works: frozenset[str] = frozenset()
+    node: str = ""
 
 
 class Worker(Protocol[Task_contra, Result_co]):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from ...infra.cluster import draining
 from .job import NodeSetup
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,10 @@ class Nodes:
         for name in before - now:
             logger.warning("node %s is gone", name)
         return now != before
+
+    def is_leaving(self, node: str) -> bool:
+        """Whether a node has gone, or is about to, as far as is known now."""
+        return bool(node) and (node in draining() or node not in {one["NodeID"] for one in self._living()})
 
     def elsewhere(self, avoid: Collection[str]) -> Any:
         """Where Ray should place an actor if it can, so that it comes on none of these nodes; None for anywhere."""

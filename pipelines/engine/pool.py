@@ -6,6 +6,7 @@ It calls actors, and knows nothing else of Ray: tests give it plain objects.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
@@ -13,8 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from .actor import TASKS_AT_ONCE
+from .calls import Call, Calls
 from .claims import Claims
-from .job import Hints, PlaceError, Sign
+from .deaths import Deaths
+from .job import Hints, PlaceError, Sign, StopJob
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +26,7 @@ WAIT_SECONDS = 1.0  # times the attempts so far, before a task that met an error
 FATAL = ("device",)  # rows of `infra.faults` from which no process recovers
 MAX_RUN = 2  # errors of the place in a row after which an actor is replaced
 MOVES = 2  # to other actors beyond the attempts, to find out whether samples or actors fail
+MOST_UNPROVEN = 3  # samples that each kill a worker alone, with a specialist that has never worked, until the job stops
 
 Task = TypeVar("Task")
 
@@ -32,11 +36,12 @@ class Pool(Generic[Task]):
     """Which actor has which task, and which tasks wait. It calls actors, and knows nothing else of Ray.
 
     tasks: by name. pending: names of those that wait, the next one first. size: how many actors there may be.
-    attempts: how often a task died with its actor, or met an error of the place. in_flight: reference of a call ->
-    (actor, name of its task). tried: the actors that failed at a task. suspects: of a task, see `Hints`. wait: until
-    when a task is not given out. proven: actors that have done a task. failed_runs: errors of the place since then.
-    retiring: actors that get no more tasks. bad_nodes: where actors were replaced. claims: of which only claimed tasks
-    are given out; None where no other job can be at them.
+    attempts: how often a task met an error of the place. deaths: of actors at a task, and what is known of them.
+    in_flight: reference of a call -> (actor, name of its task). tried: the actors that failed at a task. suspects: of a
+    task, see `Hints`. wait: until when a task is not given out. proven: actors that have done a task.
+    failed_runs: errors of the place since then. retiring: actors that get no more tasks. bad_nodes: where actors were
+    replaced. claims: of which only claimed tasks are given out; None where no other job can be at them. calls: what
+    actors note of tasks at which one has died. works: names of what has made something of a sample. nodes: of actors.
     """
 
     tasks: Mapping[str, Task]
@@ -48,6 +53,7 @@ class Pool(Generic[Task]):
     actors: list[Any] = field(default_factory=list)
     in_flight: dict[Any, tuple[Any, str]] = field(default_factory=dict)
     attempts: Counter[str] = field(default_factory=Counter)
+    deaths: dict[str, Deaths] = field(default_factory=dict)
     tried: defaultdict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     suspects: defaultdict[str, set[Sign]] = field(default_factory=lambda: defaultdict(set))
     known: set[Sign] = field(default_factory=set)
@@ -59,6 +65,12 @@ class Pool(Generic[Task]):
     given_up: int = 0  # tasks in a row
     lost_places: int = 0  # that are not filled again
     claims: Claims | None = None
+    calls: Calls = field(default_factory=Calls)
+    works: set[str] = field(default_factory=set)
+    nodes: dict[int, str] = field(default_factory=dict)  # by id(actor)
+    careful: dict[str, str] = field(default_factory=dict)  # task in flight -> its attempt
+    _killed: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    _died_on: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # nodes, by task
 
     def assign(self) -> None:
         """Start the actors that are missing; give each a task, and a second one while there are enough for all."""
@@ -66,7 +78,7 @@ class Pool(Generic[Task]):
         self._make_room(ready)
         busy = len({id(actor) for actor, _ in self.in_flight.values()})
         while len(self.actors) < min(self.size, len(ready) + busy):
-            self.actors.append(self.start_actor(self.bad_nodes))
+            self._start()
         for depth in range(1, TASKS_AT_ONCE + 1):
             for actor in self.actors:
                 held = self.held(actor)
@@ -75,8 +87,25 @@ class Pool(Generic[Task]):
                     continue
                 ready.remove(name)
                 self.pending.remove(name)
-                hints = Hints(frozenset(self.suspects[name]), frozenset(self.known))
-                self.in_flight[actor.run.remote(self.tasks[name], hints)] = (actor, name)
+                self.in_flight[actor.run.remote(self.tasks[name], self._hints(name))] = (actor, name)
+
+    def _start(self) -> None:
+        # Not where a task has killed an actor, if there is another node: it might be the node.
+        killing = (self._died_on[name] for name in self.pending if name in self.deaths)
+        self.actors.append(self.start_actor(self.bad_nodes.union(*killing)))
+
+    def _hints(self, name: str) -> Hints:
+        care = None
+        if name in self.deaths:
+            self.careful[name] = secrets.token_hex(8)
+            care = self.deaths[name].care(self.careful[name])
+        return Hints(frozenset(self.suspects[name]), frozenset(self.known), care)
+
+    def _end(self, ref: Any) -> tuple[Any, str]:
+        """An attempt has ended: its actor and its task."""
+        actor, name = self.in_flight.pop(ref)
+        self.calls.forget(self.careful.pop(name, ""))
+        return actor, name
 
     def _ready(self) -> list[str]:
         """The pending tasks that this job may do. More are claimed, for all actors and as many ahead: a claim is a file
@@ -102,22 +131,24 @@ class Pool(Generic[Task]):
             return None
         now = time.monotonic()
         for name in ready:
-            if self.wait.get(name, 0.0) <= now and (name not in self.tried or self._may_try(actor, name)):
+            new = name not in self.tried and name not in self.deaths
+            if self.wait.get(name, 0.0) <= now and (new or self._may_try(actor, name)):
                 return name
         return None
 
     def _may_try(self, actor: Any, name: str) -> bool:
-        """Whether an actor may have a task that failed: another one, and one that is known to work if there is any."""
-        others = [one for one in self.actors if one not in self.tried[name] and one not in self.retiring]
-        proven = [one for one in others if one in self.proven]
-        return actor in (proven or others)
+        """Whether an actor may have a task that failed: another one, on a node where no actor has died at it, and one
+        that is known to work, as far as there are any."""
+        usable = [one for one in self.actors if one not in self.tried[name] and one not in self.retiring]
+        usable = [one for one in usable if self.nodes.get(id(one)) not in self._died_on[name]] or usable
+        return actor in ([one for one in usable if one in self.proven] or usable)
 
     def _may_share(self, held: list[str], name: str) -> bool:
         """Whether an actor with these tasks may take this one as well."""
         if len(self.pending) < len(self.actors):
             return False
         # After a crash each of the actor's tasks runs alone: only so is it clear which of them causes it.
-        return not any(self.attempts[one] for one in [*held, name])
+        return not any(self.attempts[one] or one in self.deaths for one in [*held, name])
 
     def _make_room(self, ready: Sequence[str]) -> None:
         """See to it that there is an actor for each task that failed at all others; end retiring ones that are idle."""
@@ -126,7 +157,7 @@ class Pool(Generic[Task]):
             if any(one not in self.tried[name] for one in usable):
                 continue
             if len(self.actors) < self.size:
-                self.actors.append(self.start_actor(self.bad_nodes))
+                self._start()
             elif usable:
                 idle = [one for one in usable if not self.held(one)]
                 self.retiring.append((idle or usable)[0])
@@ -141,14 +172,15 @@ class Pool(Generic[Task]):
 
     def succeed(self, ref: Any) -> None:
         """A task is done."""
-        actor, _ = self.in_flight.pop(ref)
+        actor, name = self._end(ref)
+        self.deaths.pop(name, None)
         self.given_up = self.failed_runs[id(actor)] = 0
         if actor not in self.proven:
             self.proven.append(actor)
 
     def displace(self, ref: Any, error: PlaceError) -> dict[str, str]:
         """A task met an error of the place and goes to another actor; returned with the reason if it did too often."""
-        actor, name = self.in_flight.pop(ref)
+        actor, name = self._end(ref)
         self.tried[name].append(actor)
         self.suspects[name] |= error.suspects
         if error.in_doubt:  # the actor may be well, and the task is nearly done
@@ -202,7 +234,7 @@ class Pool(Generic[Task]):
         self._drop(actor)
         for ref, (owner, name) in list(self.in_flight.items()):
             if owner is actor:
-                del self.in_flight[ref]
+                self._end(ref)
                 self.pending.appendleft(name)
 
     def resize(self, places: int, started: Collection[Any]) -> None:
@@ -217,9 +249,20 @@ class Pool(Generic[Task]):
                 self._take_back(actor)
                 self.stop_actor(actor)
 
-    def requeue(self, actor: Any, reason: str) -> dict[str, str]:
-        """Drop a dead actor and requeue its tasks; returns those that crashed too often, with the reason."""
-        if NODE_DIED in reason:  # a preempted machine says nothing of its tasks
+    def fail(self, ref: Any) -> None:
+        """A task raised an error of its own."""
+        self._end(ref)
+
+    def requeue(self, actor: Any, reason: str, of_machine: bool = False) -> dict[str, str]:
+        """Drop a dead actor and requeue its tasks; returns those that are given up, with the reason.
+
+        Args:
+            of_machine: its node was lost or taken back, or cannot be reached: that says nothing of its tasks.
+
+        Raises:
+            StopJob: a specialist kills the worker of every sample.
+        """
+        if of_machine or NODE_DIED in reason:
             logger.warning("a node died; %s is requeued: %s", " and ".join(self.held(actor)) or "nothing", reason)
             self._take_back(actor)
             return {}
@@ -228,15 +271,33 @@ class Pool(Generic[Task]):
         for ref, (owner, name) in list(self.in_flight.items()):
             if owner is not actor:
                 continue
-            del self.in_flight[ref]
-            self.attempts[name] += 1
-            if self.attempts[name] >= self.attempts_allowed:
-                failed[name] = f"its worker died {self.attempts_allowed} times: {reason}"
-                logger.error("task %s failed: %s", name, failed[name])
+            call = self.calls.read(self.careful.get(name, ""))
+            self._end(ref)
+            deaths = self.deaths.setdefault(name, Deaths(self.attempts_allowed))
+            deaths.add(call)
+            self._died_on[name] |= {node} if (node := self.nodes.get(id(actor))) else set()
+            self._check_proven(name, call, reason)
+            if why := deaths.why_hopeless(reason):
+                failed[name] = why
+                self.given_up += 1
+                logger.error("task %s failed: %s", name, why)
             else:
                 self.pending.append(name)
-                logger.warning(
-                    "an actor died, attempt %d of %d; task %s is requeued: %s",
-                    self.attempts[name], self.attempts_allowed, name, reason,
-                )  # fmt: skip
+                logger.warning("an actor died at the task %s (%s): %s", name, reason, deaths)
         return failed
+
+    def _check_proven(self, task: str, call: Call | None, reason: str) -> None:
+        """StopJob if what killed kills at each sample, as far as it was tried with one alone."""
+        if call is None:
+            return
+        self.works |= {call.spot.name} if call.worked else set()
+        if call.spot.size > 1 or call.spot.name in self.works:
+            return
+        killed = self._killed[call.spot.name]
+        killed.add(call.spot.key)
+        if len(killed) >= MOST_UNPROVEN:
+            raise StopJob(
+                f"{call.spot.name}: its worker died at each of {len(killed)} samples that it had alone, the last in "
+                f"shard {task}, key {call.spot.key}, and it has worked at none: {reason}. Look at what makes it (its "
+                "weights, memory, native libraries), and run the same command again"
+            )

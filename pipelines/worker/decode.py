@@ -15,6 +15,9 @@ from ..reject import Reject
 from ..specialists.base import ImageItem, Item
 from .job import Job
 from .sample import LabelledSample
+from .watch import Watch
+
+IMAGE = "image"  # what decodes images and members, by the name that reasons begin with
 
 
 def decoded(
@@ -23,13 +26,22 @@ def decoded(
     entries: Sequence[SourceSample],
     wants_image: bool,
     members: Collection[str] = (),
+    watch: Watch | None = None,
 ) -> Iterator[list[LabelledSample]]:
     """Batches of samples in the order of `entries`, decoded ahead by threads.
 
     Args:
         members: that specialists ask for, by extension.
+        watch: then each is decoded when it is asked for, and no thread beside it.
     """
     size = job.engine.batch_size
+    if watch is not None:
+        run = watch.over(IMAGE, lambda some: [_decode(job, shard, entry, wants_image, members) for entry in some])
+        for start in range(0, len(entries), size):
+            some = entries[start : start + size]
+            made = zip(some, run(some), strict=True)
+            yield [_unread(job, shard, e, s.reason, members) if isinstance(s, Reject) else s for e, s in made]
+        return
     # Decoded images are large (36 MB at 4,000 x 3,000): no more than the next batch and what the threads are at.
     ahead = size + 2 * job.engine.decode_threads
     pending: deque[Future[LabelledSample]] = deque()
@@ -49,6 +61,16 @@ def decoded(
                 batch = []
         if batch:
             yield batch
+
+
+def _unread(
+    job: Job, shard: source.Shard, entry: SourceSample, reason: str, members: Collection[str]
+) -> LabelledSample:
+    """A sample whose image and members are not looked at."""
+    sample = decode(job, shard, entry, False)
+    sample.reasons.setdefault("rgb", reason)
+    sample.lacking |= dict.fromkeys(members, reason)
+    return sample
 
 
 def _decode(

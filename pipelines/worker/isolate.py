@@ -19,6 +19,7 @@ from ...infra import faults
 from ...infra.faults import Of
 from ..engine.job import NO_HINTS, Hints, PlaceError, Sign
 from ..reject import Reject, reason_class
+from .watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ class Ward:
     probes: of each name a sample that worked here; kept from shard to shard.
     known: errors that have followed a sample here from another actor; kept from shard to shard.
     suspects: samples of this shard that failed here, with their reasons; those of `judged` did elsewhere, too.
-    splits: batches that were split to fit into memory, in words.
+    splits: batches that were made in parts, since they did not fit into memory or killed their worker, in words.
+    watch: over the calls, where a worker died at this shard.
     """
 
     hints: Hints = NO_HINTS
@@ -45,6 +47,7 @@ class Ward:
     suspects: dict[Sign, str] = field(default_factory=dict)
     judged: dict[Sign, str] = field(default_factory=dict)
     splits: list[str] = field(default_factory=list)
+    watch: Watch | None = None
 
     def judge(self, name: str, key: str, error: Exception) -> Reject:
         """The reject of a sample that failed alone; of a suspect it stands until the verdict."""
@@ -86,6 +89,17 @@ def batch(name: str, run: Run, items: Sequence[Any], ward: Ward) -> list[Any]:
     Raises:
         PlaceError: it failed for a reason of the place.
     """
+    if ward.watch is None:
+        return _batch(name, run, items, ward)
+    if ward.watch.is_apart(name, items):
+        ward.splits.append(f"{name}: {len(items)} samples from {items[0].key} killed their worker together")
+    values = _batch(name, ward.watch.over(name, run), items, ward)
+    signs = [(name, item.key) for item in items]
+    ward.judged |= {sign: ward.watch.killers[sign] for sign in signs if sign in ward.watch.killers}
+    return values
+
+
+def _batch(name: str, run: Run, items: Sequence[Any], ward: Ward) -> list[Any]:
     error = None
     for attempt in (1, 2):
         try:
@@ -104,7 +118,7 @@ def batch(name: str, run: Run, items: Sequence[Any], ward: Ward) -> list[Any]:
     if faults.name(error) == "memory" and len(items) > 1:
         half = len(items) // 2
         ward.splits.append(f"{name}: {len(items)} samples from {items[0].key} did not fit into memory together")
-        return batch(name, run, items[:half], ward) + batch(name, run, items[half:], ward)
+        return _batch(name, run, items[:half], ward) + _batch(name, run, items[half:], ward)
     if _of_place(name, error):
         raise PlaceError.of(error, f"{name}, key {items[0].key}") from error
     values = [error] if len(items) == 1 else [_alone(name, run, item) for item in items]

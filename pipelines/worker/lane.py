@@ -126,6 +126,9 @@ class Lane:
                 if self.shared.stopped.is_set():
                     raise Stopped
                 part = ready[start : start + size]
+                if self.shared.ward.watch is not None:  # one stage after the other, here
+                    self._finish_part(part, None, done)
+                    continue
                 self._infers.submit(self._infer_part, part, _Attempt.at(self._prepare, _items(part)), done)
             # Through both threads, so that it comes after all parts.
             self._infers.submit(lambda: self._finishes.submit(succeed, done))
@@ -135,7 +138,7 @@ class Lane:
             inferred = prepared if prepared.error is not None else _Attempt.at(self._infer, prepared.value)
             self._finishes.submit(self._finish_part, part, inferred, done)
 
-    def _finish_part(self, part: Sequence[LabelledSample], inferred: _Attempt, done: Future[None]) -> None:
+    def _finish_part(self, part: Sequence[LabelledSample], inferred: _Attempt | None, done: Future[None]) -> None:
         try:
             with failing(done):
                 if not done.done():  # else an earlier part of the batch failed for a reason of the place
@@ -143,8 +146,8 @@ class Lane:
         finally:
             self._room.release()
 
-    def _label(self, part: Sequence[LabelledSample], inferred: _Attempt) -> None:
-        first = [inferred]
+    def _label(self, part: Sequence[LabelledSample], inferred: _Attempt | None) -> None:
+        first = [inferred] if inferred is not None else []
 
         def run(items: Sequence[Item]) -> list[Any]:
             return self._finish(items, first.pop().get()) if first else self._at_once(items)

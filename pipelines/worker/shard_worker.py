@@ -24,12 +24,13 @@ from ...modalities import import_modules
 from ...tokenize import codecs
 from .. import source
 from ..borders.find import BARS
+from ..engine.calls import Calls
 from ..engine.job import NO_HINTS, Hints, PlaceError, Sign, Status, StopJob
 from ..outputs import Output, sources
 from ..plan import ShardTask
 from ..reject import UNREAD, reason_class
 from . import circumstances
-from .decode import decode, decoded
+from .decode import IMAGE, decode, decoded
 from .isolate import Ward
 from .job import Job
 from .label import Stored, begin, read_stored
@@ -40,6 +41,7 @@ from .readings import drop_other_readings
 from .rows import Made, Rows, commit, encode
 from .sample import LabelledSample
 from .since import committed_since
+from .watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +124,7 @@ class ShardWorker:
             Counter(self.tally.rejects),
             frozenset(self._known.copy()),
             self._patience.waiting or trouble(),
+            frozenset(self._probes.copy()) | ({IMAGE} if self.tally.samples else set()),
         )
 
     def run(self, task: ShardTask, hints: Hints = NO_HINTS) -> list[ledger.Record]:
@@ -139,11 +142,11 @@ class ShardWorker:
                 return there
             task = replace(task, outputs=left)
             try:
-                return there + self._run(task, Ward(hints, False, self._probes, self._known))
+                return there + self._run(task, self._ward(hints))
             except source.Changed as error:
                 # Once more, with the sum of its bytes taken before the first read: if they change again it fails.
                 logger.warning("%s; it is read again", error)
-                return there + self._run(task, Ward(hints, False, self._probes, self._known), hash_first=True)
+                return there + self._run(task, self._ward(hints), hash_first=True)
         except (StopJob, PlaceError, source.Changed):
             raise
         except Exception as error:
@@ -156,6 +159,10 @@ class ShardWorker:
             ):  # a token that has expired is refused everywhere: no other actor would do better
                 self._patience.keep(lambda: storage.exists(storage.join(self.job.root, "recipe.yaml")))
             raise failed from error
+
+    def _ward(self, hints: Hints) -> Ward:
+        watch = None if hints.care is None else Watch(Calls(self.job.root), hints.care)
+        return Ward(hints, False, self._probes, self._known, watch=watch)
 
     def _run(self, task: ShardTask, ward: Ward, hash_first: bool = False) -> list[ledger.Record]:
         start = time.monotonic()
@@ -295,7 +302,7 @@ class ShardWorker:
         entries = shard.samples if rows is None else [shard.samples[row] for row in rows]
         made = {name: one for name, one in self.job.specialists.items() if name in needed and name not in stored}
         members = sorted({member for one in made.values() for member in one.reads()})
-        batches = decoded(self.job, shard, entries, bool(labels - {"caption"}), members)
+        batches = decoded(self.job, shard, entries, bool(labels - {"caption"}), members, ward.watch)
         first = next(batches, [])  # before the lock, so that it is decoded while the other shard computes
         cells = {name: one.cells for name, one in stored.items()}
 
@@ -311,7 +318,7 @@ class ShardWorker:
             shared = Shared(self.tally.spent, self.job.classes, ward)
             # Who may have enough gets no more than a batch.
             lanes = Lanes(made, shared, self._window, texts) if ahead else Lanes(made, shared)
-            yield from lanes.labelled(begun(), ahead)
+            yield from lanes.labelled(begun(), ahead if ward.watch is None else 0)
 
     def _collect(
         self, output: Output, batch: list[LabelledSample], rows: Rows, shard: str, ward: Ward | None = None

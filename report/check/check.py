@@ -97,8 +97,13 @@ def _records(listing: Listing) -> list[Finding]:
 
 def _temporary(listing: Listing) -> list[Finding]:
     """Files of writers that were killed, and claims of drivers."""
-    claims = [path for path in listing.below("ledger/drivers") if listing.is_old(path)]
-    found = [Finding(path, "claims of a driver that has died", broken=False, remove=(path,)) for path in claims]
+    left = {"ledger/drivers": "claims of a driver that has died", "ledger/calls": "a note of a worker that has died"}
+    found = [
+        Finding(path, why, broken=False, remove=(path,))
+        for folder, why in left.items()
+        for path in listing.below(folder)
+        if listing.is_old(path)
+    ]
     paths = (path for path in listing.files if posixpath.basename(path).startswith(storage.TEMPORARY_PREFIX))
     return found + [
         Finding(path, "a temporary file of a process that was killed", broken=False, remove=(path,))

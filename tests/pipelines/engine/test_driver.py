@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from fourmill_tests.engine import Doubler, Doubling
 
 from fourmill.pipelines.engine import driver
+from fourmill.pipelines.engine.calls import Call, Spot
 from fourmill.pipelines.engine.driver import Outcome
 from fourmill.pipelines.engine.job import Hints, PlaceError, StopJob
 from fourmill.pipelines.engine.pool import Pool
@@ -76,13 +78,13 @@ def test_a_killing_task_fails_and_its_neighbours_do_not() -> None:
         if "k" in held:
             failures |= one.requeue(one.actors[0], "killed")
             continue
-        assert len(held) == 1 or not any(one.attempts[name] for name in held)
+        assert len(held) == 1 or not any(name in one.deaths for name in held)
         ref, (_, name) = next(iter(one.in_flight.items()))
         del one.in_flight[ref]
         done.append(name)
     assert sorted(done) == ["a", "b"]
     assert failures == {"k": "its worker died 3 times: killed"}
-    assert one.attempts == Counter(k=3, a=1)
+    assert {name: deaths.total for name, deaths in one.deaths.items()} == {"k": 3, "a": 1}
 
 
 def test_requeue_leaves_other_actors_alone(caplog: pytest.LogCaptureFixture) -> None:
@@ -91,7 +93,7 @@ def test_requeue_leaves_other_actors_alone(caplog: pytest.LogCaptureFixture) -> 
     first, second = one.actors
     assert one.requeue(first, "killed") == {}
     assert one.actors == [second] and one.held(second) == ["b"] and list(one.pending) == ["a"]
-    assert "task a is requeued: killed" in caplog.text
+    assert "at the task a (killed): it is done again with care" in caplog.text
 
 
 def refs(pool: Pool[str]) -> dict[str, Any]:
@@ -223,8 +225,56 @@ def test_nodes_that_join_get_actors() -> None:
     assert len(one.actors) == 3
 
 
-def test_a_task_is_not_blamed_for_a_node_that_died() -> None:
+@pytest.mark.parametrize("said", [("its node has died. Node Id: 1", False), ("the network is gone", True)])
+def test_a_task_is_not_blamed_for_its_machine(said: tuple[str, bool]) -> None:
     one = pool("a", 1, attempts=1)
+    for _ in range(5):
+        one.assign()
+        assert one.requeue(one.actors[0], *said) == {}
+    assert list(one.pending) == ["a"] and not one.attempts and not one.deaths
+
+
+def test_a_death_on_one_node_is_tried_on_another() -> None:
+    """The node itself may be what kills."""
+    avoided: list[set[str]] = []
+    one = pool("ab", 2)
+    one.start_actor = lambda avoid: avoided.append(avoid) or PlainActor(avoid)
     one.assign()
-    assert one.requeue(one.actors[0], "The actor died because its node has died. Node Id: 1") == {}
-    assert list(one.pending) == ["a"] and not one.attempts
+    first, second = one.actors
+    one.nodes |= {id(first): "x", id(second): "x"}
+    one.requeue(first, "killed")
+    one.assign()
+    assert avoided == [set(), set(), {"x"}]
+    third = one.actors[-1]
+    one.nodes[id(third)] = "y"
+    assert one.held(second) == ["b"] and one.held(third) == ["a"]
+    one.succeed(refs(one)["b"])
+    assert not one._may_try(second, "a") and one._may_try(third, "a")
+
+
+class OnlyNotes:
+    """Every attempt was at the same sample, alone, with a specialist that has worked or not."""
+
+    def __init__(self, worked: bool) -> None:
+        self.worked, self.forgotten = worked, list[str]()
+
+    def read(self, attempt: str) -> Call | None:
+        return Call(Spot("det", f"{len(self.forgotten)}", 1), False, self.worked) if attempt else None
+
+    def forget(self, attempt: str) -> None:
+        if attempt:
+            self.forgotten.append(attempt)
+
+
+@pytest.mark.parametrize(("worked", "status"), [(True, False), (False, True), (False, False)])
+def test_a_specialist_that_never_worked_stops_the_job(worked: bool, status: bool) -> None:
+    one, notes = pool("abcd", 4), OnlyNotes(worked)
+    one.calls = notes  # type: ignore[assignment]
+    one.works |= {"det"} if status else set()
+    stops = pytest.raises(StopJob, match="its worker died at each of 3 samples")
+    with nullcontext() if worked or status else stops:
+        for _ in range(2):
+            one.assign()
+            for actor in list(one.actors):
+                one.requeue(actor, "killed")
+        assert len(notes.forgotten) == 4 and not one.careful

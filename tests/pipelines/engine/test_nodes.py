@@ -82,3 +82,12 @@ def test_a_node_that_cannot_fetch_gets_no_actors() -> None:
     assert not cluster.have_changed() and names(cluster) == {A}
     ray.broken.clear()
     assert cluster.have_changed() and names(cluster) == {A, B} and ray.fetched == [A, B, B]
+
+
+def test_a_node_that_goes_away_takes_its_actors_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = PlainRay(A)
+    cluster = Nodes(ray, [])
+    monkeypatch.setattr(nodes, "draining", lambda: set[str]())
+    assert not cluster.is_leaving(A) and not cluster.is_leaving("") and cluster.is_leaving(B)
+    monkeypatch.setattr(nodes, "draining", lambda: {A})
+    assert cluster.is_leaving(A)

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from fourmill_tests import data
 
+from fourmill.infra import ledger
 from fourmill.pipelines.worker import stage
 from fourmill.pipelines.worker.shard_worker import RejectRun
 from fourmill.project import Project
 from fourmill.recipe import Recipe
-from fourmill.verbs.look import status
 from fourmill.verbs.make import label, tokenize
 
 
@@ -51,17 +51,17 @@ def test_a_worker_that_is_killed_changes_nothing(
     assert tokenize.make(Project(killed)).made == 0
 
 
-def test_a_shard_that_always_kills_is_given_up_with_the_reason(
-    ray_cluster: str, tmp_path: Path, shards: list[str], expected: dict[str, tuple[str, str]]
-) -> None:
+def test_a_sample_that_always_kills_costs_itself(ray_cluster: str, tmp_path: Path, shards: list[str]) -> None:
     killed = recipe(tmp_path / "out", shards, "Killer", key="000004", marker=str(tmp_path / "never"), once=False)
     summary = tokenize.make(Project(killed))
-    assert list(summary.missing) == ["shard train-00001"]
-    assert "its worker died 2 times" in summary.missing["shard train-00001"]
-    assert summary.samples == 9
-    others = {name: content for name, content in expected.items() if "train-00001" not in name}
-    assert data.rows(killed.root) == others
-    assert "shard train-00001" in status.describe(Project(killed))["missing"]
+    assert summary.complete and summary.samples == 12
+    record = ledger.read(killed.root, "labels/canny_edge", "train-00001")
+    assert record is not None
+    assert record.rejects == [{"key": "000004", "reason": "canny_edge: killed its worker 3 times"}]
+    refused = recipe(tmp_path / "refused", shards, "Dark", key="000004")
+    data.make(refused, data.outputs(refused))
+    assert data.rows(killed.root) == data.rows(refused.root)
+    assert not list(Path(killed.root).rglob("ledger/calls/*"))
 
 
 def test_unreadable_shards_are_listed_and_others_done(ray_cluster: str, tmp_path: Path, shards: list[str]) -> None:

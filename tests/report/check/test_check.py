@@ -111,13 +111,16 @@ def test_repair_removes_what_is_broken_and_nothing_else(copy: Path, small_root: 
     orphan.write_bytes(b"whole")
     young = copy / "labels/det/just-now.parquet"
     young.write_bytes(b"of a commit that is going on")
-    for path in (left, orphan):
+    note = copy / "ledger/calls/0123.json"
+    note.parent.mkdir()
+    note.write_bytes(b"{}")
+    for path in (left, orphan, note):
         os.utime(path, (OLD, OLD))
     status, out, err = runs.command("check", str(copy), "--json")
     assert status == 1 and not json.loads(out)["removed"], err
     status, out, err = runs.command("check", str(copy), "--repair")
     assert status == 0 and "tokens/rgb/bad.parquet" in out and "3 broken" not in out, out + err
-    assert not left.exists() and not orphan.exists() and young.exists() and not damaged[0].exists()
+    assert not any(path.exists() for path in (left, orphan, note, damaged[0])) and young.exists()
     young.unlink()
     made = data.make(recipe, data.outputs(recipe))
     assert sorted((record.output, record.shard) for record in made) == [

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from fourmill.pipelines.engine import driver
+from fourmill.pipelines.engine.calls import Call, Calls
 from fourmill.pipelines.engine.job import Demand, Hints, NodeSetup, PlaceError, Status, StopJob
 from fourmill.pipelines.engine.nodes import Nodes
 from fourmill.pipelines.engine.settings import Engine
@@ -91,8 +92,15 @@ class TaskError(Exception):
         self.cause = cause
 
 
-class Dead(Exception):
-    """As Ray's RayError: the actor died. Raised by a worker, it takes the actor down."""
+class Dead(BaseException):
+    """As Ray's RayError: the actor died. Raised by a worker, it takes the actor down: nothing on the way stops it, and
+    its other threads write nothing any more."""
+
+    happened = False
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        Dead.happened = True
 
 
 class _Reference:
@@ -110,6 +118,7 @@ class Actor:
         self.run, self.status = self, SimpleNamespace(remote=lambda: _Reference(worker.status(), None))
 
     def remote(self, task: Any, hints: Any) -> _Reference:
+        Dead.happened = False
         try:
             return _Reference(self.worker.run(task, hints), None)
         except Dead as error:
@@ -158,7 +167,14 @@ def inline(monkeypatch: pytest.MonkeyPatch, places: int = 1) -> _Ray:
     Args:
         places: how many actors there may be at a time.
     """
-    ray = _Ray(places)
+    ray, note = _Ray(places), Calls.note
+
+    def noted(calls: Calls, attempt: str, call: Call) -> None:
+        if Dead.happened:
+            raise Dead
+        note(calls, attempt, call)
+
+    monkeypatch.setattr(Calls, "note", noted)
 
     @contextmanager
     def cluster(address: str | None = None) -> Iterator[_Ray]:

@@ -38,11 +38,21 @@ class Killer(Canny):
     once: bool = True
 
     def __call__(self, items: Sequence[Item]) -> list[Any]:
-        if any(item.key == self.key for item in items) and not Path(self.marker).exists():
+        if any(item.key == self.key and item.image.any() for item in items) and not Path(self.marker).exists():
             if self.once:
                 Path(self.marker).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(items)
+
+
+class Dark(Canny):
+    """Refuses one sample."""
+
+    key: str
+
+    def __call__(self, items: Sequence[Item]) -> list[Any]:
+        values = super().__call__(items)
+        return [Reject("canny_edge: too dark") if i.key == self.key else v for i, v in zip(items, values, strict=True)]
 
 
 class Failing(Canny):
