@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from .config import FourMConfig
 from .cpu.attention import attention
 from .cpu.linear import linear
-from .unpadding import Unpadding
+from .unpadding import Sequences, Unpadding
 
-KeysValues = tuple[Tensor, Tensor]  # each (B, H, K, E)
+KeysValues = tuple[Tensor, Tensor]  # each (B, H, K, E), or (T, H, E) of all samples without padding
 Product = Callable[[Tensor], Tensor]
 
 # Rows of a matrix begin at multiples of 16 bytes if their length is one of 8 numbers of half precision; on others the
@@ -29,21 +29,28 @@ _MANY_ROWS = 64  # from here on a product costs more than a copy of its weights
 
 @dataclass(frozen=True)
 class Visible:
-    """Which keys each query may attend to, as `scaled_dot_product_attention` adds it to scores.
+    """Which keys each query may attend to, as `scaled_dot_product_attention` adds it to scores, or as sequences.
 
-    bias: (B, 1, N or 1, K), 0 where it may and -inf where not, in the dtype that blocks compute in.
+    bias: (B, 1, N or 1, K), 0 where it may and -inf where not, in the dtype of products; None with sequences.
     some: (B, 1, N or 1, 1), 1 for the queries that may attend to something and 0 for others, whose output is zeros;
         None if all may.
     unpadding: where the keys are, if blocks read them without padding.
+    sequences: within which queries attend, without padding.
     """
 
-    bias: Tensor
+    bias: Tensor | None
     some: Tensor | None = None
     unpadding: Unpadding | None = None
+    sequences: Sequences | None = None
 
     @classmethod
     def of(
-        cls, mask: Tensor | None, like: Tensor, empty: bool = False, unpadding: Unpadding | None = None
+        cls,
+        mask: Tensor | None,
+        like: Tensor,
+        empty: bool = False,
+        unpadding: Unpadding | None = None,
+        sequences: Sequences | None = None,
     ) -> Visible | None:
         """Of a boolean mask, True = may attend; None, for all, stays None.
 
@@ -53,6 +60,7 @@ class Visible:
             mask: (B, 1, N or 1, K).
             like: what the blocks read, which says device and dtype.
             empty: whether there may be queries that may attend to nothing.
+            sequences: that say the same as the mask.
         """
         if mask is None:
             return None
@@ -62,6 +70,8 @@ class Visible:
             # is the same in a batch as alone.
             some = mask.any(dim=-1, keepdim=True)
             mask, some = mask | ~some, some.to(dtype)
+        if sequences is not None:
+            return cls(None, some, unpadding, sequences)
         keys = mask.shape[-1]
         # Kernels read the bias at aligned addresses, and would copy one whose rows are not, in each block.
         rows = torch.zeros(*mask.shape[:-1], keys + -keys % _ALIGNED, dtype=dtype, device=like.device)
@@ -143,10 +153,15 @@ class _Heads(nn.Module):
         batch, length, _ = x.shape
         return x.view(batch, length, parts, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
+    def rows(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, N, parts * D) to `parts` tensors (B * N, H, E), of all samples one after the other."""
+        return x.view(x.shape[0] * x.shape[1], parts, self.num_heads, -1).unbind(1)
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible | None) -> Tensor:
         """Attention outputs (B, N, D), before the last projection."""
+        bias = None if visible is None or visible.bias is None else visible.bias.to(v.dtype)
         # Under autocast QK-norm returns float32, for which there is no fast kernel of attention.
-        y = attention(q.to(v.dtype), k.to(v.dtype), v, None if visible is None else visible.bias.to(v.dtype))
+        y = attention(q.to(v.dtype), k.to(v.dtype), v, bias)
         if visible is not None and visible.some is not None:
             y = y * visible.some
         return y.transpose(1, 2).flatten(2)
@@ -160,6 +175,10 @@ class SelfAttention(_Heads):
     def forward(self, x: Tensor, visible: Visible | None) -> Tensor:
         unpadding = None if visible is None else visible.unpadding
         qkv = self.qkv(x)
+        if visible is not None and visible.sequences is not None:
+            q, k, v = self.rows(qkv, 3)
+            y = visible.sequences.attend(self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v)
+            return self.proj(y.flatten(1).view(x.shape))
         q, k, v = self.split(qkv if unpadding is None else unpadding.with_padding(qkv), 3)
         y = self.attend(self.q_norm(q), self.k_norm(k), v, visible)
         return self.proj(y if unpadding is None else unpadding.without_padding(y))
@@ -179,14 +198,23 @@ class CrossAttention(_Heads):
         self.q = Linear(config.dim, config.dim, bias=config.qkv_bias)
         self.kv = Linear(config.dim, 2 * config.dim, bias=config.qkv_bias)
 
-    def keys_values(self, context: Tensor, unpadding: Unpadding | None = None) -> KeysValues:
-        kv = self.kv(context)
+    def keys_values(self, context: Tensor, visible: Visible | None = None) -> KeysValues:
+        """Of a context (B, N, D), or (1, T, D) without padding, which gives (T, H, E) to attend within sequences."""
+        kv, unpadding = self.kv(context), None if visible is None else visible.unpadding
+        if unpadding is not None and visible is not None and visible.sequences is not None:
+            k, v = self.rows(kv, 2)
+            return unpadding.with_real_gradient(self.k_norm(k)), unpadding.with_real_gradient(v)
         k, v = self.split(kv if unpadding is None else unpadding.with_padding(kv), 2)
         return self.k_norm(k), v
 
     def forward(self, x: Tensor, keys_values: KeysValues, visible: Visible | None) -> Tensor:
-        (q,) = self.split(self.q(x), 1)
-        return self.proj(self.attend(self.q_norm(q), *keys_values, visible))
+        k, v = keys_values
+        if visible is None or visible.sequences is None:
+            (q,) = self.split(self.q(x), 1)
+            return self.proj(self.attend(self.q_norm(q), k, v, visible))
+        (q,) = self.rows(self.q(x), 1)
+        y = visible.sequences.attend(self.q_norm(q).to(v.dtype), k.to(v.dtype), v).view(x.shape)
+        return self.proj(y if visible.some is None else y * visible.some[:, 0])
 
 
 class Mlp(nn.Module):
@@ -260,11 +288,10 @@ class DecoderBlock(nn.Module):
         """x (B, M, D), context (B, N, D), or (1, T, D) without padding; which queries and which inputs each query sees,
         all if None."""
         x = x + self.self_attn(self.norm1(x), queries)
-        keys_values = self.context_keys_values(context, None if inputs is None else inputs.unpadding)
-        return self._read(x, keys_values, inputs)
+        return self._read(x, self.context_keys_values(context, inputs), inputs)
 
-    def context_keys_values(self, context: Tensor, unpadding: Unpadding | None = None) -> KeysValues:
-        return self.cross_attn.keys_values(self.context_norm(context), unpadding)
+    def context_keys_values(self, context: Tensor, inputs: Visible | None = None) -> KeysValues:
+        return self.cross_attn.keys_values(self.context_norm(context), inputs)
 
     def step(
         self, x: Tensor, past: Past | FixedPast, context: KeysValues, before: Visible | None, inputs: Visible | None

@@ -18,7 +18,7 @@ Checkpointing = bool | Literal["selective"]
 _KEPT = {
     "mm", "addmm", "_linear_pointwise", "_scaled_dot_product_flash_attention", "_scaled_dot_product_cudnn_attention",
     "_scaled_dot_product_efficient_attention", "_scaled_dot_product_flash_attention_for_cpu",
-    "_scaled_dot_product_fused_attention_overrideable",
+    "_scaled_dot_product_fused_attention_overrideable", "_varlen_attn",
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from .cross_entropy import head_cross_entropy
 from .embeddings import Embeddings, Projections
 from .initialize import fill_layers, fill_table, xavier
 from .prepare import TargetGroups, check_batch, group_targets, to_tensors
-from .unpadding import Unpadding
+from .unpadding import Sequences, Unpadding
 
 Weighting = Literal["modality", "token", "ml4m_token"]
 
@@ -151,8 +151,9 @@ class FourM(nn.Module):
         context = self.encode(ids, input_mod, input_pos, input_valid, values, unpadding)
         queries = self.embed_queries(tensors["query_ids"], mod, pos, valid)
         # Built once; all blocks share it.
-        mask = decoder_mask(self.config, mod, tensors["target_end"], valid)
-        y = self.decode(queries, context, mask)
+        among = unpadding.among_queries if unpadding is not None and self._fuses(unpadding, queries) else None
+        mask = decoder_mask(self.config, mod, tensors["target_end"], valid) if among is None else None
+        y = self.decode(queries, context, mask, among)
         return self._output(y, tensors["target_ids"], groups.to(self.device), weighting, batch.outputs)
 
     def embed_inputs(
@@ -188,10 +189,15 @@ class FourM(nn.Module):
         """Encoder blocks and norm on embedded inputs x (B, N, D), or (1, T, D) without padding, mask (B, 1, 1, N): the
         features of transfers."""
         # A sample without inputs attends to its padding: of an empty row kernels make NaN. The decoder reads none.
-        visible = Visible.of(mask | ~mask.any(dim=-1, keepdim=True), x, unpadding=unpadding)
+        among = unpadding.among_inputs if unpadding is not None and self._fuses(unpadding, x) else None
+        visible = Visible.of(mask | ~mask.any(dim=-1, keepdim=True), x, unpadding=unpadding, sequences=among)
         for block in self.encoder:
             x = block(x, visible)
         return self.encoder_norm(x)
+
+    def _fuses(self, unpadding: Unpadding, x: Tensor) -> bool:
+        """Whether blocks that read x attend without padding."""
+        return unpadding.fuses(x.device, compute_dtype(x), self.config.dim // self.config.num_heads)
 
     def embed_queries(self, ids: Tensor, mod: Tensor, pos: Tensor, valid: Tensor) -> Tensor:
         """Decoder inputs (B, M, D); id -1 is the mask token."""
@@ -200,12 +206,15 @@ class FourM(nn.Module):
         x = torch.where((ids >= 0).unsqueeze(-1), x, self.mask_token.to(x.dtype))
         return x * valid.unsqueeze(-1) + emb
 
-    def decode(self, queries: Tensor, context: Context, mask: Tensor | None) -> Tensor:
-        """Normalized decoder outputs (B, M, D); mask (B, 1, M, M) or None if every query sees all."""
-        among = Visible.of(mask, queries)
-        read = Visible.of(context.mask, queries, empty=True, unpadding=context.unpadding)
+    def decode(self, queries: Tensor, context: Context, mask: Tensor | None, among: Sequences | None = None) -> Tensor:
+        """Normalized decoder outputs (B, M, D); mask (B, 1, M, M) or None if every query sees all, or those `among`
+        which it is."""
+        seen = Visible.of(mask, queries) if among is None else Visible(None, sequences=among)
+        unpadding = context.unpadding
+        inputs = unpadding.of_inputs if unpadding is not None and self._fuses(unpadding, queries) else None
+        read = Visible.of(context.mask, queries, empty=True, unpadding=unpadding, sequences=inputs)
         for block in self.decoder:
-            queries = block(queries, context.tokens, among, read)
+            queries = block(queries, context.tokens, seen, read)
         return self.decoder_norm(queries)
 
     def head(self, modality: str) -> Tensor:

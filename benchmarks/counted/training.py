@@ -24,6 +24,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from circumstances import ROOT
+from fourmill_tests.counted.fused import fused
+from fourmill_tests.counted.lengths import formulas
 from fourmill_tests.counted.operations import Operations
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,14 +33,14 @@ from fourmill import recipe as recipes
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model.batch import PackedBatch
 from fourmill.model.checkpointing import Checkpointing
-from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
+from fourmill.model.prepare import TargetGroups
 from fourmill.recipe import Recipe
 from fourmill.tokenize.text.wordpiece import NUM_SENTINELS
 from fourmill.train.flops import Lengths, useful_flops
 from fourmill.train.masking.masking import ModalityTokens, mask_batch
 from fourmill.train.memory import Live
-from fourmill.train.pretrain.job import TrainJob, configured, masking_config
+from fourmill.train.pretrain.job import TrainJob, configured, masking_config, predicted_modalities
 from fourmill.train.pretrain.parts import parts_of
 
 TITLE = "A training step: one GPU's samples of a recipe of recipes/train"
@@ -49,15 +51,16 @@ GPUS = {"4m7_b": 64, "4m21_b": 64}  # as the recipes say in their comments; 128 
 class Kept:
     """Bytes of logits that are saved for the backward pass, each tensor once."""
 
-    def __init__(self, model: FourM) -> None:
+    def __init__(self, model: FourM, groups: TargetGroups) -> None:
         self.logits = 0
-        self.vocabularies = {s.vocab_size for s in model.config.modalities if s.is_target}
+        specs = zip(groups.counts, model.config.modalities, strict=True)
+        self._shapes = {(count, spec.vocab_size) for count, spec in specs if spec.is_target}
         self._known = {id(p): p for p in model.parameters()}
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if id(x) not in self._known and not (x._base is not None and id(x._base) in self._known):
             self._known[id(x)] = x  # kept, so that no other tensor gets its id
-            if x.ndim == 2 and x.shape[1] in self.vocabularies:
+            if x.shape in self._shapes:
                 self.logits += x.numel() * x.element_size()
         return x
 
@@ -101,15 +104,20 @@ def _raw_type(spec: ModalitySpec) -> type:
     return np.uint8 if spec.kind is Kind.PIXELS else np.float16
 
 
-def raw(config: FourMConfig, depth: int, batch: PackedBatch, checkpointing: Checkpointing, unpad: bool) -> Counter[str]:
+def raw(job: TrainJob, depth: int, batch: PackedBatch, checkpointing: Checkpointing) -> Counter[str]:
     """Sums over a step of a model with so many blocks in encoder and decoder."""
+    config = configured(job.specs, job.settings.model)
+    asked = predicted_modalities(masking_config(job), (), (0.0, 1.0))
+    parts = parts_of(config, 1, torch.device("cpu"), job.settings.unpads("cuda"), None, asked)(batch)
+    (unpadding,) = parts.unpaddings
+    if unpadding is not None:  # a GPU attends without padding, in the precision of the recipes
+        unpadding = replace(unpadding, fused=True)
     with torch.device("meta"):
         model = FourM(replace(config, encoder_depth=depth, decoder_depth=depth)).train()
     model.checkpoint_blocks(checkpointing)
-    parts = parts_of(model.config, 1, torch.device("cpu"), unpad)(batch)
-    (unpadding,) = parts.unpaddings
-    sent, kept, operations, live = parts.batches[0], Kept(model), Operations(), Live()
-    with FlopCounterMode(display=False) as flops, operations:
+    sent, kept, operations, live = parts.batches[0], Kept(model, parts.groups[0]), Operations(), Live()
+    flops = FlopCounterMode(display=False, custom_mapping=formulas(unpadding))
+    with fused(), flops, operations:
         with live, torch.autograd.graph.saved_tensors_hooks(kept, lambda x: x):
             loss = model(sent, groups=parts.groups[0], unpadding=unpadding).loss
         masks, rest = operations.booleans, live.bytes - kept.logits
@@ -131,7 +139,7 @@ def counted(name: str, samples: int | None = None, checkpointing: Checkpointing 
     batch, config = random_batch(job, samples), configured(job.specs, train.model)
     # Blocks are alike: what a second one of each side adds, each further one adds.
     assert config.encoder_depth == config.decoder_depth
-    one, two = (raw(config, depth, batch, checkpointing, train.unpads("cuda")) for depth in (1, 2))
+    one, two = (raw(job, depth, batch, checkpointing) for depth in (1, 2))
     total = {key: one[key] + (two[key] - one[key]) * (config.encoder_depth - 1) for key in one}
     valid, mods = np.asarray(batch.target_valid), np.asarray(batch.target_mod)
     predicted = {s.name: float((valid & (mods == i)).sum()) for i, s in enumerate(job.specs) if s.is_target}

@@ -5,11 +5,12 @@ What the launching thread would do for a step, the device would wait for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from ...modalities import Kind
 from ...model.batch import PackedBatch
 from ...model.config import FourMConfig
 from ...model.prepare import TargetGroups, check_batch, group_targets, only_shown
@@ -32,19 +33,31 @@ class Parts:
 
 
 def parts_of(
-    config: FourMConfig, parts: int, device: torch.device, unpad: bool = False, touched: Touched | None = None
+    config: FourMConfig,
+    parts: int,
+    device: torch.device,
+    unpad: bool = False,
+    touched: Touched | None = None,
+    asked: Iterable[str] | None = None,
 ) -> Callable[[PackedBatch], Parts]:
-    """From a NumPy batch to so many parts; their number divides its samples. ValueError: see `check_batch`."""
+    """From a NumPy batch to so many parts; their number divides its samples. ValueError: see `check_batch`.
+
+    Args:
+        asked: the modalities that batches may have targets of; all outputs if None.
+    """
     # Only from pinned memory a copy to a GPU goes on beside other work.
     pinned = device.type == "cuda"
     registers = config.num_register_tokens
+    kinds = {config.spec(name).kind for name in (config.outputs if asked is None else asked)}
+    # One way for all batches of a run: blocks are compiled once.
+    grids = kinds == {Kind.GRID} and config.decoder_separate and not config.decoder_causal
 
     def make(batch: PackedBatch) -> Parts:
         check_batch(config, batch)
         pieces = [only_shown(config, piece) for piece in split(batch, parts)]
         # Counted on the host, from NumPy arrays: the step never waits for a number from the device.
         groups = [group_targets(piece, len(config.modalities)) for piece in pieces]
-        unpaddings = [Unpadding.of(piece, registers) if unpad else None for piece in pieces]
+        unpaddings = [Unpadding.of(piece, registers, grids) if unpad else None for piece in pieces]
         lengths, rows = Lengths.of(batch, registers), None if touched is None else touched.rows(batch)
         if pinned:
             pieces, groups = [piece.pinned() for piece in pieces], [group.pinned() for group in groups]

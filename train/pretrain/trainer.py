@@ -84,7 +84,8 @@ class Trainer:
         self.tokenizers = job.column_tokenizers()  # of training and of validation
         self.loader = self._loader(job.shards, job.seed, settings.repeat, training=True)
         unpad = settings.unpads(model.device.type)
-        self.parts = parts_of(model.config, settings.accumulate, model.device, unpad, self.parallel.touched)
+        asked = predicted_modalities(self.loader.masking, job.datasets, (0.0, 1.0))
+        self.parts = parts_of(model.config, settings.accumulate, model.device, unpad, self.parallel.touched, asked)
 
     def _loader(self, shards: tuple[ShardRows, ...], seed: int, repeat: int, training: bool) -> TokenLoader:
         tokens = storage.join(self.job.root, "tokens")
