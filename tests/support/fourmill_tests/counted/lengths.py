@@ -23,7 +23,7 @@ def formulas(unpadding: Unpadding | None) -> dict[Any, Callable[..., int]]:
         way = getattr(unpadding, name)
         pairs = list(zip(way.queries.diff().tolist(), way.keys.diff().tolist(), strict=True))
         lengths[rows[q], rows[k], len(pairs)] = pairs
-    assert len(lengths) == len(of), "two ways to attend are not told apart"
+    assert len(lengths) == len(of), "two ways to attend have equal sizes"
 
     def shapes(q: Any, k: Any, edges: Any) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         heads, width = q.shape[1:]
