@@ -51,9 +51,15 @@ def settings(folder: Path, scenes: Path, seed: int, args: argparse.Namespace) ->
     """The recipe without a bug."""
     width = {"dim": 32, "encoder_depth": 1, "decoder_depth": 1, "heads": 2} if args.tiny else {
         "dim": 128, "encoder_depth": 3, "decoder_depth": 3, "heads": 4}  # fmt: skip
-    grids = [f"tok_{label}" for label in ON]
-    # An untrained model writes captions of 256 tokens: a toy has none where no bug asks for them.
-    texts = ["caption"] if not args.tiny or "captions" in args.bugs else []
+    # A toy has what its bugs show in, no more: each tokenizer is a fit, and an untrained model writes captions of 256
+    # tokens.
+    shown = {"depth"} | {BUGS[bug].label for bug in args.bugs} if args.tiny else {*ON, "caption"}
+    on, texts = (
+        {label: ON[label] for label in ON if label in shown},
+        [label for label in ("caption",) if label in shown],
+    )
+    grids = [f"tok_{label}" for label in on]
+    first = "tok_normal" if "tok_normal" in grids else grids[0]
     inputs, targets = {"rgb": 1.0} | dict.fromkeys(grids, 0.3), dict.fromkeys(grids, 1.0) | dict.fromkeys(texts, 3.0)
     return {
         "root": str(folder / "out"), "seed": seed,
@@ -62,8 +68,8 @@ def settings(folder: Path, scenes: Path, seed: int, args: argparse.Namespace) ->
         "classes": {"semseg": list(kinds.CLASSES), "det": list(kinds.SHAPES)},
         "images": {"size": SIDE, "patch_size": PATCH},
         "labels": {
-            "keep": [*ON, *texts],
-            "specialists": {label: {"specialist": "member", "name": name} for label, name in ON.items()},
+            "keep": [*on, *texts],
+            "specialists": {label: {"specialist": "member", "name": name} for label, name in on.items()},
         },
         "tokenizers": {
             "text": {"vocab_size": 5000},
@@ -81,7 +87,7 @@ def settings(folder: Path, scenes: Path, seed: int, args: argparse.Namespace) ->
             "model": width | {"grid_temperature": 20}, "workers": args.workers, "cpus": 1,
             "input_tokens": 64, "target_tokens": 96,
             "mixtures": [
-                {"during": [0, 0.15], "input_alpha": {"rgb": 1}, "target_alpha": {"tok_normal": 1}},
+                {"during": [0, 0.15], "input_alpha": {"rgb": 1}, "target_alpha": {first: 1}},
                 {"during": [0.15, 1], "input_alpha": inputs, "target_alpha": targets},
             ],
             "loss": "token", "batch_size": 16, "steps": args.steps, "warmup_steps": args.steps // 10,
@@ -89,8 +95,8 @@ def settings(folder: Path, scenes: Path, seed: int, args: argparse.Namespace) ->
             "validation_samples": 16,
         },
         "evaluate": {
-            "truth": {label: TRUTH[label] for label in (*ON, *texts)}, "samples": args.images // 4, "ensemble": 1,
-            "draws": 0, "training_samples": args.images, "chain": ["tok_depth"],
+            "truth": {label: TRUTH[label] for label in (*on, *texts)}, "samples": args.images // 4, "ensemble": 1,
+            "draws": 0, "training_samples": args.images, "chain": grids[:1],
         },
     }  # fmt: skip
 

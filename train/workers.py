@@ -159,11 +159,10 @@ def run(work: Work, config: dict[str, Any], resources: Resources, stage: str, ad
         print(f"{stage}: starting {_workers_text(resources, bundle)}", file=sys.stderr, flush=True)
         board = ray.remote(num_cpus=0, max_restarts=-1)(BoardActor).remote()
         config = {**config, "reporter": Reporter(board), "threads": max(1, int(bundle["CPU"]))}
-        # mypy sees the classes of Ray Train v1, which have no limit of placements and no range of workers.
-        failures = FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_PLACEMENTS)  # type: ignore[call-arg]
+        failures = FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_PLACEMENTS)
         with scratch.folder() as folder:
             scaling = ScalingConfig(
-                num_workers=resources.workers,  # type: ignore[arg-type]
+                num_workers=resources.workers,
                 use_gpu=resources.gpus > 0,
                 resources_per_worker=bundle,
             )

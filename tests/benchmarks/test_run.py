@@ -86,6 +86,7 @@ def test_counts_are_not_above_their_most() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("script", "arguments", "rows"), ON_RAY, ids=[script for script, *_ in ON_RAY])
 def test_a_benchmark_on_ray_prints_its_table(ray_cluster: str, script: str, arguments: str, rows: int) -> None:
     check(run(script, arguments, ray_cluster), script, arguments, rows)

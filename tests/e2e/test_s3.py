@@ -16,9 +16,8 @@ from fourmill.project import Project
 from fourmill.recipe import Recipe
 from fourmill.verbs.make import label, tokenize
 
-pytestmark = pytest.mark.timeout(
-    1200
-)  # the first test waits for the whole run; Ray Train alone may take a minute to start
+# The first test waits for the whole run; Ray Train alone may take a minute to start.
+pytestmark = pytest.mark.timeout(1200)
 BUCKET = "fourmill"
 
 
