@@ -12,8 +12,7 @@ Reading, image decoding and masking run in threads ahead of the consumer; an err
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -36,6 +35,7 @@ Made = TypeVar("Made")
 _REMOTE_READERS = 32
 # Samples that are masked in one call, of several steps if batches are smaller: NumPy's overhead is then paid once.
 _SAMPLES_TOGETHER = 512
+_ENDLESS = 2**62  # batches
 _LAST = np.nextafter(1.0, 0.0)  # the part of a run at its very end
 
 
@@ -152,32 +152,36 @@ class TokenLoader:
         self, start_step: int, first: int, batch_size: int, rank: int, world: int
     ) -> Generator[tuple[int, PackedBatch]]:
         own = batch_size // world
-        steps = max(1, _SAMPLES_TOGETHER // own)  # masked together
-        stride, ahead = steps * batch_size, -(-self._read_ahead(batch_size) // steps)
-
-        def positions_from(start: int) -> np.ndarray:
-            return rank_positions(start, stride, rank, world)
-
+        most = max(1, _SAMPLES_TOGETHER // own)  # batches that are masked together
         # Two pools: decoding must not wait behind row groups that are read for later batches.
         threads = max(self.options.threads, _REMOTE_READERS) if self._remote else self.options.threads
         readers = ThreadPoolExecutor(threads, thread_name_prefix="reader")
         decoders = ThreadPoolExecutor(self.options.threads, thread_name_prefix="decoder")
         cache = GroupCache(lambda visit: self.store.read(visit[0], self.order.crops(visit)), readers)
+        step, asked = start_step, first
         try:
-            for i in range(ahead):
-                cache.want(self.order.blocks(positions_from(first + i * stride)))
-            for step in itertools.count(start_step, steps):
-                cache.want(self.order.blocks(positions_from(first + ahead * stride)))
-                positions = positions_from(first)
+            for together in _growing(most):
+                steps = max(1, min(together, self._left(first, batch_size)))
+                end = first + steps * batch_size
+                ahead = end + min(self._read_ahead(batch_size), self._left(end, batch_size)) * batch_size
+                if ahead > asked:
+                    cache.want(self.order.blocks(rank_positions(asked, ahead - asked, rank, world)))
+                    asked = ahead
+                positions = rank_positions(first, end - first, rank, world)
                 cache.begin(self.order.blocks(positions))
                 samples, batch = self._masked(positions, cache)  # of `steps` batches, which are cut apart below
                 for i in range(steps):
                     here = batch.rows(i * own, (i + 1) * own)
                     yield step + i, self._filled(here, samples[i * own : (i + 1) * own], decoders)
-                first += stride
+                step, first = step + steps, end
         finally:  # the consumer has gone: what was read ahead is not needed
             readers.shutdown(cancel_futures=True)
             decoders.shutdown(cancel_futures=True)
+
+    def _left(self, position: int, batch_size: int) -> int:
+        """Batches of the run from a position on; as many as one likes of a run whose end is not known."""
+        last = self.options.samples
+        return _ENDLESS if last is None else max(0, -(-(last - position) // batch_size))
 
     def _read_ahead(self, batch_size: int) -> int:
         """Batches for which row groups are read ahead."""
@@ -207,6 +211,15 @@ class TokenLoader:
                 shown = np.asarray(batch.input_valid) & (np.asarray(batch.input_mod) == m)
                 batch.values[spec.name] = raw_values(spec, samples, shown.any(axis=1), pool)
         return batch
+
+
+def _growing(most: int) -> Iterator[int]:
+    """1, 2, 4, ... `most`, `most`, ...: the first batches of a run need not wait for many, nor a short run read more
+    than it needs."""
+    steps = 1
+    while True:
+        yield steps
+        steps = min(2 * steps, most)
 
 
 def _each(
