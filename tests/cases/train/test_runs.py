@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +84,7 @@ def test_ctrl_c_before_a_checkpoint_says_what_is_so(ray_cluster: str, copy: Path
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     run = copy.parent / "small/out/runs/4m"
-    while process.poll() is None and not any(log.stat().st_size for log in run.glob("*/metrics.jsonl")):
-        time.sleep(0.1)  # until a step is done
+    runs.until(process, "*/metrics.jsonl", run)  # a step is done
     process.send_signal(signal.SIGINT)
     said = process.communicate()[0]
     if process.returncode != 130:

@@ -79,18 +79,23 @@ def kill_when(pattern: str, root: Path, arguments: Sequence[str], address: str |
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     children: list[int] = []
-    end = time.monotonic() + timeout
     try:
-        while not any(root.glob(pattern)):
-            assert process.poll() is None, f"it ended by itself: {process.communicate()[0]}"
-            assert time.monotonic() < end, f"nothing matched {pattern} within {timeout} s"
-            time.sleep(0.01)
+        until(process, pattern, root, timeout)
         children = descendants(process.pid)
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
         end_all(children)
     assert process.returncode == -signal.SIGKILL
+
+
+def until(process: subprocess.Popen[str], pattern: str, root: Path, timeout: float = 400) -> None:
+    """Wait until a file that is not empty matches the pattern below the root."""
+    end = time.monotonic() + timeout
+    while not any(file.stat().st_size for file in root.glob(pattern)):
+        assert process.poll() is None, f"it ended by itself: {process.communicate()[0]}"
+        assert time.monotonic() < end, f"nothing matched {pattern} within {timeout} s"
+        time.sleep(0.01)
 
 
 def descendants(pid: int) -> list[int]:
