@@ -92,10 +92,16 @@ def kill_when(pattern: str, root: Path, arguments: Sequence[str], address: str |
 def until(process: subprocess.Popen[str], pattern: str, root: Path, timeout: float = 400) -> None:
     """Wait until a file that is not empty matches the pattern below the root."""
     end = time.monotonic() + timeout
-    while not any(file.stat().st_size for file in root.glob(pattern)):
+    while not any(map(_size, root.glob(pattern))):
         assert process.poll() is None, f"it ended by itself: {process.communicate()[0]}"
         assert time.monotonic() < end, f"nothing matched {pattern} within {timeout} s"
         time.sleep(0.01)
+
+
+def _size(file: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):  # checkpoints are deleted when newer ones are there
+        return file.stat().st_size
+    return 0
 
 
 def descendants(pid: int) -> list[int]:
