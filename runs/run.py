@@ -164,7 +164,7 @@ class Run:
         special = self.coder.special_ids()
         numbers = range(count)
         with self.watch(len(given) * count) as done:
-            return members(settings, special, self.model, conditions, model_steps, len(given), numbers, done)
+            return members(settings, special, self.model, conditions, model_steps, range(len(given)), numbers, done)
 
     def _decoded(self, group: Sequence[Generated]) -> dict[str, list[Any]]:
         """The labels of all samples that a group of members says, averaged where they are grids."""

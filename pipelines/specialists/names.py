@@ -12,7 +12,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Registered:
     """Where a specialist of ours is, "folder.module:Class" below this folder, and the name that it had in the first
-    release: recipes of that time use it, and fingerprints hold it."""
+    release: recipes of that time use it, and fingerprints hold it. One that begins with "fourmill." is elsewhere: it
+    stands on more than pipelines/ does, and is imported when a recipe names it."""
 
     path: str
     first: str
@@ -20,7 +21,8 @@ class Registered:
     @property
     def place(self) -> tuple[str, str]:
         """Its module and the name of its class."""
-        module, _, name = f"{__package__}.{self.path}".partition(":")
+        path = self.path if self.path.startswith("fourmill.") else f"{__package__}.{self.path}"
+        module, _, name = path.partition(":")
         return module, name
 
     @property
@@ -56,5 +58,6 @@ SPECIALISTS: dict[str, Registered] = {
     "palette": Registered("classical.palette:Palette", "palette:Palette"),
     "window": Registered("classical.window:ImageWindow", "classical.window:ImageWindow"),
     "metadata": Registered("classical.metadata:Metadata", "metadata:Metadata"),
+    "fourmill": Registered("fourmill.runs.labeller:Trained", "fourmill:Trained"),
 }
 BY_FIRST_NAME = {registered.first: name for name, registered in SPECIALISTS.items()}  # recipes of the first release

@@ -83,14 +83,15 @@ def members(
     model: FourM,
     given: dict[str, Any],
     steps: Sequence[Step],
-    samples: int,
+    samples: Sequence[int],
     numbers: Sequence[int],
     done: Callable[[int], None] | None = None,
 ) -> list[Generated]:
     """Several generations from the same conditions, the members `numbers`; 0 is the one that a single one would be.
 
     Args:
-        given: modality -> one entry for each of `samples` samples, see `generate`.
+        given: modality -> one entry for each sample, see `generate`.
+        samples: the id of each, below 2^32: its random numbers follow from it.
         done: is called after each batch with the number of its samples.
     """
     device = model.device.type
@@ -98,9 +99,9 @@ def members(
     generated = []
     for member in numbers:
         parts = []
-        for i in range(0, samples, settings.batch_size):
+        for i in range(0, len(samples), settings.batch_size):
             here = slice(i, i + settings.batch_size)
-            ids = range(member * MEMBER_STRIDE, member * MEMBER_STRIDE + samples)[here]
+            ids = [member * MEMBER_STRIDE + sample for sample in samples[here]]
             some = {name: values[here] for name, values in given.items()}
             # Random numbers follow from seed and sample id: how samples are batched changes no token.
             with torch.autocast(device, torch.bfloat16, enabled=narrow):
@@ -142,7 +143,7 @@ def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, b
     specs = {spec.name: spec for spec in job.specs}
     chosen, given = conditions(job, chain.inputs, chain.split)
     steps = [model_step(step, specs[step.target]) for step in chain.to]
-    everyone = members(job.settings, special_ids(job), model, given, steps, len(chosen), range(chain.ensemble))
+    everyone = members(job.settings, special_ids(job), model, given, steps, range(len(chosen)), range(chain.ensemble))
     first, *others = everyone
     samples: list[dict[str, Any]] = [{"shard": shard, "key": key, "row": row} for shard, key, row in chosen]
     files = {}

@@ -64,38 +64,46 @@ def resolved(train: Train) -> Train:
     """
     if (init := train.begins_with) is None:
         return train
-    place = init.weights
-    names = storage.list_names(place)
-    if model_files.WEIGHTS not in names and (held := [name for name in (MODEL, "checkpoints") if name in names]):
-        place = join(place, held[0])  # of a run
-    if not storage.exists(join(place, model_files.WEIGHTS)):
-        saved = checkpoint.at(place) or checkpoint.newest(place)
-        if saved is None and _is_hub_id(place):
-            return train
-        if saved is None:
-            raise RecipeError(
-                f"train.init: there is no model at {place}; expected the `model` or `checkpoints` folder of a run, a "
-                "folder with model.safetensors, or a hub id of the form org/name"
-            )
-        place = saved.url
-    place = storage.absolute(place)
+    try:
+        place = located(init.weights)
+    except ValueError as error:
+        raise RecipeError(f"train.init: {error}") from None
     return train.model_copy(
         update={"init": place if isinstance(train.init, str) else init.model_copy(update={"weights": place})}
     )
 
 
-def _is_hub_id(place: str) -> bool:
+def located(place: str) -> str:
+    """A model's place as any worker finds it: absolute if it is a folder here, of a run its finished model, and of its
+    `checkpoints` the newest; a hub id as it is. ValueError if nothing is there."""
+    names = storage.list_names(place)
+    if model_files.WEIGHTS not in names and (held := [name for name in (MODEL, "checkpoints") if name in names]):
+        place = join(place, held[0])  # of a run
+    if not storage.exists(join(place, model_files.WEIGHTS)):
+        saved = checkpoint.at(place) or checkpoint.newest(place)
+        if saved is None and is_hub_id(place):
+            return place
+        if saved is None:
+            raise ValueError(
+                f"there is no model at {place}; expected the `model` or `checkpoints` folder of a run, a "
+                "folder with model.safetensors, or a hub id of the form org/name"
+            )
+        place = saved.url
+    return storage.absolute(place)
+
+
+def is_hub_id(place: str) -> bool:
     """Whether a place without a model is a hub id (org/name). It is none if its first part is a folder
     here: then it is a mistyped path."""
-    from ...tokenize.ml4m import is_hub_id
+    from ...tokenize import ml4m as published
 
-    return is_hub_id(place) and not storage.list_names(place.partition("/")[0])
+    return published.is_hub_id(place) and not storage.list_names(place.partition("/")[0])
 
 
 def check(train: Train) -> None:
     """RecipeError if what training needs from elsewhere is not there: initial weights, the roots of other datasets."""
     init = resolved(train).begins_with
-    if init is not None and _is_hub_id(init.weights):  # a folder is absolute by now, or a URL
+    if init is not None and is_hub_id(init.weights):  # a folder is absolute by now, or a URL
         try:
             files.check_hub(init.weights, init.revision)
         except ValueError as error:
@@ -153,7 +161,7 @@ def with_model_of_init(train: Train) -> Train:
         return train
     place = init.weights
     try:
-        if _is_hub_id(place):
+        if is_hub_id(place):
             there = ml4m.architecture(place, init.revision)
         else:
             found = described(train)
@@ -186,19 +194,23 @@ def described(train: Train) -> tuple[str, FourMConfig, bool] | None:
     """Place and configuration of the initial model, and whether it is in apple/ml-4m's format; None if there is none,
     or the hub cannot be asked."""
     init = resolved(train).begins_with
-    if init is None:
-        return None
-    place = init.weights
+    found = None if init is None else describe(init.weights, init.revision)
+    return None if init is None or found is None else (init.weights, *found)
+
+
+def describe(place: str, revision: str | None = None) -> tuple[FourMConfig, bool] | None:
+    """The configuration of the model of a place, see `located`, and whether it is in apple/ml-4m's format; None if the
+    hub cannot be asked."""
     if saved := checkpoint.at(place):
-        return place, FourMConfig.from_dict(saved.marker()["state"]["model"]), False
-    if _is_hub_id(place):
-        published = ml4m.describe(place, init.revision)
-        return (place, published, True) if published is not None else None
+        return FourMConfig.from_dict(saved.marker()["state"]["model"]), False
+    if is_hub_id(place):
+        published = ml4m.describe(place, revision)
+        return (published, True) if published is not None else None
     with _local(place, headers=True) as folder:
         if own := _own_config(folder):
-            return place, FourMConfig.from_dict(own), False
+            return FourMConfig.from_dict(own), False
         published = ml4m.describe(folder)
-    return (place, published, True) if published is not None else None
+    return (published, True) if published is not None else None
 
 
 def _own_config(folder: Path) -> dict[str, Any] | None:
