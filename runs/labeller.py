@@ -27,6 +27,7 @@ from ..infra.fingerprint import hashed
 from ..modalities import LABELS, MODALITIES, Form, Kind
 from ..pipelines.reject import Reject
 from ..pipelines.specialists.base import ImageItem, Specialist
+from ..pipelines.specialists.pretrained import loaded
 from ..tokenize.codec import Labelled
 from ..tokenize.crops import Crop, crops
 from ..tokenize.inputs import unit
@@ -107,7 +108,7 @@ class Trained(Specialist):
         return {**identity, "options": options}
 
     def model_key(self) -> Any:
-        """Chains of other inputs share no output: each has a model of its own."""
+        """Labels of one model share it, but nothing that it computes of an item."""
         return None
 
     def resident_gb(self) -> float:
@@ -152,7 +153,9 @@ class Trained(Specialist):
     def setup(self, device: str) -> None:
         from .run import opened
 
-        self._run = opened(self._place or self.weights, device, self.root or None)
+        place, root = self._place or self.weights, self.root or None
+        # One model for all labels that it makes.
+        self._run = loaded(("fourmill", place, root, device), lambda: opened(place, device, root))
         for step in self.steps(self._run.model.config)[1]:  # a tokenizer that is missing is known before the shards
             self._run.coder.codec(step.target)
         learned, ours = self._run.coder.classes([step.target]).get(self.label), self.class_names()
