@@ -1,13 +1,15 @@
 """The loader on an object store that answers slowly: how long training would wait, and what is asked of the store.
 
     python benchmarks/remote_loader.py [--milliseconds 50] [--rate 1500] [--rows 4096] [--shards 8] [--batch 256]
-        [--seconds 20]
+        [--seconds 20] [--gigabytes 4]
 
 An S3 server (moto) on loopback, in a process of its own, answers each request after some time and counts requests and
 bytes. The store holds random tokens of 4M-7 at 224 px, with 2 crops. A consumer takes a batch, is busy as long as a
 step at `rate` samples/s takes, and takes the next one; the time before the first batch is printed apart. Bytes are
 compared with those of the column chunks that the samples lie in which were consumed or asked for ahead: what a loader
-reads that reads nothing twice.
+reads that reads nothing twice. Then the same samples are read by a new loader, as after a restart, and those of the
+next epoch, which shows other crops of half of the row groups: what the cache on this disk (of `gigabytes`) has is not
+needed. With `--gigabytes 0` there is no cache, and all is needed each time.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +29,8 @@ import pyarrow.parquet as pq
 from circumstances import state
 from loader import CROPS, masking_of, specs_of, write_store
 
-from fourmill.infra import storage
+from fourmill.infra import footers, storage
+from fourmill.train.data.cache import CacheOptions
 from fourmill.train.data.groups import ShardRows
 from fourmill.train.data.loader import LoaderOptions, TokenLoader
 
@@ -75,9 +79,9 @@ def upload(folder: Path) -> None:
         storage.put(f"s3://{BUCKET}/{path.relative_to(folder)}", path.read_bytes())
 
 
-def needed_bytes(folder: Path, loader: TokenLoader, samples: int) -> int:
-    """Bytes of the column chunks that hold the first samples of a run: keys, and the crop that is shown."""
-    blocks, total = loader.order.blocks(np.arange(samples)), 0
+def needed(folder: Path, loader: TokenLoader, first: int, samples: int) -> dict[tuple[str, int, int, str], int]:
+    """Column chunks that hold some samples of a run, keys and the crops that are shown, and how many bytes each has."""
+    blocks, chunks_of = loader.order.blocks(np.arange(first, first + samples)), {}
     for group, epoch in {visit for block in blocks for visit in block.visits}:
         shard, index = divmod(group, len(loader.order.group_rows) // len(list((folder / "caption").iterdir())))
         crop = int(loader.order.crops((group, epoch))[0] % CROPS)
@@ -87,14 +91,15 @@ def needed_bytes(folder: Path, loader: TokenLoader, samples: int) -> int:
                 chunks.column(i).path_in_schema.split(".")[0]: chunks.column(i) for i in range(chunks.num_columns)
             }
             shown = f"crop{crop}" if f"crop{CROPS - 1}" in fields else "crop0"
-            total += fields["key"].total_compressed_size + fields[shown].total_compressed_size
-    return total
+            for field in ("key", shown):
+                chunks_of[spec.name, shard, index, field] = fields[field].total_compressed_size
+    return chunks_of
 
 
-def consume(loader: TokenLoader, args: argparse.Namespace) -> tuple[float, float, int]:
+def consume(loader: TokenLoader, first_sample: int, args: argparse.Namespace) -> tuple[float, float, int]:
     """Seconds before the first batch, seconds waited after it, and batches."""
     begin = time.perf_counter()
-    batches = loader.batches(0, args.batch)
+    batches = loader.batches(0, args.batch, start_sample=first_sample)
     next(batches)
     first, waited, taken = time.perf_counter() - begin, 0.0, 1
     end = time.perf_counter() + args.seconds
@@ -116,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--gigabytes", type=float, default=4.0, help="of the cache on this disk")
     args = parser.parse_args(arguments)
     state(__file__, arguments)
     shards = [ShardRows(f"{i:05d}", args.rows) for i in range(args.shards)]
@@ -132,22 +138,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
             os.environ |= dict.fromkeys(names, "benchmark")
             write_store(Path(folder), shards)
             upload(Path(folder))
-            specs = specs_of(pixels=False)
+            names_of = [spec.name for spec in specs_of(pixels=False)]
+            shards = [replace(one, footers=_sums(Path(folder), one.name, names_of)) for one in shards]
+            rows = measure(Path(folder), port, shards, args)
+        finally:
+            server.kill()
+    print(f"4M-7, batches of {args.batch}, {args.shards} shards of {args.rows}, {args.milliseconds:g} ms a request\n")
+    print("| read | consumer, samples/s | first batch after, s | waiting, % | requests | MB read | of those needed |")
+    print("|---|---|---|---|---|---|---|")
+    print("\n".join(rows))
+
+
+def _sums(folder: Path, shard: str, modalities: Sequence[str]) -> dict[str, str]:
+    """Of the footers of a shard's columns, as the ledger has them."""
+    return {name: footers.digest_at(str(folder / name / f"{shard}.parquet")) for name in modalities}
+
+
+def measure(folder: Path, port: int, shards: list[ShardRows], args: argparse.Namespace) -> list[str]:
+    """The rows of the table."""
+    specs, rows, kept = specs_of(pixels=False), [], dict[tuple[str, int, int, str], int]()
+    with tempfile.TemporaryDirectory() as place:
+        options = LoaderOptions(cache=CacheOptions(place, args.gigabytes))
+        for name, epoch in (("first epoch", 0), ("the same, restarted", 0), ("second epoch", 1)):
             before = counts(port)
-            loader = TokenLoader(f"s3://{BUCKET}", shards, specs, masking_of(specs), 0, LoaderOptions())
-            first, waited, taken = consume(loader, args)
+            loader = TokenLoader(f"s3://{BUCKET}", shards, specs, masking_of(specs), 0, options)
+            start = epoch * loader.epoch_size
+            first, waited, taken = consume(loader, start, args)
             after = counts(port)
             # What it has asked for by now, some of it for later batches.
             ahead = loader.options.prefetch + loader._read_ahead(args.batch)
-            needed = needed_bytes(Path(folder), loader, (taken + ahead) * args.batch)
-        finally:
-            server.kill()
-    requests, read = (now - then for now, then in zip(after, before, strict=True))
-    print(f"4M-7, batches of {args.batch}, {args.shards} shards of {args.rows}, {args.milliseconds:g} ms a request\n")
-    print("| consumer, samples/s | first batch after, s | waiting, % | requests | MB read | of those needed |")
-    print("|---|---|---|---|---|---|")
-    share = 100 * waited / args.seconds
-    print(f"| {args.rate:,.0f} | {first:.1f} | {share:.0f} | {requests:,} | {read / 1e6:.1f} | {read / needed:.2f} |")
+            chunks = needed(folder, loader, start, (taken + ahead) * args.batch)
+            count = sum(size for chunk, size in chunks.items() if chunk not in kept)
+            kept |= chunks if args.gigabytes else {}
+            requests, read = (now - then for now, then in zip(after, before, strict=True))
+            share = f"{read / count:.2f}" if count else "nothing needed"
+            rows.append(
+                f"| {name} | {args.rate:,.0f} | {first:.1f} | {100 * waited / args.seconds:.0f} | {requests:,} | "
+                f"{read / 1e6:.1f} | {share} |"
+            )
+    return rows
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from fsspec.asyn import AsyncFileSystem, sync
@@ -34,6 +37,7 @@ SAY_AFTER = 10.0  # seconds of trouble, until it is said, and how often
 PIECE = 1 << 24  # bytes of one request at most
 AHEAD = 1 << 22  # bytes that are read beyond what is asked for, at most, when a file is read from front to back
 LEAST = 1 << 16
+EXACT_SECONDS = 60.0  # after which a time of change, in whole seconds, is taken to tell versions apart
 
 _answered: dict[str, Any] = {}  # the filesystem that has, by `head`
 _lost: set[str] = set()  # places that did not answer until the deadline: they are asked once, until they answer
@@ -100,25 +104,73 @@ def named(url: str, error: Exception) -> Exception:
 
 
 def request(fs: Any, name: str, *args: Any, size: int = 0, **options: Any) -> Any:
-    """Call a method of a filesystem, with a limit of time if it is one that can be stopped.
+    """Call a method of a filesystem, with a limit of time.
 
     Args:
         size: bytes that go over the network.
     """
     coroutine = getattr(fs, f"_{name}", None)
-    if not isinstance(fs, AsyncFileSystem) or coroutine is None:
-        return getattr(fs, name)(*args, **options)
-    return _limited(fs, coroutine, *args, size=size, **options)
+    if isinstance(fs, AsyncFileSystem) and coroutine is not None:
+        return _limited(fs, coroutine, *args, size=size, **options)
+    return in_time(fs, lambda usable: getattr(usable, name)(*args, **options), size)
 
 
 def _limited(fs: Any, coroutine: Any, *args: Any, size: int, **options: Any) -> Any:
     return sync(fs.loop, coroutine, *args, timeout=REQUEST_SECONDS + size / SLOWEST, **options)
 
 
-def has_ranges(fs: Any, info: dict[str, Any]) -> bool:
-    """Whether parts of a file can be asked for."""
-    says = bool(info.get("partial", not str(fs.protocol[0]).startswith("http")))
-    return isinstance(fs, AsyncFileSystem) and info.get("size") is not None and says
+def in_time(fs: Any, call: Callable[[Any], T], size: int = 0) -> T:
+    """What a call gives that waits for its answers itself (sftp, smb, ftp, hdfs), with a limit of time.
+
+    Its thread cannot be stopped: it keeps the connection that it waits for, and all later calls get another one.
+
+    Raises:
+        TimeoutError: there was no answer in time.
+    """
+    limit, done, asked = REQUEST_SECONDS + size / SLOWEST, Future[T](), list[Any]()
+
+    def run() -> None:
+        try:
+            asked.append(_usable(fs))
+            done.set_result(call(asked[0]))
+        except BaseException as error:  # of any kind: the caller would wait
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="storage", daemon=True).start()
+    try:
+        return done.result(limit)
+    except TimeoutError:
+        if done.done():  # its own error
+            raise
+        for one in asked:
+            one.fourmill_lost = True
+        raise TimeoutError(f"no answer within {limit:.0f} s") from None
+
+
+def _usable(fs: Any) -> Any:
+    """This filesystem, or one with a connection of its own in the place of one that did not answer."""
+    while getattr(fs, "fourmill_lost", False):
+        if getattr(fs, "fourmill_next", None) is None:
+            fs.fourmill_next = type(fs)(*fs.storage_args, **fs.storage_options, skip_instance_cache=True)
+        fs = fs.fourmill_next
+    return fs
+
+
+def describe(fs: Any, path: str) -> dict[str, Any]:
+    """What is known of a file before it is read: `size`, None if its server does not say it, and what tells versions.
+
+    `partial`: whether parts of it can be asked for.
+    """
+    if is_http(fs):
+        found: dict[str, Any] = _limited(fs, _http_info, fs, path, size=0)
+        return found
+    found = request(fs, "info", path)
+    return {**found, "partial": isinstance(fs, AsyncFileSystem) and found.get("size") is not None}
+
+
+def is_http(fs: Any) -> bool:
+    protocols = [fs.protocol] if isinstance(fs.protocol, str) else fs.protocol
+    return isinstance(fs, AsyncFileSystem) and hasattr(fs, "set_session") and protocols[0].startswith("http")
 
 
 async def _s3_range(fs: Any, path: str, start: int, end: int, etag: str) -> bytes:
@@ -132,6 +184,52 @@ async def _s3_range(fs: Any, path: str, start: int, end: int, etag: str) -> byte
         return bytes(await answer["Body"].read())
     finally:
         answer["Body"].close()
+
+
+async def _http_range(fs: Any, url: str, start: int, end: int, body: bool = True) -> tuple[dict[str, Any], bytes]:
+    """The answer of a web server that is asked for some bytes: what it says of the file, and the bytes."""
+    options = dict(fs.kwargs)
+    # Parts of what is packed on its way would be parts of something else.
+    headers = {**options.pop("headers", {}), "Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"}
+    session = await fs.set_session()
+    async with session.get(fs.encode_url(url), headers=headers, **options) as answer:
+        if answer.status != 416:  # there are no such bytes
+            fs._raise_not_found_for_status(answer, url)
+        in_part = answer.status in (206, 416)
+        name = "Content-Range" if in_part else "Content-Length"
+        size = answer.headers.get(name, "").rpartition("/")[2]
+        packed = answer.headers.get("Content-Encoding", "identity") != "identity"
+        names = ("ETag", "Last-Modified", "Date")
+        said = {name: answer.headers[name] for name in names if name in answer.headers}
+        said |= {"name": url, "type": "file", "size": int(size) if size.isdecimal() and not packed else None}
+        said |= {"partial": in_part and said["size"] is not None}
+        return said, bytes(await answer.read()) if body and answer.status == 206 else b""
+
+
+async def _http_info(fs: Any, url: str) -> dict[str, Any]:
+    # Not HEAD: signed URLs are for GET alone, and many servers say of ranges only what they answer to one.
+    return (await _http_range(fs, url, 0, 1, body=False))[0]
+
+
+def _is_another(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether two answers of a web server are of different files."""
+    for name in ("size", "Last-Modified"):
+        if None not in (before.get(name), now.get(name)) and before[name] != now[name]:
+            return True
+    if before.get("ETag") == now.get("ETag"):
+        return False
+    # Machines behind one name may give the same file other ETags. A time of change that is long over tells more.
+    return before.get("Last-Modified") is None or _age(now) < EXACT_SECONDS
+
+
+def _age(said: dict[str, Any]) -> float:
+    """Seconds since a file was changed, by its server's clock; 0 if that is not known."""
+    try:
+        changed = parsedate_to_datetime(said["Last-Modified"])
+        now = parsedate_to_datetime(said["Date"]) if "Date" in said else datetime.now(UTC)
+        return (now - changed).total_seconds()
+    except (KeyError, ValueError, TypeError):
+        return 0.0
 
 
 class _File(io.RawIOBase):
@@ -207,11 +305,17 @@ class RemoteFile(_File):
         return self._bytes[at : at + count]
 
     def _fetch(self, start: int, end: int) -> bytes:
+        replaced = OSError(f"{public(self.url)}: it was replaced while it was read, run it again")
         try:
-            data = self._range(start, end)
+            if is_http(self._fs):
+                said, data = _limited(self._fs, _http_range, self._fs, self._path, start, end, size=end - start)
+                if _is_another(self.info, said):
+                    raise replaced
+            else:
+                data = self._range(start, end)
         except OSError as error:
             if faults.status(error) == 412 or type(error).__name__ == "FileExpired":
-                raise OSError(f"{public(self.url)}: it was replaced while it was read, run it again") from error
+                raise replaced from error
             raise
         if len(data) != end - start:
             raise ConnectionError(f"{public(self.url)}: got {len(data)} of {end - start} bytes")
@@ -253,24 +357,44 @@ class Stream(_File):
         self._file = None
 
     def _read(self, size: int) -> bytes:
-        try:
-            if self._file is not None and self._at != self._position and self._file.seekable():
-                with contextlib.suppress(ValueError, NotImplementedError):  # of streams
-                    self._at = self._file.seek(self._position)
-            if self._file is None or self._at > self._position:
-                self._drop()
-                self._file, self._at = self._fs.open(self._path, "rb"), 0
-            while self._at < self._position:
-                skipped = self._file.read(min(self._position - self._at, PIECE))
-                if not skipped:
-                    break
-                self._at += len(skipped)
-            data = bytes(self._file.read(size))
-        except Exception:
-            self._drop()
-            raise
-        self._at += len(data)
+        # Taken away meanwhile: what does not answer in time keeps it, and another one is opened.
+        file, at, (self._file, self._at) = self._file, self._at, (None, 0)
+        over = self._position - at if self._position >= at else self._position
+        self._file, self._at, data = in_time(
+            self._fs, lambda fs: _read_on(fs, self._path, file, at, self._position, size), over + size
+        )
         if not data and self.size is not None and self._position < self.size:
             self._drop()
             raise ConnectionError(f"{public(self.url)}: broke off at byte {self._position} of {self.size}")
         return data
+
+
+def _read_on(fs: Any, path: str, file: Any, at: int, position: int, size: int) -> tuple[Any, int, bytes]:
+    """Read from a position on.
+
+    Args:
+        file: that was opened before, at a position `at`; None if there is none.
+
+    Returns:
+        The open file, where it is now, and what was read.
+    """
+    try:
+        if file is not None and at != position and file.seekable():
+            with contextlib.suppress(ValueError, NotImplementedError):  # of streams
+                at = file.seek(position)
+        if file is not None and at > position:
+            file.close()
+            file = None
+        if file is None:
+            file, at = fs.open(path, "rb"), 0
+        while at < position:
+            skipped = file.read(min(position - at, PIECE))
+            if not skipped:
+                break
+            at += len(skipped)
+        data = bytes(file.read(size))
+    except Exception:
+        if file is not None:
+            file.close()
+        raise
+    return file, at + len(data), data

@@ -121,8 +121,8 @@ def open_binary(url: str, before: BinaryIO | None = None) -> BinaryIO:
     fs, path = filesystem(url)
     if isinstance(before, remote.RemoteFile):
         return cast("BinaryIO", remote.RemoteFile(url, fs, path, before.info, least=1))
-    info = remote.ask(url, fs, lambda: remote.request(fs, "info", path))
-    if remote.has_ranges(fs, info):
+    info = remote.ask(url, fs, lambda: remote.describe(fs, path))
+    if info["partial"]:
         return cast("BinaryIO", remote.RemoteFile(url, fs, path, info))
     return cast("BinaryIO", remote.Stream(url, fs, path, info))
 
@@ -138,8 +138,12 @@ def stat(url: str) -> Stat | None:
     info = _info(url)
     if info is None:
         return None
-    version = next((info[name] for name in _VERSIONS if info.get(name)), "")
-    return Stat(int(info["size"] or 0), str(version).strip('"'))
+    return Stat(int(info["size"] or 0), version_of(info))
+
+
+def version_of(info: dict[str, Any]) -> str:
+    """What changes with a file's content, of what a remote filesystem says of it; "" if it says no such thing."""
+    return str(next((info[name] for name in _VERSIONS if info.get(name)), "")).strip('"')
 
 
 def _info(url: str) -> dict[str, Any] | None:

@@ -36,6 +36,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..modalities import Kind
+from .chunks import Cache
 from .table_file import Damaged, Origin, Source, TableFile, again, encode_table, read_footer, source_name
 
 ROW_GROUP = 1024
@@ -161,14 +162,15 @@ class ColumnReader:
 
     Args:
         footer: sum of the footer as the ledger has it, "" if it is not known: another one is another file.
+        cache: of this machine, for a column that is on another one.
 
     Raises:
         ValueError: the file is no column of this format version; `Damaged` if it is not the one that was committed.
     """
 
-    def __init__(self, source: Source, footer: str = "") -> None:
+    def __init__(self, source: Source, footer: str = "", cache: Cache | None = None) -> None:
         self.source = source
-        self._file = read_footer(source, footer)
+        self._file = read_footer(source, footer, cache)
         self.spec = _spec_of(self._file, source_name(source))
 
     @property

@@ -18,7 +18,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ import xxhash
 
 from ..infra import footers, ledger, storage
 from ..infra.fingerprint import fingerprint
+from .chunks import Cache, Chunks
 
 _OF_ORIGIN = ("shard", "fingerprint")  # names of a footer's metadata
 
@@ -76,6 +77,7 @@ class TableFile:
 
     metadata: of the file. fields: their names. sums: field -> the sum of each row group; {} in files of older releases.
     opened: what it was read from, closed, so that a file of an object store is not asked for its size each time.
+    chunks: how its rows are read if a cache may have them.
     """
 
     source: Source
@@ -84,6 +86,7 @@ class TableFile:
     fields: tuple[str, ...]
     sums: dict[str, list[str]]
     opened: Any = None
+    chunks: Chunks | None = None
 
     def row_group_sizes(self) -> list[int]:
         return [self.parquet.row_group(i).num_rows for i in range(self.parquet.num_row_groups)]
@@ -92,7 +95,10 @@ class TableFile:
         """Some fields of some row groups, in the order given. `Damaged` if they are not what was written."""
         if lacking := [field for field in fields if field not in self.fields]:
             raise Damaged(f"{source_name(self.source)}: it has no {', '.join(lacking)}{again(self.source)}")
-        with open_parquet(self.source, self.parquet, self.opened) as file:
+        pieces = None if self.chunks is None else self.chunks.read(self.parquet, groups, fields)
+        # What lies in memory is read chunk by chunk, since there is nothing between them.
+        source = self.source if pieces is None else cast("BinaryIO", pieces)
+        with open_parquet(source, self.parquet, self.opened, pre_buffer=pieces is None) as file:
             # pyarrow's threads help wide tables only; callers read many columns side by side instead.
             table = file.read_row_groups(list(groups), columns=list(fields), use_threads=False)
         if self.sums:
@@ -102,6 +108,8 @@ class TableFile:
                 raise Damaged(
                     f"{source_name(self.source)}: its rows are not those that were written{again(self.source)}"
                 )
+        if self.chunks is not None and pieces is not None:
+            self.chunks.keep(pieces)
         return table
 
 
@@ -131,20 +139,26 @@ def nulled(data: bytes, keys: Collection[str]) -> tuple[bytes, int]:
     return encoded, len(lost)
 
 
-def read_footer(source: Source, expected: str = "") -> TableFile:
+def read_footer(source: Source, expected: str = "", cache: Cache | None = None) -> TableFile:
     """Open a file by its footer.
 
     Args:
         expected: sum of the footer that the ledger has, "" if it is not known.
+        cache: of this machine, for a file that is on another one: what it has of the file is not read again.
 
     Raises:
         Damaged: it is no Parquet file, or another one than expected.
     """
-    with _opened(source) as file:
-        try:
-            raw = footers.read(file)
-        except ValueError as error:
-            raise Damaged(f"{source_name(source)}: not a readable Parquet file: {error}{again(source)}") from None
+    url = os.fspath(source) if cache is not None and isinstance(source, str | os.PathLike) else ""
+    name = f"{url} footer {expected}"
+    raw = cache.get(name) if cache is not None and url and expected else None
+    file = None
+    if raw is None or footers.digest(raw) != expected:
+        with _opened(source) as file:
+            try:
+                raw = footers.read(file)
+            except ValueError as error:
+                raise Damaged(f"{source_name(source)}: not a readable Parquet file: {error}{again(source)}") from None
     if expected and footers.digest(raw) != expected:
         raise Damaged(f"{source_name(source)}: it is not the file that its record stands for{again(source)}")
     try:
@@ -156,7 +170,21 @@ def read_footer(source: Source, expected: str = "") -> TableFile:
             raise ValueError("its sums are not those of its fields")
     except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
         raise Damaged(f"{source_name(source)}: its footer is damaged ({error}){again(source)}") from None
-    return TableFile(source, parquet, metadata, fields, sums, file)
+    chunks = None
+    # Footers of older releases have no sums, and say less of the rows: there the version of the file counts as well.
+    version = footers.digest(raw) if sums else storage.version_of(getattr(file, "info", {}))
+    if cache is not None and url and version:
+        # Opened a second time, a file gives exactly the bytes that are asked for.
+        chunks = Chunks(
+            cache,
+            url,
+            f"{version} {footers.digest(raw)}",
+            lambda before: _open_url(url, before or _open_url(url)),
+            file,
+        )
+        if file is not None and expected and sums:
+            cache.put(name, raw)
+    return TableFile(source, parquet, metadata, fields, sums, file, chunks)
 
 
 def keys(source: Source) -> list[str]:
@@ -201,19 +229,21 @@ def _opened(source: Source, before: Any = None) -> Iterator[Any]:
 
 
 @contextmanager
-def open_parquet(source: Source, footer: pq.FileMetaData | None = None, before: Any = None) -> Iterator[pq.ParquetFile]:
+def open_parquet(
+    source: Source, footer: pq.FileMetaData | None = None, before: Any = None, pre_buffer: bool = True
+) -> Iterator[pq.ParquetFile]:
     """The Parquet file behind `source`.
 
     Args:
         before: what the footer was read from.
+        pre_buffer: read the pages of a row group in few large requests.
 
     Raises, also for what is read from it within the context:
         Damaged: it is no Parquet file, or damaged; names the file. OSError: it cannot be read.
     """
     with _opened(source, before) as opened:
         try:
-            # pre_buffer: on object stores the pages of a row group come in few large requests.
-            yield pq.ParquetFile(opened, metadata=footer, pre_buffer=True)
+            yield pq.ParquetFile(opened, metadata=footer, pre_buffer=pre_buffer)
         except pa.ArrowInvalid as error:
             raise Damaged(f"{source_name(source)}: not a readable Parquet file ({error}){again(source)}") from error
         except OSError as error:
@@ -226,6 +256,11 @@ def _open_url(url: str, before: Any = None) -> Any:
     if storage.is_local(url):
         return pa.OSFile(str(storage.local_path(url)), "rb")  # no Python in the reads
     return storage.open_binary(url, before)
+
+
+def _exactly(url: str, before: Any) -> Any:
+    """A remote file, of which exactly the bytes are read that are asked for."""
+    return _open_url(url, _open_url(url) if before is None else before)
 
 
 def source_name(source: Source) -> str:

@@ -26,7 +26,7 @@ OPERATIONS = frozenset(
     {
         "name", "workers", "cpus", "gpus", "accumulate", "activation_checkpointing", "compile", "parallel", "log_every",
         "validate_every", "validation_samples", "checkpoint_every", "keep_checkpoints", "trackers", "peak_flops",
-        "unpad",
+        "unpad", "cache",
         "nonfinite",  # a run that was stopped goes on with the other choice
     }
 )  # fmt: skip
@@ -137,6 +137,13 @@ class Loader(Section):
     buffer_rows: Positive = 16_384  # samples that are shuffled at a time
 
 
+class Cache(Section):
+    """What each machine keeps on its disk of columns that are in an object store (train/data/cache.py)."""
+
+    folder: str | None = None  # below TMPDIR unless given
+    gigabytes: Weight | None = None  # at most; half of what is free unless given; 0 keeps nothing
+
+
 class Init(Section):
     """A trained model to begin with. `embeddings`, of all modalities or by modality: whether its tables of tokens are
     `kept`, or begin `fresh`, since the recipe's tokenizers are others than those that it has learned."""
@@ -177,6 +184,7 @@ class Train(Section):
     loss: Literal["modality", "token"] = "modality"
     batch_size: Positive = 256
     loader: Loader = Loader()
+    cache: Cache = Cache()
     repeat: Positive = 1  # each sample that is read trains so many times, under other masks (4M: 4)
     steps: Positive = 100_000
     warmup_steps: Count = 2_000  # the same share of other numbers of steps, unless given

@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 import pytest
 from fourmill_tests.s3 import LATE_SECONDS, S3
+from fsspec.implementations.local import LocalFileSystem
 
 from fourmill.infra import faults, remote, storage
 
@@ -213,3 +214,146 @@ def test_a_stream_that_breaks_off_goes_on_where_it_was(tmp_path: Path, monkeypat
             assert file.read(50_000) + file.read() == DATA
             assert file.seek(100) and file.read(10) == DATA[100:110]
         server.shutdown()
+
+
+class Ranged(http.server.BaseHTTPRequestHandler):
+    """A server that answers ranges. HEAD is refused, as of a signed URL."""
+
+    content, etag, modified, now = DATA, "", "", ""
+
+    def do_GET(self) -> None:
+        start, _, end = self.headers["Range"].removeprefix("bytes=").partition("-")
+        part = self.content[int(start) : int(end) + 1]
+        self.send_response(206 if part else 416)
+        said = {"ETag": self.etag, "Last-Modified": self.modified}
+        said |= {"Content-Range": f"bytes {start}-{end}/{len(self.content)}", "Content-Length": str(len(part))}
+        for name, value in said.items():
+            if value:
+                self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(part)
+
+    def do_HEAD(self) -> None:
+        self.send_error(403)
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return self.now or super().date_time_string(timestamp)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def ranged() -> Iterator[tuple[str, type[Ranged]]]:
+    handler = type("Handler", (Ranged,), {})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/a", handler
+        server.shutdown()
+
+
+JULY, LATER, NEXT = (f"Sat, 01 Jul 2023 10:00:{seconds} GMT" for seconds in ("00", "05", "06"))
+NEXT_DAY = "Sun, 02 Jul 2023 10:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"etag": '"1"'}, {"etag": '"2"'}),
+        ({"modified": JULY}, {"modified": LATER}),
+        ({"etag": '"1"', "modified": JULY}, {"etag": '"1"', "modified": LATER}),
+        ({"etag": '"1"', "modified": JULY, "now": LATER}, {"etag": '"2"'}),
+        ({}, {"content": DATA + b"1"}),
+        ({}, {"content": DATA[:1000]}),
+    ],
+)
+def test_a_file_that_a_web_server_replaces_meanwhile_is_none(
+    ranged: tuple[str, type[Ranged]], before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    url, handler = ranged
+    for name, value in before.items():
+        setattr(handler, name, value)
+    with storage.open_binary(url) as file:
+        assert file.read(10) == DATA[:10]
+        for name, value in after.items():
+            setattr(handler, name, value)
+        file.seek(200_000)
+        with pytest.raises(OSError, match=r"/a: it was replaced while it was read"):
+            file.read(10)
+
+
+def test_a_web_server_of_several_machines_is_one(ranged: tuple[str, type[Ranged]]) -> None:
+    """Each has another ETag for the same file, which none has changed for a day."""
+    url, handler = ranged
+    handler.modified, handler.now, handler.etag = JULY, NEXT_DAY, '"1"'
+    with storage.open_binary(url) as file:
+        assert file.read(10) == DATA[:10]
+        handler.etag = '"2"'
+        file.seek(200_000)
+        assert file.read() == DATA[200_000:]
+
+
+def test_an_empty_file_of_a_web_server_is_one(ranged: tuple[str, type[Ranged]]) -> None:
+    url, handler = ranged
+    handler.content = b""
+    with storage.open_binary(url) as file:
+        assert file.read() == b""
+
+
+class Hanging(LocalFileSystem):
+    """A filesystem that waits for its answers itself, as sftp, smb and ftp do, and never gets the first ones."""
+
+    protocol, cachable, hangs = "hanging", True, 0
+    asked: list[Any] = []
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(path).removeprefix("hanging://")
+
+    def _wait(self) -> None:
+        Hanging.asked.append(self)
+        if Hanging.hangs:
+            Hanging.hangs -= 1
+            threading.Event().wait(60)
+
+    def info(self, path: str, **options: Any) -> Any:
+        self._wait()
+        return super().info(path, **options)
+
+    def _open(self, path: str, *arguments: Any, **options: Any) -> Any:
+        self._wait()
+        return super()._open(path, *arguments, **options)
+
+
+@pytest.mark.parametrize("hangs", [0, 1, 2])
+def test_a_filesystem_that_waits_by_itself_has_limits_of_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: int
+) -> None:
+    fsspec.register_implementation("hanging", Hanging, clobber=True)
+    monkeypatch.setattr(remote, "REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.01)
+    (tmp_path / "a").write_bytes(DATA)
+    url = f"hanging://{tmp_path}/a"
+    assert storage.stat(url) is not None, "a place that has answered once is asked again"
+    for first in (0, 100_000):
+        Hanging.hangs = hangs
+        Hanging.asked.clear()
+        with storage.open_binary(url) as file:
+            file.seek(first)
+            assert file.read(1000) == DATA[first : first + 1000]
+        # What hangs may hold its connection for ever: nobody else uses that.
+        assert len({id(fs) for fs in Hanging.asked}) == 1 + hangs
+    storage.reconnect()
+
+
+def test_a_filesystem_that_never_answers_is_an_error_of_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec.register_implementation("hanging", Hanging, clobber=True)
+    monkeypatch.setattr(remote, "REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(remote, "FIRST_SECONDS", 0.3)
+    monkeypatch.setattr(Hanging, "hangs", 1000)
+    storage.reconnect()
+    with pytest.raises(ConnectionError) as raised:
+        storage.exists(f"hanging://never/{tmp_path}/a")
+    assert faults.name(raised.value) == "network" and "hanging://never" in str(raised.value)

@@ -7,13 +7,14 @@ alone, as C4 in 4M-21): its samples have none of their tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from ...modalities import ModalitySpec
+from ...tokenize.chunks import Cache
 from .groups import RowGroup, ShardRows, TokenStore
 from .order import Block, Order, Places, Visit
 
@@ -41,13 +42,19 @@ class Dataset:
 
 
 class Stores:
-    """The row groups of several datasets, numbered through: those of the first one come first."""
+    """The row groups of several datasets, numbered through: those of the first one come first. See `TokenStore`."""
 
     def __init__(
-        self, datasets: Sequence[Dataset], specs: Sequence[ModalitySpec], tokenizers: dict[str, str] | None = None
+        self,
+        datasets: Sequence[Dataset],
+        specs: Sequence[ModalitySpec],
+        tokenizers: dict[str, str] | None = None,
+        cache_of: Callable[[str], Cache | None] = lambda url: None,
     ) -> None:
         pins = {} if tokenizers is None else tokenizers
-        self.stores = [TokenStore(one.url, one.shards, specs, one.modalities, pins) for one in datasets]
+        self.stores = [
+            TokenStore(one.url, one.shards, specs, one.modalities, pins, cache_of(one.url)) for one in datasets
+        ]
         # The first row group of each store in the common numbers, and the number of all at the end.
         self._first = np.cumsum([0, *(len(store.group_rows) for store in self.stores)])
         self.group_rows = tuple(rows for store in self.stores for rows in store.group_rows)

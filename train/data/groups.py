@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ...infra import storage
 from ...modalities import Kind, ModalitySpec
+from ...tokenize.chunks import Cache
 from ...tokenize.store import ROW_GROUP, Column, ColumnReader, ColumnSpec
 from .order import Block, Visit
 
@@ -54,6 +55,7 @@ class TokenStore:
         present: names of those that have columns here; the others are null for every sample. Empty for all.
         tokenizers: modality -> those that made its ids, as columns say it. Of others the first column says it, and is
             noted here: give one mapping to all stores of a run.
+        cache: of this machine, for columns that are on another one.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class TokenStore:
         specs: Sequence[ModalitySpec],
         present: Collection[str] = (),
         tokenizers: dict[str, str] | None = None,
+        cache: Cache | None = None,
     ) -> None:
+        self.cache = cache
         self.url, self.specs = url, tuple(spec for spec in specs if not present or spec.name in present)
         self._absent = tuple(spec for spec in specs if spec not in self.specs)
         self._shards = [(shard, i) for shard in shards for i in range(-(-shard.rows // ROW_GROUP))]
@@ -105,7 +109,7 @@ class TokenStore:
     def _open(self, shard: ShardRows, spec: ModalitySpec) -> ColumnReader:
         url = storage.join(self.url, spec.name, f"{shard.name}.parquet")
         try:
-            reader = ColumnReader(url, shard.footers.get(spec.name, ""))
+            reader = ColumnReader(url, shard.footers.get(spec.name, ""), self.cache)
         except FileNotFoundError:
             raise ValueError(f"shard {shard.name} has no {spec.name} tokens ({url}); tokenize them first") from None
         _check_column(reader, shard, spec)

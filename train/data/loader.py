@@ -23,7 +23,9 @@ from ...infra import storage
 from ...modalities import Kind, ModalitySpec
 from ...model.batch import PackedBatch
 from ..masking.masking import MaskingConfig, mask_batch
+from . import cache as caches
 from .blend import Blend, Dataset, Stores
+from .cache import CacheOptions, ColumnCache
 from .groups import GroupCache, ShardRows, TokenStore
 from .order import Order, mask_keys, rank_positions
 from .prefetch import prefetch
@@ -49,6 +51,7 @@ class LoaderOptions:
     read_ahead: batches ahead of these for which row groups are read; of a store that is not on this machine at least
         as many as half the shuffle buffer holds.
     samples: of the whole run, by which mixtures count `during`; without it those of the run's end are drawn.
+    cache: of stores that are not on this machine; none if None.
     """
 
     lanes: int = 8
@@ -58,6 +61,7 @@ class LoaderOptions:
     prefetch: int = 4
     read_ahead: int = 8
     samples: int | None = None
+    cache: CacheOptions | None = None
 
 
 class TokenLoader:
@@ -94,18 +98,24 @@ class TokenLoader:
         self.specs, self.masking, self.seed, self.options = tuple(specs), masking, seed, options
         self._remote = not all(storage.is_local(one) for one in ([dataset.url for dataset in datasets] or [url]))
         shape = (seed, options.lanes, options.buffer_rows)
+        self.caches: list[ColumnCache] = []
         self.store: TokenStore | Stores
         self.order: Order | Blend
         if datasets:
-            self.store = Stores(datasets, specs, tokenizers)
+            self.store = Stores(datasets, specs, tokenizers, self._cache)
             sizes = [store.group_rows for store in self.store.stores]
             orders = [Order(rows, *shape, one.repeat) for rows, one in zip(sizes, datasets, strict=True)]
             self.order = Blend(orders, [one.weight for one in datasets], seed)
             self._weights = np.stack([_weights(masking, one) for one in datasets])
         else:
             self._weights = np.array([[mixture.weight for mixture in masking.mixtures]])
-            self.store = TokenStore(url, shards, specs, tokenizers=tokenizers)
+            self.store = TokenStore(url, shards, specs, tokenizers=tokenizers, cache=self._cache(url))
             self.order = Order(self.store.group_rows, *shape, options.repeat)
+
+    def _cache(self, url: str) -> ColumnCache | None:
+        cache = caches.of(url, self.options.cache)
+        self.caches += [] if cache is None else [cache]
+        return cache
 
     @property
     def epoch_size(self) -> int:

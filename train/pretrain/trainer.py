@@ -24,6 +24,7 @@ from ...model.fourm import FourM
 from ...model.prepare import group_targets
 from .. import checkpoint, sharded
 from ..board import Reporter, Stopped
+from ..data.cache import CacheOptions
 from ..data.groups import ShardRows
 from ..data.loader import LoaderOptions, TokenLoader
 from ..data.order import rank_positions
@@ -93,7 +94,8 @@ class Trainer:
         masking, shape = masking_config(self.job, datasets), self.settings.loader
         # Validation is by the mixtures of the run's end, at any step: its losses can be compared.
         samples = self.settings.steps * self.settings.batch_size if training else None
-        options = LoaderOptions(shape.lanes, shape.buffer_rows, repeat, samples=samples)
+        cache = CacheOptions(**self.settings.cache.model_dump())
+        options = LoaderOptions(shape.lanes, shape.buffer_rows, repeat, samples=samples, cache=cache)
         return TokenLoader(tokens, shards, self.job.specs, masking, seed, options, datasets, self.tokenizers)
 
     def _resume_newest(self, latest: checkpoint.Checkpoint) -> None:
@@ -258,7 +260,10 @@ class Trainer:
         if values:
             logged.log(window.step, "train", values)
             notes = [f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s"]
-            self._report(reporter, ", ".join(notes + [f"{len(self.skipped)} steps skipped"] * bool(self.skipped)))
+            notes += [f"{len(self.skipped)} steps skipped"] * bool(self.skipped)
+            troubles = [cache.trouble for cache in self.loader.caches if cache.trouble]
+            self.notes += [trouble for trouble in troubles if trouble not in self.notes]
+            self._report(reporter, ", ".join(notes + troubles))
 
     def _skip(self, window: Window) -> list[dict[str, Any]]:
         """Lines of the log for the steps of a window that are skipped. FloatingPointError if they are too many."""

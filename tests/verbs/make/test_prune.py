@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import yaml
 from fourmill_tests import runs
+from fourmill_tests.s3 import S3
 from fourmill_tests.small import SmallRoot
 
-from fourmill.infra import ledger
+from fourmill.infra import ledger, storage
 
 
 @pytest.fixture
@@ -83,3 +84,22 @@ def test_no_recipe_means_that_nothing_is_pruned(root: Path) -> None:
     before = files(root)
     status, _, err = runs.command("prune", str(root), "--delete")
     assert status == 2 and "there is no recipe.yaml in it" in err and files(root) == before
+
+
+def test_a_root_in_a_bucket_is_pruned(root: Path, s3: S3) -> None:
+    bucket = f"{s3.bucket('prune')}/out"
+    recipe = yaml.safe_load((root / "recipe.yaml").read_text()) | {"root": bucket}
+    (root / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    before = files(root)
+    for name, content in before.items():
+        storage.put(storage.join(bucket, name), content)
+    status, out, err = runs.command("prune", bucket, "--json")
+    assert status == 0, err
+    gone = {one["what"] for one in json.loads(out)["unasked"]}
+    assert gone == {"labels/old", "tokens/old", "tokenizers/tok_old", "runs/4m/0123"}
+    assert len(storage.list_below(bucket)) == len(before), "nothing is deleted unless it is asked for"
+    status, out, err = runs.command("prune", bucket, "--delete")
+    assert status == 0, err
+    kept = {url.removeprefix(f"{bucket}/") for url in storage.list_below(bucket)}
+    assert kept == {name for name in before if not any(name.removeprefix("ledger/").startswith(one) for one in gone)}
+    assert json.loads(runs.command("prune", bucket, "--json")[1])["unasked"] == []
