@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -32,13 +32,16 @@ class FitData:
     """Labels of some shards as an endless supply of crops, the same at every call. Small enough to be sent to workers.
 
     job: its specialists make the labels that `tasks` do not name as stored.
+    opened: the shards that were read, by this copy and its parts, or may have been by those of other workers.
     """
 
     job: Job
     tasks: tuple[ShardTask, ...]
+    opened: set[str] = field(default_factory=set, compare=False)
 
     def part(self, rank: int, world: int) -> FitData:
         """The shards of one of several workers."""
+        self.opened.update(task.shard for task in self.tasks if world > 1)
         return replace(self, tasks=self.tasks[rank::world])
 
     def _shards(self, count: int, notes: str = "") -> Iterator[tuple[ShardTask, source.Shard, int]]:
@@ -59,6 +62,7 @@ class FitData:
                     logger.warning("shard %s is skipped in a fit: %s", self.tasks[i].shard, error)
                     continue
                 shard.withhold(removals.read(self.job.root), self.tasks[i].shard)
+                self.opened.add(self.tasks[i].shard)
                 yield self.tasks[i], shard, math.ceil(count / number)
 
     def read_notes(self, folder: str) -> ReadNotes:

@@ -19,7 +19,7 @@ from ...infra import removals, storage
 from ...infra.ledger import Source
 from ...infra.removals import Removals
 from .. import patterns
-from . import beside, outputs, tars
+from . import beside, outputs, seen, tars
 
 
 @dataclass
@@ -29,7 +29,8 @@ class Outcome:
     found: shard -> removed keys that it has. tars: in the root that hold some, without their contents now. deleted:
     pages, generations and measures. unknown: keys that no shard has. elsewhere: shards outside the root that hold some.
     unread: shards that could not be looked at for URLs, with the reason. problems: files that could not be written.
-    naming: other files of the root in which a key or a URL stands. models: tokenizers and runs that may have seen some.
+    naming: other files of the root in which a key or a URL stands. models: tokenizers and runs that have seen shards of
+    these samples, or may have.
     versioned: whether older versions of files are kept by the bucket: None if that is not known.
     """
 
@@ -41,7 +42,7 @@ class Outcome:
     unread: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     naming: list[str] = field(default_factory=list)
-    models: list[str] = field(default_factory=list)
+    models: seen.Models = field(default_factory=seen.Models)
     versioned: bool | None = False
 
 
@@ -68,7 +69,7 @@ def run(root: str, keys: Iterable[str], urls: Iterable[str], shards: Mapping[str
         outcome.found.setdefault(name, set()).update(of_shard)
     if outcome.found or outcome.tars:
         outcome.deleted = beside.clear(root, outcome.found)
-        outcome.models = _models(root)
+        outcome.models = seen.models(root, outcome.found)
     outcome.naming = beside.named_still(root, outcome.found, links)
     outcome.unknown = sorted(asked - set().union(*outcome.found.values(), ()))
     inside = storage.join(root, "")
@@ -102,14 +103,6 @@ def _tars(root: str, removed: Removals, shards: Mapping[str, str], outcome: Outc
             sources[name] = source
             outcome.tars.append(url)
     return sources
-
-
-def _models(root: str) -> list[str]:
-    """Tokenizers and runs of a root: which samples each saw is not recorded."""
-    found = [f"tokenizers/{name}" for name in storage.list_names(storage.join(root, "tokenizers"))]
-    for name in storage.list_names(storage.join(root, "runs")):
-        found += [f"runs/{name}/{print_}" for print_ in storage.list_names(storage.join(root, "runs", name))]
-    return found
 
 
 def _is_versioned(root: str) -> bool | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from ...infra import ledger, storage, sums
 from ...modalities import TEXT
 from ...model.config import CONFIG, WEIGHTS
+from ...pipelines.removal import seen
 from ...tokenize import codecs, store
 from ...train.checkpoint import MARKER, Checkpoint
 from ..inspect.weights import read_json, safetensors_header
@@ -69,9 +70,20 @@ def runs(listing: Listing) -> list[Finding]:
         for name in MODELS:
             findings += _model(listing, folder, name)
         findings += _parquet(listing, folder, files)
+        if f"{folder}/{seen.FILE}" in listing.files:
+            findings += _shards(listing, folder)
         if f"{folder}/metrics.jsonl" in listing.files:
             findings += _log(listing, f"{folder}/metrics.jsonl")
     return findings
+
+
+def _shards(listing: Listing, folder: str) -> list[Finding]:
+    """What a run says of the shards that it reads. Without it, it may have read any."""
+    try:
+        seen.read(listing.url(folder))
+    except ValueError as error:
+        return [Finding(f"{folder}/{seen.FILE}", str(error), remove=(f"{folder}/{seen.FILE}",))]
+    return []
 
 
 def _checkpoints(listing: Listing, folder: str, files: Iterable[str]) -> list[Finding]:

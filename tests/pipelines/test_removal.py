@@ -11,16 +11,19 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from fourmill_tests import data, runs
+from fourmill_tests.s3 import S3
 
 from fourmill import recipe as recipes
 from fourmill.infra import ledger, removals, storage
 from fourmill.modalities import Kind
 from fourmill.pipelines import source
-from fourmill.pipelines.removal import outputs, removal, tars
+from fourmill.pipelines.removal import outputs, removal, seen, tars
 from fourmill.pipelines.worker import rows as worker_rows
 from fourmill.project import Project
 from fourmill.recipe import Recipe
 from fourmill.tokenize import store, table_file
+from fourmill.train.data.cache import CacheOptions, ColumnCache
+from fourmill.verbs.make import remove
 
 OUTPUTS = ("labels/canny_edge", "labels/caption", "tokens/rgb", "tokens/caption")
 PLAIN: dict[str, Any] = {
@@ -299,7 +302,45 @@ def test_pages_and_generations_that_show_it_are_deleted(root: str) -> None:
     assert not any("/aa/" in name or name.endswith("/aa.json") for name in left)
     assert {"runs/4m/0123/generated/bb/chain-0/tok_rgb/0000.png", "ledger/generated/4m/bb.json"} <= left
     assert outcome.naming == [storage.join(root, "shards", "inside_stats.json")]
-    assert set(outcome.models) == {"runs/4m/0123", "tokenizers/text"}
+    assert outcome.models == seen.Models(["tokenizers/text"], ["runs/4m/0123"])
+
+
+def test_models_are_named_by_the_shards_that_they_have_seen(root: str) -> None:
+    said = {"4m/ab": ["inside"], "4m/cd": ["outside"], "other/ef": ["outside"], "fit-tok_rgb/ab": ["inside", "outside"]}
+    for run, shards in said.items():
+        seen.note(storage.join(root, "runs", run), shards)
+    text = ledger.read(root, "tokenizers", "text")
+    assert text is not None and text.identity["shards"] == ["inside", "outside"]
+    # Of a release that did not write it down; of one whose tokens are of a tokenizer that has seen the shard.
+    storage.put(storage.join(root, "runs", "4m", "old", "recipe.yaml"), b"{}")
+    storage.put(
+        storage.join(root, "runs", "other", "ef", "tokenizers.json"), json.dumps({"text": text.sha256}).encode()
+    )
+    outcome = removal.run(root, ["000001"], [], {}, "/tmp")
+    runs_ = ["runs/4m/ab", "runs/fit-tok_rgb/ab", "runs/other/ef (by the tokens of text)"]
+    assert outcome.models == seen.Models(["tokenizers/text", *runs_], ["runs/4m/old"])
+    lines = "\n".join(remove.said(root, outcome))
+    assert "have seen their shards, and keep what they learned: fit and train again without them: tokenizers/t" in lines
+    assert "did not write down what they read, and keep what they learned: fit and train again without them" in lines
+
+
+def test_a_damaged_note_of_what_a_run_saw_says_nothing(root: str) -> None:
+    storage.put(storage.join(root, "runs", "4m", "ab", seen.FILE), b'{"shards": "outside"')
+    assert "runs/4m/ab" in removal.run(root, ["000001"], [], {}, "/tmp").models.may_have_seen
+
+
+def test_machines_forget_the_columns_of_the_root(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = f"{s3.bucket('removal-cache')}/out"
+    storage.put(f"{root}/recipe.yaml", json.dumps({"train": {"cache": {"folder": str(tmp_path)}}}).encode())
+    kept, other = (ColumnCache(f"{one}/tokens", CacheOptions(str(tmp_path))) for one in (root, f"{root}2"))
+    for one in (kept, other):
+        one.put("a", b"a")
+    (tmp_path / "keys").write_text("000001\n")
+    status, out, err = runs.command("remove", root, "--keys", str(tmp_path / "keys"))
+    assert status == 0, err
+    assert kept.get("a") is None and other.get("a") == b"a"
+    assert f"deleted, kept on this machine for training: {tmp_path}/fourmill-columns/removal-cache-out-tokens-" in out
+    assert "other machines that trained on it may keep its columns" in out
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])

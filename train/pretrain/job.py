@@ -11,6 +11,7 @@ from ...infra import configuration, ledger, side_files, storage
 from ...infra.secrets import hidden
 from ...modalities import MODALITIES, Kind, ModalitySpec
 from ...model.config import CONFIG, TOKENIZERS, WEIGHTS, FourMConfig
+from ...pipelines.removal import seen
 from .. import checkpoint
 from ..data.blend import Dataset
 from ..data.groups import ShardRows
@@ -25,7 +26,7 @@ MODEL, MODEL_FILES = "model", (WEIGHTS, CONFIG)  # the folder of a finished run'
 
 def write_origin(job: TrainJob) -> None:
     """What a run comes from, kept in its folder, so that its model can be used without the user's recipe: the resolved
-    recipe, and the fingerprints of the tokenizers whose ids it learns.
+    recipe, the fingerprints of the tokenizers whose ids it learns, and the shards of this root that it reads.
 
     ValueError if the run was begun with other tokenizers: one that goes on must not read ids of another codebook.
     """
@@ -37,6 +38,9 @@ def write_origin(job: TrainJob) -> None:
         )
     storage.put(storage.join(job.folder, RECIPE), configuration.dump(hidden(job.recipe)).encode())
     storage.put(storage.join(job.folder, TOKENIZERS), (json.dumps(job.tokenizers, indent=1) + "\n").encode())
+    own = [one for one in job.datasets if one.url == storage.join(job.root, "tokens")]
+    read = [shard for one in own for shard in one.shards] if job.datasets else job.shards
+    seen.note(job.folder, [shard.name for shard in (*read, *job.val_shards)])
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,14 @@ class Rows:
 
     val: what quality is measured on, by rank 0 alone: `measured_on` says whether it is of validation shards, or some
     of `train`, since there is nothing else.
-    passed_over: shards that were not read, since they killed their readers.
+    passed_over: shards that were not read, since they killed their readers. shards: those that were.
     """
 
     train: np.ndarray
     val: np.ndarray
     measured_on: Literal["val", "train"]
     passed_over: tuple[str, ...] = ()
+    shards: tuple[str, ...] = ()
 
 
 def collect(examples: Iterable[tuple[str, np.ndarray]], count: int, report: ReportRows) -> dict[str, np.ndarray]:

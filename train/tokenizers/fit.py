@@ -23,6 +23,7 @@ from ...infra import ledger, scratch, storage
 from ...infra.fingerprint import fingerprint
 from ...modalities import COCO_CLASSES, TEXT, TOKENIZERS, Form, class_names, import_modules
 from ...pipelines.fit_data import FitData
+from ...pipelines.removal import seen
 from ...tokenize import class_lists
 from ...tokenize.settings import TextTokenizer, TokenizerSettings, warm_starts
 from .. import checkpoint, workers
@@ -224,7 +225,7 @@ def fit_text(job: FitJob, board: Board) -> None:
     with scratch.folder() as folder:
         wordpiece.save(folder)
         facts = {"sha256": wordpiece.fingerprint(), "vocab_size": wordpiece.vocab_size, "quality": {}}
-        commit(job, TEXT, folder, facts, len(captions), start)
+        commit(job, TEXT, folder, {**facts, "shards": sorted(job.train.opened)}, len(captions), start)
     board.post(stage="fit text", done=len(captions), total=len(captions), unit="captions")
 
 
@@ -281,13 +282,14 @@ def fill(
         names = [name for name in names if name not in val]
     most = count if few else -(-settings.samples // world)
     train = rows(job.train.part(rank, world), names, most, job.seed, "training", world) if names else {}
-    passed_over = tuple(job.train.read_notes(notes).passed_over()) if notes else ()
-    cache: dict[str, Rows] = {}
+    opened = job.train.opened | (job.val.opened if job.val is not None else set())
+    read = tuple(job.train.read_notes(notes).passed_over()) if notes else (), tuple(sorted(opened))
+    cache = dict[str, Rows]()
     for name in group:
         if name in val and (few or name in train):
-            cache[name] = Rows(train.get(name, val[name]), val[name], "val", passed_over)
+            cache[name] = Rows(train.get(name, val[name]), val[name], "val", *read)
         elif name in train:
-            cache[name] = Rows(train[name], train[name][:count], "train", passed_over)
+            cache[name] = Rows(train[name], train[name][:count], "train", *read)
     return cache
 
 
@@ -313,10 +315,11 @@ def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: s
     trainer = VQTrainer(model.to(device), settings, job.seed, perceptual, warm_start if warm else None)
     folder = run_folder(job, name)
     checkpoints = storage.join(folder, "checkpoints")
-    last = checkpoint.newest(checkpoints)
-    if last is not None:
+    if (last := checkpoint.newest(checkpoints)) is not None:
         trainer.load_state_dict(checkpoint.unpack(last.read("state.pt"), device))
         logger.info("fit %s: continues from step %d of %d", name, trainer.steps_done, settings.total_steps)
+    if rank == 0:
+        seen.note(folder, rows.shards)
     metrics = Metrics(folder, trainer.steps_done) if rank == 0 else None
     made = batches(name, settings, rows.train, job.image_size, job.seed, rank, batch, trainer.steps_done, device)
     inputs = (one.to(name, device) for one in made)
@@ -405,7 +408,8 @@ def _finish(
         tokenizer.save(model.cpu(), folder, measured, class_lists.of_tokenizer(name, job.classes), name)
         facts = {
             "sha256": tokenizer.fingerprint(folder), "vocab_size": settings.codebook_size, "quality": measured,
-            "measured_on": rows.measured_on, **({"shards_passed_over": rows.passed_over} if rows.passed_over else {}),
+            "measured_on": rows.measured_on, "shards": rows.shards,
+            **({"shards_passed_over": rows.passed_over} if rows.passed_over else {}),
         }  # fmt: skip
         commit(job, name, folder, facts, len(rows.train) * world, start)
 

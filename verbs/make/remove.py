@@ -37,9 +37,32 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.root}: there is no root of this name")
     keys, urls = _lines(args.keys), _lines(args.urls)
     outcome = removal.run(root, keys, urls, shards_of(root), source.scratch_folder())
-    for line in said(root, outcome):
+    for line in (*said(root, outcome), *_kept_by_machines(root)):
         print(line)
     return 1 if outcome.problems or outcome.unread else 0
+
+
+def _kept_by_machines(root: str) -> Iterator[str]:
+    """Delete what this machine's cache has of the columns of a root, and say what others may have."""
+    from ...infra import configuration, storage
+    from ...train.data import cache
+
+    tokens = storage.join(root, "tokens")
+    if storage.is_local(root):
+        return
+    try:
+        recipe = configuration.parse_yaml(storage.read_bytes(storage.join(root, "recipe.yaml")))
+        folder = recipe["train"]["cache"]["folder"]
+    except (OSError, ValueError, LookupError, TypeError):
+        folder = None
+    places = [cache.CacheOptions(), *([cache.CacheOptions(folder)] if isinstance(folder, str) else [])]
+    yield from _list(
+        "deleted, kept on this machine for training", [str(p) for o in places if (p := cache.forget(tokens, o))]
+    )
+    yield (
+        "other machines that trained on it may keep its columns, in train.cache.folder or below TMPDIR: delete "
+        f"{cache.NAME}/{cache.place_of(tokens)} there"
+    )
 
 
 def _lines(path: str | None) -> list[str]:
@@ -66,7 +89,12 @@ def said(root: str, outcome: Outcome) -> Iterator[str]:
     yield from _list("could not be done; ask again", outcome.problems)
     yield from _list("sources elsewhere hold some still (the root never reads them again)", outcome.elsewhere)
     yield from _list("other files that name some", outcome.naming)
-    yield from _list("may have seen some, and keep what they learned: fit and train again without them", outcome.models)
+    keep = "and keep what they learned: fit and train again without them"
+    yield from _list(f"have seen their shards, {keep}", outcome.models.saw)
+    yield from _list(
+        f"may have seen some, since an older release did not write down what they read, {keep}",
+        outcome.models.may_have_seen,
+    )
     if outcome.versioned or outcome.versioned is None:
         state = "keeps" if outcome.versioned else "may keep"
         yield f"the bucket {state} older versions of files: delete those of the files above by its own tools"

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourmill.infra import ledger, storage
+from fourmill.pipelines.removal import seen
 from fourmill.project import Project
 from fourmill.recipe import Recipe
 from fourmill.tokenize import codecs
@@ -68,6 +69,11 @@ def test_fitted_tokenizer_is_committed_with_quality(fitted: Recipe) -> None:
     assert record is not None
     assert record.identity["vocab_size"] == 64 and record.rows == 48
     assert record.identity["quality"] and all(np.isfinite(list(record.identity["quality"].values())))
+    text = ledger.read(fitted.root, "tokenizers", "text")
+    assert text is not None and text.identity["shards"] == ["train-00000"]
+    assert record.identity["shards"] == ["train-00000", "train-00001"], "the second one is of validation"
+    (noted,) = Path(fitted.root).glob("runs/fit-tok_canny_edge/*/shards.json")
+    assert seen.read(str(noted.parent)) == ["train-00000", "train-00001"]
     there = Project(fitted).fitted
     assert set(there) == {"text", "tok_canny_edge"} and there["tok_canny_edge"].fingerprint == record.sha256
     vocabulary = codecs.load_text(fitted.root)
@@ -207,6 +213,7 @@ def test_ranks_read_their_shards_and_rank_0_measures(tmp_path: Path, shards: lis
     assert [len(rows.train) for rows in (first, second)] == [24, 24]
     assert not np.array_equal(first.train, second.train)
     assert first.measured_on == "val" and len(alone.val) == 10
+    assert first.shards == ("train-00000", "val-00000", "val-00001"), "rank 0 does not know what the others have read"
     assert np.array_equal(first.val, alone.val)
 
 
