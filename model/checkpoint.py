@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..infra import side_files, storage, sums
+from ..infra.weights import header as headers
 from .config import CONFIG, TOKENIZERS, WEIGHTS, FourMConfig
 from .fourm import FourM
 
@@ -108,18 +109,13 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def read_shapes(path: Path) -> tuple[dict[str, list[int]], dict[str, str]]:
     """Name -> shape of the tensors of a safetensors file, and the strings of its header, of which nothing else is
     read. ValueError as for `read_weights`."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_slice(key).get_shape() for key in file.keys()}, file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged or cut off ({error}); copy, download or save it again") from error
+    found = headers.of_url(str(path))
+    return found.shapes, found.metadata
 
 
 def read_header(path: Path) -> dict[str, str]:
     """The strings of a safetensors file's header. ValueError naming the file if it is damaged."""
-    return read_shapes(path)[1]
+    return headers.of_url(str(path)).metadata
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from ..infra import configuration, storage, sums
 from ..infra.explain import explain
+from ..infra.weights import header as headers
 from .networks.arch import is_diffusion
 from .networks.divae import DiVAE, DiVAEConfig
 from .networks.vqvae import VQVAE, VQVAEConfig
@@ -166,15 +167,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _read_header(weights: Path) -> dict[str, Any]:
     """Settings from the metadata of a safetensors file, which holds each as the text of a Python literal."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(weights, framework="pt") as stream:
-            texts: dict[str, str] = stream.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(
-            f"tokenizer: {weights} is no safetensors file ({error}); fetch it again, `git lfs pull` if git brought it"
-        ) from error
+        texts = headers.of_url(str(weights)).metadata
+    except ValueError as error:
+        raise ValueError(f"tokenizer: {error}, or `git lfs pull` if git brought it") from error
     if "enc_type" not in texts:
         raise ValueError(f"tokenizer: found no {weights.parent / CONFIG}, and no settings in the header of {weights}")
     return configuration.of_texts(texts)

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import math
 import os
 import secrets
-import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future as ConcurrentFuture
@@ -38,6 +36,7 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from ..infra import storage, sums
+from ..infra.weights import header as headers
 from . import checkpoint
 from .checkpoint import Checkpoint
 from .staging import Planner, Stager
@@ -307,13 +306,12 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 
 
 def _header(file: Any, name: str) -> tuple[dict[str, Any], int]:
-    """The header of a safetensors file, and where its data begin. ValueError if it is none."""
+    """The tensors that a safetensors file holds, and where its data begin. ValueError if it is none."""
     try:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header: dict[str, Any] = json.loads(file.read(length) if length < 100_000_000 else b"")
-    except (struct.error, ValueError):  # the text of json's error repeats the whole damaged header
-        raise ValueError(f"{name}: no safetensors file, or its header is damaged") from None
-    return header, 8 + length
+        found = headers.read(file)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    return found.tensors, found.start
 
 
 def _read_tensor(file: Any, header: dict[str, Any], start: int, place: dict[str, Any], name: str) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """What to do when a batch fails: find out whether it is the samples or the place, and never record the latter.
 
 The same batch is first tried again, whole. An error of the place (infra/faults.py) sends the shard to another actor.
-Memory splits the batch. Otherwise its samples are tried one by one: those that fail alone are suspects, and become
-rejects only if they fail in another actor as well. An actor in which a specialist has never worked proves nothing.
+Memory splits the batch; a sample that does not fit alone is a suspect where another one does. Otherwise its samples are
+tried one by one: those that fail alone are suspects, and become rejects only if they fail in another actor as well. An
+actor in which a specialist has never worked proves nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .watch import Watch
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 1.0  # before a batch is tried again after an error that may be over soon
+TOO_LARGE = "it does not fit into memory, not even alone"  # must not read as an error of the place
 MAX_UNPROVEN = 32  # samples of a specialist that may fail before any works, until the place is held for broken
 
 
@@ -37,6 +39,7 @@ class Ward:
     known: errors that have followed a sample here from another actor; kept from shard to shard.
     suspects: samples of this shard that failed here, with their reasons; those of `judged` did elsewhere, too.
     splits: batches that were made in parts, since they did not fit into memory or killed their worker, in words.
+    large: samples of this shard that did not fit into memory alone.
     watch: over the calls, where a worker died at this shard.
     """
 
@@ -47,6 +50,7 @@ class Ward:
     suspects: dict[Sign, str] = field(default_factory=dict)
     judged: dict[Sign, str] = field(default_factory=dict)
     splits: list[str] = field(default_factory=list)
+    large: set[Sign] = field(default_factory=set)
     watch: Watch | None = None
 
     def judge(self, name: str, key: str, error: Exception) -> Reject:
@@ -62,6 +66,16 @@ class Ward:
             self.judged[name, key] = reject.reason
         else:
             self.suspects[name, key] = reject.reason
+        return reject
+
+    def too_large(self, name: str, key: str) -> Reject:
+        """The reject of a sample that does not fit into memory; of a suspect it stands until the verdict. Nothing
+        follows for other samples."""
+        reject = Reject(f"{name}: {TOO_LARGE}")
+        self.large.add((name, key))
+        if not self.alone:
+            there = self.judged if (name, key) in self.hints.suspects else self.suspects
+            there[name, key] = reject.reason
         return reject
 
     def verdict(self, shard: str) -> None:
@@ -119,6 +133,8 @@ def _batch(name: str, run: Run, items: Sequence[Any], ward: Ward) -> list[Any]:
         half = len(items) // 2
         ward.splits.append(f"{name}: {len(items)} samples from {items[0].key} did not fit into memory together")
         return _batch(name, run, items[:half], ward) + _batch(name, run, items[half:], ward)
+    if faults.name(error) == "memory" and _is_its_own(name, run, items[0], ward):
+        return [ward.too_large(name, items[0].key)]
     if _of_place(name, error):
         raise PlaceError.of(error, f"{name}, key {items[0].key}") from error
     values = [error] if len(items) == 1 else [_alone(name, run, item) for item in items]
@@ -151,6 +167,17 @@ def _test_the_place(name: str, run: Run, items: Sequence[Any], ward: Ward, error
         suspects = {(name, item.key) for item in items} if name not in ward.probes else set()
         where = f"{name}, all of {len(items)} samples from {items[0].key}"
         raise PlaceError.of(error, where, frozenset(suspects.union(ward.suspects))) from error
+
+
+def _is_its_own(name: str, run: Run, item: Any, ward: Ward) -> bool:
+    """Whether a sample that does not fit into memory alone is itself too large: one that worked here works now. Before
+    any has worked, one sample may be so, and with a second one it is the place."""
+    if name not in ward.probes:
+        return not any(other == name and key != item.key for other, key in ward.large)
+    try:
+        return not isinstance(_usable(run([ward.probes[name]]))[0], Exception)
+    except Exception:
+        return False
 
 
 def _alone(name: str, run: Run, item: Any) -> Any:

@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Iterable
 
 from ...infra import ledger, storage, sums
+from ...infra.weights import header as headers
 from ...modalities import TEXT
 from ...model.config import CONFIG, WEIGHTS
 from ...pipelines.removal import seen
 from ...tokenize import codecs, store
 from ...train.checkpoint import MARKER, Checkpoint
-from ..inspect.weights import read_json, safetensors_header
+from ..inspect.weights import read_json
 from .finding import Finding
 from .listing import Listing
 
@@ -116,7 +117,7 @@ def _model(listing: Listing, folder: str, name: str) -> list[Finding]:
         return []
     wrong = sums.damage(listing.url(place))
     if not wrong:
-        looks = ((safetensors_header, f"{place}/{WEIGHTS}"), (read_json, f"{place}/{CONFIG}"))
+        looks = ((headers.of_url, f"{place}/{WEIGHTS}"), (read_json, f"{place}/{CONFIG}"))
         wrong = [why for look, path in looks if (why := _wrong_with(look, listing, path))]
     if not wrong:
         return []

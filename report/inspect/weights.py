@@ -12,6 +12,7 @@ from collections import Counter
 from typing import Any
 
 from ...infra import configuration, ledger, storage
+from ...infra.weights import header as headers
 from ...modalities import MODALITIES
 from ...model.published.names import local_name
 from ...tokenize.codecs import WORDPIECE_FILES
@@ -19,7 +20,6 @@ from ...tokenize.text.wordpiece import WordPiece
 from .view import Inspection
 
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "tokenizer.json"
-_MAX_HEADER = 1 << 27
 _VQ_SETTINGS = (
     "codebook_size", "num_codebooks", "latent_dim", "quant_type", "image_size", "patch_size", "n_channels", "n_labels",
     "enc_type", "dec_type", "classes",
@@ -40,39 +40,16 @@ def read_json(url: str) -> dict[str, Any]:
     return value
 
 
-def safetensors_header(url: str) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """(tensor name -> {"dtype", "shape", "data_offsets"}, metadata) of a safetensors file.
-
-    ValueError if the file is no such file, or its size is not what its header says (a broken-off copy).
-    """
-    stat = storage.stat(url)
-    size = stat.size if stat else 0
-    with storage.open_binary(url) as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(_MAX_HEADER, size - 8):
-            raise ValueError(f"{url}: this is no safetensors file, or it is cut off; it has {size:,} bytes")
-        try:
-            header = json.loads(file.read(length))
-            metadata = header.pop("__metadata__", {})
-            end = 8 + length + max((one["data_offsets"][1] for one in header.values()), default=0)
-            assert all(isinstance(one["shape"], list) and isinstance(one["dtype"], str) for one in header.values())
-        except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError):
-            raise ValueError(f"{url}: the header is no safetensors header; the file is damaged") from None
-    if end != size:
-        raise ValueError(f"{url}: got {size:,} bytes, its header says {end:,}; the file is damaged, copy it again")
-    return header, metadata
-
-
 def _weights(url: str) -> tuple[dict[str, dict[str, Any]], dict[str, str], dict[str, Any]]:
     """(tensors, metadata, facts) of a weights file."""
-    tensors, metadata = safetensors_header(url)
+    found = headers.of_url(url)
+    tensors, metadata = found.tensors, found.metadata
     elements = {name: math.prod(one["shape"]) for name, one in tensors.items()}
     parts: Counter[str] = Counter()
     for name, count in elements.items():
         parts[name.split(".")[0]] += count
-    stat = storage.stat(url)
     facts = {
-        "bytes": stat.size if stat else None,
+        "bytes": found.end,
         "tensors": len(tensors),
         "elements": sum(elements.values()),  # weights and buffers; tied tables count as often as they are stored
         "dtypes": dict(Counter(one["dtype"] for one in tensors.values())),
@@ -85,8 +62,7 @@ def model_config(folder: str) -> dict[str, Any] | None:
     """config.json of a folder with weights, or the configuration in the weights' header (apple/ml-4m); None without."""
     if storage.exists(storage.join(folder, CONFIG)):
         return read_json(storage.join(folder, CONFIG))
-    _, metadata = safetensors_header(storage.join(folder, WEIGHTS))
-    config = configuration.of_texts(metadata)
+    config = configuration.of_texts(headers.of_url(storage.join(folder, WEIGHTS)).metadata)
     return config if "domains_in" in config else None
 
 

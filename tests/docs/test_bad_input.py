@@ -31,6 +31,7 @@ from fourmill.pipelines.reject import Reject, reason_class
 from fourmill.pipelines.specialists.dense.depth import Depth
 from fourmill.pipelines.specialists.dense.normals import Normals
 from fourmill.pipelines.specialists.dense.segmentation import Panoptic
+from fourmill.pipelines.worker.isolate import Ward
 from fourmill.pipelines.worker.label import checked
 from fourmill.pipelines.worker.watch import Watch
 from fourmill.project import Project
@@ -165,6 +166,7 @@ def test_every_reason_of_the_tables_is_given(
     monkeypatch.undo()
     # Python says from 3.12 on which value it was.
     given |= {reason.removesuffix(": nan") for reason in _of_labels(tmp_path)}
+    given.add(Ward().too_large("det", "a").reason)
     given |= set(Watch(Calls(), Care("", killers=((("det", "a"), 3),))).killers.values())
     assert len(reasons) >= 30
     assert reasons - {reason_class(reason) for reason in given} == set()

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fourmill.infra import faults
 from fourmill.pipelines.engine.job import Hints, PlaceError
 from fourmill.pipelines.reject import Reject
 from fourmill.pipelines.worker import isolate
@@ -80,6 +81,47 @@ def test_memory_splits_and_says_so() -> None:
     assert len(ward.splits) == 2 and "5 samples from a did not fit into memory" in ward.splits[0]
     with pytest.raises(PlaceError, match=r"MemoryError.*fewer actors"):
         batch("det", Maker(lambda *_: MemoryError()), things("abc"), Ward())
+
+
+def large(keys: str) -> Callable[[str, int], Exception | None]:
+    return lambda batch, _: MemoryError() if set(batch) & set(keys) else None
+
+
+@pytest.mark.parametrize("keys", ["abc", "bac", "cab"])
+def test_a_sample_that_fits_nowhere_is_a_reject_once_two_actors_say_so(keys: str) -> None:
+    first, probes = Ward(alone=False), dict[str, Any]()
+    expected = keys.upper().replace("B", "-")
+    assert made(batch("det", Maker(large("b")), things(keys), first)) == expected
+    with pytest.raises(PlaceError, match="1 samples failed, the first, b: det: it does not fit into memory") as raised:
+        first.verdict("s")
+    assert raised.value.in_doubt and raised.value.suspects == {("det", "b")}
+    second = Ward(Hints(raised.value.suspects), False, probes)
+    assert made(batch("det", Maker(large("b")), things(keys), second)) == expected
+    second.verdict("s")
+    assert second.judged == {("det", "b"): f"det: {isolate.TOO_LARGE}"}
+    assert not faults.reads_as_place(f"det: {isolate.TOO_LARGE}"), "or the next run would make the record again"
+    third = Ward(Hints(known=frozenset(second.known)), False, probes)  # another sample is asked about again
+    assert made(batch("det", Maker(large("z")), things("yz"), third)) == "Y-"
+    with pytest.raises(PlaceError):
+        third.verdict("t")
+
+
+def test_memory_of_the_place_is_no_reject() -> None:
+    """What fitted before does not fit now; nothing fits; a sample fits elsewhere."""
+    maker, ward = Maker(lambda _, n: MemoryError() if n > 1 else None), Ward(alone=False)
+    batch("det", maker, things("ab"), ward)
+    with pytest.raises(PlaceError, match=r"key c.*MemoryError.*fewer actors"):
+        batch("det", maker, things("c"), ward)
+    for alone in (True, False):
+        with pytest.raises(PlaceError, match=r"key b.*MemoryError"):
+            batch("det", Maker(lambda *_: MemoryError()), things("ab"), Ward(alone=alone))
+    ward = Ward(Hints(frozenset({("det", "b")})), alone=False)
+    assert made(batch("det", Maker(large("")), things("abc"), ward)) == "ABC"
+    ward.verdict("s")
+
+
+def test_a_fit_goes_on_without_what_does_not_fit() -> None:
+    assert made(batch("det", Maker(large("b")), things("abc"), Ward())) == "A-C"
 
 
 def bad(keys: str) -> Callable[[str, int], Exception | None]:

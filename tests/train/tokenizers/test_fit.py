@@ -213,7 +213,8 @@ def test_ranks_read_their_shards_and_rank_0_measures(tmp_path: Path, shards: lis
     assert [len(rows.train) for rows in (first, second)] == [24, 24]
     assert not np.array_equal(first.train, second.train)
     assert first.measured_on == "val" and len(alone.val) == 10
-    assert first.shards == ("train-00000", "val-00000", "val-00001"), "rank 0 does not know what the others have read"
+    every = ("train-00000", "train-00001", "val-00000", "val-00001")
+    assert first.shards == every, "rank 0 does not know what the others have read"
     assert np.array_equal(first.val, alone.val)
 
 
