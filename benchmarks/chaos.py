@@ -1,34 +1,37 @@
-"""Bad days: a store that refuses, cuts and forgets, and processes that are killed; is the data set the undisturbed one?
+"""Bad days: a store that refuses, cuts and forgets, and processes that are killed; is all that is made as undisturbed?
 
-    python benchmarks/chaos.py [--seeds 50] [--first 0] [--rate 0.1] [--kills 3]
+    python benchmarks/chaos.py [--seeds 50] [--first 0] [--rate 0.1] [--kills 2] [--logs DIR]
 
-Shards and root lie on an S3 server (moto) on loopback. Label, fit and tokenize run once without disturbance; then, for
-each seed, into a new root through a proxy (benchmarks/proxy.py) that answers some requests with 409,
-429, 500 or 503, hangs up before or after the request was done, cuts answers, answers late or never, or with an old
-listing. Meanwhile a worker, the raylet, the driver or the proxy is killed by the wall clock. A verb that ends with an
-error is started again, as a user would.
+Shards and root lie on an S3 server (moto) on loopback. Label, fit, tokenize and train run once without disturbance for
+each number of workers; then, for each seed, into a new root through a proxy (benchmarks/proxy.py) that answers some
+requests with 409, 429, 500 or 503, hangs up before or after the request was done, cuts answers, answers late or never,
+or with an old listing. Meanwhile a worker, the raylet, the driver or the proxy is killed by the wall clock. A verb that
+ends with an error is started again, as a user would. Even seeds train with one worker, odd ones with two.
 
-A seed passes if the labels, tokens and tokenizers of its root are those of the undisturbed one byte for byte, `fourmill
-check` finds nothing broken, and no verb was silent for longer than 60 s. `--first N` goes on from seed N.
+A seed passes if the labels, tokens, tokenizers and the trained model of its root are those of the undisturbed one byte
+for byte (of one thread a worker), `fourmill check` finds nothing broken, and no verb was silent for longer than 60 s.
+`--first N` goes on from seed N.
+
+What a seed costs is mostly the start of processes: drivers are forked with all modules loaded, and one Ray serves all
+seeds until it is killed.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
-import queue
 import random
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 from circumstances import ROOT, state
@@ -40,12 +43,21 @@ sys.path.insert(0, SUPPORT)
 from fourmill_tests import data, runs  # noqa: E402
 
 BUCKET = "s3://chaos"
-VERBS = ("label", "fit", "tokenize")
-MADE = ("labels", "tokens", "tokenizers")  # folders of a root that are compared
+VERBS = ("label", "fit", "tokenize", "train")
+MADE = ("labels", "tokens", "tokenizers")  # folders of a root that are compared, and the models of its runs
 VICTIMS = ("worker", "raylet", "driver", "proxy")
+WORKERS = (1, 2)
 SILENCE_SECONDS = 60.0
-ATTEMPTS = 12  # of a verb
-PATIENCE_SECONDS = 300.0  # for one attempt, until it counts as hung
+STARTS = 12  # of a driver
+PATIENCE_SECONDS = 300.0  # for one start, until it counts as hung
+PRELOADED = (
+    "fourmill.cli",
+    "fourmill.project",
+    "fourmill.train.pretrain.trainer",
+    "pyarrow.parquet",
+    "s3fs",
+    "ray.train",
+)
 SERVER = """
 import logging
 from moto.server import DomainDispatcherApplication, create_backend_app
@@ -55,31 +67,59 @@ server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_
 print(server.server_port, flush=True)
 server.serve_forever()
 """
+CLUSTER = """
+import sys
+from fourmill.infra.cluster import cluster
+with cluster() as ray:
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    sys.stdin.read()
+"""
 
 
 @dataclass
 class Day:
-    """What happened to one seed."""
+    """What happened to one seed.
 
+    kills: the moments that are still to come, in seconds, and who. cpu: seconds of CPU time by process, as last seen;
+    `before` those when the day began.
+    """
+
+    kills: list[tuple[float, str]] = field(default_factory=list)
     seconds: float = 0.0
-    attempts: Counter[str] = field(default_factory=Counter)
+    cpu: dict[int, float] = field(default_factory=dict)
+    before: dict[int, float] = field(default_factory=dict)
+    starts: int = 0
     killed: list[str] = field(default_factory=list)
     silence: float = 0.0
     wrong: list[str] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    said: str = ""
+
+    @property
+    def cpu_seconds(self) -> float:
+        return sum(self.cpu.values()) - sum(self.before.values())
+
+
+def cpu_times() -> dict[int, float]:
+    """Seconds of CPU time of this process and all below it, by process."""
+    times, ticks = {}, os.sysconf("SC_CLK_TCK")
+    for pid in (os.getpid(), *runs.descendants(os.getpid())):
+        with suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            times[pid] = (int(fields[11]) + int(fields[12])) / ticks
+    return times
 
 
 class Proxy:
-    """The proxy of a seed, which can be killed and starts again on its port."""
+    """The proxy, always on the same port."""
 
-    def __init__(self, upstream: int, seed: int, rate: float) -> None:
-        self._command = [sys.executable, str(ROOT / "benchmarks/proxy.py"), str(upstream), "--seed", str(seed)]
-        self._command += ["--rate", str(rate)]
-        self.port = 0
-        self.start()
+    def __init__(self, upstream: int) -> None:
+        self._upstream, self.port = upstream, 0
+        self.start(0, 0.0)
 
-    def start(self) -> None:
-        command = [*self._command, "--port", str(self.port)]
+    def start(self, seed: int, rate: float) -> None:
+        self._given = (seed, rate)
+        command = [sys.executable, str(ROOT / "benchmarks/proxy.py"), str(self._upstream), "--port", str(self.port)]
+        command += ["--seed", str(seed), "--rate", str(rate), "--endless", str(int(rate > 0))]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
@@ -87,6 +127,62 @@ class Proxy:
     def kill(self) -> None:
         self._process.kill()
         self._process.communicate()
+
+    def again(self) -> None:
+        self.kill()
+        self.start(*self._given)
+
+
+class Cluster:
+    """A Ray of its own, which is started again when it is gone."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._environment = os.environ | environment
+        self._process: subprocess.Popen[str] | None = None
+        self._below: set[int] = set()
+        self._is_broken = False
+
+    def address(self) -> str:
+        """Of a running one."""
+        if self._is_broken:
+            self.end()
+        if self._process is None:
+            command = [sys.executable, "-c", CLUSTER]
+            streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            self._process = subprocess.Popen(
+                command, env=self._environment, stderr=subprocess.DEVNULL, text=True, **streams
+            )
+            assert self._process.stdout is not None
+            self._address = self._process.stdout.readline().strip()
+            self._look()
+        return self._address
+
+    def _look(self) -> set[int]:
+        """The processes that belong to it; what their parents leave behind is known from before."""
+        if self._process is not None:
+            self._below.update(runs.descendants(self._process.pid))
+        return self._below
+
+    def strike(self, victim: str, draw: random.Random) -> bool:
+        """Kill its raylet, or one of the workers that are at work. False if there is none."""
+        found = []
+        for pid in sorted(self._look()):
+            with suppress(OSError):
+                name = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0", 1)[0]
+                works = name.startswith(b"ray::") and not name.endswith((b"Agent", b"IDLE"))
+                found += [pid] if (name.endswith(b"/raylet") if victim == "raylet" else works) else []
+        if found:
+            os.kill(draw.choice(found), signal.SIGKILL)
+        self._is_broken |= victim == "raylet"
+        return bool(found)
+
+    def end(self) -> None:
+        if self._process is not None:
+            below = sorted(self._look())
+            self._process.kill()
+            self._process.communicate()
+            runs.end_all(below)
+        self._process, self._below, self._is_broken = None, set(), False
 
 
 @contextmanager
@@ -119,104 +215,96 @@ def recipe(folder: Path) -> Path:
     settings = data.settings(
         storage.join(BUCKET, "undisturbed"), urls, modalities=["rgb", "tok_canny_edge", "caption"],
         labels__keep=["canny_edge", "caption"], labels__specialists={"canny_edge": runs.SLOW_EDGES},
-        generate__chains=[],
+        generate__chains=[], engine__actors=1, fit__cpus=1, train__cpus=1, train__steps=12, train__warmup_steps=2,
+        train__checkpoint_every=3, train__validate_every=6,
     )  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
     return folder / "recipe.yaml"
 
 
 def contents(root: str) -> dict[str, bytes]:
-    """What a root holds of labels, tokens and tokenizers, by name."""
+    """What a root holds of labels, tokens, tokenizers and trained models, by name."""
     fs, path = storage.filesystem(root)
-    fs.invalidate_cache()
     names = [name for folder in MADE for name in fs.find(f"{path}/{folder}")]
+    names += [name for name in fs.find(f"{path}/runs/4m") if name.endswith("/model/model.safetensors")]
     return {name.removeprefix(f"{path}/"): fs.cat_file(name) for name in names}
 
 
-def attempt(
-    arguments: Sequence[str], environment: dict[str, str], kill: tuple[float, str] | None, proxy: Proxy, day: Day
+def drive(arguments: Sequence[str], environment: dict[str, str], said: str) -> None:
+    """All verbs, one after the other, in a process of their own. Its exit status is that of the last one."""
+    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    os.environ |= environment
+    from fourmill import cli
+
+    for verb in VERBS:
+        print(f"== {verb}", flush=True)
+        try:
+            status = cli.main([verb, *arguments])
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        if status:
+            sys.exit(status)
+
+
+def start(
+    arguments: Sequence[str], cluster: Cluster, proxy: Proxy, said: Path, day: Day, begin: float, draw: random.Random
 ) -> int:
-    """One start of a verb: its exit status. `kill`: after how many seconds what is killed."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fourmill.cli", *arguments], env=os.environ | environment,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    lines: queue.Queue[str | None] = queue.Queue()
-    source = process.stdout
-
-    def read() -> None:
-        for line in source:
-            lines.put(line)
-        lines.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    begin = last = time.monotonic()
-    below: set[int] = set()
+    """One start of the driver: its exit status. What the day says is killed meanwhile."""
+    environment = endpoint(proxy.port) | {"RAY_ADDRESS": cluster.address()}
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=drive, args=(arguments, environment, str(said)))
+    process.start()
+    started = last = looked = time.monotonic()
+    size = said.stat().st_size if said.exists() else 0
     try:
-        while True:
-            with suppress(queue.Empty):
-                line = lines.get(timeout=0.2)
-                if line is None:
-                    break
-                day.said.append(line)
-                last = time.monotonic()
-            now = time.monotonic()
-            below.update(runs.descendants(process.pid))
+        while process.is_alive():
+            time.sleep(0.1)
+            now, before = time.monotonic(), size
+            size = said.stat().st_size if said.exists() else 0
+            last = now if size != before else last
             day.silence = max(day.silence, now - last)
-            if kill is not None and now - begin > kill[0]:
-                day.killed.append(strike(kill[1], process, proxy))
-                kill = None
-            if process.poll() is not None and process.returncode == -signal.SIGKILL:
-                break
-            if now - begin > PATIENCE_SECONDS:
-                day.wrong.append(f"{arguments[0]} did not end within {PATIENCE_SECONDS:g} s")
-                process.kill()
+            if now - looked > 1:
+                looked = now
+                day.cpu |= cpu_times()
+            if day.kills and now - begin > day.kills[0][0]:
+                day.killed.append(strike(day.kills.pop(0)[1], process, cluster, proxy, draw))
+            if now - started > PATIENCE_SECONDS:
+                day.wrong.append(f"a driver did not end within {PATIENCE_SECONDS:g} s")
                 break
     finally:
         process.kill()
-        process.wait()
-        runs.end_all(sorted(below))  # what a killed driver leaves behind: its local Ray
-    return process.returncode
+        process.join()
+    return int(process.exitcode or 0)
 
 
-def strike(victim: str, process: subprocess.Popen[str], proxy: Proxy) -> str:
+def strike(victim: str, process: Any, cluster: Cluster, proxy: Proxy, draw: random.Random) -> str:
     """Kill it; returns what was killed: the driver if there is no such process yet."""
     if victim == "proxy":
-        proxy.kill()
-        proxy.start()
+        proxy.again()
         return victim
-    marks = {"worker": b"ray::", "raylet": b"/raylet"}
-    for pid in runs.descendants(process.pid) if victim in marks else ():
-        with suppress(OSError):
-            if marks[victim] in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0", 1)[0]:
-                os.kill(pid, signal.SIGKILL)
-                return victim
+    if victim in ("worker", "raylet") and cluster.strike(victim, draw):
+        return victim
     process.kill()
     return "driver"
 
 
-def disturbed(seed: int, path: Path, port: int, args: argparse.Namespace) -> Day:
-    """One bad day: into a root of its own, until all verbs have ended well."""
-    day, draw, begin = Day(), random.Random(seed), time.monotonic()
-    root = storage.join(BUCKET, f"seed{seed}")
-    proxy = Proxy(port, seed, args.rate)
-    kills = [draw.randrange(len(VERBS)) for _ in range(draw.randint(0, args.kills))]
-    try:
-        for number, verb in enumerate(VERBS):
-            for _ in range(ATTEMPTS):
-                day.attempts[verb] += 1
-                strikes = kills.count(number) >= day.attempts[verb]
-                kill = (draw.uniform(2, 25), draw.choice(VICTIMS)) if strikes else None
-                arguments = [verb, str(path), "--set", f"root={root}"]
-                if attempt(arguments, endpoint(proxy.port), kill, proxy, day) == 0:
-                    break
-            else:
-                day.wrong.append(f"{verb} did not end well in {ATTEMPTS} attempts")
-    finally:
-        proxy.kill()
+def one_day(root: str, path: Path, workers: int, day: Day, cluster: Cluster, proxy: Proxy, draw: random.Random) -> None:
+    """Until all verbs have ended well, in a root of its own."""
+    arguments = [str(path), "--set", f"root={root}", "--set", f"train.workers={workers}"]
+    begin, day.before = time.monotonic(), cpu_times()
+    day.cpu = dict(day.before)
+    with tempfile.TemporaryDirectory() as folder:
+        said = Path(folder, "said")
+        while day.starts < STARTS:
+            day.starts += 1
+            if start(arguments, cluster, proxy, said, day, begin, draw) == 0:
+                break
+        else:
+            day.wrong.append(f"it did not end well in {STARTS} starts")
+        day.said = said.read_text(errors="replace")
     day.seconds = time.monotonic() - begin
-    return day
 
 
 def judge(day: Day, root: str, expected: dict[str, bytes]) -> None:
@@ -237,31 +325,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--rate", type=float, default=0.1, help="share of the requests that are disturbed")
-    parser.add_argument("--kills", type=int, default=3, help="at most, in one seed")
+    parser.add_argument("--kills", type=int, default=2, help="at most, in one seed")
     parser.add_argument("--logs", type=Path, help="a folder for what the verbs said")
     args = parser.parse_args(arguments)
     state(__file__, arguments)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH", "")]))
+    # As infra/cluster.py, but before Ray is imported: it would start workers through `uv`.
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOADED))
     bad = 0
-    with tempfile.TemporaryDirectory() as folder, server() as port:
-        path = recipe(Path(folder))
-        for verb in VERBS:
-            subprocess.run([sys.executable, "-m", "fourmill.cli", verb, str(path)], check=True, capture_output=True)
-        expected = contents(storage.join(BUCKET, "undisturbed"))
-        print(f"{len(expected)} files; a share of {args.rate:g} of the requests disturbed\n")
-        print("| seed | s | attempts | killed | longest silence, s | wrong |\n|---|---|---|---|---|---|", flush=True)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        proxy = Proxy(stack.enter_context(server()))
+        stack.callback(proxy.kill)
+        path = recipe(folder)
+        cluster = Cluster(endpoint(proxy.port))
+        stack.callback(cluster.end)
+        expected, took = {}, 0.0
+        for workers in WORKERS:
+            root, day = storage.join(BUCKET, f"undisturbed{workers}"), Day()
+            one_day(root, path, workers, day, cluster, proxy, random.Random(0))
+            if day.wrong or day.starts > 1:
+                print(day.said)
+                sys.exit(f"undisturbed, and it did not end well: {day.wrong}")
+            expected[workers], took = contents(root), max(took, day.seconds)
+            spent = f"{day.seconds:.0f} s, {day.cpu_seconds:.0f} s of CPU time"
+            print(f"undisturbed, workers: {workers}, {spent}, {len(expected[workers])} files", flush=True)
+        print(f"\na share of {args.rate:g} of the requests disturbed\n")
+        print(
+            "| seed | workers | s | CPU s | starts | killed | longest silence, s | wrong |\n"
+            "|---|---|---|---|---|---|---|---|"
+        )
         for seed in range(args.first, args.first + args.seeds):
-            day = disturbed(seed, path, port, args)
-            judge(day, storage.join(BUCKET, f"seed{seed}"), expected)
+            draw = random.Random(seed)
+            count = draw.randint(0, args.kills)
+            day = Day(sorted((draw.uniform(1, took), draw.choice(VICTIMS)) for _ in range(count)))
+            root, workers = storage.join(BUCKET, f"seed{seed}"), WORKERS[seed % len(WORKERS)]
+            proxy.kill()
+            proxy.start(seed, args.rate)
+            one_day(root, path, workers, day, cluster, proxy, draw)
+            judge(day, root, expected[workers])
             bad += bool(day.wrong)
             killed, wrong = ", ".join(day.killed) or "-", "; ".join(day.wrong) or "nothing"
-            print(
-                f"| {seed} | {day.seconds:.0f} | {day.attempts.total()} | {killed} | {day.silence:.0f} | {wrong} |",
-                flush=True,
-            )
+            spent, silence = f"{day.seconds:.0f} | {day.cpu_seconds:.0f}", f"{day.silence:.0f}"
+            print(f"| {seed} | {workers} | {spent} | {day.starts} | {killed} | {silence} | {wrong} |", flush=True)
             if args.logs is not None:
                 args.logs.mkdir(parents=True, exist_ok=True)
-                (args.logs / f"seed{seed}.log").write_text("".join(day.said))
+                (args.logs / f"seed{seed}.log").write_text(day.said)
     return 1 if bad else 0
 
 

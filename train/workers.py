@@ -19,7 +19,7 @@ from typing import Any
 
 from ..infra import faults, logs, scratch
 from ..infra.cluster import cluster, draining
-from ..infra.progress import Progress
+from ..infra.progress import Progress, duration
 from .board import BoardActor, BoardState, Reporter, Stopped, ask
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ LASTING = ("full", "access")  # rows of infra/faults.py that do not end while a 
 GRACE_SECONDS = 120.0  # that a command which is asked to stop waits for a checkpoint; who kills it may be sooner
 FEW = 16  # workers, at which Ray Train looks more often than every 2 s: it waits as long at each start and end
 FEW_SECONDS = "0.5"
+WAITING_SECONDS = 20.0  # between two lines while workers start
 DRAIN_SECONDS = 2.0  # between two looks for nodes that are about to leave
 
 
@@ -172,7 +173,7 @@ def run(work: Work, config: dict[str, Any], resources: Resources, stage: str, ad
                 scaling_config=scaling,
                 run_config=RunConfig(storage_path=folder, failure_config=failures),
             )
-            _watch(trainer, board, resources.least < resources.most)
+            _watch(trainer, board, stage, resources.least < resources.most)
 
 
 def _workers_text(resources: Resources, bundle: dict[str, float]) -> str:
@@ -182,7 +183,7 @@ def _workers_text(resources: Resources, bundle: dict[str, float]) -> str:
     return f"{number} worker{'s' if resources.most != 1 else ''} with {what} each"
 
 
-def _watch(trainer: Any, board: Any, elastic: bool) -> None:
+def _watch(trainer: Any, board: Any, stage: str, elastic: bool) -> None:
     """Run the trainer in a thread and show the progress on the board."""
     raised: list[BaseException] = []
     # Not `join`: a signal that interrupts it marks a thread that works as ended (Python 3.11).
@@ -197,7 +198,7 @@ def _watch(trainer: Any, board: Any, elastic: bool) -> None:
             ended.set()
 
     threading.Thread(target=fit, name="ray-train", daemon=True).start()
-    screen, notices = _Screen(elastic), _Notices()
+    screen, notices = _Screen(elastic, stage), _Notices()
     alive = True
     try:
         while alive:
@@ -248,8 +249,10 @@ class _Notices:
 class _Screen:
     """Shows the progress of the workers. Keeps the last error of the board, in case the board is lost."""
 
-    def __init__(self, elastic: bool = False) -> None:
+    def __init__(self, elastic: bool = False, stage: str = "") -> None:
         self.failure = ""
+        self._stage, self._begun = stage, time.monotonic()
+        self._said = self._begun
         self._reason = "workers failed, or their number changed; started again"
         if not elastic:
             self._reason = "workers failed and were started again"
@@ -268,7 +271,7 @@ class _Screen:
         busy = {rank: m for rank, m in sorted(board.last.items()) if m["done"] < m["total"]}
         shown = busy or dict(sorted(board.last.items())[-1:])
         if not shown:
-            return
+            return self._wait()
         rank, message = next(iter(shown.items()))
         if self._progress is None or self._progress.stage != message["stage"]:
             self.close()
@@ -277,6 +280,14 @@ class _Screen:
         others = [f"{m['stage']} {m['done']:,.0f}/{m['total']:,.0f}" for other, m in busy.items() if other != rank]
         notes = "; ".join([message["notes"], *others]).strip("; ")
         self._progress.update(message["done"] - self._progress.done, notes=notes)
+
+    def _wait(self) -> None:
+        """Say now and then that nothing has begun: Ray Train itself is silent until its workers are up."""
+        now = time.monotonic()
+        if now - self._said >= WAITING_SECONDS:
+            self._said = now
+            waited = duration(now - self._begun)
+            print(f"{self._stage}: its workers are still starting ({waited})", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End the line that is shown."""

@@ -99,6 +99,17 @@ def test_final_errors_are_not_retried(monkeypatch: pytest.MonkeyPatch, error: Ex
         assert len(calls) == 1
 
 
+def test_workers_that_take_long_to_start_are_waited_for_aloud(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workers, "WAITING_SECONDS", 0.0)
+    screen = workers._Screen(stage="fit")
+    screen.show(BoardState())
+    assert capsys.readouterr().err == "fit: its workers are still starting (0 s)\n"
+    screen.show(BoardState(last={0: {"stage": "fit text", "done": 1, "total": 2, "unit": "captions", "notes": ""}}))
+    assert "still starting" not in capsys.readouterr().err
+
+
 def test_restarts_and_the_first_failure_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     screen = workers._Screen()
     message = {"stage": "train", "done": 3, "total": 8, "unit": "steps", "notes": ""}
