@@ -14,10 +14,12 @@ from typing import Any
 
 import fsspec
 import pytest
+from fourmill_tests import data
 from fourmill_tests.s3 import LATE_SECONDS, S3
 from fsspec.implementations.local import LocalFileSystem
 
 from fourmill.infra import faults, remote, storage
+from fourmill.pipelines import source
 
 BUCKETS = itertools.count()
 DATA = bytes(range(256)) * 1000
@@ -128,6 +130,25 @@ def test_reads_take_few_requests_and_few_bytes(folder: str, s3: S3) -> None:
         file.seek(3_000_000)
         assert file.read(100) == (DATA * 20)[3_000_000:3_000_100]
     assert len(s3.requests) - seen == 1
+
+
+def test_a_shard_is_read_once(folder: str, s3: S3, tmp_path: Path) -> None:
+    """All its samples, in any order, take each of its bytes once, and few requests."""
+    (path,) = data.good_shards(tmp_path, 1, 30)
+    url, size = storage.join(folder, "a.tar"), Path(path).stat().st_size
+    storage.put(url, Path(path).read_bytes())
+    s3.headers.clear()
+    s3.keeps_headers = True
+    try:
+        with source.open_shard(url, tmp_path) as shard:
+            for sample in reversed(shard.samples):
+                assert shard.image(sample) and shard.caption(sample)
+            shard.origin(hashed_before=False)
+    finally:
+        s3.keeps_headers = False
+    ranges = [one["range"].removeprefix("bytes=").split("-") for one in s3.headers if "range" in one]
+    assert sum(int(end) + 1 - int(start) for start, end in ranges) == size
+    assert len(s3.headers) <= 4
 
 
 @pytest.mark.parametrize("conditions", ["501", "ignored"])
@@ -346,9 +367,7 @@ def test_a_filesystem_that_waits_by_itself_has_limits_of_time(
     storage.reconnect()
 
 
-def test_a_filesystem_that_never_answers_is_an_error_of_the_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_filesystem_that_never_answers_is_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fsspec.register_implementation("hanging", Hanging, clobber=True)
     monkeypatch.setattr(remote, "REQUEST_SECONDS", 0.1)
     monkeypatch.setattr(remote, "FIRST_SECONDS", 0.3)

@@ -103,7 +103,8 @@ class ColumnCache:
     def _open(self, options: CacheOptions) -> None:
         self._place.mkdir(parents=True, exist_ok=True, mode=0o700)
         # What lies in a folder for all, such as /tmp, anybody may have put there.
-        for place in (self.folder, self._place):
+        above = [self.folder.parent] if options.folder is None else []
+        for place in (*above, self.folder, self._place):
             found = place.lstat()
             if place.is_symlink() or found.st_uid != os.getuid():
                 raise PermissionError(f"{place} belongs to somebody else")

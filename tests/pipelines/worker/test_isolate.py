@@ -88,7 +88,7 @@ def large(keys: str) -> Callable[[str, int], Exception | None]:
 
 
 @pytest.mark.parametrize("keys", ["abc", "bac", "cab"])
-def test_a_sample_that_fits_nowhere_is_a_reject_once_two_actors_say_so(keys: str) -> None:
+def test_a_sample_that_fits_nowhere_is_a_reject_of_two_actors(keys: str) -> None:
     first, probes = Ward(alone=False), dict[str, Any]()
     expected = keys.upper().replace("B", "-")
     assert made(batch("det", Maker(large("b")), things(keys), first)) == expected
