@@ -10,6 +10,7 @@ import numpy as np
 from ..modalities import LABELS, Form
 from ..train.downstream.evaluation.columns import Column, columns
 from ..train.downstream.evaluation.job import EvaluateJob
+from ..train.downstream.evaluation.records import Boxes
 from ..train.downstream.evaluation.references import Reference
 from ..train.downstream.samples import Place, Samples
 
@@ -27,7 +28,10 @@ def _drawn(column: Column, value: Any) -> Any:
     if value is None:
         return None
     if LABELS[column.label].form is not Form.DEPTH:
-        return column.judge.as_label(value)
+        label = column.judge.as_label(value)
+        # Nothing is as sure as the truth: a score beside it would say nothing.
+        is_boxes = isinstance(column.judge, Boxes)
+        return [{"box": one["box"], "label": one["label"]} for one in label] if is_boxes else label
     # A map from 0, near, to 1, far, linear in what the labels are: `inverse` says it. What has no distance is as far as
     # the farthest thing, as the sky is.
     values, known = value

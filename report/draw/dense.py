@@ -11,10 +11,10 @@ from PIL import Image
 from ...modalities import COCO_PANOPTIC_CLASSES, NO_CLASS
 from ...tokenize.id_colors import id_colors
 from .colormaps import blue_to_red, colored, inferno
-from .panels import Panel, Picture, TextPanel, backdrop, picture, scaled, text_size, write_name
+from .names import Names
+from .panels import Panel, Picture, TextPanel, backdrop, picture, scaled
 
 _NAMED_SHARE = 0.02  # of the picture that a segment must take to be named
-_LETTERS = 12
 _COLUMNS = 48  # of the picture of a vector
 
 
@@ -48,7 +48,8 @@ def draw_segments(
 ) -> Picture:
     """Classes, integers (H, W), in one colour for each class over the grey image, large ones named.
 
-    Pixels without a class (255) show the image alone. A name stands where its segment is widest, if it is large enough.
+    Pixels without a class (255) show the image alone. A name stands where its segment is widest, or beside it where it
+    would cover much of it; small segments have none.
     """
     if classes.ndim != 2 or not np.issubdtype(classes.dtype, np.integer):
         raise ValueError(f"segments are class ids (H, W), got {classes.dtype} {classes.shape}")
@@ -63,13 +64,17 @@ def draw_segments(
         colors[none] = grey[none]
     else:
         colors[none] = 0
-    canvas = Image.fromarray(colors)
     areas = sorted(((int(np.sum(ids == c)), int(c)) for c in np.unique(ids) if c != NO_CLASS), reverse=True)
-    for _, class_id in areas:
-        _name_segment(canvas, ids == class_id, class_id, _class_name(class_id, names))
+    canvas, worth = Image.fromarray(colors), np.zeros(ids.shape)
+    for area, class_id in areas:
+        worth[ids == class_id] = 1 / area
+    names_of = Names(worth)
+    for _, class_id in reversed(areas):  # small ones have fewer places
+        _name_segment(names_of, ids == class_id, class_id, _class_name(class_id, names))
+    names_of.write(canvas)
     largest = ", ".join(f"{_class_name(c, names)} {area / ids.size:.0%}" for area, c in areas[:8])
     alt = f"{len(areas)} classes: {largest}" if areas else "no classes"
-    return picture(np.asarray(canvas), alt, size=size, lossless=True)
+    return picture(np.asarray(canvas), alt, size=size, lossless=image is None)
 
 
 def _class_name(class_id: int, names: Sequence[str]) -> str:
@@ -82,23 +87,20 @@ def _class_name(class_id: int, names: Sequence[str]) -> str:
     return name
 
 
-def _name_segment(canvas: Image.Image, mask: np.ndarray, class_id: int, name: str) -> None:
-    """The class's name on its largest connected part."""
+def _name_segment(names: Names, mask: np.ndarray, class_id: int, name: str) -> None:
+    """The class's name on its largest connected part, or beside it, if that is large enough."""
     _, parts, statistics, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     part = 1 + int(np.argmax(statistics[1:, cv2.CC_STAT_AREA]))
-    width, height = text_size(name, _LETTERS)
-    if statistics[part, cv2.CC_STAT_AREA] < max(_NAMED_SHARE * mask.size, width * height):
+    left, top, width, height, area = statistics[part].tolist()
+    if area < _NAMED_SHARE * mask.size:
         return
     inside = np.pad((parts == part).astype(np.uint8), 1)  # the picture's border ends a segment, too
     depth = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
     # Of the points that are nearly as deep as the deepest, the one next to the centre: names do not jump.
     widest = np.argwhere(depth >= 0.98 * depth.max())[:, ::-1]
     x, y = widest[np.argmin(np.abs(widest - centres[part]).sum(axis=1))].tolist()
-    left = min(max(x - width / 2, 0.0), canvas.width - width)
-    top = min(max(y - height / 2, 0.0), canvas.height - height)
-    if left >= 0 and top >= 0:
-        color = tuple(int(c) for c in id_colors(np.array(class_id)))
-        write_name(canvas, left, top, name, color, _LETTERS)
+    color = tuple(int(c) for c in id_colors(np.array(class_id)))
+    names.add(name, color, (x, y), (left, top, left + width, top + height))
 
 
 def draw_features(features: np.ndarray, like: np.ndarray | None = None, *, size: int = 320) -> Picture:

@@ -24,7 +24,8 @@ from ...tokenize.id_colors import id_colors
 from ...tokenize.text.sentences import METADATA_TYPES
 from .dense import draw_depth, draw_features, draw_normals, draw_segments, draw_vector
 from .instances import draw_instances
-from .panels import Panel, Picture, Swatches, TablePanel, TextPanel, fit, picture, text_size, write_name
+from .names import Names
+from .panels import Panel, Picture, Swatches, TablePanel, TextPanel, backdrop, fit, picture, scaled
 from .skeleton import draw_skeletons
 
 __all__ = ["DRAWERS", "Panel", "Picture", "Swatches", "TablePanel", "TextPanel", "draw", "fit", "id_colors", "picture"]
@@ -104,9 +105,17 @@ def draw_boxes(boxes: Sequence[Mapping[str, Any]], image: np.ndarray | None, *, 
         corners = [" ".join(f"{float(x):.3f}" for x in box["box"]) for box in ordered]
         return TablePanel(tuple((name, corner, "") for name, corner in zip(names, corners, strict=True))[::-1])
     # Scaled first, drawn afterwards: lines and letters keep their size at any size of the source.
-    canvas = Image.fromarray(np.ascontiguousarray(fit(image, size))).convert("RGB")
-    for box, name in zip(ordered, names, strict=True):
-        _draw_box(canvas, box, name)
+    height, width = scaled(image.shape[:2], size)
+    canvas = Image.fromarray(backdrop(image, height, width))
+    edges, worth = [_edges(box["box"], width, height) for box in ordered], np.zeros((height, width))
+    for box, (left, top, right, bottom) in zip(ordered, edges, strict=True):
+        _outline(canvas, (left, top, right, bottom), _color(box))
+        inside = worth[int(top) : int(bottom) + 1, int(left) : int(right) + 1]
+        inside += 1 / inside.size
+    written = Names(worth)
+    for box, name, (left, top, right, bottom) in reversed(list(zip(ordered, names, edges, strict=True))):
+        written.add(name, _color(box), ((left + right) / 2, top), (left, top, right, bottom))
+    written.write(canvas)
     count = "1 box" if len(boxes) == 1 else f"{len(boxes)} boxes"
     return picture(np.asarray(canvas), f"{count}: " + ", ".join(reversed(names[-12:])), size=size)
 
@@ -115,22 +124,24 @@ def _box_name(box: Mapping[str, Any]) -> str:
     return f"{box['label']} {float(box['score']):.2f}" if "score" in box else str(box["label"])
 
 
-def _draw_box(canvas: Image.Image, box: Mapping[str, Any], name: str) -> None:
-    width, height = canvas.size
-    xmin, ymin, xmax, ymax = (min(max(float(x), 0.0), 1.0) for x in box["box"])
+def _edges(box: Sequence[Any], width: int, height: int) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of a box in a picture, of which parts outside are cut."""
+    xmin, ymin, xmax, ymax = (min(max(float(x), 0.0), 1.0) for x in box)
     left, top = xmin * (width - 1), ymin * (height - 1)
-    right, bottom = max(left, xmax * (width - 1)), max(top, ymax * (height - 1))
+    return left, top, max(left, xmax * (width - 1)), max(top, ymax * (height - 1))
+
+
+def _color(box: Mapping[str, Any]) -> tuple[int, ...]:
     # The colour hangs on the class alone: the same class looks the same in every picture.
     class_id = sum((i + 1) * ord(letter) for i, letter in enumerate(str(box["label"])))
-    color = tuple(int(x) for x in id_colors(np.array(class_id)))
+    return tuple(int(x) for x in id_colors(np.array(class_id)))
+
+
+def _outline(canvas: Image.Image, edges: tuple[float, float, float, float], color: tuple[int, ...]) -> None:
+    left, top, right, bottom = edges
     draw = ImageDraw.Draw(canvas)
     draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=(0, 0, 0), width=1)
     draw.rectangle((left, top, right, bottom), outline=color, width=2)
-    # A twentieth of the picture can be read on a page; below 12 px letters run together.
-    letters = max(12, max(width, height) // 20)
-    text_width, text_height = text_size(name, letters)
-    x = max(0.0, min(left, width - text_width))
-    write_name(canvas, x, top - text_height if top >= text_height else top, name, color, letters)
 
 
 def draw_palettes(palettes: Sequence[Any]) -> Panel:

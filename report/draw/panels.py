@@ -1,4 +1,4 @@
-"""Panels that a page can show, and what all drawings share: scaling, colours of ids, names on pictures."""
+"""Panels that a page can show, and what all drawings share: scaling, and the picture that lies below."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -84,24 +84,10 @@ def backdrop(image: np.ndarray | None, height: int, width: int) -> np.ndarray:
 
 
 def scaled(frame: Sequence[int], size: int) -> tuple[int, int]:
-    """Height and width of a frame of (height, width) whose longer side is made at most `size`, as `fit` does."""
+    """Height and width of what is drawn on a frame of (height, width): its longer side is `size`.
+
+    A small frame is enlarged, unlike by `fit`: lines and names keep their size, as nothing enlarges them afterwards.
+    """
     height, width = frame
-    scale = min(1.0, size / max(height, width))
+    scale = size / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def text_size(text: str, font_size: int) -> tuple[float, float]:
-    """Width and height of a name, with its margin."""
-    font = ImageFont.load_default(size=font_size)
-    width, height = ImageDraw.Draw(Image.new("L", (1, 1))).textbbox((0, 0), text, font=font)[2:]
-    return width + 6, height + 4
-
-
-def write_name(canvas: Image.Image, x: float, y: float, text: str, color: tuple[int, ...], font_size: int) -> None:
-    """A name in black or white on a box of a colour, whose top left corner is (x, y)."""
-    draw = ImageDraw.Draw(canvas)
-    width, height = text_size(text, font_size)
-    draw.rectangle((x, y, x + width, y + height), fill=color)
-    dark = 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2] < 128
-    font = ImageFont.load_default(size=font_size)
-    draw.text((x + 3, y + 1), text, fill=(255, 255, 255) if dark else (0, 0, 0), font=font)

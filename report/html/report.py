@@ -18,6 +18,8 @@ from . import chart, page
 from .chart import Series
 from .gallery import NOT_KEPT, GallerySample, SampleCard, draw_sample, label_title
 
+_PLAIN = 224  # grey
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -105,7 +107,10 @@ class GridColumn:
 
 @dataclass(frozen=True)
 class GenerationRow:
-    """A validation sample: one label for each column (None: nothing), and the crop that boxes are drawn on."""
+    """A validation sample: one label for each column (None: nothing), and the crop that boxes are drawn on.
+
+    What is made without the image is drawn on a plain ground.
+    """
 
     key: str
     cells: Sequence[Any]
@@ -237,13 +242,13 @@ def render_report(data: ReportData) -> str:
         ValueError: a row of a generation grid has not one cell for each column, or a curve's steps and values differ.
     """
     # A section without data is left out, and so is its link: nothing is shown that was not measured.
-    sections = [
+    sections = [  # what came out first: who looks for ten seconds sees that
+        ("generation", "Generation", data.generations),
+        ("evaluation", "Evaluation", data.evaluations),
         ("corpus", "Corpus", data.mosaic or data.photos),
         ("labels", "Labels", data.samples),
         ("tokenizers", "Tokenizers", data.tokenizers),
         ("training", "Training", data.curves or data.training_facts),
-        ("generation", "Generation", data.generations),
-        ("evaluation", "Evaluation", data.evaluations),
         ("rejects", "Rejects", data.rejects),
         ("caveats", "What to keep in mind", data.caveats),
         ("next", "What to try next", data.commands),
@@ -305,6 +310,14 @@ def _curve_card(curve: Curve) -> CurveCard:
     return CurveCard(curve.title, chart.line_chart(series, label=label, chance=curve.chance), last)
 
 
+def _ground(grid: GenerationGrid, column: GridColumn, row: GenerationRow) -> np.ndarray | None:
+    """What a cell is drawn on: the image, except for what the model read or made without it, which would seem right."""
+    is_seen = any(one.role == "given" and one.label == "rgb" for one in grid.columns)
+    if row.backdrop is None or is_seen or column.role in ("label", "truth"):
+        return row.backdrop
+    return np.full_like(row.backdrop, _PLAIN)
+
+
 def _grid_card(grid: GenerationGrid, classes: Mapping[str, tuple[str, ...]]) -> GridCard:
     given = [i for i, column in enumerate(grid.columns) if column.role == "given"]
     # A generated column, and those after it that say what is so.
@@ -321,7 +334,10 @@ def _grid_card(grid: GenerationGrid, classes: Mapping[str, tuple[str, ...]]) -> 
             got = f"{len(row.cells)} cells for {len(grid.columns)} columns"
             raise ValueError(f"{grid.title}, {row.key}: got {got}; expected one for each, None where there is nothing")
         cells = zip(grid.columns, row.cells, strict=True)
-        panels = [draw.draw(column.label, cell, row.backdrop, size=224, classes=classes) for column, cell in cells]
+        panels = [
+            draw.draw(column.label, cell, _ground(grid, column, row), size=224, classes=classes)
+            for column, cell in cells
+        ]
         lines = [(role, [panels[one[role]] if role in one else None for one in targets]) for role in roles]
         samples.append((row.key, [panels[i] for i in given], lines))
 

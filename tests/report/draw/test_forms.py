@@ -48,29 +48,29 @@ def test_normals_are_the_colours_of_the_field() -> None:
 
 def test_segments_have_one_colour_each_and_names_where_they_fit() -> None:
     sky, road, person = (COCO_PANOPTIC_CLASSES.index(name) for name in ("sky-other-merged", "road", "person"))
-    classes = np.full((200, 300), sky, np.uint8)
+    classes = np.full((200, 320), sky, np.uint8)
     classes[100:] = road
     classes[10:14, 10:14] = person  # too small for a name
-    classes[:, 290:] = 255
+    classes[:, 310:] = 255
     shown = pixels(draw.draw("semseg", classes))
     for class_id, (y, x) in ((sky, (5, 150)), (road, (195, 20)), (person, (12, 12))):
         assert np.array_equal(shown[y, x], id_colors(np.array(class_id)))
-    assert not shown[50, 295].any(), "no class, no image: black"
+    assert not shown[50, 315].any(), "no class, no image: black"
     plain = np.where(np.arange(200)[:, None, None] < 100, id_colors(np.array(sky)), id_colors(np.array(road)))
     written = np.abs(shown - plain).max(-1) > 30
     written[:20, :20] = False
-    rows, columns = np.nonzero(written[:, :290])
+    rows, columns = np.nonzero(written[:, :310])
     assert (rows < 100).any() and (rows > 100).any() and 100 < columns.mean() < 200, "both names in the middle"
     assert "3 classes: road 48%, sky 48%" in text_of(draw.draw("semseg", classes))
 
 
 def test_segments_over_an_image_keep_it_visible() -> None:
-    image = np.zeros((60, 80, 3), np.uint8)
-    image[:, 40:] = 255
-    classes = np.full((60, 80), 255, np.uint8)
-    assert np.array_equal(pixels(draw.draw("semseg", classes, image)), image)
+    image = np.zeros((240, 320, 3), np.uint8)
+    image[:, 160:] = 255
+    classes = np.full((240, 320), 255, np.uint8)
+    assert np.abs(pixels(draw.draw("semseg", classes, image)) - image).mean() < 1
     covered = pixels(draw.draw("semseg", np.zeros((30, 40), np.uint8), image))  # a map of another size
-    assert (covered[:, 30:].mean() - covered[:, :10].mean()) > 80
+    assert (covered[:, 200:].mean() - covered[:, :120].mean()) > 80
     assert isinstance(draw.draw("semseg", np.zeros((4, 4))), draw.TextPanel), "floats are no classes"
 
 
@@ -105,28 +105,28 @@ def test_a_vector_is_a_strip_red_above_blue_below_zero() -> None:
 
 
 def instance(left: int, top: int, right: int, bottom: int) -> dict[str, Any]:
-    mask = np.zeros((100, 200), np.uint8)
+    mask = np.zeros((160, 320), np.uint8)
     mask[top:bottom, left:right] = 1
-    return {"box": [left / 200, top / 100, right / 200, bottom / 100], "mask": masks.encode(mask), "point": None}
+    return {"box": [left / 320, top / 160, right / 320, bottom / 160], "mask": masks.encode(mask), "point": None}
 
 
 def test_small_instances_lie_on_large_ones() -> None:
-    image = np.full((100, 200, 3), 100, np.uint8)
-    small, large = instance(80, 40, 100, 60), instance(10, 10, 190, 90)
+    image = np.full((160, 320, 3), 100, np.uint8)
+    small, large = instance(80, 40, 100, 60), instance(10, 10, 310, 150)
     shown = pixels(draw.draw("sam_instance", [small, large], image))
     assert np.abs(shown[3, 3] - 100).max() < 10
     assert np.abs(shown[50, 90] - shown[50, 30]).max() > 20 < np.abs(shown[50, 30] - 100).max()
     alone = pixels(draw.draw("sam_instance", [large], image))
     assert np.abs(alone[50, 30] - shown[50, 30]).max() < 10
-    assert "2 instances, 72% of the pixels" in text_of(draw.draw("sam_instance", [small, large], image))
-    assert pixels(draw.draw("sam_instance", [small | {"point": [0.45, 0.5]}])).shape == (100, 200, 3)
+    assert "2 instances, 82% of the pixels" in text_of(draw.draw("sam_instance", [small, large], image))
+    assert pixels(draw.draw("sam_instance", [small | {"point": [0.28, 0.3]}])).shape == (160, 320, 3)
     assert draw.draw("sam_instance", []) == draw.TextPanel("no instances", quiet=True)
 
 
 def test_masks_of_another_size_than_the_image() -> None:
     image = np.zeros((50, 50, 3), np.uint8)
-    shown = pixels(draw.draw("sam_instance", [instance(100, 0, 200, 100)], image))
-    assert shown[:, :20].max() < 20 < shown[:, 30:].max()
+    shown = pixels(draw.draw("sam_instance", [instance(160, 0, 320, 160)], image))
+    assert shown[:, :140].max() < 20 < shown[:, 180:].max()
 
 
 # Skeletons
@@ -187,10 +187,10 @@ def test_a_mirrored_label_is_the_mirrored_skeleton() -> None:
 
 
 def test_skeletons_have_sides_and_broken_people_are_boxes() -> None:
-    image = np.full((200, 200, 3), 90, np.uint8)
+    image = np.full((320, 320, 3), 90, np.uint8)
     shown = pixels(draw.draw("human_poses", [standing()], image))
     orange, blue = shown[..., 0] > shown[..., 2] + 80, shown[..., 2] > shown[..., 0] + 80
-    assert np.nonzero(orange)[1].mean() > 105 and np.nonzero(blue)[1].mean() < 95
+    assert np.nonzero(orange)[1].mean() > 168 and np.nonzero(blue)[1].mean() < 152
     boxed = pixels(draw.draw("human_poses", [{"box": [0.1, 0.1, 0.9, 0.9]}], image))
     assert boxed.std() > 0 and np.abs(boxed[..., 0] - boxed[..., 2]).max() < 20
     assert draw.draw("human_poses", []) == draw.TextPanel("nobody", quiet=True)

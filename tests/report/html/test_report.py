@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import numpy as np
 import pytest
 
+from fourmill.report.draw import labels as draw
 from fourmill.report.html import report
 from fourmill.report.html.chart import Series
 from fourmill.report.html.gallery import GallerySample
@@ -66,7 +68,7 @@ def test_every_section_is_there_with_its_numbers(sample: GallerySample, attack: 
     html = render_report(full(sample, attack))
     anchors = re.findall(r'<a href="#(\w+)">', html)
     others = ["rejects", "caveats", "next"]
-    assert anchors == ["corpus", "labels", "tokenizers", "training", "generation", "evaluation", *others]
+    assert anchors == ["generation", "evaluation", "corpus", "labels", "tokenizers", "training", *others]
     assert re.findall(r'<section id="(\w+)"', html) == anchors
     for text in (
         "2 min 00 s",
@@ -134,3 +136,29 @@ def test_generated_stands_above_label_and_truth() -> None:
     assert re.findall(r'<th scope="row">(\w+)</th>', page) == ["generated", "label", "truth"]
     assert page.index("said") < page.index("written")
     assert 'rowspan="3"' in page
+
+
+@pytest.mark.parametrize("given", ["rgb", "caption"])
+def test_only_what_is_made_from_the_image_is_drawn_on_it(given: str) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype(np.uint8)
+    made, label = np.zeros((32, 32), np.uint8), np.ones((32, 32), np.uint8)
+    roles: tuple[Literal["generated", "label"], ...] = ("generated", "label")
+    columns = [report.GridColumn(given, "given"), *(report.GridColumn("semseg", role) for role in roles)]
+    row = report.GenerationRow("key", [image if given == "rgb" else "a ball", made, label], image)
+    page = render_report(ReportData(title="t", generations=[report.GenerationGrid("g", columns, [row])]))
+
+    def is_shown(ids: np.ndarray) -> bool:
+        panel = draw.draw("semseg", ids, image, size=224)
+        assert isinstance(panel, draw.Picture)
+        return panel.uri in page
+
+    assert is_shown(label) and is_shown(made) == (given == "rgb")
+
+
+def test_what_was_generated_comes_first() -> None:
+    columns = [report.GridColumn("caption", "given"), report.GridColumn("caption", "generated")]
+    grid = report.GenerationGrid("g", columns, [report.GenerationRow("key", ["a", "b"])])
+    image = np.zeros((8, 8, 3), np.uint8)
+    page = render_report(ReportData(title="t", generations=[grid], mosaic=[("one", image)]))
+    assert page.index('id="generation"') < page.index('id="corpus"')
+    assert page.index('href="#generation"') < page.index('href="#corpus"')
