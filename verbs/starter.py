@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ..infra import storage
@@ -16,7 +16,8 @@ from ..pipelines.borders import photo
 from ..pipelines.borders.look import BarsSeen
 from ..pipelines.reject import Reject, reason_class
 from ..pipelines.settings import Images
-from . import bars, sizes
+from . import bars, known_truth, sizes
+from .known_truth import Held
 from .machines import Machine, here
 from .sizes import Sizes
 
@@ -98,7 +99,7 @@ generate:
   samples: 8
   chains:
 {chains}
-"""
+{evaluate}"""
 
 
 TRIM = """\
@@ -122,13 +123,14 @@ QUICK = """\
 class Look:
     """What the first shard holds.
 
-    samples: of the whole shard. findings: sentences. bars: around images of those that were looked at.
+    samples: of the whole shard. findings: sentences. bars, truth: around and beside the images that were looked at.
     """
 
     samples: int
     findings: list[str]
     has_captions: bool
     bars: BarsSeen
+    truth: Held
 
 
 def recipe_text(
@@ -168,6 +170,7 @@ def recipe_text(
         trim=TRIM if first.bars.barred > bars.FEW * first.bars.images else "",
         keep=_flow(keep),
         chains="\n".join(chains),
+        evaluate=known_truth.section(first.truth),
         **_fields(sizes.choose(samples, machine), samples, machine),
     )
 
@@ -254,19 +257,26 @@ def look(url: str) -> Look:
             findings.append(f"named parts of one sample there: {named}")
         if seen.barred:
             findings.append(f"{seen.finding}; images.trim_borders cuts them off")
-        findings += _ignored(shard)
+        held = known_truth.look(shard, samples)
+        findings += [*_ignored(shard, [one if isinstance(one, str) else one["member"] for one in held.truth.values()])]
+        findings += held.findings
         rejected.update(reason_class(reason) for _, reason in shard.rejects)
         findings += [
             f"rejected there, {count} of them: {_in_line(reason)}" for reason, count in rejected.most_common(NAMED)
         ]
         # An empty first shard says nothing about captions; assume the usual.
-        return Look(len(shard.samples), findings, captions > 0 or not samples, seen)
+        return Look(len(shard.samples), findings, captions > 0 or not samples, seen, held)
 
 
-def _ignored(shard: source.Shard) -> list[str]:
-    """The members that nothing reads unless a specialist asks for them, in a sentence; [] if there are none."""
-    names = [(_in_line(name) or "without a suffix", count) for name, count in shard.ignored.most_common(NAMED)]
-    more = ", ..." if len(shard.ignored) > NAMED else ""
+def _ignored(shard: source.Shard, truth: Collection[str]) -> list[str]:
+    """The members that nothing reads unless a specialist asks for them, in a sentence; [] if there are none.
+
+    Args:
+        truth: members that the evaluation reads.
+    """
+    unread = Counter({name: count for name, count in shard.ignored.items() if name.lstrip(".") not in truth})
+    names = [(_in_line(name) or "without a suffix", count) for name, count in unread.most_common(NAMED)]
+    more = ", ..." if len(unread) > NAMED else ""
     said = ", ".join(f"{name} {count:,}" for name, count in names)
     return [f"ignored there: {said}{more}; `specialist: member` reads such labels"] if said else []
 

@@ -26,7 +26,8 @@ class Names:
     """
 
     def __init__(self, worth: np.ndarray) -> None:
-        self._covered, self._taken = _sums(worth), np.zeros(worth.shape, bool)
+        self._covered = _sums(worth)
+        self._taken: np.ndarray = np.zeros(worth.shape, bool)
         self._found: list[tuple[int, int, int, str, tuple[int, ...]]] = []
 
     def add(
@@ -50,10 +51,10 @@ class Names:
         touches = (left <= within[2] + 1) & (left + wide >= within[0] - 1)
         touches = touches & (top <= within[3] + 1) & (top + high >= within[1] - 1)
         costs = np.where(touches & (_inside(_sums(self._taken), wide, high) == 0), costs, np.inf)
-        y, x = np.unravel_index(int(np.argmin(costs)), costs.shape)
+        y, x = divmod(int(np.argmin(costs)), costs.shape[1])
         if np.isfinite(costs[y, x]):
             self._taken[y : y + high, x : x + wide] = True
-            self._found.append((int(x), int(y), letters, name, color))
+            self._found.append((x, y, letters, name, color))
 
     def write(self, canvas: Image.Image) -> None:
         """Write all names, each in black or white on a ground of its colour."""

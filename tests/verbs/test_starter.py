@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,12 @@ import yaml
 from fourmill_tests import data, runs
 
 from fourmill import recipe as recipes
+from fourmill.pipelines.scenes import shards as scenes
+from fourmill.pipelines.scenes.kinds import CLASSES
+from fourmill.pipelines.scenes.sample import Options
+from fourmill.train.downstream.evaluation.columns import COLOURS
+from fourmill.train.downstream.evaluation.judges import Captions
+from fourmill.train.downstream.evaluation.truth import Frame
 from fourmill.verbs import starter
 
 
@@ -124,10 +131,52 @@ def test_shards_without_an_image_are_said(tmp_path: Path) -> None:
 def test_what_is_wrong_with_the_first_shard_is_said(tmp_path: Path) -> None:
     entries = [("0.image.jpg", b"no image"), ("0.caption.txt", b"\xe9"), ("1.image.jpg", data.encode(data.picture(0)))]
     (tmp_path / "a.tar").write_bytes(
-        data.tar([*entries, ("1.image.jpg", b""), ("1.caption.txt", b"a"), ("1.cls", b"0")])
+        data.tar([*entries, ("1.image.jpg", b""), ("1.caption.txt", b"a"), ("1.xmp", b"0")])
     )
     findings = starter.look(str(tmp_path / "a.tar")).findings
     assert "named parts of one sample there: .image.jpg 2, .caption.txt 2" in findings
     assert "rejected there, 1 of them: caption: not UTF-8" in findings
     assert "rejected there, 1 of them: duplicate key: a second .image.jpg is ignored" in findings
-    assert any("image: not a JPEG" in line for line in findings) and any("cls 1" in line for line in findings)
+    assert any("image: not a JPEG" in line for line in findings) and any("xmp 1" in line for line in findings)
+
+
+def test_truth_of_rendered_scenes_is_named(tmp_path: Path) -> None:
+    scenes.write(str(tmp_path), Options(0, 32, "plain"), {"train": 3, "val": 2}, 4, 1)
+    train, val = (f"{tmp_path}/{split}-*.tar" for split in ("train", "val"))
+    text = starter.recipe_text([train], [val], str(tmp_path / "out"))
+    recipe = recipes.parse(yaml.safe_load(text))
+    truth = recipe.evaluate.truth
+    assert {label: one.member for label, one in truth.items()} == {
+        "normal": "normal.npy", "depth": "depth.npy", "semseg": "semseg.png", "sam_instance": "instances.png",
+        "det": "boxes.json", "caption": "scene.json",
+    }  # fmt: skip
+    assert truth["semseg"].classes == list(CLASSES)
+    assert "ignored there: camera.json 3;" in text, "what the evaluation reads is not ignored"
+    # What is written is what the truth of this caption needs: names and colours of the things of the scene.
+    judge = Captions(truth["caption"], (), COLOURS)
+    with tarfile.open(f"{tmp_path}/val-00000.tar") as tar:
+        data = {name.partition(".")[2]: tar.extractfile(name) for name in tar.getnames()[: len(tar.getnames()) // 2]}
+        scene, caption = data["scene.json"], data["txt"]
+        assert scene is not None and caption is not None
+        names, colours = judge.of_truth(scene.read(), Frame(32, 32))
+        assert names and judge.of_label(caption.read().decode())[0] <= names
+        assert all(one.split()[0] in COLOURS for one in colours)
+    # The lists of classes are there to be taken: then every truth of the scenes can be read.
+    listed = "\n".join(line[2:] for line in text[text.index("# classes:") :].splitlines())
+    assert recipes.parse(yaml.safe_load(text + listed)).class_lists["semseg"] == CLASSES
+
+
+def test_members_that_are_no_truth_are_not_named_as_such(tmp_path: Path) -> None:
+    entries = data.good_entries(0, 2)
+    key = entries[0][0].rpartition(".")[0]
+    entries += [(f"{key}.boxes.json", b'{"boxes": []}'), (f"{key}.depth.npy", b"no array"), (f"{key}.cls", b"7")]
+    (tmp_path / "a.tar").write_bytes(data.tar(entries))
+    text = starter.recipe_text([str(tmp_path / "a.tar")], [], "out")
+    assert set(recipes.parse(yaml.safe_load(text)).evaluate.truth) == {"classes"}
+    for member in ("boxes.json", "depth.npy"):
+        assert f"{member} of sample '{key}' is no truth that evaluate reads, and is left out" in text
+
+
+def test_without_truth_there_is_no_evaluate_section(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(data.tar(data.good_entries(0, 2)))
+    assert "evaluate" not in yaml.safe_load(starter.recipe_text([str(tmp_path / "a.tar")], [], "out"))
