@@ -35,6 +35,11 @@ class Samples:
         there = [[tokens is not None for tokens in self.tokens[name]] for name in names]
         return np.flatnonzero(np.all(there, axis=0)) if there else np.arange(len(self.places))
 
+    def first(self, count: int) -> Samples:
+        """The first of them, all if there are no more."""
+        tokens = {name: rows[:count] for name, rows in self.tokens.items()}
+        return Samples(self.specs, self.places[:count], tokens)
+
     def given(self, names: Iterable[str], rows: Iterable[int] | None = None) -> dict[str, Any]:
         """These modalities of some samples, all unless given, in the form that `generate` takes."""
         chosen = range(len(self.places)) if rows is None else [int(row) for row in rows]

@@ -29,7 +29,7 @@ class Evaluation:
     def likelihoods(self) -> Matrix:
         """The matrix of who knows what."""
         settings, special = self.job.settings, special_ids(self.job.generation)
-        samples = self._samples(())
+        samples = self._samples((), self.job.settings.subset)
         total = matrix.passes(self.model, settings.combinations)
         with Progress("evaluate", total, "passes") as progress:
             cells = matrix.compute(self.model, samples, settings.combinations, settings, special, progress.update)
@@ -41,8 +41,9 @@ class Evaluation:
         with Progress("evaluate", table.answers(self.job, samples), "answers") as progress:
             return table.compute(self.job, samples, lambda: self.model, progress.update)
 
-    def _samples(self, needed: tuple[str, ...]) -> Samples:
+    def _samples(self, needed: tuple[str, ...], most: int | None = None) -> Samples:
         generation, count = self.job.generation, self.job.settings.samples
+        count = min(count, most or count)
         samples = chosen.read(generation.root, generation.specs, generation.splits["val"], count, needed)
         if not samples.places:
             lacks = f"none of the validation samples has {' and '.join(needed)}" if needed else "there are none"

@@ -44,6 +44,7 @@ class Evaluate(Section):
     """Evaluation on the first validation samples that have the inputs."""
 
     samples: Positive = 256
+    subset: Positive | None = None  # the first so many of them, for what takes long: chains, ensembles, the matrix
     inputs: UrlList = []  # that the table's model is given; rgb unless given
     truth: dict[str, Annotated[Truth, BeforeValidator(_as_truth)]] = {}  # by label; the stored label is it elsewhere
     chain: Annotated[list[ChainStep], BeforeValidator(as_steps)] = []  # all that the table shows unless given

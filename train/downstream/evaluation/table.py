@@ -27,7 +27,7 @@ from .references import Reference
 from .table_files import Measured, Table
 from .vectors import Neighbours
 
-MADE = ("another", "step", "chain", "ensemble")  # the rows that the model makes
+MADE = ("another", "step", "chain", "ensemble")  # the rows that the model makes, those of chains last
 
 Post = Callable[[float], None]
 
@@ -41,8 +41,9 @@ def compute(job: EvaluateJob, samples: Samples, load: Callable[[], FourM], post:
         post: is called with the number of answers that are made or found; `answers` says how many there are.
     """
     (of, notes), made = columns(job), Made(job, samples, load, post)
+    chained = Made(job, samples.first(job.settings.subset or len(samples.places)), load, post)
     draws = draw(len(samples.places), job.settings.draws, job.settings.seed)
-    maker = _Maker(job, samples, of, made, draws)
+    maker = _Maker(job, samples, of, (made, chained), draws)
     measured = [maker.column(column) for column in of]
     if lost := maker.here.unopened():
         maker.notes.append(f"The tars of {listing(lost[:5])} cannot be opened: truth and boxes are of other shards.")
@@ -50,6 +51,7 @@ def compute(job: EvaluateJob, samples: Samples, load: Callable[[], FourM], post:
         run=job.generation.title,
         inputs=list(job.inputs),
         samples=len(samples.places),
+        subset=maker.chained if maker.chained < len(samples.places) else None,
         ensemble=job.settings.ensemble,
         draws=job.settings.draws,
         seed=job.settings.seed,
@@ -61,8 +63,9 @@ def compute(job: EvaluateJob, samples: Samples, load: Callable[[], FourM], post:
 
 def answers(job: EvaluateJob, samples: Samples) -> int:
     """What `compute` posts at most: a sample for each column, question and member of an ensemble."""
-    rows = 1 + (len(samples.places) > 1) + job.settings.ensemble
-    return len(samples.places) * (len(columns(job)[0]) * rows + len(recall.questions(job, samples)))
+    whole, targets = len(samples.places), len(columns(job)[0])
+    chained = min(whole, job.settings.subset or whole) * job.settings.ensemble
+    return targets * (whole * (1 + (whole > 1)) + chained) + whole * len(recall.questions(job, samples))
 
 
 def chain(job: EvaluateJob, of: Sequence[Column]) -> tuple[ChainStep, ...]:
@@ -84,10 +87,20 @@ def _training(job: EvaluateJob, of: Sequence[Column]) -> Reference:
 
 
 class _Maker:
-    """Makes one column after another: its answers are large, and forgotten when they are measured."""
+    """Makes one column after another: its answers are large, and forgotten when they are measured.
 
-    def __init__(self, job: EvaluateJob, samples: Samples, of: Sequence[Column], made: Made, draws: np.ndarray) -> None:
+    Attributes:
+        chained: of how many samples chains are asked.
+
+    Args:
+        made: answers to all samples, and to those of chains.
+    """
+
+    def __init__(
+        self, job: EvaluateJob, samples: Samples, of: Sequence[Column], made: tuple[Made, Made], draws: np.ndarray
+    ) -> None:
         self.job, self.samples, self.made, self.draws = job, samples, made, draws
+        self.chained = len(made[1].samples.places)
         self.here, self.train = Reference(job, samples, of), _training(job, of)
         self.chain, self.notes = chain(job, of), list[str]()
 
@@ -95,9 +108,10 @@ class _Maker:
         """A column; without cells if nothing of it can be measured, which `notes` say."""
         references = self.here.of(column)
         cells: dict[str, dict[str, Value]] = {}
-        asker = _Asker(column, self.chain, self.made, self.here, references)
+        asker = _Asker(column, self.chain, self.made[0], self.here, references)
+        chained = _Asker(column, self.chain, self.made[1], self.here, references[: self.chained])
         if any(one is not None for one in references):
-            for row, answer in self._rows(column, asker, references).items():
+            for row, answer in self._rows(column, asker, chained, references).items():
                 if values := self._measured(column, answer(), references):
                     cells[row] = values
             if column.given is not None and "labels" not in cells:
@@ -113,11 +127,15 @@ class _Maker:
             reference=column.reference,
             truth=column.given is not None,
             samples=sum(one is not None for one in references),
-            answers=asker.folders(row for row in MADE if row in cells),
+            chained=sum(one is not None for one in references[: self.chained]),
+            answers=asker.folders(row for row in MADE[:2] if row in cells)
+            | chained.folders(row for row in MADE[2:] if row in cells),
             cells=cells,
         )
 
-    def _rows(self, column: Column, asker: _Asker, references: Sequence[Any]) -> dict[str, Callable[[], Sequence[Any]]]:
+    def _rows(
+        self, column: Column, asker: _Asker, chained: _Asker, references: Sequence[Any]
+    ) -> dict[str, Callable[[], Sequence[Any]]]:
         """Row -> what gives its answers to all samples, [] if it has none."""
         # A label that is itself the reference would be compared with itself.
         own = column.given is None
@@ -126,11 +144,15 @@ class _Maker:
             "constant": lambda: self._constant(column, boxes),
             "another": lambda: asker.answers("another") if len(self.samples.places) > 1 else [],
             "step": lambda: asker.answers("step"),
-            "chain": lambda: asker.answers("chain"),
-            "ensemble": asker.ensemble,
+            "chain": lambda: self._whole(chained.answers("chain")),
+            "ensemble": lambda: self._whole(chained.ensemble()),
             "labels": lambda: [] if own else self._labels(column, boxes),
             "bound": lambda: boxes.coded() if boxes else self.here.coded(column, references),
         }
+
+    def _whole(self, answers: Sequence[Any]) -> Sequence[Any]:
+        """Answers to the first samples, and none to the others."""
+        return [*answers, *[None] * (len(self.samples.places) - len(answers))] if answers else []
 
     def _labels(self, column: Column, boxes: GivenBoxes | None) -> Sequence[Any]:
         labels = self.here.labels(column)

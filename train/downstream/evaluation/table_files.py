@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from typing import Any, Literal
 
 from ...measures.resample import Value
@@ -20,6 +20,8 @@ ROWS: dict[str, str] = {
     "labels": "pseudo-labeller (the stored label)",
     "bound": "tokenizer bound",
 }
+
+CHAINED = ("chain", "ensemble")  # rows that may be of the first samples alone
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Measured:
     Attributes:
         measures: those of the judge.
         reference, truth: what the answers are compared with, and whether that is the truth.
-        samples: how many have it.
+        samples, chained: how many have it, and how many of those whose answers are chained.
         answers: row -> the folder of the model's answers.
         cells: row -> measure -> value.
     """
@@ -67,6 +69,11 @@ class Measured:
     samples: int
     answers: dict[str, str]
     cells: dict[str, dict[str, Value]]
+    chained: int | None = None  # None: all, as in tables of before
+
+    def count(self, row: str) -> int:
+        """How many samples a row was measured on."""
+        return self.samples if self.chained is None or row not in CHAINED else self.chained
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ class Recall:
 
 @dataclass(frozen=True)
 class Table:
-    """The table, and what it was measured on."""
+    """The table, and what it was measured on. subset: on how many samples chains were; None for all."""
 
     run: str
     inputs: list[str]
@@ -116,6 +123,7 @@ class Table:
     columns: list[Measured]
     retrieval: list[Recall]
     notes: list[str]
+    subset: int | None = None
 
     @property
     def rows(self) -> list[str]:
@@ -126,7 +134,8 @@ class Table:
         return [Figure(column, name) for column in self.columns for name in column.measures if name in SHOWN]
 
     def title(self, row: str) -> str:
-        return ROWS[row].format(ensemble=self.ensemble)
+        few = f", first {self.subset:,}" if self.subset is not None and row in CHAINED else ""
+        return ROWS[row].format(ensemble=self.ensemble) + few
 
     @property
     def heading(self) -> str:
@@ -222,7 +231,7 @@ def _beside(table: Table) -> str:
 
 def _csv(table: Table) -> str:
     rows = [
-        [row, column.target, column.label, name, value.value, value.low, value.high, column.samples, column.reference]
+        [row, column.target, column.label, name, *astuple(value), column.count(row), column.reference]
         for column in table.columns
         for row, cell in column.cells.items()
         for name, value in cell.items()

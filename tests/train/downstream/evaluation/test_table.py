@@ -275,3 +275,32 @@ def test_there_must_be_something_to_give(known_root: Known, tmp_path: Path) -> N
         ledger.commit(recipe.root, record, store.encode_column(of.spec, of.keys.to_pylist(), nothing))
     with pytest.raises(ValueError, match="none of the validation samples has rgb"):
         Evaluation(Project(recipe).evaluate_job).table()
+
+
+def test_what_takes_long_may_be_asked_of_fewer_samples(root: Path) -> None:
+    few = truth.COUNT // 2
+    both, whole, small = changed(root, subset=few, ensemble=2), changed(root), changed(root, samples=few, ensemble=2)
+    assert both.samples == truth.COUNT and both.subset == few and whole.subset is None and small.subset is None
+    for one in both.columns:
+        alike = column(small, one.label)
+        for row in ("chain", "ensemble"):
+            assert one.answers[row] == alike.answers[row], "these samples, and no others"
+            for name, value in one.cells[row].items():
+                assert value.value == pytest.approx(alike.cells[row][name].value, nan_ok=True), (one.label, name)
+        for row in ("another", "step"):
+            assert one.answers[row] == column(whole, one.label).answers[row]
+        assert (one.count("chain"), one.count("step")) == (few, truth.COUNT)
+    files = table_files.files(both)
+    text, lines = files["evaluation.md"].decode(), files["evaluation.csv"].decode().splitlines()
+    assert f"| 4M, chained, first {few} |" in text and "| 4M, one step |" in text
+    assert {line.split(",")[7] for line in lines if line.startswith(("chain,", "ensemble,"))} == {str(few)}
+    assert {line.split(",")[7] for line in lines if line.startswith(("step,", "labels,"))} == {str(truth.COUNT)}
+    # A table of before says nothing of it: its chains were of all samples.
+    data = json.loads(files["evaluation.json"])
+    assert table_files.parse(data).title("chain") == f"4M, chained, first {few}"
+    del data["subset"]
+    for one in data["columns"]:
+        del one["chained"]
+    assert table_files.parse(data).title("chain") == "4M, chained"
+    settings = {"truth": truth.TRUTH, "draws": 0, "subset": few}
+    assert Evaluation(Project(truth.recipe(str(root), evaluate=settings)).evaluate_job).likelihoods().samples == few
