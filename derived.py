@@ -1,10 +1,21 @@
-"""Settings that follow from what a recipe names: those of a published model that training begins with, and the sizes of
-finished tokenizers."""
+"""What follows from a recipe and what it names: settings of a published model that training begins with, sizes of
+finished tokenizers, and the training run on some columns."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from .infra.fingerprint import fingerprint, hashed
+from .pipelines.plan import SPLITS
 from .recipe import Recipe, parse
+from .train import settings as train_settings
 from .train.tokenizers import adopt
+
+if TYPE_CHECKING:
+    from .pipelines.columns import Columns
+    from .train.pretrain.job import TrainJob
 
 
 def complete(recipe: Recipe) -> Recipe:
@@ -37,3 +48,52 @@ def _with_finished_tokenizers(recipe: Recipe) -> Recipe:
     data = recipe.model_dump(mode="json")
     data["tokenizers"] |= {"each": each, "text": text.model_dump(mode="json")}
     return parse(data)
+
+
+def train_job(
+    recipe: Recipe,
+    columns: Columns,
+    tokenizers: Mapping[str, str],
+    sentinels: tuple[int, int],
+    columns_of: Callable[[str], Columns],
+) -> TrainJob:
+    """The training run of a recipe on columns of its root.
+
+    Args:
+        tokenizers: fingerprints of those that made the columns, by name.
+        sentinels: of the text tokenizer: id of [S_1], how many there are.
+        columns_of: gives the columns of another root.
+    """
+    from .train.data import order
+    from .train.pretrain.datasets import resolve, shard_rows
+    from .train.pretrain.job import TrainJob
+
+    datasets, parts = resolve(recipe.train, columns, columns_of)
+    train, begins_with = recipe.train, None
+    if train.init:
+        from .train.pretrain import initial  # loads torch
+
+        train = initial.resolved(train)
+        begins_with = initial.identity_of(train)
+    settings = hashed(train, train_settings.OPERATIONS | train_settings.DERIVED)
+    # Sizes count, and so does the order of modalities: it is the order of the rows in the model's tables.
+    seed = recipe.seed if train.seed is None else train.seed
+    parts += [order.FORMAT, settings, [asdict(spec) for spec in columns.specs], seed, begins_with]
+    shards, val_shards = (shard_rows(columns, split) for split in SPLITS)
+    return TrainJob(
+        root=columns.root,
+        fingerprint=fingerprint("train", *parts),
+        seed=seed,
+        settings=train,
+        address=recipe.engine.address,
+        modules=tuple(recipe.modules),
+        recipe=recipe.model_copy(update={"train": train}).model_dump(mode="json"),
+        specs=columns.specs,
+        shards=shards,
+        val_shards=val_shards,
+        first_sentinel=sentinels[0],
+        num_sentinels=sentinels[1],
+        datasets=datasets,
+        tokenizers=dict(tokenizers),
+        convention=recipe.convention,
+    )

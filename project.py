@@ -7,7 +7,6 @@ no shard is listed twice, no specialist built twice and no record read twice.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,6 @@ from .tokenize import codecs
 from .tokenize import settings as tokenizer_settings
 from .tokenize.class_lists import BOXES
 from .tokenize.codecs import Options
-from .train import settings as train_settings
 from .train.downstream.evaluation import settings as evaluation
 from .train.tokenizers import adopt
 
@@ -313,49 +311,45 @@ class Project:
     def _has_begun(self) -> bool:
         """Whether the run is trained, or has a checkpoint."""
         try:
-            return self.train_job.record() is not None or self.model_step() is not None
+            return self.train_job.has_begun()
         except ValueError:  # there are no columns yet
             return False
 
     @cached_property
     def train_job(self) -> TrainJob:
-        """The training run that the recipe asks for. RecipeError if no training shard has all of its columns."""
-        from .train.data import order
-        from .train.pretrain.datasets import resolve, shard_rows
-        from .train.pretrain.job import TrainJob
+        """The training run that the recipe asks for. RecipeError if no training shard has all of its columns.
 
-        recipe, columns = self.recipe, self.columns_for_training()
-        datasets, parts = resolve(recipe.train, columns, columns_of)
-        train, begins_with = recipe.train, None
-        if train.init:
-            from .train.pretrain import initial  # loads torch
+        Shards that came after it began are no reason to begin another one: see `unseen_shards`. With `update` they are.
+        """
+        job = self._train_job(self.columns_for_training())
+        return job if self.update or job.has_begun() else self._begun_on_fewer(job) or job
 
-            train = initial.resolved(train)
-            begins_with = initial.identity_of(train)
-        settings = hashed(train, train_settings.OPERATIONS | train_settings.DERIVED)
-        # Sizes count, and so does the order of modalities: it is the order of the rows in the model's tables.
-        seed = recipe.seed if train.seed is None else train.seed
-        parts += [order.FORMAT, settings, [asdict(spec) for spec in columns.specs], seed, begins_with]
-        shards, val_shards = (shard_rows(columns, split) for split in plans.SPLITS)
-        sentinels = self._sentinels() if recipe.has_text else (5, 200)
-        resolved = recipe.model_copy(update={"train": train})
-        return TrainJob(
-            root=self.root,
-            fingerprint=fingerprint("train", *parts),
-            seed=seed,
-            settings=train,
-            address=recipe.engine.address,
-            modules=tuple(recipe.modules),
-            recipe=resolved.model_dump(mode="json"),
-            specs=columns.specs,
-            shards=shards,
-            val_shards=val_shards,
-            first_sentinel=sentinels[0],
-            num_sentinels=sentinels[1],
-            datasets=datasets,
-            tokenizers={name: one.fingerprint for name, one in self.fitted.items()},
-            convention=recipe.convention,
-        )
+    def _train_job(self, of: Columns) -> TrainJob:
+        sentinels = self._sentinels() if self.recipe.has_text else (5, 200)
+        prints = {name: one.fingerprint for name, one in self.fitted.items()}
+        return derived.train_job(self.recipe, of, prints, sentinels, columns_of)
+
+    def _begun_on_fewer(self, job: TrainJob) -> TrainJob | None:
+        """The run of the same settings that began before some shards came; of several the one with the most samples."""
+        from .pipelines.removal import seen
+
+        here = {shard.name for shard in job.shards}
+        runs = []
+        for print_ in storage.list_names(folder := storage.join(self.root, "runs", job.settings.name)):
+            try:
+                shards = here.intersection(seen.read(storage.join(folder, print_)) or ())
+            except ValueError:  # damaged: `check` says so
+                continue
+            if shards and shards < here:
+                earlier = self._train_job(columns.complete(self.root, self.columns_plan, shards))
+                if earlier.fingerprint == print_ and earlier.has_begun():
+                    runs.append(earlier)
+        return max(runs, key=lambda one: (one.rows, one.fingerprint), default=None)
+
+    def unseen_shards(self) -> list[str]:
+        """Training shards with all of their columns that came after the run began, which has not seen them."""
+        seen = {shard.name for shard in self.train_job.shards}
+        return [name for name, _ in self.columns.shards["train"] if name not in seen]
 
     def columns_for_training(self) -> Columns:
         """The complete columns. RecipeError if there are none, or none could be predicted."""

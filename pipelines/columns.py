@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,11 +42,12 @@ class Columns:
         return [self.prints, self.sources, *([self.versions] if self.versions else [])]
 
 
-def complete(root: str, plan: plans.Plan) -> Columns:
+def complete(root: str, plan: plans.Plan, among: Collection[str] | None = None) -> Columns:
     """The columns of a root, of the shards that have all of them.
 
     Args:
         plan: of token outputs alone.
+        among: of the training shards these alone; None for all.
     """
     first = next(iter(plan.outputs))
 
@@ -56,6 +57,8 @@ def complete(root: str, plan: plans.Plan) -> Columns:
         return tuple((name, rows[name]) for name in names if rows[name])
 
     splits = {split: shards(split) for split in plans.SPLITS}
+    if among is not None:
+        splits["train"] = tuple(one for one in splits["train"] if one[0] in among)
     outputs = plan.outputs.values()
     trained = [name for name, _ in splits["train"]]
     return Columns(

@@ -94,6 +94,10 @@ class TrainJob:
         files = storage.list_names(storage.join(self.folder, MODEL)) if record is not None else []
         return record if set(MODEL_FILES) <= set(files) else None
 
+    def has_begun(self) -> bool:
+        """Whether it is trained, or has a checkpoint."""
+        return self.record() is not None or self.model_step() is not None
+
     def model_step(self, asked: int | None = None) -> int | None:
         """The step of the checkpoint that counts as the model: the one that is asked for, else the newest of a
         run that is not finished; None for the finished model, or if there is no checkpoint yet.

@@ -29,9 +29,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def describe(project: Project) -> dict[str, Any]:
-    """{"root", "shards", "outputs": [...], "missing": {what: why}, "outdated": {what: why}, "removed"}.
+    """{"root", "shards", "outputs": [...], "missing": {what: why}, "outdated": {what: why}, "removed", "unseen"}.
 
-    Looks at the ledger, and at sizes and footers of files; nothing is started and nothing is written.
+    Looks at the ledger, and at sizes and footers of files, and at some tokens of shards that came after a run began;
+    nothing is started and nothing is written.
     """
     recipe = project.recipe
     missing = {f"tokenizers/{name}": "not fitted as the recipe asks" for name in project.unfitted}
@@ -55,8 +56,34 @@ def describe(project: Project) -> dict[str, Any]:
     outdated = _outdated(project, plan)
     return {
         "root": project.root, "shards": len(plan.shards), "outputs": rows, "missing": missing, "outdated": outdated,
-        "removed": removed_from(project.root),
+        "removed": removed_from(project.root), "unseen": {} if project.unfitted else unseen(project),
     }  # fmt: skip
+
+
+def unseen(project: Project) -> dict[str, str]:
+    """{run: which shards came after it began} and {modality: whether their tokens look like those that it has seen}; {}
+    if it has seen all."""
+    from ...infra.explain import listing
+    from ...recipe import RecipeError
+    from ...report import likeness
+
+    try:
+        shards = project.unseen_shards()
+    except RecipeError:  # there is nothing to train on yet
+        return {}
+    if not shards:
+        return {}
+
+    job = project.train_job
+    rows = dict(project.columns.shards["train"])
+    said = (
+        f"has not seen {len(shards)} of {len(rows)} shards ({sum(rows[one] for one in shards):,} of "
+        f"{sum(rows.values()):,} samples), which came after it began: {listing(shards[:5])}"
+        f"{', ...' if len(shards) > 5 else ''}; `fourmill train --update` begins a run on all of them, with this one's "
+        f"weights by train.init={job.folder}"
+    )
+    found = likeness.compare(project.root, job.specs, [one.name for one in job.shards], shards)
+    return {project.run_output: said} | {f"tokens/{one.modality}": str(one) for one in found}
 
 
 def _missing_runs(project: Project) -> dict[str, str]:
@@ -164,6 +191,8 @@ def show(state: dict[str, Any], as_json: bool) -> int:
     if state["outdated"]:
         title = "out of date (`--update` of the verb that made it makes it again)"
         console.print(summary.reasons(title, "what", state["outdated"]))
+    if state["unseen"]:
+        console.print(summary.reasons("came after the run began", "what", state["unseen"]))
     if missing:
         console.print(summary.reasons("missing", "what", missing))
     return 1 if missing else 0

@@ -66,6 +66,11 @@ def make(project: Project, checkpoint: int | None = None) -> Summary:
         trained = record.identity
         summary.notes.append(f"{trained['steps']} steps, {trained['parameters']:,} parameters: {losses}")
         summary.notes += [job.folder, *trained.get("notes", [])]
+    if shards := project.unseen_shards():
+        summary.notes.append(
+            f"{len(shards)} shards came after this run began, which goes on without them; `fourmill status` says more, "
+            "`fourmill train --update` begins a run on all"
+        )
     return stage.finish(project, summary, start, "run", job.fingerprint)
 
 
