@@ -91,6 +91,12 @@ def test_any_checkpoint_of_a_run_in_progress_can_be_used(trained: Path) -> None:
     newest = fourmill.load_model(run.folder).state_dict()
     for one, same in zip(opened, (False, True), strict=True):
         assert all(torch.equal(value, newest[name]) for name, value in one.model.state_dict().items()) is same
+    given = str(trained.parent / "given")
+    status_, _, said = runs.command("convert", run.folder, given, "--to", "fourmill", "--checkpoint", "3")
+    assert status_ == 0, said
+    third = opened[0].model.state_dict()
+    assert all(torch.equal(v, third[name]) for name, v in fourmill.load_model(given).state_dict().items())
+    assert runs.command("convert", run.folder, given, "--checkpoint", "4")[0] == 2
     with pytest.raises(ValueError, match="is no run"):
         at_step(f"{run.folder}/checkpoints/step-00000003", 3)
 

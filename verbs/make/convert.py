@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from .. import arguments
+
 if TYPE_CHECKING:
     from ...runs.convert.sources import Format, Found
 
@@ -14,6 +16,7 @@ EXAMPLES = (
     "fourmill convert checkpoint-final.pth 4m-b",
     "fourmill convert EPFL-VILAB/4M_tokenizers_rgb_16k_224-448 tok_rgb",
     "fourmill convert out/runs/4m/7022e2e3a5f84c3b for-ml-4m",
+    "fourmill convert out/runs/4m/7022e2e3a5f84c3b step-4000 --checkpoint 4000",
     "fourmill convert out/tokenizers/text text_tokenizer.json",
 )
 _NAMES = {"fourmill": "fourmill's format", "ml4m": "apple/ml-4m's format"}
@@ -31,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "attention heads of a .pth whose model is none of ml-4m's own"
     parser.add_argument("--heads", type=int, default=None, metavar="N", help=text)
     parser.add_argument("--revision", default=None, help="branch, tag or commit of a hub id")
+    arguments.add_checkpoint(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -43,10 +47,15 @@ def main(args: argparse.Namespace) -> int:
     if storage.absolute(args.source).rstrip("/") == storage.absolute(dest):
         raise ValueError(f"DEST is SOURCE, {args.source}; name another place")
     write.check_dest(dest)
-    found = sources.find(args.source, args.weights, args.heads, args.revision)
+    source = args.source
+    if args.checkpoint is not None:
+        from ...train.pretrain.load import at_step
+
+        source = at_step(source, args.checkpoint)
+    found = sources.find(source, args.weights, args.heads, args.revision)
     target: Format = args.to or ("ml4m" if found.format == "fourmill" else "fourmill")
     notes = write.write(found, dest, target)
-    print(f"{args.source}: {found.said}; {_sizes(found)}")
+    print(f"{source}: {found.said}; {_sizes(found)}")
     print(f"{dest}: written in {_NAMES[target]}; {_use(found, dest, target)}")
     for note in notes:
         print(note)
