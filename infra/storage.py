@@ -339,6 +339,13 @@ def delete(url: str) -> None:
         ask(url, "rm_file")
 
 
+def remove_if_empty(url: str) -> None:
+    """Remove a folder of this machine if nothing is in it; object stores have none."""
+    if is_local(url):
+        with contextlib.suppress(OSError):
+            local_path(url).rmdir()
+
+
 def blocks(url: str) -> Iterator[bytes]:
     """The file's bytes, in pieces of 4 MiB."""
     with open_binary(url) as file:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..infra import ledger, storage
 from ..infra.configuration import RecipeError
+from ..pipelines import chunk_files
 
 if TYPE_CHECKING:
     from ..pipelines.outputs import Output
@@ -65,6 +66,7 @@ def unasked(projects: Sequence[Project]) -> Found:
     for family in ledger.FAMILIES:
         for name in storage.list_names(storage.join(root, family)):
             found.found += _of_output(root, f"{family}/{name}", asked, fitted)
+    found.found += _chunks(root, asked, fitted)
     needed = {name for project in projects for name in project.fits}
     for name in storage.list_names(storage.join(root, "tokenizers")):
         if name not in needed:
@@ -92,6 +94,36 @@ def _of_output(root: str, output: str, asked: dict[str, list[Output]], fitted: b
     ]
     why = "made with other options or by another tokenizer than a recipe asks for"
     return [_of_shards(root, output, others, sizes, why)] if others else []
+
+
+def _chunks(root: str, asked: Mapping[str, Sequence[Output]], fitted: bool) -> list[Unasked]:
+    """Chunks of outputs that no recipe asks for, and damaged ones; those of columns are kept while it cannot be said
+    which a recipe asks for."""
+    unasked = []
+    for shard in chunk_files.shards(root):
+        places = [one for one in chunk_files.of_shard(root, shard) if not _is_wanted(root, one, asked, fitted)]
+        if places:
+            urls = {storage.join(root, place.path): 0 for place in places}
+            sizes = storage.list_sizes(storage.join(root, chunk_files.FOLDER, shard))
+            urls = {url: sizes.get(url.rpartition("/")[2], 0) for url in urls}
+            what = f"{chunk_files.FOLDER}/{shard}"
+            unasked.append(_thing(what, "rows of outputs that no recipe asks for", urls, []))
+    return unasked
+
+
+def _is_wanted(root: str, place: chunk_files.Place, asked: Mapping[str, Sequence[Output]], fitted: bool) -> bool:
+    try:
+        chunk = chunk_files.read(root, place)
+    except FileNotFoundError:
+        return True
+    except ValueError:
+        return False
+    for output, print_ in chunk.fingerprints.items():
+        if not fitted and output.startswith("tokens/"):
+            return True
+        if any(one.is_asked_for(print_) for one in asked.get(output, ())):
+            return True
+    return False
 
 
 def _of_shards(root: str, output: str, shards: Sequence[str], sizes: dict[str, int], why: str) -> Unasked:

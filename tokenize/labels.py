@@ -72,12 +72,16 @@ def encode_cells(
         classes: the names of the label's classes, if they are not its own: the file says them.
         origin: of a file that will have a record: it says whose it is.
     """
-    cell_type = pa.string() if storage is Storage.JSON else pa.large_binary()
     metadata = {"format": FORMAT, "version": str(VERSION), "label": label_name, "storage": str(storage)}
     if classes:
         metadata["classes"] = json.dumps(list(classes))
-    fields = {"key": pa.array(keys, pa.string()), "value": pa.array(cells, cell_type)}
+    fields = {"key": pa.array(keys, pa.string()), "value": array(storage, cells)}
     return encode_table(fields, metadata, ROW_GROUP, origin)
+
+
+def array(storage: Storage, cells: Sequence[bytes | str | None]) -> pa.Array:
+    """Cells as they lie in a file."""
+    return pa.array(cells, pa.string() if storage is Storage.JSON else pa.large_binary())
 
 
 def read_labels(

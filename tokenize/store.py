@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -144,6 +144,12 @@ def encode_column(spec: ColumnSpec, keys: Sequence[str], rows: Sequence[Any], or
     Raises:
         ValueError: a row is not what `spec` says; names modality and key.
     """
+    fields = {"key": pa.array(keys, pa.string()), **arrays(spec, keys, rows)}
+    return encode_table(fields, _metadata(spec), ROW_GROUP, origin)
+
+
+def arrays(spec: ColumnSpec, keys: Sequence[str], rows: Sequence[Any]) -> dict[str, pa.Array]:
+    """The fields of a column beside its keys, by name; arguments and errors are those of `encode_column`."""
     _check_keys(spec.modality, keys, rows)
     for key, row in zip(keys, rows, strict=True):
         if row is not None:
@@ -151,10 +157,15 @@ def encode_column(spec: ColumnSpec, keys: Sequence[str], rows: Sequence[Any], or
                 _check_row(spec, row)
             except ValueError as error:
                 raise ValueError(f"column {spec.modality}, sample {key!r}: {error}") from None
-    fields = {"key": pa.array(keys, pa.string())}
-    for c in range(spec.crops):
-        fields[_field(c)] = _encode(spec, [None if row is None else row[c] for row in rows])
-    return encode_table(fields, _metadata(spec), ROW_GROUP, origin)
+    return {_field(c): _encode(spec, [None if row is None else row[c] for row in rows]) for c in range(spec.crops)}
+
+
+def samples(spec: ColumnSpec, keys: Sequence[str], fields: Mapping[str, pa.ChunkedArray]) -> list[Any]:
+    """The rows that `arrays` was given, None for rejects."""
+    names = [_field(c) for c in range(spec.crops)]
+    table = pa.table({"key": pa.array(keys, pa.string()), **{name: fields[name] for name in names}})
+    column = _column(spec, table, names)
+    return [column.sample(i) for i in range(len(column))]
 
 
 class ColumnReader:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .summary import Summary
@@ -44,12 +45,12 @@ def process_shards(
     records = list(plan.done.values())
     if plan.missing:
         from ..pipelines.worker import stage as shard_stage
-        from ..pipelines.worker.shard_worker import RejectRun
+        from ..pipelines.worker.reject_run import RejectRun
 
         prepare_root(project)
         specialists, lacking = plans.working(project.specialists, outputs, plan.missing)
         pin_weights(project, specialists, records)
-        job = project.shard_job(specialists, lacking)
+        job = replace(project.shard_job(specialists, lacking), doubted=frozenset(plan.stops))
         try:
             outcome = shard_stage.run(job, plan.missing, stage)
         except BaseException as error:

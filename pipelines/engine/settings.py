@@ -21,5 +21,6 @@ class Engine(Section):
     batch_size: Positive = 32
     window: Positive | None = None  # batches in which specialists put equal sizes together; 4 on a GPU, 1 on a CPU
     attempts: Positive = 3  # a shard whose actor dies this often is given up
+    chunk_seconds: Annotated[float, Field(ge=0)] = 120.0  # of work on a shard, after which what is made of it is kept
     patience: Annotated[float, Field(ge=0)] = 120.0  # seconds that a root which cannot be written is waited for
     max_reject_run: Positive = 1_000  # so many rejects of one output in a row stop the job

@@ -11,6 +11,7 @@ from ...infra import ledger, removals, storage
 from ...infra.ledger import SAMPLES, Record, Source
 from ...infra.removals import Removals
 from ...tokenize import table_file
+from .. import chunk_files
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,29 @@ def reach(root: str, removed: Removals, sources: Mapping[str, Source]) -> tuple[
         except (OSError, ValueError) as error:
             problems.append(f"{SAMPLES}/{shard}: {error}")
     return {shard: keys for shard, keys in found.items() if keys}, problems
+
+
+def delete_chunks(root: str, removed: Removals, problems: list[str]) -> dict[str, set[str]]:
+    """Delete the chunks that have a removed sample: the next run makes their rows again. Which keys they had, by shard.
+
+    Args:
+        problems: gets a sentence for each that cannot be deleted.
+    """
+    found: dict[str, set[str]] = {}
+    for shard in chunk_files.shards(root):
+        for place in chunk_files.of_shard(root, shard):
+            try:
+                keys = set(chunk_files.read(root, place).keys) & removed.of_shard(shard)
+                if keys:
+                    storage.delete(storage.join(root, place.path))
+                    found.setdefault(shard, set()).update(keys)
+            except FileNotFoundError:  # its shard is done by now
+                continue
+            except ValueError:  # damaged: nobody takes it
+                storage.delete(storage.join(root, place.path))
+            except OSError as error:
+                problems.append(f"{place.path}: {error}")
+    return found
 
 
 def _file(root: str, output: str, shard: str, keys: Collection[str], source: Source | None) -> set[str]:

@@ -6,7 +6,7 @@ stopped goes on where it was, by the same command or by one without keys. In thi
 1. the list, which all that makes outputs reads;
 2. samples of the URLs, looked for in the shards that can be read;
 3. tars that lie in the root: members of these samples become empty;
-4. columns, labels and records: rows become null, with the reason "removed";
+4. columns, labels and records: rows become null, with the reason "removed"; chunks that have some are deleted;
 5. pages, generations and measures that show them are deleted; their verbs make them again.
 """
 
@@ -65,6 +65,8 @@ def run(root: str, keys: Iterable[str], urls: Iterable[str], shards: Mapping[str
     sources = _tars(root, removed, shards, outcome)
     outcome.found, problems = outputs.reach(root, removed, sources)
     outcome.problems += problems
+    for name, of_chunks in outputs.delete_chunks(root, removed, outcome.problems).items():
+        outcome.found.setdefault(name, set()).update(of_chunks)
     for name, of_shard in removed.rows.items():
         outcome.found.setdefault(name, set()).update(of_shard)
     if outcome.found or outcome.tars:

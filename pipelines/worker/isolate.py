@@ -38,7 +38,8 @@ class Ward:
     probes: of each name a sample that worked here; kept from shard to shard.
     known: errors that have followed a sample here from another actor; kept from shard to shard.
     suspects: samples of this shard that failed here, with their reasons; those of `judged` did elsewhere, too.
-    splits: batches that were made in parts, since they did not fit into memory or killed their worker, in words.
+    splits: batches that were made in parts, since they did not fit into memory or killed their worker, in words,
+        with the key of the first sample.
     large: samples of this shard that did not fit into memory alone.
     watch: over the calls, where a worker died at this shard.
     """
@@ -49,7 +50,7 @@ class Ward:
     known: set[Sign] = field(default_factory=set)
     suspects: dict[Sign, str] = field(default_factory=dict)
     judged: dict[Sign, str] = field(default_factory=dict)
-    splits: list[str] = field(default_factory=list)
+    splits: list[tuple[str, str]] = field(default_factory=list)
     large: set[Sign] = field(default_factory=set)
     watch: Watch | None = None
 
@@ -77,6 +78,20 @@ class Ward:
             there = self.judged if (name, key) in self.hints.suspects else self.suspects
             there[name, key] = reject.reason
         return reject
+
+    def split(self, name: str, items: Sequence[Any], why: str) -> None:
+        self.splits.append((items[0].key, f"{name}: {len(items)} samples from {items[0].key} {why}"))
+
+    @property
+    def unproven(self) -> set[str]:
+        """Names of which nothing worked here, so that what failed proves nothing."""
+        return {name for name, _ in (*self.judged, *self.suspects)} - self.probes.keys()
+
+    @property
+    def doubts(self) -> set[str]:
+        """Keys of samples of which nothing may be recorded yet."""
+        unproven = self.unproven
+        return {key for name, key in (*self.judged, *self.suspects) if name in unproven or (name, key) in self.suspects}
 
     def verdict(self, shard: str) -> None:
         """Called when a shard is done. PlaceError if another actor must do it before anything may be recorded."""
@@ -106,7 +121,7 @@ def batch(name: str, run: Run, items: Sequence[Any], ward: Ward) -> list[Any]:
     if ward.watch is None:
         return _batch(name, run, items, ward)
     if ward.watch.is_apart(name, items):
-        ward.splits.append(f"{name}: {len(items)} samples from {items[0].key} killed their worker together")
+        ward.split(name, items, "killed their worker together")
     values = _batch(name, ward.watch.over(name, run), items, ward)
     signs = [(name, item.key) for item in items]
     ward.judged |= {sign: ward.watch.killers[sign] for sign in signs if sign in ward.watch.killers}
@@ -131,7 +146,7 @@ def _batch(name: str, run: Run, items: Sequence[Any], ward: Ward) -> list[Any]:
     assert error is not None
     if faults.name(error) == "memory" and len(items) > 1:
         half = len(items) // 2
-        ward.splits.append(f"{name}: {len(items)} samples from {items[0].key} did not fit into memory together")
+        ward.split(name, items, "did not fit into memory together")
         return _batch(name, run, items[:half], ward) + _batch(name, run, items[half:], ward)
     if faults.name(error) == "memory" and _is_its_own(name, run, items[0], ward):
         return [ward.too_large(name, items[0].key)]

@@ -24,6 +24,7 @@ class Job:
     modules: Python modules that declare modalities of the user's own.
     classes: the recipe's own lists of classes, by label.
     reads: members of samples that somebody reads, by extension: any specialist of the recipe, or its evaluation.
+    doubted: labels for whose rejects an earlier job was stopped (stops.py).
     cpus: the most that a specialist of the recipe declares: threads must not depend on which of them have work now.
     """
 
@@ -38,6 +39,7 @@ class Job:
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     reads: frozenset[str] = frozenset()
     cpus: float = 1.0
+    doubted: frozenset[str] = frozenset()
 
     def uses_torch(self) -> bool:
         """Whether any specialist or tokenizer is a network."""

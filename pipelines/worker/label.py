@@ -20,10 +20,12 @@ from .sample import LabelledSample
 
 @dataclass(frozen=True)
 class Stored:
-    """A kept label of a shard: what it was made of, and by key its values, still encoded, or why there is none."""
+    """A kept label of a shard: what it was made of, by key its values, still encoded, or why there is none, and the
+    sum of its file."""
 
     source: ledger.Source
     cells: dict[str, Any]
+    sha256: str = ""
 
 
 def read_stored(root: str, label: str, shard: str) -> Stored:
@@ -35,7 +37,7 @@ def read_stored(root: str, label: str, shard: str) -> Stored:
     data = ledger.read_data(root, record)
     _, keys, cells = label_files.read_cells(data)
     rejects = {reject["key"]: Reject(reject["reason"]) for reject in record.rejects}
-    return Stored(record.source, dict(zip(keys, cells, strict=True)) | rejects)
+    return Stored(record.source, dict(zip(keys, cells, strict=True)) | rejects, record.sha256)
 
 
 def begin(samples: Sequence[LabelledSample], stored: Mapping[str, Mapping[str, Any]]) -> None:

@@ -16,8 +16,9 @@ Memory is bounded: a few batches at a time, fewer where images are large, and in
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
 
 from ..reject import Reject
@@ -44,17 +45,25 @@ class Lanes:
         window: batches that specialists which group see together.
         texts: samples of the shard by (position, number), less their images: those that group and look at no image see
             `TEXTS` of them together. None for no more than a batch.
+        begin: position of the first sample that comes. begin_texts: of the first text that is seen with it, see
+            `begin_of_texts`.
     """
 
     def __init__(
-        self, specialists: Mapping[str, Specialist], shared: Shared, window: int = 1, texts: Texts | None = None
+        self,
+        specialists: Mapping[str, Specialist],
+        shared: Shared,
+        window: int = 1,
+        texts: Texts | None = None,
+        begin: int = 0,
+        begin_texts: int = 0,
     ) -> None:
         self._shared, self._window, self._texts = shared, window, texts
         self._lanes = {name: Lane(name, one, shared) for name, one in specialists.items()}
         self._after = {name: _before(name, specialists) for name in specialists}
         self._of_text = {name for name, one in specialists.items() if texts is not None and _reads_text_alone(one)}
         self._grouping = {name for name, one in specialists.items() if window > 1 and one.groups} - self._of_text
-        self._begun = 0  # samples
+        self._begun, self._begin_texts = begin, begin_texts  # samples
         self._read: dict[str, _Read] = {}
 
     def labelled(self, batches: Iterable[list[LabelledSample]], ahead: int = AHEAD) -> Iterator[list[LabelledSample]]:
@@ -67,6 +76,15 @@ class Lanes:
         Raises:
             PlaceError: a specialist failed for a reason of the place.
         """
+        with closing(self.windows(batches, ahead)) as of_windows:
+            for batch, _ in of_windows:
+                yield batch
+
+    def windows(
+        self, batches: Iterable[list[LabelledSample]], ahead: int = AHEAD
+    ) -> Generator[tuple[list[LabelledSample], bool]]:
+        """`labelled`, and with each batch whether it is the last one of its window: what follows is seen together in
+        the same way if the work begins there."""
         flying: deque[list[Batch]] = deque()
         most = ahead if self._window == 1 else min(ahead, WINDOWS_AHEAD)
         try:
@@ -104,8 +122,9 @@ class Lanes:
         read = self._read.get(lane.name)
         if read is None or position + len(samples) > read.start + len(read.texts):
             assert self._texts is not None
-            texts = self._texts(position, max(TEXTS, len(samples)))
-            read = self._read[lane.name] = _Read(position, texts, lane.start(texts, [], True))
+            start = self._begin_texts if read is None else position
+            texts = self._texts(start, max(TEXTS, len(samples)))
+            read = self._read[lane.name] = _Read(start, texts, lane.start(texts, [], True))
         first = position - read.start
         return _copied(lane.name, read.done, read.texts[first : first + len(samples)], samples)
 
@@ -126,6 +145,22 @@ class _Read:
     start: int
     texts: Sequence[LabelledSample]
     done: Future[None]
+
+
+def begin_of_texts(position: int, batch: int, count: int) -> int:
+    """Where the texts begin that are seen together with those of the batch at a position.
+
+    Args:
+        batch: samples in a batch. count: of the shard.
+    """
+    start = 0
+    while True:
+        end, after = min(start + max(TEXTS, batch), count), start
+        while after < count and min(after + batch, count) <= end:
+            after += batch
+        if position < after or after >= count:
+            return start
+        start = after
 
 
 def _reads_text_alone(one: Specialist) -> bool:
@@ -177,11 +212,11 @@ def _before(name: str, specialists: Mapping[str, Specialist]) -> list[str]:
     return [n for n in earlier if n in wanted or (key is not None and specialists[n].model_key() == key)]
 
 
-def _awaited(window: Sequence[Batch]) -> Iterator[list[LabelledSample]]:
-    for samples, dones in window:
+def _awaited(window: Sequence[Batch]) -> Iterator[tuple[list[LabelledSample], bool]]:
+    for number, (samples, dones) in enumerate(window, 1):
         for done in dones:
             done.result()
-        yield samples
+        yield samples, number == len(window)
 
 
 def _held(flying: Iterable[Sequence[Batch]]) -> int:

@@ -11,9 +11,10 @@ import itertools
 import logging
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from ...infra import faults, ledger, removals, storage
@@ -29,59 +30,27 @@ from ..engine.job import NO_HINTS, Hints, PlaceError, Sign, Status, StopJob
 from ..outputs import Output, sources
 from ..plan import ShardTask
 from ..reject import UNREAD, reason_class
-from . import circumstances
+from . import chunks, circumstances
+from .chunks import Chunks, Part, gaps, joined
 from .decode import IMAGE, decode, decoded
 from .isolate import Ward
 from .job import Job
 from .label import Stored, begin, read_stored
 from .lane import Shared
-from .lanes import AHEAD, Lanes
+from .lanes import AHEAD, Lanes, begin_of_texts
 from .patience import Patience
 from .readings import drop_other_readings
+from .reject_run import InARow
 from .rows import Made, Rows, commit, encode
 from .sample import LabelledSample
 from .since import committed_since
+from .tally import Tally
 from .watch import Watch
 
 logger = logging.getLogger(__name__)
 
 WINDOW_ON_GPU = 4  # batches, unless `engine.window` says another number
 REFUSED = ("access", "busy", "network")  # rows of `infra.faults`
-
-
-class RejectRun(StopJob):
-    """So many rejects in a row that something is wrong with the data or the specialist, not with samples.
-
-    output: that was rejected. run: how many in a row. shards: that the run went through.
-    """
-
-    def __init__(self, said: str, output: str = "", run: int = 0, shards: tuple[str, ...] = ()) -> None:
-        super().__init__(said, output, run, shards)  # all of them, so that it can be pickled
-        self.said, self.output, self.run, self.shards = said, output, run, shards
-
-    def __str__(self) -> str:
-        return self.said
-
-
-@dataclass
-class Tally:
-    """Counts that may be read from another thread while a shard is being worked on.
-
-    seconds: spent in each specialist and each codec, by output ("labels/depth", "tokens/tok_depth"); for "labels/..."
-        of labels that are not kept as well.
-    problems: of the shard that was measured, entries that cannot be used or that nobody reads.
-    """
-
-    samples: int = 0
-    rejects: Counter[str] = field(default_factory=Counter)
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    problems: Counter[str] = field(default_factory=Counter)
-    _adding: threading.Lock = field(default_factory=threading.Lock)
-
-    def spent(self, name: str, seconds: float) -> None:
-        """Add to the seconds of an output; several threads do."""
-        with self._adding:
-            self.seconds[name] += seconds
 
 
 class ShardWorker:
@@ -99,8 +68,7 @@ class ShardWorker:
         self._probes: dict[str, Any] = {}  # see `Ward`
         self._known: set[Sign] = set()
         self._patience = Patience(job.engine.patience)
-        self._rejects_in_a_row: Counter[str] = Counter()  # of each output; goes on from shard to shard
-        self._run_of_rejects: dict[str, dict[str, None]] = {}  # the shards that these went through
+        self._in_a_row = InARow(job.engine.max_reject_run)  # goes on from shard to shard
         self._computing = threading.Lock()
         self._window = job.engine.window or 1
         self._by: dict[str, Any] = {}  # what records say of this worker
@@ -138,7 +106,8 @@ class ShardWorker:
         try:
             there = committed_since(self.job, task)
             left = tuple(name for name in task.outputs if name not in {record.output for record in there})
-            if not left:
+            if not left:  # a worker that died after its commits left its chunks
+                chunks.clear(self.job.root, task.shard)
                 return there
             task = replace(task, outputs=left)
             try:
@@ -167,9 +136,6 @@ class ShardWorker:
     def _run(self, task: ShardTask, ward: Ward, hash_first: bool = False) -> list[ledger.Record]:
         start = time.monotonic()
         outputs = {name: self.job.outputs[name] for name in task.outputs}
-        rows = {name: Rows() for name in outputs}
-        keys: list[str] = []
-        barred = 0
         removed = removals.read(self.job.root)
         with source.open_shard(task.url, self.job.scratch) as shard:
             shard.withhold(removed, task.shard)
@@ -179,25 +145,27 @@ class ShardWorker:
                 logger.info("shard %s: sum %s", task.shard, shard.sha256)
             labels = {output.label for output in outputs.values() if output.label}
             stored = self._stored(shard, task, labels)
-            for batch in self._labelled(shard, stored, labels, ward=ward, ahead=AHEAD):
-                for name, output in outputs.items():
-                    if name != SAMPLES:
-                        self._collect(output, batch, rows[name], task.shard, ward)
-                keys += [sample.key for sample in batch]
-                barred += sum(sample.has_bars for sample in batch)
-                self.tally.samples += len(batch)
+            kept = self._chunks(task, shard, outputs, stored, hash_first)
+            parts = kept.read()
+            before = sum(part.seconds for part in parts)
+            for span in gaps(parts, len(shard.samples)):
+                self._make(shard, stored, outputs, span, parts, kept, ward)
+            self._prove(shard, stored, outputs, parts, ward)
+            whole = joined(parts, outputs)
             origin = shard.origin(hash_first)
             if any(one.source.sha256 != origin.sha256 for one in stored.values()):
                 raise source.Changed(f"shard {public(task.url)}: its stored labels were made of other bytes")
-            if SAMPLES in rows:
-                rows[SAMPLES].values = list(keys)
+            if SAMPLES in outputs:
                 problems = shard.problems(self.job.reads)
-                rows[SAMPLES].rejects = [{"key": key, "reason": reason} for key, reason in problems]
+                listed = [{"key": key, "reason": reason} for key, reason in problems]
+                whole.rows[SAMPLES] = Rows(list(whole.keys), listed)
                 rejects = (reason for _, reason in problems if not reason.startswith(UNREAD))
                 self.tally.rejects.update(reason_class(reason) for reason in rejects)
         ward.verdict(task.shard)
-        by = self._by | circumstances.of_attempt() | ({BARS: barred} if barred else {})
-        made = Made(origin, time.monotonic() - start, by, tuple(ward.splits))
+        by = self._by | circumstances.of_attempt() | ({BARS: whole.barred} if whole.barred else {})
+        if whole.hosts:  # of chunks
+            by["host"] = "; ".join(dict.fromkeys([*whole.hosts, by["host"]]))
+        made = Made(origin, before + time.monotonic() - start, by, tuple(whole.splits))
         records = [
             commit(
                 self.job.root,
@@ -205,8 +173,8 @@ class ShardWorker:
                 output,
                 self.codecs.get(name),
                 made,
-                keys,
-                rows[name],
+                whole.keys,
+                whole.rows[name],
                 self.job.classes,
                 self._patience,
             )
@@ -214,8 +182,91 @@ class ShardWorker:
         ]
         if removals.read(self.job.root) != removed:  # by now it may be through with this shard
             raise source.Changed(f"shard {task.url}: samples of it were removed while it was made")
-        logger.info("shard %s: %d outputs of %d samples in %.1f s", task.shard, len(outputs), len(keys), made.seconds)
+        kept.clear()
+        count = len(whole.keys)
+        logger.info("shard %s: %d outputs of %d samples in %.1f s", task.shard, len(outputs), count, made.seconds)
         return records
+
+    def _chunks(
+        self,
+        task: ShardTask,
+        shard: source.Shard,
+        outputs: Mapping[str, Output],
+        stored: Mapping[str, Stored],
+        hashed_before: bool,
+    ) -> Chunks:
+        by = {name: value for name, value in self._by.items() if name != "host"}
+        plan = {"batch_size": self.job.engine.batch_size, "window": self._window}
+        made_by = {**plan, "by": by, "stored": {name: one.sha256 for name, one in stored.items()}}
+        host, doubted = self._by.get("host", ""), self.job.doubted
+        return Chunks(self.job.root, task, shard, hashed_before, outputs, self.codecs, made_by, host, doubted)
+
+    def _make(
+        self,
+        shard: source.Shard,
+        stored: Mapping[str, Stored],
+        outputs: Mapping[str, Output],
+        span: range,
+        parts: list[Part],
+        chunks: Chunks,
+        ward: Ward,
+    ) -> None:
+        """Make the rows of a span of samples: `parts` gets one for each window of batches. From time to time those that
+        are in no doubt are kept."""
+        labels = {output.label for output in outputs.values() if output.label}
+        # With care the next death may be near, and each attempt should begin where the last one was.
+        every = self.job.engine.chunk_seconds if ward.watch is None else 0.0
+        part, began, kept = Part(span.start, {name: Rows() for name in outputs}), 0.0, 0.0
+        for batch, ends_window in self._labelled(shard, stored, labels, span, ward, AHEAD):
+            now = time.monotonic()
+            began, kept = began or now, kept or now  # not while another shard was at work
+            for name, output in outputs.items():
+                if name != SAMPLES:
+                    self._collect(output, batch, part.rows[name], chunks.shard, ward)
+            part.keys += [sample.key for sample in batch]
+            part.barred += sum(sample.has_bars for sample in batch)
+            self.tally.samples += len(batch)
+            if not ends_window:
+                continue
+            now = time.monotonic()
+            part.seconds, began = now - began, now
+            keys = set(part.keys) if ward.splits else ()
+            part.splits = [said for key, said in ward.splits if key in keys]
+            parts.append(part)
+            part = Part(part.stop, {name: Rows() for name in outputs})
+            if now - kept >= every:
+                self._keep(chunks, parts, ward)
+                kept = time.monotonic()
+
+    def _keep(self, chunks: Chunks, parts: Sequence[Part], ward: Ward) -> None:
+        doubts = ward.doubts
+        sure = [part for part in parts if not part.is_kept and doubts.isdisjoint(part.keys)]
+        try:
+            self._patience.keep(lambda: chunks.keep(sure))
+        except (OSError, ValueError) as error:
+            if isinstance(error, source.Changed):
+                raise
+            logger.warning("shard %s: what is made of it cannot be kept until it is done: %s", chunks.shard, error)
+
+    def _prove(
+        self,
+        shard: source.Shard,
+        stored: Mapping[str, Stored],
+        outputs: Mapping[str, Output],
+        parts: Sequence[Part],
+        ward: Ward,
+    ) -> None:
+        """What failed proves something where something worked. If all that did is in chunks, some of it is made again,
+        and thrown away."""
+        labels = {output.label for output in outputs.values() if output.label}
+        for part in parts:
+            if not ward.unproven:
+                return
+            if part.is_kept:
+                rows = range(part.start, min(part.stop, part.start + self.job.engine.batch_size))
+                for batch, _ in self._labelled(shard, stored, labels, rows, ward):
+                    for output in outputs.values():
+                        encode(output, self.codecs.get(output.name), _having(batch, output), ward)
 
     def _stored(self, shard: source.Shard, task: ShardTask, labels: set[str]) -> dict[str, Stored]:
         """The stored labels that the task needs, as far as they were made of the bytes that are there now.
@@ -286,7 +337,10 @@ class ShardWorker:
         Raises:
             PlaceError: the place failed.
         """
-        return self._labelled(shard, self._stored(shard, task, labels), labels, rows, ward)
+        batches = self._labelled(shard, self._stored(shard, task, labels), labels, rows, ward)
+        with closing(batches):
+            for batch, _ in batches:
+                yield batch
 
     def _labelled(
         self,
@@ -296,7 +350,9 @@ class ShardWorker:
         rows: Sequence[int] | None = None,
         ward: Ward | None = None,
         ahead: int = 0,
-    ) -> Iterator[list[LabelledSample]]:
+    ) -> Generator[tuple[list[LabelledSample], bool]]:
+        """As `labelled`, and with each batch whether it ends a window. With `ahead` the rows follow each other, and are
+        seen together as they are when the whole shard is made."""
         ward = ward or Ward()
         needed = sources(self.job.specialists, labels, stored)
         entries = shard.samples if rows is None else [shard.samples[row] for row in rows]
@@ -312,19 +368,24 @@ class ShardWorker:
                 yield batch
 
         def texts(position: int, count: int) -> list[LabelledSample]:
-            return [decode(self.job, shard, entry, False) for entry in entries[position : position + count]]
+            return [decode(self.job, shard, entry, False) for entry in shard.samples[position : position + count]]
 
         with self._computing:
             shared = Shared(self.tally.spent, self.job.classes, ward)
             # Who may have enough gets no more than a batch.
-            lanes = Lanes(made, shared, self._window, texts) if ahead else Lanes(made, shared)
-            yield from lanes.labelled(begun(), ahead if ward.watch is None else 0)
+            if not ahead:
+                lanes = Lanes(made, shared)
+            else:
+                at = rows[0] if rows else 0
+                of_texts = begin_of_texts(at, self.job.engine.batch_size, len(shard.samples))
+                lanes = Lanes(made, shared, self._window, texts, at, of_texts)
+            yield from lanes.windows(begun(), ahead if ward.watch is None else 0)
 
     def _collect(
         self, output: Output, batch: list[LabelledSample], rows: Rows, shard: str, ward: Ward | None = None
     ) -> None:
         """Append one row for each sample of the batch: the label or its tokens, or null with a reason."""
-        ready = [s for s in batch if output.label in s.item.labels]
+        ready = _having(batch, output)
         start = time.monotonic()
         encoded = encode(output, self.codecs.get(output.name), ready, ward)
         self.tally.spent(output.name, time.monotonic() - start)
@@ -335,21 +396,15 @@ class ShardWorker:
                 continue
             value = values.get(id(sample))
             if value is not None and not isinstance(value, Exception):
-                self._rejects_in_a_row[output.name] = 0
-                self._run_of_rejects.pop(output.name, None)
+                self._in_a_row.end(output.name)
                 rows.values.append(value)
                 continue
             reason = str(value) if value is not None else sample.reasons.get(output.label, f"{output.label}: none")
             rows.reject(sample.key, reason)
             self.tally.rejects[reason_class(reason)] += 1
-            self._count_reject(output.name, shard, f"key {sample.key}: {reason}")
+            self._in_a_row.add(output.name, shard, f"key {sample.key}: {reason}")
 
-    def _count_reject(self, output: str, shard: str, last: str) -> None:
-        most = self.job.engine.max_reject_run
-        self._rejects_in_a_row[output] += 1
-        shards = self._run_of_rejects.setdefault(output, {})
-        shards[shard] = None
-        if self._rejects_in_a_row[output] >= most:
-            said = f"{output}: {most} rejects in a row, the last at shard {shard}, {last}. "
-            said += "If the data is really so, raise engine.max_reject_run"
-            raise RejectRun(said, output, most, tuple(shards))
+
+def _having(batch: Sequence[LabelledSample], output: Output) -> list[LabelledSample]:
+    """Those that have the label of an output."""
+    return [sample for sample in batch if output.label in sample.item.labels]

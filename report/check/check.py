@@ -10,8 +10,8 @@ from typing import Any
 
 from ...infra import ledger, storage, sums
 from ...infra.progress import Progress
+from . import chunks, models, outputs
 from . import listing as listings
-from . import models, outputs
 from .finding import Finding
 from .listing import Listing
 
@@ -55,6 +55,7 @@ def check(root: str) -> Checked:
     result.findings += models.runs(listing)
     result.findings += _records(listing)
     result.findings += _temporary(listing)
+    result.findings += chunks.left(listing)
     result.uploads = [one for one in listings.uploads(root) if one.age > listings.YOUNG]
     result.findings += [
         Finding(one.path, "parts of an upload that was never completed", broken=False) for one in result.uploads

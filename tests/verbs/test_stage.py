@@ -16,7 +16,8 @@ from fourmill.pipelines.engine import driver
 from fourmill.pipelines.plan import ShardTask
 from fourmill.pipelines.worker import stage as shard_stage
 from fourmill.pipelines.worker.job import Job
-from fourmill.pipelines.worker.shard_worker import RejectRun, ShardWorker
+from fourmill.pipelines.worker.reject_run import RejectRun
+from fourmill.pipelines.worker.shard_worker import ShardWorker
 from fourmill.project import Project
 from fourmill.recipe import RecipeError
 from fourmill.train import workers

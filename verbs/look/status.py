@@ -34,6 +34,8 @@ def describe(project: Project) -> dict[str, Any]:
     Looks at the ledger, and at sizes and footers of files, and at some tokens of shards that came after a run began;
     nothing is started and nothing is written.
     """
+    from ...pipelines import chunk_files
+
     recipe = project.recipe
     missing = {f"tokenizers/{name}": "not fitted as the recipe asks" for name in project.unfitted}
     outputs = dict(project.label_outputs)
@@ -49,8 +51,11 @@ def describe(project: Project) -> dict[str, Any]:
         nothing = {"done": 0, "asked": len(plan.shards), "rows": 0, "nulls": 0, "bytes": 0}
         rows += [{"output": f"tokens/{name}", **nothing} for name in recipe.modalities]
     missing |= {f"shard {shard}": why for shard, why in plan.absent.items()}
+    kept = set(chunk_files.shards(project.root)) if plan.missing else set()
     for task in plan.missing:
-        missing[f"shard {task.shard}"] = f"lacks {', '.join(task.outputs)}"
+        count = chunk_files.rows_of(chunk_files.of_shard(project.root, task.shard)) if task.shard in kept else 0
+        said = f"; {count:,} of its samples are in chunks, from which the next run goes on" if count else ""
+        missing[f"shard {task.shard}"] = f"lacks {', '.join(task.outputs)}{said}"
     if not missing or any(name.startswith("tokens/") for name in outputs):
         missing |= _missing_runs(project)
     outdated = _outdated(project, plan)

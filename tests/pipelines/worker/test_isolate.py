@@ -78,7 +78,7 @@ def test_a_reject_that_was_made_of_such_an_error_is_none() -> None:
 def test_memory_splits_and_says_so() -> None:
     maker, ward = Maker(lambda keys, _: MemoryError() if len(keys) > 2 else None), Ward()
     assert made(batch("det", maker, things("abcde"), ward)) == "ABCDE"
-    assert len(ward.splits) == 2 and "5 samples from a did not fit into memory" in ward.splits[0]
+    assert len(ward.splits) == 2 and "5 samples from a did not fit into memory" in ward.splits[0][1]
     with pytest.raises(PlaceError, match=r"MemoryError.*fewer actors"):
         batch("det", Maker(lambda *_: MemoryError()), things("abc"), Ward())
 

@@ -18,7 +18,7 @@ from PIL import Image
 from fourmill.infra import ledger, storage
 from fourmill.infra.ledger import Record
 from fourmill.modalities import Storage
-from fourmill.pipelines.worker.shard_worker import RejectRun
+from fourmill.pipelines.worker.reject_run import RejectRun
 from fourmill.recipe import Recipe
 from fourmill.tokenize import labels as label_files
 from fourmill.tokenize import store

@@ -10,7 +10,7 @@ from fourmill_tests import data
 
 from fourmill.infra import ledger
 from fourmill.pipelines.worker import stage
-from fourmill.pipelines.worker.shard_worker import RejectRun
+from fourmill.pipelines.worker.reject_run import RejectRun
 from fourmill.project import Project
 from fourmill.recipe import Recipe
 from fourmill.verbs.make import label, tokenize

@@ -16,7 +16,7 @@ from fourmill.pipelines.reject import Reject
 from fourmill.pipelines.specialists.base import Item, Specialist
 from fourmill.pipelines.worker import isolate, lanes
 from fourmill.pipelines.worker.lane import Shared
-from fourmill.pipelines.worker.lanes import Lanes
+from fourmill.pipelines.worker.lanes import Lanes, begin_of_texts
 from fourmill.pipelines.worker.sample import LabelledSample
 from fourmill.pipelines.worker.shard_worker import ShardWorker
 from fourmill.project import Project
@@ -64,21 +64,32 @@ def nothing_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolate, "WAIT_SECONDS", 0.0)
 
 
-def labelled(captions: Sequence[str], size: int, window: int, texts: bool = True) -> list[dict[str, Any]]:
-    """What every sample has in the end."""
+def labelled(
+    captions: Sequence[str], size: int, window: int, texts: bool = True, begin: int = 0, ends: list[int] | None = None
+) -> list[dict[str, Any]]:
+    """What every sample has in the end.
+
+    Args:
+        begin: position of the first sample that is labelled. ends: gets the positions where windows end.
+    """
     for kind in KINDS:
         kind.seen.clear()
     samples = [LabelledSample(Item(str(i), None, caption)) for i, caption in enumerate(captions)]
-    batches = [samples[start : start + size] for start in range(0, len(samples), size)]
+    batches = [samples[start : start + size] for start in range(begin, len(samples), size)]
 
     def read(position: int, count: int) -> list[LabelledSample]:
         return [LabelledSample(Item(s.key, None, s.item.caption)) for s in samples[position : position + count]]
 
-    work = Lanes(
-        {kind.label: kind() for kind in KINDS}, Shared(lambda *_: None), window, read if texts else None
-    )  # fmt: skip
-    assert [s.key for batch in work.labelled(batches) for s in batch] == [s.key for s in samples]
-    return [{**s.reasons, **s.item.labels} for s in samples]
+    specialists, of_texts = {kind.label: kind() for kind in KINDS}, begin_of_texts(begin, size, len(samples))
+    work = Lanes(specialists, Shared(lambda *_: None), window, read if texts else None, begin, of_texts)
+    at = begin
+    for batch, ends_window in work.windows(batches):
+        assert [s.key for s in batch] == [s.key for s in samples[at : at + size]]
+        at += len(batch)
+        if ends is not None and ends_window:
+            ends.append(at)
+    assert at == len(samples)
+    return [{**s.reasons, **s.item.labels} for s in samples[begin:]]
 
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "no", "break"]), max_size=14)
@@ -90,6 +101,22 @@ def test_labels_do_not_depend_on_windows(captions: list[str], size: int, window:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lanes, "TEXTS", most)
         assert labelled(captions, size, window) == labelled(captions, size, 1, texts=False)
+
+
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(1, 24), size=st.integers(1, 4), window=st.integers(1, 3), most=st.integers(1, 9))
+def test_what_is_left_after_a_window_is_seen_together_as_ever(count: int, size: int, window: int, most: int) -> None:
+    """So that a shard may be made in pieces."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lanes, "TEXTS", most)
+        ends: list[int] = []
+        whole = labelled("a" * count, size, window, ends=ends)
+        calls = [list(kind.seen) for kind in KINDS]
+        assert ends[-1] == count
+        for begin in ends[:-1]:
+            assert labelled("a" * count, size, window, begin=begin) == whole[begin:]
+            for kind, of_kind in zip(KINDS, calls, strict=True):
+                assert kind.seen and kind.seen == of_kind[-len(kind.seen) :]
 
 
 def test_who_groups_sees_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,6 +151,16 @@ class Counting(Canny):
         return super().__call__(items)
 
 
+class CountingSlowly(Counting):
+    """Takes its time, too."""
+
+    seconds: float = 0.05
+
+    def __call__(self, items: Sequence[Item]) -> list[Any]:
+        time.sleep(self.seconds * len(items))
+        return super().__call__(items)
+
+
 class Overwriting(Canny):
     """Overwrites its own shard in place when it sees a key, as `cp` or `rsync --inplace` at that moment would."""
 
