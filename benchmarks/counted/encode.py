@@ -22,8 +22,8 @@ SIDE = 224
 WIDTHS = {"tok_clip": 512, "tok_dinov2": 768, "tok_imagebind": 1280, "tok_dinov2_global": 768, "body_pose": 207}
 
 
-def counted(name: str) -> Mapping[str, float]:
-    """The columns of one tokenizer."""
+def digits_of(name: str) -> Digits:
+    """The FLOPs of one label's encoding."""
     entry, width = TOKENIZERS[name], WIDTHS.get(name, 1024)
     settings = merge(name, {}, {})
     sizes = {"codebook_size": entry.vocab_size, "patch_size": settings.patch_size or entry.patch_size or 16}
@@ -41,7 +41,15 @@ def counted(name: str) -> Mapping[str, float]:
             with torch.autocast("cpu", enabled=False):
                 latents = model.quant_proj(features.float())
             model.quantize.encode(latents)
-    return {"float32": digits.in_float32}
+    return digits
 
 
-ROWS = {name: partial(counted, name) for name in SETTINGS}
+def counted(*names: str) -> Mapping[str, float]:
+    """The columns of tokenizers, together."""
+    together = Digits()
+    for name in names:
+        together.flops += digits_of(name).flops
+    return {"float32": together.in_float32}
+
+
+ROWS = {name: partial(counted, name) for name in SETTINGS} | {"all labels of a crop": partial(counted, *SETTINGS)}

@@ -47,6 +47,12 @@ def loaded(key: Any, make: Callable[[], Any]) -> Any:
     return found
 
 
+def without_checks() -> None:
+    """Have transformers leave out its checks of values in this process: for each of them, one in every layer of a
+    detector, the host would wait for the device. Sizes are those that its own processor made."""
+    os.environ.setdefault("TRANSFORMERS_DISABLE_TORCH_CHECK", "1")
+
+
 def batches(tensors: Sequence[torch.Tensor], most: int) -> Iterator[tuple[list[int], torch.Tensor]]:
     """Tensors of equal shape stacked, at most `most` at a time: (their indices, the stack).
 

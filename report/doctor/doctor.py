@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
+from ...derived import complete
 from ...infra import hub, storage
 from ...infra.secrets import hidden
 from ...pipelines.specialists import pins, registry
@@ -77,6 +78,8 @@ def examine(recipe: Recipe, has: Has, is_named: bool = False, seconds: float = S
         "train": partial(places.others, recipe),
     }
     calls |= {f"{number}": partial(look, need, _SHARE * seconds) for number, need in enumerate(asked)}
+    if has.gpus:
+        calls["sizes"] = partial(complete, recipe)
     found = answers(calls, seconds)
     samples = _of_samples(found["samples"], findings, seconds)
     for name in ("root", "train"):
@@ -88,7 +91,9 @@ def examine(recipe: Recipe, has: Has, is_named: bool = False, seconds: float = S
     if not recipe.engine.address or is_named:
         findings += machine.memory(specialists, weights, has)
     findings += machine.gpus(recipe, has, is_named) + machine.packages(recipe, specialists)
-    fitting, too_large = fits.look(recipe, has, sum(machine.resident(specialists, weights).values()))
+    # Sizes that cannot be read are the recipe's own; why they cannot, the rows of their weights say.
+    sized = whole if isinstance(whole := found.get("sizes"), Recipe) else recipe
+    fitting, too_large = fits.look(sized, has, sum(machine.resident(specialists, weights).values()))
     return Report(
         recipe.root, merged(findings + too_large), weights, disks, fitting, _facts(samples, weights, disks, has)
     )

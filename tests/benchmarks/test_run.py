@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -39,8 +40,9 @@ INTO_A_FOLDER: list[tuple[str, str, int]] = [
         4,
     ),
 ]
-# Rows of benchmarks/counts.py that take a moment; all others are counted by hand.
-COUNTED = ["4m21_xl", "4m7_sr", "4m21_xl, gathered", "4m21_b, 8 workers", "tok_depth", "sam_mask"]
+# Rows of benchmarks/counts.py that take a moment; then all of them, a table at a time.
+COUNTED = ["4m21_b", "4m7_sr", "4m21_xl, gathered", "4m21_b, 8 workers", "tok_depth", "sam_mask", "text"]
+TABLES = sorted(path.stem for path in (FOLDER / "counted").glob("*.py"))
 SCRIPTS = ["counts", "gpu", *(script for script, *_ in (*RUNS, *ON_RAY, *INTO_A_FOLDER))]  # of gpu: test_gpu.py
 # Comparisons behind docs/decisions.md, what needs a finished root, and what takes minutes: run by hand.
 BY_HAND = {"damages", "ray_data", "shards", "recompute", "chaos", "proxy"}
@@ -83,6 +85,21 @@ def test_counts_are_not_above_their_most() -> None:
     assert done.stdout.rstrip().endswith("above benchmarks/counts.json: nothing"), done.stdout + done.stderr
     rows = [line.split(" | ")[0].removeprefix("| ") for line in done.stdout.splitlines() if line.startswith("| ")]
     assert set(COUNTED) <= set(rows) | {"row"}, done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("table", TABLES)
+def test_no_count_of_a_table_is_above_its_most(table: str) -> None:
+    done = run("counts", f"--only {table}")
+    assert done.stdout.rstrip().endswith("above benchmarks/counts.json: nothing"), done.stdout + done.stderr
+
+
+def test_every_bar_is_of_a_row_that_is_counted() -> None:
+    """A bar of a row that nobody counts would hold nothing."""
+    source = {table: (FOLDER / "counted" / f"{table}.py").read_text() for table in TABLES}
+    for bar in json.loads((FOLDER / "counts.json").read_text()):
+        assert bar.partition(": ")[0] in source, bar
 
 
 @pytest.mark.slow

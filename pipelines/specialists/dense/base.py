@@ -29,7 +29,7 @@ from ...reject import Reject
 from .. import conventions
 from ..base import ImageItem, Specialist
 from ..host import OnHost, sent
-from ..pretrained import Pretrained, batches, loaded
+from ..pretrained import Pretrained, batches, loaded, without_checks
 
 if TYPE_CHECKING:
     import torch
@@ -168,6 +168,7 @@ class DenseModel(Pretrained):
     def setup(self, device: str) -> None:
         """Load the weights and their preprocessing. ValueError if they are for another task, or do not hold so."""
         self._device = device
+        without_checks()
         self._auto = self.auto_class()
         self._model = self.load(self._auto, device)
         if why := self.why_not({}):  # after what tells whether they are of the task at all

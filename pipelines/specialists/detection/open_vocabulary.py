@@ -20,7 +20,7 @@ from ....infra import faults
 from ...reject import Reject
 from ..base import ImageItem, Specialist
 from ..host import OnHost, sent
-from ..pretrained import batches
+from ..pretrained import batches, without_checks
 from .transformers import Detections, Detector, Prepared
 
 _OWL, _GROUNDING = ("owlv2", "owlvit"), ("grounding-dino", "mm-grounding-dino")
@@ -82,6 +82,7 @@ class OpenBoxes(Detector):
         """Load the detector and read the queries. ValueError if it is none that takes words, or cannot take these."""
         if why := self.why_not({}):
             raise ValueError(why)
+        without_checks()
         self._model = self.load("AutoModelForZeroShotObjectDetection", device)
         kind = self._model.config.model_type
         if kind not in (*_OWL, *_GROUNDING):

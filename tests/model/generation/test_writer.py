@@ -20,6 +20,7 @@ from fourmill.model.generation.known import SpecialIds
 from fourmill.model.generation.writer import LOOK, as_graph
 
 MOST = json.loads(Path(__file__).parents[3].joinpath("benchmarks/counts.json").read_text())["generation"]
+launches_of = partial(texts.launches_of, look=LOOK)
 SPECIAL = SpecialIds(num_sentinels=6)
 TEXT = Step("caption", "autoregressive", top_p=0.95, max_tokens=40)
 
@@ -54,6 +55,15 @@ def test_the_host_waits_once_in_16_tokens() -> None:
     # And once more for whether all logits were finite.
     assert texts.waits_of(one, LOOK) + 1 <= MOST["waits a token"] * texts.TOKENS
     assert int(one.decoder.place) == texts.TOKENS
+
+
+def test_a_token_is_one_launch() -> None:
+    """Once it is recorded; of the first 16 each operation is one."""
+    step = replace(TEXT, max_tokens=0)
+    kernels, launches = (count(texts.text(texts.model(1), step)) for count in (texts.kernels_of, launches_of))
+    assert kernels > 50
+    waits = texts.TOKENS / LOOK  # each of which computes what is read
+    assert launches * texts.TOKENS == pytest.approx(LOOK * kernels + texts.TOKENS - LOOK + 2 * waits, abs=waits)
 
 
 def test_writing_stops_soon_after_all_texts_have_ended() -> None:

@@ -9,9 +9,11 @@ import pytest
 from fourmill_tests import data
 
 from fourmill.recipe import Recipe
-from fourmill.report.doctor import fits
+from fourmill.report.doctor import doctor, fits
 from fourmill.report.doctor.finding import State
 from fourmill.report.doctor.machine import Has
+from fourmill.tokenize import tokenizer
+from fourmill.tokenize.networks.vqvae import VQVAE, VQVAEConfig
 
 CHAINS = [{"inputs": ["rgb"], "to": ["tok_rgb", "caption"]}]
 
@@ -65,3 +67,18 @@ def test_what_is_advised_fits(tmp_path: Path) -> None:
 )
 def test_where_not_even_one_sample_fits(tmp_path: Path, changes: dict[str, Any], advice: str) -> None:
     assert advice in fits._advice(recipe(tmp_path, **changes), "train", 0)
+
+
+def test_sizes_are_those_of_what_a_recipe_names(tmp_path: Path) -> None:
+    """A finished tokenizer says how many codes the model has to learn."""
+    taken = {}
+    for codes in (99, 50_099):
+        config = VQVAEConfig.small(16, 1, 2, image_size=64, patch_size=8, codebook_size=codes, latent_dim=8)
+        tokenizer.save(VQVAE(config), tmp_path / f"{codes}", {})
+        each = {"tok_rgb": {"weights": str(tmp_path / f"{codes}")}}
+        own = recipe(tmp_path, tokenizers__each=each, train__model={"dim": 64, "heads": 2})
+        found = {fit.stage: fit.gib for fit in doctor.examine(own, Has("l4x1", 64.0, 1, 24.0), True).fits}
+        assert "fit tok_rgb" not in found
+        taken[codes] = found["train"]
+    # Two tables: values, gradients and moments, four bytes each.
+    assert (taken[50_099] - taken[99]) * 2**30 > 2 * 50_000 * 64 * 16

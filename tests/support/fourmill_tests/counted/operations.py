@@ -16,11 +16,15 @@ WAITS = {
 }  # fmt: skip
 
 
+NO_KERNELS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "detach"}
+
+
 class Operations(TorchDispatchMode):
     """Counts of the operations within.
 
     seen, waits: by name, all and those that wait for the device, indexing by booleans among them.
     booleans: operations on masks.
+    kernels: operations that compute something or copy, no views and no room that is not written.
     products, unaligned: FLOPs of matrix products, and of those of which a matrix has rows that are no multiples of 8
         numbers.
     """
@@ -29,11 +33,12 @@ class Operations(TorchDispatchMode):
         super().__init__()
         self.seen: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
-        self.booleans = self.products = self.unaligned = 0
+        self.booleans = self.products = self.unaligned = self.kernels = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         self.seen[name] += 1
+        self.kernels += not (func.is_view or name in NO_KERNELS)
         self.booleans += any(isinstance(x, torch.Tensor) and x.dtype == torch.bool for x in args)
         indices = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else []
         boolean = any(isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in indices)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from unittest.mock import patch
+
 import torch
 
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
+from fourmill.model.generation import writer
 from fourmill.model.generation.generate import Step
 from fourmill.model.generation.known import Known, SpecialIds
 from fourmill.model.generation.writer import Decoder, Text
@@ -15,7 +19,7 @@ from .operations import Operations, counting
 
 TOKENS = 256
 SPECS = (ModalitySpec("tok_rgb", Kind.GRID, 30, 9), ModalitySpec("caption", Kind.SEQUENCE, 40, TOKENS))
-ENDLESS = SpecialIds(eos=-1, num_sentinels=0)  # no text ends before its last token
+ENDLESS = SpecialIds(eos=-1, first_sentinel=-9, num_sentinels=0)  # no text ends before its last token
 
 
 def model(depth: int = 2) -> FourM:
@@ -51,3 +55,29 @@ def waits_of(one: Text, look: int) -> int:
     with Operations() as operations:
         one.write(look)
     return sum(operations.waits.values())
+
+
+@torch.inference_mode()
+def kernels_of(one: Text) -> int:
+    """Operations of a token that compute something: what a GPU runs, views left out."""
+    one.next()
+    with Operations() as operations:
+        one.next()
+    return operations.kernels
+
+
+@torch.inference_mode()
+def launches_of(one: Text, look: int) -> float:
+    """How often the host launches something for a token, where a graph is one launch."""
+
+    def graph(step: Callable[[], None], _: torch.device) -> Callable[[], None]:
+        def replay() -> None:
+            before = operations.kernels
+            step()
+            operations.kernels = before + 1
+
+        return replay
+
+    with patch.object(writer, "as_graph", graph), Operations() as operations:
+        one.write(look)
+    return operations.kernels / one.uniforms.shape[1]
