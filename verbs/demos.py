@@ -51,12 +51,12 @@ class Demo:
         )
 
 
-def _scenes(train: int, steps: int, from_words: int) -> Demo:
+def _scenes(train: int, steps: int, decoder_depth: int, from_words: int) -> Demo:
     """The demo on so many training scenes, which trains for so many steps.
 
     from_words: weight of the tasks from captions, boxes and classes to RGB; those from RGB and its parts weigh 5.
     """
-    fields = {"steps": steps, "half": steps // 2, "from_words": from_words}
+    fields = {"steps": steps, "half": steps // 2, "decoder_depth": decoder_depth, "from_words": from_words}
     return Demo("scenes", partial(_write_scenes, train), _words_of_scenes, fields)
 
 
@@ -125,8 +125,8 @@ def _words_of_photos() -> dict[str, Any]:
     }
 
 
-SCENES = _scenes(3072, steps=1300, from_words=1)  # minutes on two cores
-HOUR = _scenes(12288, steps=12000, from_words=3)  # an hour; words are learned late (docs/does-it-learn.md)
+SCENES = _scenes(3072, steps=1500, decoder_depth=2, from_words=1)  # minutes on two cores
+HOUR = _scenes(12288, steps=12000, decoder_depth=3, from_words=3)  # an hour; words come late (docs/does-it-learn.md)
 PHOTOS = Demo("photos", _write_photos, _words_of_photos)
 
 

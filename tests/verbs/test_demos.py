@@ -25,7 +25,7 @@ def test_recipes_are_complete(demo: Demo, tmp_path: Path) -> None:
 
 def test_labels_are_of_models_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demos, "_VALIDATION", 1)
-    small = demos._scenes(2, steps=200, from_words=1)
+    small = demos._scenes(2, steps=200, decoder_depth=1, from_words=1)
     path = tmp_path / "demo.yaml"
     path.write_text(small.recipe(tmp_path, 5))
     summary = small.write(tmp_path / "samples", 5)
