@@ -55,6 +55,19 @@ def test_ranks_and_restarts_continue_one_sequence(order: Order, data: st.DataObj
             consumed += world * per_rank
 
 
+@given(orders, st.integers(0, 3))
+@settings(max_examples=50, deadline=None)
+def test_blocks_name_the_row_groups_of_their_positions(order: Order, epoch: int) -> None:
+    """What is read ahead for a position is what it needs, and for an epoch no more than that."""
+    positions = np.arange(epoch * order.epoch_size, (epoch + 1) * order.epoch_size)
+    places = order.locate(positions)
+    needed = list(zip(places.groups.tolist(), places.epochs.tolist(), strict=True))
+    for position, visit in zip(positions.tolist(), needed, strict=True):
+        (block,) = order.blocks(np.array([position]))
+        assert visit in block.visits and block.lane == position % order.lanes and block.number[0] == epoch
+    assert set().union(*(block.visits for block in order.blocks(positions))) == set(needed)
+
+
 def test_ranks_read_their_own_lanes() -> None:
     """With 8 lanes, each of 1, 2, 4, 8 ranks needs its share of the row groups, and one more at each lane's edges."""
     order = Order((64,) * 200, seed=3, lanes=8, buffer_rows=1024)
