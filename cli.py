@@ -18,20 +18,6 @@ from typing import Protocol, cast
 from .infra import faults, logs, stopping
 from .infra.secrets import hide
 
-# Whose errors say that a service cannot be reached; their types are neither OSError nor classes of fourmill.
-NETWORK = (
-    "aiohttp",
-    "azure",
-    "botocore",
-    "gcsfs",
-    "google",
-    "httpcore",
-    "httpx",
-    "httpx2",
-    "huggingface_hub",
-    "requests",
-)
-
 EXAMPLES = """examples:
   fourmill demo                                     the whole line on real photos, some six minutes
   fourmill init --samples 'data/{00000..00009}.tar' --root out > recipe.yaml
@@ -163,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _say_fault(verb: str, error: Exception) -> int:
     """An error of storage, the network or the machine as one sentence with what to do. Any other is raised."""
-    if not faults.of_place(error) and type(error).__module__.partition(".")[0] not in NETWORK:
+    if not faults.of_place(error) and not faults.of_service(error):
         raise error
     lost = "the storage or the network cannot be reached: " if faults.name(error) in ("", "network") else ""
     print(f"fourmill {verb}: {lost}{hide(faults.sentence(error))}", file=sys.stderr)

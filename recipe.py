@@ -164,8 +164,13 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         >>> recipe.train.steps
         100
     """
+    return parse(read(path, overrides), str(path))
+
+
+def read(path: str | Path, overrides: list[str] | None = None) -> Any:
+    """What the file of a recipe holds, with its includes and overrides, not looked at yet. RecipeError as of `load`."""
     missing = f"`fourmill init --samples URL --root DIR > {path}` writes one"
-    return parse(configuration.load(Path(path), overrides or [], missing), str(path))
+    return configuration.load(Path(path), overrides or [], missing)
 
 
 def parse(data: Any, where: str = "recipe", trusted: bool = True) -> Recipe:
@@ -191,14 +196,17 @@ def parse(data: Any, where: str = "recipe", trusted: bool = True) -> Recipe:
 
 
 def code_of(data: Any) -> list[str]:
-    """The code that a recipe asks for and that this process has not loaded anyway: its `modules`, and specialists that
-    are "module:Class"."""
+    """The code that a recipe asks for (`code_asked`) and that this process has not loaded anyway."""
+    return [name for name in code_asked(data) if name.partition(":")[0] not in sys.modules]
+
+
+def code_asked(data: Any) -> list[str]:
+    """The code that a recipe asks for: its `modules`, and specialists that are "module:Class"."""
     if not isinstance(data, dict):
         return []
     modules, labels = data.get("modules"), data.get("labels")
     names = [name for name in _listed(modules) if isinstance(name, str)]
-    names += [name for name in _own_specialists(labels).values() if name.partition(":")[0] not in names]
-    return [name for name in names if name.partition(":")[0] not in sys.modules]
+    return names + [name for name in _own_specialists(labels).values() if name.partition(":")[0] not in names]
 
 
 def _own_specialists(labels: Any) -> dict[str, str]:

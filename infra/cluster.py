@@ -21,6 +21,7 @@ ANSWER_SECONDS = 10.0  # that the head of a cluster has to take a connection
 SLOW_START = "timed out during startup"
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 AUTH_MODE = "RAY_AUTH_MODE"
+_started_here = False
 PATIENCE = "RAY_gcs_server_port_wait_time_s"  # of a driver as well (Ray 2.60)
 
 
@@ -53,6 +54,7 @@ def cluster(address: str | None = None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    global _started_here
     with stopping.kept():
         if address:
             _connect(ray, address, f"engine.address: {address}")
@@ -60,9 +62,11 @@ def cluster(address: str | None = None) -> Iterator[Any]:
             _connect(ray, address, f"RAY_ADDRESS={address}")
         else:
             _start(ray)
+            _started_here = True
     try:
         yield ray
     finally:
+        _started_here = False
         ray.shutdown()
 
 
@@ -75,6 +79,11 @@ def draining() -> set[str]:
     except Exception as error:  # it only helps to lose less
         logger.debug("nodes that are about to leave are not known: %s", error)
         return set()
+
+
+def started_here() -> bool:
+    """Whether this process has started the Ray that it uses: the workers have its environment, and its machine."""
+    return _started_here
 
 
 def _start(ray: Any) -> None:
@@ -117,7 +126,7 @@ def _connect(ray: Any, address: str, named: str) -> None:
     logger.info("%s: connecting again, with this machine's token if it has one", named)
     try:
         ray.shutdown()
-        _use_token()
+        use_token()
         ray.init(address=address, **QUIET)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         os.environ.pop(AUTH_MODE, None)
@@ -149,15 +158,21 @@ def _check_answers(address: str, named: str) -> None:
         raise ClusterError(_advice(named, error)) from error
 
 
-def _use_token() -> None:
+def use_token() -> None:
     """Turn to authentication by token, from now on, if this machine has one."""
     from ray._private.authentication import authentication_token_setup as authentication
 
+    logging.getLogger(authentication.__name__).setLevel(logging.ERROR)  # that a token is used is no warning
     authentication.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def _advice(named: str, error: Exception) -> str:
     said = str(error).strip().splitlines()
+    if said and said[0].startswith("Version mismatch"):
+        return (
+            f"{named}: the cluster and this process have other versions ({' '.join(' '.join(said[1:]).split())}); use "
+            "the same on both, or `fourmill submit`, whose command runs on the head"
+        )
     return (
         f"{named}: no Ray cluster answers ({said[0] if said else type(error).__name__}); look whether its head runs "
         "(`ray status` there) and can be reached from here. A cluster with tokens needs RAY_AUTH_MODE=token and its "

@@ -59,6 +59,9 @@ def _text(*parts: str) -> re.Pattern[str]:
     return re.compile("|".join(parts), re.IGNORECASE)
 
 
+# Libraries whose errors say that a service cannot be reached; their types are neither OSError nor classes of fourmill.
+SERVICES = frozenset("aiohttp azure botocore gcsfs google httpcore httpx httpx2 huggingface_hub requests".split())
+
 # The first row that matches counts.
 TABLE = (
     Fault(
@@ -226,6 +229,11 @@ def of(error: BaseException) -> Of:
 
 def of_place(error: BaseException) -> bool:
     return of(error) is Of.PLACE
+
+
+def of_service(error: BaseException) -> bool:
+    """Whether an error, which may be in no row, is of a library that speaks to services."""
+    return type(error).__module__.partition(".")[0] in SERVICES
 
 
 def status(error: BaseException) -> int:

@@ -35,8 +35,8 @@ def recipe(tmp_path: Path) -> Path:
 
 VERBS = (
     "demo", "scenes", "shards", "init", "plan", "label", "fit", "evaluate", "tokenize", "train", "generate", "retrieve",
-    "transfer", "remove", "prune", "run", "convert", "import", "export", "status", "check", "doctor", "inspect", "view",
-    "report",
+    "transfer", "remove", "prune", "run", "submit", "convert", "import", "export", "status", "jobs", "check", "doctor",
+    "inspect", "view", "report",
 )  # fmt: skip
 
 

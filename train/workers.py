@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..infra import faults, logs, scratch
-from ..infra.cluster import cluster, draining
+from ..infra.cluster import cluster, draining, started_here
 from ..infra.progress import Progress, duration
+from ..pipelines.engine import access
+from ..pipelines.engine.nodes import Nodes
 from .board import BoardActor, BoardState, Reporter, Stopped, ask
 
 logger = logging.getLogger(__name__)
@@ -137,19 +139,30 @@ def _in_group() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def run(work: Work, config: dict[str, Any], resources: Resources, stage: str, address: str | None) -> None:
+def run(
+    work: Work,
+    config: dict[str, Any],
+    resources: Resources,
+    stage: str,
+    address: str | None,
+    root: str = "",
+    sample: str = "",
+) -> None:
     """Run `work(config)` on Ray Train workers and show their progress until they are done.
 
     `config` additionally gets "reporter" (a Reporter), and "threads", the CPU threads that each worker may use.
 
     Args:
         stage: the section of the recipe that has the resources; error messages name its fields.
+        root, sample: that workers write and read, "" for none; whether every node reaches them is asked first.
 
     Raises:
-        ValueError: the workers do not fit on the cluster.
+        ValueError: the workers do not fit on the cluster; a node is unlike the driver, or has no access.
         RuntimeError: an error of `FINAL`, or the workers died more than `MAX_FAILURES` times; the text is the cause.
     """
     with cluster(address) as ray:
+        if root and (reach := access.asked(root, sample, started_here())):
+            Nodes(ray, reach)
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 

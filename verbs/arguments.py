@@ -43,6 +43,11 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=int, default=None, metavar="STEP", help=text)
 
 
+def add_address(parser: argparse.ArgumentParser) -> None:
+    text = "the dashboard of the cluster's head, http://HEAD:8265 (default: RAY_API_SERVER_ADDRESS)"
+    parser.add_argument("--address", metavar="URL", help=text)
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -13,9 +13,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from ...infra.cluster import cluster
+from ...infra.cluster import cluster, started_here
 from ...infra.progress import Progress
 from ...infra.secrets import hide
+from . import access
 from .actor import actor_class
 from .calls import Calls
 from .claims import Claims
@@ -60,6 +61,7 @@ def run(
     stage: str,
     unit: str,
     root: str = "",
+    sample: str = "",
 ) -> Outcome[Result]:
     """Do all tasks on the cluster.
 
@@ -68,11 +70,12 @@ def run(
         tasks: by name; the names stand in logs and in `Outcome`.
         stage: the verb, for the progress line. unit: what a task is, in the plural ("shards").
         root: of tasks that another job may be at as well, see `Claims`; "" for none.
+        sample: a file that tasks read; whether every node reaches it and the root is asked first.
 
     Raises:
         StopJob: raised by a worker, or too many tasks in a row met errors of the place; results of tasks that were done
             before are lost, what they wrote stays.
-        ValueError: an actor fits on no node, or cannot start.
+        ValueError: an actor fits on no node, or cannot start; a node is unlike the driver, or has no access.
     """
     outcome: Outcome[Result] = Outcome()
     if not tasks:
@@ -80,7 +83,9 @@ def run(
     start = time.monotonic()
     claiming = Claims(root) if root else nullcontext()
     with cluster(job.engine.address) as ray, claiming as claims, Progress(stage, len(tasks), unit) as progress:
-        nodes = Nodes(ray, job.node_setups())  # first, since the sizes of files that are here say what an actor takes
+        reach = access.asked(root, sample, started_here()) if root else ()
+        # First, since the sizes of files that are here say what an actor takes.
+        nodes = Nodes(ray, [*reach, *job.node_setups()])
         demand = job.demand(any(node.get("GPU") for node in nodes.resources()))
         pool = _pool(ray, job, make_worker, tasks, nodes, demand)
         pool.claims, pool.calls = claims, Calls(root)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import platform
 import random
+import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ...infra.cluster import draining
@@ -14,6 +18,7 @@ from .job import NodeSetup
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0  # from one look at the cluster to the next
+PACKAGE = Path(__file__).parents[2]
 
 
 class Nodes:
@@ -24,11 +29,12 @@ class Nodes:
         setups: what each node fetches, once.
 
     Raises:
-        ValueError: one of the first nodes cannot fetch it.
+        ValueError: one of the first nodes cannot fetch it, or has another Python, Ray or fourmill than this process.
     """
 
     def __init__(self, ray: Any, setups: Sequence[NodeSetup]) -> None:
         self._ray, self._setups = ray, setups
+        self._sent: tuple[Any, ...] = ()  # with each call
         self._fetching: dict[str, Any] = {}  # node -> reference of its call
         self._alive = self._living()
         self._ready = {node["NodeID"] for node in self._alive}
@@ -37,10 +43,12 @@ class Nodes:
         ids = [node["NodeID"] for node in self._alive if node["Resources"].get("CPU")]
         if setups:
             logger.info("%d nodes fetch what their actors need", len(ids))
-            try:
-                ray.get([self._fetch(node) for node in ids])
-            except ray.exceptions.RayTaskError as error:
-                raise ValueError(_reason(error)) from None
+            # Setups are put, so that a node with another fourmill, which cannot read them, is compared first.
+            self._sent = versions(ray), [ray.put(setups)]
+            if problems := self._problems({node: self._fetch(node) for node in ids}):
+                node, why = next(iter(problems.items()))
+                more = f" ({len(problems)} of {len(ids)} nodes cannot be used)" if len(ids) > 1 else ""
+                raise ValueError(f"node {node}: {why}{more}")
 
     def resources(self) -> list[Mapping[str, float]]:
         """Of each node that is ready, by Ray's names."""
@@ -89,8 +97,21 @@ class Nodes:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-        remote = self._ray.remote(num_cpus=0, max_retries=2)(_set_up)
-        return remote.options(scheduling_strategy=strategy).remote(self._setups)
+        remote = self._ray.remote(num_cpus=0, max_retries=2)(set_up())
+        return remote.options(scheduling_strategy=strategy).remote(*self._sent)
+
+    def _problems(self, calls: Mapping[str, Any]) -> dict[str, str]:
+        """Why nodes cannot be used, by address. One that goes away meanwhile is no longer ready."""
+        addresses = {node["NodeID"]: node.get("NodeManagerAddress", node["NodeID"]) for node in self._alive}
+        problems = {}
+        for name, ref in calls.items():
+            try:
+                self._ray.get(ref)
+            except self._ray.exceptions.RayTaskError as error:
+                problems[addresses[name]] = _reason(error)
+            except self._ray.exceptions.RayError:
+                self._ready.discard(name)
+        return problems
 
     def _collect(self) -> None:
         """Note which nodes have fetched what they need; one that cannot gets no actors."""
@@ -108,9 +129,48 @@ class Nodes:
                 del self._fetching[name]
 
 
-def _set_up(setups: Sequence[NodeSetup]) -> None:
-    for setup in setups:
-        setup.setup_on_node()
+def versions(ray: Any) -> dict[str, Any]:
+    """What nodes must have as this process has it: versions, and SHA-256 of the modules that are loaded here."""
+    files = {
+        path.relative_to(PACKAGE)
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] == __name__.partition(".")[0]
+        and (path := Path(getattr(module, "__file__", None) or "")).is_relative_to(PACKAGE)
+    }
+    sums = {str(name): hashlib.sha256((PACKAGE / name).read_bytes()).hexdigest() for name in sorted(files)}
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"versions": {"Python": python, "Ray": ray.__version__}, "files": sums}
+
+
+def set_up() -> Callable[[dict[str, Any], list[Any]], None]:
+    """What a node runs. A function within a function, since that is sent whole: one of a module is imported there, from
+    another fourmill than this, or from none."""
+
+    def compare_and_set_up(driver: dict[str, Any], held: list[Any]) -> None:
+        """ValueError if this node is unlike the driver (`versions`), or cannot fetch what `held[0]` asks for."""
+        import hashlib
+        import importlib.util
+        import platform
+        from pathlib import Path
+
+        import ray
+
+        here = {"Python": ".".join(platform.python_version_tuple()[:2]), "Ray": ray.__version__}
+        for name, version in driver["versions"].items():
+            if here[name] != version:
+                raise ValueError(f"it has {name} {here[name]}, and the driver {version}; use the same on all nodes")
+        advice = "; install the same everywhere, or use `fourmill submit`, which sends its own to all nodes"
+        spec = importlib.util.find_spec("fourmill")
+        if spec is None or spec.origin is None:
+            raise ValueError(f"it has no fourmill{advice}")
+        for name, digest in driver["files"].items():
+            path = Path(spec.origin).parent / name
+            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+                raise ValueError(f"it has another fourmill than the driver, {path} differs{advice}")
+        for one in ray.get(held[0]):
+            one.setup_on_node()
+
+    return compare_and_set_up
 
 
 def _reason(error: Any) -> str:

@@ -38,7 +38,8 @@ def run(job: Job, tasks: Sequence[ShardTask], stage: str) -> Outcome:
     """
     if not tasks:  # then there need be no job
         return Outcome()
-    done = driver.run(job, ShardWorker, {task.shard: task for task in tasks}, stage, "shards", job.root)
+    by_name = {task.shard: task for task in tasks}
+    done = driver.run(job, ShardWorker, by_name, stage, "shards", job.root, tasks[0].url)
     records = [record for records in done.results.values() for record in records]
     # Every output of a shard has the same rows; each shard counts once.
     samples = sum({record.shard: record.rows for record in records}.values())

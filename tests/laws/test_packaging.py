@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from fourmill.infra.submission import package
+
 ROOT = Path(__file__).parents[2]
 NOT_PACKAGED = {"tests", "benchmarks", "docs", "build", "dist", "demo"}
 
@@ -23,7 +25,8 @@ def package_files() -> set[str]:
     ]
     files = [*ROOT.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))]
     files += [path for path in (ROOT / "report" / "html" / "templates").iterdir() if path.is_file()]
-    files += (ROOT / "recipes").rglob("*.yaml")
+    files += [*(ROOT / "recipes").rglob("*.yaml"), *(ROOT / "pipelines" / "demo").glob("*.yaml")]
+    files += (ROOT / "infra" / "submission").glob("*.sh")
     files += [path for path in (ROOT / "pipelines" / "demo" / "models").rglob("*") if path.is_file()]
     return {str(path.relative_to(ROOT)) for path in files if ".egg-info" not in str(path)}
 
@@ -60,6 +63,10 @@ def test_the_wheel_holds_every_module_and_template(tmp_path: Path) -> None:
         name.removeprefix("fourmill/") for name in zipfile.ZipFile(wheel).namelist() if name.startswith("fourmill/")
     }
     assert held == package_files()
+
+
+def test_a_job_is_sent_what_the_wheel_holds() -> None:
+    assert {name for name, _ in package.files()} == package_files()
 
 
 def installed_with(*requirements: str) -> set[str]:

@@ -28,7 +28,7 @@ def run(job: TrainJob) -> None:
     trackers.check(train.trackers)
     resources = workers.Resources(train.workers, train.cpus, train.gpus)
     config = {"job": job, "environment": trackers.environment(train.trackers) if train.trackers else {}}
-    workers.run(work, config, resources, "train", job.address)
+    workers.run(work, config, resources, "train", job.address, job.root)
 
 
 def work(config: dict[str, Any]) -> None:

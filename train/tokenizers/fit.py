@@ -90,7 +90,7 @@ def run(job: FitJob, resources: workers.Resources, address: str | None) -> None:
     for name in job.tokenizers:
         # Deaths of an earlier run do not count: what killed its workers may be mended.
         job.train.read_notes(notes_of(job, [name])).clear()
-    workers.run(work, {"job": job}, resources, "fit", address)
+    workers.run(work, {"job": job}, resources, "fit", address, job.root, job.train.tasks[0].url)
 
 
 def is_brought(job: FitJob) -> bool:

@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from ...infra import stopping
 from .. import arguments, summary
 
 if TYPE_CHECKING:
@@ -14,18 +15,42 @@ if TYPE_CHECKING:
 
 ORDER = 10
 HELP = "what the recipe asks for, what exists, what is missing"
-EXAMPLES = ("fourmill status recipe.yaml", "fourmill status recipe.yaml --json", "fourmill status s3://bucket/out")
+EXAMPLES = (
+    "fourmill status recipe.yaml",
+    "fourmill status recipe.yaml --watch",
+    "fourmill status recipe.yaml --json",
+    "fourmill status s3://bucket/out",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_recipe_or_root(parser)
     arguments.add_json(parser)
+    text = "look again every so many seconds (default: 10) until nothing is missing: rates, time left, rejects"
+    parser.add_argument("--watch", nargs="?", const=10.0, type=float, metavar="SECONDS", help=text)
 
 
 def main(args: argparse.Namespace) -> int:
-    if root := arguments.root_of(args):
+    root = arguments.root_of(args)
+    if args.watch is not None:
+        if root:
+            raise ValueError("--watch needs a recipe, which says what is asked for; a root has what there is")
+        return _watch(args)
+    if root:
         return show_stored(root, as_json=args.json)
     return show(describe(arguments.load_to_look(args)), as_json=args.json)
+
+
+def _watch(args: argparse.Namespace) -> int:
+    from .. import watch
+
+    if not args.watch >= 1:
+        raise ValueError(f"--watch: got {args.watch:g}, expected a second or more")
+    try:
+        watch.follow(watch.Watch(lambda: arguments.load_to_look(args), missing_runs), args.watch, args.json)
+    except KeyboardInterrupt as interrupt:
+        raise stopping.because_of(interrupt, "what is watched goes on") from None
+    return 0 if args.json else show(describe(arguments.load_to_look(args)), as_json=False)
 
 
 def describe(project: Project) -> dict[str, Any]:
@@ -57,7 +82,7 @@ def describe(project: Project) -> dict[str, Any]:
         said = f"; {count:,} of its samples are in chunks, from which the next run goes on" if count else ""
         missing[f"shard {task.shard}"] = f"lacks {', '.join(task.outputs)}{said}"
     if not missing or any(name.startswith("tokens/") for name in outputs):
-        missing |= _missing_runs(project)
+        missing |= missing_runs(project)
     outdated = _outdated(project, plan)
     return {
         "root": project.root, "shards": len(plan.shards), "outputs": rows, "missing": missing, "outdated": outdated,
@@ -91,7 +116,8 @@ def unseen(project: Project) -> dict[str, str]:
     return {project.run_output: said} | {f"tokens/{one.modality}": str(one) for one in found}
 
 
-def _missing_runs(project: Project) -> dict[str, str]:
+def missing_runs(project: Project) -> dict[str, str]:
+    """The run and the generations, if they are missing, and why."""
     from ...recipe import RecipeError
 
     try:

@@ -20,10 +20,15 @@ add_arguments = arguments.add_stage
 
 
 def main(args: argparse.Namespace) -> int:
+    project = arguments.load_project(args)
+    return close(project, make(project))
+
+
+def close(project: Project, summaries: list[Summary]) -> int:
+    """Print the closing tables and, if all is there, where the report is; returns the exit status."""
     from .. import pages
 
-    project = arguments.load_project(args)
-    status = show(make(project))
+    status = show(summaries)
     if status == 0:
         print(f"report: {pages.current_report(project)}")
     return status

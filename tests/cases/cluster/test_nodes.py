@@ -2,73 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
-from fourmill_tests import data, runs
+from fourmill_tests import data
 from fourmill_tests.cases import require
+from fourmill_tests.clusters import nodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(900)]
-SLOW_START = "timed out during startup"
-RAY = str(Path(sys.executable).parent / "ray")
-NODE = ["--block", "--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats"]
-PATIENT = {"RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "120000"}
 TOKEN = {"RAY_AUTH_MODE": "token"}
 QUICK_TO_MISS = {
     "RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
 }  # fmt: skip
-
-
-def _environment(**more: str) -> dict[str, str]:
-    """That of a user at a shell: nothing of the tests' own Ray."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | PATIENT | more
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-@contextmanager
-def _node(log: Path, environment: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A node of Ray, from its start to the end of the block. On busy cores Ray may give up on its own start: again."""
-    for _ in range(3):
-        with log.open("wb") as out:
-            node = subprocess.Popen([RAY, "start", *arguments, *NODE], env=environment, stdout=out, stderr=out)
-        while "Ray runtime started" not in log.read_text() and node.poll() is None:
-            time.sleep(0.2)
-        if node.poll() is None:
-            break
-        kill(node)
-        if SLOW_START not in log.read_text():
-            raise RuntimeError(log.read_text())
-    else:
-        pytest.skip("Ray does not start on cores as busy as these")
-    try:
-        yield node
-    finally:
-        kill(node)
-
-
-def kill(node: subprocess.Popen[bytes]) -> None:
-    """Everything of a node at once, as a preempted machine."""
-    children = runs.descendants(node.pid)
-    node.kill()
-    runs.end_all(children)
-    node.wait()
 
 
 @dataclass(frozen=True)
@@ -83,14 +36,11 @@ class Head:
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     home = tmp_path_factory.mktemp("home")
-    environment, address = _environment(HOME=str(home), **QUICK_TO_MISS), f"127.0.0.1:{_free_port()}"
+    environment = nodes.environment(HOME=str(home), **QUICK_TO_MISS)
     token = "from ray._private.authentication import authentication_token_setup as t; t.generate_and_save_token()"
     subprocess.run([sys.executable, "-c", token], env=environment, check=True)
-    # Of a short name: paths of Ray's sockets may have 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp", ignore_cleanup_errors=True) as short:
-        options = ("--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false", f"--temp-dir={short}")
-        with _node(home / "log", environment, *options):
-            yield Head(address, environment)
+    with nodes.head(home / "log", environment, "--include-dashboard=false") as address:
+        yield Head(address, environment)
 
 
 def test_a_started_cluster_is_found(head: Head) -> None:
@@ -115,7 +65,7 @@ def test_a_lost_node_ends_no_stage(head: Head, tmp_path: Path) -> None:
     )  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
     ledger = tmp_path / "out/ledger/labels/canny_edge"
-    with _node(tmp_path / "node.log", head.environment | TOKEN, f"--address={head.address}") as other:
+    with nodes.node(tmp_path / "node.log", head.environment | TOKEN, f"--address={head.address}") as other:
         command = [sys.executable, "-m", "fourmill.cli", "label", str(tmp_path / "recipe.yaml")]
         with (tmp_path / "label.log").open("wb") as log:
             stage = subprocess.Popen(command, env=head.environment, stdout=log, stderr=log)
@@ -124,7 +74,7 @@ def test_a_lost_node_ends_no_stage(head: Head, tmp_path: Path) -> None:
                 if stage.poll() is not None:
                     raise RuntimeError((tmp_path / "label.log").read_text())
                 time.sleep(0.1)
-            kill(other)
+            nodes.kill(other)
             ended = _wait_while_it_moves(stage, ledger)
         finally:
             if stage.poll() is None:

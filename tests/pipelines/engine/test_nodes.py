@@ -21,6 +21,7 @@ class PlainRay:
     """living: names of nodes. fetched: names of those that have been asked to fetch; unready: whose calls run on."""
 
     exceptions = SimpleNamespace(RayTaskError=TaskError, RayError=Exception)
+    __version__ = "2.60.0"
 
     def __init__(self, *living: str) -> None:
         self.living, self.fetched, self.unready = list(living), list[str](), set[str]()
@@ -31,7 +32,7 @@ class PlainRay:
 
     def remote(self, **_: Any) -> Any:
         def options(scheduling_strategy: Any) -> Any:
-            def call(setups: Any) -> str:
+            def call(*_: Any) -> str:
                 self.fetched.append(scheduling_strategy.node_id)
                 return str(scheduling_strategy.node_id)
 
@@ -39,8 +40,11 @@ class PlainRay:
 
         return lambda function: SimpleNamespace(options=options)
 
-    def get(self, refs: str | list[str]) -> None:
-        if self.broken & set([refs] if isinstance(refs, str) else refs):
+    def put(self, value: Any) -> Any:
+        return value
+
+    def get(self, ref: str) -> None:
+        if ref in self.broken:
             raise TaskError("no weights")
 
     def wait(self, refs: list[str], timeout: float) -> tuple[list[str], list[str]]:
@@ -91,3 +95,10 @@ def test_a_node_that_goes_away_takes_its_actors_with_it(monkeypatch: pytest.Monk
     assert not cluster.is_leaving(A) and not cluster.is_leaving("") and cluster.is_leaving(B)
     monkeypatch.setattr(nodes, "draining", lambda: {A})
     assert cluster.is_leaving(A)
+
+
+def test_the_first_nodes_must_all_be_usable() -> None:
+    ray = PlainRay(A, B)
+    ray.broken.add(B)
+    with pytest.raises(ValueError, match=rf"^node {B}: .*no weights.* \(1 of 2 nodes cannot be used\)$"):
+        Nodes(ray, [object()])  # type: ignore[list-item]

@@ -1,0 +1,70 @@
+"""Whether a node reaches what its actors read and write, asked before any of them starts.
+
+Workers have the environment of their node, and not that of the driver: without this, every shard would be labelled
+before the first one is found to be lost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...infra import faults, storage
+from ...infra.secrets import public
+from ...infra.submission import credentials, ready
+
+PROBE_BYTES = 512
+
+
+@dataclass(frozen=True)
+class Access:
+    """root: that must be written, and holds the driver's recipe. sample: a shard that must be read, "" for none.
+    variables: that are set where the job was started; they are named if there is no access without them."""
+
+    root: str
+    sample: str = ""
+    variables: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, root: str, sample: str = "") -> Access:
+        """With the variables of this process, and of where its job was submitted."""
+        names = [*credentials.set_here([root, sample]), *os.environ.get(ready.NAMES, "").split(",")]
+        return cls(root, sample, tuple(dict.fromkeys(filter(None, names))))
+
+    def setup_on_node(self) -> None:
+        """ValueError if this machine lacks what fourmill depends on, or has no access."""
+        if lacking := ready.lacking():
+            raise ValueError(f"it lacks what fourmill needs: {'; '.join(lacking)}")
+        try:
+            self._reach()
+        except Exception as error:  # whatever a library of a service raises
+            known = isinstance(error, ValueError | OSError) or faults.of_place(error) or faults.of_service(error)
+            if not known:
+                raise
+            said = str(error) if isinstance(error, ValueError) else faults.sentence(error)
+            raise ValueError(said.removeprefix("root: ") + self._unset()) from None
+
+    def _reach(self) -> None:
+        mark = storage.join(self.root, "recipe.yaml")
+        if not storage.exists(mark):
+            raise ValueError(
+                f"it does not see what the driver has written below {public(self.root)}; root must be a URL, or a "
+                "folder that all nodes share"
+            )
+        storage.check_writable(self.root)
+        if self.sample:
+            try:
+                with storage.open_binary(self.sample) as shard:
+                    shard.read(PROBE_BYTES)
+            except FileNotFoundError:
+                raise ValueError(f"it does not see the shard {public(self.sample)}, which the driver sees") from None
+
+    def _unset(self) -> str:
+        unset = [name for name in self.variables if name not in os.environ]
+        return f". Not set there, and set where the job was started: {', '.join(unset)}" if unset else ""
+
+
+def asked(root: str, sample: str, started_here: bool) -> Sequence[Access]:
+    """What nodes are asked. Those of a Ray that this process has started are this machine, with its environment."""
+    return () if started_here else (Access.of(root, sample),)
