@@ -22,7 +22,7 @@ from .pipelines import plan as plans
 from .pipelines.columns import Columns
 from .pipelines.outputs import Fitted, LabelPrints, Output, TokenOptions
 from .pipelines.plan import Inventory, Plan, Shards
-from .pipelines.specialists import conventions, pins, registry
+from .pipelines.specialists import conventions, pins, registry, shared_weights
 from .pipelines.specialists.base import Specialist
 from .recipe import Recipe, code_of, parse
 from .tokenize import codecs
@@ -214,6 +214,11 @@ class Project:
         sizes, score = (images.size, images.crops), recipe.tokenizers.min_box_score
         return Options(recipe.seed, *sizes, images.pixel_format, images.jpeg_quality, score, recipe.precisions)
 
+    @property
+    def weights_place(self) -> str:
+        """The folder that keeps weights of the hub for all nodes, "" for none."""
+        return shared_weights.place(self.root, self.recipe.engine.weights, self.recipe.engine.address)
+
     def shard_job(self, specialists: dict[str, Specialist], asked: dict[str, Output]) -> Job:
         """What an actor needs to know to make outputs. RecipeError if one is pinned at another version than the code's,
         or if a specialist cannot make its label as the recipe has it.
@@ -231,6 +236,7 @@ class Project:
             if why := versions.unmakeable(parts, self.recipe.versions):
                 raise RecipeError(why)
         pins.apply(self.root, specialists.values())
+        shared_weights.apply(self.weights_place, specialists.values())
         recipe, scratch = self.recipe, source.scratch_folder()
         # Of all specialists, and not of those that have work now: threads must not depend on what is there already.
         cpus = max((one.cpus for one in self.specialists.values()), default=1.0)

@@ -13,6 +13,7 @@ import hashlib
 import os
 import posixpath
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -254,6 +255,16 @@ def put(url: str, data: bytes, *, if_absent: bool = False) -> bool:
         # An answer that was lost: it may be ours that is there.
         return attempts > 1 and read_bytes(url) == data
     return True
+
+
+def put_file(url: str, path: Path) -> None:
+    """Make `url` hold what a file of this machine holds, as `put` does; no more of it is in memory than a part."""
+    if is_local(url):
+        with replaced(local_path(url)) as temporary:
+            shutil.copyfile(path, temporary)
+        return
+    fs, place = filesystem(url)
+    remote.ask(url, fs, lambda: remote.request(fs, "put_file", str(path), place, size=path.stat().st_size))
 
 
 def _put_local(path: Path, data: bytes, if_absent: bool) -> bool:

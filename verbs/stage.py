@@ -140,16 +140,18 @@ def prepare_root(project: Project) -> None:
 
 
 def pin_weights(project: Project, specialists: Mapping[str, Specialist], records: Iterable[Record]) -> None:
-    """Keep in the root which commits of hub repositories its labels are made with.
+    """Keep in the root which commits of hub repositories its labels are made with, and their files for all nodes.
 
     Args:
         records: of the root, which may say what was read before.
     """
-    from ..pipelines.specialists import pins
+    from ..pipelines.specialists import pins, shared_weights
 
     made = (one for record in records for one in record.made.get("specialists", {}).values())
     used = {one["weights"]: str(one.get("revision")) for one in made if isinstance(one.get("weights"), str)}
     pins.keep(project.root, specialists.values(), used)
+    pins.apply(project.root, specialists.values())
+    shared_weights.keep(project.weights_place, specialists.values())
 
 
 def finish(project: Project, summary: Summary, start: float, unit: str, depends_on: Any) -> Summary:

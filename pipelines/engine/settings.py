@@ -23,4 +23,7 @@ class Engine(Section):
     attempts: Positive = 3  # a shard whose actor dies this often is given up
     chunk_seconds: Annotated[float, Field(ge=0)] = 120.0  # of work on a shard, after which what is made of it is kept
     patience: Annotated[float, Field(ge=0)] = 120.0  # seconds that a root which cannot be written is waited for
+    # A folder, any URL, that keeps weights of the hub for all nodes; "root" is ROOT/weights, of a root in a bucket or a
+    # recipe with an address. null: each node asks the hub.
+    weights: str | None = "root"
     max_reject_run: Positive = 1_000  # so many rejects of one output in a row stop the job

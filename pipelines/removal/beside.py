@@ -13,7 +13,8 @@ from ...tokenize import table_file
 logger = logging.getLogger(__name__)
 
 PAGES = ("gallery.html", "report.html", "ledger/report")  # with pictures of samples; verbs write them again
-_KNOWN = ("tokens", "labels", "ledger", "removed", "tokenizers", "chunks")  # folders that are looked at elsewhere
+# Folders that are looked at elsewhere, or hold no samples.
+_KNOWN = ("tokens", "labels", "ledger", "removed", "tokenizers", "chunks", "weights")
 _TEXTS = (".json", ".jsonl", ".csv", ".txt", ".md", ".html", ".parquet")
 _LONGEST = 1 << 28  # bytes of a file that is searched
 _SHORTEST = 4  # characters of a key that is searched for: "1" is in every file

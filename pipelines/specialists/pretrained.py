@@ -107,6 +107,7 @@ class Pretrained(Specialist):
     )
 
     _commit: str = PrivateAttr(default="")
+    _kept_in: str = PrivateAttr(default="")
     _sums: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @field_validator("weights")
@@ -142,10 +143,27 @@ class Pretrained(Specialist):
         """
         self._commit, self._sums = commit, dict(sums)
 
+    @property
+    def kept_in(self) -> str:
+        """The folder beside a root that holds the weights for all nodes, see shared_weights.py; "" for none."""
+        return self._kept_in
+
+    def copy_from(self, folder: str) -> None:
+        """Copy weights that this machine has not fetched from a folder, which may be `kept_in` of all nodes."""
+        self._kept_in = folder
+
     def setup_on_node(self) -> None:
         """Fetch the weights into the node's Hugging Face cache and look whether they are whole. Done once for each
         node, before its actors start. ValueError if there are none."""
         self._verify(self._fetch() if not self.is_local else Path(self.weights))
+
+    def snapshot_folder(self) -> Path:
+        """Where the node's Hugging Face cache has the commit that is read."""
+        from huggingface_hub import constants
+        from huggingface_hub.file_download import repo_folder_name
+
+        name = repo_folder_name(repo_id=self.weights, repo_type="model")
+        return Path(constants.HF_HUB_CACHE, name, "snapshots", str(self.read_revision))
 
     def folder(self) -> Path:
         """The local folder of the weights; a hub repository is fetched if it is not there yet."""
@@ -164,6 +182,10 @@ class Pretrained(Specialist):
             RepositoryNotFoundError,
         )
 
+        from . import shared_weights
+
+        if shared_weights.fetch(self):
+            return self.snapshot_folder()
         try:
             logger.info("%s: weights %s@%s are fetched", self.label, self.weights, self.read_revision)
             return self._snapshot(snapshot_download)
