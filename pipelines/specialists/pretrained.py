@@ -24,7 +24,7 @@ from weakref import WeakValueDictionary
 from pydantic import Field, PrivateAttr, field_validator
 
 from ...infra.versions import Part
-from . import weight_files
+from . import kept_weights, weight_files
 from .base import Specialist
 
 logger = logging.getLogger(__name__)
@@ -182,9 +182,7 @@ class Pretrained(Specialist):
             RepositoryNotFoundError,
         )
 
-        from . import shared_weights
-
-        if shared_weights.fetch(self):
+        if self.kept_in and kept_weights.fetch(self.kept_in, self.patterns(), self.snapshot_folder()):
             return self.snapshot_folder()
         try:
             logger.info("%s: weights %s@%s are fetched", self.label, self.weights, self.read_revision)

@@ -94,6 +94,7 @@ def test_the_last_column_says_what_is_made_again(rows: dict[str, tuple[str, str]
 
 # Other values than the default, where adding one to a number or its opposite will not do.
 CHANGED: dict[str, Any] = {
+    "engine.weights": "s3://bucket/weights",
     "images.size": 256, "images.patch_size": 8, "images.pixel_format": "png", "engine.address": "auto",
     "tokenizers.common.codebook_size": 64, "tokenizers.common.patch_size": 8, "tokenizers.common.loss": "l1",
     "tokenizers.common.heads": 6, "tokenizers.common.dim": 384, "engine.actors": 2, "engine.cpus": 2, "engine.gpus": 1,

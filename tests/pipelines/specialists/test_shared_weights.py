@@ -18,6 +18,7 @@ from safetensors.numpy import save
 
 from fourmill.infra import storage
 from fourmill.pipelines.specialists import shared_weights
+from fourmill.pipelines.specialists.kept_weights import FILES
 from fourmill.pipelines.specialists.pretrained import Pretrained
 from fourmill.project import Project
 from fourmill.verbs import stage
@@ -96,7 +97,7 @@ def test_what_is_not_whole_is_not_taken(tmp_path: Path, weights: str, monkeypatc
     node(tmp_path, monkeypatch, "driver", with_files=True)
     shared_weights.keep(weights, [Probe(revision=COMMIT)])
     folder = storage.join(weights, "org--depth", COMMIT)
-    listed = storage.read_bytes(storage.join(folder, shared_weights.FILES))
+    listed = storage.read_bytes(storage.join(folder, FILES))
     snapshot = node(tmp_path, monkeypatch, "worker")
 
     def refused() -> None:
@@ -108,10 +109,10 @@ def test_what_is_not_whole_is_not_taken(tmp_path: Path, weights: str, monkeypatc
     refused()
     storage.delete(storage.join(folder, "model.safetensors"))
     refused()
-    storage.put(storage.join(folder, shared_weights.FILES), listed[:-30])
+    storage.put(storage.join(folder, FILES), listed[:-30])
     refused()
     escaping = json.dumps({"files": {"../../x": [1, "0"]}, "patterns": ["*"]}).encode()
-    storage.put(storage.join(folder, shared_weights.FILES), escaping)
+    storage.put(storage.join(folder, FILES), escaping)
     refused()
 
 
@@ -163,3 +164,12 @@ def test_a_stage_keeps_what_its_workers_read(tmp_path: Path, monkeypatch: pytest
     shutil.rmtree(tmp_path / "driver")
     depth.setup_on_node()
     assert (snapshot / "model.safetensors").read_bytes() == CONTENT["model.safetensors"]
+
+
+def test_a_download_that_was_cut_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    snapshot = node(tmp_path, monkeypatch, "driver", with_files=True)
+    (snapshot / "model.safetensors").write_bytes(CONTENT["model.safetensors"][:-4])
+    shared_weights.keep(str(tmp_path / "shared"), [Probe(revision=COMMIT)])
+    assert "is cut short or broken" in caplog.text and not (tmp_path / "shared").exists()
