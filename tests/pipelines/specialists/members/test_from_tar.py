@@ -191,5 +191,6 @@ def test_init_and_inspect_name_what_nobody_reads(tmp_path: Path) -> None:
     kinds = {*GIVEN.values(), "camera.json", "scan.tif"}
     text = starter.recipe_text([path], [], "out")
     (line,) = (line for line in text.splitlines() if line.startswith("# ignored there: "))
-    assert all(f"{name} 3" in line for name in kinds) and yaml.safe_load(text)["root"] == "out"
+    assert all(f"{name} 3" in line for name in kinds - set(GIVEN.values()))
+    assert yaml.safe_load(text)["evaluate"]["truth"] == GIVEN, "truth is read by `evaluate`"
     assert shards.inspect_shard(path, path, 0).facts["ignored"] == dict.fromkeys(kinds, 3)
