@@ -28,6 +28,7 @@ from ..cpu_memory import keep_freed_memory
 from ..settings import in_bf16
 from .ensemble import average
 from .generation_job import GenerateJob
+from .pool import HERE, ModelJob, ModelWorker, Where, make
 from .samples import read
 from .settings import Chain, ChainStep, Generate
 
@@ -36,22 +37,25 @@ KEPT_MEMORY = 2**29  # bytes of freed memory that the process keeps: the activat
 MEMBER_STRIDE = 1 << 32  # between the sample ids of two members: no two draw the same random numbers
 
 
-def run(job: GenerateJob, load_model: LoadModel) -> None:
-    """Generate every chain of the recipe and commit the result."""
-    start = time.monotonic()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
-        keep_freed_memory(KEPT_MEMORY)
-    model = load_model(job.run, device, job.step)
-    steps = sum(len(chain.to) for chain in job.settings.chains)
-    size = 0
-    with Progress("generate", steps, "modalities") as progress:
-        for number, chain in enumerate(job.settings.chains):
-            files = _generate_chain(job, model, chain)
-            for name, data in files.items():
-                size += len(data)
-                storage.put(storage.join(job.folder, f"chain-{number}", name), data)
-            progress.update(len(chain.to))
+def run(job: GenerateJob, load_model: LoadModel, where: Where = HERE) -> None:
+    """Generate every chain of the recipe and commit the result.
+
+    Args:
+        where: the cluster whose actors take a chain each, if there is one.
+    """
+    start, chains = time.monotonic(), job.settings.chains
+    if where.is_cluster:
+        make(ModelJob(job, job.run, where), Chains, {f"chain {n}": n for n in range(len(chains))}, "generate", "chains")
+    else:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu":
+            keep_freed_memory(KEPT_MEMORY)
+        model = load_model(job.run, device, job.step)
+        with Progress("generate", sum(len(chain.to) for chain in chains), "modalities") as progress:
+            for number, chain in enumerate(chains):
+                _put_chain(job, model, number)
+                progress.update(len(chain.to))
+    size = sum(storage.list_below(job.folder).values())
     record = ledger.Record(
         output=f"generated/{job.run_name}",
         shard=job.fingerprint,
@@ -70,6 +74,26 @@ def run(job: GenerateJob, load_model: LoadModel) -> None:
         },
     )
     storage.put(ledger.record_url(job.root, record.output, record.shard), ledger.dumps(record))
+
+
+class Chains(ModelWorker[GenerateJob, int]):
+    """Generates chains, by their numbers."""
+
+    def open(self, device: str) -> None:
+        from ..pretrain.weights import load_model
+
+        self.model = load_model(self.of.run, device, self.of.step)
+
+    def make(self, task: int) -> int:
+        return _put_chain(self.of, self.model, task)
+
+
+def _put_chain(job: GenerateJob, model: FourM, number: int) -> int:
+    """Generate a chain and put its files, samples.json last; returns how many samples it has."""
+    files = _generate_chain(job, model, job.settings.chains[number])
+    for name, data in files.items():
+        storage.put(storage.join(job.folder, f"chain-{number}", name), data)
+    return len(json.loads(files["samples.json"])["samples"])
 
 
 def special_ids(job: GenerateJob) -> SpecialIds:

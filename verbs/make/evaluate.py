@@ -49,9 +49,10 @@ def make(project: Project) -> Summary:
     from ...report.draw.results import chart, heat_map
     from ...train.downstream.evaluation import matrix_files, table_files, tables
     from ...train.downstream.evaluation.evaluate import Evaluation
+    from ...train.downstream.pool import Where
 
     storage.check_writable(project.root)  # better known before hours of answers
-    evaluation = Evaluation(job)
+    evaluation = Evaluation(job, Where(project.recipe.engine, tuple(project.recipe.modules)))
     matrix, table = evaluation.likelihoods(), evaluation.table()
     files = matrix_files.files(matrix) | {f"{tables.LIKELIHOODS}.png": heat_map(matrix)}
     files |= table_files.files(table) | {f"{tables.EVALUATION}.png": chart(table)}

@@ -155,10 +155,12 @@ def make(project: Project) -> Summary:
         summary.existed = len(chains)
     else:
         from ...train.downstream import generation
+        from ...train.downstream.pool import Where
         from ...train.pretrain import weights
 
         stage.prepare_root(project)
-        generation.run(job, weights.load_model)
+        where = Where(project.recipe.engine, tuple(project.recipe.modules))
+        generation.run(job, weights.load_model, where)
         summary.made = len(chains)
     summary.notes.append(job.folder)
     return stage.finish(project, summary, start, "chains", job.fingerprint)

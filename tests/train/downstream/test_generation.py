@@ -75,7 +75,7 @@ def test_an_ensemble_averages_what_its_members_decode_to(job: GenerateJob) -> No
     model = FourM(FourMConfig(job.specs, dim=16, num_heads=2, encoder_depth=1, decoder_depth=1)).eval()
     _, given = generation.conditions(job, [NAMES[0]], "val")
     step = generation.model_step(recipe(Path(job.root)).generate.chains[0].to[0], job.specs[1])
-    several = generation.members(job.settings, generation.special_ids(job), model, given, [step], 3, range(3))
+    several = generation.members(job.settings, generation.special_ids(job), model, given, [step], range(3), range(3))
     codes = [torch.from_numpy(np.asarray(member[NAMES[1]]).astype(np.int64)) for member in several]
     assert not torch.equal(codes[0], codes[1]) and not torch.equal(codes[1], codes[2])
     decoded = torch.stack([tokenizer.load(Path(job.run) / "tokenizers" / NAMES[1]).decode(c) for c in codes]).detach()

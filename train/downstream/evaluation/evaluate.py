@@ -7,20 +7,23 @@ from functools import cached_property
 from ....infra.progress import Progress
 from ....model.fourm import FourM
 from ...pretrain.weights import load_model
-from .. import samples as chosen
 from ..generation import special_ids
-from ..samples import Samples
-from . import matrix, table
+from ..pool import HERE, Where
+from . import matrix, pooled, table
 from .job import EvaluateJob
 from .matrix_files import Matrix
 from .table_files import Table
 
 
 class Evaluation:
-    """The model of a job, loaded once, and its validation samples. ValueError where there are none."""
+    """The model of a job, loaded once, and its validation samples. ValueError where there are none.
 
-    def __init__(self, job: EvaluateJob) -> None:
-        self.job = job
+    Args:
+        where: the cluster that makes the answers of the table, if there is one.
+    """
+
+    def __init__(self, job: EvaluateJob, where: Where = HERE) -> None:
+        self.job, self.where = job, where
 
     @cached_property
     def model(self) -> FourM:
@@ -29,7 +32,7 @@ class Evaluation:
     def likelihoods(self) -> Matrix:
         """The matrix of who knows what."""
         settings, special = self.job.settings, special_ids(self.job.generation)
-        samples = self._samples((), self.job.settings.subset)
+        samples = table.samples_of(self.job, (), self.job.settings.subset)
         total = matrix.passes(self.model, settings.combinations)
         with Progress("evaluate", total, "passes") as progress:
             cells = matrix.compute(self.model, samples, settings.combinations, settings, special, progress.update)
@@ -37,15 +40,8 @@ class Evaluation:
 
     def table(self) -> Table:
         """The evaluation table."""
-        samples = self._samples(self.job.inputs)
+        samples = table.samples_of(self.job)
+        if self.where.is_cluster:
+            pooled.answer(self.job, samples, self.where)
         with Progress("evaluate", table.answers(self.job, samples), "answers") as progress:
             return table.compute(self.job, samples, lambda: self.model, progress.update)
-
-    def _samples(self, needed: tuple[str, ...], most: int | None = None) -> Samples:
-        generation, count = self.job.generation, self.job.settings.samples
-        count = min(count, most or count)
-        samples = chosen.read(generation.root, generation.specs, generation.splits["val"], count, needed)
-        if not samples.places:
-            lacks = f"none of the validation samples has {' and '.join(needed)}" if needed else "there are none"
-            raise ValueError(f"evaluate: {lacks}; see `fourmill status`")
-        return samples

@@ -98,7 +98,7 @@ class Made:
         asked = question.asked(len(self.samples.places))
         found: list[np.ndarray] = []
         for start in range(0, len(asked), CHUNK):
-            name = f"{member:02d}-{start // CHUNK:04d}.parquet"
+            name = _name(member, start)
             url = storage.join(self.folder(question, target), name)
             if not storage.exists(url):
                 self._make(question, member, start, asked[start : start + CHUNK], name)
@@ -112,6 +112,18 @@ class Made:
             found += [column.crop(i, 0).copy() for i in range(len(column))]
             self._post(len(column) / len(asked) * len(self.samples.places))
         return found
+
+    def missing(self, question: Question, member: int) -> list[int]:
+        """The numbers of the first answers of chunks of which a target is not there yet."""
+        folders = [set(storage.list_names(self.folder(question, step.target))) for step in question.steps]
+        starts = range(0, len(question.asked(len(self.samples.places))), CHUNK)
+        return [start for start in starts if any(_name(member, start) not in names for names in folders)]
+
+    def make(self, question: Question, member: int, start: int) -> int:
+        """Make one chunk of answers; returns how many it has."""
+        asked = question.asked(len(self.samples.places))[start : start + CHUNK]
+        self._make(question, member, start, asked, _name(member, start))
+        return len(asked)
 
     def _make(self, question: Question, member: int, start: int, asked: Sequence[Asked], name: str) -> None:
         """A chunk of answers, of all targets of the chain: what was generated on the way is kept as well."""
@@ -157,3 +169,8 @@ class Made:
             keys.append(f"{shard}/{key}" + ("" if question.begun is None else f"/{number}"))
         of = store.ColumnSpec(target, spec.kind, 1, spec.max_tokens, spec.vocab_size)
         return store.encode_column(of, keys, rows)
+
+
+def _name(member: int, start: int) -> str:
+    """The file of a chunk."""
+    return f"{member:02d}-{start // CHUNK:04d}.parquet"

@@ -45,9 +45,14 @@ def compute(job: EvaluateJob, samples: Samples, made: Made, draws: np.ndarray) -
             decoder = _decoder(job, target)
             vectors[target.name] = decoder, decoder(samples.tokens[target.name])
         decoder, gallery = vectors[target.name]
-        said = made.tokens(Question(f"from-{name}", (name,), (_step(target.name),)), target.name)
+        said = made.tokens(question(target, name), target.name)
         found.append(Recall(name, target.name, len(gallery), _recall(decoder(said), gallery, draws)))
     return found
+
+
+def question(target: ModalitySpec, name: str) -> Question:
+    """What is asked: the vector of the image that a modality is of."""
+    return Question(f"from-{name}", (name,), (_step(target.name),))
 
 
 def _step(target: str) -> ChainStep:

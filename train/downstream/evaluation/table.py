@@ -40,10 +40,9 @@ def compute(job: EvaluateJob, samples: Samples, load: Callable[[], FourM], post:
         load: gives the model; called only where an answer is not there yet.
         post: is called with the number of answers that are made or found; `answers` says how many there are.
     """
-    (of, notes), made = columns(job), Made(job, samples, load, post)
-    chained = Made(job, samples.first(job.settings.subset or len(samples.places)), load, post)
+    (of, notes), made = columns(job), made_of(job, samples, load, post)
     draws = draw(len(samples.places), job.settings.draws, job.settings.seed)
-    maker = _Maker(job, samples, of, (made, chained), draws)
+    maker = _Maker(job, samples, of, made, draws)
     measured = [maker.column(column) for column in of]
     if lost := maker.here.unopened():
         maker.notes.append(f"The tars of {listing(lost[:5])} cannot be opened: truth and boxes are of other shards.")
@@ -56,9 +55,59 @@ def compute(job: EvaluateJob, samples: Samples, load: Callable[[], FourM], post:
         draws=job.settings.draws,
         seed=job.settings.seed,
         columns=[one for one in measured if one.cells],
-        retrieval=recall.compute(job, samples, made, draws),
+        retrieval=recall.compute(job, samples, made[0], draws),
         notes=[*notes, *maker.notes],
     )
+
+
+def samples_of(job: EvaluateJob, needed: tuple[str, ...] | None = None, most: int | None = None) -> Samples:
+    """The validation samples that have the inputs, or what is needed. ValueError if there are none."""
+    generation, needed = job.generation, job.inputs if needed is None else needed
+    count = min(job.settings.samples, most or job.settings.samples)
+    samples = chosen.read(generation.root, generation.specs, generation.splits["val"], count, needed)
+    if not samples.places:
+        lacks = f"none of the validation samples has {' and '.join(needed)}" if needed else "there are none"
+        raise ValueError(f"evaluate: {lacks}; see `fourmill status`")
+    return samples
+
+
+def made_of(
+    job: EvaluateJob, samples: Samples, load: Callable[[], FourM], post: Post = lambda done: None
+) -> tuple[Made, Made]:
+    """Answers to all samples, and to those of chains; see `compute`."""
+    first = samples.first(job.settings.subset or len(samples.places))
+    return Made(job, samples, load, post), Made(job, first, load, post)
+
+
+def questions(job: EvaluateJob, samples: Samples) -> list[tuple[bool, Question, int]]:
+    """What the model is asked, each once: whether of the samples of chains alone, the question, and the member of an
+    ensemble. But for masks of instances, which go on from true boxes, one by one."""
+    of, _ = columns(job)
+    steps, whole = chain(job, of), len(samples.places) > 1
+    found: dict[tuple[bool, Question, int], None] = {}
+    for column in of:
+        if isinstance(column.judge, Instances):
+            continue
+        rows = [("step", 0), *([("another", 0)] if whole else [])]
+        rows += [("chain", member) for member in range(job.settings.ensemble)]
+        for row, member in rows:
+            if (question := question_of(job, steps, column, row)) is not None:
+                found[row == "chain", question, member] = None
+    for target, name in recall.questions(job, samples):
+        if not any(one is None for one in samples.tokens[target.name]):
+            found[False, recall.question(target, name), 0] = None
+    return list(found)
+
+
+def question_of(job: EvaluateJob, steps: tuple[ChainStep, ...], column: Column, row: str) -> Question | None:
+    """What is asked for a row of a column; None if nothing is. An ensemble goes on with the chain, `steps`."""
+    if row in ("chain", "ensemble"):
+        row = "chain"
+    else:
+        steps = likeliest(column.target, things=isinstance(column.judge, Boxes | People))
+    if all(step.target != column.target for step in steps):
+        return None
+    return Question(row, job.inputs, steps, row == "another")
 
 
 def answers(job: EvaluateJob, samples: Samples) -> int:
@@ -191,19 +240,17 @@ class _Asker:
 
     def question(self, row: str) -> Question | None:
         """What is asked for a row of the table; None if nothing is."""
-        target, inputs = self.column.target, self.here.job.inputs
-        alone = likeliest(target, things=isinstance(self.column.judge, Boxes | People))
+        job, target = self.here.job, self.column.target
+        if self.boxes is None:
+            return question_of(job, self.chain, self.column, row)
+        alone = likeliest(target)
         if row in ("chain", "ensemble"):  # an ensemble goes on with the chain
-            row, steps = "chain", self.chain
-            alone = tuple(step for step in self.chain if step.target == target) or (ChainStep(target=target),)
-        else:
-            steps = alone
-        if self.boxes is not None:
-            step = alone[0].model_copy(update={"max_tokens": MASK_TOKENS})
-            return Question(f"{row}-boxes", inputs, (step,), row == "another", self.boxes.begun)
-        if all(step.target != target for step in steps):
-            return None
-        return Question(row, inputs, steps, row == "another")
+            row, alone = (
+                "chain",
+                tuple(one for one in self.chain if one.target == target) or (ChainStep(target=target),),
+            )
+        step = alone[0].model_copy(update={"max_tokens": MASK_TOKENS})
+        return Question(f"{row}-boxes", job.inputs, (step,), row == "another", self.boxes.begun)
 
     def folders(self, rows: Iterable[str]) -> dict[str, str]:
         """Where the answers of rows are."""
