@@ -89,7 +89,7 @@ def test_a_chain_of_an_actor_is_that_of_the_command(known_root: Known, tmp_path:
     assert files[0] == files[1] and len(files[0]) > 6
 
 
-def test_where_there_is_nothing_to_share_the_command_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cluster_the_command_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert not Where().is_cluster and Where(Engine(address="auto")).is_cluster
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
