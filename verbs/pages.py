@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..report.probe import Probed
     from ..report.samples import Collector
 
-REPORT_VERSION = 3
+REPORT_VERSION = 4
 
 
 def check_place(out: str | None) -> None:
