@@ -1,6 +1,6 @@
 """Bad days: a store that refuses, cuts and forgets, and processes that are killed; is all that is made as undisturbed?
 
-    python benchmarks/chaos.py [--seeds 50] [--first 0] [--rate 0.1] [--kills 2] [--logs DIR]
+    python benchmarks/chaos.py [--seeds 50] [--first 0] [--rate 0.1] [--kills 2] [--logs DIR] [--without-ray]
 
 Shards and root lie on an S3 server (moto) on loopback. Label, fit, tokenize and train run once without disturbance for
 each number of workers; then a part of them for each seed, in a new root, through a proxy (benchmarks/proxy.py) that
@@ -14,7 +14,8 @@ for byte (of one thread a worker), `fourmill check` finds nothing broken, and no
 `--first N` goes on from seed N.
 
 What a seed costs is mostly the start of processes: drivers are forked with all modules loaded, and one Ray serves all
-seeds until it is killed.
+seeds until it is killed. With `--without-ray` all is done in the driver (benchmarks/alone.py), with one worker, and the
+driver and the proxy alone are killed.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ VICTIMS = ("worker", "raylet", "driver", "proxy")
 WORKERS = (1, 2)
 SILENCE_SECONDS = 60.0
 STARTS = 12  # of a driver
-PATIENCE_SECONDS = 300.0  # for one start, until it counts as hung
+PATIENCE_SECONDS = 900.0  # for one start, until it counts as hung
 PRELOADED = (
     "fourmill.cli",
     "fourmill.project",
@@ -87,6 +88,8 @@ class Day:
     """
 
     kills: list[tuple[float, str]] = field(default_factory=list)
+    draw: random.Random = field(default_factory=random.Random)
+    begin: float = 0.0
     seconds: float = 0.0
     cpu: dict[int, float] = field(default_factory=dict)
     before: dict[int, float] = field(default_factory=dict)
@@ -187,6 +190,24 @@ class Cluster:
         self._process, self._below, self._is_broken = None, set(), False
 
 
+@dataclass
+class Site:
+    """What serves all seeds. cluster: None without Ray."""
+
+    proxy: Proxy
+    cluster: Cluster | None
+
+    def strike(self, victim: str, driver: Any, draw: random.Random) -> str:
+        """Kill it; returns what was killed: the driver if there is no such process yet."""
+        if victim == "proxy":
+            self.proxy.again()
+            return victim
+        if victim in ("worker", "raylet") and self.cluster is not None and self.cluster.strike(victim, draw):
+            return victim
+        driver.kill()
+        return "driver"
+
+
 @contextmanager
 def server() -> Iterator[int]:
     """The port of a fresh S3 server with the bucket; this process talks to it directly."""
@@ -241,38 +262,35 @@ def copy(root: str, to: str) -> None:
             storage.put(storage.join(to, name), storage.read_bytes(url))
 
 
-def drive(verbs: Sequence[str], arguments: Sequence[str], environment: dict[str, str], said: str) -> None:
+def drive(verbs: Sequence[str], path: str, overrides: Sequence[str], environment: dict[str, str], said: str) -> None:
     """Some verbs, one after the other, in a process of their own. Its exit status is that of the last one."""
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
     os.environ |= environment
+    if "RAY_ADDRESS" not in environment:
+        import alone
+
+        sys.exit(alone.run(verbs, path, overrides))
     from fourmill import cli
 
+    options = [word for override in overrides for word in ("--set", override)]
     for verb in verbs:
         print(f"== {verb}", flush=True)
         try:
-            status = cli.main([verb, *arguments])
+            status = cli.main([verb, path, *options])
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
         if status:
             sys.exit(status)
 
 
-def start(
-    verbs: Sequence[str],
-    arguments: Sequence[str],
-    cluster: Cluster,
-    proxy: Proxy,
-    said: Path,
-    day: Day,
-    begin: float,
-    draw: random.Random,
-) -> int:
+def start(verbs: Sequence[str], path: Path, overrides: Sequence[str], site: Site, said: Path, day: Day) -> int:
     """One start of the driver: its exit status. What the day says is killed meanwhile."""
-    environment = endpoint(proxy.port) | {"RAY_ADDRESS": cluster.address()}
+    ray = {} if site.cluster is None else {"RAY_ADDRESS": site.cluster.address()}
     context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=drive, args=(verbs, arguments, environment, str(said)))
+    given = (verbs, str(path), overrides, endpoint(site.proxy.port) | ray, str(said))
+    process = context.Process(target=drive, args=given)
     process.start()
     started = last = looked = time.monotonic()
     size = said.stat().st_size if said.exists() else 0
@@ -286,8 +304,8 @@ def start(
             if now - looked > 1:
                 looked = now
                 day.cpu |= cpu_times()
-            if day.kills and now - begin > day.kills[0][0]:
-                day.killed.append(strike(day.kills.pop(0)[1], process, cluster, proxy, draw))
+            if day.kills and now - day.begin > day.kills[0][0]:
+                day.killed.append(site.strike(day.kills.pop(0)[1], process, day.draw))
             if now - started > PATIENCE_SECONDS:
                 day.wrong.append(f"a driver did not end within {PATIENCE_SECONDS:g} s")
                 break
@@ -297,41 +315,21 @@ def start(
     return int(process.exitcode or 0)
 
 
-def strike(victim: str, process: Any, cluster: Cluster, proxy: Proxy, draw: random.Random) -> str:
-    """Kill it; returns what was killed: the driver if there is no such process yet."""
-    if victim == "proxy":
-        proxy.again()
-        return victim
-    if victim in ("worker", "raylet") and cluster.strike(victim, draw):
-        return victim
-    process.kill()
-    return "driver"
-
-
-def one_day(
-    root: str,
-    path: Path,
-    verbs: Sequence[str],
-    workers: int,
-    day: Day,
-    cluster: Cluster,
-    proxy: Proxy,
-    draw: random.Random,
-) -> None:
+def one_day(root: str, path: Path, verbs: Sequence[str], workers: int, day: Day, site: Site) -> None:
     """Until all verbs have ended well, in a root of its own."""
-    arguments = [str(path), "--set", f"root={root}", "--set", f"train.workers={workers}"]
-    begin, day.before = time.monotonic(), cpu_times()
+    overrides = [f"root={root}", f"train.workers={workers}"]
+    day.begin, day.before = time.monotonic(), cpu_times()
     day.cpu = dict(day.before)
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder, "said")
         while day.starts < STARTS:
             day.starts += 1
-            if start(verbs, arguments, cluster, proxy, said, day, begin, draw) == 0:
+            if start(verbs, path, overrides, site, said, day) == 0:
                 break
         else:
             day.wrong.append(f"it did not end well in {STARTS} starts")
         day.said = said.read_text(errors="replace")
-    day.seconds = time.monotonic() - begin
+    day.seconds = time.monotonic() - day.begin
 
 
 def judge(day: Day, root: str, verbs: Sequence[str], expected: dict[str, bytes]) -> None:
@@ -354,6 +352,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--rate", type=float, default=0.1, help="share of the requests that are disturbed")
     parser.add_argument("--kills", type=int, default=2, help="at most, in one seed")
+    parser.add_argument(
+        "--without-ray", action="store_true", help="all in the driver, which is killed, as the proxy is"
+    )
     parser.add_argument("--logs", type=Path, help="a folder for what the verbs said")
     args = parser.parse_args(arguments)
     state(__file__, arguments)
@@ -367,15 +368,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         proxy = Proxy(stack.enter_context(server()))
         stack.callback(proxy.kill)
         path = recipe(folder)
-        cluster = Cluster(endpoint(proxy.port))
-        stack.callback(cluster.end)
+        site = Site(proxy, None if args.without_ray else Cluster(endpoint(proxy.port)))
+        if site.cluster is not None:
+            stack.callback(site.cluster.end)
         expected, took = dict[int, dict[str, bytes]](), dict[Sequence[str], float]()
-        for workers in WORKERS:
+        for workers in WORKERS[:1] if args.without_ray else WORKERS:
             root, day = storage.join(BUCKET, f"undisturbed{workers}"), Day()
             verbs = VERBS[3:] if expected else VERBS
             if expected:
                 copy(storage.join(BUCKET, "undisturbed1"), root)
-            one_day(root, path, verbs, workers, day, cluster, proxy, random.Random(0))
+            one_day(root, path, verbs, workers, day, site)
             if day.wrong or day.starts > 1:
                 print(day.said)
                 sys.exit(f"undisturbed, and it did not end well: {day.wrong}")
@@ -385,7 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"undisturbed {' '.join(verbs)}, workers: {workers}, {spent}, {len(expected[workers])} files",
                 flush=True,
             )
-        took[VERBS[:3]] = took[VERBS] / 2
+        took = {verbs: took.get(verbs, took[VERBS] / 2) for verbs, _ in PARTS}
         print(f"\na share of {args.rate:g} of the requests disturbed\n")
         print(
             "| seed | verbs | workers | s | CPU s | starts | killed | longest silence, s | wrong |\n"
@@ -393,14 +395,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         for seed in range(args.first, args.first + args.seeds):
             draw = random.Random(seed)
-            root, (verbs, workers) = storage.join(BUCKET, f"seed{seed}"), PARTS[seed % len(PARTS)]
-            count = draw.randint(0, args.kills)
-            day = Day(sorted((draw.uniform(1, took[verbs]), draw.choice(VICTIMS)) for _ in range(count)))
+            root, (verbs, workers) = storage.join(BUCKET, f"seed{seed}"), PARTS[seed % (2 if args.without_ray else 4)]
+            count = draw.randint(min(1, args.kills), args.kills)
+            day = Day(sorted((draw.uniform(1, took[verbs]), draw.choice(VICTIMS)) for _ in range(count)), draw)
             if "label" not in verbs:
                 copy(storage.join(BUCKET, "undisturbed1"), root)
             proxy.kill()
             proxy.start(seed, args.rate)
-            one_day(root, path, verbs, workers, day, cluster, proxy, draw)
+            one_day(root, path, verbs, workers, day, site)
             judge(day, root, verbs, expected[workers])
             bad += bool(day.wrong)
             killed, wrong = ", ".join(day.killed) or "-", "; ".join(day.wrong) or "nothing"
