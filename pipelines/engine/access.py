@@ -19,18 +19,20 @@ PROBE_BYTES = 512
 
 @dataclass(frozen=True)
 class Access:
-    """root: that must be written, and holds the driver's recipe. sample: a shard that must be read, "" for none.
-    variables: that are set where the job was started; they are named if there is no access without them."""
+    """root: that must be written. sample: a shard that must be read, "" for none.
+    variables: that are set where the job was started; they are named if there is no access without them.
+    holds_recipe: whether the driver sees the recipe there, that a stage has written; then a node must see it, too."""
 
     root: str
     sample: str = ""
     variables: tuple[str, ...] = ()
+    holds_recipe: bool = True
 
     @classmethod
     def of(cls, root: str, sample: str = "") -> Access:
         """With the variables of this process, and of where its job was submitted."""
         names = [*credentials.set_here([root, sample]), *os.environ.get(ready.NAMES, "").split(",")]
-        return cls(root, sample, tuple(dict.fromkeys(filter(None, names))))
+        return cls(root, sample, tuple(dict.fromkeys(filter(None, names))), storage.exists(_recipe(root)))
 
     def setup_on_node(self) -> None:
         """ValueError if this machine lacks what fourmill depends on, or has no access."""
@@ -46,8 +48,7 @@ class Access:
             raise ValueError(said.removeprefix("root: ") + self._unset()) from None
 
     def _reach(self) -> None:
-        mark = storage.join(self.root, "recipe.yaml")
-        if not storage.exists(mark):
+        if self.holds_recipe and not storage.exists(_recipe(self.root)):
             raise ValueError(
                 f"it does not see what the driver has written below {public(self.root)}; root must be a URL, or a "
                 "folder that all nodes share"
@@ -63,6 +64,10 @@ class Access:
     def _unset(self) -> str:
         unset = [name for name in self.variables if name not in os.environ]
         return f". Not set there, and set where the job was started: {', '.join(unset)}" if unset else ""
+
+
+def _recipe(root: str) -> str:
+    return storage.join(root, "recipe.yaml")
 
 
 def asked(root: str, sample: str, started_here: bool) -> Sequence[Access]:

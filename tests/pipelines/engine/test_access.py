@@ -99,3 +99,13 @@ def test_a_node_without_fourmill_can_say_so() -> None:
     sent = cloudpickle.dumps((nodes.set_up(), nodes.versions(ray)))
     done = subprocess.run([sys.executable, "-c", script], input=sent, capture_output=True)
     assert b"ValueError: it has no fourmill; install the same everywhere, or use `fourmill submit`" in done.stderr
+
+
+def test_a_root_without_a_recipe_asks_for_none(tmp_path: Path) -> None:
+    """Jobs that no stage of a recipe has begun: benchmarks, and users of the engine."""
+    Access.of(str(tmp_path / "out")).setup_on_node()
+    (tmp_path / "out" / "recipe.yaml").write_text("{}")
+    asked = Access.of(str(tmp_path / "out"))
+    (tmp_path / "out" / "recipe.yaml").unlink()
+    with pytest.raises(ValueError, match="does not see what the driver has written"):
+        asked.setup_on_node()
