@@ -37,11 +37,17 @@ def of_root(cluster: Jobs, root: str) -> Iterator[str]:
             yield f"job {one.submission_id} ({about.get('stage')}) is at the same root already"
 
 
-def follow(cluster: Jobs, name: str) -> int:
-    """Show the log of a job until it has ended; returns its exit status. What interrupts this stops no job."""
+def follow(cluster: Jobs, name: str, begins: str = "") -> int:
+    """Show the log of a job until it has ended; returns its exit status. What interrupts this stops no job.
+
+    Args:
+        begins: a line before the log.
+    """
     from ..infra.submission.jobs import exit_status
 
     try:
+        if begins:
+            print(begins, flush=True)
         details = cluster.follow(name, _show)
     except KeyboardInterrupt as interrupt:
         where = f"{name} --address {public(cluster.address)}"

@@ -64,11 +64,12 @@ def main(args: argparse.Namespace) -> int:
     for line in jobs.of_root(cluster, prepared.recipe.root):
         print(line, file=sys.stderr)
     name = _submit(cluster, prepared, args.update)
-    print(f"job {name}: {args.stage} of {args.recipe}", flush=True)
+    begins = f"job {name}: {args.stage} of {args.recipe}"
     if args.detach:
+        print(begins)
         print(f"`fourmill jobs logs {name} --follow --address {public(cluster.address)}` follows it")
         return 0
-    return jobs.follow(cluster, name)
+    return jobs.follow(cluster, name, begins)
 
 
 def _made_already(prepared: Submission, args: argparse.Namespace) -> int | None:

@@ -213,8 +213,8 @@ def test_ranks_read_their_shards_and_rank_0_measures(tmp_path: Path, shards: lis
     assert [len(rows.train) for rows in (first, second)] == [24, 24]
     assert not np.array_equal(first.train, second.train)
     assert first.measured_on == "val" and len(alone.val) == 10
-    every = ("train-00000", "train-00001", "val-00000", "val-00001")
-    assert first.shards == every, "rank 0 does not know what the others have read"
+    # Ten crops come from the first validation shard; what the other rank has read counts as well.
+    assert first.shards == ("train-00000", "train-00001", "val-00000")
     assert np.array_equal(first.val, alone.val)
 
 
