@@ -22,6 +22,7 @@ SLOW_START = "timed out during startup"
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 AUTH_MODE = "RAY_AUTH_MODE"
 _started_here = False
+THROUGH_UV = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
 PATIENCE = "RAY_gcs_server_port_wait_time_s"  # of a driver as well (Ray 2.60)
 
 
@@ -40,17 +41,7 @@ def cluster(address: str | None = None) -> Iterator[Any]:
     Raises:
         ClusterError: it does not answer, or does not start.
     """
-    # Under `uv run`, Ray would pack the working directory and start every worker through uv again; workers of a local
-    # cluster share this environment, and others get the wheel.
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray starts workers with a niceness of 15; here they are the work, and anything else would starve them.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    # Threads of a worker that wait for each other must sleep, not spin, when cores are shared with other processes.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import ray
-
+    ray = _imported()
     if ray.is_initialized():
         yield ray
         return
@@ -68,6 +59,25 @@ def cluster(address: str | None = None) -> Iterator[Any]:
     finally:
         _started_here = False
         ray.shutdown()
+
+
+def _imported() -> Any:
+    """Ray, with what must be set before it starts anything."""
+    # Under `uv run`, Ray would pack the working directory and start every worker through uv again; workers of a local
+    # cluster share this environment, and others get the wheel.
+    through_uv = os.environ.setdefault(THROUGH_UV, "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray starts workers with a niceness of 15; here they are the work, and anything else would starve them.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    # Threads of a worker that wait for each other must sleep, not spin, when cores are shared with other processes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import ray
+    from ray._private import ray_constants
+
+    if through_uv == "0":  # Ray reads it when it is imported, which others may have done before
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
+    return ray
 
 
 def draining() -> set[str]:

@@ -60,3 +60,21 @@ def test_plan_says_that_a_cluster_does_not_answer(recipe: Path) -> None:
         require(False, "nothing is said within 30 s")
         return
     require(done.returncode == 2 and "engine.address" in done.stderr, f"{done.returncode}: {done.stderr[-300:]}")
+
+
+@pytest.mark.parametrize("asked", [None, "1"])
+def test_workers_start_without_uv_where_ray_was_imported(asked: str | None) -> None:
+    """Ray reads the setting when it is imported: a program that did so first had workers that `uv run` starts again, in
+    a copy of the working folder without its packages, where none ever comes up."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ENABLE_UV_RUN_RUNTIME_ENV"}
+    script = (
+        "import ray\n"
+        "from fourmill.infra.cluster import cluster\n"
+        "ray.is_initialized = lambda: True\n"  # no cluster is needed to see what it would be started with
+        "with cluster():\n"
+        "    from ray._private import ray_constants\n"
+        "    print(ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV)\n"
+    )
+    asks = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": asked} if asked else {}
+    done = subprocess.run([sys.executable, "-c", script], env=environment | asks, capture_output=True, text=True)
+    assert done.stdout.split() == [str(asked == "1")], done.stderr
