@@ -49,7 +49,7 @@ def cluster(address: str | None = None) -> Iterator[Any]:
     with stopping.kept():
         if address:
             _connect(ray, address, f"engine.address: {address}")
-        elif address := os.environ.get("RAY_ADDRESS"):
+        elif address := address_of(None):
             _connect(ray, address, f"RAY_ADDRESS={address}")
         else:
             _start(ray)
@@ -78,6 +78,11 @@ def _imported() -> Any:
     if through_uv == "0":  # Ray reads it when it is imported, which others may have done before
         ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
     return ray
+
+
+def address_of(address: str | None) -> str:
+    """The cluster that is named, by an address or else by RAY_ADDRESS; "" for none."""
+    return address or os.environ.get("RAY_ADDRESS", "")
 
 
 def draining() -> set[str]:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 SECONDS = 5.0  # that one request may take
 _GATED = re.compile(r"\bgated\b|access to .{1,200} is restricted", re.IGNORECASE)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
@@ -56,6 +57,11 @@ class Unanswered(OSError):
 def is_id(name: str) -> bool:
     """Whether a name has the form org/name."""
     return _ID.fullmatch(name) is not None
+
+
+def is_commit(revision: str) -> bool:
+    """Whether a revision is a commit, and neither a branch nor a tag, which may move."""
+    return _COMMIT.fullmatch(revision) is not None
 
 
 def endpoint() -> str:

@@ -232,16 +232,16 @@ def _age(said: dict[str, Any]) -> float:
         return 0.0
 
 
-class _File(io.RawIOBase):
+class Seekable(io.RawIOBase):
     """A file that is read from any position. Its bytes come from `read`, which moves the position.
 
     size: in bytes, None if its server does not say it.
     """
 
-    def __init__(self, url: str, fs: Any, path: str, size: int | None) -> None:
+    def __init__(self, url: str, size: int | None) -> None:
         super().__init__()
         self.url, self.size = url, size
-        self._fs, self._path, self._position = fs, path, 0
+        self._position = 0
 
     def readable(self) -> bool:
         return True
@@ -263,6 +263,14 @@ class _File(io.RawIOBase):
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+
+class _File(Seekable):
+    """One that is asked for in requests."""
+
+    def __init__(self, url: str, fs: Any, path: str, size: int | None) -> None:
+        super().__init__(url, size)
+        self._fs, self._path = fs, path
 
 
 class RemoteFile(_File):

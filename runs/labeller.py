@@ -24,7 +24,8 @@ from ..infra import storage, sums
 from ..infra.explain import listing
 from ..infra.fields import Positive
 from ..infra.fingerprint import hashed
-from ..modalities import LABELS, MODALITIES, Form, Kind
+from ..modalities import LABELS, MODALITIES, Form
+from ..model.config import WEIGHTS
 from ..pipelines.reject import Reject
 from ..pipelines.specialists.base import ImageItem, Specialist
 from ..pipelines.specialists.pretrained import loaded
@@ -74,6 +75,8 @@ class Trained(Specialist):
     precision: Precision = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU.")
 
     _run: Any = PrivateAttr(None)
+    _given: dict[str, str] = PrivateAttr(default_factory=dict)
+    _steps: list[ChainStep] = PrivateAttr(default_factory=list)
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -96,7 +99,7 @@ class Trained(Specialist):
         from ..train.checkpoint import MARKER
 
         files = set(storage.list_names(self._place)) if self._place else set()
-        for name in ("model.safetensors", MARKER):
+        for name in (WEIGHTS, MARKER):
             if name in files:
                 return sums.read(self._place).get(name) or sums.of_url(storage.join(self._place, name))
         return self._place or self.weights
@@ -112,7 +115,7 @@ class Trained(Specialist):
         return None
 
     def resident_gb(self) -> float:
-        url = storage.join(self._place or self.weights, "model.safetensors")
+        url = storage.join(self._place or self.weights, WEIGHTS)
         found = storage.stat(url) if self._place else None
         # Weights in float32, and the activations of a batch.
         return self.memory_gb + 1.0 + (2 * found.size / _GIB if found else 1.0)
@@ -156,9 +159,10 @@ class Trained(Specialist):
         place, root = self._place or self.weights, self.root or None
         # One model for all labels that it makes.
         self._run = loaded(("fourmill", place, root, device), lambda: opened(place, device, root))
-        for step in self.steps(self._run.model.config)[1]:  # a tokenizer that is missing is known before the shards
+        self._given, self._steps = self.steps(self._run.model.config)
+        for step in self._steps:  # a tokenizer that is missing is known before the shards
             self._run.coder.codec(step.target)
-        learned, ours = self._run.coder.classes([step.target]).get(self.label), self.class_names()
+        learned, ours = self._run.coder.classes([self._steps[-1].target]).get(self.label), self.class_names()
         if learned and ours and tuple(learned) != tuple(ours):
             raise ValueError(
                 f"{self.label}: the model has learned other classes ({listing(learned[:5])}, ...) than this recipe has "
@@ -166,13 +170,11 @@ class Trained(Specialist):
             )
 
     def __call__(self, items: Sequence[ImageItem]) -> list[Any | Reject]:
-        run: Run = self._run
-        given, steps = self.steps(run.model.config)
         seen = [(i, window) for i, item in enumerate(items) for window in self._squares(item)]
-        encoded, reasons = self._encode(items, seen, given)
+        encoded, reasons = self._encode(items, seen)
         good = [n for n, (i, _) in enumerate(seen) if i not in reasons]
         ids = [_id(items[i].key, window) for i, window in (seen[n] for n in good)]
-        answers = self._generate(run, steps, [encoded[n] for n in good], ids) if good else []
+        answers = self._generate([encoded[n] for n in good], ids) if good else []
         of_item: dict[int, list[tuple[Crop, Any]]] = {}
         for n, answer in zip(good, answers, strict=True):
             of_item.setdefault(seen[n][0], []).append((seen[n][1], answer))
@@ -188,14 +190,14 @@ class Trained(Specialist):
         return squares(width, height) if mapped else crops(0, item.key, width, height, 1)
 
     def _encode(
-        self, items: Sequence[ImageItem], seen: Sequence[tuple[int, Crop]], given: Mapping[str, str]
+        self, items: Sequence[ImageItem], seen: Sequence[tuple[int, Crop]]
     ) -> tuple[list[dict[str, Encoded]], dict[int, str]]:
         """Of each square, (number of its item, window), its inputs by modality; and why some items have none."""
         from .coder import Encoded
 
         encoded: list[dict[str, Encoded]] = [{} for _ in seen]
         reasons: dict[int, str] = {}
-        for name, modality in given.items():
+        for name, modality in self._given.items():
             label = _label(name)
             labelled = []
             for i, window in seen:
@@ -210,24 +212,19 @@ class Trained(Specialist):
                     encoded[n][modality] = Encoded(tokens, None)
         return encoded, reasons
 
-    def _generate(
-        self, run: Run, steps: Sequence[ChainStep], given: Sequence[dict[str, Encoded]], ids: Sequence[int]
-    ) -> list[Any]:
+    def _generate(self, given: Sequence[dict[str, Encoded]], ids: Sequence[int]) -> list[Any]:
         """The label that is generated of each square, in its frame."""
-        from ..train.downstream.ensemble import average
         from ..train.downstream.generation import members, model_step
         from .coder import stack
 
+        run: Run = self._run
         settings = Generate(seed=self.seed, batch_size=self.batch_size, precision=self.precision)
-        asked = [model_step(step, run.specs[step.target]) for step in steps]
-        target = steps[-1].target
+        asked = [model_step(step, run.specs[step.target]) for step in self._steps]
+        target = self._steps[-1].target
         everyone: list[Generated] = members(
             settings, run.coder.special_ids(), run.model, stack(run.specs, given), asked, ids, range(self.ensemble)
         )
-        decoded = [run.coder.decode(target, one[target], settings.batch_size) for one in everyone]
-        if run.specs[target].kind is not Kind.GRID or len(decoded) == 1:
-            return decoded[0]
-        return list(average(LABELS[self.label].form, np.stack([np.stack(rows) for rows in decoded])))
+        return run.decoded([{target: one[target]} for one in everyone])[target]
 
 
 def _texts() -> set[str]:

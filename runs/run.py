@@ -136,7 +136,7 @@ class Run:
         settings = self.settings if seed is None else self.settings.model_copy(update={"seed": seed})
         everyone = self._members(settings, [tokens for _, tokens in given], steps, variations * ensemble)
         groups = [everyone[v * ensemble : (v + 1) * ensemble] for v in range(variations)]
-        decoded = [self._decoded(group) for group in groups]
+        decoded = [self.decoded(group) for group in groups]
         made = [
             Made(
                 key=sample.key,
@@ -166,13 +166,13 @@ class Run:
         with self.watch(len(given) * count) as done:
             return members(settings, special, self.model, conditions, model_steps, range(len(given)), numbers, done)
 
-    def _decoded(self, group: Sequence[Generated]) -> dict[str, list[Any]]:
-        """The labels of all samples that a group of members says, averaged where they are grids."""
+    def decoded(self, group: Sequence[Generated]) -> dict[str, list[Any]]:
+        """The labels of all samples that a group of members says, averaged where they are grids; by modality."""
         values: dict[str, list[Any]] = {}
         for name in group[0]:
             members = [self.coder.decode(name, member[name], self.settings.batch_size) for member in group]
             values[name] = members[0]
-            if self.specs[name].kind is Kind.GRID:
+            if self.specs[name].kind is Kind.GRID and len(group) > 1:
                 form = LABELS[label_of(name)].form
                 values[name] = list(average(form, np.stack([np.stack(rows) for rows in members])))
         return values

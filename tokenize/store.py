@@ -36,7 +36,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..modalities import Kind
-from .chunks import Cache
+from .column_chunks import Cache
 from .table_file import Damaged, Origin, Source, TableFile, again, encode_table, read_footer, source_name
 
 ROW_GROUP = 1024

@@ -27,7 +27,7 @@ import xxhash
 
 from ..infra import footers, ledger, storage
 from ..infra.fingerprint import fingerprint
-from .chunks import Cache, Chunks
+from .column_chunks import Cache, ColumnChunks
 
 _OF_ORIGIN = ("shard", "fingerprint")  # names of a footer's metadata
 
@@ -86,7 +86,7 @@ class TableFile:
     fields: tuple[str, ...]
     sums: dict[str, list[str]]
     opened: Any = None
-    chunks: Chunks | None = None
+    chunks: ColumnChunks | None = None
 
     def row_group_sizes(self) -> list[int]:
         return [self.parquet.row_group(i).num_rows for i in range(self.parquet.num_row_groups)]
@@ -175,7 +175,7 @@ def read_footer(source: Source, expected: str = "", cache: Cache | None = None) 
     version = footers.digest(raw) if sums else storage.version_of(getattr(file, "info", {}))
     if cache is not None and url and version:
         # Opened a second time, a file gives exactly the bytes that are asked for.
-        chunks = Chunks(
+        chunks = ColumnChunks(
             cache,
             url,
             f"{version} {footers.digest(raw)}",

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 CORES, MEMORY_A_CORE = 8, 4  # of a node without a GPU; GiB
 MOST_GPUS = 8  # of a node
-STAGES = ("label", "fit", "tokenize", "train", "generate")
 
 
 def groups(recipe: Recipe, stage: str, machine: Machine | None, nodes: tuple[int, int] | None) -> list[Group]:
@@ -34,7 +33,7 @@ def groups(recipe: Recipe, stage: str, machine: Machine | None, nodes: tuple[int
         machine: of each node; one of the size that the recipe asks for if None.
         nodes: (least, most) of the first group; as many as the recipe asks for if None.
     """
-    asked = list(_asked(recipe, STAGES if stage == "run" else (stage,)))
+    asked = list(_asked(recipe, submission.OF_RUN if stage == "run" else (stage,)))
     gpus = max(math.ceil(workers * gpus) for workers, _, gpus in asked)
     cpus = max(math.ceil(workers * cpus) for workers, cpus, _ in asked)
     if machine is None:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ..project import Project
     from ..recipe import Recipe
 
-STAGES = ("run", "label", "fit", "tokenize", "train", "generate", "evaluate")
+OF_RUN = ("label", "fit", "tokenize", "train", "generate")
+STAGES = ("run", *OF_RUN, "evaluate")
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def nothing_to_do(stage: str, project: Project) -> bool:
     from ..recipe import RecipeError
 
     try:
-        return not any(_work(one, project) for one in (STAGES[1:6] if stage == "run" else (stage,)))
+        return not any(_work(one, project) for one in (OF_RUN if stage == "run" else (stage,)))
     except RecipeError:  # which the job will say, perhaps after other stages
         return False
 

@@ -9,7 +9,7 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 NAMES = "FOURMILL_CREDENTIALS"  # environment variables, by name, that were set where a job was submitted
 
@@ -45,9 +45,14 @@ def _lacking(about: importlib.metadata.Distribution) -> Iterator[str]:
             yield f"{need.name}{need.specifier}, and {version} is installed"
 
 
-def unset() -> list[str]:
-    """The variables that were set where the job was submitted, and are not set here."""
-    return [name for name in os.environ.get(NAMES, "").split(",") if name and name not in os.environ]
+def names() -> list[str]:
+    """The variables that were set where the job was submitted."""
+    return [name for name in os.environ.get(NAMES, "").split(",") if name]
+
+
+def unset(variables: Iterable[str]) -> list[str]:
+    """Those that are not set here."""
+    return [name for name in variables if name not in os.environ]
 
 
 def main() -> int:
@@ -60,8 +65,8 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    if names := unset():
-        print(f"not set on the head, and set where the job was submitted: {', '.join(names)}", file=sys.stderr)
+    if missing := unset(names()):
+        print(f"not set on the head, and set where the job was submitted: {', '.join(missing)}", file=sys.stderr)
     return 0
 
 

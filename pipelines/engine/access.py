@@ -6,7 +6,6 @@ before the first one is found to be lost.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,8 +30,8 @@ class Access:
     @classmethod
     def of(cls, root: str, sample: str = "") -> Access:
         """With the variables of this process, and of where its job was submitted."""
-        names = [*credentials.set_here([root, sample]), *os.environ.get(ready.NAMES, "").split(",")]
-        return cls(root, sample, tuple(dict.fromkeys(filter(None, names))), storage.exists(_recipe(root)))
+        names = [*credentials.set_here([root, sample]), *ready.names()]
+        return cls(root, sample, tuple(dict.fromkeys(names)), storage.exists(_recipe(root)))
 
     def setup_on_node(self) -> None:
         """ValueError if this machine lacks what fourmill depends on, or has no access."""
@@ -62,7 +61,7 @@ class Access:
                 raise ValueError(f"it does not see the shard {public(self.sample)}, which the driver sees") from None
 
     def _unset(self) -> str:
-        unset = [name for name in self.variables if name not in os.environ]
+        unset = ready.unset(self.variables)
         return f". Not set there, and set where the job was started: {', '.join(unset)}" if unset else ""
 
 

@@ -21,8 +21,6 @@ from .pretrained import Pretrained
 
 logger = logging.getLogger(__name__)
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-
 
 @dataclass(frozen=True)
 class Pin:
@@ -80,7 +78,7 @@ def _pin(one: Pretrained, found: hub.Repository | None, used: str) -> Pin | None
     """What to pin; None if nobody knows the commit."""
     here = one.fetched()
     commit = found.commit if found else used or (here.name if here else "")
-    if not _COMMIT.fullmatch(commit):
+    if not hub.is_commit(commit):
         return None
     files = {file.name: file.sha256 for file in found.files if file.sha256} if found else {}
     now, where = datetime.now(UTC).isoformat(timespec="seconds"), hub.endpoint() if found else "the cache"
@@ -90,7 +88,7 @@ def _pin(one: Pretrained, found: hub.Repository | None, used: str) -> Pin | None
 def _open(specialists: Iterable[Specialist]) -> list[Pretrained]:
     """Those whose weights may move: of the hub, and not named by a commit."""
     found = (one for one in specialists if isinstance(one, Pretrained) and not one.is_local)
-    return [one for one in found if not _COMMIT.fullmatch(one.revision or "")]
+    return [one for one in found if not hub.is_commit(one.revision or "")]
 
 
 def _read(root: str, weights: str, revision: str) -> Pin | None:

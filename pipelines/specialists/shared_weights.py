@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import fnmatch
 import logging
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ...infra import storage, sums
+from ...infra import hub, storage, sums
 from .base import Specialist
 from .kept_weights import FILES, Kept, dumps, read
 from .pretrained import Pretrained
@@ -21,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "weights"
 BESIDE_ROOT = "root"  # what `engine.weights` says unless given
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def place(root: str, asked: str | None, address: str | None) -> str:
@@ -76,7 +74,7 @@ def keep(weights: str, specialists: Iterable[Specialist]) -> None:
 def _of_hub(specialists: Iterable[Specialist]) -> Iterator[Pretrained]:
     """Those whose weights come from the hub, at a commit that is known."""
     for one in specialists:
-        if isinstance(one, Pretrained) and not one.is_local and _COMMIT.fullmatch(one.read_revision or ""):
+        if isinstance(one, Pretrained) and not one.is_local and hub.is_commit(one.read_revision or ""):
             yield one
 
 

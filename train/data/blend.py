@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from ...modalities import ModalitySpec
-from ...tokenize.chunks import Cache
+from ...tokenize.column_chunks import Cache
 from .groups import RowGroup, ShardRows, TokenStore
 from .order import Block, Order, Places, Visit
 

@@ -53,7 +53,7 @@ class CacheOptions:
 
 
 class ColumnCache:
-    """The cache of one root on this machine, see `tokenize.chunks.Cache`.
+    """The cache of one root on this machine, see `tokenize.column_chunks.Cache`.
 
     Args:
         url: of the root's columns.

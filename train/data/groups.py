@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ...infra import storage
 from ...modalities import Kind, ModalitySpec
-from ...tokenize.chunks import Cache
+from ...tokenize.column_chunks import Cache
 from ...tokenize.store import ROW_GROUP, Column, ColumnReader, ColumnSpec
 from .order import Block, Visit
 

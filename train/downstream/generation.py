@@ -79,7 +79,7 @@ def run(job: GenerateJob, load_model: LoadModel, where: Where = HERE) -> None:
 class Chains(ModelWorker[GenerateJob, int]):
     """Generates chains, by their numbers."""
 
-    def open(self, device: str) -> None:
+    def setup(self, device: str) -> None:
         from ..pretrain.weights import load_model
 
         self.model = load_model(self.of.run, device, self.of.step)

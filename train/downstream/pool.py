@@ -7,7 +7,6 @@ command works by itself: an actor would take longer to start than most of it tak
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from ...infra import storage
+from ...infra import cluster, storage
 from ...modalities import import_modules
 from ...pipelines.engine import driver
 from ...pipelines.engine.job import Demand, Hints, NodeSetup, Status
@@ -38,7 +37,7 @@ class Where:
     @property
     def is_cluster(self) -> bool:
         """Whether there is more than this process can use."""
-        return bool(self.engine.address or os.environ.get("RAY_ADDRESS")) or torch.cuda.device_count() > 1
+        return bool(cluster.address_of(self.engine.address)) or torch.cuda.device_count() > 1
 
 
 HERE = Where()
@@ -76,7 +75,7 @@ class ModelJob(Generic[Of]):
 
 
 class ModelWorker(Generic[Of, Task]):
-    """Base of what an actor does with the model: subclasses load in `open` and make a part in `make`."""
+    """Base of what an actor does with the model: subclasses load in `setup` and make a part in `make`."""
 
     def __init__(self, job: ModelJob[Of]) -> None:
         import_modules(job.where.modules)
@@ -85,9 +84,7 @@ class ModelWorker(Generic[Of, Task]):
         self._lock = threading.Lock()
 
     def setup(self, device: str) -> None:
-        self.open(device)
-
-    def open(self, device: str) -> None:
+        """Load the model onto a device."""
         raise NotImplementedError
 
     def make(self, task: Task) -> int:

@@ -25,7 +25,7 @@ class Chunk(NamedTuple):
 class Answers(ModelWorker[EvaluateJob, Chunk]):
     """Makes chunks of answers."""
 
-    def open(self, device: str) -> None:
+    def setup(self, device: str) -> None:
         generation = self.of.generation
         model, samples = load_model(generation.run, device, generation.step), table.samples_of(self.of)
         self.made = table.made_of(self.of, samples, lambda: model)

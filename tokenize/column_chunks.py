@@ -5,12 +5,13 @@ A column chunk is one field of one row group, which lies in one piece in the fil
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import pyarrow.parquet as pq
+
+from ..infra.remote import Seekable
 
 HOLE = 1 << 13  # bytes between two chunks that are read with them rather than in a request of their own
 _TAIL = 1 << 16  # bytes beyond the last chunk that a file is taken to have
@@ -23,7 +24,7 @@ class Cache(Protocol):
     def put(self, name: str, data: bytes) -> None: ...
 
 
-class Chunks:
+class ColumnChunks:
     """The chunks of one remote file.
 
     Args:
@@ -61,30 +62,15 @@ class Chunks:
         return f"{self._url} {self._version} {start} {end}"
 
 
-class Pieces(io.RawIOBase):
+class Pieces(Seekable):
     """Pieces of a file, at their places in it. A read lies within one of them.
 
     name: of the file. content: by where each begins. fresh: (begin, end) of those that the cache did not have.
     """
 
     def __init__(self, name: str, content: dict[int, bytes], fresh: Sequence[tuple[int, int]]) -> None:
-        super().__init__()
+        super().__init__(name, max((start + len(data) for start, data in content.items()), default=0) + _TAIL)
         self.name, self.content, self.fresh = name, content, fresh
-        self._size = max((start + len(data) for start, data in content.items()), default=0) + _TAIL
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, origin: int = io.SEEK_SET) -> int:
-        self._position = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[origin] + offset
-        return self._position
 
     def read(self, size: int | None = -1) -> bytes:
         for start, data in self.content.items():
