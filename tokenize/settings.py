@@ -22,6 +22,7 @@ from ..infra.fields import Beta, Count, Positive, Rate, Section, Share, Weight, 
 from ..infra.versions import Part
 from ..modalities import BODY_POSE, SAM_MASK, TOKENIZERS, Form
 from . import frames
+from .networks import quantizers
 
 # Settings that change how a fit is done, or measured, and not what comes out.
 OPERATIONS = frozenset({"checkpoint_every", "compile", "validation_samples", "validation_steps"})
@@ -81,14 +82,12 @@ class Resolutions(BaseModel):
         return self.steps // 5 if self.warmup_steps is None else self.warmup_steps
 
 
-class TokenizerSettings(BaseModel):
+class TokenizerSettings(quantizers.QuantizerSettings):
     """A tokenizer and how it is fitted; the defaults are ViT-B's. `docs/recipe.md` says what each field means.
 
     `base_lr` is for a batch of 256 and scaled linearly, as in the paper. `samples` are the crops (of masks and poses:
     the instances in them) that are fitted on, evenly from the training shards, cached on local disk.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     weights: str | None = None  # a finished tokenizer instead of a fit: hub id or local folder
     revision: str | None = None
@@ -143,7 +142,7 @@ class TokenizerSettings(BaseModel):
     validation_steps: Annotated[int, Field(gt=0, le=1_000)] = 25  # of DDIM, while quality is measured
     checkpoint_every: Positive = 1_000
 
-    later: ClassVar[dict[str, Any]] = {"frame": None}
+    later: ClassVar[dict[str, Any]] = {"frame": None, "quantizer": None, "levels": None, "entropy_weight": None}
 
     @field_validator("frame")
     @classmethod
@@ -249,6 +248,7 @@ _OF_DIFFUSION = frozenset({
 _OF_PICTURES = _OF_DIFFUSION | {"decoder", "gradient_weight"}
 _OF_NORMALS = frozenset({"frame"})
 _OF_CODEBOOKS = frozenset({"ema_decay", "dead_code_coefficient", "norm_latents"})  # which Memcodes do not have
+_OF_SENTENCES = frozenset({"quantizer", "levels", "entropy_weight"})  # their ids are words, of which there are few
 
 _USELESS: dict[Form, frozenset[str]] = {
     Form.COLORS: _OF_NORMALS | {"class_dim"},
@@ -270,15 +270,25 @@ def useless(name: str) -> frozenset[str]:
 def _its_own(name: str) -> frozenset[str]:
     """Settings that mean another thing for it than for pictures, so that `common` does not set them."""
     entry = TOKENIZERS[name]
+    coded = _OF_SENTENCES if name in (SAM_MASK, BODY_POSE) else frozenset[str]()
     if entry.form is Form.VECTOR:
-        return frozenset({"latent_dim"})
-    return frozenset({"patch_size"}) if entry.form is Form.FEATURES or entry.image_size else frozenset()
+        return coded | {"latent_dim"}
+    return coded | ({"patch_size"} if entry.form is Form.FEATURES or entry.image_size else set())
+
+
+def quantizer(name: str, settings: TokenizerSettings) -> str:
+    """The quantizer of a tokenizer."""
+    return settings.quantizer or _usual(name)
+
+
+def _usual(name: str) -> str:
+    return "memcodes" if TOKENIZERS[name].form is Form.VECTOR else "vq"
 
 
 def warm_starts(name: str, settings: TokenizerSettings) -> bool:
-    """Whether a fit begins as principal components: those of pictures and features with a ViT decoder can."""
+    """Whether a fit begins as principal components: those of pictures and features with vq and a ViT decoder can."""
     linear = TOKENIZERS[name].form not in (Form.CLASSES, Form.VECTOR) and settings.decoder == "vit"
-    return settings.warm_start and linear
+    return settings.warm_start and linear and quantizer(name, settings) == "vq"
 
 
 def merge(name: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> TokenizerSettings:
@@ -288,9 +298,18 @@ def merge(name: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> Token
     if isinstance(given.get("steps"), int):  # a shorter fit warms up for the same share of it
         given = {"warmup_steps": round(paper["warmup_steps"] / paper["steps"] * given["steps"])} | given
     try:
-        return TokenizerSettings.model_validate({**paper, **given})
+        settings = TokenizerSettings.model_validate({**paper, **given})
     except ValidationError as error:
         raise ValueError(explain(error, f"each.{name}", TokenizerSettings)) from None
+    if settings.weights is not None:
+        return settings  # its sizes are its own
+    entry = TOKENIZERS[name]
+    books = entry.tokens if entry.form is Form.VECTOR else 1
+    try:
+        follows = quantizers.settled(settings, own, entry.vocab_size, books, _usual(name))
+    except ValueError as error:
+        raise ValueError(f"each.{name}.{error}") from None
+    return settings.model_copy(update=follows)
 
 
 class TextTokenizer(Section):
@@ -374,6 +393,10 @@ def check(tokenizers: Tokenizers, name: str, settings: TokenizerSettings, image_
         raise ValueError(f"{where}: {idle[0]} has no meaning for {entry.form.value}; leave it out")
     if settings.weights is not None:
         return
+    if why := quantizers.idle(quantizer(name, settings), tokenizers.each.get(name, {})):
+        raise ValueError(f"{where}: {why}")
+    if entry.form is Form.VECTOR and settings.quantizer == "vq":
+        raise ValueError(f"{where}: vq gives one code of a latent, a vector has {entry.tokens}; take memcodes or fsq")
     if settings.dim % 4 and entry.form is not Form.VECTOR:
         raise ValueError(f"{where}: dim {settings.dim} is no multiple of 4, which 2-D positions need")
     if entry.form is Form.VECTOR and settings.latent_dim % entry.tokens:

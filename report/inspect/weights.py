@@ -21,8 +21,8 @@ from .view import Inspection
 
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "tokenizer.json"
 _VQ_SETTINGS = (
-    "codebook_size", "num_codebooks", "latent_dim", "quant_type", "image_size", "patch_size", "n_channels", "n_labels",
-    "enc_type", "dec_type", "classes",
+    "codebook_size", "levels", "num_codebooks", "latent_dim", "quant_type", "image_size", "patch_size", "n_channels",
+    "n_labels", "enc_type", "dec_type", "classes",
 )  # fmt: skip
 _MODEL_SIZES = (
     "dim", "encoder_depth", "decoder_depth", "num_heads", "mlp_ratio", "gated_mlp", "qk_norm", "num_register_tokens",

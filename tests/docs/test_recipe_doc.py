@@ -105,7 +105,8 @@ CHANGED: dict[str, Any] = {
     "tokenizers.common.noise_schedule": "sigmoid", "tokenizers.common.precision": "bf16",
     "tokenizers.common.base_lr": 3e-4, "tokenizers.common.accumulate": 2, "tokenizers.common.resolutions.sizes": [224],
     "tokenizers.common.compile": True, "tokenizers.common.encoding": "bf16",
-    "engine.window": 2,
+    "engine.window": 2, "tokenizers.common.quantizer": "lfq", "tokenizers.common.levels": [4, 3],
+    "tokenizers.common.entropy_weight": 0.2,
     "tokenizers.common.frame": "x right, y down, z away",
     "tokenizers.common.resolutions.warmup_steps": 5, "tokenizers.common.perceptual_backbone": "vgg16.pth",
 }  # fmt: skip
@@ -113,6 +114,8 @@ CHANGED: dict[str, Any] = {
 BASES: dict[str, dict[str, Any]] = {
     "tokenizers.common.perceptual_weight": {"tokenizers.common.perceptual_backbone": "vgg16.pth"},
     "tokenizers.common.clip_sample": {"tokenizers.common.clip_sample": False},
+    "tokenizers.common.levels": {"tokenizers.common.quantizer": "fsq"},
+    "tokenizers.common.entropy_weight": {"tokenizers.common.quantizer": "lfq"},
 }
 COMPARED = [name for name in FIELDS if name.startswith(("seed", "images.", "tokenizers.", "engine.", "fit."))]
 

@@ -18,9 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from .arch import Size, sizes_of
+from .finite import SLOPE, FiniteScalar, LookupFree
 from .memcodes import Memcodes
 from .mlp import BottleneckMLP, is_mlp, mlp_name
 from .quantize import VectorQuantizer
+from .quantizers import bits_of, codes_of
 from .vit import PRESETS, ViTDecoder, ViTEncoder, ViTSize
 
 # ImageNet's mean and deviation of pixels in [0, 1], for `undo_std`.
@@ -36,7 +38,10 @@ class VQConfig(BaseModel):
     n_channels: of the input and the reconstruction; with `n_labels` the width of a class embedding.
     n_labels: the input is a map of so many class ids and the reconstruction its logits.
     patch_proj: False for feature maps, whose pixels are tokens already.
-    quant_type: "lucid", one codebook that learns by averages, or "memcodes", `num_codebooks` that learn by gradients.
+    quant_type: "lucid", one codebook that learns by averages, "memcodes", `num_codebooks` that learn by gradients, or
+        "fsq", "ifsq" or "lfq", which have none (finite.py). A latent of these three holds `num_codebooks` codes.
+    codebook_size: ids of a book; TerraMind's configs say the levels of "fsq" here, "8-8-8-6-5".
+    levels: of "fsq" and "ifsq"; their product is `codebook_size`. entropy_weight: of "lfq".
     norm_codes: compare by cosine, as every published tokenizer does; else by distance.
     frame: of normals, if it is not the declared one (tokenize/frames.py); a key of ours.
     undo_std: pictures come with ImageNet's mean and deviation, and are brought to [-1, 1] first.
@@ -55,7 +60,7 @@ class VQConfig(BaseModel):
     patch_proj: bool = True
     patch_size: int = Field(16, gt=0)
     post_mlp: bool = False
-    quant_type: str = Field("lucid", pattern="^(lucid|memcodes)$")
+    quant_type: str = Field("lucid", pattern="^(lucid|memcodes|fsq|ifsq|lfq)$")
     codebook_size: int = Field(16_384, gt=1, le=2**16)
     num_codebooks: int = Field(1, gt=0)
     latent_dim: int = Field(32, gt=0)
@@ -66,6 +71,8 @@ class VQConfig(BaseModel):
     commitment_weight: float = Field(1.0, ge=0)
     undo_std: bool = False
     frame: str | None = None
+    levels: tuple[int, ...] | None = None
+    entropy_weight: float | None = Field(None, ge=0)
     sizes: dict[str, Size] = {}
 
     @model_validator(mode="before")
@@ -75,6 +82,8 @@ class VQConfig(BaseModel):
             return data
         # Published configs write null where a flag was not given.
         given = {name: value for name, value in data.items() if value is not None}
+        if isinstance(given.get("codebook_size"), str):
+            given |= _of_text(given["codebook_size"])
         if isinstance(given.get("sizes"), Mapping):
             named = (str(given.get(part, cls.model_fields[part].default)) for part in ("enc_type", "dec_type"))
             given["sizes"] = sizes_of(given["sizes"], *named)
@@ -86,6 +95,25 @@ class VQConfig(BaseModel):
             raise ValueError(
                 f"got undo_std with n_channels {self.n_channels}, n_labels {self.n_labels}; expected pictures of 3 "
                 "channels"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _digits_fit(self) -> VQConfig:
+        width, books = self.latent_dim, self.num_codebooks
+        if self.quant_type in ("fsq", "ifsq"):
+            levels = self.levels or ()
+            if not levels or min(levels) < 2 or (codes_of(levels), len(levels) * books) != (self.codebook_size, width):
+                raise ValueError(
+                    f"got levels {list(levels)}, codebook_size {self.codebook_size}, latent_dim {width} and "
+                    f"num_codebooks {books}; expected levels of 2 and more, their product, and as many values of a "
+                    "latent as books have levels"
+                )
+        bits = bits_of(self.codebook_size)
+        if self.quant_type == "lfq" and (not bits or bits * books != width):
+            raise ValueError(
+                f"got codebook_size {self.codebook_size}, latent_dim {width} and num_codebooks {books}; lfq needs a "
+                "power of two, and as many values of a latent as books have bits"
             )
         return self
 
@@ -140,6 +168,15 @@ class VQVAEConfig(VQConfig):
         return cls(n_channels=n_channels, enc_type=name, dec_type=name, **{"quant_type": "memcodes", **settings})
 
 
+def _of_text(codes: str) -> dict[str, Any]:
+    """The fields that TerraMind's "8-8-8-6-5" stands for."""
+    try:
+        levels = tuple(map(int, codes.split("-")))
+    except ValueError:
+        raise ValueError(f"got codebook_size {codes!r}; expected a number, or levels as in '8-8-8-6-5'") from None
+    return {"codebook_size": codes_of(levels)} | ({"levels": levels} if len(levels) > 1 else {})
+
+
 def unknown_type(field: str, name: str, presets: list[str], sizes: dict[str, Size]) -> ValueError:
     known = [*presets, *(n for n in sizes if n not in presets)]
     return ValueError(f"tokenizer: got {field} {name!r}; expected one of {known}, or give its size in `sizes`")
@@ -180,14 +217,7 @@ class VQ(nn.Module):
             self.encoder = ViTEncoder(size, config.n_channels, config.patch_size, config.grid("enc"), *shared)
             width = size.dim_tokens
         self.quant_proj = nn.Conv2d(width, config.latent_dim, 1)
-        self.quantize: VectorQuantizer | Memcodes
-        if config.quant_type == "memcodes":
-            self.quantize = Memcodes(config.codebook_size, config.latent_dim, config.num_codebooks)
-        else:
-            self.quantize = VectorQuantizer(
-                config.codebook_size, config.latent_dim, config.ema_decay, config.threshold_ema_dead_code,
-                config.commitment_weight, config.norm_latents, seed, config.num_codebooks, config.norm_codes,
-            )  # fmt: skip
+        self.quantize = _quantizer(config, seed)
 
     def latents(self, x: torch.Tensor) -> torch.Tensor:
         """What is quantized, (B, L, h, w); `x` as in `encode`."""
@@ -263,6 +293,23 @@ class VQ(nn.Module):
             grid = f"(B, {heads}, h, w)" if heads > 1 else "(B, h, w)"
             raise ValueError(f"tokenizer: got ids {tuple(ids.shape)}; expected {grid}, or (B, {heads}) of vectors")
         return self.quantize.decode(ids)
+
+
+def _quantizer(config: VQConfig, seed: int) -> VectorQuantizer | Memcodes | FiniteScalar | LookupFree:
+    kind, books = config.quant_type, config.num_codebooks
+    if kind == "memcodes":
+        return Memcodes(config.codebook_size, config.latent_dim, books)
+    if kind == "fsq":
+        return FiniteScalar(config.levels or (), books)
+    if kind == "ifsq":
+        return FiniteScalar(config.levels or (), books, SLOPE, low=-1.0)
+    if kind == "lfq":
+        entropy = {} if config.entropy_weight is None else {"entropy": config.entropy_weight}
+        return LookupFree(bits_of(config.codebook_size), books, **entropy)
+    return VectorQuantizer(
+        config.codebook_size, config.latent_dim, config.ema_decay, config.threshold_ema_dead_code,
+        config.commitment_weight, config.norm_latents, seed, books, config.norm_codes,
+    )  # fmt: skip
 
 
 class VQVAE(VQ):

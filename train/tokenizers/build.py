@@ -12,12 +12,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from ...modalities import TOKENIZERS, Form
+from ...tokenize.networks import quantizers
 from ...tokenize.networks.divae import DiVAE, DiVAEConfig
 from ...tokenize.networks.unet import UNetSize
 from ...tokenize.networks.uvit import UViTSize
 from ...tokenize.networks.vit import ViTSize
 from ...tokenize.networks.vqvae import VQVAE, VQVAEConfig
-from ...tokenize.settings import CHANNELS, TokenizerSettings
+from ...tokenize.settings import CHANNELS, TokenizerSettings, quantizer
 from ...tokenize.tokenizer import Tokenizer
 
 # Settings that a config calls by another name; the others of both have one name.
@@ -46,11 +47,14 @@ def model(
     """
     entry = TOKENIZERS[name]
     encoder = (settings.dim, settings.encoder_depth, settings.heads)
+    quant_type = quantizers.TYPES[quantizer(name, settings)]
     if entry.form is Form.VECTOR:
-        # Memcodes: what is set of EMA codebooks, patches and convolutions has no meaning here.
-        codes: dict[str, Any] = {"codebook_size": settings.codebook_size, "latent_dim": settings.latent_dim}
-        return VQVAE(VQVAEConfig.mlp(row[-1], *encoder[:2], num_codebooks=entry.tokens, **codes), seed)
+        # What is set of EMA codebooks, patches and convolutions has no meaning here.
+        of_codes = ("codebook_size", "latent_dim", "levels", "entropy_weight")
+        fields = {field: getattr(settings, field) for field in of_codes} | {"quant_type": quant_type}
+        return VQVAE(VQVAEConfig.mlp(row[-1], *encoder[:2], num_codebooks=entry.tokens, **fields), seed)
     label: dict[str, Any] = {
+        "quant_type": quant_type,
         "image_size": entry.image_size or image_size,
         "n_channels": settings.class_dim if entry.form is Form.CLASSES else CHANNELS.get(entry.form, row[-1]),
         "n_labels": n_labels or entry.n_labels or None,
