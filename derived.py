@@ -3,12 +3,19 @@ finished tokenizers, and the training run on some columns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from .infra.configuration import RecipeError
 from .infra.fingerprint import fingerprint, hashed
-from .pipelines.plan import SPLITS
+from .infra.ledger import Record
+from .pipelines.curation import expression
+from .pipelines.curation import selection as selections
+from .pipelines.curation.expression import Expression
+from .pipelines.curation.selection import Chosen, Selection
+from .pipelines.outputs import Output
 from .recipe import Recipe, parse
 from .train import settings as train_settings
 from .train.tokenizers import adopt
@@ -56,6 +63,7 @@ def train_job(
     tokenizers: Mapping[str, str],
     sentinels: tuple[int, int],
     columns_of: Callable[[str], Columns],
+    selected: Mapping[str, bytes] | None = None,
 ) -> TrainJob:
     """The training run of a recipe on columns of its root.
 
@@ -63,12 +71,13 @@ def train_job(
         tokenizers: fingerprints of those that made the columns, by name.
         sentinels: of the text tokenizer: id of [S_1], how many there are.
         columns_of: gives the columns of another root.
+        selected: which samples of the training shards are read, see `shard_rows`.
     """
     from .train.data import order
     from .train.pretrain.datasets import resolve, shard_rows
     from .train.pretrain.job import TrainJob
 
-    datasets, parts = resolve(recipe.train, columns, columns_of)
+    datasets, parts = resolve(recipe.train, columns, columns_of, selected)
     train, begins_with = recipe.train, None
     if train.init:
         from .train.pretrain import initial  # loads torch
@@ -79,7 +88,9 @@ def train_job(
     # Sizes count, and so does the order of modalities: it is the order of the rows in the model's tables.
     seed = recipe.seed if train.seed is None else train.seed
     parts += [order.FORMAT, settings, [asdict(spec) for spec in columns.specs], seed, begins_with]
-    shards, val_shards = (shard_rows(columns, split) for split in SPLITS)
+    if selected is not None:  # the same samples are the same run, whatever words select them
+        parts.append({"selected": [hashlib.sha256(bits).hexdigest() for bits in selected.values()]})
+    shards, val_shards = shard_rows(columns, "train", selected), shard_rows(columns, "val")
     return TrainJob(
         root=columns.root,
         fingerprint=fingerprint("train", *parts),
@@ -97,3 +108,44 @@ def train_job(
         tokenizers=dict(tokenizers),
         convention=recipe.convention,
     )
+
+
+def selecting(recipe: Recipe, outputs: Mapping[str, Output]) -> dict[str, Output]:
+    """Of kept labels those that `train.select` looks at."""
+    return {name: outputs[name] for label in _select(recipe).labels if (name := f"labels/{label}") in outputs}
+
+
+def _select(recipe: Recipe) -> Expression:
+    return expression.parse(recipe.train.select or "")
+
+
+def selection(
+    recipe: Recipe,
+    records: Mapping[tuple[str, str], Record],
+    shards: Iterable[str],
+    rows: Mapping[str, Record] | None,
+    known: dict[str, Chosen],
+) -> Selection:
+    """What `train.select` selects. RecipeError if a shard lacks a label, values cannot be compared, or nothing is left.
+
+    Args:
+        records: of the labels that exist, by (output, shard).
+        shards: that are selected of, as far as they have the labels.
+        rows: by shard a record of what is selected of, in place of `shards`: each must have the labels.
+        known: what was worked out before, by shard; what is new is added. If it is empty, what the root has is read.
+    """
+    asked = _select(recipe)
+    if rows is None:
+        outputs = [f"labels/{label}" for label in asked.labels]
+        labelled = (name for name in shards if all((output, name) in records for output in outputs))
+        rows = {name: records[outputs[0], name] for name in labelled}
+    if not known:
+        known |= selections.read(recipe.root, asked)
+    try:
+        found = selections.make(recipe.root, asked, records, rows, known)
+    except ValueError as error:
+        raise RecipeError(f"train.select: {error}") from None
+    known |= found.shards
+    if found.shards and not found.count:
+        raise RecipeError(f"train.select: {asked.text!r} leaves none of {found.rows:,} samples to train on")
+    return found

@@ -221,6 +221,14 @@ LABELS: dict[str, Label] = dict(
         _label("metric_depth", Storage.ARRAY, Form.DISTANCE, "metric_depth", "depth in metres"),
         _label("open_det", Storage.JSON, Form.RECORD, "open_detector", "boxes of what the recipe names in words"),
         _label("vlm_caption", Storage.JSON, Form.RECORD, "vlm_captions", "a caption by a vision-language model"),
+        # What samples are chosen by (docs/curation.md).
+        _label("size", Storage.JSON, Form.RECORD, "size", "width, height and aspect of the image"),
+        _label("borders", Storage.JSON, Form.RECORD, "borders", "bars of one colour around the photo"),
+        _label("watermark", Storage.JSON, Form.RECORD, "score", "probability of a watermark"),
+        _label("aesthetic", Storage.JSON, Form.RECORD, "score", "aesthetic score, about 1 to 10"),
+        _label("nsfw", Storage.JSON, Form.RECORD, "score", "probability of unsafe content"),
+        _label("similarity", Storage.JSON, Form.RECORD, "score", "cosine of image and caption by CLIP"),
+        _label("clip_global", Storage.ARRAY, Form.VECTOR, "clip_global", "CLIP-L/14 embedding"),
         _label(WINDOW, Storage.JSON, Form.RECORD, "window", "which part of the image was labelled"),
     )
 )

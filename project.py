@@ -20,6 +20,8 @@ from .modalities import MODALITIES, TEXT, TOKENIZERS, Form
 from .pipelines import columns, outputs, source, stops
 from .pipelines import plan as plans
 from .pipelines.columns import Columns
+from .pipelines.curation import selection as selections
+from .pipelines.curation.selection import Chosen, Selection
 from .pipelines.outputs import Fitted, LabelPrints, Output, TokenOptions
 from .pipelines.plan import Inventory, Plan, Shards
 from .pipelines.specialists import conventions, pins, registry, shared_weights
@@ -63,7 +65,10 @@ class Project:
         self.specialists = registry.build(recipe.made, recipe.labels, recipe.modules, self.classes)
         self.shards: Shards = plans.list_shards(recipe.samples, self.root)
         self.inventory = Inventory(self.root, self.shards)
+        self._chosen: dict[str, Chosen] = {}  # by shard, what `train.select` selects
         try:
+            if recipe.train.select is not None:
+                selections.check(recipe.train.select, recipe.labels.keep, self.specialists)
             versions.check_pins(recipe.versions, self._parts())
             self.evaluation = evaluation.resolved(recipe.evaluate, conventions.depth_scales(self.specialists))
         except ValueError as error:
@@ -333,7 +338,22 @@ class Project:
     def _train_job(self, of: Columns) -> TrainJob:
         sentinels = self._sentinels() if self.recipe.has_text else (5, 200)
         prints = {name: one.fingerprint for name, one in self.fitted.items()}
-        return derived.train_job(self.recipe, of, prints, sentinels, columns_of)
+        found = self.selection([name for name, _ in of.shards["train"]])
+        selected = None if found is None else {name: one.bits for name, one in found.shards.items()}
+        return derived.train_job(self.recipe, of, prints, sentinels, columns_of, selected)
+
+    def selection(self, shards: Iterable[str] | None = None) -> Selection | None:
+        """What `train.select` selects of training shards, None without it. RecipeError as of `derived.selection`.
+
+        Args:
+            shards: that have their columns; None for all that have the labels, with columns or without.
+        """
+        if self.recipe.train.select is None:
+            return None
+        done = self.plan(derived.selecting(self.recipe, self.label_outputs)).done
+        first = next(iter(self.columns_plan.outputs)) if shards is not None else ""
+        rows = None if shards is None else {name: self.columns_plan.done[first, name] for name in shards}
+        return derived.selection(self.recipe, done, self.shards.splits["train"], rows, self._chosen)
 
     def _begun_on_fewer(self, job: TrainJob) -> TrainJob | None:
         """The run of the same settings that began before some shards came; of several the one with the most samples."""

@@ -236,6 +236,8 @@ def _without_code(data: dict[str, Any]) -> dict[str, Any]:
     unknown = {str(name) for name in listed if name not in MODALITIES}
     unknown |= {str(name) for name in (*kept, *specialists) if name not in LABELS}
     data = data | {"modules": [name for name in _listed(data.get("modules")) if name not in asked], "versions": {}}
+    if isinstance(train := data.get("train"), dict):  # it may select by labels that are left out
+        data["train"] = {name: value for name, value in train.items() if name != "select"}
     if listed:
         data["modalities"] = [name for name in listed if name in MODALITIES]
     data["labels"] = labels | {
@@ -286,6 +288,10 @@ def _check(recipe: Recipe) -> None:
     for chain in recipe.generate.chains:
         _check_chain(recipe, chain)
     _check_evaluation(recipe)
+    if recipe.train.select and recipe.train.datasets and all(one.root for one in recipe.train.datasets):
+        raise ValueError(
+            "train.select: it is of the recipe's own samples, which train.datasets lacks; add {root: null}"
+        )
     init = recipe.train.begins_with
     for name in init.embeddings if init and isinstance(init.embeddings, dict) else ():
         _chosen("train.init.embeddings", name, recipe.modalities)

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from ..infra.configuration import RecipeError
 from ..infra.explain import explain
 from ..infra.fields import Alpha, Beta, Count, Positive, Rate, Section, Share, Weight, check_heads
 from ..modalities import MODALITIES
+from ..pipelines.curation.expression import parse
 
 Precision = Literal["auto", "fp32", "bf16"]  # auto: bf16 on CUDA, fp32 elsewhere
 KeepRule = Literal["random", "all", "binary"]  # masking.spans.Keep
@@ -31,7 +32,7 @@ OPERATIONS = frozenset(
     }
 )  # fmt: skip
 # What other fields say as well, or what the run's fingerprint holds by content.
-DERIVED = frozenset({"total_tokens", "warmup_tokens", "init", "datasets", "seed"})
+DERIVED = frozenset({"total_tokens", "warmup_tokens", "init", "datasets", "seed", "select"})
 
 
 def in_bf16(precision: Precision, device: str) -> bool:
@@ -177,6 +178,7 @@ class Train(Section):
     seed: Count | None = None  # of weights, order and masks; the recipe's, which is the data's too, unless given
     init: Annotated[str | Init | None, BeforeValidator(_read_init)] = None  # a trained model to begin with
     datasets: list[DatasetShare] = []
+    select: str | None = None  # which of the recipe's own training samples are trained on, by their kept labels
     input_tokens: TokenRange = 128
     target_tokens: TokenRange = 128
     mixtures: Annotated[list[Mixture], Field(min_length=1)] = [Mixture()]
@@ -243,6 +245,11 @@ class Train(Section):
     def worker_range(self) -> tuple[int, int]:
         """Least and most workers."""
         return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
+
+    @field_validator("select")
+    @classmethod
+    def _can_be_read(cls, value: str | None) -> str | None:
+        return None if value is None else parse(value).text
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Train:

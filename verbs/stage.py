@@ -139,6 +139,15 @@ def prepare_root(project: Project) -> None:
     storage.put(storage.join(project.root, "recipe.yaml"), recipes.dump(project.recipe).encode())
 
 
+def keep_selection(project: Project) -> None:
+    """Keep in the root which samples `train.select` selects, so that nobody works it out again."""
+    from ..pipelines.curation import selection as selections
+
+    found = project.selection([name for name, _ in project.columns.shards["train"]])
+    if found is not None:
+        selections.keep(project.root, found)
+
+
 def pin_weights(project: Project, specialists: Mapping[str, Specialist], records: Iterable[Record]) -> None:
     """Keep in the root which commits of hub repositories its labels are made with, and their files for all nodes.
 

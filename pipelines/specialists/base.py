@@ -84,6 +84,7 @@ class Specialist(BaseModel):
     batch_size: items it likes at a time.
     groups: it puts together by itself what may go through its network together, however many items it gets. On a GPU it
         gets those of several batches at a time, and everywhere, if it looks at captions and sidecars alone, 1,024.
+    record_fields: the names of the fields of its record, which `train.select` may name; () if they are not known.
     packages: that it imports beyond fourmill's own, with what `pip install` takes: {"ultralytics": "fourmill[yolo]"}.
 
     Examples:
@@ -128,6 +129,7 @@ class Specialist(BaseModel):
     memory_gb: ClassVar[float] = 0.1
     batch_size: ClassVar[int] = 16
     groups: ClassVar[bool] = False
+    record_fields: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[dict[str, str]] = {}
 
     _class_lists: dict[str, tuple[str, ...]] = PrivateAttr(default_factory=dict)

@@ -58,6 +58,12 @@ SPECIALISTS: dict[str, Registered] = {
     "palette": Registered("classical.palette:Palette", "palette:Palette"),
     "window": Registered("classical.window:ImageWindow", "classical.window:ImageWindow"),
     "metadata": Registered("classical.metadata:Metadata", "metadata:Metadata"),
+    "size": Registered("curation.size:ImageSize", "curation.size:ImageSize"),
+    "borders": Registered("curation.size:Borders", "curation.size:Borders"),
+    "score": Registered("curation.score:Score", "curation.score:Score"),
+    "aesthetic_head": Registered("curation.aesthetic:AestheticHead", "curation.aesthetic:AestheticHead"),
+    "clip_similarity": Registered("curation.similarity:ClipSimilarity", "curation.similarity:ClipSimilarity"),
+    "clip_global": Registered("features.clip_global:ClipGlobal", "features.clip_global:ClipGlobal"),
     "fourmill": Registered("fourmill.runs.labeller:Trained", "fourmill:Trained"),
 }
 BY_FIRST_NAME = {registered.first: name for name, registered in SPECIALISTS.items()}  # recipes of the first release

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...infra import ledger, storage, sums
 from ...infra.progress import Progress
+from ...pipelines.curation import selection
 from . import chunks, models, outputs
 from . import listing as listings
 from .finding import Finding
@@ -54,6 +55,7 @@ def check(root: str) -> Checked:
     result.findings += models.tokenizers(listing)
     result.findings += models.runs(listing)
     result.findings += _records(listing)
+    result.findings += _selections(listing)
     result.findings += _temporary(listing)
     result.findings += chunks.left(listing)
     result.uploads = [one for one in listings.uploads(root) if one.age > listings.YOUNG]
@@ -93,6 +95,17 @@ def _records(listing: Listing) -> list[Finding]:
             findings.append(
                 Finding(path, f"damaged: {error}", broken=family not in ("stages", "stops", "weights"), remove=(path,))
             )
+    return findings
+
+
+def _selections(listing: Listing) -> list[Finding]:
+    """What `train.select` selects. A damaged file is worked out again."""
+    findings = []
+    for path in listing.below(selection.FOLDER):
+        try:
+            selection.parse_file(listing.url(path))
+        except ValueError as error:
+            findings.append(Finding(path, f"damaged: {error}", broken=False, remove=(path,)))
     return findings
 
 

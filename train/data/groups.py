@@ -25,11 +25,32 @@ class ShardRows:
     """A shard's name and its number of samples, from the ledger.
 
     footers: modality -> sum of the footer of its column; without it, or "", any column will do.
+    selected: a bit for each sample, as of `numpy.packbits`: those with a 1 are read, in their order. None for all.
     """
 
     name: str
     rows: int
     footers: Mapping[str, str] = field(default_factory=dict, compare=False)
+    selected: bytes | None = None
+
+    def mask(self) -> np.ndarray:
+        """Which samples are read, bool (rows,)."""
+        if self.selected is None:
+            return np.ones(self.rows, np.bool_)
+        return np.unpackbits(np.frombuffer(self.selected, np.uint8), count=self.rows).astype(np.bool_)
+
+    @property
+    def count(self) -> int:
+        """Samples that are read."""
+        return self.rows if self.selected is None else int(np.count_nonzero(self.mask()))
+
+    def group_counts(self) -> list[int]:
+        """Samples that are read of each row group."""
+        starts = range(0, self.rows, ROW_GROUP)
+        if self.selected is None:
+            return [min(ROW_GROUP, self.rows - start) for start in starts]
+        counts: list[int] = np.add.reduceat(self.mask().astype(np.int64), starts).tolist() if self.rows else []
+        return counts
 
 
 @dataclass(frozen=True)
@@ -37,12 +58,14 @@ class RowGroup:
     """The same samples in all modalities: keys (samples,), and a column for each modality.
 
     Columns hold only the crops that are used. crops: int64 (turns,), which of these crops each turn shows.
+    selected: int64 (n,), the rows that the order counts, if these are not all.
     """
 
     shard: str
     keys: pa.StringArray
     columns: dict[str, Column]
     crops: np.ndarray
+    selected: np.ndarray | None = None
 
 
 class TokenStore:
@@ -71,7 +94,8 @@ class TokenStore:
         self.url, self.specs = url, tuple(spec for spec in specs if not present or spec.name in present)
         self._absent = tuple(spec for spec in specs if spec not in self.specs)
         self._shards = [(shard, i) for shard in shards for i in range(-(-shard.rows // ROW_GROUP))]
-        self.group_rows = tuple(min(ROW_GROUP, shard.rows - i * ROW_GROUP) for shard, i in self._shards)
+        # Of a group without selected rows the order knows nothing, and nobody reads it.
+        self.group_rows = tuple(count for shard in shards for count in shard.group_counts())
         self._tokenizers = {} if tokenizers is None else tokenizers
         # A cache of this store's own, not of the class: readers go with the store that opened them.
         self._reader = lru_cache(maxsize=_FOOTERS)(self._open)
@@ -104,7 +128,10 @@ class TokenStore:
                     f"{index}; all columns of a shard hold the same keys in the same order; tokenize {name} again"
                 )
         columns |= {spec.name: _nulls(spec, first.keys) for spec in self._absent}
-        return RowGroup(shard.name, first.keys, columns, crops)
+        selected = None
+        if shard.selected is not None:
+            selected = np.flatnonzero(shard.mask()[index * ROW_GROUP : (index + 1) * ROW_GROUP])
+        return RowGroup(shard.name, first.keys, columns, crops, selected)
 
     def _open(self, shard: ShardRows, spec: ModalitySpec) -> ColumnReader:
         url = storage.join(self.url, spec.name, f"{shard.name}.parquet")

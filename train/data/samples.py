@@ -42,11 +42,15 @@ def fetch(
     groups = [cache.get((group, epoch)) for group, epoch in visits.T.tolist()]
     of = of.reshape(-1)
     members = [(group, np.flatnonzero(of == i)) for i, group in enumerate(groups)]
-    crops = np.empty_like(of)
+    rows, crops = places.rows, np.empty_like(of)
+    if any(group.selected is not None for group in groups):
+        rows = rows.copy()  # the order counts selected rows alone
     for group, here in members:
         crops[here] = group.crops[places.turns[here]]
-    tokens = {spec.name: _tokens(spec, members, places.rows, crops) for spec in specs}
-    chosen = zip(of.tolist(), places.rows.tolist(), crops.tolist(), strict=True)
+        if group.selected is not None:
+            rows[here] = group.selected[rows[here]]
+    tokens = {spec.name: _tokens(spec, members, rows, crops) for spec in specs}
+    chosen = zip(of.tolist(), rows.tolist(), crops.tolist(), strict=True)
     return [TokenRow(groups[i], row, crop) for i, row, crop in chosen], tokens
 
 

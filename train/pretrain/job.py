@@ -111,8 +111,9 @@ class TrainJob:
 
     @property
     def rows(self) -> int:
-        """Training samples of all datasets."""
-        return sum(shard.rows for one in self.datasets for shard in one.shards) or sum(s.rows for s in self.shards)
+        """Training samples of all datasets that are selected."""
+        every = [shard for one in self.datasets for shard in one.shards] or self.shards
+        return sum(shard.count for shard in every)
 
 
 def masking_config(job: TrainJob, datasets: Sequence[Dataset] = ()) -> MaskingConfig:

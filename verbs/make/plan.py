@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...infra.progress import duration
-from .. import arguments, bars, checkup, estimates, machines, summary
+from .. import arguments, bars, checkup, estimates, machines, selected, summary
 
 if TYPE_CHECKING:
     from ...pipelines.plan import Plan, ShardTask
@@ -110,6 +110,7 @@ def describe(
             seconds, columns = measured["seconds_per_sample"], frozenset(measured["columns"])
             of_sample = estimates.Measured(seconds, seconds - of_columns, columns)
     inputs = (described["samples"], described["actors"], described["missing"], of_sample, taken)
+    described["selected"] = selected.describe(project, plan.done)
     stages = estimates.Estimator(project, machine, *inputs).all()
     described["stages"] = [stage.as_json() for stage in stages]
     return described
@@ -306,6 +307,8 @@ def show(described: dict[str, Any], as_json: bool) -> int:
         console.print("no actor fits: lower engine.cpus or engine.gpus, or label in several runs (labels.keep)")
     for note in described["notes"]:
         console.print(summary.text(note))
+    if described["selected"]:
+        selected.show(console, described["selected"])
     for reason, count in described["problems"].items():
         console.print(summary.text(f"in the first shard, {count} of them: {reason}"))
     if described["bars"]:

@@ -48,6 +48,7 @@ def make(project: Project, checkpoint: int | None = None) -> Summary:
 
         project.check_training()
         stage.prepare_root(project)
+        stage.keep_selection(project)
         try:
             pretrain.run(job)
         except KeyboardInterrupt as interrupt:

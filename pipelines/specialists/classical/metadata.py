@@ -50,6 +50,7 @@ class Metadata(Specialist):
     first_version: ClassVar[int] = 2
     uses: ClassVar[tuple[str, ...]] = ("det", "semseg", "normal", "depth", "sam_instance", "human_poses")
     needs_image: ClassVar[bool] = False
+    record_fields: ClassVar[tuple[str, ...]] = tuple(METADATA_TYPES)
 
     sources: tuple[Source, ...] = Field(
         ("det", "semseg", "normal", "depth", "sam_instance", "human_poses"),

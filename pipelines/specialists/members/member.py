@@ -44,12 +44,17 @@ class Member(Specialist):
     name: ClassVar[str] = "member"
     memory_gb: ClassVar[float] = 0.0
     batch_size: ClassVar[int] = 64
-    later: ClassVar[dict[str, Any]] = {"frame": None}
+    later: ClassVar[dict[str, Any]] = {"frame": None, "field": None}
 
     label: str = Field(exclude=True)  # type: ignore[misc]  # of an instance here: it makes any label
     member: str = Field(
         alias="name",
         description="The member's name without the key: depth.npy of KEY.depth.npy.",
+    )
+    field: str | None = Field(
+        None,
+        min_length=1,
+        description="Of a member in JSON, the field that is the label: nsfw_score, or exif.iso of an object in it.",
     )
     holds: Literal["depth", "inverse_depth", "relative"] = Field(
         "depth",
@@ -114,7 +119,10 @@ class Member(Specialist):
 
     def _meant(self) -> tuple[str, ...]:
         """The options that mean something for its label."""
-        return _OF_RECORDS.get(self.label, ()) if self.form is Form.RECORD else _IN_FRAME.get(self.form, ())
+        if self.form is not Form.RECORD:
+            return _IN_FRAME.get(self.form, ())
+        of_json = ("field",) if members.suffix(self.member) == "json" else ()
+        return (*_OF_RECORDS.get(self.label, ()), *of_json)
 
     @property
     def linear(self) -> str:
@@ -169,10 +177,29 @@ class Member(Specialist):
 
     def _label(self, item: Item) -> Any | Reject:
         try:
-            value = self._read(item.members[self.member.lower()], item.image, item.window)
+            value = self._read(self._value(item.members[self.member.lower()]), item.image, item.window)
             return item.window.follow(self.label, value) if item.window and not self._is_map else value
         except ValueError as error:
             return Reject(f"{self.label}: {self.member}: {error}")
+
+    def _value(self, value: Any) -> Any:
+        """What of the member is the label. ValueError if there is no such field."""
+        if self.field is None:
+            return value
+        found = self.within(value, self.field)
+        if found is None:
+            raise ValueError(f"{self.field}: there is none")
+        return found
+
+    @staticmethod
+    def within(value: Any, field: str) -> Any:
+        """A field of what JSON says, with dots for fields of fields; one whose own name has dots comes first. None if
+        there is none."""
+        if isinstance(value, dict) and field in value:
+            return value[field]
+        for name in field.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
 
     def _read(self, value: Any, image: np.ndarray | None, window: Window | None) -> Any:
         if self._is_map:

@@ -17,6 +17,7 @@ class Captions(Specialist):
     sees_image: ClassVar[bool] = False
     needs_image: ClassVar[bool] = False
     memory_gb: ClassVar[float] = 0.0
+    record_fields: ClassVar[tuple[str, ...]] = ("length", "words")
 
     def __call__(self, items: Sequence[Item]) -> list[str | Reject]:
         """The text for each item, or a Reject if there is none but white space."""
