@@ -73,8 +73,11 @@ class Selection:
 
     def clauses(self) -> list[tuple[str, int, int, int]]:
         """Each clause, and for how many samples it is true, false and unknown."""
-        totals = np.sum([one.clauses for one in self.shards.values()], axis=0, dtype=np.int64).tolist()
-        return [(c.text, *total) for c, total in zip(self.expression.clauses, totals, strict=True)] if totals else []
+        found = []
+        for i, clause in enumerate(self.expression.clauses):
+            true, false, unknown = (sum(one.clauses[i][k] for one in self.shards.values()) for k in range(3))
+            found.append((clause.text, true, false, unknown))
+        return found
 
 
 def check(select: str, keep: Sequence[str], specialists: Mapping[str, Specialist]) -> None:

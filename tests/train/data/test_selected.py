@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.tokenize.store import ColumnSpec, encode_column
 from fourmill.train.data.blend import Dataset
-from fourmill.train.data.groups import ShardRows, TokenStore
+from fourmill.train.data.groups import RowGroup, ShardRows, TokenStore
 from fourmill.train.data.loader import LoaderOptions, TokenLoader
 from fourmill.train.masking.masking import MaskingConfig, ResolvedMixture
 
@@ -103,7 +103,12 @@ def test_row_groups_without_selected_rows_are_not_read(root: str, monkeypatch: p
     masks["00000"][[1, 17]] = True
     read: list[int] = []
     whole = TokenStore.read
-    monkeypatch.setattr(TokenStore, "read", lambda self, group, draws: read.append(group) or whole(self, group, draws))
+
+    def noted(self: TokenStore, group: int, draws: np.ndarray) -> RowGroup:
+        read.append(group)
+        return whole(self, group, draws)
+
+    monkeypatch.setattr(TokenStore, "read", noted)
     described(loader(root, masks), 6, 2)
     assert set(read) == {0, 2}
 
