@@ -54,6 +54,7 @@ class Form(StrEnum):
     VECTOR = "vector"  # float16 (D,), of the whole image
     SEQUENCE = "sequence"  # float16 (n, D), of the caption
     RECORD = "record"  # anything that JSON can say
+    SERIES = "series"  # float32 (L, n), n values at each sample of a regular axis; NaN where there is none
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class Label:
 class Modality:
     """One kind of tokens: where they come from, how they are made, how large they are.
 
-    `patch_size` is the number of pixels of a 224 px crop that one token of a grid covers along one side.
+    `patch_size` is the number of pixels of a 224 px crop that one token of a grid covers along one side; samples of a
+    series.
     `max_tokens` counts tokens of one crop at 224 px, with end-of-sequence for sequences.
     `spatial` tokens depend on the crop; the others (a caption) are stored once for each sample.
     `channels` is the number of input channels of the tokenizer of a grid.
@@ -131,7 +133,7 @@ class ModalitySpec:
     max_tokens: int  # rows of the position table
     input_dim: int = 0  # pixels: 3 * patch^2; embeddings: width of a vector
     chunked: bool = False
-    learned_positions: bool = False  # global tokens have no grid order (4M-21)
+    learned_positions: bool = False  # of global tokens and series, which are no grid
 
     @property
     def is_target(self) -> bool:
@@ -394,8 +396,14 @@ def spec(name: str, *, image_size: int, patch_size: int = 0, vocab_size: int = 0
     modality = MODALITIES[name]
     tokens = modality.max_tokens
     patch, image_size = patch_size or modality.patch_size, modality.image_size or image_size
-    is_global = modality.kind is Kind.GRID and LABELS[modality.label].form is Form.VECTOR
-    if modality.kind in (Kind.PIXELS, Kind.GRID) and not is_global:
+    form = LABELS[modality.label].form
+    no_grid = modality.kind is Kind.GRID and form in (Form.VECTOR, Form.SERIES)
+    if no_grid and form is Form.SERIES:
+        samples = modality.max_tokens * modality.patch_size
+        if samples % patch:
+            raise ValueError(f"{name}: a series of {samples} samples does not divide into patches of {patch}")
+        tokens = samples // patch
+    elif modality.kind in (Kind.PIXELS, Kind.GRID) and not no_grid:
         if image_size % patch:
             raise ValueError(f"{name}: an image of {image_size} px does not divide into patches of {patch} px")
         tokens = (image_size // patch) ** 2
@@ -404,4 +412,4 @@ def spec(name: str, *, image_size: int, patch_size: int = 0, vocab_size: int = 0
     elif modality.kind is Kind.EMBEDDING:
         input_dim = input_dim or 4096
     vocab = (vocab_size or modality.vocab_size) if modality.is_target else 0
-    return ModalitySpec(name, modality.kind, vocab, tokens, input_dim, modality.chunked, is_global)
+    return ModalitySpec(name, modality.kind, vocab, tokens, input_dim, modality.chunked, no_grid)

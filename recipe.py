@@ -107,7 +107,7 @@ class Recipe(Section):
     def tokenizer(self, name: str) -> TokenizerSettings:
         """The settings of one tokenizer with its sizes: `codebook_size` and `patch_size` (1 for vectors) are given."""
         entry, settings = TOKENIZERS[name], self.tokenizers.of(name)
-        of_crops = entry.form not in (Form.FEATURES, Form.VECTOR) and not entry.image_size
+        of_crops = entry.form not in (Form.FEATURES, Form.VECTOR, Form.SERIES) and not entry.image_size
         patch = settings.patch_size or (self.images.patch_size if of_crops else entry.patch_size) or 1
         return settings.model_copy(
             update={"codebook_size": settings.codebook_size or entry.vocab_size, "patch_size": patch}

@@ -43,7 +43,7 @@ def window(label: str, value: np.ndarray, crop: Crop, size: int, frame: tuple[in
 
     Returns:
         uint8 (size, size[, 3]) of pictures and class maps; float32 (size, size) of depth, (size, size, 3) of normals
-        (unit vectors), (size, size, C) of features; vectors as they are, float32.
+        (unit vectors), (size, size, C) of features; vectors and series as they are, float32.
     """
     form = LABELS[label].form
     if form in _RESAMPLE:
@@ -57,7 +57,7 @@ def window(label: str, value: np.ndarray, crop: Crop, size: int, frame: tuple[in
         return unit(normals)
     if form is Form.FEATURES:
         return _feature_window(np.asarray(value, np.float32), crop, size, frame)
-    assert form is Form.VECTOR, (label, form)
+    assert form in (Form.VECTOR, Form.SERIES), (label, form)
     return np.asarray(value, np.float32)
 
 
@@ -102,7 +102,7 @@ def examples(tokenizer: str, value: Any, crop: Crop, size: int, frame: tuple[int
 
     Returns:
         (n, ...): n is 1 but for records, which give one row for each instance or person in the crop. uint8 of pictures
-        and class maps, float16 otherwise.
+        and class maps, float32 of series, float16 otherwise.
 
     Raises:
         ValueError: values are not finite, or too large for float16.
@@ -112,6 +112,8 @@ def examples(tokenizer: str, value: Any, crop: Crop, size: int, frame: tuple[int
     if tokenizer == BODY_POSE:
         return _half(tokenizer, body_poses(humans_in_crop(value, *frame, crop)))
     rows = window(TOKENIZERS[tokenizer].label, value, crop, size, frame)[None]
+    if TOKENIZERS[tokenizer].form is Form.SERIES:
+        return rows  # in a unit of its own, which may need more digits; NaN where nothing is known
     # Half precision halves the cache of a fit; pictures and class maps stay as they are.
     return rows if rows.dtype == np.uint8 else _half(tokenizer, rows)
 
@@ -127,8 +129,8 @@ def _half(tokenizer: str, values: np.ndarray) -> np.ndarray:
 def to_input(
     tokenizer: str, rows: np.ndarray, frame: str | None = None, device: str | torch.device = "cpu"
 ) -> torch.Tensor:
-    """Rows of `examples` as a tokenizer's input on a device: float32 (n, C, H, W) or (n, D), or class ids int64
-    (n, H, W).
+    """Rows of `examples` as a tokenizer's input on a device: float32 (n, C, H, W), (n, C, L) or (n, D), or class ids
+    int64 (n, H, W).
 
     Args:
         frame: of the normals that the tokenizer reads and gives, see frames.py; None for the declared one.
@@ -145,7 +147,7 @@ def stored(tokenizer: str, rows: np.ndarray, frame: str | None = None) -> torch.
     if form in (Form.CLASSES, Form.COLORS, Form.EDGES):
         _expect(tokenizer, rows, np.uint8, 4 if form is Form.COLORS else 3)
     else:
-        _expect(tokenizer, rows, None, {Form.VECTOR: 2, Form.DEPTH: 3}.get(form, 4))
+        _expect(tokenizer, rows, None, {Form.VECTOR: 2, Form.DEPTH: 3, Form.SERIES: 3}.get(form, 4))
     if frame is not None and form is Form.NORMALS:
         rows = frames.turn(rows, frames.DECLARED, frame)
     return torch.from_numpy(np.ascontiguousarray(rows))
@@ -164,9 +166,19 @@ def from_stored(tokenizer: str, rows: torch.Tensor) -> torch.Tensor:
     values = rows.float()
     if form is Form.VECTOR:
         return values
+    if form is Form.SERIES:
+        return values.nan_to_num().movedim(-1, 1).contiguous()
     if form is Form.DEPTH:
         return standardize_depth(values)[:, None]
     return values.movedim(-1, 1).contiguous()
+
+
+def channels_first(tokenizer: str, rows: torch.Tensor) -> torch.Tensor:
+    """What has the shape of rows in the shape of a tokenizer's input: its channels behind the batch."""
+    form = _known(tokenizer).form
+    if form in (Form.VECTOR, Form.CLASSES):
+        return rows
+    return rows[:, None] if form in (Form.DEPTH, Form.EDGES) else rows.movedim(-1, 1)
 
 
 def _known(tokenizer: str) -> Any:
@@ -212,7 +224,7 @@ def to_label(tokenizer: str, recon: torch.Tensor, frame: str | None = None) -> n
     Returns:
         uint8 (n, H, W, 3) of colours, (n, H, W) of edges (any grey) and of classes (255 is none, masks are 0 and 1);
         float32 (n, H, W) of depth, scaled to [0, 1] for each map; (n, H, W, 3) of normals; (n, h, w, C) of features;
-        (n, D) of vectors.
+        (n, D) of vectors, (n, L, C) of series.
     """
     values = to_values(tokenizer, recon, frame)
     if _known(tokenizer).form in (Form.COLORS, Form.EDGES):

@@ -23,6 +23,7 @@ from ..infra.versions import Part
 from ..modalities import BODY_POSE, SAM_MASK, TOKENIZERS, Form
 from . import frames
 from .networks import quantizers
+from .networks.stages import ConvNeXtSize
 
 # Settings that change how a fit is done, or measured, and not what comes out.
 OPERATIONS = frozenset({"checkpoint_every", "compile", "validation_samples", "validation_steps"})
@@ -99,6 +100,7 @@ class TokenizerSettings(quantizers.QuantizerSettings):
     encoder_depth: Positive = 12
     decoder_depth: Positive = 12
     heads: Positive = 12
+    network: Literal["vit", "convnext"] = "vit"  # of series; both ways
     decoder: Literal["vit", "unet", "uvit"] = "vit"
     out_conv: bool = True
     unet_channels: Positive = 256
@@ -142,7 +144,13 @@ class TokenizerSettings(quantizers.QuantizerSettings):
     validation_steps: Annotated[int, Field(gt=0, le=1_000)] = 25  # of DDIM, while quality is measured
     checkpoint_every: Positive = 1_000
 
-    later: ClassVar[dict[str, Any]] = {"frame": None, "quantizer": None, "levels": None, "entropy_weight": None}
+    later: ClassVar[dict[str, Any]] = {
+        "frame": None,
+        "quantizer": None,
+        "levels": None,
+        "entropy_weight": None,
+        "network": "vit",
+    }
 
     @field_validator("frame")
     @classmethod
@@ -235,7 +243,10 @@ ROWS: dict[str, dict[str, Any]] = {
 def row(name: str) -> dict[str, Any]:
     """4M-21's settings of a tokenizer; of one that you declared those of its form."""
     form = TOKENIZERS[name].form
-    own = {Form.CLASSES: ROWS["tok_semseg"], Form.FEATURES: ROWS["tok_clip"], Form.VECTOR: ROWS["tok_dinov2_global"]}
+    own = {
+        Form.CLASSES: ROWS["tok_semseg"], Form.FEATURES: ROWS["tok_clip"], Form.VECTOR: ROWS["tok_dinov2_global"],
+        Form.SERIES: _vit(50, "mse", hflip=0.0, crop_scale=1.0),  # a series is not cut, and never turned round
+    }  # fmt: skip
     return ROWS.get(name) or own.get(form, ROWS["tok_normal"])
 
 
@@ -247,17 +258,20 @@ _OF_DIFFUSION = frozenset({
 })  # fmt: skip
 _OF_PICTURES = _OF_DIFFUSION | {"decoder", "gradient_weight"}
 _OF_NORMALS = frozenset({"frame"})
+_OF_SERIES = frozenset({"network"})
 _OF_CODEBOOKS = frozenset({"ema_decay", "dead_code_coefficient", "norm_latents"})  # which Memcodes do not have
 _OF_SENTENCES = frozenset({"quantizer", "levels", "entropy_weight"})  # their ids are words, of which there are few
 
 _USELESS: dict[Form, frozenset[str]] = {
-    Form.COLORS: _OF_NORMALS | {"class_dim"},
-    Form.NORMALS: _OF_COLORS | {"class_dim"},
-    **dict.fromkeys((Form.EDGES, Form.DEPTH, Form.DISTANCE), _OF_COLORS | _OF_NORMALS | {"class_dim"}),
-    Form.CLASSES: _OF_COLORS | _OF_NORMALS | _OF_PICTURES | {"loss", "warm_start"},
-    Form.FEATURES: _OF_COLORS | _OF_NORMALS | _OF_PICTURES | {"class_dim", "resolutions"},
-    Form.VECTOR: _OF_COLORS | _OF_NORMALS | _OF_PICTURES | _OF_CODEBOOKS
+    Form.COLORS: _OF_SERIES | _OF_NORMALS | {"class_dim"},
+    Form.NORMALS: _OF_SERIES | _OF_COLORS | {"class_dim"},
+    **dict.fromkeys((Form.EDGES, Form.DEPTH, Form.DISTANCE), _OF_SERIES | _OF_COLORS | _OF_NORMALS | {"class_dim"}),
+    Form.CLASSES: _OF_SERIES | _OF_COLORS | _OF_NORMALS | _OF_PICTURES | {"loss", "warm_start"},
+    Form.FEATURES: _OF_SERIES | _OF_COLORS | _OF_NORMALS | _OF_PICTURES | {"class_dim", "resolutions"},
+    Form.VECTOR: _OF_SERIES | _OF_COLORS | _OF_NORMALS | _OF_PICTURES | _OF_CODEBOOKS
     | {"class_dim", "resolutions", "patch_size", "heads", "out_conv", "warm_start"},
+    Form.SERIES: _OF_COLORS | _OF_NORMALS | _OF_DIFFUSION
+    | {"decoder", "class_dim", "resolutions", "crop_scale", "hflip", "out_conv", "warm_start"},
 }  # fmt: skip
 
 
@@ -273,7 +287,8 @@ def _its_own(name: str) -> frozenset[str]:
     coded = _OF_SENTENCES if name in (SAM_MASK, BODY_POSE) else frozenset[str]()
     if entry.form is Form.VECTOR:
         return coded | {"latent_dim"}
-    return coded | ({"patch_size"} if entry.form is Form.FEATURES or entry.image_size else set())
+    own_patch = entry.form in (Form.FEATURES, Form.SERIES) or entry.image_size
+    return coded | ({"patch_size"} if own_patch else set())
 
 
 def quantizer(name: str, settings: TokenizerSettings) -> str:
@@ -287,7 +302,7 @@ def _usual(name: str) -> str:
 
 def warm_starts(name: str, settings: TokenizerSettings) -> bool:
     """Whether a fit begins as principal components: those of pictures and features with vq and a ViT decoder can."""
-    linear = TOKENIZERS[name].form not in (Form.CLASSES, Form.VECTOR) and settings.decoder == "vit"
+    linear = TOKENIZERS[name].form not in (Form.CLASSES, Form.VECTOR, Form.SERIES) and settings.decoder == "vit"
     return settings.warm_start and linear and quantizer(name, settings) == "vq"
 
 
@@ -399,6 +414,12 @@ def check(tokenizers: Tokenizers, name: str, settings: TokenizerSettings, image_
         raise ValueError(f"{where}: vq gives one code of a latent, a vector has {entry.tokens}; take memcodes or fsq")
     if settings.dim % 4 and entry.form is not Form.VECTOR:
         raise ValueError(f"{where}: dim {settings.dim} is no multiple of 4, which 2-D positions need")
+    if entry.form is Form.SERIES and settings.network == "convnext":
+        for depth in (settings.encoder_depth, settings.decoder_depth):
+            try:
+                ConvNeXtSize.of_patch(settings.patch_size or 1, settings.dim, depth)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
     if entry.form is Form.VECTOR and settings.latent_dim % entry.tokens:
         raise ValueError(
             f"{where}: latent_dim {settings.latent_dim} does not divide among the {entry.tokens} tokens of a vector"

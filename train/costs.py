@@ -64,7 +64,9 @@ def of_tokenizer(name: str, settings: TokenizerSettings, image_size: int, n_labe
         n_labels: classes of a class map, see `build.model`.
     """
     x = example(name, settings, image_size)
-    row = (x.shape[-1],) if x.ndim == 2 else (*x.shape[-2:], x.shape[1] if x.ndim == 4 else 1)
+    row: tuple[int, ...] = (x.shape[-1],) if x.ndim == 2 else (*x.shape[-2:], x.shape[1] if x.ndim == 4 else 1)
+    if TOKENIZERS[name].form is Form.SERIES:
+        row = (x.shape[2], x.shape[1])
     model = build.model(name, settings, image_size, row, n_labels=n_labels).train()
 
     def step(x: Tensor) -> Tensor:
@@ -86,6 +88,8 @@ def example(name: str, settings: TokenizerSettings, image_size: int) -> Tensor:
     channels = entry.channels or _FEATURE_CHANNELS
     if entry.form is Form.VECTOR:
         return torch.zeros(1, channels)
+    if entry.form is Form.SERIES:
+        return torch.zeros(1, channels, entry.tokens * (settings.patch_size or 1))
     if entry.form is Form.CLASSES:
         return torch.zeros(1, side, side, dtype=torch.long)
     if entry.form is Form.FEATURES:

@@ -50,7 +50,7 @@ def counted(name: str) -> Mapping[str, float]:
     model = build.model(name, settings, SIDE, rows.shape[1:], 0)
     trainer, waits, sent = VQTrainer(model, settings), 0, 0.0
     for batch in batches(name, settings, rows, SIDE, 0, 0, BATCH, 0, "cpu"):
-        x = batch.to(name, "cpu")
+        x, _ = batch.to(name, "cpu")
         sent = sum(tensor.nbytes for tensor in batch.tensors()) / x.nbytes
         with Operations() as operations:
             trainer.step(x)

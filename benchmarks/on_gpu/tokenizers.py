@@ -67,7 +67,7 @@ def tokenizer_of(name: str, place: Place) -> dict[str, Any]:
     prepared = batches(name, own, examples, side, 0, 0, count, 0, place.device)
 
     def step() -> None:
-        trainer.step(next(prepared).to(name, place.device))
+        trainer.step(*next(prepared).to(name, place.device))
 
     of_step = seconds(step, place, 1 if place.tiny else 15)
     figures = {"samples": count, "ms a step of the fit": 1e3 * of_step, "fitted images/s": count / of_step}

@@ -106,7 +106,7 @@ CHANGED: dict[str, Any] = {
     "tokenizers.common.base_lr": 3e-4, "tokenizers.common.accumulate": 2, "tokenizers.common.resolutions.sizes": [224],
     "tokenizers.common.compile": True, "tokenizers.common.encoding": "bf16",
     "engine.window": 2, "tokenizers.common.quantizer": "lfq", "tokenizers.common.levels": [4, 3],
-    "tokenizers.common.entropy_weight": 0.2,
+    "tokenizers.common.entropy_weight": 0.2, "tokenizers.common.network": "convnext",
     "tokenizers.common.frame": "x right, y down, z away",
     "tokenizers.common.resolutions.warmup_steps": 5, "tokenizers.common.perceptual_backbone": "vgg16.pth",
 }  # fmt: skip
@@ -156,6 +156,8 @@ def _promised(cell: str) -> set[str]:
             promised |= {"tokenizers/tok_rgb", "tokens/tok_rgb"}
         elif part == "class tokenizers":
             promised |= set()  # of class maps and masks, which the default recipe does not have
+        elif part == "series tokenizers":
+            promised |= set()  # which the default recipe does not have
         elif part == "text tokenizer":
             promised |= {f"tokenizers/{TEXT}"} | {f"tokens/{name}" for name in texts}
         elif part == "every label that looks at the image":

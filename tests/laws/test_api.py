@@ -81,7 +81,19 @@ RUN = {
     "seed: 'int | None' = None, variations: 'int' = 1, ensemble: 'int' = 1, **options: 'Any') -> 'Generation'",
 }
 ENUMS = {
-    "Form": ["colors", "edges", "classes", "depth", "distance", "normals", "features", "vector", "sequence", "record"],
+    "Form": [
+        "colors",
+        "edges",
+        "classes",
+        "depth",
+        "distance",
+        "normals",
+        "features",
+        "vector",
+        "sequence",
+        "record",
+        "series",
+    ],
     "Kind": ["pixels", "grid", "sequence", "embedding"],
     "Storage": ["image", "json", "array"],
 }

@@ -122,7 +122,7 @@ def test_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         ({"enc_type": "vit_x_enc"}, "enc_type 'vit_x_enc'.*vit_b_enc"),
         ({"dec_type": "resnet"}, "dec_type 'resnet'.*vit_b_dec"),
         ({"enc_type": "MLP/B_6-Wi_1024"}, "expected BottleneckMLP"),
-        ({"quant_type": "fsq"}, "quant_type"),
+        ({"quant_type": "rvq"}, "quant_type"),
         ({"quant_type": "memcodes", "num_codebooks": 5}, "latent_dim 32 and num_codebooks 5"),
         ({"sd_path": "runwayml/stable-diffusion-v1-5"}, "ControlNet"),
         ({"image_size": 30}, "30 px"),

@@ -1,6 +1,7 @@
 """Sizes of encoders and decoders by name: the `sizes` of our configs, and the arch.json of published folders.
 
-A size is what builds the part that its name stands for: an encoder is a ViT, a decoder what its name says.
+A size is what builds the part that its name stands for: an encoder is a ViT (of a series also a ConvNeXt), a decoder
+what its name says.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from .stages import ConvNeXtSize
 from .unet import UNetSize
 from .uvit import UViTSize
 from .vit import ViTSize
 
-Size = ViTSize | UNetSize | UViTSize
+Size = ViTSize | UNetSize | UViTSize | ConvNeXtSize
 
 # Arguments of the reference's that are for training alone, or whose only value in use is this.
 _NEUTRAL: dict[str, Any] = {
@@ -29,14 +31,16 @@ _NEUTRAL: dict[str, Any] = {
 
 def is_diffusion(dec_type: str) -> bool:
     """Whether a decoder type names a diffusion decoder."""
-    return _kind(dec_type) is not ViTSize
+    return _kind(dec_type) in (UNetSize, UViTSize)
 
 
-def _kind(dec_type: str) -> type[Size]:
+def _kind(name: str) -> type[Size]:
     # The reference too goes by the name alone; a size in arch.json does not say what it is of.
-    if "uvit_" in dec_type:
+    if "uvit_" in name:
         return UViTSize
-    return UNetSize if "unet_" in dec_type else ViTSize
+    if "convnext_" in name:
+        return ConvNeXtSize
+    return UNetSize if "unet_" in name else ViTSize
 
 
 def sizes_of(table: Mapping[str, Any], enc_type: str, dec_type: str) -> dict[str, Size]:
@@ -48,7 +52,8 @@ def sizes_of(table: Mapping[str, Any], enc_type: str, dec_type: str) -> dict[str
     Raises:
         ValueError: fields that a size does not have, or lacks, or that do not fit together.
     """
-    kinds: dict[str, type[Size]] = {dec_type: _kind(dec_type), enc_type: ViTSize}
+    encoder: type[Size] = ConvNeXtSize if _kind(enc_type) is ConvNeXtSize else ViTSize
+    kinds: dict[str, type[Size]] = {dec_type: _kind(dec_type), enc_type: encoder}
     return {name: _size(name, kinds[name], value) for name, value in table.items() if name in kinds}
 
 

@@ -60,7 +60,7 @@ class DiVAEConfig(VQConfig):
 
     def decoder_size(self) -> unet.UNetSize | uvit.UViTSize:
         size = self.sizes.get(self.dec_type) or _PRESETS.get(self.dec_type)
-        if size is None or isinstance(size, ViTSize):
+        if not isinstance(size, unet.UNetSize | uvit.UViTSize):
             raise unknown_type("dec_type", self.dec_type, list(_PRESETS), self.sizes)
         return size
 

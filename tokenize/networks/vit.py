@@ -125,10 +125,10 @@ class _ViT(nn.Module):
 
     pos_emb: torch.Tensor
 
-    def __init__(self, size: ViTSize, grid: int, post_mlp: bool) -> None:
+    def __init__(self, size: ViTSize, grid: int, post_mlp: bool, series: bool) -> None:
         super().__init__()
         dim = size.dim_tokens
-        self.register_buffer("pos_emb", sincos_positions(grid, grid, dim))
+        self.register_buffer("pos_emb", sincos_positions(1 if series else grid, grid, dim))
         self.blocks = nn.Sequential(*(Block(size) for _ in range(size.depth)))
         self.norm_mlp = nn.LayerNorm(dim, eps=_EPS) if post_mlp else None
         self.post_mlp = Mlp(dim, int(size.mlp_ratio * dim), tanh=True) if post_mlp else None
@@ -151,24 +151,35 @@ class _ViT(nn.Module):
 
 
 class ViTEncoder(_ViT):
-    """Images (B, C, H, W), or feature maps (B, C, h, w) if not `patch_proj`, to token features (B, D, h, w)."""
+    """Images (B, C, H, W), or feature maps (B, C, h, w) if not `patch_proj`, to token features (B, D, h, w).
+
+    A `series` is an image with a height of 1, and so is a patch of it.
+    """
 
     def __init__(
-        self, size: ViTSize, channels: int, patch_size: int, grid: int, patch_proj: bool = True, post_mlp: bool = False
+        self,
+        size: ViTSize,
+        channels: int,
+        patch_size: int,
+        grid: int,
+        patch_proj: bool = True,
+        post_mlp: bool = False,
+        series: bool = False,
     ) -> None:
-        super().__init__(size, grid, post_mlp)
+        super().__init__(size, grid, post_mlp, series)
         # A cell of a feature map is a token already.
         self.patch_size = patch_size if patch_proj else 1
-        self.proj = nn.Conv2d(channels, size.dim_tokens, kernel_size=self.patch_size, stride=self.patch_size)
+        self.patch = (1 if series else self.patch_size, self.patch_size)
+        self.proj = nn.Conv2d(channels, size.dim_tokens, kernel_size=self.patch, stride=self.patch)
         initialize(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        height, width = x.shape[2:]
-        p = self.patch_size
-        if height % p or width % p:
-            raise ValueError(f"got an image of {height} x {width} px; expected multiples of the patch size, {p}")
+        (height, width), (rows, columns) = x.shape[2:], self.patch
+        if height % rows or width % columns:
+            what = f"an image of {height} x {width} px" if rows == columns else f"a series of {width} samples"
+            raise ValueError(f"got {what}; expected multiples of the patch size, {self.patch_size}")
         tokens = self._transform(self.proj(x), half=not self.training)
-        return tokens.transpose(1, 2).reshape(len(x), -1, height // p, width // p)
+        return tokens.transpose(1, 2).reshape(len(x), -1, height // rows, width // columns)
 
 
 class ViTDecoder(_ViT):
@@ -183,18 +194,20 @@ class ViTDecoder(_ViT):
         patch_proj: bool = True,
         post_mlp: bool = False,
         out_conv: bool = False,
+        series: bool = False,
     ) -> None:
-        super().__init__(size, grid, post_mlp)
+        super().__init__(size, grid, post_mlp, series)
         self.channels, self.patch_size = channels, patch_size if patch_proj else 1
-        self.out_proj = nn.Linear(size.dim_tokens, channels * self.patch_size**2)
+        self.patch = (1 if series else self.patch_size, self.patch_size)
+        self.out_proj = nn.Linear(size.dim_tokens, channels * math.prod(self.patch))
         self.out_conv = nn.Sequential(ConvNeXtBlock(channels), ConvNeXtBlock(channels)) if out_conv else None
         initialize(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, _, height, width = x.shape
-        c, p = self.channels, self.patch_size
-        patches = self.out_proj(self._transform(x)).view(batch, height, width, c, p, p)
-        image: torch.Tensor = patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, c, height * p, width * p)
+        c, (rows, columns) = self.channels, self.patch
+        patches = self.out_proj(self._transform(x)).view(batch, height, width, c, rows, columns)
+        image: torch.Tensor = patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, c, height * rows, width * columns)
         if self.out_conv is not None:
             image = self.out_conv(image)
         return image

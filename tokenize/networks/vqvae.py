@@ -18,11 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from .arch import Size, sizes_of
+from .convnext import ConvNeXtDecoder, ConvNeXtEncoder
 from .finite import SLOPE, FiniteScalar, LookupFree
 from .memcodes import Memcodes
 from .mlp import BottleneckMLP, is_mlp, mlp_name
 from .quantize import VectorQuantizer
 from .quantizers import bits_of, codes_of
+from .stages import ConvNeXtSize
 from .vit import PRESETS, ViTDecoder, ViTEncoder, ViTSize
 
 # ImageNet's mean and deviation of pixels in [0, 1], for `undo_std`.
@@ -42,6 +44,7 @@ class VQConfig(BaseModel):
         "fsq", "ifsq" or "lfq", which have none (finite.py). A latent of these three holds `num_codebooks` codes.
     codebook_size: ids of a book; TerraMind's configs say the levels of "fsq" here, "8-8-8-6-5".
     levels: of "fsq" and "ifsq"; their product is `codebook_size`. entropy_weight: of "lfq".
+    length: of series, samples that positions are made for; other lengths work. A patch is of `patch_size` samples.
     norm_codes: compare by cosine, as every published tokenizer does; else by distance.
     frame: of normals, if it is not the declared one (tokenize/frames.py); a key of ours.
     undo_std: pictures come with ImageNet's mean and deviation, and are brought to [-1, 1] first.
@@ -73,6 +76,7 @@ class VQConfig(BaseModel):
     frame: str | None = None
     levels: tuple[int, ...] | None = None
     entropy_weight: float | None = Field(None, ge=0)
+    length: int | None = Field(None, gt=0)
     sizes: dict[str, Size] = {}
 
     @model_validator(mode="before")
@@ -125,10 +129,29 @@ class VQConfig(BaseModel):
             raise unknown_type(f"{part}_type", name, [f"{preset}_{part}" for preset in PRESETS], self.sizes)
         return size
 
+    def convolutions(self, part: str) -> ConvNeXtSize | None:
+        """The ConvNeXt of `part`, "enc" or "dec", None of another kind. ValueError if it does not fit."""
+        name = self.enc_type if part == "enc" else self.dec_type
+        size = self.sizes.get(name)
+        if not isinstance(size, ConvNeXtSize):
+            return None
+        if self.length is None or size.patch != self.patch(part):
+            raise ValueError(
+                f"tokenizer: got {part}_type {name!r}, whose tokens cover {size.patch} samples, with length "
+                f"{self.length} and patch_size {self.patch(part)}; expected a series, and patches of as many"
+            )
+        return size
+
     def grid(self, part: str) -> int:
-        """Tokens along one side at the size that the positions of `part` are made for."""
-        pixels = (self.image_size_enc if part == "enc" else self.image_size_dec) or self.image_size
+        """Tokens along one side, or along a series, at the size that the positions of `part` are made for."""
         patch = self.patch(part)
+        if self.length is not None:
+            if self.length % patch:
+                raise ValueError(
+                    f"tokenizer: a series of {self.length} samples does not divide into patches of {patch}"
+                )
+            return self.length // patch
+        pixels = (self.image_size_enc if part == "enc" else self.image_size_dec) or self.image_size
         if pixels % patch:
             raise ValueError(f"tokenizer: an image of {pixels} px does not divide into patches of {patch} px")
         return pixels // patch
@@ -208,12 +231,15 @@ class VQ(nn.Module):
     def __init__(self, config: VQConfig, seed: int) -> None:
         super().__init__()
         self.cls_emb = nn.Embedding(config.n_labels, config.n_channels) if config.n_labels else None
-        self.encoder: ViTEncoder | BottleneckMLP
+        self.encoder: ViTEncoder | BottleneckMLP | ConvNeXtEncoder
         if is_mlp(config.enc_type):
             self.encoder = BottleneckMLP(config.enc_type, dim_in=config.n_channels)
             width = self.encoder.width
+        elif convolutions := config.convolutions("enc"):
+            self.encoder = ConvNeXtEncoder(convolutions, config.n_channels)
+            width = convolutions.widths[-1]
         else:
-            size, shared = config.size("enc"), (config.patch_proj, config.post_mlp)
+            size, shared = config.size("enc"), (config.patch_proj, config.post_mlp, config.length is not None)
             self.encoder = ViTEncoder(size, config.n_channels, config.patch_size, config.grid("enc"), *shared)
             width = size.dim_tokens
         self.quant_proj = nn.Conv2d(width, config.latent_dim, 1)
@@ -225,6 +251,8 @@ class VQ(nn.Module):
             x = self.cls_emb(x.long()).permute(0, 3, 1, 2)
         elif x.ndim == 2:
             x = x[:, :, None, None]  # a vector is a map of one cell
+        elif x.ndim == 3:
+            x = x[:, :, None]  # a series is a map of one row
         else:
             x = self.pixels(x)
         features = self.encoder(x)
@@ -243,12 +271,12 @@ class VQ(nn.Module):
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Token ids, int64 in [0, K): (B, h, w), or (B, n, h, w) of n > 1 codebooks; (B, n) of vectors.
+        """Token ids, int64 in [0, K): (B, h, w), or (B, n, h, w) of n > 1 codebooks; (B, n) of vectors and series.
 
         Args:
             x: (B, C, H, W) of any floating point type, images in [-1, 1] (standardized ones with `undo_std`) and
-                feature maps as they are; (B, H, W) class ids with `n_labels`; vectors (B, D). H and W are multiples of
-                the patch size; other sizes than `image_size` are fine.
+                feature maps as they are; (B, H, W) class ids with `n_labels`; vectors (B, D); with `length` series
+                (B, C, L). H and W, or L, are multiples of the patch size; other sizes than `image_size` are fine.
 
         Raises:
             ValueError: that is not what `x` is, or something in it is not finite, or too large to be coded.
@@ -261,8 +289,13 @@ class VQ(nn.Module):
         # The argmax of NaN is an id like any other: without this check a broken label would become tokens.
         if not latents.isfinite().all():
             raise ValueError("tokenizer: got values whose latents are not finite; check the label, and the weights")
-        ids = self.quantize.encode(latents)
-        return ids.flatten(1) if x.ndim == 2 else ids
+        return self._flat(self.quantize.encode(latents), x)
+
+    def _flat(self, map: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """A map (..., h, w) without the axes that an input or ids `x` do not have."""
+        if self.config.length is not None:
+            return map.squeeze(-2)
+        return map.flatten(1) if x.ndim == 2 else map
 
     def _input(self, x: torch.Tensor | np.ndarray) -> torch.Tensor:
         """What `encode` got, checked, with the type and on the device of the weights."""
@@ -274,9 +307,10 @@ class VQ(nn.Module):
             if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < config.n_labels:
                 raise ValueError(f"tokenizer: got class ids {x.min()} to {x.max()} of {config.n_labels} classes")
             return x
-        axes = (2, 4) if isinstance(self.encoder, BottleneckMLP) else (4,)
+        axes = (2, 4) if isinstance(self.encoder, BottleneckMLP) else (3,) if config.length is not None else (4,)
         if x.ndim not in axes or x.shape[1] != config.n_channels or not x.is_floating_point():
-            expected = f"(B, {config.n_channels})" if 2 in axes else f"(B, {config.n_channels}, H, W)"
+            more = {2: "", 3: ", L", 4: ", H, W"}[axes[0]]
+            expected = f"(B, {config.n_channels}{more})"
             raise ValueError(
                 f"tokenizer: got {x.dtype} {tuple(x.shape)}; expected floating point {expected}, as it was fitted on "
                 f"{config.n_channels} channels"
@@ -286,8 +320,10 @@ class VQ(nn.Module):
     def _codes(self, ids: torch.Tensor) -> torch.Tensor:
         """The vectors (B, L, h, w) of ids as from `encode`; those of vectors (B, n) are a grid of 1 x 1."""
         heads = self.quantize.heads
+        if self.config.length is not None:
+            ids = ids.unsqueeze(-2)  # a series is a grid of one row
         # (B, n) are ids of vectors; they take the shape of a grid of one cell.
-        if ids.ndim == 2 and ids.shape[1] == heads:
+        elif ids.ndim == 2 and ids.shape[1] == heads:
             ids = ids[..., None, None] if heads > 1 else ids[..., None]
         if ids.ndim != (4 if heads > 1 else 3):
             grid = f"(B, {heads}, h, w)" if heads > 1 else "(B, h, w)"
@@ -322,12 +358,16 @@ class VQVAE(VQ):
             super().__init__(config, seed)
             self.config = config
             out_channels = config.n_labels or config.n_channels
-            self.decoder: ViTDecoder | BottleneckMLP
+            self.decoder: ViTDecoder | BottleneckMLP | ConvNeXtDecoder
             if is_mlp(config.dec_type):
                 self.decoder = BottleneckMLP(config.dec_type, dim_out=out_channels)
                 width = self.decoder.width
+            elif convolutions := config.convolutions("dec"):
+                self.decoder = ConvNeXtDecoder(convolutions, out_channels)
+                width = convolutions.widths[-1]
             else:
-                size, shared = config.size("dec"), (config.patch_proj, config.post_mlp, config.out_conv)
+                size = config.size("dec")
+                shared = (config.patch_proj, config.post_mlp, config.out_conv, config.length is not None)
                 self.decoder = ViTDecoder(size, out_channels, config.patch("dec"), config.grid("dec"), *shared)
                 width = size.dim_tokens
             self.post_quant_proj = nn.Conv2d(config.latent_dim, width, 1)
@@ -335,9 +375,8 @@ class VQVAE(VQ):
     @torch.no_grad()
     def decode(self, ids: torch.Tensor) -> torch.Tensor:
         """Ids as from `encode` to the reconstruction (B, C, H, W), not clamped; logits (B, n_labels, H, W) with
-        `n_labels`; vectors (B, D) of ids (B, n)."""
-        recon = self._reconstruct(self._codes(ids))
-        return recon.flatten(1) if ids.ndim == 2 else recon
+        `n_labels`; vectors (B, D) of ids (B, n); series (B, C, L) of ids (B, n)."""
+        return self._flat(self._reconstruct(self._codes(ids)), ids)
 
     def forward(
         self, x: torch.Tensor, generator: torch.Generator | None = None
@@ -348,7 +387,7 @@ class VQVAE(VQ):
         """
         quantized, commitment, ids = self.quantize(self.latents(x), generator)
         recon = self._reconstruct(quantized)
-        return (recon.flatten(1), commitment, ids.flatten(1)) if x.ndim == 2 else (recon, commitment, ids)
+        return self._flat(recon, x), commitment, self._flat(ids, x)
 
     def step(self, x: torch.Tensor, generator: torch.Generator | None = None) -> StepOutput:
         """What a training step compares: the target is `x` itself, class ids with `n_labels`.

@@ -196,6 +196,11 @@ def _features(predicted: np.ndarray, true: np.ndarray, valid: np.ndarray | None)
     return {"cosine": cosine.sum(), "vectors": cosine.size, "error": np.square(a - b).sum(), "values": a.size}
 
 
+def _series(predicted: np.ndarray, true: np.ndarray, valid: np.ndarray | None) -> Mapping[str, object]:
+    known = ~np.isnan(true)
+    return {"squares": np.square(np.where(known, predicted - true, 0).astype(np.float64)).sum(), "known": known.sum()}
+
+
 def _poses(predicted: np.ndarray, true: np.ndarray, valid: np.ndarray | None) -> Mapping[str, object]:
     turns = rotation_degrees(predicted.reshape(-1, 3, 3), true.reshape(-1, 3, 3))
     return {**_angles(turns), **_features(predicted, true, None)}
@@ -205,7 +210,7 @@ _SUMS: dict[str, Callable[..., Mapping[str, object]]] = {
     Form.COLORS.value: _colors, Form.EDGES.value: _edges, Form.DEPTH.value: _depth,
     DISTANCE: partial(_depth, form=DISTANCE), Form.NORMALS.value: _normals, Form.CLASSES.value: _classes,
     SAM_MASK: _masks, Form.FEATURES.value: _features, Form.VECTOR.value: _features,
-    BODY_POSE: _poses,
+    Form.SERIES.value: _series, BODY_POSE: _poses,
 }  # fmt: skip
 
 
@@ -243,6 +248,11 @@ def _feature_measures(total: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"cosine": total["cosine"] / total["vectors"], "mse": total["error"] / total["values"]}
 
 
+def _root_mean_square(total: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    known = np.asarray(total["known"], np.float64)
+    return {"rmse": np.sqrt(total["squares"] / np.where(known > 0, known, np.nan))}
+
+
 _SUMMARIES: dict[str, Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]] = {
     Form.COLORS.value: _means("psnr"),
     Form.EDGES.value: _edge_measures,
@@ -252,5 +262,6 @@ _SUMMARIES: dict[str, Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]
     SAM_MASK: _means("iou", "accuracy"),
     Form.FEATURES.value: _feature_measures,
     Form.VECTOR.value: _feature_measures,
+    Form.SERIES.value: _root_mean_square,
     BODY_POSE: lambda total: _angle_measures(total) | _feature_measures(total),
 }

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from ...modalities import TOKENIZERS, Form
 from ...tokenize.networks import quantizers
 from ...tokenize.networks.divae import DiVAE, DiVAEConfig
+from ...tokenize.networks.stages import ConvNeXtSize
 from ...tokenize.networks.unet import UNetSize
 from ...tokenize.networks.uvit import UViTSize
 from ...tokenize.networks.vit import ViTSize
@@ -61,10 +62,27 @@ def model(
         "patch_proj": entry.form is not Form.FEATURES,  # cells of a feature map are tokens already
         "post_mlp": True,  # as in all published tokenizers
     }
+    if entry.form is Form.SERIES:
+        return VQVAE(_series(settings, encoder, {"length": row[0], **label}), seed)
     if settings.decoder == "vit":
         fields = config_fields(VQVAEConfig, settings) | label
         return VQVAE(VQVAEConfig.small(*encoder, settings.decoder_depth, **fields), seed)
     return DiVAE(_diffusion(settings, encoder, label), seed)
+
+
+def _series(settings: TokenizerSettings, encoder: tuple[int, int, int], label: dict[str, Any]) -> VQVAEConfig:
+    """One network from samples to tokens, and one back: of a ViT with patches of samples, or of convolutions."""
+    fields = config_fields(VQVAEConfig, settings) | label | {"out_conv": False}
+    if settings.network == "vit":
+        return VQVAEConfig.small(*encoder, settings.decoder_depth, **fields)
+    depths = {"enc": settings.encoder_depth, "dec": settings.decoder_depth}
+    patch = settings.patch_size or 1
+    sizes = {
+        f"convnext_{settings.dim}x{depth}_{part}": ConvNeXtSize.of_patch(patch, settings.dim, depth)
+        for part, depth in depths.items()
+    }
+    enc_type, dec_type = sizes
+    return VQVAEConfig(enc_type=enc_type, dec_type=dec_type, sizes=sizes, **fields | {"post_mlp": False})
 
 
 def _diffusion(settings: TokenizerSettings, encoder: tuple[int, int, int], label: dict[str, Any]) -> DiVAEConfig:

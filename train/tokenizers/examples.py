@@ -18,6 +18,7 @@ from ..data.prefetch import prefetch
 from . import augment
 
 ReportRows = Callable[[int], None]
+Weighted = tuple[torch.Tensor, torch.Tensor | None]  # a tokenizer's input, and the weight of its values
 
 
 class Board(Protocol):
@@ -33,6 +34,7 @@ class Rows:
     val: what quality is measured on, by rank 0 alone: `measured_on` says whether it is of validation shards, or some
     of `train`, since there is nothing else.
     passed_over: shards that were not read, since they killed their readers. shards: those that were.
+    weights: of the values of `train`, of its shape; None where all that is known counts alike.
     """
 
     train: np.ndarray
@@ -40,6 +42,7 @@ class Rows:
     measured_on: Literal["val", "train"]
     passed_over: tuple[str, ...] = ()
     shards: tuple[str, ...] = ()
+    weights: np.ndarray | None = None
 
 
 def collect(examples: Iterable[tuple[str, np.ndarray]], count: int, report: ReportRows) -> dict[str, np.ndarray]:
@@ -71,7 +74,7 @@ def collect(examples: Iterable[tuple[str, np.ndarray]], count: int, report: Repo
 def side(name: str, settings: TokenizerSettings, image_size: int) -> int:
     """Along one side of what is cached: the largest size that pictures are fitted at, cells of a feature map."""
     form = TOKENIZERS[name].form
-    if form is Form.VECTOR:
+    if form in (Form.VECTOR, Form.SERIES):
         return 0
     if form is Form.FEATURES:
         assert settings.patch_size is not None
@@ -91,11 +94,34 @@ def size_at(settings: TokenizerSettings, image_size: int, seed: int, step: int) 
 def resized(name: str, rows: np.ndarray, size: int) -> np.ndarray:
     """Rows of pictures at another size, resampled as their form wants it; others as they are."""
     entry = TOKENIZERS[name]
-    if entry.form in (Form.FEATURES, Form.VECTOR) or entry.image_size or rows.shape[1] == size:
+    if entry.form in (Form.FEATURES, Form.VECTOR, Form.SERIES) or entry.image_size or rows.shape[1] == size:
         return rows
     whole = Crop(0, 0, rows.shape[2], rows.shape[1])
     frame = (rows.shape[2], rows.shape[1])
     return np.stack([inputs.window(entry.label, row, whole, size, frame) for row in rows])
+
+
+def _nearest(weights: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights (n, H, W, ...) at the size of other rows, each that of the nearest place."""
+    for axis in (1, 2):
+        if len(shape) > axis + 1 and weights.shape[axis] != shape[axis]:
+            places = (np.arange(shape[axis]) + 0.5) * weights.shape[axis] / shape[axis]
+            weights = weights.take(places.astype(np.int64), axis)
+    return weights
+
+
+def weights_of(rows: np.ndarray, given: np.ndarray | None = None) -> torch.Tensor | None:
+    """The weight of each value of rows, of their shape; None if all count alike.
+
+    Args:
+        rows: values that are not known are NaN, and have no weight.
+        given: weights of those that are; one that is no number counts as 0.
+    """
+    known = ~np.isnan(rows) if np.issubdtype(rows.dtype, np.floating) else None
+    if given is None:
+        return None if known is None or known.all() else torch.from_numpy(known)
+    weight = np.nan_to_num(given.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0).clip(0)
+    return torch.from_numpy(weight if known is None else weight * known)
 
 
 def batch_indices(seed: int, step: int, batch: int, count: int) -> np.ndarray:
@@ -112,35 +138,45 @@ def batch_indices(seed: int, step: int, batch: int, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Batch:
-    """What goes to the device for a step: rows as `inputs.stored` gives them, and random colours of pictures."""
+    """What goes to the device for a step: rows as `inputs.stored` gives them, random colours of pictures, and weights
+    of the rows' shape where some values count more than others, or nothing."""
 
     rows: torch.Tensor
     colors: augment.Jitter | None = None
+    weight: torch.Tensor | None = None
 
     def tensors(self) -> list[torch.Tensor]:
-        return [self.rows, *(self.colors or ())]
+        return [self.rows, *(self.colors or ()), *(() if self.weight is None else (self.weight,))]
 
     def pinned(self) -> Batch:
         """In memory from which a copy to a GPU goes on beside other work."""
-        rows, *colors = (tensor.pin_memory() for tensor in self.tensors())
-        return Batch(rows, augment.Jitter(*colors) if colors else None)
+        return self._moved(lambda tensor: tensor.pin_memory())
 
-    def to(self, name: str, device: str | torch.device) -> torch.Tensor:
-        """The tokenizer's input there."""
-        rows, *colors = (tensor.to(device, non_blocking=True) for tensor in self.tensors())
-        x = inputs.from_stored(name, rows)
-        return augment.jittered(x, augment.Jitter(*colors)) if colors else x
+    def _moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        colors = augment.Jitter(*map(move, self.colors)) if self.colors else None
+        return Batch(move(self.rows), colors, None if self.weight is None else move(self.weight))
+
+    def to(self, name: str, device: str | torch.device) -> Weighted:
+        """The tokenizer's input there, 0 where a value is not known, and the weight of its values, None if all count
+        alike."""
+        there = self._moved(lambda tensor: tensor.to(device, non_blocking=True))
+        x = inputs.from_stored(name, there.rows)
+        if there.weight is not None:
+            weight = inputs.channels_first(name, there.weight)
+            return (x.nan_to_num() if x.is_floating_point() else x), weight.to(torch.float32)
+        return (augment.jittered(x, there.colors) if there.colors else x), None
 
 
 def batches(
     name: str, settings: TokenizerSettings, rows: np.ndarray, image_size: int, seed: int, rank: int, batch: int,
-    start: int, device: str,
+    start: int, device: str, weights: np.ndarray | None = None,
 ) -> Generator[Batch]:  # fmt: skip
     """The batch of each step from `start` on, made one step ahead.
 
     Args:
-        rows: of this rank, (n, ...).
+        rows: of this rank, (n, ...). Values that are not known are NaN, and have no weight.
         batch: rows of a batch of this rank.
+        weights: of the rows' values, of their shape; None where all that is known counts alike.
     """
     pinned = torch.device(device).type == "cuda"
     strength = settings.color_jitter if TOKENIZERS[name].form is Form.COLORS else 0.0
@@ -150,7 +186,8 @@ def batches(
         indices = batch_indices(seed + rank, step, batch, len(rows))
         sized = resized(name, rows[indices], size_at(settings, image_size, seed, step))
         colors = augment.draw(batch, strength, seed + rank, step) if strength else None
-        made = Batch(inputs.stored(name, sized, settings.frame), colors)
+        weight = weights_of(sized, None if weights is None else _nearest(weights[indices], sized.shape))
+        made = Batch(inputs.stored(name, sized, settings.frame), colors, weight)
         return made.pinned() if pinned else made
 
     return prefetch((make(step) for step in range(start, settings.total_steps)), 1)

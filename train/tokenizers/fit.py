@@ -30,12 +30,10 @@ from .. import checkpoint, workers
 from ..board import Stopped
 from ..metrics import Metrics
 from ..requests import Asked, Requests
-from .examples import Board, Rows, batches, collect, resized, side
+from .examples import Board, Rows, Weighted, batches, collect, resized, side
 from .window import Window
 
 if TYPE_CHECKING:
-    import torch
-
     from .vq import VQTrainer
 
 logger = logging.getLogger(__name__)
@@ -321,7 +319,8 @@ def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: s
     if rank == 0:
         seen.note(folder, rows.shards)
     metrics = Metrics(folder, trainer.steps_done) if rank == 0 else None
-    made = batches(name, settings, rows.train, job.image_size, job.seed, rank, batch, trainer.steps_done, device)
+    steps = (rank, batch, trainer.steps_done, device, rows.weights)
+    made = batches(name, settings, rows.train, job.image_size, job.seed, *steps)
     inputs = (one.to(name, device) for one in made)
     _train(name, trainer, inputs, metrics, checkpoints, Requests(board, rank, world), board)
     if metrics is not None:
@@ -332,7 +331,7 @@ def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: s
 
 
 def _train(
-    name: str, trainer: VQTrainer, inputs: Iterable[torch.Tensor], metrics: Metrics | None, checkpoints: str,
+    name: str, trainer: VQTrainer, inputs: Iterable[Weighted], metrics: Metrics | None, checkpoints: str,
     requests: Requests, board: Board,
 ) -> None:  # fmt: skip
     """All steps that are left; `metrics` of rank 0, which writes the checkpoints."""
@@ -348,8 +347,8 @@ def _train(
     board.post(stage=f"fit {name}", done=trainer.steps_done, total=total, unit="steps")
     # A window is read while the device is busy with the step after it, for which nothing waits then.
     window, unread = Window(), Window()
-    for x in inputs:
-        values, step = trainer.step(x), trainer.steps_done
+    for x, weight in inputs:
+        values, step = trainer.step(x, weight), trainer.steps_done
         window.add(step, values)
         look(unread)
         unread = Window()

@@ -12,33 +12,71 @@ _GRADIENT_SCALES = 3
 
 
 def reconstruction_loss(
-    prediction: torch.Tensor, target: torch.Tensor, loss: str, gradient_weight: float = 0.0
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    loss: str,
+    gradient_weight: float = 0.0,
+    weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The error of a prediction: scalar, mean over elements.
 
     Args:
-        prediction: (B, C, H, W) or vectors (B, D); with "cross_entropy" logits (B, n, H, W).
-        target: likewise; with "cross_entropy" class ids (B, H, W).
+        prediction: (B, C, H, W), series (B, C, L) or vectors (B, D); with "cross_entropy" logits (B, n, H, W).
+        target: likewise; with "cross_entropy" class ids (B, H, W). Finite also where the weight is 0.
         loss: mse, l1, smooth_l1, cosine (along C) or cross_entropy.
-        gradient_weight: of the absolute error of finite differences, for pictures.
+        gradient_weight: of the absolute error of finite differences, for pictures and series.
+        weight: of each value, 0 or more: a mask of those that are known, or their inverse variance; of the target's
+            shape, or one that broadcasts to it. The mean is then a weighted one; of nothing but zeros it is 0.
     """
     if loss == "cross_entropy":
-        return F.cross_entropy(prediction, target.long())
+        classes = target.long()
+        if weight is None:
+            return F.cross_entropy(prediction, classes)
+        return _mean(F.cross_entropy(prediction, classes, reduction="none"), weight)
     if loss == "cosine":
-        return 1 - F.cosine_similarity(prediction, target, dim=1).mean()
-    distance = {"mse": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}[loss](prediction, target)
-    return distance + gradient_weight * _gradient_loss(prediction, target) if gradient_weight else distance
+        likeness = F.cosine_similarity(prediction, target, dim=1)
+        # An angle is of all channels together, and so is its weight.
+        return 1 - likeness.mean() if weight is None else _mean(1 - likeness, weight.to(likeness.dtype).mean(1))
+    errors = {"mse": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}[loss]
+    if weight is None:
+        distance = errors(prediction, target)
+    else:
+        distance = _mean(errors(prediction, target, reduction="none"), weight)
+    if not gradient_weight:
+        return distance
+    return distance + gradient_weight * _gradient_loss(prediction - target, weight)
 
 
-def _gradient_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Absolute error of horizontal and vertical differences, mean over scales 1, 1/2, 1/4."""
-    error = prediction - target
+def _mean(values: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    if weight is None:
+        return values.mean()
+    weight = weight.to(values.dtype).expand_as(values)
+    # Where nothing is known there is nothing to learn, and no number that is none.
+    return (weight * values).sum() / weight.sum().clamp(min=torch.finfo(values.dtype).tiny)
+
+
+def _gradient_loss(error: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    """Absolute differences of neighbouring errors (B, C, ...), mean over scales 1, 1/2, 1/4.
+
+    A difference weighs as much as the less known of its two values.
+    """
+    axes, pool = range(2, error.ndim), F.avg_pool2d if error.ndim == 4 else F.avg_pool1d
+    if weight is not None:
+        weight = weight.to(error.dtype).expand_as(error)
     total = error.new_zeros(())
     # Coarse scales weigh edges that are blurred over several pixels.
     for scale in range(_GRADIENT_SCALES):
-        if scale:
-            error = F.avg_pool2d(error, 2)
-        total = total + error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+        if scale and weight is None:
+            error = pool(error, 2)
+        elif scale and weight is not None:
+            known = pool(weight, 2)
+            error, weight = pool(weight * error, 2) / known.clamp(min=torch.finfo(error.dtype).tiny), known
+        for axis in axes:
+            both = None
+            if weight is not None:
+                size = weight.shape[axis] - 1
+                both = torch.minimum(weight.narrow(axis, 0, size), weight.narrow(axis, 1, size))
+            total = total + _mean(error.diff(dim=axis).abs(), both)
     return total / _GRADIENT_SCALES
 
 

@@ -126,10 +126,14 @@ class VQTrainer:
         share = min((step - warmup) / max(steps - warmup, 1), 1.0)
         return peak * 0.5 * (1 + math.cos(math.pi * share))
 
-    def step(self, x: torch.Tensor) -> Values:
+    def step(self, x: torch.Tensor, weight: torch.Tensor | None = None) -> Values:
         """One step on a batch (as the tokenizer's `encode` takes it); its metrics, of this rank's samples.
 
         A step whose gradient is not finite leaves the weights as they were; `Window.read` says so.
+
+        Args:
+            weight: of the values of the reconstruction, see `reconstruction_loss`. Parts of a batch (`accumulate`) and
+                ranks count by their samples.
 
         Raises:
             FloatingPointError: the first batch, which a warm start looks at, is not finite.
@@ -145,11 +149,12 @@ class VQTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         # A batch smaller than `accumulate` has empty parts at its end.
         parts = [part for part in torch.tensor_split(x, self.settings.accumulate) if len(part)]
+        weights = [None] * len(parts) if weight is None else torch.tensor_split(weight, self.settings.accumulate)
         results = []
         for i, part in enumerate(parts):
             # Gradients are exchanged with those of the last part.
             with nullcontext() if i == len(parts) - 1 else self._alone():
-                results.append(self._backward(part, i, len(part) / len(x)))
+                results.append(self._backward(part, weights[i], i, len(part) / len(x)))
         norm = self._update()
         self.steps_done += 1
         metrics: Values = {name: sum(values[name] for values, _ in results) for name in results[0][0]}
@@ -169,7 +174,9 @@ class VQTrainer:
             taken.index_fill_(0, part.flatten(), 1)
         return taken.sum()
 
-    def _backward(self, x: torch.Tensor, part: int, share: float) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    def _backward(
+        self, x: torch.Tensor, weight: torch.Tensor | None, part: int, share: float
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Gradients of a part of the batch; its losses, weighted by its share, and ids."""
         c = self.settings
         self._set_threshold(x)
@@ -181,7 +188,7 @@ class VQTrainer:
             output = self.shared(x, generator=generator(self.seed, self.rank, self.steps_done, part))
         # The loss in the weights' float32: squares of small errors vanish in half precision.
         prediction, target = output.prediction.to(self.parameters[0].dtype), output.target
-        reconstruction = reconstruction_loss(prediction, target, c.loss, c.gradient_weight)
+        reconstruction = reconstruction_loss(prediction, target, c.loss, c.gradient_weight, weight)
         loss = reconstruction + output.commitment
         values = {"reconstruction": reconstruction, "commitment": output.commitment}
         if self.perceptual is not None and c.perceptual_weight:
@@ -198,7 +205,10 @@ class VQTrainer:
             return
         config, world = self.model.config, dist.get_world_size() if is_distributed() else 1
         # Other sizes of pictures have other numbers of tokens.
-        area = math.prod(x.shape[-2:]) // (config.patch_size**2 if config.patch_proj else 1)
+        if config.length is not None:
+            area = x.shape[-1] // config.patch_size
+        else:
+            area = math.prod(x.shape[-2:]) // (config.patch_size**2 if config.patch_proj else 1)
         quantizer.codebook.threshold = dead_code_threshold(
             len(x) * world * area, config.codebook_size, self.settings.dead_code_coefficient
         )

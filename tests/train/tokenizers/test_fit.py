@@ -92,10 +92,10 @@ def test_a_fit_that_was_killed_ends_with_the_same_weights(
     killed = recipe(tmp_path / "out", shards)
     step = VQTrainer.step
 
-    def dying(self: VQTrainer, pixels: Any) -> Any:
+    def dying(self: VQTrainer, pixels: Any, weight: Any) -> Any:
         if self.steps_done == at:
             raise Died
-        return step(self, pixels)
+        return step(self, pixels, weight)
 
     with monkeypatch.context() as patch:
         patch.setattr(VQTrainer, "step", dying)
@@ -250,11 +250,12 @@ def watched_fit(recipe: Recipe, dies_at: int | None = None, update: bool = False
     """Fits, and gives the sizes of the pictures of each step until it dies."""
     step, sizes = VQTrainer.step, []
 
-    def watched(self: VQTrainer, pixels: Any) -> Any:
+    def watched(self: VQTrainer, pixels: Any, weight: Any) -> Any:
+        assert weight is None  # pictures are known everywhere
         sizes.append(pixels.shape[-1])
         if self.steps_done == dies_at:
             raise Died
-        return step(self, pixels)
+        return step(self, pixels, weight)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(VQTrainer, "step", watched)

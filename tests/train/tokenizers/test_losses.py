@@ -59,3 +59,45 @@ def test_lpips_says_what_is_missing(backbone: Path, tmp_path: Path) -> None:
     torch.save({"features.0.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="expected torchvision's VGG-16"):
         lpips(str(tmp_path / "other.pth"), "cpu")
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1", "smooth_l1", "cosine"])
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 3, 8)], ids=["maps", "series"])
+def test_what_has_no_weight_counts_nothing(loss: str, shape: tuple[int, ...]) -> None:
+    """Whatever is predicted there, and no gradient comes from it; an equal weight of all changes nothing."""
+    random = torch.Generator().manual_seed(0)
+    target, prediction = (torch.randn(shape, generator=random) for _ in range(2))
+    known = torch.rand(shape[0], 1, *shape[2:], generator=random) < 0.6
+    wild = torch.where(known, prediction, 1e6 * prediction).requires_grad_()
+    values = [reconstruction_loss(one, target, loss, 0.5, known) for one in (prediction, wild)]
+    assert values[1].item() == pytest.approx(values[0].item(), rel=1e-5)
+    (gradient,) = torch.autograd.grad(values[1], wild)
+    assert (
+        gradient.isfinite().all() and not gradient[~known.expand(shape)].any() and gradient[known.expand(shape)].any()
+    )
+    plain = reconstruction_loss(prediction, target, loss, 0.5)
+    for weight in (torch.ones(shape), 7.0 * torch.ones(1, *shape[1:])):
+        assert reconstruction_loss(prediction, target, loss, 0.5, weight).item() == pytest.approx(
+            plain.item(), rel=1e-5
+        )
+    assert reconstruction_loss(prediction, target, loss, 0.5, torch.zeros(shape)).item() == 0
+
+
+def test_weights_are_those_of_a_weighted_mean() -> None:
+    """Inverse variances: the error of a value that is four times as sure counts four times."""
+    prediction, target = torch.tensor([[[1.0, 3.0]]]), torch.zeros(1, 1, 2)
+    weight = torch.tensor([[[4.0, 1.0]]])
+    assert reconstruction_loss(prediction, target, "mse", weight=weight).item() == pytest.approx((4 * 1 + 9) / 5)
+    logits, classes = torch.tensor([[[[5.0, 0.0]], [[0.0, 5.0]]]]), torch.zeros(1, 1, 2)
+    right, wrong = -F.log_softmax(torch.tensor([5.0, 0.0]), 0)
+    found = reconstruction_loss(logits, classes, "cross_entropy", weight=weight)
+    assert found.item() == pytest.approx((4 * right.item() + wrong.item()) / 5)
+
+
+def test_differences_need_both_neighbours() -> None:
+    """A step between a known value and an unknown one is no edge."""
+    error = torch.zeros(1, 1, 4, 4)
+    error[..., 2:] = 9.0
+    known = torch.zeros(1, 1, 4, 4)
+    known[..., :2] = 1.0
+    assert reconstruction_loss(error, torch.zeros_like(error), "mse", 1.0, known).item() == 0

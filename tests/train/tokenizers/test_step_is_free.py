@@ -86,7 +86,7 @@ def test_the_newest_window_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Window, "read", looking)
     requests: Any = Nothing()
-    fit._train("one", trainer, [examples("vectors")] * 25, None, "", requests, Board())
+    fit._train("one", trainer, [(examples("vectors"), None)] * 25, None, "", requests, Board())
     assert [(steps[0], steps[-1], done) for steps, done in read] == [(1, 10, 11), (11, 20, 21), (21, 25, 25)]
 
 
@@ -112,8 +112,8 @@ def test_pictures_go_to_the_device_as_bytes(name: str, dtype: type, smaller: int
     one = settings(steps=3, color_jitter=0.5)
     made: list[Batch] = list(batches(name, one, rows, 16, 0, 0, 4, 0, "cpu"))
     assert [len(batch.rows) for batch in made] == [4, 4, 4]
-    inputs = made[0].to(name, "cpu")
-    assert inputs.nbytes == smaller * made[0].rows.nbytes
+    inputs, weight = made[0].to(name, "cpu")
+    assert weight is None and inputs.nbytes == smaller * made[0].rows.nbytes
     # Random colours are 16 numbers of a picture.
     assert sum(t.nbytes for t in made[0].tensors()) <= made[0].rows.nbytes + 4 * 64
     assert (made[0].colors is not None) is (name == "tok_rgb")
