@@ -25,7 +25,8 @@ fi
 # Nodes may take minutes to start; Ray gives them half of one.
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600 RAY_raylet_start_wait_time_s=120
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# awk reads to the end: a reader that stops early (head) ends scontrol, and with it this script.
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | awk 'NR == 1')
 address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')
 # Above the ports of Ray's workers (10002 to 19999), and another one for each job.
 port=$((20000 + SLURM_JOB_ID % 10000))

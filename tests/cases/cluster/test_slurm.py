@@ -19,7 +19,7 @@ from fourmill_tests.clusters import nodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(900)]
 HEAD, OTHER = "10.77.213.1", "10.77.213.2"
-SCONTROL = "#!/bin/bash\nprintf 'node0\\nnode1\\n'\n"
+SCONTROL = "#!/bin/bash\nseq --format=node%.0f 0 20000\n"  # more than a pipe holds: who stops reading ends it
 # A node has its own /tmp/ray, as a machine would.
 SRUN = """#!/bin/bash
 for word in "$@"; do [[ "$word" == --nodelist=node0 ]] && { echo HEAD; exit; }; done
