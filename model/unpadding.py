@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from .batch import PackedBatch
 
@@ -47,6 +46,8 @@ class Sequences:
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention within each sequence: q (rows, H, E), k and v (rows, H, E) to (rows of q, H, E). What no sequence
         has is undefined, and so is its gradient."""
+        from torch.nn.attention.varlen import varlen_attn  # brings torch.compile, which CPUs have no use for
+
         y = varlen_attn(q, k, v, self.queries, self.keys, self.most_queries, self.most_keys)
         assert isinstance(y, Tensor)
         return y

@@ -174,3 +174,18 @@ def test_a_run_with_nothing_to_do_loads_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd="/", env=os.environ)
     assert done.stdout == "False\n", done.stderr
+
+
+def test_training_and_generation_load_no_compiler() -> None:
+    """torch.compile costs two seconds in each process that loads it: workers on CPUs have no use for it."""
+    modules = (
+        "train.pretrain.pretrain",
+        "train.tokenizers.fit",
+        "train.downstream.generation",
+        "runs.run",
+        "report.results",
+    )
+    script = "import sys\n" + "".join(f"import fourmill.{name}\n" for name in modules)
+    script += "print(sorted({'torch._dynamo', 'torch._inductor'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd="/", env=os.environ)
+    assert done.stdout == "[]\n", done.stderr

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.attention.varlen  # declares torch_attn
 from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 
 from fourmill.model.unpadding import Unpadding
