@@ -63,7 +63,10 @@ class Project:
         storage.check_folder(self.root)
         self.classes = recipe.class_lists
         self.specialists = registry.build(recipe.made, recipe.labels, recipe.modules, self.classes)
-        self.shards: Shards = plans.list_shards(recipe.samples, self.root)
+        try:
+            self.shards: Shards = plans.list_shards(recipe.samples, self.root)
+        except RecipeError as error:
+            raise RecipeError(f"{error}; `fourmill download` makes them" if recipe.download else str(error)) from None
         self.inventory = Inventory(self.root, self.shards)
         self._chosen: dict[str, Chosen] = {}  # by shard, what `train.select` selects
         try:

@@ -22,6 +22,7 @@ from .infra.explain import explain, nearest
 from .infra.fields import Section
 from .infra.secrets import hidden
 from .modalities import LABELS, MODALITIES, TEXT, TOKENIZERS, WINDOW, Form, Kind, ModalitySpec
+from .pipelines.download.settings import Download
 from .pipelines.engine.settings import Engine
 from .pipelines.settings import CROP_SETTINGS, Images, Labels, Samples
 from .pipelines.specialists.names import BY_FIRST_NAME
@@ -43,6 +44,7 @@ class Recipe(Section):
     samples: Annotated[Samples, BeforeValidator(lambda v: {"train": v} if isinstance(v, str | list) else v)]
     seed: int = 0
     convention: Literal["ml4m"] | None = None  # tokens, metadata and model as published 4M models have them
+    download: Download | None = None  # a table of URLs, of which the shards are made
     modules: list[str] = []  # Python modules that declare modalities of your own
     versions: dict[str, int] = {}  # of specialists, codecs and fits that you want to keep, e.g. labels/depth: 1
     images: Images = Images()

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ...infra import logs
@@ -19,7 +20,9 @@ TASKS_AT_ONCE = 2  # in one actor: one task is read and decoded while the other 
 class _Actor:
     """A worker in an actor's process."""
 
-    def __init__(self, job: Job, make_worker: Callable[[Any], Worker[Any, Any]], threads: int) -> None:
+    def __init__(
+        self, job: Job, make_worker: Callable[[Any], Worker[Any, Any]], threads: int, shared: Any = None
+    ) -> None:
         import cv2
 
         logs.configure_worker()
@@ -34,6 +37,8 @@ class _Actor:
             torch.set_num_threads(threads)
             device = "cuda" if torch.cuda.is_available() else "cpu"  # Ray shows an actor the GPUs that it has asked for
         self.worker = make_worker(job)
+        if shared is not None:
+            self.worker.share(partial(_call, shared))  # type: ignore[attr-defined]
         self.worker.setup(device)
         logger.info("actor %d is ready on %s with %d threads", os.getpid(), device, threads)
 
@@ -46,6 +51,28 @@ class _Actor:
 
     def status(self) -> Status:
         return replace(self.worker.status(), node=_node())
+
+
+class _Shared:
+    """An object that all workers of a job call."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.it = make()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        return getattr(self.it, method)(*arguments)
+
+
+def start_shared(ray: Any, make: Callable[[], Any]) -> Any:
+    """An actor with what `make` makes. It begins from nothing on another node if its own is lost."""
+    remote = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Shared)
+    return remote.remote(make)
+
+
+def _call(shared: Any, method: str, *arguments: Any) -> Any:
+    import ray
+
+    return ray.get(shared.call.remote(method, *arguments))
 
 
 def _node() -> str:

@@ -17,7 +17,7 @@ from ...infra.cluster import cluster, started_here
 from ...infra.progress import Progress
 from ...infra.secrets import hide
 from . import access
-from .actor import actor_class
+from .actor import actor_class, start_shared
 from .calls import Calls
 from .claims import Claims
 from .job import Demand, Job, PlaceError, Status, StopJob, Worker
@@ -62,6 +62,7 @@ def run(
     unit: str,
     root: str = "",
     sample: str = "",
+    shared: Callable[[], Any] | None = None,
 ) -> Outcome[Result]:
     """Do all tasks on the cluster.
 
@@ -71,6 +72,8 @@ def run(
         stage: the verb, for the progress line. unit: what a task is, in the plural ("shards").
         root: of tasks that another job may be at as well, see `Claims`; "" for none.
         sample: a file that tasks read; whether every node reaches it and the root is asked first.
+        shared: makes an object that all workers may call; each gets `share(call)` before `setup`, and what
+            `call(method, *arguments)` returns comes from the one object.
 
     Raises:
         StopJob: raised by a worker, or too many tasks in a row met errors of the place; results of tasks that were done
@@ -87,7 +90,8 @@ def run(
         # First, since the sizes of files that are here say what an actor takes.
         nodes = Nodes(ray, [*reach, *job.node_setups()])
         demand = job.demand(any(node.get("GPU") for node in nodes.resources()))
-        pool = _pool(ray, job, make_worker, tasks, nodes, demand)
+        common = start_shared(ray, shared) if shared else None
+        pool = _pool(ray, job, make_worker, tasks, nodes, demand, common)
         pool.claims, pool.calls = claims, Calls(root)
         status: dict[Any, Status] = {}
         said = 0.0
@@ -113,7 +117,7 @@ def run(
                 if status and not outcome.ready_seconds:
                     outcome.ready_seconds = time.monotonic() - start
         finally:
-            for actor in pool.actors:
+            for actor in (*pool.actors, *([common] if common else [])):
                 ray.kill(actor)
             for attempt in pool.careful.values():
                 pool.calls.forget(attempt)
@@ -135,6 +139,7 @@ def _pool(
     tasks: Mapping[str, Task],
     nodes: Nodes,
     demand: Demand,
+    shared: Any = None,
 ) -> Pool[Task]:
     size = _places(job, nodes, demand, len(tasks))
     if size < 1:
@@ -144,7 +149,7 @@ def _pool(
 
     def start(avoid: set[str]) -> Any:
         placed = remote.options(scheduling_strategy=strategy) if (strategy := nodes.elsewhere(avoid)) else remote
-        return placed.remote(job, make_worker, threads)
+        return placed.remote(job, make_worker, threads, *([shared] if shared else []))
 
     return Pool(tasks, deque(tasks), size, start, job.engine.attempts, ray.kill)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...infra.progress import duration
 from .. import arguments, bars, checkup, estimates, machines, selected, summary
+from . import download
 
 if TYPE_CHECKING:
     from ...pipelines.plan import Plan, ShardTask
@@ -53,14 +54,42 @@ def main(args: argparse.Namespace) -> int:
     machine = machines.named(args.machine) if args.machine else None
     if args.borders:
         bars.check(args.borders)
+    recipe = arguments.load_recipe(args)
+    fetched: dict[str, Any] = {}
+    if recipe.download:
+        fetched = {"download": download.describe(recipe)}
+        if not args.json:
+            print(summary.text(download.line(fetched["download"])).plain)
+        if not _has_shards(recipe):
+            return _show_download(fetched, args.json)
     # Before the recipe is resolved, which ends at the first thing that is wrong.
-    report = checkup.examine(arguments.load_recipe(args), args.machine, checkup.PLAN_SECONDS)
+    report = checkup.examine(recipe, args.machine, checkup.PLAN_SECONDS)
     if not args.json:
         for line in checkup.lines(report):
             print(summary.text(line).plain)
     taken = {fit.stage: fit.gib for fit in report.fits}
     described = describe(arguments.load_project(args), args.measure, machine, args.borders or "", taken)
-    return show({**described, "doctor": report.as_json()}, as_json=args.json)
+    return show({**fetched, **described, "doctor": report.as_json()}, as_json=args.json)
+
+
+def _has_shards(recipe: Recipe) -> bool:
+    """Whether the samples of the recipe can be listed; a download may be yet to make them."""
+    from ...infra import storage
+    from ...pipelines import plan as plans
+
+    try:
+        shards = plans.list_shards(recipe.samples)
+    except RecipeError:
+        return False
+    return any(map(storage.exists, shards.urls.values()))
+
+
+def _show_download(fetched: dict[str, Any], as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(fetched, indent=1, ensure_ascii=False))
+    else:
+        print("all else can be planned when its first shards are there (`fourmill download`, or `fourmill run`)")
+    return 0
 
 
 def describe(

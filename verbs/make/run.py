@@ -1,4 +1,4 @@
-"""`fourmill run`: label, fit, tokenize, train and generate, one after the other, and the report."""
+"""`fourmill run`: all stages of a recipe, one after the other, and the report."""
 
 from __future__ import annotations
 
@@ -7,21 +7,30 @@ from typing import TYPE_CHECKING
 
 from .. import arguments
 from ..summary import Summary, show
-from . import fit, generate, label, tokenize, train
+from . import download, fit, generate, label, tokenize, train
 
 if TYPE_CHECKING:
     from ...project import Project
 
 ORDER = 40
-HELP = "label, fit, tokenize, train and generate, in order, and the report"
+HELP = "label, fit, tokenize, train and generate, in order, and the report; before them the download"
 EXAMPLES = ("fourmill run recipe.yaml", "fourmill run recipe.yaml --set train.steps=2000")
 
 add_arguments = arguments.add_stage
 
 
 def main(args: argparse.Namespace) -> int:
+    downloaded = first(args)
+    if any(not summary.complete for summary in downloaded):
+        return show(downloaded)
     project = arguments.load_project(args)
-    return close(project, make(project))
+    return close(project, [*downloaded, *make(project)])
+
+
+def first(args: argparse.Namespace) -> list[Summary]:
+    """The download, if the recipe has one: what it makes must be there before the samples can be listed."""
+    recipe = arguments.load_recipe(args)
+    return [download.make(recipe)[0]] if recipe.download else []
 
 
 def close(project: Project, summaries: list[Summary]) -> int:

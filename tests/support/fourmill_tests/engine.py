@@ -138,7 +138,7 @@ class _Ray:
         holds = {"CPU": 1.0, "memory": 1e15}
         self._nodes = [{"Alive": True, "NodeID": f"node-{i}", "Resources": holds} for i in range(places)]
         self.actors: list[Actor] = []
-        self.killed: list[Actor] = []
+        self.killed: list[Any] = []
 
     def nodes(self) -> list[dict[str, Any]]:
         return self._nodes
@@ -151,11 +151,13 @@ class _Ray:
             raise ref.error
         return ref.value
 
-    def kill(self, actor: Actor) -> None:
+    def kill(self, actor: Any) -> None:
         self.killed.append(actor)
 
-    def start(self, job: Any, make_worker: Callable[[Any], Any], threads: int) -> Actor:
+    def start(self, job: Any, make_worker: Callable[[Any], Any], threads: int, shared: Any = None) -> Actor:
         worker = make_worker(pickle.loads(pickle.dumps(job)))  # as Ray does: actors share nothing
+        if shared is not None:
+            worker.share(lambda method, *arguments: getattr(shared, method)(*arguments))
         worker.setup("cpu")
         self.actors.append(Actor(worker, f"node-{len(self.actors) % len(self._nodes)}"))
         return self.actors[-1]
@@ -181,6 +183,7 @@ def inline(monkeypatch: pytest.MonkeyPatch, places: int = 1) -> _Ray:
         yield ray
 
     monkeypatch.setattr(driver, "cluster", cluster)
+    monkeypatch.setattr(driver, "start_shared", lambda _, make: make())
     monkeypatch.setattr(driver, "actor_class", lambda *_: SimpleNamespace(remote=ray.start))
     monkeypatch.setattr(driver, "Nodes", lambda ray, setups: Nodes(ray, []))
     monkeypatch.setattr(Nodes, "elsewhere", lambda *_: None)

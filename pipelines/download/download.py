@@ -1,0 +1,207 @@
+"""From a table of URLs to shards: what is asked for, what is there, and the tasks that make the rest.
+
+OUT/download.json says of which table, with which options, the shards are, and how the table is sliced. It is written
+once; a folder of another table or of other options is refused, never mixed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from ... import __version__
+from ...infra import storage
+from ...infra.secrets import public
+from ..engine import driver
+from ..engine.settings import Engine
+from . import failures, slice_files, table
+from .settings import Download
+from .slice_files import Stats
+from .table import Slice, Sliced
+from .worker import DownloadJob, DownloadWorker, Task
+
+RECORD = "download.json"
+THREADS = 16  # that wait for storage
+# What shards depend on; anything else may change between two calls.
+_IN_RECORD = ("columns", "url", "caption", "hash", "shard_size", "size", "min_size", "quality")
+
+
+@dataclass
+class Made:
+    """What came of a download. stats: of all slices that exist. made, existed: numbers of slices. failures: why slices
+    could not be made, by name. skipped: lines of the table that are no rows, by reason."""
+
+    stats: dict[int, Stats] = field(default_factory=dict)
+    made: int = 0
+    existed: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def count(self) -> int:
+        return sum(one.count for one in self.stats.values())
+
+    @property
+    def successes(self) -> int:
+        return sum(one.successes for one in self.stats.values())
+
+    @property
+    def by_class(self) -> Counter[str]:
+        """Rows without a sample, by the class of their failure."""
+        return sum((Counter(one.failures) for one in self.stats.values()), Counter())
+
+
+def at(settings: Download) -> Download:
+    """The same with an absolute folder."""
+    return settings.model_copy(update={"out": storage.absolute(settings.out)})
+
+
+def user_agent(settings: Download) -> str:
+    """What web servers are sent."""
+    contact = f" (+{settings.contact})" if settings.contact else ""
+    return settings.user_agent or f"fourmill/{__version__}{contact}"
+
+
+def known(settings: Download) -> Sliced | None:
+    """How the table was sliced, None if it is not yet.
+
+    Args:
+        settings: with an absolute `out`.
+
+    Raises:
+        ValueError: the folder holds something else, or shards of another table or of other options.
+    """
+    record = _record(settings)
+    if record is None:
+        return None
+    stated, asked = record["options"], _asked(settings)
+    if differing := [f"{name} {stated.get(name)!r}" for name in asked if stated.get(name) != asked[name]]:
+        raise ValueError(
+            f"download.out: {settings.out} holds shards of other options ({', '.join(differing)}); give these again, "
+            "or choose another folder"
+        )
+    of_text = all(number < 0 for number, *_ in record["slices"])
+    try:
+        files = table.files(settings)
+    except (ValueError, OSError):
+        if not of_text:
+            raise
+        files = []  # slices of text are kept: nobody needs it any more
+    if files:
+        _compare(settings, files, record["table"])
+    sliced = Sliced(skipped=record["skipped"], columns=tuple(record["columns"]))
+    for number, (file, first, rows) in enumerate(record["slices"]):
+        url = files[file] if file >= 0 else table.place(settings.out, number)
+        sliced.slices.append(Slice(number, url, first, rows))
+    return sliced
+
+
+def _record(settings: Download) -> dict[str, Any] | None:
+    out = settings.out
+    if storage.is_local(out) and storage.local_path(out).is_file():
+        raise ValueError(f"download.out: {out} is a file, expected a folder, which may be new")
+    try:
+        record: dict[str, Any] = json.loads(storage.read_bytes(storage.join(out, RECORD)))
+        return record
+    except FileNotFoundError:
+        # Slices of a text table are written before the record.
+        if others := [name for name in storage.list_names(out) if name != table.FOLDER]:
+            raise ValueError(
+                f"download.out: {out} holds other files ({', '.join(others[:3])}); choose a new folder"
+            ) from None
+    except ValueError as error:
+        raise ValueError(f"{storage.join(out, RECORD)} is damaged ({error}); choose a new folder") from None
+    return None
+
+
+def _asked(settings: Download) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in _IN_RECORD}
+
+
+def _compare(settings: Download, files: Sequence[str], stated: Sequence[Mapping[str, Any]]) -> None:
+    """ValueError if the table is another one now."""
+    if [public(url) for url in files] == [one["url"] for one in stated]:
+        sizes = [getattr(storage.stat(url), "size", None) for url in files]
+        if all(size in (None, one["size"]) for size, one in zip(sizes, stated, strict=True)):
+            return
+    raise ValueError(
+        f"download.out: {settings.out} holds shards of another table ({', '.join(one['url'] for one in stated[:3])}); "
+        "choose another folder"
+    )
+
+
+def slice_table(settings: Download) -> Sliced:
+    """The table in slices, as it was sliced before, or now. ValueError as of `known` and `table.slice_all`."""
+    if before := known(settings):
+        return before
+    files = table.files(settings)
+    storage.check_writable(settings.out)
+    sliced = table.slice_all(settings, files)
+    number = {url: i for i, url in enumerate(files)}
+    record = {
+        "fourmill": __version__,
+        "options": _asked(settings),
+        "table": [{"url": public(url), "size": getattr(storage.stat(url), "size", None)} for url in files],
+        "columns": sliced.columns,
+        "skipped": sliced.skipped,
+        "slices": [(number.get(one.url, -1), one.first, one.rows) for one in sliced.slices],
+    }
+    storage.put(storage.join(settings.out, RECORD), json.dumps(record).encode())
+    return sliced
+
+
+def tasks(settings: Download, sliced: Sliced, retry_failed: bool = False) -> dict[str, Task]:
+    """The slices that are left to make, by the names of their shards.
+
+    Args:
+        retry_failed: also the finished ones that have failures of the classes `settings.retry`.
+    """
+    done = slice_files.finished(settings.out)
+    left = {one.number: Task(one) for one in sliced.slices if one.number not in done}
+    if retry_failed:
+        stats = read_stats(settings.out, (one.number for one in sliced.slices if one.number in done))
+        again = tuple(settings.retry)
+        for one in sliced.slices:
+            kinds = stats[one.number].failures if one.number in stats else {}
+            if any(failures.matches(kind, again) for kind in kinds):
+                left[one.number] = Task(one, again)
+    return {slice_files.name_of(number): left[number] for number in sorted(left)}
+
+
+def read_stats(out: str, numbers: Iterable[int]) -> dict[int, Stats]:
+    """Of finished slices. ValueError if a file is damaged."""
+    listed = list(numbers)
+    with ThreadPoolExecutor(THREADS) as pool:
+        return dict(zip(listed, pool.map(lambda number: Stats.read(out, number), listed), strict=True))
+
+
+def make(settings: Download, max_pixels: int, engine: Engine, retry_failed: bool = False) -> Made:
+    """Download what is missing, on the cluster.
+
+    Args:
+        settings: with an absolute `out`. max_pixels: of an image; larger ones are refused before they are decoded.
+        retry_failed: see `tasks`.
+
+    Raises:
+        ValueError: the table or the folder cannot be used. StopJob: ten slices in a row could not be made.
+    """
+    sliced = slice_table(settings)
+    todo = tasks(settings, sliced, retry_failed)
+    made = Made(skipped=dict(sliced.skipped))
+    new: dict[int, Stats] = {}
+    if todo:
+        storage.check_writable(settings.out)
+        sample = next(iter(todo.values())).slice.url
+        job = DownloadJob(settings, sliced.columns, max_pixels, user_agent(settings), sample, engine)
+        outcome = driver.run(job, DownloadWorker, todo, "download", "slices", shared=job.limiter)
+        new = {int(name): stats for name, stats in outcome.results.items()}
+        made.failures, made.seconds = outcome.failures, outcome.seconds
+    there = slice_files.finished(settings.out) & {one.number for one in sliced.slices}
+    made.stats = {**read_stats(settings.out, sorted(there - new.keys())), **new}
+    made.made, made.existed = len(new), len(there - new.keys())
+    return made

@@ -1,0 +1,94 @@
+"""What a site asks of robots: robots.txt before a request (RFC 9309), headers of the answer after it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+import httpx2
+from protego import Protego
+
+from . import failures
+from .failures import Failure
+
+AGENT = "fourmill"  # by which robots.txt may speak to us
+MAX_ROBOTS = 500 << 10  # bytes that are read of a robots.txt, as RFC 9309 says
+MOST = 20_000  # hosts that are remembered
+
+_WITH_VALUES = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
+
+Rules = Protego | bool | Failure
+
+
+class Robots:
+    """The rules of sites, each asked for once.
+
+    Args:
+        fetch: (URL of a robots.txt) -> status and body, redirects followed. Failure as of any request.
+    """
+
+    def __init__(self, fetch: Callable[[httpx2.URL], Awaitable[tuple[int, bytes]]], agent: str = AGENT) -> None:
+        self._fetch, self._agent = fetch, agent
+        self._rules: OrderedDict[str, asyncio.Future[Rules]] = OrderedDict()
+
+    async def check(self, url: httpx2.URL) -> None:
+        """Failure if the site does not want this URL to be fetched, or does not say what it wants."""
+        site = f"{url.scheme}://{url.netloc.decode('ascii')}"
+        if site not in self._rules:
+            self._rules[site] = asyncio.ensure_future(self._ask(url.join("/robots.txt")))
+            while len(self._rules) > MOST:
+                self._rules.popitem(last=False)
+        rules = await asyncio.shield(self._rules[site])
+        if isinstance(rules, Failure):
+            self._rules.pop(site, None)  # the next URL of the site asks again
+            raise Failure(rules.kind, rules.said, rules.wait)
+        allowed = rules if isinstance(rules, bool) else rules.can_fetch(str(url), self._agent)
+        if not allowed:
+            raise Failure(failures.ROBOTS, f"{site}/robots.txt disallows it")
+
+    async def _ask(self, url: httpx2.URL) -> Rules:
+        """4xx means that there are no rules; a site that cannot say what its rules are is left alone."""
+        try:
+            status, body = await self._fetch(url)
+        except Failure as failure:
+            if failure.kind == failures.REDIRECTS:
+                return True
+            of_host = failure.kind in (failures.DNS, failures.REFUSED)
+            return Failure(failure.kind, failure.said if of_host else f"robots.txt: {failure.said}", failure.wait)
+        if status == 429 or status >= 500:
+            return Failure(f"http-{status}", f"robots.txt: HTTP status {status}")
+        if status >= 400 or not body:
+            return True
+        return Protego.parse(body.decode("utf-8", "replace"))
+
+
+def check_headers(headers: Mapping[str, tuple[str, ...]], directives: Sequence[str], agent: str = AGENT) -> None:
+    """Failure if headers of an answer say that it is not to be used.
+
+    Args:
+        directives: of X-Robots-Tag, and tdm-reservation, which is a header of its own (W3C TDMRep).
+    """
+    if "tdm-reservation" in directives and "1" in {one.strip() for one in headers.get("tdm-reservation", ())}:
+        raise Failure(failures.NO_AI, "tdm-reservation: 1")
+    said = set(_directives(headers.get("x-robots-tag", ()), agent))
+    if against := [one for one in directives if one in said]:
+        raise Failure(failures.NO_AI, f"X-Robots-Tag: {', '.join(against)}")
+
+
+def _directives(values: Iterable[str], agent: str) -> Iterable[str]:
+    """Those of X-Robots-Tag that are for everybody, or for us: "noai, otherbot: noindex"."""
+    for value in values:
+        heard = True
+        for part in value.lower().split(","):
+            name, colon, rest = part.partition(":")
+            # A name before a colon is a robot's, but for the few directives that have values.
+            if colon and name.strip() not in (
+                "unavailable_after",
+                "max-snippet",
+                "max-image-preview",
+                "max-video-preview",
+            ):
+                heard, part = name.strip() in (agent, "*"), rest
+            if heard:
+                yield part.strip()

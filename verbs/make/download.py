@@ -1,0 +1,106 @@
+"""`fourmill download`: a table of URLs becomes shards, as the section `download` of a recipe says."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import TYPE_CHECKING, Any
+
+from .. import arguments
+from ..summary import Summary, console, show, table, text
+
+if TYPE_CHECKING:
+    from ...pipelines.download.download import Made
+    from ...recipe import Recipe
+
+ORDER = 18
+HELP = "fetch the images of a table of URLs into shards"
+EXAMPLES = (
+    "fourmill download recipe.yaml",
+    "fourmill download recipe.yaml --retry-failed",
+    "fourmill download recipe.yaml --set download.per_host=2 --set engine.actors=8",
+)
+NO_CONTACT = "download.contact is not set: name a page or an address, so that owners of web servers can reach you"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments.add_recipe(parser)
+    help = "also fetch again what has failed in finished shards, by the classes that download.retry names"
+    parser.add_argument("--retry-failed", action="store_true", help=help)
+
+
+def main(args: argparse.Namespace) -> int:
+    recipe = arguments.load_recipe(args)
+    if recipe.download is None:
+        raise ValueError(f"{args.recipe} has no section download; it needs at least download.table and download.out")
+    summary, made = make(recipe, args.retry_failed)
+    status = show([summary])
+    out = console(120)
+    rows = [("success", made.successes), *made.by_class.most_common()]
+    shares = [(kind, f"{count:,}", f"{count / max(1, made.count):.1%}") for kind, count in rows]
+    out.print(table("what came of the URLs", ("class", "URLs", "share"), shares))
+    if status == 0:
+        out.print(text(f"\nThe recipe reads them with `samples: {recipe.download.out}`"), soft_wrap=True)
+    return status
+
+
+def make(recipe: Recipe, retry_failed: bool = False) -> tuple[Summary, Made]:
+    """Fetch what is missing of the section `download`, which the recipe has."""
+    from ...pipelines.download import download
+
+    assert recipe.download is not None
+    start = time.monotonic()
+    made = download.make(download.at(recipe.download), recipe.images.max_pixels, recipe.engine, retry_failed)
+    summary = Summary("download", made.made, made.existed, samples=made.successes)
+    summary.missing = {f"slice {name}": why for name, why in made.failures.items()}
+    summary.seconds = time.monotonic() - start
+    share = made.successes / max(1, made.count)
+    summary.notes.append(f"{made.successes:,} of {made.count:,} URLs gave a sample ({share:.1%})")
+    summary.notes += [f"left out of the table: {reason} x{count:,}" for reason, count in made.skipped.items()]
+    if made.made and not recipe.download.contact and not recipe.download.user_agent:
+        summary.notes.append(NO_CONTACT)
+    return summary, made
+
+
+def describe(recipe: Recipe) -> dict[str, Any]:
+    """What the section `download` asks for and what is there, as plain values, for `plan`."""
+    from ...infra import storage
+    from ...infra.secrets import public
+    from ...pipelines.download import download, slice_files
+    from ...pipelines.download import table as tables
+
+    assert recipe.download is not None
+    settings = download.at(recipe.download)
+    sliced = download.known(settings)
+    described: dict[str, Any] = {
+        "out": settings.out, "fetcher": settings.fetcher, "user_agent": download.user_agent(settings),
+        "per_host": settings.per_host, "size": settings.size,
+    }  # fmt: skip
+    if sliced is None:
+        files = tables.files(settings)
+        size = sum(getattr(storage.stat(url), "size", 0) for url in files)
+        return described | {"table": [public(url) for url in files], "bytes": size, "slices": None, "missing": None}
+    done = slice_files.finished(settings.out)
+    left = [one for one in sliced.slices if one.number not in done]
+    return described | {
+        "slices": len(sliced.slices), "rows": sum(one.rows for one in sliced.slices), "missing": len(left),
+        "missing_rows": sum(one.rows for one in left),
+    }  # fmt: skip
+
+
+def line(described: dict[str, Any]) -> str:
+    """The same in one sentence."""
+    limit = "any number of" if described["per_host"] is None else f"at most {described['per_host']}"
+    how = (
+        f"by {described['fetcher']} as {described['user_agent']!r}, {limit} connections to one host, into "
+        f"{described['out']}"
+    )
+    if described["slices"] is None:
+        return f"download: {len(described['table'])} files of {described['bytes']:,} bytes, not sliced yet, {how}"
+    if not described["missing"]:
+        rows = f"{described['rows']:,} rows"
+        return f"download: all {described['slices']:,} slices are there ({rows}), in {described['out']}"
+    return (
+        f"download: {described['missing']:,} of {described['slices']:,} slices are missing "
+        f"({described['missing_rows']:,} rows), {how}"
+    )
