@@ -34,9 +34,9 @@ def recipe(tmp_path: Path) -> Path:
 
 
 VERBS = (
-    "demo", "scenes", "shards", "init", "plan", "label", "fit", "evaluate", "tokenize", "train", "generate", "retrieve",
-    "transfer", "remove", "prune", "run", "submit", "convert", "import", "export", "status", "jobs", "check", "doctor",
-    "inspect", "view", "report",
+    "demo", "scenes", "shards", "download", "init", "plan", "label", "fit", "evaluate", "tokenize", "train", "generate",
+    "retrieve", "transfer", "remove", "prune", "run", "submit", "convert", "import", "export", "status", "jobs",
+    "check", "doctor", "inspect", "view", "report",
 )  # fmt: skip
 
 

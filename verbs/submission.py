@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..recipe import Recipe
 
 OF_RUN = ("label", "fit", "tokenize", "train", "generate")
-STAGES = ("run", *OF_RUN, "evaluate")
+STAGES = ("run", "download", *OF_RUN, "evaluate")
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def prepare(path: str, overrides: list[str], stage: str, others: Sequence[str] =
     notes = [f"module {name} is an installed package here: every node needs it" for name in installed]
     notes += _local_files(data, sent)
     places = [recipe.root, *recipe.samples.train, *recipe.samples.val]
+    places += [recipe.download.out, *recipe.download.table] if recipe.download else []
     variables = credentials.set_here(places, recipe.train.trackers)
     return Submission(stage, recipe, configuration.dump(data), sent, variables, notes)
 
@@ -96,6 +97,8 @@ def _make_absolute(data: dict[str, Any]) -> None:
         data["samples"] = {split: _absolute(spec) for split, spec in samples.items()}
     else:
         data["samples"] = _absolute(samples)
+    if isinstance(download := data.get("download"), dict):
+        data["download"] = download | {name: _absolute(download[name]) for name in ("table", "out")}
     for one in (data.get("train") or {}).get("datasets") or ():
         if isinstance(one, dict) and one.get("root"):
             one["root"] = _absolute(one["root"])
@@ -131,9 +134,25 @@ def nothing_to_do(stage: str, project: Project) -> bool:
     """Whether all that a stage makes exists, by the ledger of the root."""
     from ..recipe import RecipeError
 
+    if stage == "run" and not _is_downloaded(project.recipe):
+        return False
     try:
         return not any(_work(one, project) for one in (OF_RUN if stage == "run" else (stage,)))
     except RecipeError:  # which the job will say, perhaps after other stages
+        return False
+
+
+def _is_downloaded(recipe: Recipe) -> bool:
+    """Whether all slices are there, or there are none to download."""
+    from ..pipelines.download import download, slice_files
+
+    if recipe.download is None:
+        return True
+    settings = download.at(recipe.download)
+    try:
+        sliced = download.known(settings)
+        return sliced is not None and {one.number for one in sliced.slices} <= slice_files.finished(settings.out)
+    except (ValueError, OSError):  # which the job will say
         return False
 
 
@@ -163,8 +182,10 @@ def seen_from_here(recipe: Recipe, update: bool) -> tuple[Project | None, str]:
     try:
         return Project(recipe, update), ""
     except RecipeError as error:
-        # Shards of the cluster's own disks are not here; that a bucket has none is a mistake.
-        if not (str(error).startswith("samples: ") and any(map(storage.is_local, places))):
+        # Shards of the cluster's own disks are not here, nor those that are yet to be downloaded. Otherwise it is a
+        # mistake that a bucket has none.
+        here = recipe.download is not None or any(map(storage.is_local, places))
+        if not (str(error).startswith("samples: ") and here):
             raise
         return None, str(error)
     except Exception as error:

@@ -27,7 +27,7 @@ from .worker import DownloadJob, DownloadWorker, Task
 RECORD = "download.json"
 THREADS = 16  # that wait for storage
 # What shards depend on; anything else may change between two calls.
-_IN_RECORD = ("columns", "url", "caption", "hash", "shard_size", "size", "min_size", "quality")
+IN_RECORD = ("columns", "url", "caption", "hash", "shard_size", "size", "min_size", "quality")
 
 
 @dataclass
@@ -120,7 +120,7 @@ def _record(settings: Download) -> dict[str, Any] | None:
 
 
 def _asked(settings: Download) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in _IN_RECORD}
+    return {name: getattr(settings, name) for name in IN_RECORD}
 
 
 def _compare(settings: Download, files: Sequence[str], stated: Sequence[Mapping[str, Any]]) -> None:

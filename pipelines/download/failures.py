@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fnmatch
+import re
 from collections.abc import Sequence
 
 BAD_URL = "bad-url"  # no address at all, or of another scheme than http and https
@@ -26,9 +26,10 @@ CLASSES = (
     BAD_URL, DNS, REFUSED, CONNECTION, TLS, TIMEOUT, DEADLINE, REDIRECTS, ROBOTS, NO_AI, TOO_LARGE, NOT_IMAGE,
     UNDECODABLE, TOO_SMALL, WRONG_HASH, OTHER,
 )  # fmt: skip
+_STATUS = re.compile(r"http-(\d{3}|5xx)")
 # After the bytes have come: img2dataset calls these failed_to_resize.
 OF_CONTENT = frozenset({TOO_LARGE, NOT_IMAGE, UNDECODABLE, TOO_SMALL, WRONG_HASH})
-PASSING = (TIMEOUT, CONNECTION, DNS, DEADLINE, "http-408", "http-425", "http-429", "http-5??")
+PASSING = (TIMEOUT, CONNECTION, DNS, DEADLINE, "http-408", "http-425", "http-429", "http-5xx")
 
 
 class Failure(Exception):
@@ -47,12 +48,13 @@ def of_status(status: int, wait: float = 0.0) -> Failure:
 
 
 def matches(kind: str, classes: Sequence[str]) -> bool:
-    """Whether a failure is of one of these classes; http-5?? and the like are patterns."""
-    return any(fnmatch.fnmatchcase(kind, one) for one in classes)
+    """Whether a failure is of one of these classes; http-5xx are all of http-500 to http-599."""
+    return any(kind == one or (one == "http-5xx" and kind.startswith("http-5")) for one in classes)
 
 
 def check_classes(classes: Sequence[str]) -> None:
     """ValueError if one of them can never happen."""
     for one in classes:
-        if one not in CLASSES and not one.startswith("http-"):
-            raise ValueError(f"there is no class of failures {one!r}; there are {', '.join(CLASSES)}, http-STATUS")
+        if one not in CLASSES and not _STATUS.fullmatch(one):
+            known = f"{', '.join(CLASSES)}, http-STATUS (http-404) and http-5xx"
+            raise ValueError(f"there is no class of failures {one!r}; there are {known}")

@@ -186,6 +186,9 @@ class OwnFetcher:
             now = time.monotonic()
             self._paused = {host: until for host, until in self._paused.items() if until > now}
             self._paused |= {host: now + seconds for host, seconds in waiting.items()}
+            for host, seconds in waiting.items():
+                if seconds > self._settings.longest_wait:
+                    self._give_up_host(host, Failure("http-429", f"{host} asks to be left alone for {seconds:.0f} s"))
             for host, count in granted.items():
                 for _ in range(count):
                     self._start(host)
@@ -205,8 +208,8 @@ class OwnFetcher:
             if free <= 0:
                 break
             self._pending.move_to_end(host)
-            if self._paused.get(host, 0.0) > now:
-                continue
+            if now < self._paused.get(host, 0.0) <= now + self._settings.longest_wait:
+                continue  # of those that ask for longer the limiter says so
             count = min(len(self._pending[host]), free)
             count = count if most is None else min(count, most - self._held[host])
             if count > 0:

@@ -52,7 +52,10 @@ def samples(recipe: Recipe) -> Samples:
         try:
             urls = list(dict.fromkeys(source.expand(spec)))
         except (ValueError, OSError, ImportError) as error:
-            found.findings.append(_said(what, error, "check the pattern, and whether the shards are there"))
+            if recipe.download:
+                found.findings.append(know(what, f"{error}; `fourmill download` makes them"))
+            else:
+                found.findings.append(_said(what, error, "check the pattern, and whether the shards are there"))
             continue
         _look_at(what, urls, found)
     return found

@@ -13,6 +13,8 @@ from pydantic_core import PydanticUndefined
 
 from fourmill import recipe as recipes
 from fourmill.modalities import MODALITIES, TEXT, Kind
+from fourmill.pipelines.download.download import IN_RECORD
+from fourmill.pipelines.download.settings import Download
 from fourmill.pipelines.outputs import Fitted
 from fourmill.project import Project
 from fourmill.recipe import Recipe
@@ -88,6 +90,7 @@ def test_the_last_column_says_what_is_made_again(rows: dict[str, tuple[str, str]
     operations = train_settings.OPERATIONS - {"name"}
     operation = {f for f in FIELDS if f.startswith("train.") and f.split(".")[1] in operations}
     operation |= {name for name in FIELDS if name.startswith(("engine.", "fit."))}
+    operation |= {f"download.{name}" for name in Download.model_fields if name not in (*IN_RECORD, "table", "out")}
     operation |= {f"tokenizers.common.{name}" for name in OPERATIONS}
     assert {name for name, (_, changes) in rows.items() if changes == "nothing"} == operation
 

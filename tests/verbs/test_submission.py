@@ -93,3 +93,15 @@ def test_shards_of_the_cluster_need_not_be_here(folder: Path, s3: S3) -> None:
     recipe = recipes.load("recipe.yaml", [f"samples.train={bucket}/*.tar", f"root={bucket}/out"])
     with pytest.raises(RecipeError, match="nothing found"):
         submission.seen_from_here(recipe, update=False)
+
+
+def test_a_download_is_submitted_before_there_are_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(
+        "{root: out, samples: shards, download: {table: [a.tsv, 's3://b/c.tsv'], out: shards}}"
+    )
+    prepared = submission.prepare("recipe.yaml", [], "download")
+    sent = yaml.safe_load(prepared.text)["download"]
+    assert sent == {"table": [str(tmp_path / "a.tsv"), "s3://b/c.tsv"], "out": str(tmp_path / "shards")}
+    project, why = submission.seen_from_here(prepared.recipe, update=False)
+    assert project is None and "`fourmill download` makes them" in why

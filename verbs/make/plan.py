@@ -75,6 +75,7 @@ def main(args: argparse.Namespace) -> int:
 def _has_shards(recipe: Recipe) -> bool:
     """Whether the samples of the recipe can be listed; a download may be yet to make them."""
     from ...infra import storage
+    from ...infra.configuration import RecipeError
     from ...pipelines import plan as plans
 
     try:

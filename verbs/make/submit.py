@@ -27,7 +27,7 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_stage(parser)
-    text = "run, label, fit, tokenize, train, generate or evaluate (default: run)"
+    text = "run, download, label, fit, tokenize, train, generate or evaluate (default: run)"
     parser.add_argument("--stage", default="run", metavar="STAGE", help=text)
     arguments.add_address(parser)
     parser.add_argument("--detach", action="store_true", help="submit it and end, instead of showing its log")
@@ -100,7 +100,7 @@ def _submit(cluster: Jobs, prepared: Submission, update: bool) -> str:
     from ...infra.submission import package, ready
 
     name = prepared.job
-    options = " --update" if update else ""
+    options = " --update" if update and prepared.stage != "download" else ""
     # Said by Python alone first, since without its dependencies fourmill could not say what is missing.
     command = f"python -m {ready.__name__} && exec python -m fourmill.cli {prepared.stage} recipe.yaml{options}"
     root = public(prepared.recipe.root)
