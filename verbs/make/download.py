@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -104,3 +105,30 @@ def line(described: dict[str, Any]) -> str:
         f"download: {described['missing']:,} of {described['slices']:,} slices are missing "
         f"({described['missing_rows']:,} rows), {how}"
     )
+
+
+def first_of_plan(recipe: Recipe, as_json: bool) -> dict[str, Any]:
+    """What a plan begins with, printed: all of it as long as there are no shards. {} for a recipe without a table."""
+    if recipe.download is None:
+        return {}
+    described = {"download": describe(recipe)}
+    there = has_shards(recipe)
+    if not as_json:
+        print(text(line(described["download"])).plain)
+    if not there:
+        later = "all else can be planned when its first shards are there (`fourmill download`, or `fourmill run`)"
+        print(json.dumps(described, indent=1, ensure_ascii=False) if as_json else later)
+    return described
+
+
+def has_shards(recipe: Recipe) -> bool:
+    """Whether the samples of the recipe can be listed; a download may be yet to make them."""
+    from ...infra import storage
+    from ...infra.configuration import RecipeError
+    from ...pipelines import plan as plans
+
+    try:
+        shards = plans.list_shards(recipe.samples)
+    except RecipeError:
+        return False
+    return any(map(storage.exists, shards.urls.values()))

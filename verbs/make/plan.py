@@ -55,13 +55,9 @@ def main(args: argparse.Namespace) -> int:
     if args.borders:
         bars.check(args.borders)
     recipe = arguments.load_recipe(args)
-    fetched: dict[str, Any] = {}
-    if recipe.download:
-        fetched = {"download": download.describe(recipe)}
-        if not args.json:
-            print(summary.text(download.line(fetched["download"])).plain)
-        if not _has_shards(recipe):
-            return _show_download(fetched, args.json)
+    fetched = download.first_of_plan(recipe, args.json)
+    if fetched and not download.has_shards(recipe):
+        return 0
     # Before the recipe is resolved, which ends at the first thing that is wrong.
     report = checkup.examine(recipe, args.machine, checkup.PLAN_SECONDS)
     if not args.json:
@@ -70,27 +66,6 @@ def main(args: argparse.Namespace) -> int:
     taken = {fit.stage: fit.gib for fit in report.fits}
     described = describe(arguments.load_project(args), args.measure, machine, args.borders or "", taken)
     return show({**fetched, **described, "doctor": report.as_json()}, as_json=args.json)
-
-
-def _has_shards(recipe: Recipe) -> bool:
-    """Whether the samples of the recipe can be listed; a download may be yet to make them."""
-    from ...infra import storage
-    from ...infra.configuration import RecipeError
-    from ...pipelines import plan as plans
-
-    try:
-        shards = plans.list_shards(recipe.samples)
-    except RecipeError:
-        return False
-    return any(map(storage.exists, shards.urls.values()))
-
-
-def _show_download(fetched: dict[str, Any], as_json: bool) -> int:
-    if as_json:
-        print(json.dumps(fetched, indent=1, ensure_ascii=False))
-    else:
-        print("all else can be planned when its first shards are there (`fourmill download`, or `fourmill run`)")
-    return 0
 
 
 def describe(
