@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, cast
+from typing import Any
 
 import httpcore2
 import httpx2
@@ -180,7 +180,7 @@ def _said() -> Any:
     except (httpcore2.TimeoutException, TimeoutError) as error:
         raise Failure(failures.TIMEOUT, str(error)) from None
     except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError) as error:
-        cause = cast("BaseException", error.__cause__ or error.__context__ or error)
+        cause = error.__cause__ or error.__context__ or error
         kind = failures.TLS if isinstance(cause, ssl.SSLError) else failures.CONNECTION
         raise Failure(kind, str(error) or str(cause) or type(cause).__name__) from None
 

@@ -173,8 +173,10 @@ def _json_rows(lines: Iterator[str], skipped: dict[str, int]) -> Iterator[dict[s
 def _csv_rows(settings: Download, lines: Iterator[str], delimiter: str, skipped: dict[str, int]) -> Iterator[Any]:
     """Rows by their names. Quotes mean nothing in a TSV: CC12M's captions have single ones."""
     csv.field_size_limit(_MAX_CELL)
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)
+    if delimiter == "\t":
+        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(lines, delimiter=delimiter)
     names: list[str] = list(settings.columns)
     first = not names
     while True:
