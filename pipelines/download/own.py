@@ -30,7 +30,7 @@ from .settings import Download
 LOOKED_AT = 512  # hosts at one time
 ASK_SECONDS = 0.01  # from one question for permits to the next
 LOOK_SECONDS = 0.05  # the same while hosts have no permits left
-QUIET_SECONDS = 20.0  # after which the limiter is told again what is held
+QUIET_SECONDS = 20.0  # after which the limiter hears again what is held
 MOST_WAITS = 20  # of one URL for a host that asks to be left alone; they are no tries
 ROBOTS_REDIRECTS = 5
 BACKOFF_SECONDS = 1.0  # before the first retry, twice as long before each other
