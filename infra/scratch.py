@@ -10,11 +10,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 LOCK = "in-use"
 PREFIX = "scratch-"
+MAKING = ".lock"  # beside the folder: the lock under which folders are made and deleted
 
 
 def base() -> str:
@@ -27,9 +28,13 @@ def folder() -> Iterator[str]:
     """A new folder, which is deleted at the end, or by the next call of any process if this one is killed."""
     place = Path(base())
     place.mkdir(parents=True, exist_ok=True)
-    _sweep(place)
-    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place) as path, open(Path(path, LOCK), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        # One at a time: who deletes must not meet a folder that is made and not locked yet.
+        with open(f"{place}{MAKING}", "w") as making:
+            fcntl.flock(making, fcntl.LOCK_EX)
+            _sweep(place)
+            path = stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX, dir=place))
+            fcntl.flock(stack.enter_context(open(Path(path, LOCK), "w")), fcntl.LOCK_EX)
         files = os.path.join(path, "files")  # the caller's; the lock stands beside it
         os.mkdir(files)
         yield files

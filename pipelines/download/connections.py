@@ -8,6 +8,7 @@ import contextlib
 import ssl
 import time
 import zlib
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -96,24 +97,54 @@ class Share:
 
 
 class Connections:
-    """To be made and used within one event loop.
+    """To be made and used within one event loop. httpcore's own pool looks at every idle connection at each request.
 
     Args:
-        most: connections at a time. user_agent: what servers are sent. verify: certificates that are trusted, None for
-            the machine's.
+        most: idle connections that are kept. user_agent: what servers are sent. verify: certificates that are trusted,
+            None for the machine's.
     """
 
     def __init__(self, addresses: Addresses, most: int, user_agent: str, verify: ssl.SSLContext | None = None) -> None:
-        self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=verify, max_connections=2 * most, max_keepalive_connections=most, keepalive_expiry=IDLE_SECONDS,
-            network_backend=_Backend(addresses),
-        )  # fmt: skip
+        self._backend, self._most = _Backend(addresses), most
+        self._verify = verify or httpcore2.default_ssl_context()
+        self._idle: OrderedDict[httpcore2.AsyncHTTPConnection, str] = OrderedDict()  # the oldest first
+        self._of: dict[str, list[httpcore2.AsyncHTTPConnection]] = {}  # the same by what they lead to
         # Compressed bytes of an image gain nothing, and may be a bomb.
         self._headers = [("User-Agent", user_agent), ("Accept", "image/*,*/*;q=0.5"), ("Accept-Encoding", "identity")]
 
     async def close(self) -> None:
-        with contextlib.suppress(Exception):
-            await self._pool.aclose()
+        for connection in list(self._idle):
+            self._forget(connection)
+            await _close(connection)
+
+    async def _take(self, origin: httpcore2.Origin) -> httpcore2.AsyncHTTPConnection:
+        """An idle connection that its server has not closed, or a new one."""
+        while waiting := self._of.get(str(origin)):
+            connection = waiting[-1]
+            self._forget(connection)
+            if connection.is_available() and not connection.has_expired():
+                return connection
+            await _close(connection)
+        return httpcore2.AsyncHTTPConnection(
+            origin, self._verify, keepalive_expiry=IDLE_SECONDS, network_backend=self._backend
+        )
+
+    async def _give(self, origin: str, connection: httpcore2.AsyncHTTPConnection) -> None:
+        if not connection.is_idle() or connection.is_closed():
+            await _close(connection)
+            return
+        self._idle[connection] = origin
+        self._of.setdefault(origin, []).append(connection)
+        if len(self._idle) > self._most:
+            oldest = next(iter(self._idle))
+            self._forget(oldest)
+            await _close(oldest)
+
+    def _forget(self, connection: httpcore2.AsyncHTTPConnection) -> None:
+        origin = self._idle.pop(connection)
+        self._of[origin].remove(connection)
+        if not self._of[origin]:
+            del self._of[origin]
 
     @asynccontextmanager
     async def get(self, url: httpx2.URL) -> AsyncIterator[tuple[Response, httpcore2.Response]]:
@@ -124,8 +155,13 @@ class Connections:
         """
         target = httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
         headers = [("Host", url.netloc.decode("ascii")), *self._headers]
-        with _said():
-            response = await self._pool.handle_async_request(httpcore2.Request("GET", target, headers=headers))
+        connection = await self._take(target.origin)
+        try:
+            with _said():
+                response = await connection.handle_async_request(httpcore2.Request("GET", target, headers=headers))
+        except BaseException:
+            await _close(connection)
+            raise
         try:
             found: dict[str, tuple[str, ...]] = {}
             for name, value in response.headers:
@@ -136,7 +172,14 @@ class Connections:
             yield Response(response.status, found, location=location), response
         finally:
             # A connection whose body was not read to its end cannot be used again, and is closed.
-            await response.aclose()
+            with contextlib.suppress(Exception):
+                await response.aclose()
+            await self._give(str(target.origin), connection)
+
+
+async def _close(connection: httpcore2.AsyncHTTPConnection) -> None:
+    with contextlib.suppress(Exception):
+        await connection.aclose()
 
 
 async def read(head: Response, response: httpcore2.Response, most: int, cut: bool = False) -> bytes:

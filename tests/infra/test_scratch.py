@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,12 @@ def test_what_a_killed_process_left_goes() -> None:
         assert [os.path.isdir(place) for place in places] == [False, True]
     holders[1].communicate("\n")
     assert left() == []
+
+
+def test_nobody_deletes_a_folder_that_is_being_made() -> None:
+    def use(_: int) -> bool:
+        with scratch.folder() as folder:
+            return os.path.isdir(folder)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(use, range(400)))

@@ -72,7 +72,7 @@ def test_run_downloads_before_it_labels(recipe: Path, monkeypatch: pytest.Monkey
         assert record is not None and record.rows == 1
 
 
-def test_without_the_section_or_the_shards_a_sentence_says_what_to_do(recipe: Path) -> None:
+def test_what_is_missing_is_a_sentence_that_says_what_to_do(recipe: Path) -> None:
     status, _, err = runs.command("label", str(recipe))
     assert status == 2 and "`fourmill download` makes them" in err
     plain = yaml.safe_load(recipe.read_text())
