@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .infra.configuration import RecipeError
 from .infra.fingerprint import fingerprint, hashed
-from .infra.ledger import Record
+from .infra.ledger import Entry
 from .pipelines.curation import expression
 from .pipelines.curation import selection as selections
 from .pipelines.curation.expression import Expression
@@ -121,9 +121,9 @@ def _select(recipe: Recipe) -> Expression:
 
 def selection(
     recipe: Recipe,
-    records: Mapping[tuple[str, str], Record],
+    records: Mapping[tuple[str, str], Entry],
     shards: Iterable[str],
-    rows: Mapping[str, Record] | None,
+    rows: Mapping[str, Entry] | None,
     known: dict[str, Chosen],
 ) -> Selection:
     """What `train.select` selects. RecipeError if a shard lacks a label, values cannot be compared, or nothing is left.

@@ -81,7 +81,7 @@ class Project:
     def root(self) -> str:
         return self.recipe.root
 
-    def refresh(self, records: Iterable[ledger.Record] = ()) -> None:
+    def refresh(self, records: Iterable[ledger.Entry] = ()) -> None:
         """Drop what a stage may have changed: fitted tokenizers, plans, jobs, what is known of the source shards.
 
         Args:

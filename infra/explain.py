@@ -1,12 +1,22 @@
-"""What is wrong with a value that a person wrote, in sentences with the nearest right name."""
+"""What is wrong with a value that a person wrote, in sentences with the nearest right name; and reasons, counted."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+
+_NUMBER = re.compile(r"(?<![\w-])\d+(\.\d+)?")
+_LONGEST_CLASS = 100  # characters of a reason's class; reasons may quote what they were given
+
+
+def reason_class(reason: str) -> str:
+    """A reason without its numbers, so that equal causes can be counted: "image: 0 bytes" -> "image: N bytes"."""
+    text = _NUMBER.sub("N", reason)
+    return text if len(text) <= _LONGEST_CLASS else text[:_LONGEST_CLASS].rpartition(" ")[0] + " ..."
 
 
 def nearest(name: str, names: Iterable[object]) -> str:

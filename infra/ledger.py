@@ -16,12 +16,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import __version__
-from . import footers, storage, sums
+from . import faults, footers, storage, sums
+from .explain import reason_class
 from .fingerprint import fingerprint
 from .secrets import hide
 
@@ -33,7 +35,7 @@ THREADS = 16  # that wait for storage
 ATTEMPTS = 8  # at a commit that another job disturbs; each of its commits can disturb us once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """The input of a record: the shard's size, its version on storage (ETag or mtime), and the SHA-256 of its bytes."""
 
@@ -76,6 +78,58 @@ class Record:
 
 
 _FIELDS = {one.name for one in fields(Record)}
+OWN = ("time", "attempt", "bars")  # of `made`, what each record has for itself
+MAX_REASONS = 64  # classes of reasons that an entry counts; samples of all others are counted together
+OTHER_REASONS = "other reasons"
+
+
+class Entry(NamedTuple):
+    """What a plan needs of a record: a large root has half a million, whose rejects, key by key, fill no memory here.
+
+    reasons: class of reasons -> how many rejects. of_place: a reject of an old record is no fault of its sample.
+    circumstances: of `made`, what many records have in common. own: the rest of it. `identity`, `circumstances`,
+        `source` and `own` may be objects that many entries share. The other fields are those of `Record`.
+    """
+
+    output: str
+    shard: str
+    fingerprint: str
+    source: Source
+    rows: int
+    nulls: int
+    reasons: Mapping[str, int]
+    bytes: int
+    sha256: str
+    seconds: float
+    footer: str
+    keys: str
+    identity: Mapping[str, Any]
+    circumstances: Mapping[str, Any]
+    own: tuple[tuple[str, Any], ...]
+    of_place: bool
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """Where, when and by what it was made."""
+        return {**self.circumstances, **dict(self.own)}
+
+
+def entry(record: Record) -> Entry:
+    """What a plan needs of a record."""
+    counts = Counter(reason_class(hide(reject["reason"])) for reject in record.rejects).most_common()
+    reasons = dict(counts[:MAX_REASONS])
+    if rest := sum(count for _, count in counts[MAX_REASONS:]):
+        reasons[OTHER_REASONS] = rest
+    # Releases recorded rejects that are no fault of their samples before they said how a record was made.
+    old = not record.made and record.output != SAMPLES
+    own = {name: value for name in OWN if isinstance(value := record.made.get(name), str | int)}
+    return Entry(
+        record.output, record.shard, record.fingerprint, record.source, record.rows, record.nulls, reasons,
+        record.bytes, record.sha256, record.seconds, record.footer, record.keys, record.identity,
+        {name: value for name, value in record.made.items() if name not in own},
+        tuple(own.items()),
+        old and any(faults.reads_as_place(reject["reason"]) for reject in record.rejects),
+    )  # fmt: skip
 
 
 def dumps(record: Record) -> bytes:
@@ -137,41 +191,7 @@ def read(root: str, output: str, shard: str) -> Record | None:
     return record
 
 
-def read_many(
-    root: str, outputs: list[str], shards: list[str], *, footers: bool = False
-) -> dict[tuple[str, str], Record]:
-    """The records of these outputs and shards, by (output, shard): two listings an output, then reads in parallel.
-
-    A record whose file somebody has deleted, or that has another size, does not count.
-
-    Args:
-        footers: look at each file's footer as well: a file that is not the one that was committed does not count.
-    """
-
-    def existing(output: str) -> list[tuple[str, str, int | None]]:
-        records = set(storage.list_names(storage.join(root, "ledger", output)))
-        sizes = storage.list_sizes(storage.join(root, output)) if output != SAMPLES else None
-        return [
-            (output, shard, None if sizes is None else sizes[f"{shard}.parquet"])
-            for shard in shards
-            if f"{shard}.json" in records and (sizes is None or f"{shard}.parquet" in sizes)
-        ]
-
-    def good(place: tuple[str, str, int | None]) -> Record | None:
-        output, shard, size = place
-        record = read(root, output, shard)
-        if record is not None and size is not None and (why := damage(root, record, size, footers)):
-            logger.warning("%s: %s; it counts as missing", output_url(root, output, shard), why)
-            return None
-        return record
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        places = [place for of_output in pool.map(existing, outputs) for place in of_output]
-        records = pool.map(good, places)
-        return {place[:2]: record for place, record in zip(places, records, strict=True) if record is not None}
-
-
-def damage(root: str, record: Record, size: int, footers: bool) -> str:
+def damage(root: str, record: Record | Entry, size: int, footers: bool) -> str:
     """Why the file of an output is not the one that its record stands for, "" if it is, as far as is looked.
 
     Args:
@@ -184,7 +204,7 @@ def damage(root: str, record: Record, size: int, footers: bool) -> str:
     return ""
 
 
-def mark(record: Record | None) -> str:
+def mark(record: Record | Entry | None) -> str:
     """Tells one commit of an output from another one; "" if there is no record."""
     return "" if record is None else fingerprint([record.fingerprint, record.sha256, record.seconds, record.made])
 
@@ -203,7 +223,7 @@ def again(root: str) -> str:
     return f"run `fourmill check {root} --repair`, and then `fourmill run` makes it again"
 
 
-def footer_at(root: str, record: Record) -> str:
+def footer_at(root: str, record: Record | Entry) -> str:
     """The sum of the footer that an output's file has now."""
     return footers.digest_at(output_url(root, record.output, record.shard))
 

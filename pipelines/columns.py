@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..infra import ledger
 from ..infra.configuration import RecipeError
 from ..infra.fingerprint import fingerprint
+from ..infra.index import index
 from ..modalities import MODALITIES, ModalitySpec
 from . import plan as plans
 from .outputs import Output
@@ -87,7 +87,7 @@ def recorded(root: str, specs: Sequence[ModalitySpec], names: Sequence[str], sha
         shards: that its recipe names. Of each column the commonest fingerprint counts.
     """
     sizes = {spec.name: spec for spec in specs}
-    records = ledger.read_many(root, [f"tokens/{name}" for name in names], list(shards.urls))
+    records = index.read_many(root, [f"tokens/{name}" for name in names], shards.urls).entries
     plan = plans.Plan({}, shards.urls, shards.splits)
     for name in names:
         of_column = [record for (output, _), record in records.items() if output == f"tokens/{name}"]

@@ -14,7 +14,7 @@ from typing import Any
 from ..infra import versions
 from ..infra.configuration import RecipeError
 from ..infra.fingerprint import fingerprint
-from ..infra.ledger import SAMPLES, Record
+from ..infra.ledger import SAMPLES, Entry, Record
 from ..infra.versions import Part
 from ..modalities import MODALITIES, Kind, ModalitySpec
 from ..tokenize import codecs, store
@@ -58,7 +58,7 @@ class Output:
         """Whether a record with this fingerprint holds the output."""
         return recorded in (self.fingerprint, self.former)
 
-    def outdated(self, record: Record, pins: Mapping[str, int]) -> list[str] | None:
+    def outdated(self, record: Record | Entry, pins: Mapping[str, int]) -> list[str] | None:
         """Why what a record stands for is out of date, [] if it is not; None if the record holds another output.
 
         Args:

@@ -9,8 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from ..infra import faults, ledger, storage, versions
+from ..infra import ledger, storage, versions
 from ..infra.configuration import RecipeError
+from ..infra.index import index
+from ..infra.index.file import Line
+from ..infra.index.listing import THREADS, stats_of
 from ..infra.secrets import hide, public
 from . import shard_names, source
 from .outputs import Output, sources
@@ -19,7 +22,6 @@ from .specialists.base import Specialist
 from .stops import Stop
 
 SPLITS = ("train", "val")
-THREADS = 16  # that wait for storage
 
 
 @dataclass(frozen=True)
@@ -87,28 +89,51 @@ class Inventory:
 
     def __init__(self, root: str, shards: Shards) -> None:
         self.root, self.shards = root, shards
-        self._records: dict[tuple[str, str], ledger.Record] = {}
+        self._records: dict[tuple[str, str], ledger.Entry] = {}
         self._read: set[str] = set()  # outputs whose records were read
         self._checked: set[str] = set()  # outputs of whose files the footers were compared with the records as well
+        self._fresh: dict[str, list[Line]] = {}  # by output, what its index does not have
         self._stats: dict[str, storage.Stat | str] | None = None
         self._digests: dict[str, str] = {}
 
-    def records(self, outputs: Iterable[str], footers: bool = False) -> dict[tuple[str, str], ledger.Record]:
+    def records(self, outputs: Iterable[str], footers: bool = False) -> dict[tuple[str, str], ledger.Entry]:
         """The records of these outputs, by (output, shard).
 
         Args:
-            footers: compare the footers of the files with the records; see `ledger.read_many`.
+            footers: compare the footers of the files with the records; see `index.read_many`.
         """
         wanted = list(outputs)
         seen = self._checked if footers else self._read | self._checked
         if unread := [output for output in wanted if output not in seen]:
-            known = {key: record for key, record in self._records.items() if key[0] not in unread}
-            self._records = known | ledger.read_many(self.root, unread, list(self.shards.urls), footers=footers)
+            self._forget(unread)
+            reading = index.read_many(self.root, unread, list(self.shards.urls), footers=footers)
+            self._records |= reading.entries
+            self._fresh |= reading.fresh
             (self._checked if footers else self._read).update(unread)
         names = set(wanted)
+        if names >= self._read | self._checked:
+            return dict(self._records)
         return {key: record for key, record in self._records.items() if key[0] in names}
 
-    def add(self, records: Iterable[ledger.Record]) -> None:
+    def keep_index(self) -> None:
+        """Write what was read one by one into the indexes of the outputs, where that spares the next reader much."""
+        if sum(map(len, self._fresh.values())) >= index.LEAST:
+            index.keep(self.root, self._fresh)
+            self._fresh = {}
+
+    def renew_index(self, outputs: Iterable[str]) -> None:
+        """The same of outputs of which something was committed."""
+        wanted = list(outputs)
+        self._forget(wanted)
+        self.records(wanted, footers=True)
+        self.keep_index()
+
+    def _forget(self, outputs: Iterable[str]) -> None:
+        names = set(outputs)
+        self._records = {key: record for key, record in self._records.items() if key[0] not in names}
+        self._read, self._checked = self._read - names, self._checked - names
+
+    def add(self, records: Iterable[ledger.Entry]) -> None:
         """Records that this process has seen committed."""
         self._records |= {(record.output, record.shard): record for record in records}
 
@@ -123,12 +148,11 @@ class Inventory:
     def stats(self) -> dict[str, storage.Stat | str]:
         """Of each shard its size and version, or why it cannot be read."""
         if self._stats is None:
-            urls = self.shards.urls
-            with ThreadPoolExecutor(THREADS) as pool:
-                self._stats = dict(zip(urls, pool.map(_stat, urls.values()), strict=True))
+            found = stats_of(self.shards.urls.values())
+            self._stats = {name: _seen(url, found[url]) for name, url in self.shards.urls.items()}
         return self._stats
 
-    def is_of(self, record: ledger.Record, shard: str) -> bool:
+    def is_of(self, record: ledger.Entry, shard: str) -> bool:
         """Whether a record was made from the shard as it is now; of one out of sight, as far as is known."""
         stat = self.stats()[shard]
         if isinstance(stat, str):
@@ -141,7 +165,7 @@ class Inventory:
         # Copied or touched: the version changed; only the bytes can say whether the shard did.
         return record.source.sha256 == self._digest(shard)
 
-    def prepare_digests(self, records: Iterable[ledger.Record]) -> None:
+    def prepare_digests(self, records: Iterable[ledger.Entry]) -> None:
         """Read the shards whose bytes `is_of` will need for these records, several at a time."""
         stats = self.stats()
         touched = {
@@ -160,11 +184,10 @@ class Inventory:
         return self._digests[shard]
 
 
-def _stat(url: str) -> storage.Stat | str:
-    try:
-        stat = storage.stat(url)
-    except Exception as error:  # credentials, network, permissions: the sentence goes into the closing table
-        return f"cannot look at {public(url)}: {hide(str(error))}"
+def _seen(url: str, stat: storage.Stat | Exception | None) -> storage.Stat | str:
+    """The sentence goes into the closing table."""
+    if isinstance(stat, Exception):  # credentials, network, permissions
+        return f"cannot look at {public(url)}: {hide(str(stat))}"
     return stat if stat is not None else f"there is no shard at {public(url)}"
 
 
@@ -184,7 +207,7 @@ class Plan:
     shards: dict[str, str]
     splits: dict[str, list[str]]
     tasks: dict[str, ShardTask] = field(default_factory=dict)
-    done: dict[tuple[str, str], ledger.Record] = field(default_factory=dict)
+    done: dict[tuple[str, str], ledger.Entry] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     unseen: dict[str, str] = field(default_factory=dict)
     outdated: dict[tuple[str, str], list[str]] = field(default_factory=dict)
@@ -232,8 +255,9 @@ def make(
     )
     plan = Plan(dict(outputs), dict(inventory.shards.urls), inventory.shards.splits, stops=dict(stops or {}))
     made = {name for name, output in asked.items() if not output.imported}
+    judge = _Judge(asked, pins or {})
     for shard, url in inventory.shards.urls.items():
-        good = _good(inventory, asked, records, shard, pins or {}, update, plan.stops)
+        good = _good(inventory, judge, records, shard, update, plan.stops)
         # Nobody looks at a shard of which nothing is made.
         stat = inventory.stats()[shard] if made else ""
         unseen = stat if made and isinstance(stat, str) else ""
@@ -260,20 +284,34 @@ def make(
     return plan
 
 
+class _Judge:
+    """Says why records are out of date; those of one output that were made alike are looked at once."""
+
+    def __init__(self, asked: Mapping[str, Output], pins: Mapping[str, int]) -> None:
+        self.asked, self._pins = asked, pins
+        self._known: dict[tuple[str, str, int], list[str] | None] = {}
+
+    def outdated(self, output: Output, record: ledger.Entry) -> list[str] | None:
+        """See `Output.outdated`. The record is kept by who asks: another one may not have its place in memory."""
+        key = output.name, record.fingerprint, id(record.identity)
+        if key not in self._known:
+            self._known[key] = output.outdated(record, self._pins)
+        return self._known[key]
+
+
 def _good(
     inventory: Inventory,
-    asked: Mapping[str, Output],
-    records: Mapping[tuple[str, str], ledger.Record],
+    judge: _Judge,
+    records: Mapping[tuple[str, str], ledger.Entry],
     shard: str,
-    pins: Mapping[str, int],
     update: bool,
     stops: Mapping[str, Stop],
-) -> dict[str, tuple[ledger.Record, list[str]]]:
+) -> dict[str, tuple[ledger.Entry, list[str]]]:
     """Of one shard what exists as it is asked for: the record, and why it is out of date."""
     good = {}
-    for name, output in asked.items():
+    for name, output in judge.asked.items():
         record = records.get((name, shard))
-        why = None if record is None else output.outdated(record, pins)
+        why = None if record is None else judge.outdated(output, record)
         if record is None or why is None:
             continue
         if output.imported:
@@ -282,7 +320,7 @@ def _good(
         if (why and update) or not inventory.is_of(record, shard):
             continue
         stop = stops.get(output.label)
-        if (_of_a_place(record) or (stop and stop.doubts(record))) and not isinstance(inventory.stats()[shard], str):
+        if (record.of_place or (stop and stop.doubts(record))) and not isinstance(inventory.stats()[shard], str):
             continue  # made again, where the shard is there for it
         good[name] = record, why
     return good
@@ -294,20 +332,13 @@ def _task(
     version: str,
     seen: dict[str, str],
     labels: Mapping[str, Output],
-    stored: Mapping[str, ledger.Record],
+    stored: Mapping[str, ledger.Entry],
 ) -> ShardTask:
     used = {part: v for name, record in stored.items() for part, v in _recorded(labels[name], record).items()}
     return ShardTask(shard, url, version, tuple(seen), tuple(labels[name].label for name in stored), used, seen)
 
 
-def _of_a_place(record: ledger.Record) -> bool:
-    """Whether a reject is no fault of its sample: releases recorded these that did not say how a record was made."""
-    if record.made or record.output == ledger.SAMPLES:
-        return False
-    return any(faults.reads_as_place(one["reason"]) for one in record.rejects)
-
-
-def _recorded(output: Output, record: ledger.Record) -> dict[str, int]:
+def _recorded(output: Output, record: ledger.Entry) -> dict[str, int]:
     """Versions that a stored label was made by, by part, where they are not the code's own."""
     has = versions.recorded(output.parts, record.identity)
     return {part.name: has[part.name] for part in output.parts if has[part.name] != part.version}

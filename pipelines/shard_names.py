@@ -16,10 +16,11 @@ import logging
 import posixpath
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ..infra import ledger, storage, sums
+from ..infra.index import index
+from ..infra.index.listing import stats_of
 from . import patterns
 
 logger = logging.getLogger(__name__)
@@ -144,16 +145,8 @@ def _chain(url: str) -> list[str]:
 
 def _stats(urls: Iterable[str]) -> dict[str, storage.Stat | None]:
     """Size and version of each, None of those that cannot be seen: the stage reports these where it reads them."""
-
-    def stat(url: str) -> storage.Stat | None:
-        try:
-            return storage.stat(url)
-        except Exception:  # whatever the storage raises
-            return None
-
-    wanted = list(urls)
-    with ThreadPoolExecutor(ledger.THREADS) as pool:
-        return dict(zip(wanted, pool.map(stat, wanted), strict=True))
+    found = stats_of(list(urls))
+    return {url: None if isinstance(stat, Exception) else stat for url, stat in found.items()}
 
 
 def _moved(urls: Sequence[str], known: Mapping[str, Named], taken: set[str]) -> dict[str, str]:
@@ -172,9 +165,11 @@ def _moved(urls: Sequence[str], known: Mapping[str, Named], taken: set[str]) -> 
         if now is not None and now.size == known[name].size
     ]
     found: dict[str, str] = {}
+    given: set[str] = set()
     for _, url, name in sorted(pairs, key=lambda pair: -pair[0]):  # a stable sort: ties in the recipe's order
-        if url not in found and name not in found.values():
+        if url not in found and name not in given:
             found[url] = name
+            given.add(name)
     return found
 
 
@@ -222,7 +217,7 @@ def _sources(root: str, names: set[str]) -> dict[str, ledger.Source]:
     found: dict[str, ledger.Source] = {}
     for output in (ledger.SAMPLES, *ledger.outputs(root)):
         there = {file.removesuffix(".json") for file in storage.list_names(storage.join(places, output))}
-        records = ledger.read_many(root, [output], sorted((names & there) - found.keys()))
+        records = index.read_many(root, [output], sorted((names & there) - found.keys())).entries
         found |= {name: record.source for (_, name), record in records.items()}
         if not names - found.keys():
             break

@@ -34,7 +34,7 @@ class Stop:
     prints: dict[str, str]
     versions: dict[str, int]
 
-    def doubts(self, record: ledger.Record) -> bool:
+    def doubts(self, record: ledger.Entry) -> bool:
         """Whether a record may owe its nulls to what stopped the job."""
         if not record.nulls or self.prints.get(record.output) != record.fingerprint:
             return False

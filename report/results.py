@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..infra import ledger, side_files, storage
+from ..infra.explain import reason_class
 from ..infra.ledger import SAMPLES
 from ..modalities import MODALITIES, TEXT, Kind, ModalitySpec
 from ..pipelines.outputs import Fitted
 from ..pipelines.plan import Plan
-from ..pipelines.reject import UNREAD, reason_class
+from ..pipelines.reject import UNREAD
 from ..recipe import Recipe
 from ..tokenize import store
 from ..train import metrics
@@ -88,7 +89,7 @@ def collect(
         "generation_note": "The samples are the first of the shards, in their order; none was chosen. "
         "They are validation samples where nothing else is said.",
         "evaluations": tables(recipe.root, f"{recipe.train.name}/{run.fingerprint}"),
-        "rejects": _rejects(plan),
+        "rejects": _rejects(recipe.root, plan),
         "classes": collector.classes,
         "photos": credits([*pictures, *shown_samples, *drawn]),
     }
@@ -240,17 +241,24 @@ def _curves(run: TrainJob, log: Sequence[Mapping[str, Any]]) -> list[Curve]:
     return curves
 
 
-def _rejects(plan: Plan) -> list[RejectCount]:
+def _rejects(root: str, plan: Plan) -> list[RejectCount]:
     counts: Counter[tuple[str, str]] = Counter()
-    examples: dict[tuple[str, str], str] = {}
+    first: dict[tuple[str, str], str] = {}  # shard that has some
     for (output, shard), record in plan.done.items():
-        for reject in record.rejects:
-            if reject["reason"].startswith(UNREAD):
-                continue
-            cause = (output, reason_class(reject["reason"]))
-            counts[cause] += 1
-            examples.setdefault(cause, f"{shard}: {reject['key']}")
-    return [RejectCount(*cause, n, examples[cause]) for cause, n in counts.most_common(50)]
+        for reason, count in record.reasons.items():
+            if not reason.startswith(UNREAD):
+                counts[output, reason] += count
+                first.setdefault((output, reason), shard)
+    common = counts.most_common(50)
+    return [RejectCount(*cause, n, _example(root, *cause, first[cause])) for cause, n in common]
+
+
+def _example(root: str, output: str, reason: str, shard: str) -> str:
+    """A sample of a shard that was rejected for a reason, as far as its record is still there."""
+    record = ledger.read(root, output, shard)
+    rejects = record.rejects if record is not None else []
+    key = next((one["key"] for one in rejects if reason_class(one["reason"]) == reason), "")
+    return f"{shard}: {key}" if key else shard
 
 
 def _generations(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..infra import ledger, removals
+from ..infra.ledger import SAMPLES
 from ..modalities import LABELS, MODALITIES, Kind
 from ..pipelines import source
 from ..pipelines.outputs import Output
@@ -74,7 +75,7 @@ class Collector:
     images, options: how images are decoded, cropped and tokenized.
     labels: that specialists make; each is shown where it is kept.
     columns: the token outputs to show, by name ("tokens/tok_rgb").
-    records: ledger records by (output, shard): what is stored, and the reasons of rejects.
+    records: of the ledger, by (output, shard): what is stored.
     classes: the recipe's own lists of classes, by label.
     """
 
@@ -83,7 +84,7 @@ class Collector:
     options: codecs.Options
     labels: tuple[str, ...]
     columns: dict[str, Output]
-    records: Mapping[tuple[str, str], ledger.Record]
+    records: Mapping[tuple[str, str], ledger.Entry]
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     _codecs: dict[str, Codec] = field(default_factory=dict)
 
@@ -176,10 +177,11 @@ class Collector:
 
     def _rejects(self, shard: str) -> defaultdict[str, dict[str, str]]:
         reasons: defaultdict[str, dict[str, str]] = defaultdict(dict)
-        for (output, name), record in self.records.items():
-            if name == shard:
-                for reject in record.rejects:
-                    reasons[reject["key"]][output] = reject["reason"]
+        for output in (SAMPLES, *(f"labels/{label}" for label in self.labels), *self.columns):
+            known = self.records.get((output, shard))
+            record = ledger.read(self.root, output, shard) if known is not None and known.reasons else None
+            for reject in record.rejects if record is not None else ():
+                reasons[reject["key"]][output] = reject["reason"]
         return reasons
 
     def _views(self, shard: str, rows: Sequence[int], samples: Sequence[GallerySample]) -> list[list[TokenView]]:

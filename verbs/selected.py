@@ -9,27 +9,23 @@ from typing import TYPE_CHECKING, Any
 from . import summary
 
 if TYPE_CHECKING:
-    from ..infra.ledger import Record
+    from ..infra.ledger import Entry
     from ..project import Project
 
 
-def describe(project: Project, done: Mapping[tuple[str, str], Record]) -> dict[str, Any] | None:
+def describe(project: Project, done: Mapping[tuple[str, str], Entry]) -> dict[str, Any] | None:
     """How many samples are left, and for how many each clause is true, false or unknown; None without `train.select`.
 
     Args:
         done: records of the recipe's labels, which say why a value is missing.
     """
-    from ..pipelines.reject import reason_class
-
     if (found := project.selection()) is None:
         return None
     shards, asked = found.shards, found.expression.labels
-    nulls = Counter(
-        reason_class(reject["reason"])
-        for (output, shard), record in done.items()
-        if shard in shards and output.removeprefix("labels/") in asked
-        for reject in record.rejects
-    )
+    nulls = Counter[str]()
+    for (output, shard), record in done.items():
+        if shard in shards and output.removeprefix("labels/") in asked:
+            nulls.update(record.reasons)
     lacking = {label: sum(done[f"labels/{label}", shard].nulls for shard in shards) for label in asked}
     for name in (one for one in found.expression.names if "." in one):
         known = sum(one.known[name] for one in shards.values())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .summary import Summary
 
 if TYPE_CHECKING:
-    from ..infra.ledger import Record
+    from ..infra.ledger import Entry
     from ..pipelines.outputs import Output
     from ..pipelines.specialists.base import Specialist
     from ..project import Project
@@ -33,9 +33,9 @@ def process_shards(
     Args:
         stored: labels that may be read from storage instead of made again.
     """
+    from ..infra.index import index
     from ..pipelines import plan as plans
     from ..pipelines import stops
-    from ..pipelines.reject import reason_class
 
     start = time.monotonic()
     plan = project.plan(outputs, stored, footers=True)
@@ -43,6 +43,7 @@ def process_shards(
     if plan.unseen:
         summary.notes.append(f"{len(plan.unseen)} shards cannot be looked at; all that is asked for was made of them")
     records = list(plan.done.values())
+    project.inventory.keep_index()
     if plan.missing:
         from ..pipelines.worker import stage as shard_stage
         from ..pipelines.worker.reject_run import RejectRun
@@ -67,6 +68,8 @@ def process_shards(
             project.refresh_all()  # shards that failed may have committed some of their outputs
         else:
             project.refresh(outcome.records)
+        if len(outcome.records) >= index.LEAST:
+            project.inventory.renew_index(lacking)
     for label, stop in plan.stops.items():
         if doubted := {record.shard for record in records if stop.doubts(record)}:
             summary.missing[f"labels/{label}"] = (
@@ -78,7 +81,8 @@ def process_shards(
         summary.notes += _shared_keys(project.root, records)
         summary.notes += bars_noted(records, project.recipe.images.trim_borders)
     for record in records:
-        summary.rejects.update(f"{record.output}: {reason_class(reject['reason'])}" for reject in record.rejects)
+        for reason, count in record.reasons.items():
+            summary.rejects[f"{record.output}: {reason}"] += count
     if plan.outdated:
         summary.notes.append(
             f"{len(plan.outdated)} outputs are of other versions (`fourmill status`); --update makes them again"
@@ -86,11 +90,11 @@ def process_shards(
     return finish(project, summary, start, "samples", sorted(output.fingerprint for output in outputs.values()))
 
 
-def _shared_keys(root: str, records: Sequence[Record]) -> list[str]:
+def _shared_keys(root: str, records: Sequence[Entry]) -> list[str]:
     """A note for each of the first keys that several shards have."""
     from ..infra.ledger import SAMPLES
 
-    by_output: dict[str, list[Record]] = {}
+    by_output: dict[str, list[Entry]] = {}
     for record in records:
         if record.output != SAMPLES:
             by_output.setdefault(record.output, []).append(record)
@@ -105,12 +109,12 @@ def _shared_keys(root: str, records: Sequence[Record]) -> list[str]:
     return [f"duplicate key {key!r}: in the shards {', '.join(names)}" for key, names in shared]
 
 
-def bars_noted(records: Sequence[Record], trimmed: bool) -> list[str]:
+def bars_noted(records: Sequence[Entry], trimmed: bool) -> list[str]:
     """A note on images that have bars, if there are more than a few."""
     from ..pipelines.borders.find import BARS
 
     rows = {record.shard: record.rows for record in records}
-    barred = sum({record.shard: record.made[BARS] for record in records if BARS in record.made}.values())
+    barred = sum({record.shard: made[BARS] for record in records if BARS in (made := record.made)}.values())
     if barred < max(1, FEW * sum(rows.values())):
         return []
     found = f"{barred:,} of {sum(rows.values()):,} images have bars of one colour"
@@ -148,7 +152,7 @@ def keep_selection(project: Project) -> None:
         selections.keep(project.root, found)
 
 
-def pin_weights(project: Project, specialists: Mapping[str, Specialist], records: Iterable[Record]) -> None:
+def pin_weights(project: Project, specialists: Mapping[str, Specialist], records: Iterable[Entry]) -> None:
     """Keep in the root which commits of hub repositories its labels are made with, and their files for all nodes.
 
     Args:
@@ -156,7 +160,7 @@ def pin_weights(project: Project, specialists: Mapping[str, Specialist], records
     """
     from ..pipelines.specialists import pins, shared_weights
 
-    made = (one for record in records for one in record.made.get("specialists", {}).values())
+    made = (one for record in records for one in record.circumstances.get("specialists", {}).values())
     used = {one["weights"]: str(one.get("revision")) for one in made if isinstance(one.get("weights"), str)}
     pins.keep(project.root, specialists.values(), used)
     pins.apply(project.root, specialists.values())

@@ -10,11 +10,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ..infra import storage
+from ..infra.explain import reason_class
 from ..infra.secrets import public
 from ..pipelines import source
 from ..pipelines.borders import photo
 from ..pipelines.borders.look import BarsSeen
-from ..pipelines.reject import Reject, reason_class
+from ..pipelines.reject import Reject
 from ..pipelines.settings import Images
 from . import bars, known_truth, sizes
 from .known_truth import Held

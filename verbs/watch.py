@@ -17,11 +17,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..infra import ledger, storage
+from ..infra.index import index
 from ..infra.progress import duration
-from ..pipelines.reject import reason_class
 
 if TYPE_CHECKING:
-    from ..infra.ledger import Record
+    from ..infra.ledger import Entry
     from ..pipelines.outputs import Output
     from ..project import Project
 
@@ -87,7 +87,7 @@ class Watch:
         self._shards, self._absent = set(plan.shards), set(plan.absent)
         # What each shard lacks, with the mark of the record that stands there now: another one is new.
         self._left = {task.shard: {name: task.seen.get(name, "") for name in task.outputs} for task in plan.missing}
-        self._records: dict[tuple[str, str], Record] = dict(plan.done)
+        self._records: dict[tuple[str, str], Entry] = dict(plan.done)
 
     def _fitted(self) -> set[str]:
         return set(storage.list_names(storage.join(self.project.root, "ledger", "tokenizers")))
@@ -103,11 +103,9 @@ class Watch:
         state = State(len(self._shards), len(finished), absent=len(self._absent))
         state.samples = sum(rows for _, rows in finished.values())
         self._add_rate(state, list(finished.values()), now)
-        rejects = Counter(
-            f"{one.output}: {reason_class(reject['reason'])}"
-            for one in self._records.values()
-            for reject in one.rejects
-        )
+        rejects = Counter[str]()
+        for one in self._records.values():
+            rejects.update({f"{one.output}: {reason}": count for reason, count in one.reasons.items()})
         state.rejects = dict(rejects.most_common(NAMED))
         self._add_slowest(state)
         self._add_training(state)
@@ -118,7 +116,7 @@ class Watch:
             lacking = [shard for shard, outputs in self._left.items() if output in outputs]
             if not lacking:
                 continue
-            for key, record in ledger.read_many(self.project.root, [output], lacking).items():
+            for key, record in index.read_many(self.project.root, [output], lacking).entries.items():
                 if ledger.mark(record) != self._left[record.shard][output]:
                     self._records[key] = record
                     del self._left[record.shard][output]
@@ -176,7 +174,7 @@ class Watch:
             state.run = {**rows[-1], "steps": job.settings.steps} if rows else {}
 
 
-def _time(record: Record) -> float:
+def _time(record: Entry) -> float:
     try:
         return datetime.fromisoformat(record.made["time"]).timestamp()
     except (KeyError, TypeError, ValueError):  # of an older release

@@ -20,7 +20,7 @@ import pyarrow as pa
 from ...infra import ledger, storage
 from ...infra.explain import listing, nearest
 from ...infra.fingerprint import fingerprint
-from ...infra.ledger import Record
+from ...infra.ledger import Entry
 from ...infra.progress import Progress
 from ...modalities import LABELS, Storage
 from ...tokenize import labels as label_files
@@ -105,8 +105,8 @@ def check(select: str, keep: Sequence[str], specialists: Mapping[str, Specialist
 def make(
     root: str,
     expression: Expression,
-    records: Mapping[tuple[str, str], Record],
-    shards: Mapping[str, Record],
+    records: Mapping[tuple[str, str], Entry],
+    shards: Mapping[str, Entry],
     known: Mapping[str, Chosen] | None = None,
 ) -> Selection:
     """What an expression selects of some shards.
@@ -145,7 +145,7 @@ def make(
     return found
 
 
-def _check_fields(found: Selection, records: Mapping[tuple[str, str], Record]) -> None:
+def _check_fields(found: Selection, records: Mapping[tuple[str, str], Entry]) -> None:
     """ValueError for a field that no sample has, where samples have the label."""
     for name in (one for one in found.expression.names if "." in one):
         label = name.partition(".")[0]
@@ -154,7 +154,7 @@ def _check_fields(found: Selection, records: Mapping[tuple[str, str], Record]) -
             raise ValueError(f"no sample has a {name}; `fourmill inspect` shows what labels/{label} holds")
 
 
-def _chosen(root: str, expression: Expression, of: str, records: Mapping[str, Record], column: Record) -> Chosen:
+def _chosen(root: str, expression: Expression, of: str, records: Mapping[str, Entry], column: Entry) -> Chosen:
     shard, rows, values = column.shard, column.rows, dict[str, Values]()
     try:
         for output, record in records.items():
@@ -172,12 +172,15 @@ def _chosen(root: str, expression: Expression, of: str, records: Mapping[str, Re
     return Chosen(of, rows, int(selected.sum()), np.packbits(selected).tobytes(), counts, known)
 
 
-def _read(root: str, expression: Expression, label: str, record: Record) -> dict[str, Values]:
+def _read(root: str, expression: Expression, label: str, record: Entry) -> dict[str, Values]:
     """What a shard's label says of each name of it."""
     url = ledger.output_url(root, record.output, record.shard)
     names = [name for name in expression.names if name.partition(".")[0] == label]
     if label in expression.asked_only:
-        nulls = {reject["key"] for reject in record.rejects}
+        whole = ledger.read(root, record.output, record.shard)
+        if whole is None:
+            raise ValueError(f"{record.output} was deleted meanwhile; run the same command again")
+        nulls = {reject["key"] for reject in whole.rejects}
         keys = table_file.keys(url) if nulls else []
         known = np.array([key not in nulls for key in keys], np.bool_) if nulls else np.ones(record.rows, np.bool_)
         return {label: Values(RECORD, known, known)}

@@ -6,7 +6,8 @@ stopped goes on where it was, by the same command or by one without keys. In thi
 1. the list, which all that makes outputs reads;
 2. samples of the URLs, looked for in the shards that can be read;
 3. tars that lie in the root: members of these samples become empty;
-4. columns, labels and records: rows become null, with the reason "removed"; chunks that have some are deleted;
+4. columns, labels, records and their indexes: rows become null, with the reason "removed"; chunks that have some
+   are deleted;
 5. pages, generations and measures that show them are deleted; their verbs make them again.
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ...infra import removals, storage
+from ...infra.index import index
 from ...infra.ledger import Source
 from ...infra.removals import Removals
 from .. import patterns
@@ -70,6 +72,7 @@ def run(root: str, keys: Iterable[str], urls: Iterable[str], shards: Mapping[str
     for name, of_shard in removed.rows.items():
         outcome.found.setdefault(name, set()).update(of_shard)
     if outcome.found or outcome.tars:
+        index.renew(root)
         outcome.deleted = beside.clear(root, outcome.found)
         outcome.models = seen.models(root, outcome.found)
     outcome.naming = beside.named_still(root, outcome.found, links)

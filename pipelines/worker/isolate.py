@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...infra import faults
+from ...infra.explain import reason_class
 from ...infra.faults import Of
 from ..engine.job import NO_HINTS, Hints, PlaceError, Sign
-from ..reject import Reject, reason_class
+from ..reject import Reject
 from .watch import Watch
 
 logger = logging.getLogger(__name__)

@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...infra import faults, ledger, removals, storage
+from ...infra.explain import reason_class
 from ...infra.ledger import SAMPLES
 from ...infra.remote import trouble
 from ...infra.secrets import public
@@ -29,7 +30,7 @@ from ..engine.calls import Calls
 from ..engine.job import NO_HINTS, Hints, PlaceError, Sign, Status, StopJob
 from ..outputs import Output, sources
 from ..plan import ShardTask
-from ..reject import UNREAD, reason_class
+from ..reject import UNREAD
 from . import chunks, circumstances
 from .chunks import Chunks, Part, gaps, joined
 from .decode import IMAGE, decode, decoded

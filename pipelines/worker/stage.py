@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ...infra.ledger import Record
+from ...infra import ledger
+from ...infra.ledger import Entry
 from ..engine import driver
+from ..engine.job import NO_HINTS, Hints
 from ..plan import ShardTask
 from .job import Job
 from .shard_worker import ShardWorker
@@ -19,11 +21,18 @@ class Outcome:
     ready_seconds: of `seconds`, those until the first actor was ready.
     """
 
-    records: list[Record] = field(default_factory=list)
+    records: list[Entry] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     samples: int = 0
     seconds: float = 0.0
     ready_seconds: float = 0.0
+
+
+class _Worker(ShardWorker):
+    """Tells the driver what it needs of the records: it holds those of all shards."""
+
+    def run(self, task: ShardTask, hints: Hints = NO_HINTS) -> list[Entry]:  # type: ignore[override]
+        return [ledger.entry(record) for record in super().run(task, hints)]
 
 
 def run(job: Job, tasks: Sequence[ShardTask], stage: str) -> Outcome:
@@ -39,7 +48,7 @@ def run(job: Job, tasks: Sequence[ShardTask], stage: str) -> Outcome:
     if not tasks:  # then there need be no job
         return Outcome()
     by_name = {task.shard: task for task in tasks}
-    done = driver.run(job, ShardWorker, by_name, stage, "shards", job.root, tasks[0].url)
+    done = driver.run(job, _Worker, by_name, stage, "shards", job.root, tasks[0].url)
     records = [record for records in done.results.values() for record in records]
     # Every output of a shard has the same rows; each shard counts once.
     samples = sum({record.shard: record.rows for record in records}.values())

@@ -11,7 +11,7 @@ from typing import Any
 from ...infra import ledger, storage, sums
 from ...infra.progress import Progress
 from ...pipelines.curation import selection
-from . import chunks, models, outputs
+from . import chunks, indexes, models, outputs
 from . import listing as listings
 from .finding import Finding
 from .listing import Listing
@@ -54,6 +54,7 @@ def check(root: str) -> Checked:
     result.findings += outputs.orphans(listing, records)
     result.findings += models.tokenizers(listing)
     result.findings += models.runs(listing)
+    result.findings += indexes.check(listing)
     result.findings += _records(listing)
     result.findings += _selections(listing)
     result.findings += _temporary(listing)

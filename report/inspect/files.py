@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from ...infra import ledger, storage
+from ...infra.explain import reason_class
 from ...infra.ledger import Record
 from ...modalities import MODALITIES, Kind, Storage
-from ...pipelines.reject import reason_class
 from ...tokenize import codecs, labels, store, table_file
 from ...tokenize.store import Column, ColumnSpec
 from ..draw import labels as draw

@@ -7,12 +7,12 @@ import posixpath
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from ...infra import ledger, storage
+from ...infra.explain import reason_class
 from ...infra.ledger import Record
-from ...pipelines.reject import reason_class
 from . import foreign
 from .view import Inspection
 
@@ -87,7 +87,7 @@ def _inspect_record(path: str, url: str) -> Inspection:
         "code": record.code,
         "file_bytes": stat.size if stat else None,
         "file_matches": None if stat is None else stat.size == record.bytes,
-        "source": record.source.__dict__,
+        "source": asdict(record.source),
         "identity": record.identity,
         "rejects": dict(Counter(reason_class(reject["reason"]) for reject in record.rejects)),
         "rejected": record.rejects[:SHOWN_REJECTS],

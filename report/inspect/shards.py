@@ -13,10 +13,11 @@ import numpy as np
 from PIL import Image
 
 from ...infra import storage
+from ...infra.explain import reason_class
 from ...infra.secrets import hide, public
 from ...pipelines import images, source
 from ...pipelines.grouping import SourceSample
-from ...pipelines.reject import Reject, reason_class
+from ...pipelines.reject import Reject
 from ...pipelines.settings import Images
 from ...pipelines.source import Shard
 from ..html.gallery import GallerySample

@@ -21,13 +21,14 @@ from fourmill_tests.tiny import dense
 from PIL import Image
 
 from fourmill import recipe as recipes
+from fourmill.infra.explain import reason_class
 from fourmill.model.checkpoint import CONFIG, WEIGHTS
 from fourmill.model.generation.known import Known
 from fourmill.model.published import ml4m
 from fourmill.pipelines import images, labelled, source
 from fourmill.pipelines.engine.calls import Calls
 from fourmill.pipelines.engine.job import Care
-from fourmill.pipelines.reject import Reject, reason_class
+from fourmill.pipelines.reject import Reject
 from fourmill.pipelines.specialists.dense.depth import Depth
 from fourmill.pipelines.specialists.dense.normals import Normals
 from fourmill.pipelines.specialists.dense.segmentation import Panoptic

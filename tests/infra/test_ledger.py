@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from fourmill.infra import ledger, storage
 from fourmill.infra.fingerprint import fingerprint
+from fourmill.infra.index import index
 from fourmill.infra.ledger import Record, Source
 
 OUTPUT, SHARD = "tokens/tok_rgb", "00000"
@@ -45,13 +46,16 @@ def test_commit_and_read(tmp_path: Path) -> None:
     made = ledger.commit(root, record(), b"data")
     assert made.bytes == 4 and made.sha256 == hashlib.sha256(b"data").hexdigest()
     assert check(root) == made
-    assert ledger.read_many(root, [OUTPUT, "tokens/det"], [SHARD, "00001"]) == {(OUTPUT, SHARD): made}
+    assert index.read_many(root, [OUTPUT, "tokens/det"], [SHARD, "00001"]).entries == {
+        (OUTPUT, SHARD): ledger.entry(made)
+    }
     assert ledger.read(root, OUTPUT, "00001") is None
 
 
 def test_samples_are_their_record_alone(tmp_path: Path) -> None:
     made = ledger.commit(str(tmp_path), record(output=ledger.SAMPLES), None)
-    assert ledger.read_many(str(tmp_path), [ledger.SAMPLES], [SHARD]) == {(ledger.SAMPLES, SHARD): made}
+    there = index.read_many(str(tmp_path), [ledger.SAMPLES], [SHARD]).entries
+    assert there == {(ledger.SAMPLES, SHARD): ledger.entry(made)}
     assert [p.name for p in tmp_path.iterdir()] == ["ledger"]
 
 
@@ -59,7 +63,7 @@ def test_a_record_whose_file_is_gone_does_not_count(tmp_path: Path) -> None:
     root = str(tmp_path)
     ledger.commit(root, record(), b"data")
     storage.delete(ledger.output_url(root, OUTPUT, SHARD))
-    assert ledger.read_many(root, [OUTPUT], [SHARD]) == {}
+    assert index.read_many(root, [OUTPUT], [SHARD]).entries == {}
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"output": "x"}', b"\xff\xfe"])
@@ -103,11 +107,11 @@ def test_a_file_that_is_another_one_does_not_count(tmp_path: Path, footers: bool
     """Another size is seen in the listing, the same size with another footer where footers are looked at."""
     root, end = str(tmp_path), (4).to_bytes(4, "little") + b"PAR1"
     ledger.commit(root, record(), b"PAR1....good" + end)
-    assert ledger.read_many(root, [OUTPUT], [SHARD], footers=footers)
+    assert index.read_many(root, [OUTPUT], [SHARD], footers=footers).entries
     storage.put(ledger.output_url(root, OUTPUT, SHARD), b"PAR1....evil" + end)
-    assert bool(ledger.read_many(root, [OUTPUT], [SHARD], footers=footers)) is not footers
+    assert bool(index.read_many(root, [OUTPUT], [SHARD], footers=footers).entries) is not footers
     storage.put(ledger.output_url(root, OUTPUT, SHARD), b"PAR1")
-    assert not ledger.read_many(root, [OUTPUT], [SHARD], footers=footers)
+    assert not index.read_many(root, [OUTPUT], [SHARD], footers=footers).entries
 
 
 @given(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fourmill.pipelines.reject import reason_class
+from fourmill.infra.explain import reason_class
 
 
 @pytest.mark.parametrize(

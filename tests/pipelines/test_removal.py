@@ -15,6 +15,7 @@ from fourmill_tests.s3 import S3
 
 from fourmill import recipe as recipes
 from fourmill.infra import ledger, removals, storage
+from fourmill.infra.index import index
 from fourmill.modalities import Kind
 from fourmill.pipelines import source
 from fourmill.pipelines.removal import outputs, removal, seen, tars
@@ -99,9 +100,11 @@ def check(root: str, before: dict[str, tuple[list[Any], ...]], keys: set[str]) -
         assert listed == old_keys
         for field, old in zip(fields, old_fields, strict=True):
             assert field == [None if key in keys else value for key, value in zip(listed, old, strict=True)], name
-    records = ledger.read_many(root, [*OUTPUTS, ledger.SAMPLES], ["inside", "outside"], footers=True)
+    records = index.read_many(root, [*OUTPUTS, ledger.SAMPLES], ["inside", "outside"], footers=True).entries
     assert len(records) == 10
-    for (output, shard), record in records.items():
+    for output, shard in records:
+        record = ledger.read(root, output, shard)
+        assert record is not None
         gone = [one["key"] for one in record.rejects if one["reason"] == "removed"]
         there = {f"{n:06d}" for n in (range(4) if shard == "inside" else range(4, 8))}
         assert set(gone) == keys & there and (output == ledger.SAMPLES or record.nulls == len(gone))

@@ -67,13 +67,16 @@ def describe(project: Project) -> dict[str, Any]:
     if not missing:
         outputs |= project.token_outputs
     plan = project.plan(outputs, footers=True)
-    rows: list[dict[str, Any]] = []
-    for name in outputs:
-        records = [record for (output, _), record in plan.done.items() if output == name]
-        sums = {part: sum(getattr(record, part) for record in records) for part in ("rows", "nulls", "bytes")}
-        rows.append({"output": name, "done": len(records), "asked": len(plan.shards), **sums})
+    nothing = {"done": 0, "asked": len(plan.shards), "rows": 0, "nulls": 0, "bytes": 0}
+    sums = {name: {"output": name, **nothing} for name in outputs}
+    for (name, _), record in plan.done.items():
+        row = sums[name]
+        row["done"] += 1
+        row["rows"] += record.rows
+        row["nulls"] += record.nulls
+        row["bytes"] += record.bytes
+    rows = list(sums.values())
     if missing:
-        nothing = {"done": 0, "asked": len(plan.shards), "rows": 0, "nulls": 0, "bytes": 0}
         rows += [{"output": f"tokens/{name}", **nothing} for name in recipe.modalities]
     missing |= {f"shard {shard}": why for shard, why in plan.absent.items()}
     kept = set(chunk_files.shards(project.root)) if plan.missing else set()

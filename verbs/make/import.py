@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _add(summary: Summary, outcome: Outcome) -> None:
-    from ...pipelines.reject import reason_class
+    from ...infra.explain import reason_class
 
     summary.made += outcome.made
     summary.existed += outcome.existed

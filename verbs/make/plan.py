@@ -91,6 +91,7 @@ def describe(
     plan = project.plan(outputs)
     job = project.shard_job(specialists, outputs)
     rows = {shard: record.rows for (_, shard), record in plan.done.items()}
+    done = Counter(name for name, _ in plan.done)
     described: dict[str, Any] = {
         "root": recipe.root,
         "shards": len(plan.shards),
@@ -99,7 +100,7 @@ def describe(
         "tokenizers": [_tokenizer(recipe, name, name in fitted) for name in (*fitted, *unfitted)],
         "columns": [_column(recipe, name) for name in recipe.modalities],
         "actors": _actors(recipe, job, len(plan.shards), machine),
-        "missing": {name: len(plan.shards) - _done(plan, name) for name in outputs},
+        "missing": {name: len(plan.shards) - done[name] for name in outputs},
         "absent": plan.absent,
         "notes": notes,
     }
@@ -125,9 +126,9 @@ def _first_shard(job: Job, plan: Plan, borders: str) -> tuple[dict[str, int], st
     """What is wrong with the tar of the first shard, each reason counted, and what bars its first images have, if it is
     a file here: nothing is fetched."""
     from ...infra import removals, storage
+    from ...infra.explain import reason_class
     from ...pipelines import source
     from ...pipelines.borders.look import look
-    from ...pipelines.reject import reason_class
 
     task = next(iter(plan.tasks.values()), None)
     if task is None or not storage.is_local(task.url):
@@ -142,10 +143,6 @@ def _first_shard(job: Job, plan: Plan, borders: str) -> tuple[dict[str, int], st
     does = "they are cut off" if job.images.trim_borders else "images.trim_borders: true would cut them off"
     said = [f"{seen.finding}; {does}"] if seen.barred else []
     return problems, "; ".join([*said, bars.write(seen, borders)] if borders else said)
-
-
-def _done(plan: Plan, output: str) -> int:
-    return sum(name == output for name, _ in plan.done)
 
 
 def _label(recipe: Recipe, label: str, specialist: Specialist, specialists: Mapping[str, Specialist]) -> dict[str, Any]:
