@@ -152,7 +152,7 @@ def _line(output: str, one: Mapping[str, Any], common: Mapping[str, Any], shared
         output, one["shard"], common["fingerprint"],
         shared.one(Source(source["size"], source["version"], source["sha256"])),
         one["rows"], one["nulls"], one.get("reasons", _NONE), one["bytes"], one["sha256"], one["seconds"],
-        one["footer"], shared.one(one["keys"]), common["identity"], common["made"], shared.one(tuple(one.get("own", _NONE).items())),
-        one.get("of_place", False),
+        one["footer"], shared.one(one["keys"]), common["identity"], common["made"],
+        shared.one(tuple(one.get("own", _NONE).items())), one.get("of_place", False),
     )  # fmt: skip
     return Line(entry, one["record"], one["file"])

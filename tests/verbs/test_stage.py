@@ -48,7 +48,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[ShardTask]:
         for task in tasks:
             done.append(task)
             try:
-                outcome.records += worker.run(task)
+                outcome.records += map(ledger.entry, worker.run(task))
             except (OSError, ValueError) as error:
                 outcome.failures[task.shard] = str(error)
         return outcome

@@ -68,7 +68,7 @@ def describe(project: Project) -> dict[str, Any]:
         outputs |= project.token_outputs
     plan = project.plan(outputs, footers=True)
     nothing = {"done": 0, "asked": len(plan.shards), "rows": 0, "nulls": 0, "bytes": 0}
-    sums = {name: {"output": name, **nothing} for name in outputs}
+    sums: dict[str, dict[str, Any]] = {name: {"output": name, **nothing} for name in outputs}
     for (name, _), record in plan.done.items():
         row = sums[name]
         row["done"] += 1

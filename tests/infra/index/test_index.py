@@ -159,9 +159,7 @@ def test_an_index_of_a_later_format_is_passed_over(root: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_reader_sees_the_records_whatever_is_killed(
-    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reader_sees_the_records_after_kills(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commits, deletions and indexes at random, each of which may end before any of its writes."""
     rng, root = random.Random(seed), str(tmp_path)
     whole_put, whole_delete = storage.put, storage.delete
