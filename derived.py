@@ -97,7 +97,7 @@ def train_job(
         seed=seed,
         settings=train,
         address=recipe.engine.address,
-        modules=tuple(recipe.modules),
+        modules=recipe.declares,
         recipe=recipe.model_copy(update={"train": train}).model_dump(mode="json"),
         specs=columns.specs,
         shards=shards,

@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 
 class Kind(StrEnum):
@@ -55,6 +55,12 @@ class Form(StrEnum):
     SEQUENCE = "sequence"  # float16 (n, D), of the caption
     RECORD = "record"  # anything that JSON can say
     SERIES = "series"  # float32 (L, n), n values at each sample of a regular axis; NaN where there is none
+    RASTER = "raster"  # float32 (H, W, n), bands of a sensor in its own unit; NaN where there is no value
+    NUMBERS = "numbers"  # float32 (n,), one number or several, in their own unit
+
+
+RASTER = "raster"  # the codec of pixels of n bands
+_OF_NO_PLACE = (Form.VECTOR, Form.SERIES, Form.NUMBERS)  # whose tokens are no grid
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class Modality:
     @property
     def tokenizers(self) -> tuple[str, ...]:
         """Names of the fitted tokenizers that its tokens come from: one of TOKENIZERS, the text tokenizer, or both."""
-        if self.kind is Kind.GRID:
+        if self.kind is Kind.GRID or self.codec == RASTER:
             return (self.tokenizer or self.name,)
         extra = {"poses": (BODY_POSE,), "instances": (SAM_MASK,)}.get(self.codec, ())
         return (TEXT, *extra) if self.kind is Kind.SEQUENCE else ()
@@ -123,6 +129,11 @@ class Modality:
         return int(digest, 16) % 0x8000
 
 
+def pixel_channels(modality: Modality | None) -> int:
+    """Channels of a modality of pixels: 3, or the bands of a sensor."""
+    return modality.channels if modality is not None and modality.codec == RASTER else 3
+
+
 @dataclass(frozen=True)
 class ModalitySpec:
     """A modality at the sizes of one run: what masking, loader and model need to know of it, and no more."""
@@ -131,13 +142,23 @@ class ModalitySpec:
     kind: Kind
     vocab_size: int  # 0 for pixels and embeddings
     max_tokens: int  # rows of the position table
-    input_dim: int = 0  # pixels: 3 * patch^2; embeddings: width of a vector
+    input_dim: int = 0  # pixels: channels * patch^2; embeddings: width of a vector
     chunked: bool = False
     learned_positions: bool = False  # of global tokens and series, which are no grid
 
     @property
     def is_target(self) -> bool:
         return self.kind in (Kind.GRID, Kind.SEQUENCE)
+
+    @property
+    def channels(self) -> int:
+        """Of pixels: 3, or the bands of a sensor."""
+        return pixel_channels(MODALITIES.get(self.name))
+
+    @property
+    def has_bands(self) -> bool:
+        """Whether its pixels are bands of a sensor: float16, standardized, and no picture."""
+        return self.name in MODALITIES and MODALITIES[self.name].codec == RASTER
 
     @property
     def side(self) -> int:
@@ -310,6 +331,7 @@ class Tokenizer:
     n_labels: classes of a class map, "none" among them as class 0; 0 for other forms.
     patch_size: pixels that a token covers along a side at 224 px; 0 for vectors, whose tokens have no place.
     image_size: pixels along a side of its input, 0 for those of the run's crops.
+    vocab_size: 0 for pixels of a sensor, of which the statistics of its bands alone are fitted.
     """
 
     name: str
@@ -322,6 +344,11 @@ class Tokenizer:
     n_labels: int = 0
     image_size: int = 0
 
+    @property
+    def is_table(self) -> bool:
+        """Whether it is a table of statistics or quantiles, and no network."""
+        return not self.vocab_size or self.form is Form.NUMBERS
+
 
 TEXT = "text"  # WordPiece, which serves all sequences, is fitted and stored under this name
 SAM_MASK = "sam_mask"  # masks of SAM instances, 64 x 64 within their box
@@ -330,7 +357,7 @@ BODY_POSE = "body_pose"  # 23 rotation matrices of a SMPL body
 
 def _tokenizer(modality: Modality) -> Tokenizer:
     form = LABELS[modality.label].form
-    patch = 0 if form is Form.VECTOR else modality.patch_size
+    patch = 0 if form in (Form.VECTOR, Form.NUMBERS) else modality.patch_size
     n_labels = len(COCO_PANOPTIC_CLASSES) + 1 if form is Form.CLASSES else 0
     sizes = (modality.channels, modality.vocab_size, modality.max_tokens, patch, n_labels)
     return Tokenizer(modality.name, modality.label, form, *sizes)
@@ -372,9 +399,19 @@ def declare(*entries: Label | Modality) -> None:
             TOKENIZERS[entry.name] = _tokenizer(entry)
 
 
-def import_modules(names: Iterable[str]) -> None:
-    """Import the modules in which a recipe's own modalities are declared. ValueError if one cannot be imported."""
+class Declares(Protocol):
+    """What adds entries to the tables by itself: the sensors of a recipe."""
+
+    def declare(self) -> None: ...
+
+
+def import_modules(names: Iterable[str | Declares]) -> None:
+    """Import the modules in which a recipe's own modalities are declared, and declare its sensors. ValueError if a
+    module cannot be imported, or a name is taken."""
     for name in names:
+        if not isinstance(name, str):
+            name.declare()
+            continue
         try:
             importlib.import_module(name)
         except ImportError as error:
@@ -397,7 +434,7 @@ def spec(name: str, *, image_size: int, patch_size: int = 0, vocab_size: int = 0
     tokens = modality.max_tokens
     patch, image_size = patch_size or modality.patch_size, modality.image_size or image_size
     form = LABELS[modality.label].form
-    no_grid = modality.kind is Kind.GRID and form in (Form.VECTOR, Form.SERIES)
+    no_grid = modality.kind is Kind.GRID and form in _OF_NO_PLACE
     if no_grid and form is Form.SERIES:
         samples = modality.max_tokens * modality.patch_size
         if samples % patch:
@@ -408,7 +445,7 @@ def spec(name: str, *, image_size: int, patch_size: int = 0, vocab_size: int = 0
             raise ValueError(f"{name}: an image of {image_size} px does not divide into patches of {patch} px")
         tokens = (image_size // patch) ** 2
     if modality.kind is Kind.PIXELS:
-        input_dim = 3 * patch * patch
+        input_dim = pixel_channels(modality) * patch * patch
     elif modality.kind is Kind.EMBEDDING:
         input_dim = input_dim or 4096
     vocab = (vocab_size or modality.vocab_size) if modality.is_target else 0

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .train.downstream.evaluation.job import EvaluateJob
     from .train.downstream.generation_job import GenerateJob
     from .train.pretrain.job import TrainJob
-    from .train.tokenizers.fit import FitJob
+    from .train.tokenizers.job import FitJob
 
 
 class Project:
@@ -104,12 +104,13 @@ class Project:
 
     @cached_property
     def label_prints(self) -> LabelPrints:
-        return outputs.label_prints(self.recipe.images, self.specialists, self.classes)
+        return outputs.label_prints(self.recipe.images, self.specialists, self.classes, bool(self.recipe.sensors))
 
     @cached_property
     def label_outputs(self) -> dict[str, Output]:
         """The kept labels, and with them the record of each shard's samples."""
-        made = outputs.label_outputs(self.recipe.labels.keep, self.specialists, self.label_prints, self.classes)
+        keep, every_key = self.recipe.labels.keep, bool(self.recipe.sensors)
+        made = outputs.label_outputs(keep, self.specialists, self.label_prints, self.classes, every_key)
         return made | outputs.imported_labels(self.recipe.imported, not self.recipe.reads_samples)
 
     @cached_property
@@ -144,10 +145,13 @@ class Project:
             prints[TEXT] = fingerprint("fit", first, adopt.identity(text) or hashed(text), *words)
         for name in recipe.tokenizers_needed:
             entry, settings = TOKENIZERS[name], recipe.tokenizer(name)
-            values = adopt.identity(settings) or hashed(settings, tokenizer_settings.NOT_OF_FITS)
-            own_size = entry.image_size or entry.form is Form.VECTOR
+            idle = tokenizer_settings.useless(name) if entry.is_table else frozenset()
+            values = adopt.identity(settings) or hashed(settings, tokenizer_settings.NOT_OF_FITS | idle)
+            own_size = entry.image_size or entry.form in (Form.VECTOR, Form.NUMBERS)
             label = labels.get(entry.label, "")  # none is made of what is imported
             parts = [values, label, 0 if own_size else recipe.images.size, recipe.seed]
+            if entry.label in recipe.sensors:
+                parts.append(recipe.sensors[entry.label].of_fits())
             prints[name] = fingerprint("fit", first, *parts)
         return prints
 
@@ -248,7 +252,7 @@ class Project:
         recipe, scratch = self.recipe, source.scratch_folder()
         # Of all specialists, and not of those that have work now: threads must not depend on what is there already.
         cpus = max((one.cpus for one in self.specialists.values()), default=1.0)
-        options, modules = self.codec_options(), tuple(recipe.modules)
+        options, modules = self.codec_options(), recipe.declares
         reads = {name for one in self.specialists.values() for name in one.reads()}
         reads |= {truth.member.lower() for truth in recipe.evaluate.truth.values()}
         return Job(
@@ -259,7 +263,7 @@ class Project:
     def fit_job(self, names: list[str]) -> FitJob:
         """The fits of these tokenizers. RecipeError if no training shard can be read."""
         from .pipelines.fit_data import FitData
-        from .train.tokenizers.fit import FitJob
+        from .train.tokenizers.job import FitJob
 
         recipe = self.recipe
         for name in names:

@@ -21,11 +21,12 @@ from .infra.configuration import RecipeError
 from .infra.explain import explain, nearest
 from .infra.fields import Section
 from .infra.secrets import hidden
-from .modalities import LABELS, MODALITIES, TEXT, TOKENIZERS, WINDOW, Form, Kind, ModalitySpec
+from .modalities import LABELS, MODALITIES, SAM_MASK, TEXT, TOKENIZERS, WINDOW, Declares, Form, Kind, ModalitySpec
 from .pipelines.download.settings import Download
 from .pipelines.engine.settings import Engine
 from .pipelines.settings import CROP_SETTINGS, Images, Labels, Samples
 from .pipelines.specialists.names import BY_FIRST_NAME
+from .sensors import SENSORS, Sensor, Sensors, declare_from
 from .tokenize import class_lists, conventions
 from .tokenize import settings as tokenizer_settings
 from .tokenize.settings import Precision, Tokenizers, TokenizerSettings
@@ -33,6 +34,8 @@ from .train.downstream.evaluation.settings import CLASSES, Evaluate
 from .train.downstream.settings import Chain, Generate, check_steps
 from .train.settings import Mixture, Train, alpha_of
 from .train.tokenizers.settings import Fit
+
+_NOT_OF_CROPS = (Form.FEATURES, Form.VECTOR, Form.SERIES, Form.NUMBERS)
 
 __all__ = ["Recipe", "RecipeError", "code_of", "dump", "load", "parse"]
 
@@ -47,6 +50,7 @@ class Recipe(Section):
     download: Download | None = None  # a table of URLs, of which the shards are made
     modules: list[str] = []  # Python modules that declare modalities of your own
     versions: dict[str, int] = {}  # of specialists, codecs and fits that you want to keep, e.g. labels/depth: 1
+    sensors: dict[str, Sensor] = {}  # rasters, class maps and numbers of your own files, by name
     images: Images = Images()
     modalities: list[str] = ["rgb", "tok_rgb", "tok_canny_edge", "color_palette", "metadata", "caption", "det"]
     labels: Labels = Labels()
@@ -58,6 +62,12 @@ class Recipe(Section):
     train: Train = Train()
     generate: Generate = Generate()
     evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _declares_sensors(cls, data: Any) -> Any:
+        declare_from(_mapping(data).get("sensors"))
+        return data
 
     @model_validator(mode="before")
     @classmethod
@@ -78,8 +88,13 @@ class Recipe(Section):
 
     @property
     def class_lists(self) -> dict[str, tuple[str, ...]]:
-        """Its own lists of classes, by label: those that are not the label's anyway."""
-        return class_lists.resolve(self.classes)
+        """Its own lists of classes, by label: those that are not the label's anyway, and its sensors'."""
+        return class_lists.resolve(self.classes) | class_lists.of_sensors(self.sensors)
+
+    @property
+    def declares(self) -> tuple[str | Declares, ...]:
+        """What other processes need before they know its modalities: its modules, and its sensors."""
+        return (*self.modules, *([Sensors(self.sensors)] if self.sensors else []))
 
     @property
     def tokenizers_needed(self) -> list[str]:
@@ -109,7 +124,7 @@ class Recipe(Section):
     def tokenizer(self, name: str) -> TokenizerSettings:
         """The settings of one tokenizer with its sizes: `codebook_size` and `patch_size` (1 for vectors) are given."""
         entry, settings = TOKENIZERS[name], self.tokenizers.of(name)
-        of_crops = entry.form not in (Form.FEATURES, Form.VECTOR, Form.SERIES) and not entry.image_size
+        of_crops = entry.form not in _NOT_OF_CROPS and entry.name != SAM_MASK
         patch = settings.patch_size or (self.images.patch_size if of_crops else entry.patch_size) or 1
         return settings.model_copy(
             update={"codebook_size": settings.codebook_size or entry.vocab_size, "patch_size": patch}
@@ -187,6 +202,7 @@ def parse(data: Any, where: str = "recipe", trusted: bool = True) -> Recipe:
         raise RecipeError(f"{where}: a recipe is a mapping with `root` and `samples`, got {got}")
     if not trusted:
         data = _without_code(data)
+        _check_same_sensors(data, where)
     try:
         modules = data.get("modules")
         registry.import_modules(name for name in _listed(modules) if isinstance(name, str))
@@ -195,6 +211,15 @@ def parse(data: Any, where: str = "recipe", trusted: bool = True) -> Recipe:
         raise RecipeError(explain(error, where, Recipe)) from None
     except ValueError as error:
         raise RecipeError(f"{where}: {error}") from None
+
+
+def _check_same_sensors(data: dict[str, Any], where: str) -> None:
+    """RecipeError if a recipe of somebody else would redefine a sensor of the one in use."""
+    for name, given in _mapping(data.get("sensors")).items():
+        if name in SENSORS and SENSORS[name] != Sensor.model_validate(given):
+            raise RecipeError(
+                f"{where}: sensors.{name} is another one than that of the recipe in use; rename one of them"
+            )
 
 
 def code_of(data: Any) -> list[str]:
@@ -208,6 +233,7 @@ def code_asked(data: Any) -> list[str]:
         return []
     modules, labels = data.get("modules"), data.get("labels")
     names = [name for name in _listed(modules) if isinstance(name, str)]
+    names += [name for name in _own_readers(data) if name.partition(":")[0] not in names]
     return names + [name for name in _own_specialists(labels).values() if name.partition(":")[0] not in names]
 
 
@@ -216,6 +242,12 @@ def _own_specialists(labels: Any) -> dict[str, str]:
     options = labels.get("specialists") if isinstance(labels, dict) else None
     named = {name: str(one.get("specialist", "")) for name, one in _mapping(options).items() if isinstance(one, dict)}
     return {label: name for label, name in named.items() if ":" in name and name not in BY_FIRST_NAME}
+
+
+def _own_readers(data: Any) -> list[str]:
+    """The readers of sensors that are code of the user's own."""
+    found = (_mapping(one).get("reader") for one in _mapping(_mapping(data).get("sensors")).values())
+    return list(dict.fromkeys(name for name in found if isinstance(name, str)))
 
 
 def _mapping(value: Any) -> dict[Any, Any]:
@@ -232,6 +264,9 @@ def _without_code(data: dict[str, Any]) -> dict[str, Any]:
     if not asked:
         return data
     labels = _mapping(data.get("labels"))
+    if _own_readers(data):
+        without = {name: _mapping(one) | {"reader": None} for name, one in _mapping(data.get("sensors")).items()}
+        data = data | {"sensors": without}
     own = {label for label, name in _own_specialists(labels).items() if name.partition(":")[0] not in sys.modules}
     listed, kept = _listed(data.get("modalities")), _listed(labels.get("keep"))
     specialists = _mapping(labels.get("specialists"))
@@ -272,6 +307,7 @@ def _check(recipe: Recipe) -> None:
     for name in recipe.modalities:
         _known("modalities", name, MODALITIES)
     _check_imported(recipe)
+    _check_sensors(recipe)
     if len(set(recipe.modalities)) < len(recipe.modalities):
         raise ValueError("modalities: a name stands twice")
     for name in [*recipe.labels.keep, *recipe.labels.specialists]:
@@ -297,6 +333,16 @@ def _check(recipe: Recipe) -> None:
     init = recipe.train.begins_with
     for name in init.embeddings if init and isinstance(init.embeddings, dict) else ():
         _chosen("train.init.embeddings", name, recipe.modalities)
+
+
+def _check_sensors(recipe: Recipe) -> None:
+    if recipe.sensors and recipe.images.trim_borders:
+        raise ValueError(
+            "images.trim_borders: it cuts photos, and not the rasters of sensors beside them; leave it out"
+        )
+    for name in recipe.sensors:
+        if name in recipe.classes:
+            raise ValueError(f"classes.{name}: say the classes in sensors.{name}.classes")
 
 
 def _check_imported(recipe: Recipe) -> None:

@@ -10,18 +10,18 @@ from ..modalities import ModalitySpec
 
 
 def patchify(images: np.ndarray, patch: int) -> np.ndarray:
-    """Images (B, 3, H, W) to patches (B, (H / patch) (W / patch), patch * patch * 3), flattened as (ph pw c)."""
+    """Images (B, C, H, W) to patches (B, (H / patch) (W / patch), patch * patch * C), flattened as (ph pw c)."""
     b, c, h, w = images.shape
     grid = images.reshape(b, c, h // patch, patch, w // patch, patch).transpose(0, 2, 4, 3, 5, 1)
     return np.ascontiguousarray(grid.reshape(b, (h // patch) * (w // patch), patch * patch * c))
 
 
 def picture_shape(spec: ModalitySpec) -> tuple[int, int, int]:
-    """(3, H, W) of the pictures that a modality of pixels is cut from."""
+    """(C, H, W) of the pictures that a modality of pixels is cut from."""
     side = spec.side * patch_side(spec)
-    return 3, side, side
+    return spec.channels, side, side
 
 
 def patch_side(spec: ModalitySpec) -> int:
     """Pixels along a side of one patch of a modality of pixels."""
-    return math.isqrt(spec.input_dim // 3)
+    return math.isqrt(spec.input_dim // spec.channels)

@@ -7,14 +7,15 @@ import math
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import cast
 
 import numpy as np
 
 from ..infra import removals
-from ..modalities import TOKENIZERS
+from ..modalities import TOKENIZERS, Form
 from ..tokenize import inputs
-from ..tokenize.crops import crops
+from ..tokenize.sensors.raster import Drawing
 from . import source
 from .plan import ShardTask
 from .read_notes import ReadNotes
@@ -57,7 +58,9 @@ class FitData:
                 if notes and not stack.enter_context(self.read_notes(notes).reading(self.tasks[i].shard)):
                     continue
                 try:
-                    shard = stack.enter_context(source.open_shard(self.tasks[i].url, self.job.scratch))
+                    shard = stack.enter_context(
+                        source.open_shard(self.tasks[i].url, self.job.scratch, self.job.every_key)
+                    )
                 except (OSError, ValueError) as error:
                     logger.warning("shard %s is skipped in a fit: %s", self.tasks[i].shard, error)
                     continue
@@ -112,7 +115,10 @@ class FitData:
         for task, shard, share in self._shards(count, notes):
             quota = {name: min(share, most) for name, most in left.items()}
             # Of each tokenizer's own quota: who else takes part in the pass must not change its crops.
-            views = {name: math.ceil(most / max(len(shard.samples), 1)) for name, most in quota.items()}
+            views = {
+                name: 1 if TOKENIZERS[name].form is Form.NUMBERS else math.ceil(most / max(len(shard.samples), 1))
+                for name, most in quota.items()
+            }
             for sample in _labelled(worker, shard, task, quota):
                 for name, rows in self._rows(sample, sizes, quota, views, scale, hflip, seed):
                     quota[name], left[name] = quota[name] - len(rows), left[name] - len(rows)
@@ -130,18 +136,16 @@ class FitData:
         hflip: float,
         seed: int,
     ) -> Iterator[tuple[str, np.ndarray]]:
-        image = sample.item.image
-        if image is None:
-            return
-        height, width = image.shape[:2]
         most = max(views.values())
-        windows = crops(seed, sample.item.key, width, height, most + 1, scale=(scale, 1.0), hflip=hflip)[1:]
-        for view, crop in enumerate(windows):
+        draw = cache(Drawing(seed, most + 1, (scale, 1.0), hflip).windows)
+        for view in range(most):
             for name, size in sizes.items():
                 label = TOKENIZERS[name].label
-                if view < views[name] and quota[name] > 0 and label in sample.item.labels:
+                frame = sample.frame(label)
+                if view < views[name] and quota[name] > 0 and label in sample.item.labels and frame != (0, 0):
+                    crop = draw(sample.item.key, frame)[view + 1]  # the first is the centre crop
                     try:
-                        rows = inputs.examples(name, sample.item.labels[label], crop, size, (width, height))
+                        rows = inputs.examples(name, sample.item.labels[label], crop, size, frame)
                     except ValueError:  # the tokenize stage rejects it, with this reason
                         continue
                     if len(rows):

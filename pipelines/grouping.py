@@ -86,9 +86,14 @@ class Index:
     regrouped: bool = False
 
 
-def group(members: list[Member]) -> Index:
-    """The samples of a shard, from its members in the order of the tar."""
-    names, regrouped = _names(members)
+def group(members: list[Member], every_key: bool = False) -> Index:
+    """The samples of a shard, from its members in the order of the tar.
+
+    Args:
+        every_key: by WebDataset's rule alone: each key is a sample, whatever its members are. A scene of rasters has
+            no member of a known extension, and a map `a.lulc.png` is no image of `a`.
+    """
+    names, regrouped = (_plain(members), False) if every_key else _names(members)
     result = Index(regrouped=regrouped)
     samples: dict[str, SourceSample] = {}
     others: list[tuple[str, str, Member]] = []
@@ -112,7 +117,7 @@ def group(members: list[Member]) -> Index:
         result.ignored[extension] += 1
         if samples[key].others.setdefault(extension, member) is not member:
             result.rejects.append((key, f"duplicate key: a second .{extension} is ignored"))
-    for sample in samples.values():
+    for sample in samples.values() if not every_key else ():
         for extension in _take_parts(sample):
             result.parts[extension] += 1
             result.ignored[extension] -= 1
@@ -136,6 +141,11 @@ def _split(name: str) -> tuple[str, str]:
     folder, base = posixpath.split(name)
     stem, _, extension = base.partition(".")
     return posixpath.join(folder, stem) if stem else "", extension.lower()
+
+
+def _plain(members: list[Member]) -> list[_Name]:
+    """Keys and extensions as WebDataset has them; a member without an extension makes no sample."""
+    return [_Name(key, extension, bool(extension)) for key, extension in (_split(member.name) for member in members)]
 
 
 def _names(members: list[Member]) -> tuple[list[_Name], bool]:

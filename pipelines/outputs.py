@@ -16,7 +16,8 @@ from ..infra.configuration import RecipeError
 from ..infra.fingerprint import fingerprint
 from ..infra.ledger import SAMPLES, Entry, Record
 from ..infra.versions import Part
-from ..modalities import MODALITIES, Kind, ModalitySpec
+from ..modalities import MODALITIES, RASTER, Kind, ModalitySpec
+from ..sensors import SENSORS
 from ..tokenize import codecs, store
 from ..tokenize.settings import Precision
 from . import source
@@ -95,16 +96,20 @@ class LabelPrints:
 
 
 def label_prints(
-    images: Images, specialists: Mapping[str, Specialist], classes: Mapping[str, Sequence[str]] | None = None
+    images: Images,
+    specialists: Mapping[str, Specialist],
+    classes: Mapping[str, Sequence[str]] | None = None,
+    every_key: bool = False,
 ) -> LabelPrints:
     """Fingerprints of every label of the specialists, and of the image itself ("rgb").
 
     Args:
         classes: the recipe's own lists of classes, by label; a label that has one is another label.
+        every_key: every key of a tar is a sample, so that rows may be others.
     """
     trimmed = [{"trim_borders": borders.VERSION}] if images.trim_borders else []
-    image = fingerprint("source", source.VERSION, images.max_pixels, *trimmed)
-    text = fingerprint("source", source.VERSION)
+    image = fingerprint("source", *_source(every_key), images.max_pixels, *trimmed)
+    text = fingerprint("source", *_source(every_key))
     prints = LabelPrints({"rgb": image}, {"rgb": image}, {"rgb": ()})
     for label, specialist in specialists.items():
         needs = [need for need in (*specialist.needs, *specialist.looks_at()) if need in prints.current]
@@ -124,18 +129,24 @@ def label_prints(
     return prints
 
 
+def _source(every_key: bool) -> list[Any]:
+    """What says which samples a shard has."""
+    return [source.VERSION, "every key"] if every_key else [source.VERSION]
+
+
 def label_outputs(
     keep: Sequence[str],
     specialists: Mapping[str, Specialist],
     prints: LabelPrints,
     classes: Mapping[str, Sequence[str]] | None = None,
+    every_key: bool = False,
 ) -> dict[str, Output]:
     """The kept labels, and with them the record of each shard's samples.
 
     Args:
-        classes: as in `label_prints`; records name them.
+        classes: as in `label_prints`; records name them. every_key: as in `label_prints`.
     """
-    outputs = {SAMPLES: Output(SAMPLES, "", fingerprint("samples", source.VERSION))}
+    outputs = {SAMPLES: Output(SAMPLES, "", fingerprint("samples", *_source(every_key)))}
     for label in keep:
         identity = specialists[label].identity() if label in specialists else {"specialist": registry.SOURCE}
         if classes and label in classes:
@@ -221,12 +232,14 @@ def token_outputs(
             # The first crop is the centre one, whatever the others are like.
             fields = {"size", "crops"} if options.images.crops == 1 else {"size", "crops", "crop_scale", "hflip"}
             identity["crops"] = options.images.model_dump(include=fields)
+        if modality.label in SENSORS and modality.image_size:
+            identity["size"] = modality.image_size
         asked = {name: options.precisions[name].asked for name in contents if name in options.precisions}
         if asked := {name: one for name, one in asked.items() if one != "auto"}:
             identity["encoding"] = asked
         if modality.codec == "boxes":
             identity["min_box_score"] = options.min_box_score
-        if spec.kind is Kind.PIXELS:
+        if spec.kind is Kind.PIXELS and modality.codec != RASTER:
             identity["pixels"] = options.images.model_dump(include={"pixel_format", "jpeg_quality"})
         name = f"tokens/{spec.name}"
         outputs[name] = Output(

@@ -102,13 +102,14 @@ class Shard:
         version: str | None = None,
         sha256: str = "",
         problem: str = "",
+        every_key: bool = False,
     ) -> None:
         self.url = url
         self._stored, self._archive = stored, archive
         self._opened = _state(stored)
         self.size, self.version = self._opened[1], str(self._opened[2]) if version is None else version
         self._digest, self._is_copy = sha256, bool(sha256)
-        index = tar.index(archive, os.fstat(archive.fileno()).st_size)
+        index = tar.index(archive, os.fstat(archive.fileno()).st_size, every_key)
         self.samples: list[SourceSample] = index.samples
         self.ignored: Counter[str] = index.ignored
         self.parts: Counter[str] = index.parts
@@ -219,13 +220,17 @@ class Shard:
 
     def member(self, sample: SourceSample, name: str) -> Any:
         """The value of any member, as its kind in `members.KINDS` says; Reject if there is none, or a damaged one."""
+        return members.decode(name, self.member_bytes(sample, name))
+
+    def member_bytes(self, sample: SourceSample, name: str) -> bytes:
+        """The bytes of any member; Reject if there is none, or one above 256 MiB."""
         self._check_not_removed(sample)
         member = sample.members.get(name) or sample.others.get(name)
         if member is None:
             raise Reject(f"{name}: there is none")
         if member.size > members.MAX_BYTES:
             raise Reject(f"{name}: {member.size} bytes, expected at most {members.MAX_BYTES}")
-        return members.decode(name, self.read(sample, name))
+        return self.read(sample, name)
 
     def caption(self, sample: SourceSample, fields: Sequence[str] = CAPTION_FIELDS) -> str | None:
         """The text of the sample: its .txt, else the first of `fields` in its JSON that holds any; None without one.
@@ -309,11 +314,14 @@ def scratch_folder() -> str:
 
 
 @contextmanager
-def open_shard(url: str, scratch: str | Path) -> Iterator[Shard]:
+def open_shard(url: str, scratch: str | Path, every_key: bool = False) -> Iterator[Shard]:
     """Open a shard: a local file in place, a remote one through an unnamed temporary file in the folder `scratch`.
 
     A gzip'd tar, known by its first two bytes, is unpacked into such a file as well. An empty tar has no samples; of a
     truncated or damaged one, what can be read is kept and the rest is in `rejects`.
+
+    Args:
+        every_key: each key is a sample, whatever its members are; see `grouping.group`.
 
     Raises:
         FileNotFoundError: there is no such shard.
@@ -328,7 +336,7 @@ def open_shard(url: str, scratch: str | Path) -> Iterator[Shard]:
             archive, problem = _gunzip(stored, scratch)
             stack.enter_context(archive)
         try:
-            shard = Shard(url, stored, archive, version, digest, problem)
+            shard = Shard(url, stored, archive, version, digest, problem, every_key)
         except ValueError as error:
             raise ValueError(f"shard {public(url)}: {error}; expected a WebDataset tar, plain or gzip'd") from error
         yield shard

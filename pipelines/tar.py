@@ -15,10 +15,10 @@ _BLOCK = tarfile.BLOCKSIZE
 _MAX_HEADER = 1 << 24  # bytes of a long name or of pax records; a size field may say anything
 
 
-def index(file: BinaryIO, size: int) -> Index:
-    """Index the tar of `size` bytes in a seekable file; ValueError if it is no tar at all."""
+def index(file: BinaryIO, size: int, every_key: bool = False) -> Index:
+    """Index the tar of `size` bytes in a seekable file; ValueError if it is no tar at all. `every_key`: see `group`."""
     members, problem = scan(file, size)
-    result = group(members)
+    result = group(members, every_key)
     if problem:
         result.rejects.append(("", problem))
     return result

@@ -23,8 +23,8 @@ def error_of(label: str, truth: Any, decoded: Any) -> tuple[str, float] | None:
 
     Returns:
         Colours PSNR; edges and masks IoU; classes mIoU; depth the mean error as a share of the depth's range, after the
-        best scale and shift; normals and poses degrees; features and vectors cosine. None where there is no measure, or
-        nothing to measure.
+        best scale and shift; normals and poses degrees; features and vectors cosine; rasters and numbers of
+        sensors RMSE in their unit. None where there is no measure, or nothing to measure.
     """
     form = LABELS[label].form
     if form is Form.RECORD:
@@ -47,6 +47,8 @@ _ARRAYS = {
     Form.NORMALS: ("degrees", "mean_degrees"),
     Form.FEATURES: ("cosine", "cosine"),
     Form.VECTOR: ("cosine", "cosine"),
+    Form.RASTER: ("RMSE", "rmse"),
+    Form.NUMBERS: ("RMSE", "rmse"),
 }
 
 

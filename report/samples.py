@@ -22,10 +22,12 @@ from ..modalities import LABELS, MODALITIES, Kind
 from ..pipelines import source
 from ..pipelines.outputs import Output
 from ..pipelines.plan import ShardTask
+from ..sensors import SENSORS
 from ..tokenize import codecs, store, table_file
 from ..tokenize import labels as label_files
 from ..tokenize.codec import Codec, Labelled
 from ..tokenize.crops import Crop, crops
+from ..tokenize.sensors import raster
 from ..tokenize.text_codecs import Text
 from .errors import error_of
 from .html.gallery import GallerySample, TokenView
@@ -77,6 +79,7 @@ class Collector:
     columns: the token outputs to show, by name ("tokens/tok_rgb").
     records: of the ledger, by (output, shard): what is stored.
     classes: the recipe's own lists of classes, by label.
+    every_key: each key of a tar is a sample, see `source.open_shard`.
     """
 
     root: str
@@ -86,6 +89,7 @@ class Collector:
     columns: dict[str, Output]
     records: Mapping[tuple[str, str], ledger.Entry]
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    every_key: bool = False
     _codecs: dict[str, Codec] = field(default_factory=dict)
 
     def codec(self, output: Output) -> Codec:
@@ -115,7 +119,7 @@ class Collector:
 
     def _from_source(self, task: ShardTask, rows: Sequence[int]) -> list[GallerySample]:
         try:
-            with source.open_shard(task.url, source.scratch_folder()) as shard:
+            with source.open_shard(task.url, source.scratch_folder(), self.every_key) as shard:
                 shard.withhold(self._removed, task.shard)
                 samples = [read_sample(shard, shard.samples[row], self.images) for row in rows]
         except OSError:  # what was made of it can be shown without it
@@ -146,6 +150,11 @@ class Collector:
             replace(sample, tokens=views, crops=sample.crops[:CROPS_SHOWN])
             for sample, views in zip(whole, tokens, strict=True)
         ]
+
+    @property
+    def _drawing(self) -> raster.Drawing:
+        images = self.images
+        return raster.Drawing(self.options.seed, images.crops, (images.crop_scale, 1.0), images.hflip)
 
     def _crops(self, sample: GallerySample) -> list[Crop]:
         """The crops that were tokenized: they follow from the key and the image's size."""
@@ -198,15 +207,18 @@ class Collector:
                 assert column.keys[row].as_py() == sample.key, (name, shard, row)
                 for crop in range(min(codec.crops, CROPS_SHOWN)):
                     tokens = column.crop(row, crop) if column.valid[row] else None
-                    views[i].append(token_view(codec, sample, tokens, crop))
+                    views[i].append(token_view(codec, sample, tokens, crop, self._drawing))
         return views
 
 
-def token_view(codec: Codec, sample: GallerySample, tokens: np.ndarray | None, crop: int) -> TokenView:
+def token_view(
+    codec: Codec, sample: GallerySample, tokens: np.ndarray | None, crop: int, drawing: raster.Drawing | None = None
+) -> TokenView:
     """One crop's tokens beside what went in, where that is stored, and what they decode to.
 
     Args:
         sample: with its labels and all of its crops.
+        drawing: how crops of sensors were drawn.
     """
     name, label = codec.spec.name, codec.modality.label
     index = crop if codec.modality.spatial else None
@@ -215,10 +227,15 @@ def token_view(codec: Codec, sample: GallerySample, tokens: np.ndarray | None, c
     decoded = codec.decode(tokens)
     truth, error = None, None
     value = {"rgb": sample.image, "caption": sample.caption, **sample.labels}.get(label)
+    crops_of, size = list(sample.crops), (0, 0)
+    if sample.image is not None:
+        size = (sample.image.shape[1], sample.image.shape[0])
+    if label in SENSORS and value is not None and drawing is not None:  # crops of sensors need no image
+        size = raster.frame_of(label, value)
+        crops_of = drawing.windows(sample.key, size)
     # Without the image nobody knows where its crops lie.
-    if value is not None and label not in sample.not_kept and (sample.crops or not codec.modality.spatial):
-        size = (0, 0) if sample.image is None else (sample.image.shape[1], sample.image.shape[0])
-        truth = codec.truth(Labelled(sample.key, value, list(sample.crops), size), crop)
+    if value is not None and label not in sample.not_kept and (crops_of or not codec.modality.spatial):
+        truth = codec.truth(Labelled(sample.key, value, crops_of, size), crop)
         error = error_of(label, truth, decoded)
     ids = None if codec.spec.kind is Kind.PIXELS else np.asarray(tokens)
     text = codec.wordpiece.decode(tokens) if isinstance(codec, Text) else ""

@@ -11,7 +11,6 @@ default otherwise.
 
 from __future__ import annotations
 
-import math
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from .. import recipe as recipes
 from ..infra import configuration, side_files, storage
 from ..modalities import LABELS, Form, Kind, ModalitySpec
 from ..model.config import TOKENIZERS
+from ..model.patches import patch_side
 from ..pipelines.settings import Images
 from ..recipe import Recipe
 from ..tokenize.codec import Options
@@ -122,7 +122,7 @@ def _image_size(specs: Sequence[ModalitySpec]) -> int:
     """Pixels along a side of the crops that a model of these sizes reads."""
     for spec in specs:
         if spec.kind is Kind.PIXELS and not modality_of(spec.name).image_size:
-            return spec.side * round(math.sqrt(spec.input_dim / 3))
+            return spec.side * patch_side(spec)
     for spec in specs:
         modality = modality_of(spec.name)
         pixels = LABELS[modality.label].form not in (Form.FEATURES, Form.VECTOR)

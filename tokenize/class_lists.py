@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from ..infra.explain import nearest
 from ..modalities import CLASS_NAMES, COCO_CLASSES, COCO_PANOPTIC_CLASSES, LABELS, NO_CLASS, TOKENIZERS, Form
+from ..sensors import Sensor
 from .text.sentences import folded
 from .text.wordpiece import SENTENCE_WORDS
 
@@ -42,6 +43,14 @@ def resolve(given: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[str, ..
         _check(label, names)
         if tuple(names) != CLASS_NAMES.get(label):
             lists[label] = tuple(names)
+    return lists
+
+
+def of_sensors(sensors: Mapping[str, Sensor]) -> dict[str, tuple[str, ...]]:
+    """The lists of a recipe's sensors that are class maps, by label; errors as of `resolve`."""
+    lists = {name: one.class_names for name, one in sensors.items() if one.form is Form.CLASSES}
+    for name, names in lists.items():
+        _check(name, names)
     return lists
 
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from ..infra import storage
 from ..infra.versions import Part
-from ..modalities import BODY_POSE, MODALITIES, SAM_MASK, TEXT, TOKENIZERS, Form, Kind, ModalitySpec
+from ..modalities import BODY_POSE, MODALITIES, RASTER, SAM_MASK, TEXT, TOKENIZERS, Form, Kind, ModalitySpec
 from .codec import Codec, FittedTokenizer, Labelled, Options, check_fingerprint
+from .sensors.pixels import RasterPatches
 from .settings import FLOAT32, Precision
 from .store import ColumnSpec
 from .text.wordpiece import WordPiece
@@ -168,7 +169,7 @@ class Embedding(Codec):
 _SENTENCES: dict[str, type[Text]] = {codec.name: codec for codec in (Text, Boxes, PaletteSentence, MetadataSentence)}
 _CODED = {Poses.name: (Poses, BODY_POSE), Instances.name: (Instances, SAM_MASK)}
 
-NAMES = frozenset({Patches.name, Embedding.name, Grid.name, *_SENTENCES, *_CODED})
+NAMES = frozenset({Patches.name, RasterPatches.name, Embedding.name, Grid.name, *_SENTENCES, *_CODED})
 
 
 def load(
@@ -193,6 +194,9 @@ def load(
         return Patches(spec, options)
     if codec == Embedding.name:
         return Embedding(spec, options)
+    if codec == RASTER:
+        (name,) = MODALITIES[spec.name].tokenizers
+        return RasterPatches(spec, options, load_fitted(root, name, device, expected.get(name, "")))
     if spec.kind is Kind.GRID:
         (name,) = MODALITIES[spec.name].tokenizers
         make_grid = Grid if codec == Grid.name else _own(codec)
@@ -208,7 +212,7 @@ def load(
 
 def part(codec: str) -> Part:
     """What a record says of a codec's version."""
-    ours: dict[str, type[Codec]] = {one.name: one for one in (Patches, Embedding, Grid)}
+    ours: dict[str, type[Codec]] = {one.name: one for one in (Patches, Embedding, Grid, RasterPatches)}
     ours |= {name: one for name, (one, _) in _CODED.items()}
     one = ours.get(codec) or _sentence(codec)
     if not isinstance(one, type):  # a user's function that returns a codec

@@ -10,6 +10,8 @@ Decisions:
 - A tokenizer of normals may have a frame of its own; labels have the declared one, and are turned where tokens are made
   and read.
 - The horizontal component of a normal changes its sign in a mirrored crop.
+- Bands of a sensor are standardized by the statistics that the tokenizer was fitted with; pixels without a value become
+  0, their mean, and have no weight in the losses.
 - Feature maps are coarser than the image: a crop reads them by bilinear interpolation, so that the whole frame at the
   map's own size is the map itself.
 """
@@ -25,6 +27,8 @@ import torch.nn.functional as F
 from ..modalities import BODY_POSE, LABELS, NO_CLASS, SAM_MASK, TOKENIZERS, Form
 from . import frames
 from .crops import Crop, Resample, apply
+from .sensors import raster
+from .sensors.statistics import Statistics
 from .text.instance_sentences import instance_masks
 from .text.pose_sentences import body_poses, humans_in_crop
 
@@ -39,13 +43,16 @@ def window(label: str, value: np.ndarray, crop: Crop, size: int, frame: tuple[in
         label: a key of LABELS of any form but RECORD and SEQUENCE.
         value: in the frame of the whole image, as `Form` says.
         size: along one side of the result: pixels, or cells of a feature map.
-        frame: width and height of the image, in pixels.
+        frame: width and height of the image, in pixels; of what the crop is drawn in, for a sensor.
 
     Returns:
         uint8 (size, size[, 3]) of pictures and class maps; float32 (size, size) of depth, (size, size, 3) of normals
-        (unit vectors), (size, size, C) of features; vectors and series as they are, float32.
+        (unit vectors), (size, size, C) of features, and of rasters with NaN where there is no value; vectors, series and
+        numbers as they are, float32.
     """
     form = LABELS[label].form
+    if form is Form.RASTER:
+        return raster.window(value, crop, size)
     if form in _RESAMPLE:
         return apply(crop, value, size, _RESAMPLE[form])
     if form is Form.DEPTH:
@@ -57,7 +64,7 @@ def window(label: str, value: np.ndarray, crop: Crop, size: int, frame: tuple[in
         return unit(normals)
     if form is Form.FEATURES:
         return _feature_window(np.asarray(value, np.float32), crop, size, frame)
-    assert form in (Form.VECTOR, Form.SERIES), (label, form)
+    assert form in (Form.VECTOR, Form.SERIES, Form.NUMBERS), (label, form)
     return np.asarray(value, np.float32)
 
 
@@ -102,17 +109,19 @@ def examples(tokenizer: str, value: Any, crop: Crop, size: int, frame: tuple[int
 
     Returns:
         (n, ...): n is 1 but for records, which give one row for each instance or person in the crop. uint8 of pictures
-        and class maps, float32 of series, float16 otherwise.
+        and class maps, float32 of rasters, series and numbers, which keep their unit; float16 otherwise.
 
     Raises:
-        ValueError: values are not finite, or too large for float16.
+        ValueError: values are not finite, or too large for float16; no pixel of a raster has a value.
     """
     if tokenizer == SAM_MASK:
         return instance_masks(value, *frame, crop, TOKENIZERS[SAM_MASK].image_size)
     if tokenizer == BODY_POSE:
         return _half(tokenizer, body_poses(humans_in_crop(value, *frame, crop)))
     rows = window(TOKENIZERS[tokenizer].label, value, crop, size, frame)[None]
-    if TOKENIZERS[tokenizer].form is Form.SERIES:
+    if (form := TOKENIZERS[tokenizer].form) in (Form.RASTER, Form.NUMBERS, Form.SERIES):
+        if form is not Form.SERIES:
+            raster.check_some(tokenizer, rows)
         return rows  # in a unit of its own, which may need more digits; NaN where nothing is known
     # Half precision halves the cache of a fit; pictures and class maps stay as they are.
     return rows if rows.dtype == np.uint8 else _half(tokenizer, rows)
@@ -127,17 +136,22 @@ def _half(tokenizer: str, values: np.ndarray) -> np.ndarray:
 
 
 def to_input(
-    tokenizer: str, rows: np.ndarray, frame: str | None = None, device: str | torch.device = "cpu"
+    tokenizer: str,
+    rows: np.ndarray,
+    frame: str | None = None,
+    device: str | torch.device = "cpu",
+    statistics: Statistics | None = None,
 ) -> torch.Tensor:
     """Rows of `examples` as a tokenizer's input on a device: float32 (n, C, H, W), (n, C, L) or (n, D), or class ids
     int64 (n, H, W).
 
     Args:
         frame: of the normals that the tokenizer reads and gives, see frames.py; None for the declared one.
+        statistics: of a sensor's bands, by which they are standardized.
 
     ValueError if the rows are not what the tokenizer reads.
     """
-    return from_stored(tokenizer, stored(tokenizer, rows, frame).to(device))
+    return from_stored(tokenizer, stored(tokenizer, rows, frame).to(device), statistics)
 
 
 def stored(tokenizer: str, rows: np.ndarray, frame: str | None = None) -> torch.Tensor:
@@ -147,15 +161,17 @@ def stored(tokenizer: str, rows: np.ndarray, frame: str | None = None) -> torch.
     if form in (Form.CLASSES, Form.COLORS, Form.EDGES):
         _expect(tokenizer, rows, np.uint8, 4 if form is Form.COLORS else 3)
     else:
-        _expect(tokenizer, rows, None, {Form.VECTOR: 2, Form.DEPTH: 3, Form.SERIES: 3}.get(form, 4))
+        _expect(tokenizer, rows, None, {Form.VECTOR: 2, Form.NUMBERS: 2, Form.DEPTH: 3, Form.SERIES: 3}.get(form, 4))
     if frame is not None and form is Form.NORMALS:
         rows = frames.turn(rows, frames.DECLARED, frame)
     return torch.from_numpy(np.ascontiguousarray(rows))
 
 
-def from_stored(tokenizer: str, rows: torch.Tensor) -> torch.Tensor:
+def from_stored(tokenizer: str, rows: torch.Tensor, statistics: Statistics | None = None) -> torch.Tensor:
     """What `stored` gives, on any device, as the tokenizer's input there."""
     form = _known(tokenizer).form
+    if statistics is not None and form in (Form.RASTER, Form.SERIES):
+        return statistics.standardized(rows).movedim(-1, 1).contiguous()
     if form is Form.CLASSES:
         ids = rows.long()
         # 4M: class c is c + 1, and no class is 0. Masks are 0 and 1 already.
@@ -164,7 +180,7 @@ def from_stored(tokenizer: str, rows: torch.Tensor) -> torch.Tensor:
         pixels = rows if form is Form.COLORS else rows[..., None]
         return pixels.movedim(-1, 1).to(torch.float32).div_(127.5).sub_(1).contiguous()
     values = rows.float()
-    if form is Form.VECTOR:
+    if form in (Form.VECTOR, Form.NUMBERS):
         return values
     if form is Form.SERIES:
         return values.nan_to_num().movedim(-1, 1).contiguous()
@@ -214,26 +230,30 @@ def standardize_depth(depth: torch.Tensor) -> torch.Tensor:
     return (depth - mean) / (variance[:, None, None] + 1e-6).sqrt()
 
 
-def to_label(tokenizer: str, recon: torch.Tensor, frame: str | None = None) -> np.ndarray:
+def to_label(
+    tokenizer: str, recon: torch.Tensor, frame: str | None = None, statistics: Statistics | None = None
+) -> np.ndarray:
     """Reconstructions as labels in the frame of their crop.
 
     Args:
         recon: what the tokenizer's `decode` returns.
-        frame: as in `to_input`.
+        frame, statistics: as in `to_input`.
 
     Returns:
         uint8 (n, H, W, 3) of colours, (n, H, W) of edges (any grey) and of classes (255 is none, masks are 0 and 1);
         float32 (n, H, W) of depth, scaled to [0, 1] for each map; (n, H, W, 3) of normals; (n, h, w, C) of features;
-        (n, D) of vectors, (n, L, C) of series.
+        (n, H, W, C) of rasters and (n, L, C) of series, in their unit; (n, D) of vectors and numbers.
     """
-    values = to_values(tokenizer, recon, frame)
+    values = to_values(tokenizer, recon, frame, statistics)
     if _known(tokenizer).form in (Form.COLORS, Form.EDGES):
         # Rounded before the cast, which cuts: half a grey level of bias otherwise.
         return values.round().clip(0, 255).astype(np.uint8)
     return values
 
 
-def to_values(tokenizer: str, recon: torch.Tensor, frame: str | None = None) -> np.ndarray:
+def to_values(
+    tokenizer: str, recon: torch.Tensor, frame: str | None = None, statistics: Statistics | None = None
+) -> np.ndarray:
     """`to_label` before pictures are rounded: their values are float32, and may leave 0..255."""
     form = _known(tokenizer).form
     recon = recon.detach().float().cpu()
@@ -244,8 +264,10 @@ def to_values(tokenizer: str, recon: torch.Tensor, frame: str | None = None) -> 
     if form in (Form.COLORS, Form.EDGES):
         pixels = recon.add(1).mul(127.5).movedim(1, -1).contiguous().numpy()
         return pixels if form is Form.COLORS else pixels[..., 0]
-    if form is Form.VECTOR:
+    if form in (Form.VECTOR, Form.NUMBERS):
         return recon.numpy()
+    if statistics is not None and form in (Form.RASTER, Form.SERIES):
+        return statistics.restored(recon.movedim(1, -1)).contiguous().numpy()
     if form is Form.DEPTH:
         depth = recon[:, 0]
         # Standardized depth has lost its unit; [0, 1] is what a depth label is.

@@ -28,7 +28,7 @@ from .networks.stages import ConvNeXtSize
 # Settings that change how a fit is done, or measured, and not what comes out.
 OPERATIONS = frozenset({"checkpoint_every", "compile", "validation_samples", "validation_steps"})
 NOT_OF_FITS = OPERATIONS | {"encoding"}  # which columns depend on
-PICTURES = (Form.COLORS, Form.EDGES, Form.DEPTH, Form.NORMALS)
+PICTURES = (Form.COLORS, Form.EDGES, Form.DEPTH, Form.NORMALS, Form.RASTER)
 
 
 _FEWEST_WORDS = 4_500  # of a vocabulary that is fitted: 4M's special words alone are nearly 4,300
@@ -262,10 +262,12 @@ _OF_SERIES = frozenset({"network"})
 _OF_CODEBOOKS = frozenset({"ema_decay", "dead_code_coefficient", "norm_latents"})  # which Memcodes do not have
 _OF_SENTENCES = frozenset({"quantizer", "levels", "entropy_weight"})  # their ids are words, of which there are few
 
+_OF_TABLES = frozenset({"samples", "validation_samples", "hflip", "crop_scale"})  # and a codebook_size of quantiles
+
 _USELESS: dict[Form, frozenset[str]] = {
     Form.COLORS: _OF_SERIES | _OF_NORMALS | {"class_dim"},
     Form.NORMALS: _OF_SERIES | _OF_COLORS | {"class_dim"},
-    **dict.fromkeys((Form.EDGES, Form.DEPTH, Form.DISTANCE), _OF_SERIES | _OF_COLORS | _OF_NORMALS | {"class_dim"}),
+    **dict.fromkeys((Form.EDGES, Form.DEPTH, Form.DISTANCE, Form.RASTER), _OF_SERIES | _OF_COLORS | _OF_NORMALS | {"class_dim"}),
     Form.CLASSES: _OF_SERIES | _OF_COLORS | _OF_NORMALS | _OF_PICTURES | {"loss", "warm_start"},
     Form.FEATURES: _OF_SERIES | _OF_COLORS | _OF_NORMALS | _OF_PICTURES | {"class_dim", "resolutions"},
     Form.VECTOR: _OF_SERIES | _OF_COLORS | _OF_NORMALS | _OF_PICTURES | _OF_CODEBOOKS
@@ -278,6 +280,10 @@ _USELESS: dict[Form, frozenset[str]] = {
 def useless(name: str) -> frozenset[str]:
     """Settings that a tokenizer has no use for."""
     entry = TOKENIZERS[name]
+    if entry.is_table:
+        return (
+            frozenset(TokenizerSettings.model_fields) - _OF_TABLES - ({"codebook_size"} if entry.vocab_size else set())
+        )
     return _USELESS[entry.form] | ({"resolutions"} if entry.image_size else set())
 
 
@@ -406,7 +412,7 @@ def check(tokenizers: Tokenizers, name: str, settings: TokenizerSettings, image_
         )
     if idle := sorted(useless(name) & tokenizers.each.get(name, {}).keys()):
         raise ValueError(f"{where}: {idle[0]} has no meaning for {entry.form.value}; leave it out")
-    if settings.weights is not None:
+    if settings.weights is not None or entry.is_table:
         return
     if why := quantizers.idle(quantizer(name, settings), tokenizers.each.get(name, {})):
         raise ValueError(f"{where}: {why}")
@@ -429,7 +435,11 @@ def check(tokenizers: Tokenizers, name: str, settings: TokenizerSettings, image_
     if warm_starts(name, settings):
         pixels = (settings.patch_size or 1) ** 2
         # How wide features are is known when they come.
-        values = settings.latent_dim if entry.form is Form.FEATURES else CHANNELS[entry.form] * pixels
+        values = (
+            settings.latent_dim
+            if entry.form is Form.FEATURES
+            else (CHANNELS.get(entry.form) or entry.channels) * pixels
+        )
         if not 2 <= settings.latent_dim <= min(settings.dim, values):
             raise ValueError(
                 f"{where}: warm_start needs a latent_dim of 2 to {min(settings.dim, values)}, got {settings.latent_dim}"

@@ -16,7 +16,7 @@ is a string:
 |---|---|---|
 | grid | FIXED_LEN_BYTE_ARRAY, uint16 little-endian (length,) | uint16 (samples, crops, length) |
 | sequence | list<uint16> | uint16 (tokens,), crop after crop |
-| pixels | large_binary, a JPEG or PNG file | uint8 (bytes,), crop after crop |
+| pixels | large_binary, a JPEG or PNG file; of a sensor float16 (H, W, dim) | uint8 (bytes,), crop after crop |
 | embedding | large_binary, float16 little-endian (n, dim) | float16 (vectors, dim), crop after crop |
 
 A single crop is not copied.
@@ -56,7 +56,7 @@ class ColumnSpec:
     crops: tokenized crops of each sample (1 for modalities that do not depend on the crop).
     length: for one crop: tokens (grid), most tokens (sequence), pixels along a side (pixels), most vectors (embedding).
     vocab_size: ids are below it; 0 for pixels and embeddings.
-    dim: width of an embedding, else 0.
+    dim: width of an embedding; bands of pixels that are float16 and no picture; else 0.
     tokenizer: fingerprint of the tokenizer that made the tokens.
     """
 
@@ -78,9 +78,11 @@ class ColumnSpec:
             raise ValueError(
                 f"column {self.modality}: vocab_size must be 1..{MAX_VOCAB} (uint16), got {self.vocab_size}"
             )
-        if (self.kind is Kind.EMBEDDING) != (self.dim > 0):
+        has_width = self.dim > 0 if self.kind is Kind.PIXELS else self.kind is Kind.EMBEDDING
+        if has_width != (self.dim > 0):
             raise ValueError(
-                f"column {self.modality}: dim must be given for embeddings and only for them, got {self.dim}"
+                f"column {self.modality}: dim must be given for embeddings, may be for pixels, and only for these, got "
+                f"{self.dim}"
             )
 
     @property
@@ -233,7 +235,8 @@ def _metadata(spec: ColumnSpec) -> dict[str, str]:
     shape = {
         Kind.GRID: f"({spec.crops}, {spec.length})",
         Kind.SEQUENCE: f"({spec.crops}, <= {spec.length})",
-        Kind.PIXELS: f"{spec.crops} x JPEG or PNG of ({spec.length}, {spec.length}, 3)",
+        Kind.PIXELS: f"{spec.crops} x {'float16' if spec.dim else 'JPEG or PNG'} of ({spec.length}, {spec.length}, "
+        f"{spec.dim or 3})",
         Kind.EMBEDDING: f"({spec.crops}, <= {spec.length}, {spec.dim})",
     }[spec.kind]
     return {

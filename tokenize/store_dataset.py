@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..modalities import Kind
+from .sensors.pixels import pixels
 from .store import Column, ColumnReader, ColumnSpec
 
 Reader = Callable[[str, str], ColumnReader]  # of a modality and a shard
@@ -63,6 +64,8 @@ class StoreDataset(Dataset[dict[str, Any]]):
     def _value(self, name: str, column: Column, row: int) -> Tensor:
         spec = self.specs[name]
         value = column.crop(row, min(self.crop, spec.crops - 1))
+        if spec.kind is Kind.PIXELS and spec.dim:
+            return torch.from_numpy(pixels(value, spec.length, spec.dim).transpose(2, 0, 1).copy())
         if spec.kind is Kind.PIXELS:
             return _picture(value, spec.length, f"{name} of {column.keys[row]}")
         if spec.kind is Kind.EMBEDDING:

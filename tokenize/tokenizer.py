@@ -23,9 +23,11 @@ from ..infra.explain import explain
 from ..infra.weights import header as headers
 from .networks.arch import is_diffusion
 from .networks.divae import DiVAE, DiVAEConfig
+from .networks.tables import Table, TableConfig
 from .networks.vqvae import VQVAE, VQVAEConfig
 
-Tokenizer = VQVAE | DiVAE
+Network = VQVAE | DiVAE
+Tokenizer = Network | Table  # a table has no weights that learn
 
 WEIGHTS, CONFIG, ARCH = "model.safetensors", "config.json", "arch.json"
 NAME = "tokenizer"  # the key of config.json for the tokenizer's name
@@ -39,16 +41,20 @@ _UNREAD = ("quantize._codebook.embed_avg", "mid.Conv2d_0.weight", "mid.Conv2d_0.
 def build(settings: Mapping[str, Any], seed: int = 0) -> Tokenizer:
     """The untrained tokenizer of a config.json's content; ValueError if it describes none."""
     config = parse(settings)
+    if isinstance(config, TableConfig):
+        return Table(config)
     return DiVAE(config, seed) if isinstance(config, DiVAEConfig) else VQVAE(config, seed)
 
 
-def parse(settings: Mapping[str, Any]) -> DiVAEConfig | VQVAEConfig:
+def parse(settings: Mapping[str, Any]) -> DiVAEConfig | VQVAEConfig | TableConfig:
     """A config.json's content, typed; ValueError if it describes no tokenizer."""
     if "sd_path" in settings:
         raise ValueError("tokenizer: got a ControlNet decoder on Stable Diffusion; expected a VQ-VAE or a DiVAE")
     # Some published configs name no decoder; only those of diffusion have a noise schedule.
     dec_type = settings.get("dec_type") or ("unet_" if settings.keys() & _DIFFUSION_KEYS else "vit_")
-    kind: type[DiVAEConfig | VQVAEConfig] = DiVAEConfig if is_diffusion(dec_type) else VQVAEConfig
+    kind: type[DiVAEConfig | VQVAEConfig | TableConfig] = DiVAEConfig if is_diffusion(dec_type) else VQVAEConfig
+    if "table" in settings:
+        kind = TableConfig
     try:
         return kind.model_validate(settings)
     except ValidationError as error:

@@ -95,7 +95,7 @@ def example(name: str, settings: TokenizerSettings, image_size: int) -> Tensor:
     if entry.form is Form.FEATURES:
         cells = image_size // (settings.patch_size or 1)
         return torch.zeros(1, channels, cells, cells)
-    return torch.zeros(1, CHANNELS[entry.form], side, side)
+    return torch.zeros(1, CHANNELS.get(entry.form) or channels, side, side)
 
 
 def of_transformer(config: FourMConfig, train: Train) -> tuple[Cost, float]:

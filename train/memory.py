@@ -143,7 +143,7 @@ def _batch(config: FourMConfig, samples: int, inputs: int, targets: int) -> Pack
     of_target = mods.repeat_interleave(-(-targets // len(mods)))[:targets].expand(width).contiguous()
     ends = torch.full(width, targets, dtype=torch.int32)
     values: dict[str, Any] = {
-        spec.name: torch.zeros(1, spec.input_dim, dtype=torch.uint8)
+        spec.name: torch.zeros(1, spec.input_dim, dtype=torch.float16 if spec.has_bands else torch.uint8)
         for spec in config.modalities
         if not spec.is_target and spec.name in config.inputs
     }

@@ -104,7 +104,8 @@ def collect(project: Project) -> tuple[Collector, Plan]:
     # Captions that specialists only pass through are in the shards.
     labels = tuple(label for label, specialist in project.specialists.items() if specialist.name != "captions")
     images, options = project.recipe.images, project.codec_options()
-    return Collector(project.root, images, options, labels, columns, plan.done, project.classes), plan
+    every_key = bool(project.recipe.sensors)
+    return Collector(project.root, images, options, labels, columns, plan.done, project.classes, every_key), plan
 
 
 def write_report(project: Project, out: str | None = None, extras: dict[str, Any] | None = None) -> str:

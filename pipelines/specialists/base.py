@@ -31,6 +31,7 @@ class Item:
     labels: the labels made so far, by name; a label that was rejected is absent.
     members: the members of the tar that specialists of the job ask for, by extension ("depth.npy"): arrays, what JSON
         says, text, or bytes, as pipelines/members.py says. One that is missing or damaged is absent.
+    raw: the bytes of members whose specialists set `takes_bytes`, by extension.
     shared: what specialists of one model leave for each other (the output of a forward pass), under a key of their own.
     window: which part `image` is of the image in the shard, where bars around it were cut off (`images.trim_borders`);
         None where the image is whole. Members are of the whole image: `Window.cut` and `Window.box` make them follow.
@@ -44,6 +45,7 @@ class Item:
     shared: dict[Any, Any] = field(default_factory=dict)
     members: dict[str, Any] = field(default_factory=dict)
     window: Window | None = None
+    raw: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass
@@ -75,6 +77,7 @@ class Specialist(BaseModel):
     members: members of the tar that it reads, by extension: "depth.npy" is KEY.depth.npy. Only those that a specialist
         asks for are read. With `needs_members` an item that lacks one, or has a damaged one, is rejected before the
         call; without it such a member is absent from the item.
+    takes_bytes: its members come as bytes, in `Item.raw`.
     sees_image: it looks at the image if there is one, so that its labels depend on how images are read.
     needs_image: items without an image are rejected before the call.
     in_frame: its labels have places in the image though it does not look at it (boxes of a member), so that they
@@ -121,6 +124,7 @@ class Specialist(BaseModel):
     uses: ClassVar[tuple[str, ...]] = ()
     members: ClassVar[tuple[str, ...]] = ()
     needs_members: ClassVar[bool] = True
+    takes_bytes: ClassVar[bool] = False
     sees_image: ClassVar[bool] = True
     needs_image: ClassVar[bool] = True
     in_frame: ClassVar[bool] = False

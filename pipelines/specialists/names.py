@@ -34,6 +34,7 @@ class Registered:
 SPECIALISTS: dict[str, Registered] = {
     "canny": Registered("classical.canny:Canny", "canny:Canny"),
     "member": Registered("members.member:Member", "member:Member"),
+    "sensor": Registered("members.sensor:FromSensor", "members.sensor:FromSensor"),
     "captions": Registered("text.captions:Captions", "captions:Captions"),
     "vlm_captions": Registered("text.vlm:VlmCaptions", "text.vlm:VlmCaptions"),
     "t5": Registered("text.t5:T5Embeddings", "t5:T5Embeddings"),

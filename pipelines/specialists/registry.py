@@ -12,11 +12,13 @@ from pydantic import ValidationError
 from ...infra.configuration import RecipeError
 from ...infra.explain import explain, nearest
 from ...modalities import LABELS, MODALITIES, TOKENIZERS
+from ...sensors import SENSORS
 from ..settings import Labels
 from .base import Specialist
 from .names import BY_FIRST_NAME, SPECIALISTS
 
 SOURCE = "source"  # the label is the image itself
+SENSOR = "sensor"  # it is read as the recipe's `sensors` say
 
 
 def build(
@@ -91,6 +93,8 @@ def _make(label: str, asked: _Asked, specialists: dict[str, Specialist]) -> None
         return
     if label in specialists:
         return
+    if name == SENSOR and label in SENSORS:
+        options = {"reading": SENSORS[label].reading()} | options
     specialists[label] = _instantiate(label, name, options, asked)
     for need in specialists[label].needs:
         _make(need, asked, specialists)

@@ -27,20 +27,22 @@ def decoded(
     wants_image: bool,
     members: Collection[str] = (),
     watch: Watch | None = None,
+    raw: Collection[str] = (),
 ) -> Iterator[list[LabelledSample]]:
     """Batches of samples in the order of `entries`, decoded ahead by threads.
 
     Args:
-        members: that specialists ask for, by extension.
+        members: that specialists ask for, by extension. raw: those whose bytes they ask for.
         watch: then each is decoded when it is asked for, and no thread beside it.
     """
     size = job.engine.batch_size
     if watch is not None:
-        run = watch.over(IMAGE, lambda some: [_decode(job, shard, entry, wants_image, members) for entry in some])
+        run = watch.over(IMAGE, lambda some: [_decode(job, shard, entry, wants_image, members, raw) for entry in some])
         for start in range(0, len(entries), size):
             some = entries[start : start + size]
             made = zip(some, run(some), strict=True)
-            yield [_unread(job, shard, e, s.reason, members) if isinstance(s, Reject) else s for e, s in made]
+            lost = (*members, *raw)
+            yield [_unread(job, shard, e, s.reason, lost) if isinstance(s, Reject) else s for e, s in made]
         return
     # Decoded images are large (36 MB at 4,000 x 3,000): no more than the next batch and what the threads are at.
     ahead = size + 2 * job.engine.decode_threads
@@ -48,7 +50,7 @@ def decoded(
     with ThreadPoolExecutor(job.engine.decode_threads) as pool:
         batch: list[LabelledSample] = []
         for entry in entries:
-            pending.append(pool.submit(_decode, job, shard, entry, wants_image, members))
+            pending.append(pool.submit(_decode, job, shard, entry, wants_image, members, raw))
             if len(pending) >= ahead:
                 batch.append(pending.popleft().result())  # the oldest first: the order of the shard
             if len(batch) == size:
@@ -74,14 +76,23 @@ def _unread(
 
 
 def _decode(
-    job: Job, shard: source.Shard, entry: SourceSample, wants_image: bool, members: Collection[str]
+    job: Job,
+    shard: source.Shard,
+    entry: SourceSample,
+    wants_image: bool,
+    members: Collection[str],
+    raw: Collection[str] = (),
 ) -> LabelledSample:
     sample = decode(job, shard, entry, wants_image)
-    for name in members:
-        try:
-            sample.item.members[name] = shard.member(entry, name)
-        except Reject as reject:
-            sample.lacking[name] = reject.reason
+    for names, read, into in (
+        (members, shard.member, sample.item.members),
+        (raw, shard.member_bytes, sample.item.raw),
+    ):
+        for name in names:
+            try:
+                into[name] = read(entry, name)
+            except Reject as reject:
+                sample.lacking[name] = reject.reason
     return sample
 
 

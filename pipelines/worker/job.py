@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...infra import ledger
-from ...modalities import TEXT
+from ...modalities import TEXT, Declares
 from ...tokenize.codecs import Options
+from ...tokenize.sensors.raster import Drawing
 from ..engine.job import Demand
 from ..engine.settings import Engine
 from ..outputs import Output
@@ -21,7 +22,7 @@ class Job:
 
     root: URL of the outputs. scratch: a folder of this machine for copies of remote shards.
     specialists: by label, in an order in which each comes after those that it needs. outputs: by name.
-    modules: Python modules that declare modalities of the user's own.
+    modules: Python modules that declare modalities of the user's own, and the recipe's sensors.
     classes: the recipe's own lists of classes, by label.
     reads: members of samples that somebody reads, by extension: any specialist of the recipe, or its evaluation.
     doubted: labels for whose rejects an earlier job was stopped (stops.py).
@@ -35,11 +36,22 @@ class Job:
     engine: Engine
     specialists: dict[str, Specialist]
     outputs: dict[str, Output]
-    modules: tuple[str, ...] = ()
+    modules: tuple[str | Declares, ...] = ()
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     reads: frozenset[str] = frozenset()
     cpus: float = 1.0
     doubted: frozenset[str] = frozenset()
+
+    @property
+    def drawing(self) -> Drawing:
+        """How crops are drawn."""
+        images = self.images
+        return Drawing(self.options.seed, images.crops, (images.crop_scale, 1.0), images.hflip)
+
+    @property
+    def every_key(self) -> bool:
+        """Whether each key of a tar is a sample, whatever its members are: so it is with sensors."""
+        return any(not isinstance(one, str) for one in self.modules)
 
     def uses_torch(self) -> bool:
         """Whether any specialist or tokenizer is a network."""

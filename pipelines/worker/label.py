@@ -12,6 +12,7 @@ import numpy as np
 
 from ...infra import ledger
 from ...modalities import LABELS, NO_CLASS, Form, Storage
+from ...sensors import SENSORS
 from ...tokenize import labels as label_files
 from ..reject import Reject
 from ..specialists.base import Specialist
@@ -62,7 +63,7 @@ def lacks(sample: LabelledSample, name: str, specialist: Specialist) -> bool:
         sample.reasons[name] = sample.reasons.get("rgb", "image: there is none")
         return True
     for member in specialist.reads() if specialist.needs_members else ():
-        if member not in sample.item.members:
+        if member not in (sample.item.raw if specialist.takes_bytes else sample.item.members):
             sample.reasons[name] = f"{name}: {sample.lacking.get(member, f'{member}: there is none')}"
             return True
     for need in specialist.needs:
@@ -91,12 +92,14 @@ def checked(name: str, value: Any, image: np.ndarray | None, classes: int = 0) -
         return Reject(f"{name}: empty label")
     if kind is Storage.IMAGE and (value.dtype != np.uint8 or value.ndim not in (2, 3)):
         return Reject(f"{name}: {value.dtype} {value.shape}, expected uint8 (H, W) or (H, W, 3)")
-    if kind is Storage.IMAGE and image is not None and value.shape[:2] != image.shape[:2]:
+    if kind is Storage.IMAGE and image is not None and value.shape[:2] != image.shape[:2] and name not in SENSORS:
         return Reject(f"{name}: {value.shape[:2]}, expected the image's frame, {image.shape[:2]}")
     if LABELS[name].form is Form.CLASSES and classes:
         beyond = value[(value >= classes) & (value != NO_CLASS)]
         if beyond.size:
             return Reject(f"{name}: the class {beyond[0]}, expected 0 to {classes - 1}, or {NO_CLASS} for none")
+    if LABELS[name].form is Form.RASTER:  # NaN is no value, and infinite ones were made so
+        return value if np.isfinite(value).any() else Reject(f"{name}: no pixel has a value")
     # The sum is NaN or infinite if any value is, and needs no second array of the label's size.
     if kind is Storage.ARRAY and not math.isfinite(float(np.sum(value, dtype=np.float64))):
         return Reject(f"{name}: NaN or infinite values")

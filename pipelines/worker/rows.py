@@ -11,6 +11,7 @@ from ...infra.ledger import SAMPLES
 from ...modalities import LABELS
 from ...tokenize import codecs, store, table_file
 from ...tokenize import labels as label_files
+from ...tokenize.sensors.raster import Drawing
 from ...tokenize.table_file import Origin
 from ..outputs import Output
 from ..plan import ShardTask
@@ -33,13 +34,18 @@ class Rows:
 
 
 def encode(
-    output: Output, codec: codecs.Codec | None, samples: Sequence[LabelledSample], ward: Ward | None = None
+    output: Output,
+    codec: codecs.Codec | None,
+    samples: Sequence[LabelledSample],
+    ward: Ward | None = None,
+    drawing: Drawing | None = None,
 ) -> list[Any]:
     """What will be stored of samples that have the output's label, or an exception that says why one cannot be.
 
     Args:
         codec: of an output of tokens; None for a label.
         ward: of the shard.
+        drawing: how crops of sensors are drawn, whose pixels are not the image's.
 
     Raises:
         PlaceError: the codec failed for a reason of the place.
@@ -47,7 +53,13 @@ def encode(
     if codec is not None:
         if not samples:
             return []
-        labelled = [codecs.Labelled(s.key, s.item.labels[output.label], s.crops, s.size) for s in samples]
+        name = output.label
+        labelled = [
+            codecs.Labelled(
+                s.key, s.item.labels[name], s.crops_of(name, drawing) if drawing else s.crops, s.frame(name)
+            )
+            for s in samples
+        ]
         return batch(output.name, codec.encode, labelled, ward or Ward())
     # Encoded at once: a shard of decoded pictures (1,000 of 36 MB) would not fit into memory.
     rows: list[Any] = []

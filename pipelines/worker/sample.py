@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...sensors import SENSORS
 from ...tokenize.crops import Crop
+from ...tokenize.sensors import raster
+from ...tokenize.sensors.raster import Drawing
 from ..reject import Reject
 from ..specialists.base import Item
 
@@ -20,7 +23,7 @@ class LabelledSample:
     """
 
     item: Item
-    crops: list[Crop] = field(default_factory=list)
+    crops: list[Crop] = field(default_factory=list)  # of its image
     reasons: dict[str, str] = field(default_factory=dict)
     lacking: dict[str, str] = field(default_factory=dict)
     is_removed: bool = False
@@ -29,6 +32,17 @@ class LabelledSample:
     @property
     def key(self) -> str:
         return self.item.key
+
+    def frame(self, label: str) -> tuple[int, int]:
+        """(width, height) that crops of a label are drawn in: those of the image, (0, 0) without one; a sensor's own;
+        (1, 1) of a sensor's numbers."""
+        if label in SENSORS and label in self.item.labels:
+            return raster.frame_of(label, self.item.labels[label])
+        return self.size
+
+    def crops_of(self, label: str, drawing: Drawing) -> list[Crop]:
+        """The crops of a label of this sample, as a dataset draws them."""
+        return drawing.windows(self.key, self.frame(label)) if label in SENSORS else self.crops
 
     @property
     def size(self) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from ...infra.ledger import SAMPLES
 from ...infra.remote import trouble
 from ...infra.secrets import public
 from ...modalities import import_modules
+from ...sensors import SENSORS
 from ...tokenize import codecs
 from .. import source
 from ..borders.find import BARS
@@ -138,7 +139,7 @@ class ShardWorker:
         start = time.monotonic()
         outputs = {name: self.job.outputs[name] for name in task.outputs}
         removed = removals.read(self.job.root)
-        with source.open_shard(task.url, self.job.scratch) as shard:
+        with source.open_shard(task.url, self.job.scratch, self.job.every_key) as shard:
             shard.withhold(removed, task.shard)
             if shard.regrouped:
                 drop_other_readings(self.job.root, task, [sample.key for sample in shard.samples])
@@ -267,7 +268,7 @@ class ShardWorker:
                 rows = range(part.start, min(part.stop, part.start + self.job.engine.batch_size))
                 for batch, _ in self._labelled(shard, stored, labels, rows, ward):
                     for output in outputs.values():
-                        encode(output, self.codecs.get(output.name), _having(batch, output), ward)
+                        encode(output, self.codecs.get(output.name), _having(batch, output), ward, self.job.drawing)
 
     def _stored(self, shard: source.Shard, task: ShardTask, labels: set[str]) -> dict[str, Stored]:
         """The stored labels that the task needs, as far as they were made of the bytes that are there now.
@@ -300,7 +301,7 @@ class ShardWorker:
         asked = [self.job.outputs[name] for name in outputs if name != SAMPLES]
         others = {*self.job.specialists, *labels} - {output.label for output in asked}
         wanted = {*others, *(output.label for output in asked)}
-        with source.open_shard(task.url, self.job.scratch) as shard:
+        with source.open_shard(task.url, self.job.scratch, self.job.every_key) as shard:
             shard.withhold(removals.read(self.job.root), task.shard)
             rows = range(min(count, len(shard.samples)))
             # The first sample once before: what is built at first use (kernels, lookup tables) is not measured.
@@ -317,7 +318,7 @@ class ShardWorker:
 
     def samples_of(self, task: ShardTask) -> int:
         """How many samples a shard has."""
-        with source.open_shard(task.url, self.job.scratch) as shard:
+        with source.open_shard(task.url, self.job.scratch, self.job.every_key) as shard:
             return len(shard.samples)
 
     def labelled(
@@ -358,8 +359,12 @@ class ShardWorker:
         needed = sources(self.job.specialists, labels, stored)
         entries = shard.samples if rows is None else [shard.samples[row] for row in rows]
         made = {name: one for name, one in self.job.specialists.items() if name in needed and name not in stored}
-        members = sorted({member for one in made.values() for member in one.reads()})
-        batches = decoded(self.job, shard, entries, bool(labels - {"caption"}), members, ward.watch)
+        members, raw = (
+            sorted({name for one in made.values() if one.takes_bytes is of_bytes for name in one.reads()})
+            for of_bytes in (False, True)
+        )
+        wants_image = bool(labels - {"caption"} - SENSORS.keys())  # sensors have frames of their own
+        batches = decoded(self.job, shard, entries, wants_image, members, ward.watch, raw)
         first = next(batches, [])  # before the lock, so that it is decoded while the other shard computes
         cells = {name: one.cells for name, one in stored.items()}
 
@@ -388,7 +393,7 @@ class ShardWorker:
         """Append one row for each sample of the batch: the label or its tokens, or null with a reason."""
         ready = _having(batch, output)
         start = time.monotonic()
-        encoded = encode(output, self.codecs.get(output.name), ready, ward)
+        encoded = encode(output, self.codecs.get(output.name), ready, ward, self.job.drawing)
         self.tally.spent(output.name, time.monotonic() - start)
         values = {id(sample): value for sample, value in zip(ready, encoded, strict=True)}
         for sample in batch:

@@ -20,12 +20,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ...modalities import LABELS, Form, class_names
+from ...sensors import SENSORS
 from ...tokenize.id_colors import id_colors
 from ...tokenize.text.sentences import METADATA_TYPES
 from .dense import draw_depth, draw_features, draw_normals, draw_segments, draw_vector
 from .instances import draw_instances
 from .names import Names
 from .panels import Panel, Picture, Swatches, TablePanel, TextPanel, backdrop, fit, picture, scaled
+from .sensors import draw_sensor
 from .skeleton import draw_skeletons
 
 __all__ = ["DRAWERS", "Panel", "Picture", "Swatches", "TablePanel", "TextPanel", "draw", "fit", "id_colors", "picture"]
@@ -226,6 +228,8 @@ def _drawer(name: str, classes: Mapping[str, tuple[str, ...]]) -> Drawer | None:
     if LABELS[name].form is Form.CLASSES:
         names = class_names(name, classes)
         return lambda label, image, size, like: draw_segments(label, image, size=size, names=names)
+    if (sensor := SENSORS.get(name)) is not None:
+        return lambda label, image, size, like: draw_sensor(sensor, label, like, size=size)
     return FORMS.get(LABELS[name].form)
 
 

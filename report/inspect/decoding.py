@@ -10,11 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import yaml
 
-from ...infra import ledger, storage
+from ... import sensors
+from ...infra import configuration, ledger, storage
 from ...modalities import LABELS, MODALITIES, TEXT, Form, Kind, ModalitySpec
 from ...tokenize import codecs
 from ...tokenize.store import ColumnSpec
+
+RECIPE = "recipe.yaml"
 
 
 def decoded(codec: codecs.Codec | None, tokens: np.ndarray) -> Any:
@@ -31,6 +35,7 @@ def decoded(codec: codecs.Codec | None, tokens: np.ndarray) -> Any:
 
 def codec_beside(url: str, spec: ColumnSpec) -> tuple[codecs.Codec | None, str]:
     """The codec of a column, with the tokenizer of the root around it; None and why not, if there is none."""
+    know_sensors(url, spec.modality)
     if spec.modality not in MODALITIES:
         return None, f"this release has no modality {spec.modality!r}"
     if spec.kind is Kind.EMBEDDING:
@@ -44,11 +49,23 @@ def codec_beside(url: str, spec: ColumnSpec) -> tuple[codecs.Codec | None, str]:
         if spec.tokenizer and here != spec.tokenizer:
             folders = ", ".join(f"tokenizers/{name}" for name in names)
             return None, f"{folders} is another one now ({here}): tokens are not decoded"
-        no_place = LABELS[MODALITIES[spec.modality].label].form is Form.VECTOR
+        no_place = LABELS[MODALITIES[spec.modality].label].form in (Form.VECTOR, Form.NUMBERS)
         sizes = ModalitySpec(spec.modality, spec.kind, spec.vocab_size, spec.length, learned_positions=no_place)
         return codecs.load(sizes, codecs.Options(seed=0, image_size=spec.length, crops=spec.crops), root), ""
     except (ValueError, OSError) as error:
         return None, f"tokens are not decoded: {error}"
+
+
+def know_sensors(url: str, name: str) -> None:
+    """Declare the sensors of the recipe in a folder above, if it may say what a label or modality is: plain settings,
+    none of whose code is run."""
+    if name in MODALITIES or name in LABELS or (root := root_above(url, RECIPE)) is None:
+        return
+    try:
+        data = configuration.parse_yaml(storage.read_bytes(storage.join(root, RECIPE)))
+        sensors.declare_from(data.get("sensors") if isinstance(data, dict) else None)
+    except (OSError, ValueError, yaml.YAMLError):  # what is wrong with it, others say
+        return
 
 
 def _fingerprint(root: str, name: str) -> str:

@@ -24,10 +24,12 @@ from ...modalities import MODALITIES, Kind, Storage
 from ...tokenize import codecs, labels, store, table_file
 from ...tokenize.store import Column, ColumnSpec
 from ..draw import labels as draw
+from ..draw.sensors import false_colours
 from . import foreign, records, statistics
-from .decoding import codec_beside, decoded, words
+from .decoding import codec_beside, decoded, know_sensors, words
 from .view import Inspection
 
+_NUMBERS = 16  # that are written rather than drawn
 MAX_ROWS = {Kind.GRID: 16_384, Kind.SEQUENCE: 16_384, Kind.PIXELS: 4_096, Kind.EMBEDDING: 1_024}
 MAX_LABEL_ROWS = {Storage.JSON: 16_384, Storage.IMAGE: 512, Storage.ARRAY: 512}
 MAX_BYTES = 1 << 28  # a row group of T5 embeddings alone may have 600 MB: then one is read
@@ -161,8 +163,8 @@ def _crop(
         picture = decoded(codec, tokens)
         shown = isinstance(picture, np.ndarray)
         size = " x ".join(map(str, picture.shape)) if isinstance(picture, np.ndarray) else None
-        if shown and pictures:
-            images.append(("pixels", picture))
+        if shown and pictures and isinstance(picture, np.ndarray):
+            images.append(("pixels", false_colours(spec.modality, picture)))
         return {"bytes": tokens.size, "shape": size, "problem": None if shown else picture}, images
     facts: dict[str, Any] = {"tokens": tokens.size, "ids": tokens.tolist()}
     if spec.kind is Kind.GRID:
@@ -171,8 +173,11 @@ def _crop(
         if pictures:
             title = f"{shape[0]} x {shape[1]} token ids, a colour for each"
             images.append((title, draw.id_colors(tokens.reshape(shape))))
-            picture = decoded(codec, tokens)
-            images += [("decoded", picture)] if isinstance(picture, np.ndarray) else []
+            value = decoded(codec, tokens)
+            if isinstance(value, np.ndarray) and value.size <= _NUMBERS:  # of a sensor
+                facts["value"] = value.tolist()
+            elif isinstance(value, np.ndarray):
+                images.append(("decoded", false_colours(spec.modality, value)))
         return facts, images
     text = decoded(codec, tokens)
     if isinstance(codec, codecs.Text):
@@ -184,6 +189,7 @@ def _crop(
 
 def _labels(path: str, footers: list[Footer], row: int) -> Inspection:
     name, form = (footers[0].metadata.get(key, "") for key in ("label", "storage"))
+    know_sensors(footers[0].url, name)
     labels.read_labels(footers[0].url, [])  # refuses other versions by name
     kind, classes = Storage(form), labels.read_classes(footers[0].url)
     values: list[Any] = []

@@ -12,6 +12,7 @@ import numpy as np
 from ...infra import ledger, storage
 from ...modalities import Kind
 from ...tokenize import codecs, labels, store
+from ..draw.sensors import false_colours
 from ..html.gallery import GallerySample, TokenView
 from .decoding import codec_beside
 from .files import Footer, footer, locate
@@ -165,7 +166,7 @@ def _tokens(
     codec, _ = codec_beside(url, spec) if spec.kind is not Kind.GRID else (None, "")
     ids = column.crop(index, 0)
     if spec.kind is Kind.PIXELS:
-        picture = codec.decode(ids) if codec else None
+        picture = false_colours(spec.modality, codec.decode(ids)) if codec else None
         return key, None, picture
     text = codec.wordpiece.decode(ids) if isinstance(codec, codecs.Text) else ""
     if spec.kind is Kind.EMBEDDING:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ...tokenize.networks.divae import DiVAEConfig
+from ...tokenize.networks.tables import Table
 from ...tokenize.networks.vqvae import VQVAEConfig
 from ...tokenize.tokenizer import Tokenizer
 
@@ -89,4 +90,4 @@ def published(model: Tokenizer) -> dict[str, Any]:
 
 def own_sizes(model: Tokenizer) -> list[str]:
     """The names of its networks that ml-4m does not know."""
-    return sorted(model.config.sizes)
+    return [] if isinstance(model, Table) else sorted(model.config.sizes)

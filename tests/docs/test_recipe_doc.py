@@ -24,6 +24,7 @@ from fourmill.train import settings as train_settings
 # A row of a table: | `a.b` | default | meaning | changes |
 _ROW = re.compile(r"^\| `([\w.\[\]]+)` \| ([^|]*) \|.*\| ([^|]*) \|$", re.MULTILINE)
 
+_KEYS = {"evaluate.truth": ".LABEL", "sensors": ".NAME"}  # mappings of sections, by a name of the user's
 AS_OTHERS = ("train.datasets[].mixtures", "evaluate.chain")  # as train.mixtures and generate.chains[].to
 
 
@@ -46,10 +47,10 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any
         if f"{prefix}{name}" in ("tokenizers.common.weights", "tokenizers.common.revision"):
             yield f"tokenizers.each.NAME.{name}", field.default  # of one tokenizer alone
         elif section is not None and f"{prefix}{name}" not in AS_OTHERS:
-            of = "[]" if many else ".LABEL" if f"{prefix}{name}" == "evaluate.truth" else ""
+            of = "[]" if many else _KEYS.get(f"{prefix}{name}", "")
             yield from _fields(section, f"{prefix}{name}{of}.")
         else:
-            yield f"{prefix}{name}", field.get_default(call_default_factory=True)
+            yield f"{prefix}{field.alias or name}", field.get_default(call_default_factory=True)
 
 
 FIELDS = dict(_fields(Recipe))

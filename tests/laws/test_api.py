@@ -43,8 +43,8 @@ FUNCTIONS = {
 }
 # Class -> what code outside may call or override; dataclasses are made by these arguments, in this order.
 CLASSES = {
-    "ImageItem": ["key", "image", "caption", "info", "labels", "shared", "members", "window"],
-    "Item": ["key", "image", "caption", "info", "labels", "shared", "members", "window"],
+    "ImageItem": ["key", "image", "caption", "info", "labels", "shared", "members", "window", "raw"],
+    "Item": ["key", "image", "caption", "info", "labels", "shared", "members", "window", "raw"],
     "Label": ["name", "storage", "form", "specialist", "summary"],
     "Labelled": ["key", "value", "crops", "size"],
     "Modality": ["name", "label", "kind", "codec", "vocab_size", "max_tokens", "summary", "patch_size", "channels",
@@ -81,22 +81,11 @@ RUN = {
     "seed: 'int | None' = None, variations: 'int' = 1, ensemble: 'int' = 1, **options: 'Any') -> 'Generation'",
 }
 ENUMS = {
-    "Form": [
-        "colors",
-        "edges",
-        "classes",
-        "depth",
-        "distance",
-        "normals",
-        "features",
-        "vector",
-        "sequence",
-        "record",
-        "series",
-    ],
+    "Form": ["colors", "edges", "classes", "depth", "distance", "normals", "features", "vector", "sequence", "record",
+             "series", "raster", "numbers"],
     "Kind": ["pixels", "grid", "sequence", "embedding"],
     "Storage": ["image", "json", "array"],
-}
+}  # fmt: skip
 HEAVY = {"torch", "ray", "cv2", "numpy", "pyarrow", "pydantic", "yaml", "fsspec", "transformers", "tokenizers"}
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 NAMES = sorted(fourmill.__all__)

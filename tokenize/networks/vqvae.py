@@ -17,6 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
+from ..sensors.statistics import Statistics
 from .arch import Size, sizes_of
 from .convnext import ConvNeXtDecoder, ConvNeXtEncoder
 from .finite import SLOPE, FiniteScalar, LookupFree
@@ -47,6 +48,7 @@ class VQConfig(BaseModel):
     length: of series, samples that positions are made for; other lengths work. A patch is of `patch_size` samples.
     norm_codes: compare by cosine, as every published tokenizer does; else by distance.
     frame: of normals, if it is not the declared one (tokenize/frames.py); a key of ours.
+    statistics: of a sensor's bands, by which they were standardized in the fit; a key of ours.
     undo_std: pictures come with ImageNet's mean and deviation, and are brought to [-1, 1] first.
     Keys that say how the reference trains are not read, and null is a key's default.
     """
@@ -77,6 +79,7 @@ class VQConfig(BaseModel):
     levels: tuple[int, ...] | None = None
     entropy_weight: float | None = Field(None, ge=0)
     length: int | None = Field(None, gt=0)
+    statistics: Statistics | None = None
     sizes: dict[str, Size] = {}
 
     @model_validator(mode="before")

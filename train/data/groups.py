@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ...infra import storage
 from ...modalities import Kind, ModalitySpec
+from ...model.patches import patch_side
 from ...tokenize.column_chunks import Cache
 from ...tokenize.store import ROW_GROUP, Column, ColumnReader, ColumnSpec
 from .order import Block, Visit
@@ -153,6 +154,8 @@ class TokenStore:
 def _nulls(spec: ModalitySpec, keys: pa.StringArray) -> Column:
     """A column of a modality that no sample has."""
     dim = spec.input_dim if spec.kind is Kind.EMBEDDING else 0
+    if spec.has_bands:
+        dim = spec.channels
     column = ColumnSpec(spec.name, spec.kind, 1, spec.max_tokens, spec.vocab_size, dim)
     shapes = {Kind.GRID: (len(keys), 1, spec.max_tokens), Kind.EMBEDDING: (0, spec.input_dim)}
     values = np.zeros(shapes.get(spec.kind, (0,)), column.dtype)
@@ -175,7 +178,9 @@ def _check_column(reader: ColumnReader, shard: ShardRows, spec: ModalitySpec) ->
         raise ValueError(f"{where}: token ids go to {column.vocab_size}, the model's vocabulary has {spec.vocab_size}")
     length = column.length
     if spec.kind is Kind.PIXELS:
-        expected = spec.side * round((spec.input_dim / 3) ** 0.5)
+        expected = spec.side * patch_side(spec)
+        if column.dim != (spec.channels if spec.has_bands else 0):
+            raise ValueError(f"{where}: the file has {column.dim or 3} bands, the model expects {spec.channels}")
         if length != expected:
             raise ValueError(f"{where}: crops have {length} px, the model expects {expected} px")
     elif spec.kind is Kind.GRID and length != spec.max_tokens:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...modalities import Kind, ModalitySpec
+from ...model.patches import patch_side
+from ...tokenize.sensors.pixels import BYTES, pixels
 from ..masking.masking import ModalityTokens
 from . import ragged
 from .groups import GroupCache, RowGroup
@@ -87,7 +89,8 @@ def raw_values(
     """Raw inputs of the samples that show some of them, bool (samples,); zeros for the others.
 
     Returns:
-        Pixels: uint8 (samples, max_tokens, D). Embeddings: float16 (samples, max_tokens + 1, D), the last row zeros.
+        Pixels: uint8 (samples, max_tokens, D); of a sensor float16, standardized. Embeddings: float16
+        (samples, max_tokens + 1, D), the last row zeros.
     """
     # Pictures that no input shows are not decoded: a JPEG of 224 px takes about 1 ms.
     shown = np.flatnonzero(used).tolist()
@@ -97,7 +100,8 @@ def raw_values(
             vectors = samples[i].raw(spec.name)[: spec.max_tokens]
             values[i, : len(vectors)] = vectors
         return values
-    values = np.zeros((len(samples), spec.max_tokens, spec.input_dim), np.uint8)
+    dtype = BYTES if spec.has_bands else np.dtype(np.uint8)
+    values = np.zeros((len(samples), spec.max_tokens, spec.input_dim), dtype)
 
     def decode(i: int) -> None:
         sample = samples[i]
@@ -111,25 +115,33 @@ def raw_values(
 
 
 def decode_patches(data: np.ndarray, spec: ModalitySpec) -> np.ndarray:
-    """A JPEG or PNG crop as patches.
+    """A JPEG or PNG crop, or the bands of a sensor's, as patches.
 
     Args:
-        data: uint8 (bytes,), the file.
+        data: uint8 (bytes,), the file, or float16 of bands.
 
     Returns:
-        uint8 (max_tokens, input_dim): RGB patches in row-major order, each flattened as (ph pw c), as in ml-4m.
+        uint8 (max_tokens, input_dim): RGB patches in row-major order, each flattened as (ph pw c), as in ml-4m; float16
+        of bands.
 
     Raises:
         ValueError: no image, or not of the size of `spec`.
     """
     import cv2
 
-    side = spec.side
-    patch = round((spec.input_dim / 3) ** 0.5)
+    side, patch = spec.side, patch_side(spec)
+    if spec.has_bands:
+        return _patches(pixels(data, side * patch, spec.channels), spec)
     image = cv2.imdecode(data, cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError(f"{len(data)} bytes are no image that can be decoded")
     if image.shape != (side * patch, side * patch, 3):
         raise ValueError(f"got an image of {image.shape[:2]}, expected {side * patch} x {side * patch} px")
-    patches = cv2.cvtColor(image, cv2.COLOR_BGR2RGB).reshape(side, patch, side, patch, 3)
+    return _patches(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), spec)
+
+
+def _patches(image: np.ndarray, spec: ModalitySpec) -> np.ndarray:
+    """(H, W, C) as (max_tokens, input_dim)."""
+    side, patch = spec.side, patch_side(spec)
+    patches = image.reshape(side, patch, side, patch, spec.channels)
     return patches.transpose(0, 2, 1, 3, 4).reshape(side * side, spec.input_dim)

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from ...infra import cluster, storage
-from ...modalities import import_modules
+from ...modalities import Declares, import_modules
 from ...pipelines.engine import driver
 from ...pipelines.engine.job import Demand, Hints, NodeSetup, Status
 from ...pipelines.engine.settings import Engine
@@ -29,10 +29,11 @@ Task = TypeVar("Task")
 
 @dataclass(frozen=True)
 class Where:
-    """Where work is done: the section `engine` of a recipe, and the user's own modules, which actors import."""
+    """Where work is done: the section `engine` of a recipe, and the user's own modules and
+    sensors, which actors declare."""
 
     engine: Engine = field(default_factory=Engine)
-    modules: tuple[str, ...] = ()
+    modules: tuple[str | Declares, ...] = ()
 
     @property
     def is_cluster(self) -> bool:

@@ -14,6 +14,7 @@ The fit of a tokenizer, the report and the evaluation measure by these functions
 | classes | `miou` over classes that occur, `accuracy`; pixels of no class do not count |
 | masks | `iou` of the instance's pixels, mean over masks, `accuracy` |
 | features, vectors | `cosine`, `mse` |
+| rasters, numbers | `rmse` and `mae` in their unit, means over bands; `r2`; of several bands `rmse BAND` too |
 | body poses | `mean_degrees`, `median_degrees`, ... between joint rotations, `cosine`, `mse` |
 
 All: `samples`.
@@ -21,7 +22,7 @@ All: `samples`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -196,9 +197,15 @@ def _features(predicted: np.ndarray, true: np.ndarray, valid: np.ndarray | None)
     return {"cosine": cosine.sum(), "vectors": cosine.size, "error": np.square(a - b).sum(), "values": a.size}
 
 
-def _series(predicted: np.ndarray, true: np.ndarray, valid: np.ndarray | None) -> Mapping[str, object]:
-    known = ~np.isnan(true)
-    return {"squares": np.square(np.where(known, predicted - true, 0).astype(np.float64)).sum(), "known": known.sum()}
+def _values(predicted: np.ndarray, true: np.ndarray, valid: np.ndarray | None) -> Mapping[str, object]:
+    """Of each band, the last axis: errors of values that are there."""
+    a, b = (values.reshape(-1, values.shape[-1]).astype(np.float64) for values in (predicted, true))
+    known = np.isfinite(b) if valid is None else np.isfinite(b) & valid.reshape(-1, 1)
+    error, b = np.where(known, a - b, 0), np.where(known, b, 0)
+    return {
+        "squares": np.square(error).sum(0), "absolute": np.abs(error).sum(0), "known": known.sum(0),
+        "sum": b.sum(0), "power": np.square(b).sum(0),
+    }  # fmt: skip
 
 
 def _poses(predicted: np.ndarray, true: np.ndarray, valid: np.ndarray | None) -> Mapping[str, object]:
@@ -209,8 +216,9 @@ def _poses(predicted: np.ndarray, true: np.ndarray, valid: np.ndarray | None) ->
 _SUMS: dict[str, Callable[..., Mapping[str, object]]] = {
     Form.COLORS.value: _colors, Form.EDGES.value: _edges, Form.DEPTH.value: _depth,
     DISTANCE: partial(_depth, form=DISTANCE), Form.NORMALS.value: _normals, Form.CLASSES.value: _classes,
+    Form.RASTER.value: _values, Form.NUMBERS.value: _values,
     SAM_MASK: _masks, Form.FEATURES.value: _features, Form.VECTOR.value: _features,
-    Form.SERIES.value: _series, BODY_POSE: _poses,
+    Form.SERIES.value: _values, BODY_POSE: _poses,
 }  # fmt: skip
 
 
@@ -248,9 +256,29 @@ def _feature_measures(total: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"cosine": total["cosine"] / total["vectors"], "mse": total["error"] / total["values"]}
 
 
-def _root_mean_square(total: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _value_measures(total: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     known = np.asarray(total["known"], np.float64)
-    return {"rmse": np.sqrt(total["squares"] / np.where(known > 0, known, np.nan))}
+    spread = total["power"] - np.square(total["sum"]) / known  # squares around the mean, which an answer must beat
+    return {
+        "rmse": _mean(np.sqrt(total["squares"] / known)), "mae": _mean(total["absolute"] / known),
+        "r2": _mean(1 - total["squares"] / np.where(spread > 0, spread, np.nan)),
+    }  # fmt: skip
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Along the last axis, of what is a number; NaN if nothing is."""
+    known = np.isfinite(values)
+    count = known.sum(-1)
+    return np.where(count > 0, np.where(known, values, 0).sum(-1) / np.maximum(count, 1), np.nan)
+
+
+def of_bands(form: str, total: Mapping[str, np.ndarray], bands: Sequence[str]) -> dict[str, np.ndarray]:
+    """`rmse BAND` of each band in its unit, of several with a name."""
+    if form not in (Form.RASTER.value, Form.NUMBERS.value) or len(bands) < 2 or not all(bands):
+        return {}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        errors = np.sqrt(total["squares"] / total["known"])
+    return {f"rmse {band}": error for band, error in zip(bands, errors, strict=True)}
 
 
 _SUMMARIES: dict[str, Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]] = {
@@ -261,7 +289,9 @@ _SUMMARIES: dict[str, Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]
     Form.CLASSES.value: _class_measures,
     SAM_MASK: _means("iou", "accuracy"),
     Form.FEATURES.value: _feature_measures,
+    Form.RASTER.value: _value_measures,
+    Form.NUMBERS.value: _value_measures,
     Form.VECTOR.value: _feature_measures,
-    Form.SERIES.value: _root_mean_square,
+    Form.SERIES.value: _value_measures,
     BODY_POSE: lambda total: _angle_measures(total) | _feature_measures(total),
 }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...infra import configuration, ledger, side_files, storage
 from ...infra.secrets import hidden
-from ...modalities import MODALITIES, Kind, ModalitySpec
+from ...modalities import MODALITIES, Declares, Kind, ModalitySpec
 from ...model.config import CONFIG, TOKENIZERS, WEIGHTS, FourMConfig
 from ...pipelines.removal import seen
 from .. import checkpoint
@@ -61,7 +61,7 @@ class TrainJob:
     seed: int
     settings: Train
     address: str | None
-    modules: tuple[str, ...]
+    modules: tuple[str | Declares, ...]
     recipe: dict[str, Any]
     specs: tuple[ModalitySpec, ...]
     shards: tuple[ShardRows, ...]

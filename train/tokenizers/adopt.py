@@ -18,6 +18,7 @@ from ...tokenize.conventions import PUBLISHED
 from ...tokenize.settings import CHANNELS, TextTokenizer, Tokenizers, TokenizerSettings
 
 if TYPE_CHECKING:
+    from ...tokenize.networks.tables import TableConfig
     from ...tokenize.networks.vqvae import VQConfig
     from ...tokenize.text.wordpiece import WordPiece
 
@@ -229,12 +230,16 @@ def _other_classes(asked: Sequence[str], there: Sequence[str]) -> str:
 def _problem(
     entry: Tokenizer,
     settings: TokenizerSettings,
-    config: VQConfig,
+    config: VQConfig | TableConfig,
     image_size: int,
     lists: Mapping[str, tuple[str, ...]],
 ) -> str:
     """Why a tokenizer cannot serve, "" if it can."""
     from ...tokenize.networks.divae import DiVAEConfig
+    from ...tokenize.networks.tables import TableConfig
+
+    if isinstance(config, TableConfig):
+        return f"it is a table of {config.table}, and {entry.name} needs a network"
 
     books = entry.tokens if entry.form is Form.VECTOR else 1
     wanted: dict[str, Any] = {"codebook_size": settings.codebook_size, "num_codebooks": books}

@@ -19,8 +19,9 @@ from ...tokenize.networks.unet import UNetSize
 from ...tokenize.networks.uvit import UViTSize
 from ...tokenize.networks.vit import ViTSize
 from ...tokenize.networks.vqvae import VQVAE, VQVAEConfig
+from ...tokenize.sensors.statistics import Statistics
 from ...tokenize.settings import CHANNELS, TokenizerSettings, quantizer
-from ...tokenize.tokenizer import Tokenizer
+from ...tokenize.tokenizer import Network
 
 # Settings that a config calls by another name; the others of both have one name.
 _RENAMED = {
@@ -35,8 +36,14 @@ def config_fields(kind: type[BaseModel], settings: TokenizerSettings) -> dict[st
 
 
 def model(
-    name: str, settings: TokenizerSettings, image_size: int, row: Sequence[int], seed: int = 0, n_labels: int = 0
-) -> Tokenizer:
+    name: str,
+    settings: TokenizerSettings,
+    image_size: int,
+    row: Sequence[int],
+    seed: int = 0,
+    n_labels: int = 0,
+    statistics: Statistics | None = None,
+) -> Network:
     """An untrained tokenizer; its weights depend on the arguments alone.
 
     Args:
@@ -45,6 +52,7 @@ def model(
         image_size: pixels along a side of a crop.
         row: shape of a row of its examples, without the batch: the last axis of features and vectors is their width.
         n_labels: classes of a class map with "none", see `class_lists.n_labels`; the published number if 0.
+        statistics: of the bands of a sensor, by which it reads and gives them.
     """
     entry = TOKENIZERS[name]
     encoder = (settings.dim, settings.encoder_depth, settings.heads)
@@ -61,6 +69,7 @@ def model(
         "n_labels": n_labels or entry.n_labels or None,
         "patch_proj": entry.form is not Form.FEATURES,  # cells of a feature map are tokens already
         "post_mlp": True,  # as in all published tokenizers
+        "statistics": statistics,
     }
     if entry.form is Form.SERIES:
         return VQVAE(_series(settings, encoder, {"length": row[0], **label}), seed)

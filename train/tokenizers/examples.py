@@ -13,6 +13,7 @@ import torch
 from ...modalities import TOKENIZERS, Form
 from ...tokenize import inputs
 from ...tokenize.crops import Crop
+from ...tokenize.sensors.statistics import Statistics
 from ...tokenize.settings import TokenizerSettings
 from ..data.prefetch import prefetch
 from . import augment
@@ -71,10 +72,13 @@ def collect(examples: Iterable[tuple[str, np.ndarray]], count: int, report: Repo
     return {name: array[: filled[name]] for name, array in arrays.items()}
 
 
+_WHOLE = (Form.FEATURES, Form.VECTOR, Form.SERIES, Form.NUMBERS)  # which are never resampled
+
+
 def side(name: str, settings: TokenizerSettings, image_size: int) -> int:
     """Along one side of what is cached: the largest size that pictures are fitted at, cells of a feature map."""
     form = TOKENIZERS[name].form
-    if form in (Form.VECTOR, Form.SERIES):
+    if form in (Form.VECTOR, Form.SERIES, Form.NUMBERS):
         return 0
     if form is Form.FEATURES:
         assert settings.patch_size is not None
@@ -94,7 +98,7 @@ def size_at(settings: TokenizerSettings, image_size: int, seed: int, step: int) 
 def resized(name: str, rows: np.ndarray, size: int) -> np.ndarray:
     """Rows of pictures at another size, resampled as their form wants it; others as they are."""
     entry = TOKENIZERS[name]
-    if entry.form in (Form.FEATURES, Form.VECTOR, Form.SERIES) or entry.image_size or rows.shape[1] == size:
+    if entry.form in _WHOLE or entry.image_size or rows.shape[1] == size:
         return rows
     whole = Crop(0, 0, rows.shape[2], rows.shape[1])
     frame = (rows.shape[2], rows.shape[1])
@@ -156,11 +160,11 @@ class Batch:
         colors = augment.Jitter(*map(move, self.colors)) if self.colors else None
         return Batch(move(self.rows), colors, None if self.weight is None else move(self.weight))
 
-    def to(self, name: str, device: str | torch.device) -> Weighted:
+    def to(self, name: str, device: str | torch.device, statistics: Statistics | None = None) -> Weighted:
         """The tokenizer's input there, 0 where a value is not known, and the weight of its values, None if all count
         alike."""
         there = self._moved(lambda tensor: tensor.to(device, non_blocking=True))
-        x = inputs.from_stored(name, there.rows)
+        x = inputs.from_stored(name, there.rows, statistics)
         if there.weight is not None:
             weight = inputs.channels_first(name, there.weight)
             return (x.nan_to_num() if x.is_floating_point() else x), weight.to(torch.float32)

@@ -12,25 +12,27 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ...infra import ledger, scratch, storage
+from ...infra import scratch, storage
 from ...infra.fingerprint import fingerprint
 from ...modalities import COCO_CLASSES, TEXT, TOKENIZERS, Form, class_names, import_modules
 from ...pipelines.fit_data import FitData
 from ...pipelines.removal import seen
 from ...tokenize import class_lists
-from ...tokenize.settings import TextTokenizer, TokenizerSettings, warm_starts
+from ...tokenize.settings import warm_starts
 from .. import checkpoint, workers
 from ..board import Stopped
 from ..metrics import Metrics
 from ..requests import Asked, Requests
+from . import commits
+from .commits import commit
 from .examples import Board, Rows, Weighted, batches, collect, resized, side
+from .job import FitJob
 from .window import Window
 
 if TYPE_CHECKING:
@@ -39,31 +41,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-OUTPUT = "tokenizers"
 LOG_EVERY = 10
 SPECIAL_WORDS = 4_300  # of the text vocabulary, rounded up
-
-
-@dataclass(frozen=True)
-class FitJob:
-    """What is to be fitted. `prints` are the fingerprints of the settings, by tokenizer; `val` may be None; `versions`
-    are what records say of the code that makes each (infra/versions.py).
-
-    tokenizers: settings with their sizes, see `Recipe.tokenizer`; those with `weights` are brought, not fitted.
-    classes: the recipe's own lists of classes, by label.
-    """
-
-    root: str
-    seed: int
-    image_size: int
-    text: TextTokenizer | None
-    tokenizers: dict[str, TokenizerSettings]
-    prints: dict[str, str]
-    versions: dict[str, dict[str, Any]]
-    train: FitData
-    val: FitData | None
-    share: Literal["tokenizers", "batches"] = "tokenizers"
-    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def run(job: FitJob, resources: workers.Resources, address: str | None) -> None:
@@ -295,14 +274,23 @@ def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: s
     """Fit one tokenizer from its newest checkpoint on, measure it, and commit it."""
     import torch
 
-    from . import build, losses
+    from . import build, losses, tables
     from .vq import VQTrainer
     from .warm_start import cannot_warm_start, warm_start
 
     start, settings = time.monotonic(), job.tokenizers[name]
     batch = max(1, settings.batch_size // world)
     n_labels = class_lists.n_labels(name, job.classes)
-    model = build.model(name, settings, job.image_size, rows.train.shape[1:], job.seed, n_labels)
+    folder = run_folder(job, name)
+    statistics = tables.frozen(name, rows.train, folder, rank, world)
+    if TOKENIZERS[name].is_table:
+        assert statistics is not None
+        if rank == 0:
+            seen.note(folder, rows.shards)
+            table, measured = tables.fit(name, settings.codebook_size or 0, rows, statistics)
+            commits.save(job, name, rows, table, measured, len(rows.train), start)
+        return
+    model = build.model(name, settings, job.image_size, rows.train.shape[1:], job.seed, n_labels, statistics)
     backbone = settings.perceptual_backbone if TOKENIZERS[name].form is Form.COLORS else None
     perceptual = losses.lpips(backbone, device) if backbone else None
     warm = warm_starts(name, settings)
@@ -311,7 +299,6 @@ def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: s
         logger.warning("fit %s: no warm start: %s", name, why)
         warm = False
     trainer = VQTrainer(model.to(device), settings, job.seed, perceptual, warm_start if warm else None)
-    folder = run_folder(job, name)
     checkpoints = storage.join(folder, "checkpoints")
     if (last := checkpoint.newest(checkpoints)) is not None:
         trainer.load_state_dict(checkpoint.unpack(last.read("state.pt"), device))
@@ -321,7 +308,7 @@ def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: s
     metrics = Metrics(folder, trainer.steps_done) if rank == 0 else None
     steps = (rank, batch, trainer.steps_done, device, rows.weights)
     made = batches(name, settings, rows.train, job.image_size, job.seed, *steps)
-    inputs = (one.to(name, device) for one in made)
+    inputs = (one.to(name, device, statistics) for one in made)
     _train(name, trainer, inputs, metrics, checkpoints, Requests(board, rank, world), board)
     if metrics is not None:
         _finish(job, name, rows, trainer.result(), batch, metrics, start, world, perceptual)
@@ -393,7 +380,6 @@ def _finish(
     perceptual: Any,
 ) -> None:  # fmt: skip
     """Measure a fitted tokenizer and commit it."""
-    from ...tokenize import tokenizer
     from .quality import quality
 
     settings = job.tokenizers[name]
@@ -403,56 +389,4 @@ def _finish(
     )
     metrics.log(settings.total_steps, rows.measured_on, measured)
     metrics.close()
-    with scratch.folder() as folder:
-        tokenizer.save(model.cpu(), folder, measured, class_lists.of_tokenizer(name, job.classes), name)
-        facts = {
-            "sha256": tokenizer.fingerprint(folder), "vocab_size": settings.codebook_size, "quality": measured,
-            "measured_on": rows.measured_on, "shards": rows.shards,
-            **({"shards_passed_over": rows.passed_over} if rows.passed_over else {}),
-        }  # fmt: skip
-        commit(job, name, folder, facts, len(rows.train) * world, start)
-
-
-def commit(job: FitJob, name: str, folder: str, facts: Mapping[str, Any], samples: int, start: float) -> None:
-    """Put a tokenizer's files and then its record.
-
-    As `ledger.commit` does for one file: of two jobs that put their files at the same time one wins the record, and if
-    the other holds a different tokenizer it commits again, so that the record is never of the other one's files.
-
-    Args:
-        facts: `sha256`, the fingerprint of its contents, and what else its record says: `vocab_size`, `quality`, ...
-
-    Raises:
-        OSError: other jobs keep committing other tokenizers.
-    """
-    files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
-    settings: TextTokenizer | TokenizerSettings | None = job.text if name == TEXT else job.tokenizers[name]
-    assert settings is not None
-    identity = {key: value for key, value in facts.items() if key != "sha256"}
-    record = ledger.Record(
-        output=OUTPUT,
-        shard=name,
-        fingerprint=job.prints[name],
-        source=ledger.Source(0, "", ""),
-        rows=samples,
-        nulls=0,
-        rejects=[],
-        bytes=sum(map(len, files.values())),
-        sha256=facts["sha256"],
-        seconds=round(time.monotonic() - start, 3),
-        identity={"settings": settings.model_dump(mode="json"), **identity, **job.versions.get(name, {})},
-    )
-    url = ledger.record_url(job.root, OUTPUT, name)
-    for _ in range(ledger.ATTEMPTS):
-        # Without its record a tokenizer does not exist, so that nobody reads files that are being replaced.
-        storage.delete(url)
-        for file, data in files.items():
-            storage.put(storage.join(job.root, OUTPUT, name, file), data)
-        if storage.put(url, ledger.dumps(record), if_absent=True):
-            logger.info("fit %s: committed %s", name, record.sha256)
-            return
-        # Another job was first. If it holds the same tokenizer, all is well; else put the files again.
-        other = ledger.read(job.root, OUTPUT, name)
-        if other is not None and (other.fingerprint, other.sha256) == (record.fingerprint, record.sha256):
-            return
-    raise OSError(f"{url}: other jobs keep committing other tokenizers; do not fit two recipes on one root at a time")
+    commits.save(job, name, rows, model.cpu(), measured, len(rows.train) * world, start)

@@ -8,6 +8,7 @@ of the codebook), `perplexity` (both means over the books of a tokenizer with se
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from ...modalities import TOKENIZERS, Form
 from ...tokenize.inputs import to_input, to_values
 from ...tokenize.networks.divae import DiVAE
+from ...tokenize.sensors.statistics import of_config
 from ...tokenize.tokenizer import Tokenizer
 from ..measures import forms
 from .usage import usage
@@ -48,12 +50,14 @@ def quality(
         ValueError: no batch came.
     """
     assert not model.training
-    device, form = next(model.parameters()).device, forms.form_of(name)
+    device = next(itertools.chain(model.parameters(), model.buffers())).device  # a table has no parameters
+    form = forms.form_of(name)
     frame = getattr(model.config, "frame", None) if TOKENIZERS[name].form is Form.NORMALS else None
+    statistics = of_config(model.config)
     total: forms.Sums = {}
     counts: torch.Tensor | None = None
     for rows in batches:
-        x = to_input(name, rows, frame, device)
+        x = to_input(name, rows, frame, device, statistics)
         ids = model.encode(x)
         counts = _count(ids, model, counts)
         recon = reconstruct(model, ids, steps).float()
@@ -61,12 +65,12 @@ def quality(
         if TOKENIZERS[name].form is Form.COLORS:
             recon = recon.clamp(-1, 1)
             likeness = _likeness(recon, x, perceptual)
-        values = zip(to_values(name, recon, frame), rows, likeness, strict=True)
+        values = zip(to_values(name, recon, frame, statistics), rows, likeness, strict=True)
         of_batch = [forms.sums(form, predicted, true) | more for predicted, true, more in values]
         total = forms.add([total, *of_batch] if total else of_batch)
     if counts is None:
         raise ValueError(f"{name}: got no batch to measure the tokenizer on; expected at least one")
-    measured = forms.summary(form, total)
+    measured = forms.summary(form, total) | forms.of_bands(form, total, statistics.bands if statistics else ())
     measured |= {key: total[key] / total["samples"] for key in ("ssim", "lpips") if key in total}
     # A label without anything to measure has no measures, rather than some that are no numbers.
     known = {key: float(value) for key, value in measured.items() if not np.isnan(value)}

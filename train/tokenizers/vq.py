@@ -36,7 +36,7 @@ from ...tokenize.networks.quantize import VectorQuantizer, dead_code_threshold, 
 from ...tokenize.networks.vit import ViTDecoder, ViTEncoder
 from ...tokenize.networks.vqvae import StepOutput
 from ...tokenize.settings import TokenizerSettings
-from ...tokenize.tokenizer import Tokenizer
+from ...tokenize.tokenizer import Network
 from .losses import reconstruction_loss
 from .window import Values
 
@@ -49,7 +49,7 @@ BETAS = (0.9, 0.99)
 class _Step(nn.Module):
     """A tokenizer's step as a call, around which DDP exchanges gradients."""
 
-    def __init__(self, model: Tokenizer) -> None:
+    def __init__(self, model: Network) -> None:
         super().__init__()
         self.model = model
 
@@ -57,7 +57,7 @@ class _Step(nn.Module):
         return self.model.step(x, generator=generator)
 
 
-def _shared(model: Tokenizer) -> nn.Module:
+def _shared(model: Network) -> nn.Module:
     """A tokenizer's step; of several ranks with the mean of their gradients, exchanged beside the backward pass."""
     step = _Step(model)
     if not is_distributed():
@@ -78,7 +78,7 @@ class VQTrainer:
 
     def __init__(
         self,
-        model: Tokenizer,
+        model: Network,
         settings: TokenizerSettings,
         seed: int = 0,
         perceptual: Perceptual | None = None,
@@ -235,7 +235,7 @@ class VQTrainer:
             torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - decay)
         return norm
 
-    def result(self) -> Tokenizer:
+    def result(self) -> Network:
         """A copy with the averaged weights, in evaluation mode: what is saved and used."""
         # A copy: training goes on with its own weights.
         model = copy.deepcopy(self.model).eval()
@@ -278,7 +278,7 @@ class VQTrainer:
         self.steps_done = int(state["steps_done"])
 
 
-def compile_parts(model: Tokenizer, **options: Any) -> None:
+def compile_parts(model: Network, **options: Any) -> None:
     """torch.compile encoder and decoder in place: a block at a time where they are transformers, whose blocks share a
     graph, else whole."""
     for part in (model.encoder, model.decoder):

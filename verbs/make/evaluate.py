@@ -52,7 +52,7 @@ def make(project: Project) -> Summary:
     from ...train.downstream.pool import Where
 
     storage.check_writable(project.root)  # better known before hours of answers
-    evaluation = Evaluation(job, Where(project.recipe.engine, tuple(project.recipe.modules)))
+    evaluation = Evaluation(job, Where(project.recipe.engine, project.recipe.declares))
     matrix, table = evaluation.likelihoods(), evaluation.table()
     files = matrix_files.files(matrix) | {f"{tables.LIKELIHOODS}.png": heat_map(matrix)}
     files |= table_files.files(table) | {f"{tables.EVALUATION}.png": chart(table)}

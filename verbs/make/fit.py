@@ -12,7 +12,7 @@ from ..summary import Summary, show
 
 if TYPE_CHECKING:
     from ...project import Project
-    from ...train.tokenizers.fit import FitJob
+    from ...train.tokenizers.job import FitJob
 
 ORDER = 60
 HELP = "fit the tokenizers that are missing"

@@ -159,7 +159,7 @@ def make(project: Project) -> Summary:
         from ...train.pretrain import weights
 
         stage.prepare_root(project)
-        where = Where(project.recipe.engine, tuple(project.recipe.modules))
+        where = Where(project.recipe.engine, project.recipe.declares)
         generation.run(job, weights.load_model, where)
         summary.made = len(chains)
     summary.notes.append(job.folder)

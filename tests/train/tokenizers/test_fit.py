@@ -25,7 +25,9 @@ from fourmill.tokenize.networks.vqvae import VQVAEConfig
 from fourmill.train import board, checkpoint, metrics, requests
 from fourmill.train.tokenizers import fit as fitting
 from fourmill.train.tokenizers import quality
+from fourmill.train.tokenizers.commits import commit
 from fourmill.train.tokenizers.examples import batch_indices
+from fourmill.train.tokenizers.job import FitJob
 from fourmill.train.tokenizers.vq import VQTrainer
 from fourmill.train.tokenizers.warm_start import cannot_warm_start
 from fourmill.train.workers import Resources
@@ -190,7 +192,7 @@ def test_quality_says_what_it_was_measured_on(fitted: Recipe, tmp_path: Path, sh
     assert [row["kind"] for row in metrics.read(str(log)) if "f1" in row] == ["train"]
 
 
-def job_of(recipe: Recipe) -> fitting.FitJob:
+def job_of(recipe: Recipe) -> FitJob:
     project = Project(recipe)
     return project.fit_job(list(project.fit_fingerprints))
 
@@ -238,7 +240,7 @@ def test_record_matches_files_of_racing_fits(
 
     monkeypatch.setattr(storage, "put", racing)
     facts = {"sha256": record.sha256, "vocab_size": 64, "quality": {}, "ours": True}
-    fitting.commit(job, "tok_canny_edge", str(folder), facts, 48, 0.0)
+    commit(job, "tok_canny_edge", str(folder), facts, 48, 0.0)
     committed = ledger.read(job.root, "tokenizers", "tok_canny_edge")
     assert committed is not None and committed.sha256 == record.sha256
     assert ("ours" in committed.identity) is not same

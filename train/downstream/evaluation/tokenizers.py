@@ -18,9 +18,11 @@ import torch
 from ....infra import storage
 from ....modalities import TOKENIZERS, Form
 from ....tokenize import codecs, inputs
+from ....tokenize.sensors.statistics import of_config
 from ...tokenizers import losses
 from ...tokenizers.examples import Board, resized
-from ...tokenizers.fit import FitJob, fill, groups
+from ...tokenizers.fit import fill, groups
+from ...tokenizers.job import FitJob
 from ...tokenizers.quality import quality, reconstruct
 from ...workers import FINAL
 from . import tables
@@ -68,6 +70,9 @@ def evaluate(job: FitJob, device: str, board: Board, batch: int = 32) -> tuple[l
     rows: list[Evaluation] = []
     lacking: dict[str, str] = {}
     for group in groups(job, fitted=True):  # crops drawn alike: one pass over the shards for all of them
+        group = [name for name in group if TOKENIZERS[name].vocab_size]  # statistics alone reconstruct nothing
+        if not group:
+            continue
         try:
             cache = fill(job, group, 0, 1, device, board, few=True)
         except FINAL as error:
@@ -100,7 +105,7 @@ def _evaluate(
 
     measured = quality(name, model, pieces(), settings.validation_steps, perceptual)
     few = resized(name, rows[: min(batch, _SPEED_SAMPLES)], job.image_size)
-    x = inputs.to_input(name, few, model.config.frame, device)
+    x = inputs.to_input(name, few, model.config.frame, device, of_config(model.config))
     with torch.inference_mode():
         ids = model.encode(x)
         encode = len(x) / _seconds(lambda: model.encode(x), device)

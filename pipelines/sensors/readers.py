@@ -1,0 +1,132 @@
+"""Readers of a sensor's files: from the bytes of a member to an array, one row of `READERS` a kind.
+
+Nothing is unpickled and no code of a file is run; what a file would need of memory is known, and limited, before it is
+read. What is wrong with one is a ValueError, which becomes the sample's reject.
+
+A user's own reader is a function: bytes -> array.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import io
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ... import sensors
+from .. import members
+
+MAX_BYTES = 1 << 30  # of an array in memory
+Reader = Callable[[bytes, sensors.Reading], Any]
+
+_ARRAY_KINDS = "biuf"
+
+
+def read(data: bytes, reading: sensors.Reading) -> Any:
+    """What a member holds: an array of numbers, or of a JSON what its fields say.
+
+    Raises:
+        ValueError: nothing reads such a file, or it is damaged, too large, or lacks what is asked for.
+    """
+    if reading.reader:
+        return own(reading.reader)(data)
+    kind = members.suffix(reading.member)
+    if reading.member.endswith("zarr.zip"):
+        kind = "zarr.zip"
+    if kind not in READERS:
+        raise ValueError(f"nothing reads .{kind}; expected one of {', '.join(READERS)}, or a reader of your own")
+    return READERS[kind](data, reading)
+
+
+def own(name: str) -> Callable[[bytes], Any]:
+    """A reader of the user's own, "module:function". ValueError if it cannot be loaded."""
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"reader {name!r} cannot be loaded: {error}; expected module:function, with PYTHONPATH at its folder"
+        ) from None
+    if not callable(found):
+        raise ValueError(f"reader {name!r} is no function")
+    made: Callable[[bytes], Any] = found
+    return made
+
+
+def missing_package(member: str) -> str:
+    """Why members of a name cannot be read here, "" if they can: the sentence says what to install."""
+    wanted = next((package for ending, package in _PACKAGES.items() if member.endswith(ending)), "")
+    if not wanted or importlib.util.find_spec(wanted):
+        return ""
+    return f"reading .{member} needs the package {wanted}; run `pip install fourmill[sensors]`"
+
+
+def named(names: Mapping[str, Any], asked: str | None, what: str) -> str:
+    """The array that is meant among those of a file. ValueError if that is not clear."""
+    if asked is None and len(names) == 1:
+        return next(iter(names))
+    shown = ", ".join(list(names)[:8]) or "none"
+    if asked is None:
+        raise ValueError(f"{what} holds the arrays {shown}; say which one (array)")
+    if asked not in names:
+        raise ValueError(f"{what} has no array {asked!r}, but {shown}; see array")
+    return asked
+
+
+def check_size(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """ValueError if an array is none of numbers, or would take more memory than is allowed."""
+    if dtype.kind not in _ARRAY_KINDS:
+        raise ValueError(f"an array of {dtype.name}, expected numbers")
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if size > MAX_BYTES:
+        raise ValueError(f"an array {shape} of {dtype.name}, {size} bytes; expected at most {MAX_BYTES}")
+
+
+def _by_kind(data: bytes, reading: sensors.Reading) -> Any:
+    return members.KINDS[members.suffix(reading.member)].read(data)
+
+
+def _npz(data: bytes, reading: sensors.Reading) -> np.ndarray:
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+    except zipfile.BadZipFile as error:
+        raise ValueError("not an archive of NumPy's .npz") from error
+    with archive:
+        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        entry = entries[named(entries, reading.array, "it")]
+        if entry.file_size > MAX_BYTES:
+            raise ValueError(f"an array of {entry.file_size} bytes, expected at most {MAX_BYTES}")
+        try:
+            with archive.open(entry) as file:
+                content = file.read(entry.file_size + 1)
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+            raise ValueError(f"{entry.filename}: damaged ({error})") from error
+    found: np.ndarray = members.KINDS["npy"].read(content)
+    return found
+
+
+def _tif(data: bytes, reading: sensors.Reading) -> np.ndarray:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            series = file.series[0]
+            check_size(tuple(series.shape), np.dtype(series.dtype or "V"))
+            found: np.ndarray = series.asarray()
+            # Bands last, as most writers of several samples a pixel have them; what they say goes before a guess.
+            return np.moveaxis(found, -1, 0) if series.axes.endswith("S") and found.ndim == 3 else found
+    except (tifffile.TiffFileError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"not a TIFF file that can be read ({error})") from error
+
+
+READERS: dict[str, Reader] = {
+    **dict.fromkeys(("npy", "png", "jpg", "jpeg", "webp", "json"), _by_kind),
+    "npz": _npz,
+    "tif": _tif,
+    "tiff": _tif,
+}
+_PACKAGES = {"tif": "tifffile", "tiff": "tifffile"}

@@ -1,0 +1,261 @@
+"""Sensors: what a recipe says of the files of a user's own instruments, and the labels and modalities that follow.
+
+One entry of the section `sensors` declares a label of its name, of float32 values in the sensor's own unit with NaN
+where there are none, or of the user's classes; and modalities:
+
+| the sensor is | label | modalities |
+|---|---|---|
+| a raster of n bands | `s2`, (H, W, n) | `s2`, its pixels, for input alone; `tok_s2`, a grid of ids |
+| a map of classes | `lulc`, (H, W) | `tok_lulc`, a grid of ids |
+| one number or several | `agb`, (n,) | `agb`, one id for each number, of a vocabulary of its own |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .infra.fields import Positive, Section
+from .modalities import LABELS, MODALITIES, RASTER, TOKENIZERS, Form, Kind, Label, Modality, Storage, declare
+
+NUMBER_CODES = 1_024  # of a number's vocabulary, as AION-1 has them
+RASTER_CODES, CLASS_CODES = 16_384, 4_096
+PREFIX = "tok_"
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_STRETCH = re.compile(r"p(\d+(?:\.\d+)?)-p(\d+(?:\.\d+)?)")
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) or value is None else [value]
+
+
+class Reading(Section):
+    """Where the values of a sensor are, and what they mean: all that its label depends on.
+
+    member: what follows the key in a member's name, "zarr.zip" of KEY.zarr.zip. array: the array's name in a file that
+        holds several. field, fields: of a JSON, dotted where objects lie in each other. reader: a function of your own,
+        "module:function", that gets the bytes and returns an array.
+    bands: all of the file's, in its order; use: those that are kept, in this order. axes: where the bands are, if their
+        number does not say it. dtype, shape: what the file must hold.
+    nodata: values that stand for none, as they are in the file; NaN and infinite values always do. A value of the label
+        is scale * (value of the file) + offset.
+    classes: names by id, from 0 on, or a mapping from the file's ids to names; two ids may have one name.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+    from_: str = Field("", alias="from")
+    member: str
+    array: str | None = None
+    field: str | None = None
+    fields: list[str] = []
+    reader: str | None = None
+    kind: Literal["raster", "classes", "scalar", "vector"] | None = None
+    bands: list[str] = []
+    use: list[str] = []
+    axes: Literal["chw", "hwc"] | None = None
+    dtype: str | None = None
+    shape: list[int] | None = None
+    nodata: Annotated[list[float], BeforeValidator(_as_list)] = []
+    scale: float = 1.0
+    offset: float = 0.0
+    classes: list[str] | dict[int, str] = []
+
+    @field_validator("member")
+    @classmethod
+    def _is_an_extension(cls, member: str) -> str:
+        if not member or member.startswith((".", "/")) or "/" in member:
+            raise ValueError(f"got {member!r}; expected what follows the key and its dot: tif of KEY.tif")
+        return member.lower()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for what, names in (("bands", self.bands), ("use", self.use), ("fields", self.fields)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{what}: a name stands twice in {names}")
+        if unknown := [name for name in self.use if name not in self.bands]:
+            raise ValueError(f"use: {unknown[0]!r} is not among the bands, {', '.join(self.bands) or 'which are none'}")
+        if (self.field or self.fields) and self.member.rpartition(".")[2] != "json":
+            raise ValueError(f"field: it is of a JSON, and the member is {self.member}")
+        if self.field and self.fields:
+            raise ValueError("field and fields say the same thing; leave one out")
+        if self.kind == "classes" and not self.classes:
+            raise ValueError("classes: name the classes, in the order of their ids, or by id")
+        if not self.scale:
+            raise ValueError("scale: it is 0, which would make all values one")
+        if self.form is Form.CLASSES and (self.bands or self.scale != 1 or self.offset):
+            raise ValueError("bands, scale and offset have no meaning for classes; leave them out")
+        if self.form is Form.NUMBERS and (self.bands or self.axes):
+            raise ValueError("bands and axes are of rasters; leave them out")
+        if self.kind == "vector" and not (self.fields or self.shape):
+            raise ValueError("vector: say how many numbers it has: shape: [8], or fields of a JSON")
+        return self
+
+    @property
+    def form(self) -> Form:
+        """What its label is."""
+        if self.classes:
+            return Form.CLASSES
+        if self.field or self.fields or self.kind in ("scalar", "vector"):
+            return Form.NUMBERS
+        return Form.RASTER
+
+    @property
+    def kept(self) -> list[str]:
+        """The bands of the label, in order; [""] of a raster of one band that has no name."""
+        return self.use or self.bands or [""]
+
+    @property
+    def width(self) -> int:
+        """How many bands a raster has, or numbers a vector."""
+        if self.form is Form.NUMBERS:
+            return len(self.fields) or (self.shape[0] if self.kind == "vector" and self.shape else 1)
+        return len(self.kept) if self.form is Form.RASTER else 1
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of its classes by the label's ids: in the order in which they are given, each once."""
+        names = self.classes.values() if isinstance(self.classes, dict) else self.classes
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def ids(self) -> dict[int, int]:
+        """The label's class by the file's id."""
+        pairs = self.classes.items() if isinstance(self.classes, dict) else enumerate(self.classes)
+        return {number: self.class_names.index(name) for number, name in pairs}
+
+    def plain(self) -> dict[str, Any]:
+        """Its fields that say something, under their names in a recipe."""
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=set(Reading.model_fields))
+
+
+class Sensor(Reading):
+    """A sensor of a recipe: its reading, and what tokens and pictures make of it.
+
+    unit: of its values, after scale and offset. transform: in which values are standardized and drawn from quantiles:
+        as they are, or their logarithm, or their inverse hyperbolic sine (of values over `softening`).
+    size: pixels along a side of its crops, if not the run's. show: one band, or three for red, green and blue; the
+        first ones unless given. stretch: what is black and white, percentiles ("p2-p98") or values.
+    """
+
+    unit: str = ""
+    transform: Literal["linear", "log", "arcsinh"] = "linear"
+    softening: float = Field(1.0, gt=0)
+    size: Positive | None = None
+    show: list[str] = []
+    stretch: str | tuple[float, float] = "p2-p98"
+
+    @model_validator(mode="after")
+    def _can_be_shown(self) -> Self:
+        if self.form is Form.RASTER and (unknown := [name for name in self.show if name not in self.kept]):
+            raise ValueError(f"show: {unknown[0]!r} is not among the bands that are kept, {', '.join(self.kept)}")
+        if len(self.show) not in (0, 1, 3) or (self.show and self.form is not Form.RASTER):
+            raise ValueError(f"show: got {self.show}; expected one band of a raster, or three for red, green and blue")
+        if isinstance(self.stretch, str):
+            found = _STRETCH.fullmatch(self.stretch)
+            if not found or not float(found[1]) < float(found[2]) <= 100:
+                raise ValueError(f"stretch: got {self.stretch!r}; expected percentiles, p2-p98, or two values")
+        elif self.stretch[0] >= self.stretch[1]:
+            raise ValueError(f"stretch: {self.stretch[0]} is not below {self.stretch[1]}")
+        if self.softening != 1 and self.transform != "arcsinh":
+            raise ValueError("softening: it is of arcsinh; leave it out")
+        return self
+
+    def reading(self) -> Reading:
+        """What its label depends on."""
+        return Reading.model_validate(self.plain())
+
+    def of_fits(self) -> dict[str, Any]:
+        """What its tokenizers depend on, beside its label."""
+        return self.model_dump(mode="json", include={"transform", "softening", "size"}, exclude_defaults=True)
+
+    @property
+    def shown(self) -> list[int]:
+        """Numbers of the bands that a picture shows: three, or one."""
+        names = self.show or (self.kept[:3] if self.width > 2 else self.kept[:1])
+        return [self.kept.index(name) for name in names]
+
+    @property
+    def percentiles(self) -> tuple[float, float] | None:
+        """Those of `stretch`; None if it says values."""
+        found = _STRETCH.fullmatch(self.stretch) if isinstance(self.stretch, str) else None
+        return (float(found[1]), float(found[2])) if found else None
+
+
+SENSORS: dict[str, Sensor] = {}  # those that are declared, by name, which is their label's
+
+
+@dataclass(frozen=True)
+class Sensors:
+    """The sensors of a recipe, as they are sent to workers."""
+
+    entries: Mapping[str, Sensor]
+
+    def declare(self) -> None:
+        """Add them to the tables of labels, modalities and tokenizers, in place of others of their names.
+
+        Raises:
+            ValueError: a name is one of fourmill's own, or of a module of the user's.
+        """
+        for name, sensor in self.entries.items():
+            if not _NAME.fullmatch(name) or name.startswith(PREFIX):
+                raise ValueError(
+                    f"sensors: got the name {name!r}; expected small letters, digits and _, without {PREFIX}"
+                )
+            if SENSORS.get(name) != sensor:
+                forget(name)
+                declare(*entries(name, sensor))
+                SENSORS[name] = sensor
+                for modality in (name, f"{PREFIX}{name}"):
+                    if sensor.size and modality in TOKENIZERS:
+                        TOKENIZERS[modality] = replace(TOKENIZERS[modality], image_size=sensor.size)
+
+
+def declare_from(data: Any) -> None:
+    """Declare the sensors of a recipe that is not looked at yet, as far as they are right: the recipe says what is
+    wrong with the others. ValueError if a name is taken."""
+    if isinstance(data, Mapping):
+        found: dict[str, Sensor] = {}
+        for name, one in data.items():
+            with suppress(ValidationError):
+                found[str(name)] = Sensor.model_validate(one)
+        Sensors(found).declare()
+
+
+def forget(name: str) -> None:
+    """Take a sensor out of the tables, if it is there."""
+    if SENSORS.pop(name, None) is None:
+        return
+    LABELS.pop(name, None)
+    for modality in (name, f"{PREFIX}{name}"):
+        MODALITIES.pop(modality, None)
+        TOKENIZERS.pop(modality, None)
+
+
+def entries(name: str, sensor: Sensor) -> Iterable[Label | Modality]:
+    """What a sensor adds to the tables."""
+    form, unit = sensor.form, f", {sensor.unit}" if sensor.unit else ""
+    side = (224 // 16) ** 2
+    size = sensor.size or 0
+    if form is Form.RASTER:
+        yield Label(name, Storage.ARRAY, form, "sensor", f"{sensor.width} bands of {sensor.member}{unit}")
+        yield Modality(name, name, Kind.PIXELS, RASTER, 0, side, f"{name} pixels", 16, sensor.width, image_size=size)
+        text = f"{name} tokens"
+        yield Modality(
+            f"{PREFIX}{name}", name, Kind.GRID, "vq", RASTER_CODES, side, text, 16, sensor.width, image_size=size
+        )
+    elif form is Form.CLASSES:
+        yield Label(name, Storage.IMAGE, form, "sensor", f"{len(sensor.class_names)} classes of {sensor.member}")
+        text = f"{name} tokens"
+        yield Modality(f"{PREFIX}{name}", name, Kind.GRID, "vq", CLASS_CODES, side, text, 16, 1, image_size=size)
+    else:
+        text = sensor.field or sensor.member
+        yield Label(name, Storage.ARRAY, form, "sensor", f"{text}{unit}")
+        width = sensor.width
+        yield Modality(name, name, Kind.GRID, "vq", NUMBER_CODES, width, text, 0, width, spatial=False)

@@ -1,0 +1,147 @@
+"""A landscape of sensors and no photo: from tars to labels, tokenizers, tokens, 4M, generation and pages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fourmill_tests import data, runs, training
+from fourmill_tests.tiny import landscape
+
+from fourmill import recipe as recipes
+from fourmill.infra.ledger import Record
+from fourmill.project import Project
+from fourmill.recipe import Recipe
+from fourmill.tokenize import codecs, store
+from fourmill.train.downstream import generation
+from fourmill.train.pretrain.weights import load_model
+
+pytestmark = pytest.mark.slow
+
+
+class Land:
+    """A root of two training shards and one of validation, with one label kept."""
+
+    def __init__(self, folder: Path) -> None:
+        train = [landscape.write(folder / "s" / f"train-{i}.tar", range(16 * i, 16 * i + 16)) for i in range(2)]
+        val = [landscape.write(folder / "s" / "val-0.tar", range(100, 108))]
+        self.folder = folder
+        self.recipe: Recipe = recipes.parse(
+            landscape.recipe(folder, train, val, labels={"keep": ["dem", "lulc", "agb"]})
+        )
+        self.records: list[Record] = data.make(self.recipe, data.outputs(self.recipe, tokens=False))
+        data.fit(self.recipe)
+        self.records += data.make(self.recipe, data.outputs(self.recipe, labels=False))
+        self.path = folder / "recipe.yaml"
+        self.path.write_text(recipes.dump(self.recipe))
+
+    def column(self, name: str, shard: str) -> Any:
+        return store.read(str(self.folder / "out" / "tokens" / name / f"{shard}.parquet"))
+
+    def codec(self, name: str) -> Any:
+        project = Project(self.recipe)
+        (spec,) = [one for one in self.recipe.specs() if one.name == name]
+        return codecs.load(spec, project.codec_options(), str(self.folder / "out"))
+
+
+@pytest.fixture(scope="module")
+def land(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Land]:
+    with landscape.forgotten():
+        yield Land(tmp_path_factory.mktemp("land"))
+
+
+def test_every_key_is_a_sample_and_gaps_are_ordinary(land: Land) -> None:
+    nulls = {(record.output, record.shard): record.nulls for record in land.records}
+    assert {name for name, _ in nulls} == {
+        "samples", "labels/dem", "labels/lulc", "labels/agb", *(f"tokens/{name}" for name in landscape.MODALITIES),
+    }  # fmt: skip
+    gaps = sum(number % landscape.GAP == 2 for number in range(16))
+    for (name, shard), count in nulls.items():
+        assert shard != "train-0" or count == (gaps if name in ("labels/dem", "tokens/tok_dem") else 0), name
+    (record,) = [one for one in land.records if (one.output, one.shard) == ("tokens/tok_dem", "train-0")]
+    assert record.rows == 16 and record.rejects[0] == {"key": "000002", "reason": "dem: tif: there is none"}
+
+
+def test_pixels_are_the_bands_that_were_declared(land: Land) -> None:
+    crop = land.codec("s2").decode(land.column("s2", "val-0").crop(0, 0))
+    true = landscape.scene(100)["s2"][[2, 3]].transpose(1, 2, 0) * 1e-4
+    there = (true > 0).all(2)
+    assert not there.all()
+    np.testing.assert_allclose(crop[there], true[there], atol=2e-3)
+
+
+def test_a_number_is_one_token_of_its_own_vocabulary(land: Land) -> None:
+    column, codec = land.column("agb", "val-0"), land.codec("agb")
+    assert column.values.shape == (8, 1, 1) and column.spec.vocab_size == 32
+    known = [landscape.scene(number)["biomass"] for number in range(32)]
+    for row in range(8):
+        true = landscape.scene(100 + row)["biomass"]
+        (found,) = codec.decode(column.crop(row, 0))
+        if min(known) <= true <= max(known):
+            share = abs(np.mean(np.array(known) < found) - np.mean(np.array(known) < true))
+            assert share <= 0.1
+
+
+def test_tokenizers_say_what_they_were_fitted_by(land: Land) -> None:
+    config = json.loads((land.folder / "out/tokenizers/tok_dem/config.json").read_text())
+    found = config["statistics"]
+    trained = [landscape.scene(number)["dem"] for number in range(32) if number % landscape.GAP != 2]
+    known = np.array(trained)[np.array(trained) > -9999]
+    assert found["unit"] == "m" and 0.98 < found["valid"][0] < 1
+    assert abs(found["mean"][0] - known.mean()) < known.std() / 3  # of random crops
+    assert config["quality"].keys() >= {"rmse", "mae", "r2"}
+    assert json.loads((land.folder / "out/tokenizers/tok_lulc/config.json").read_text())["classes"] == landscape.CLASSES
+
+
+def test_another_reading_is_another_label(land: Land) -> None:
+    before = Project(land.recipe)
+    for change, others in (({"scale": 2.0}, True), ({"unit": "km"}, False), ({"stretch": "p1-p99"}, False)):
+        sensors = landscape.SENSORS | {"dem": landscape.SENSORS["dem"] | change}
+        changed = Project(recipes.parse(land.recipe.model_dump(mode="json") | {"sensors": sensors}))
+        prints = changed.label_prints.current
+        assert (prints["dem"] != before.label_prints.current["dem"]) is others
+        assert prints["lulc"] == before.label_prints.current["lulc"]
+    recipes.parse(land.recipe.model_dump(mode="json"))  # as they were
+
+
+def test_a_model_is_trained_and_generates_without_any_photo(land: Land) -> None:
+    losses = training.train(Project(land.recipe).train_job)
+    assert losses.step == 6
+    project = Project(land.recipe)
+    generation.run(project.generate_job, load_model)
+    (folder,) = (land.folder / "out").glob("runs/4m/*/generated/*/chain-0")
+    assert np.load(folder / "agb" / "0000.npy").shape == (1,)
+    assert len(list((folder / "tok_lulc").glob("*.png"))) == 2
+    for verb in ("view", "report"):
+        status, _, said = runs.command(verb, str(land.path))
+        assert status == 0, said
+    page = (land.folder / "out/gallery.html").read_text()
+    assert "Mg/ha" in page and "(dark) to" in page and "water" in page and "cannot be drawn" not in page
+
+
+def test_files_are_explained_where_no_recipe_was_read(land: Land) -> None:
+    with landscape.forgotten():
+        for name in ("s2", "tok_dem", "agb"):
+            status, out, said = runs.command("inspect", str(land.folder / f"out/tokens/{name}/val-0.parquet"))
+            assert status == 0 and "has no modality" not in out, said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sensors": {"s2": {"member": "tif", "band": ["a"]}}}, "sensors.s2.band: no such field; did you mean 'bands'"),
+        ({"sensors": {"s2": {"bands": ["a"]}}}, "sensors.s2.member: this field is needed"),
+        ({"sensors": {"rgb": {"member": "tif"}}}, "rgb: there is another declaration"),
+        ({"modalities": ["s3"]}, "there is no 's3'; did you mean"),
+        ({"images": {"trim_borders": True}}, "images.trim_borders: it cuts photos"),
+        ({"classes": {"lulc": ["a"]}}, "say the classes in sensors.lulc.classes"),
+        ({"tokenizers": {"each": {"agb": {"steps": 5}}}}, "agb: steps has no meaning for numbers"),
+    ],
+)
+def test_recipes_that_are_wrong(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    with landscape.forgotten(), pytest.raises(ValueError, match=said):
+        recipes.parse(landscape.recipe(tmp_path, ["a.tar"], []) | change)
