@@ -47,8 +47,8 @@ def window(label: str, value: np.ndarray, crop: Crop, size: int, frame: tuple[in
 
     Returns:
         uint8 (size, size[, 3]) of pictures and class maps; float32 (size, size) of depth, (size, size, 3) of normals
-        (unit vectors), (size, size, C) of features, and of rasters with NaN where there is no value; vectors, series and
-        numbers as they are, float32.
+        (unit vectors), (size, size, C) of features, and of rasters with NaN where there is no value; vectors, series
+        and numbers as they are, float32.
     """
     form = LABELS[label].form
     if form is Form.RASTER:

@@ -267,7 +267,9 @@ _OF_TABLES = frozenset({"samples", "validation_samples", "hflip", "crop_scale"})
 _USELESS: dict[Form, frozenset[str]] = {
     Form.COLORS: _OF_SERIES | _OF_NORMALS | {"class_dim"},
     Form.NORMALS: _OF_SERIES | _OF_COLORS | {"class_dim"},
-    **dict.fromkeys((Form.EDGES, Form.DEPTH, Form.DISTANCE, Form.RASTER), _OF_SERIES | _OF_COLORS | _OF_NORMALS | {"class_dim"}),
+    **dict.fromkeys(
+        (Form.EDGES, Form.DEPTH, Form.DISTANCE, Form.RASTER), _OF_SERIES | _OF_COLORS | _OF_NORMALS | {"class_dim"}
+    ),
     Form.CLASSES: _OF_SERIES | _OF_COLORS | _OF_NORMALS | _OF_PICTURES | {"loss", "warm_start"},
     Form.FEATURES: _OF_SERIES | _OF_COLORS | _OF_NORMALS | _OF_PICTURES | {"class_dim", "resolutions"},
     Form.VECTOR: _OF_SERIES | _OF_COLORS | _OF_NORMALS | _OF_PICTURES | _OF_CODEBOOKS

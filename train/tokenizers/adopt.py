@@ -165,12 +165,13 @@ def bring(
     ValueError if it is not of the kind, or of the sizes, that the recipe needs.
     """
     from ...tokenize import ml4m, tokenizer
+    from ...tokenize.networks.tables import Table
 
     assert settings.weights is not None
     model = ml4m.load(settings.weights, settings.revision)
     lists = lists or {}
     problem = _problem(TOKENIZERS[name], settings, model.config, image_size, lists)
-    if problem:
+    if problem or isinstance(model, Table):
         raise ValueError(f"weights {settings.weights}: {problem}")
     # What it will read are pictures in [-1, 1] already. A folder of ours says its frame itself.
     frame = settings.frame or model.config.frame
