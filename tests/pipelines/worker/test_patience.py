@@ -94,9 +94,9 @@ def test_a_token_that_is_renewed_loses_no_shard(monkeypatch: pytest.MonkeyPatch,
             left[0] -= 1
             raise PermissionError(errno.EACCES, "The token has expired")
 
-    def open_shard(url: str, scratch: str) -> Any:
+    def open_shard(url: str, scratch: str, *more: Any) -> Any:
         refused()
-        return opened(url, scratch)
+        return opened(url, scratch, *more)
 
     def looked_at(url: str) -> bool:
         if url.endswith("recipe.yaml") and left[0] < 6:
