@@ -237,3 +237,18 @@ def _seconds(text: str) -> float:
         return max(0.0, when.timestamp() - time.time())
     except (TypeError, ValueError, OverflowError):
         return 0.0
+
+
+def parsed(url: str) -> httpx2.URL:
+    """Failure if it is no URL of the web."""
+    try:
+        parsed = httpx2.URL(url.strip())
+        host = parsed.raw_host
+    except Exception as error:  # of strange hosts also UnicodeError and idna's
+        raise Failure(failures.BAD_URL, str(error)[:200]) from None
+    if parsed.scheme not in ("http", "https"):
+        said = f"scheme {parsed.scheme[:20]!r}" if parsed.scheme else "no scheme"
+        raise Failure(failures.BAD_URL, f"{said}, expected http or https")
+    if not host:
+        raise Failure(failures.BAD_URL, "no host")
+    return parsed

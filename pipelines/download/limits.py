@@ -10,6 +10,7 @@ hosts first, shards would hold samples of few hosts, and the largest host would 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ class Limiter:
     _total: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     _seen: dict[str, float] = field(default_factory=dict)
     _until: dict[str, float] = field(default_factory=dict)  # host -> when it may be asked again
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def ask(
         self, worker: str, held: Mapping[str, int], wanted: Mapping[str, int], pauses: Mapping[str, float]
@@ -43,6 +45,12 @@ class Limiter:
         Returns:
             More permits, and of the hosts that it wants those that wait, with their seconds.
         """
+        with self._lock:
+            return self._answer(worker, held, wanted, pauses)
+
+    def _answer(
+        self, worker: str, held: Mapping[str, int], wanted: Mapping[str, int], pauses: Mapping[str, float]
+    ) -> tuple[dict[str, int], dict[str, float]]:
         now = self.clock()
         self._set(worker, held)
         self._seen[worker] = now

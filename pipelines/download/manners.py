@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import httpx2
 from protego import Protego
 
 from . import failures
+from .connections import Connections, parsed, read
 from .failures import Failure
 
-AGENT = "fourmill"  # by which robots.txt may speak to us
+AGENT = "fourmill"
 MAX_ROBOTS = 500 << 10  # bytes that are read of a robots.txt, as RFC 9309 says
+REDIRECTS = 5  # of a robots.txt, as RFC 9309 says
 MOST = 20_000  # hosts that are remembered
 
 _WITH_VALUES = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
@@ -25,11 +27,11 @@ class Robots:
     """The rules of sites, each asked for once.
 
     Args:
-        fetch: (URL of a robots.txt) -> status and body, redirects followed. Failure as of any request.
+        timeout: seconds for one request. agent: by which robots.txt may speak to us.
     """
 
-    def __init__(self, fetch: Callable[[httpx2.URL], Awaitable[tuple[int, bytes]]], agent: str = AGENT) -> None:
-        self._fetch, self._agent = fetch, agent
+    def __init__(self, connections: Connections, timeout: float, agent: str = AGENT) -> None:
+        self._connections, self._timeout, self._agent = connections, timeout, agent
         self._rules: OrderedDict[str, asyncio.Future[Rules]] = OrderedDict()
 
     async def check(self, url: httpx2.URL) -> None:
@@ -61,6 +63,18 @@ class Robots:
         if status >= 400 or not body:
             return True
         return Protego.parse(body.decode("utf-8", "replace"))
+
+    async def _fetch(self, url: httpx2.URL) -> tuple[int, bytes]:
+        """Status and body, after redirects."""
+        for _ in range(REDIRECTS + 1):
+            try:
+                async with asyncio.timeout(self._timeout), self._connections.get(url) as (head, response):
+                    if not head.location:
+                        return head.status, await read(head, response, MAX_ROBOTS, cut=True)
+                    url = parsed(str(url.join(head.location)))
+            except TimeoutError:
+                raise Failure(failures.TIMEOUT, "no answer") from None
+        raise Failure(failures.REDIRECTS, f"more than {REDIRECTS} redirects")
 
 
 def check_headers(headers: Mapping[str, tuple[str, ...]], directives: Sequence[str], agent: str = AGENT) -> None:

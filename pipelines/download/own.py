@@ -18,11 +18,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
-import httpx2
-
 from . import connections, failures, manners, pictures
 from .addresses import Addresses
-from .connections import Budget, Connections, Share
+from .connections import Budget, Connections, Share, parsed
 from .failures import Failure
 from .fetcher import Ask, Done, Row
 from .settings import Download
@@ -32,7 +30,6 @@ ASK_SECONDS = 0.01  # from one question for permits to the next
 LOOK_SECONDS = 0.05  # the same while hosts have no permits left
 QUIET_SECONDS = 20.0  # after which the limiter hears again what is held
 MOST_WAITS = 20  # of one URL for a host that asks to be left alone; they are no tries
-ROBOTS_REDIRECTS = 5
 BACKOFF_SECONDS = 1.0  # before the first retry, twice as long before each other
 _MIB = 2**20
 _LATE = Failure(failures.DEADLINE, "its slice has taken too long")
@@ -113,7 +110,7 @@ class OwnFetcher:
         addresses = Addresses(settings.allow, self._resolvers, **self._lookup)
         self._connections = Connections(addresses, settings.connections, self._user_agent)
         self._agent = self._user_agent.partition("/")[0].strip().lower()
-        self._robots = manners.Robots(self._fetch_robots, self._agent)
+        self._robots = manners.Robots(self._connections, settings.timeout, self._agent)
         self._scheduler = self._loop.create_task(self._schedule())
 
     async def _tear_down(self) -> None:
@@ -128,7 +125,7 @@ class OwnFetcher:
             batch.finished.set_result(None)
         for row in rows:
             try:
-                self._queue(_Item(batch, row, row.url, _parsed(row.url).host))
+                self._queue(_Item(batch, row, row.url, parsed(row.url).host))
             except Failure as failure:
                 self._fail(batch, row, failure)
         timer = self._loop.call_later(self._settings.slice_minutes * 60, self._expire, batch)
@@ -280,7 +277,7 @@ class OwnFetcher:
 
     async def _request(self, item: _Item, share: Share) -> bytes | str:
         """The bytes that came, or where the URL leads instead. Failure if neither."""
-        url, settings = _parsed(item.url), self._settings
+        url, settings = parsed(item.url), self._settings
         if settings.robots:
             await self._robots.check(url)
         began = time.monotonic()
@@ -303,21 +300,9 @@ class OwnFetcher:
         finally:
             item.spent += time.monotonic() - began
 
-    async def _fetch_robots(self, url: httpx2.URL) -> tuple[int, bytes]:
-        for _ in range(ROBOTS_REDIRECTS + 1):
-            try:
-                async with asyncio.timeout(self._settings.timeout), self._connections.get(url) as (head, response):
-                    if not head.location:
-                        body = await connections.read(head, response, manners.MAX_ROBOTS, cut=True)
-                        return head.status, body
-                    url = _parsed(str(url.join(head.location)))
-            except TimeoutError:
-                raise Failure(failures.TIMEOUT, "no answer") from None
-        raise Failure(failures.REDIRECTS, f"more than {ROBOTS_REDIRECTS} redirects")
-
     def _follow(self, item: _Item, to: str) -> None:
         try:
-            host = _parsed(to).host
+            host = parsed(to).host
             if to in (*item.seen, item.url):
                 raise Failure(failures.REDIRECTS, f"in a circle, to {to[:500]}")
             if len(item.seen) >= self._settings.redirects:
@@ -361,18 +346,3 @@ class OwnFetcher:
         """It asks to be left alone for longer than anybody waits."""
         for item in self._pending.pop(host, ()):
             self._fail(item.batch, item.row, failure)
-
-
-def _parsed(url: str) -> httpx2.URL:
-    """Failure if it is no URL of the web."""
-    try:
-        parsed = httpx2.URL(url.strip())
-        host = parsed.raw_host
-    except Exception as error:  # of strange hosts also UnicodeError and idna's
-        raise Failure(failures.BAD_URL, str(error)[:200]) from None
-    if parsed.scheme not in ("http", "https"):
-        said = f"scheme {parsed.scheme[:20]!r}" if parsed.scheme else "no scheme"
-        raise Failure(failures.BAD_URL, f"{said}, expected http or https")
-    if not host:
-        raise Failure(failures.BAD_URL, "no host")
-    return parsed

@@ -27,7 +27,7 @@ class Download(Section):
     min_size: Count = 0  # smaller images, by their shorter side, are left out
     quality: Annotated[int, Field(ge=1, le=100)] = 95  # of JPEGs that are made smaller
 
-    fetcher: Literal["fourmill"] = "fourmill"
+    fetcher: Literal["fourmill", "img2dataset"] = "fourmill"
     contact: str = ""  # a page or address, which web servers are sent
     user_agent: str | None = None  # in place of fourmill's own, which names the contact
     robots: bool = True

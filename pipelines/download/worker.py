@@ -19,6 +19,7 @@ from ..engine.settings import Engine
 from . import failures, slice_files, table
 from .failures import Failure
 from .fetcher import Fetcher, Row
+from .img2dataset import Img2dataset
 from .limits import Limiter
 from .own import OwnFetcher
 from .pictures import Picture
@@ -90,8 +91,8 @@ class DownloadWorker:
     def setup(self, device: str) -> None:
         ask = self._limiter or functools.partial(_call, self.job.limiter())
         if self._fetcher is None:
-            job = self.job
-            self._fetcher = OwnFetcher(
+            job, kind = self.job, Img2dataset if self.job.settings.fetcher == "img2dataset" else OwnFetcher
+            self._fetcher = kind(
                 job.settings, job.max_pixels, functools.partial(ask, "ask", self._name), job.user_agent,
                 job.engine.decode_threads,
             )  # fmt: skip
