@@ -28,6 +28,7 @@ from .pictures import Picture
 from .table import Slice
 
 STATS = "_stats.json"
+SAID = 500  # characters of a reason that are kept; servers may say anything
 SUCCESS, NOT_DOWNLOADED, NOT_RESIZED = "success", "failed_to_download", "failed_to_resize"
 _COLUMNS = pa.schema(
     [
@@ -178,7 +179,7 @@ def _described(table: pa.Table, names: Sequence[str], results: Sequence[Kept | F
         else:
             assert result is not None, f"row {key} has no result"
             status = NOT_RESIZED if result.kind in failures.OF_CONTENT else NOT_DOWNLOADED
-            row |= {"status": status, "failure": result.kind, "error_message": result.said}
+            row |= {"status": status, "failure": result.kind, "error_message": result.said[:SAID]}
         rows.append(row)
     return rows
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...infra import storage
+from ...infra.progress import Progress
 from ...infra.secrets import public
 from .. import patterns
 from .settings import Download
@@ -108,7 +109,8 @@ def _slice_parquet(settings: Download, url: str, sliced: Sliced) -> None:
 
 
 def _slice_text(settings: Download, url: str, name: str, sliced: Sliced) -> None:
-    with storage.open_binary(url) as file:
+    size = getattr(storage.stat(url), "size", 0)
+    with storage.open_binary(url) as file, Progress("download", size, "bytes of the table") as progress:
         stream = cast("BinaryIO", gzip.GzipFile(fileobj=file)) if name.lower().endswith(".gz") else file
         lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
         kind = cast("re.Match[str]", _TEXT.search(name))[1].lower()
@@ -122,11 +124,13 @@ def _slice_text(settings: Download, url: str, name: str, sliced: Sliced) -> None
                 part.append(row)
                 if len(part) == settings.shard_size:
                     _put_slice(settings, url, part, sliced)
+                    progress.update(file.tell() - progress.done)
                     part = []
         except (EOFError, gzip.BadGzipFile) as error:
             raise ValueError(f"download.table: {public(url)} is damaged: {error}") from None
         if part:
             _put_slice(settings, url, part, sliced)
+        progress.update(file.tell() - progress.done)
 
 
 def place(out: str, number: int) -> str:

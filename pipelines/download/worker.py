@@ -91,11 +91,11 @@ class DownloadWorker:
     def setup(self, device: str) -> None:
         ask = self._limiter or functools.partial(_call, self.job.limiter())
         if self._fetcher is None:
-            job, kind = self.job, Img2dataset if self.job.settings.fetcher == "img2dataset" else OwnFetcher
-            self._fetcher = kind(
-                job.settings, job.max_pixels, functools.partial(ask, "ask", self._name), job.user_agent,
-                job.engine.decode_threads,
-            )  # fmt: skip
+            job = self.job
+            asked = functools.partial(ask, "ask", self._name)
+            given = job.settings, job.max_pixels, asked, job.user_agent, job.engine.decode_threads
+            ours = job.settings.fetcher == "fourmill"
+            self._fetcher = OwnFetcher(*given) if ours else Img2dataset(*given)
 
     def run(self, task: Task, hints: Hints) -> Stats:
         try:

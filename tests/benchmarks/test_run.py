@@ -24,6 +24,7 @@ RUNS: list[tuple[str, str, int, bool]] = [
     ("overlap", "--batches 4 --milliseconds 1", 2, False),
     ("loader", "--rows 64 --batch 16 --seconds 0.05", 4, False),
     ("remote_loader", "--milliseconds 1 --rows 32 --shards 2 --batch 16 --seconds 0.5", 3, True),
+    ("download", "--urls 40 --side 64 --fetchers fourmill", 1, False),
     ("encode", "--image-size 32 --seconds 0 --device cpu --tiny", 1, False),
     ("train_step", "--size Ti --vocabulary 512 --batch 1 --steps 1 --eager", 4, True),
     ("generation", "--size Ti --vocabulary 512 --rounds 1 --text-tokens 2", 7, True),
