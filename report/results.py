@@ -40,6 +40,7 @@ from .html.report import (
     TokenizerResult,
 )
 from .samples import Collector, column_counts, credits, is_picture, spread
+from .stats import stats
 from .truths import truths
 
 MOSAIC, RECONSTRUCTED = 64, 12
@@ -95,7 +96,9 @@ def collect(
     }
     if not plan.splits["val"]:
         fields["validation_note"] = "The recipe names no validation shards: nothing here says what is learned by heart."
-    return ReportData(**{**fields, **extras})
+    alarms = stats.alarms(recipe.root, stats.by_output(plan.done))
+    caveats = [f"By the last `fourmill stats`, {output}: {said}" for output, said in alarms.items()]
+    return ReportData(**{**fields, **extras, "caveats": [*caveats, *extras.get("caveats", ())]})
 
 
 def _facts(recipe: Recipe, plan: Plan, rows: Mapping[str, int], record: ledger.Record | None) -> list[Fact]:

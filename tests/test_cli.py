@@ -36,7 +36,7 @@ def recipe(tmp_path: Path) -> Path:
 VERBS = (
     "demo", "scenes", "shards", "download", "init", "plan", "label", "fit", "evaluate", "tokenize", "train", "generate",
     "retrieve", "transfer", "remove", "prune", "run", "submit", "convert", "import", "export", "status", "jobs",
-    "check", "doctor", "inspect", "view", "report",
+    "check", "doctor", "stats", "inspect", "view", "report",
 )  # fmt: skip
 
 

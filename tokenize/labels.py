@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..modalities import Storage
-from .table_file import Damaged, Origin, Source, again, encode_table, read_footer, source_name
+from .table_file import Damaged, Origin, Source, TableFile, again, encode_table, read_footer, source_name
 
 FORMAT = "fourmill.label"
 VERSION = 1
@@ -108,28 +108,55 @@ def read_labels(
 
 def read_classes(source: Source) -> tuple[str, ...]:
     """The names of a label file's classes, () if they are the label's own."""
-    text = read_footer(source).metadata.get("classes")
-    return () if text is None else tuple(map(str, json.loads(text)))
+    return _classes(read_footer(source))
 
 
 def read_cells(
     source: Source, row_groups: Sequence[int] | None = None, footer: str = ""
 ) -> tuple[Storage, list[str], list[bytes | str | None]]:
     """`read_labels` without decoding: the storage, keys, and a cell for `decode_cell` for each key."""
-    file = read_footer(source, footer)
-    metadata = file.metadata
-    if metadata.get("format") != FORMAT or metadata.get("version") != str(VERSION):
-        got = f"{metadata.get('format', 'another Parquet file')}, version {metadata.get('version')}"
-        raise ValueError(
-            f"{source_name(source)}: expected labels ({FORMAT}, version {VERSION}), got {got}; label it again"
-        )
-    groups = range(file.parquet.num_row_groups) if row_groups is None else row_groups
-    table = file.read(list(groups), ["key", "value"])
-    try:
-        kind = Storage(metadata["storage"])
-    except (KeyError, ValueError) as error:
-        raise Damaged(f"{source_name(source)}: its footer is damaged ({error!r}){again(source)}") from None
-    return kind, table.column("key").to_pylist(), table.column("value").to_pylist()
+    reader = LabelReader(source, footer)
+    return reader.storage, *reader.read(row_groups)
+
+
+class LabelReader:
+    """A label file's footer, read once; its row groups are read on demand.
+
+    Args:
+        footer: sum of the footer as the ledger has it, "" if it is not known.
+
+    Raises:
+        ValueError: the file is no label file of this version; `Damaged` if it is not the one that was committed.
+    """
+
+    def __init__(self, source: Source, footer: str = "") -> None:
+        self._file = read_footer(source, footer)
+        metadata = self._file.metadata
+        if metadata.get("format") != FORMAT or metadata.get("version") != str(VERSION):
+            got = f"{metadata.get('format', 'another Parquet file')}, version {metadata.get('version')}"
+            raise ValueError(
+                f"{source_name(source)}: expected labels ({FORMAT}, version {VERSION}), got {got}; label it again"
+            )
+        try:
+            self.storage = Storage(metadata["storage"])
+        except (KeyError, ValueError) as error:
+            raise Damaged(f"{source_name(source)}: its footer is damaged ({error!r}){again(source)}") from None
+        self.classes = _classes(self._file)
+
+    @property
+    def num_row_groups(self) -> int:
+        return int(self._file.parquet.num_row_groups)
+
+    def read(self, row_groups: Sequence[int] | None = None) -> tuple[list[str], list[bytes | str | None]]:
+        """Keys, and a cell for `decode_cell` for each key, of all row groups or of some."""
+        groups = range(self.num_row_groups) if row_groups is None else row_groups
+        table = self._file.read(list(groups), ["key", "value"])
+        return table.column("key").to_pylist(), table.column("value").to_pylist()
+
+
+def _classes(file: TableFile) -> tuple[str, ...]:
+    text = file.metadata.get("classes")
+    return () if text is None else tuple(map(str, json.loads(text)))
 
 
 def _encode_image(image: np.ndarray) -> bytes:
@@ -145,13 +172,14 @@ def _encode_image(image: np.ndarray) -> bytes:
     return bytes(png)
 
 
-def _decode_image(cell: bytes) -> np.ndarray:
+def decode_picture(cell: bytes) -> np.ndarray:
+    """uint8 (H, W) or (H, W, 3) RGB of the bytes of a PNG or JPEG. ValueError if they are neither."""
     import cv2
 
     # Unchanged: a grey map must not come back with three channels.
     image = cv2.imdecode(np.frombuffer(cell, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
-        raise ValueError(f"{len(cell)} bytes are no PNG file")
+        raise ValueError(f"{len(cell)} bytes are no picture")
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -178,7 +206,7 @@ _ENCODE: dict[Storage, Callable[[Any], Any]] = {
     Storage.ARRAY: encode_array,
 }
 _DECODE: dict[Storage, Callable[[Any], Any]] = {
-    Storage.IMAGE: _decode_image,
+    Storage.IMAGE: decode_picture,
     Storage.JSON: json.loads,
     Storage.ARRAY: _decode_array,
 }

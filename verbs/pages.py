@@ -14,9 +14,13 @@ from ..project import Project
 from ..recipe import RecipeError
 
 if TYPE_CHECKING:
+    from ..report.html.gallery import GallerySample
     from ..report.probe import Probed
     from ..report.samples import Collector
+    from ..report.stats.outliers import Outlier
+    from ..report.stats.stats import Stats
 
+OUTLIERS_SHOWN = 24
 REPORT_VERSION = 4
 
 
@@ -93,6 +97,23 @@ def write_probe(project: Project, what: str, out: str | None = None) -> tuple[Pr
     return probed, _write(render_probe(probed), out or storage.join(project.root, f"probe-{what}.html"))
 
 
+def write_stats(stats: Stats, out: str | None = None) -> str:
+    """Write the page of a root's statistics; returns where it is. `out` as in `write_gallery`."""
+    from ..report.html.stats import StatsPage, render_stats
+    from ..report.inspect.root import gather
+    from ..report.stats.stats import PAGE
+
+    outliers: list[tuple[Outlier, GallerySample | None]] = []
+    for one in stats.outliers[:OUTLIERS_SHOWN]:
+        try:
+            outliers.append((one, gather(stats.root, one.shard, one.row)))
+        except (OSError, ValueError, AssertionError):  # what is wrong with it is said by `check`
+            outliers.append((one, None))
+    codes = {name: of.codes for name, of in stats.merged.items() if of.codes is not None}
+    shown = StatsPage(stats.root, stats.made, stats.findings, stats.outputs, codes, stats.distances, outliers)
+    return _write(render_stats(shown), out or storage.join(stats.root, PAGE))
+
+
 def collect(project: Project) -> tuple[Collector, Plan]:
     """What both pages need: a collector of samples, and the plan of all outputs."""
     from ..report.samples import Collector  # torch, which a page that is up to date does not need
@@ -136,12 +157,14 @@ def current_report(project: Project, extras: dict[str, Any] | None = None) -> st
     It is written if there is none yet, or if the one there shows another state of the root: the fingerprint of all that
     it shows is kept. `extras` as in `write_report`.
     """
+    from ..report.stats.stats import alarms
     from ..train.downstream.evaluation.tables import results
 
     generation = project.generate_job.fingerprint if project.recipe.generate.chains else ""
     labels = [output.fingerprint for output in project.label_outputs.values()]
     # A root without an evaluation has the mark that it had before there were any.
     measured = [storage.sha256(one) for one in results(project.root)]
+    measured += [f"{output}: {said}" for output, said in alarms(project.root).items()]
     parts = [REPORT_VERSION, project.train_job.fingerprint, generation, labels, *([measured] if measured else [])]
     shows = fingerprint(*parts).encode()
     url, mark = storage.join(project.root, "report.html"), storage.join(project.root, "ledger", "report")

@@ -12,7 +12,8 @@ from ...tokenize import table_file
 
 logger = logging.getLogger(__name__)
 
-PAGES = ("gallery.html", "report.html", "ledger/report")  # with pictures of samples; verbs write them again
+# With pictures of samples, or what was counted of them; verbs write them again.
+PAGES = ("gallery.html", "report.html", "ledger/report", "stats.html", "stats/stats.json")
 # Folders that are looked at elsewhere, or hold no samples.
 _KNOWN = ("tokens", "labels", "ledger", "removed", "tokenizers", "chunks", "weights")
 _TEXTS = (".json", ".jsonl", ".csv", ".txt", ".md", ".html", ".parquet")

@@ -11,6 +11,7 @@ from typing import Any
 from ...infra import ledger, storage, sums
 from ...infra.progress import Progress
 from ...pipelines.curation import selection
+from ..stats import stats
 from . import chunks, indexes, models, outputs
 from . import listing as listings
 from .finding import Finding
@@ -59,6 +60,10 @@ def check(root: str) -> Checked:
     result.findings += _selections(listing)
     result.findings += _temporary(listing)
     result.findings += chunks.left(listing)
+    said = stats.alarms(root)
+    result.findings += [
+        Finding(f"{output}, by the last `fourmill stats`", why, broken=False) for output, why in said.items()
+    ]
     result.uploads = [one for one in listings.uploads(root) if one.age > listings.YOUNG]
     result.findings += [
         Finding(one.path, "parts of an upload that was never completed", broken=False) for one in result.uploads

@@ -160,3 +160,17 @@ def _level(y: float, style: str) -> Markup:
 def _svg(parts: Sequence[Markup], label: str) -> Markup:
     head = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, label)
     return head + Markup("").join(parts) + Markup("</svg>")
+
+
+def histogram_chart(edges: Sequence[float], counts: Sequence[float], *, label: str) -> Markup:
+    """Bars of counts (n,) between edges (n + 1,), ascending."""
+    heights = np.asarray(counts, np.float64)
+    if not heights.size or not heights.sum():
+        return _svg([_text(WIDTH / 2, HEIGHT / 2, "no values", "middle")], label)
+    axes = _Axes(float(edges[0]), float(edges[-1]), 0.0, float(heights.max() / heights.sum()) * 1.05)
+    parts = axes.draw()
+    for low, high, share in zip(edges, edges[1:], heights / heights.sum(), strict=False):
+        corners = ((low, 0.0), (low, share), (high, share), (high, 0.0))
+        points = " ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in corners)
+        parts.append(Markup('<polygon class="area" points="{}"/>').format(points))
+    return _svg(parts, label)

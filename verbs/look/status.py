@@ -54,12 +54,14 @@ def _watch(args: argparse.Namespace) -> int:
 
 
 def describe(project: Project) -> dict[str, Any]:
-    """{"root", "shards", "outputs": [...], "missing": {what: why}, "outdated": {what: why}, "removed", "unseen"}.
+    """{"root", "shards", "outputs": [...], "missing": {what: why}, "outdated": {what: why}, "removed", "unseen",
+    "alarms": {output: what}}.
 
     Looks at the ledger, and at sizes and footers of files, and at some tokens of shards that came after a run began;
     nothing is started and nothing is written.
     """
     from ...pipelines import chunk_files
+    from ...report.stats import stats
 
     recipe = project.recipe
     missing = {f"tokenizers/{name}": "not fitted as the recipe asks" for name in project.unfitted}
@@ -90,6 +92,7 @@ def describe(project: Project) -> dict[str, Any]:
     return {
         "root": project.root, "shards": len(plan.shards), "outputs": rows, "missing": missing, "outdated": outdated,
         "removed": removed_from(project.root), "unseen": {} if project.unfitted else unseen(project),
+        "alarms": stats.alarms(project.root, stats.by_output(plan.done)),
     }  # fmt: skip
 
 
@@ -177,16 +180,23 @@ def _say_removed(console: Any, removed: dict[str, int]) -> None:
         )
 
 
+def _say_alarms(console: Any, alarms: dict[str, str]) -> None:
+    if alarms:
+        console.print(summary.reasons("to look at, by the last `fourmill stats`", "what", alarms))
+
+
 def show_stored(root: str, as_json: bool) -> int:
     """Print what a root holds, by its ledger alone: what was asked for is known to a recipe. Returns 0."""
     from ...infra import storage
     from ...report.inspect import records
+    from ...report.stats import stats
 
     outputs, rejects, remarks = records.summarize(storage.join(root, "ledger"))
     if not outputs:
         raise ValueError(f"{root}: this is no root, there is no ledger/ with records; name a recipe or a root")
     if as_json:
         shown = {"outputs": outputs, "rejects": rejects, "notes": remarks, "removed": removed_from(root)}
+        shown["alarms"] = stats.alarms(root)
         print(json.dumps({"root": root, **shown}, indent=1))
         return 0
     from rich.table import Table
@@ -199,6 +209,7 @@ def show_stored(root: str, as_json: bool) -> int:
         table.add_row(summary.text(row["output"]), *(f"{row[n]:,}" for n in ("records", "rows", "nulls", "bytes")))
     console.print(table)
     _say_removed(console, removed_from(root))
+    _say_alarms(console, stats.alarms(root))
     for remark in remarks:
         console.print(summary.text(remark))
     return 0
@@ -225,6 +236,7 @@ def show(state: dict[str, Any], as_json: bool) -> int:
     if state["outdated"]:
         title = "out of date (`--update` of the verb that made it makes it again)"
         console.print(summary.reasons(title, "what", state["outdated"]))
+    _say_alarms(console, state["alarms"])
     if state["unseen"]:
         console.print(summary.reasons("came after the run began", "what", state["unseen"]))
     if missing:
