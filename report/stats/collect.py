@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from ...infra import cluster, storage
 from ...infra.fingerprint import fingerprint
-from ...infra.ledger import Record, output_url
+from ...infra.ledger import Entry, output_url
 from ...infra.progress import Progress
 from ...modalities import import_modules
 from ...pipelines.engine import driver
@@ -48,7 +48,7 @@ class File:
     bytes: int
 
     @classmethod
-    def of(cls, record: Record) -> File:
+    def of(cls, record: Entry) -> File:
         return cls(record.shard, record.sha256, record.footer, record.bytes)
 
 
@@ -131,7 +131,7 @@ def make(root: str, part: Part, notice: Notice) -> Made:
     return Made(sum(one.rows for one in summaries), failures)
 
 
-def kept(root: str, output: str, records: Mapping[str, Record]) -> Iterator[Summary]:
+def kept(root: str, output: str, records: Mapping[str, Entry]) -> Iterator[Summary]:
     """The summaries of an output that are of its files as they are; each shard once.
 
     Args:
@@ -146,7 +146,7 @@ def kept(root: str, output: str, records: Mapping[str, Record]) -> Iterator[Summ
 
 
 def collect(
-    job: StatsJob, records: Mapping[str, Mapping[str, Record]], stage: str = "stats"
+    job: StatsJob, records: Mapping[str, Mapping[str, Entry]], stage: str = "stats"
 ) -> tuple[int, dict[tuple[str, str], str]]:
     """Make the summaries that are not kept yet.
 
@@ -204,7 +204,7 @@ def _parts(output: str, files: Sequence[File]) -> list[Part]:
     return [Part(output, tuple(part)) for part in parts]
 
 
-def _clean(root: str, output: str, records: Mapping[str, Record]) -> set[str]:
+def _clean(root: str, output: str, records: Mapping[str, Entry]) -> set[str]:
     """The shards of which a summary is kept. Those of files that were made again since, or rows of which were removed,
     are taken out."""
     there: set[str] = set()
@@ -226,7 +226,7 @@ def _put(root: str, output: str, summaries: Sequence[Summary]) -> None:
     storage.put(storage.join(root, FOLDER, output, f"{name}.parquet"), write(summaries))
 
 
-def _counts(one: Summary, records: Mapping[str, Record]) -> bool:
+def _counts(one: Summary, records: Mapping[str, Entry]) -> bool:
     return one.shard in records and records[one.shard].sha256 == one.sha256
 
 

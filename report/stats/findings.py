@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...infra.ledger import Record
+from ...infra.ledger import Entry
 from . import numbers
 from .drift import Drift
 from .measure import is_share
@@ -73,7 +73,7 @@ def unreadable(failures: Mapping[tuple[str, str], str]) -> list[Finding]:
     ]
 
 
-def of_records(output: str, records: Mapping[str, Record]) -> list[Finding]:
+def of_records(output: str, records: Mapping[str, Entry]) -> list[Finding]:
     """Rows that are null, by the records alone."""
     filled = {shard: one for shard, one in sorted(records.items()) if one.rows}
     null = tuple(shard for shard, one in filled.items() if one.nulls == one.rows)
@@ -95,8 +95,8 @@ def of_records(output: str, records: Mapping[str, Record]) -> list[Finding]:
     return found
 
 
-def _reason(record: Record) -> str:
-    reasons = sorted({reject["reason"] for reject in record.rejects})
+def _reason(record: Entry) -> str:
+    reasons = list(record.reasons)
     return f" ({reasons[0]}{', ...' if len(reasons) > 1 else ''})" if reasons else ""
 
 

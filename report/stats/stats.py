@@ -16,8 +16,8 @@ import numpy as np
 
 from ...infra import ledger, side_files, storage
 from ...infra.fingerprint import fingerprint
-from ...infra.ledger import SAMPLES, Record
-from ...pipelines.reject import reason_class
+from ...infra.index import index
+from ...infra.ledger import SAMPLES, Entry
 from . import collect, drift, findings, merged, outliers
 from .collect import StatsJob
 from .drift import Drift
@@ -30,7 +30,7 @@ FILE = "stats/stats.json"
 PAGE = "stats.html"
 _SAMPLED = 512  # samples by which correlations of features are known
 
-Records = Mapping[str, Mapping[str, Record]]  # output -> shard -> record
+Records = Mapping[str, Mapping[str, Entry]]  # output -> shard -> record
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Stats:
         }
 
 
-def records_of(root: str) -> dict[str, dict[str, Record]]:
+def records_of(root: str) -> dict[str, dict[str, Entry]]:
     """The records of all columns and labels of a root. ValueError if it has none."""
     outputs = [one for one in ledger.outputs(root) if one != SAMPLES]
     shards = {
@@ -76,7 +76,7 @@ def records_of(root: str) -> dict[str, dict[str, Record]]:
         for name in storage.list_names(storage.join(root, "ledger", output))
         if name.endswith(".json")
     }
-    records = by_output(ledger.read_many(root, outputs, sorted(shards)))
+    records = by_output(index.read_many(root, outputs, sorted(shards)).entries)
     if not records:
         raise ValueError(
             f"{root}: there are no columns and no labels; name a recipe or a root, or run `fourmill label`"
@@ -84,9 +84,9 @@ def records_of(root: str) -> dict[str, dict[str, Record]]:
     return records
 
 
-def by_output(records: Mapping[tuple[str, str], Record]) -> dict[str, dict[str, Record]]:
+def by_output(records: Mapping[tuple[str, str], Entry]) -> dict[str, dict[str, Entry]]:
     """Records of columns and labels by output and shard; those of samples have no file."""
-    sorted_out: dict[str, dict[str, Record]] = {}
+    sorted_out: dict[str, dict[str, Entry]] = {}
     for (output, shard), record in sorted(records.items()):
         if output != SAMPLES:
             sorted_out.setdefault(output, {})[shard] = record
@@ -112,7 +112,9 @@ def make(job: StatsJob, records: Records) -> Stats:
         values = findings.of_values(whole)
         drifts, divergence = _drifts(job.root, whole, of_output, sampled, tests, stats)
         found += [*values, *findings.of_drifts(whole, drifts, values, divergence), *findings.of_codes(whole)]
-        reasons = Counter(reason_class(one["reason"]) for record in of_output.values() for one in record.rejects)
+        reasons: Counter[str] = Counter()
+        for record in of_output.values():
+            reasons.update(record.reasons)
         stats.outputs[output] = {**merged.described(whole), "nulls_by_reason": dict(reasons.most_common())}
         stats.outliers += outliers.find(whole)
         stats.merged[output] = whole
@@ -134,7 +136,7 @@ def _sampling(summaries: Any, sampled: list[Summary]) -> Any:
 
 
 def _drifts(
-    root: str, whole: Merged, records: Mapping[str, Record], sampled: Sequence[Summary], tests: int, stats: Stats
+    root: str, whole: Merged, records: Mapping[str, Entry], sampled: Sequence[Summary], tests: int, stats: Stats
 ) -> tuple[list[Drift], dict[Drift, str]]:
     """The drifts of an output, and what else is to be said of them."""
     far = drift.distances(whole, tests, drift.table(sampled, whole.names))
@@ -171,7 +173,7 @@ def jensen_shannon(one: np.ndarray, other: np.ndarray) -> float:
     return float(sum(part.sum() for part in parts) / 2)
 
 
-def _mark(shards: Sequence[str], records: Mapping[str, Record]) -> str:
+def _mark(shards: Sequence[str], records: Mapping[str, Entry]) -> str:
     """Tells one state of some files from another one, "" if one of them is not known."""
     if not records.keys() >= set(shards):
         return ""
