@@ -48,7 +48,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def told(root: Path, *more: str) -> dict[str, Any]:
+def printed(root: Path, *more: str) -> dict[str, Any]:
     status, out, err = runs.command("stats", str(root), "--json", *more)
     made: dict[str, Any] = json.loads(out)
     assert status == any(one["alarm"] for one in made["findings"]), err
@@ -56,7 +56,7 @@ def told(root: Path, *more: str) -> dict[str, Any]:
 
 
 def findings(root: Path) -> list[tuple[str, str, list[str]]]:
-    return [(one["kind"], one["output"], one["shards"]) for one in told(root)["findings"]]
+    return [(one["kind"], one["output"], one["shards"]) for one in printed(root)["findings"]]
 
 
 def test_a_dead_label_and_a_drift_are_the_first_lines(planted: Path) -> None:
@@ -81,14 +81,14 @@ def test_others_say_what_is_known(planted: Path) -> None:
 
 
 def test_a_sound_root_has_no_findings(sound: Path) -> None:
-    made = told(sound)
+    made = printed(sound)
     assert made["findings"] == [] and len(made["outputs"]) == 11
     status, out, _ = runs.command("stats", str(sound))
     assert status == 0 and out.startswith("nothing is null, constant, saturated or out of range")
 
 
 def test_the_numbers_are_those_of_the_files(sound: Path) -> None:
-    made = told(sound)["outputs"]
+    made = printed(sound)["outputs"]
     rows: list[dict[str, Any]] = []
     for shard in range(SHARDS):
         rng = np.random.default_rng(shard)
@@ -111,7 +111,7 @@ def test_the_numbers_are_those_of_the_files(sound: Path) -> None:
 
 
 def test_a_second_call_reads_no_column(sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = told(sound)
+    first = printed(sound)
     read: list[str] = []
 
     def refuse(output: str, shard: str, *more: Any) -> Any:
@@ -120,7 +120,7 @@ def test_a_second_call_reads_no_column(sound: Path, tmp_path: Path, monkeypatch:
 
     measure = collect.measure
     monkeypatch.setattr(collect, "measure", refuse)
-    again = told(sound)
+    again = printed(sound)
     assert read == [] and again["outputs"] == first["outputs"]
     copied = tmp_path / "out"
     copied.mkdir()
@@ -129,7 +129,7 @@ def test_a_second_call_reads_no_column(sound: Path, tmp_path: Path, monkeypatch:
             (target := copied / path.relative_to(sound)).parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
     measured.write(copied, 1, SAMPLES, first=SHARDS)
-    assert told(copied)["outputs"]["labels/depth"]["shards"] == SHARDS + 1
+    assert printed(copied)["outputs"]["labels/depth"]["shards"] == SHARDS + 1
     assert {one.rpartition("/")[2] for one in read} == {f"{SHARDS:05d}"} and len(read) == 11
 
 
@@ -184,7 +184,7 @@ def test_a_damaged_file_is_named_and_the_others_are_measured(tmp_path: Path) -> 
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 0xFF
     path.write_bytes(data)
-    made = told(root)
+    made = printed(root)
     assert made["findings"][0]["said"].startswith("labels/depth cannot be read in 00001: ")
     assert made["outputs"]["labels/depth"]["shards"] == 1
 
@@ -205,7 +205,7 @@ def test_a_column_that_is_made_again_is_read_again(tmp_path: Path) -> None:
 def test_summaries_name_no_sample_and_pages_go_with_a_removal(tmp_path: Path) -> None:
     root = tmp_path / "out"
     measured.write(root, 2, 10)
-    told(root)
+    printed(root)
     kept = [path for path in (root / "stats").rglob("*") if path.is_file()]
     assert kept and not any(b"00000-0003" in path.read_bytes() for path in kept)
     beside.clear(str(root), {"00000": ["00000-0003"]})
@@ -217,7 +217,7 @@ def test_an_outlier_is_shown(tmp_path: Path) -> None:
     measured.write(root, 2, 40, {("labels/caption", 0): lambda rng, value: value})
     values = [f"{row} words" for row in range(39)] + ["word " * 4_000]
     measured.commit(root, "labels/caption", "00001", values)
-    found = told(root)["outliers"]
+    found = printed(root)["outliers"]
     assert ("00001", 39) in {(one["shard"], one["row"]) for one in found if one["output"] == "labels/caption"}
     assert "00001-0039" in (root / "stats.html").read_text()
 
