@@ -69,7 +69,7 @@ def test_few_samples_say_nothing() -> None:
     assert found(shards([60, 60, drift.LEAST - 1], {2: 9.0})) == []
 
 
-def test_a_feature_that_never_moves_within_shards_may_move_between_them() -> None:
+def test_what_never_moves_within_shards_may_move_between_them() -> None:
     rows = [[{"height": 224.0 if shard != 2 else 256.0} for _ in range(20)] for shard in range(6)]
     assert found([summary(shard, of) for shard, of in enumerate(rows)]) == [names(2)]
 
