@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from fourmill_tests.tiny import declared
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -30,6 +31,13 @@ class Guide:
         """The only block that begins with this line."""
         (found,) = [block for block in self.blocks(language) if block.startswith(first_line + "\n")]
         return found
+
+
+@pytest.fixture(autouse=True)
+def no_declarations() -> Iterator[None]:
+    """Recipes of guides declare labels and modalities, which other tests of the process count."""
+    with declared.forgotten():
+        yield
 
 
 @pytest.fixture(scope="session")
