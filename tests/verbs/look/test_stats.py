@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from fourmill_tests import runs
-from fourmill_tests.tiny import measured
+from fourmill_tests.tables import measured
 
 from fourmill import cli
 from fourmill.infra import storage
