@@ -340,7 +340,12 @@ def _check_sensors(recipe: Recipe) -> None:
         raise ValueError(
             "images.trim_borders: it cuts photos, and not the rasters of sensors beside them; leave it out"
         )
-    for name in recipe.sensors:
+    for name, sensor in recipe.sensors.items():
+        if sensor.from_ and sensor.from_ not in recipe.samples.sets:
+            there = (
+                nearest(sensor.from_, recipe.samples.sets) if recipe.samples.sets else "; samples has no sets of tars"
+            )
+            raise ValueError(f"sensors.{name}.from: there is no set {sensor.from_!r}{there}")
         if name in recipe.classes:
             raise ValueError(f"classes.{name}: say the classes in sensors.{name}.classes")
 

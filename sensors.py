@@ -98,6 +98,11 @@ class Reading(Section):
         return self
 
     @property
+    def name(self) -> str:
+        """Its member's name, with the set of tars that it is from."""
+        return f"{self.from_}/{self.member}" if self.from_ else self.member
+
+    @property
     def form(self) -> Form:
         """What its label is."""
         if self.classes:

@@ -19,6 +19,7 @@ from ..tokenize.sensors.raster import Drawing
 from . import source
 from .plan import ShardTask
 from .read_notes import ReadNotes
+from .sensors import parallel
 from .worker.job import Job
 from .worker.sample import LabelledSample
 from .worker.shard_worker import ShardWorker
@@ -59,7 +60,7 @@ class FitData:
                     continue
                 try:
                     shard = stack.enter_context(
-                        source.open_shard(self.tasks[i].url, self.job.scratch, self.job.every_key)
+                        parallel.open_shard(self.tasks[i].url, self.job.scratch, self.job.every_key)
                     )
                 except (OSError, ValueError) as error:
                     logger.warning("shard %s is skipped in a fit: %s", self.tasks[i].shard, error)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -13,11 +13,12 @@ from ..infra import ledger, storage, versions
 from ..infra.configuration import RecipeError
 from ..infra.index import index
 from ..infra.index.file import Line
-from ..infra.index.listing import THREADS, stats_of
+from ..infra.index.listing import THREADS
 from ..infra.secrets import hide, public
 from . import shard_names, source
 from .outputs import Output, sources
-from .settings import Samples
+from .sensors import places
+from .settings import Samples, sets_of
 from .specialists.base import Specialist
 from .stops import Stop
 
@@ -64,8 +65,10 @@ def list_shards(samples: Samples, root: str = "") -> Shards:
         known = shard_names.read(root) if root else {}
         before = {one.url: name for name, one in known.items()}
         gone: set[str] = set()
-        found = {split: source.expand(spec, before, gone) for split, spec in asked.items() if spec}
-        urls = {split: list(dict.fromkeys(of_split)) for split, of_split in found.items()}
+        found = {split: _expanded(spec, before, gone) for split, spec in asked.items() if spec}
+        joined = {places.first(place): place for of_split in found.values() for place in of_split}
+        # Of several tars beside each other the first one gives the name.
+        urls = {split: list(dict.fromkeys(map(places.first, of_split))) for split, of_split in found.items()}
         twice = sorted(set(urls.get("train", [])) & set(urls.get("val", [])))
         if twice:
             raise ValueError(f"{twice[0]} is in the training and in the validation split")
@@ -76,8 +79,22 @@ def list_shards(samples: Samples, root: str = "") -> Shards:
         raise RecipeError(f"samples: {error}") from None
     by_url = {url: name for name, url in names.items()}
     splits = {split: [by_url[url] for url in urls.get(split, []) if url in by_url] for split in SPLITS}
-    ordered = {name: names[name] for split in SPLITS for name in splits[split]}
+    ordered = {name: joined.get(names[name], names[name]) for split in SPLITS for name in splits[split]}
     return Shards(ordered, splits, known, frozenset(by_url[url] for url in gone if url in by_url))
+
+
+def _expanded(spec: list[str] | dict[str, list[str]], known: Collection[str], gone: set[str]) -> list[str]:
+    """The places of the shards of a split."""
+    sets = sets_of(spec)
+    if list(sets) == [""]:
+        return source.expand(sets[""], known, gone)
+    found = {}
+    for name, one in sets.items():
+        try:
+            found[name] = list(dict.fromkeys(source.expand(one)))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return places.aligned(found)
 
 
 class Inventory:
@@ -148,7 +165,7 @@ class Inventory:
     def stats(self) -> dict[str, storage.Stat | str]:
         """Of each shard its size and version, or why it cannot be read."""
         if self._stats is None:
-            found = stats_of(self.shards.urls.values())
+            found = places.stats(self.shards.urls.values())
             self._stats = {name: _seen(url, found[url]) for name, url in self.shards.urls.items()}
         return self._stats
 
@@ -180,7 +197,7 @@ class Inventory:
 
     def _digest(self, shard: str) -> str:
         if shard not in self._digests:
-            self._digests[shard] = storage.sha256(self.shards.urls[shard])
+            self._digests[shard] = places.sha256(self.shards.urls[shard])
         return self._digests[shard]
 
 

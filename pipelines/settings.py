@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..infra.fields import Positive, Section, Share, UrlList
 
+Tars = UrlList | dict[str, UrlList]
 CROP_SETTINGS = "crop_settings"  # of imported tokens: which window of its image each crop is
 
 
 class Samples(Section):
-    """Where the source shards are. Each field takes a URL, a brace pattern, a glob, a folder, or a list of these."""
+    """Where the source shards are. Each field takes a URL, a brace pattern, a glob, a folder, or a list of these; or a
+    mapping of these by the name of a set, whose tars hold different members of the same samples."""
 
-    train: UrlList
-    val: UrlList = []
+    train: Tars
+    val: Tars = []
+
+    @property
+    def places(self) -> list[str]:
+        """All that is named, of both splits and of all sets."""
+        return [one for split in (self.train, self.val) for named in sets_of(split).values() for one in named]
+
+    @property
+    def sets(self) -> list[str]:
+        """The names of sets, [] where each shard is one tar."""
+        return [name for name in sets_of(self.train) if name]
+
+    @model_validator(mode="after")
+    def _same_sets(self) -> Self:
+        if self.val and set(sets_of(self.train)) != set(sets_of(self.val)):
+            train, val = (", ".join(filter(None, sets_of(one))) or "no sets" for one in (self.train, self.val))
+            raise ValueError(f"val: it has {val}, and train {train}; both have the same sets of tars")
+        if odd := [name for name in self.sets if "/" in name]:
+            raise ValueError(f"got the set {odd[0]!r}; expected a name without /")
+        return self
+
+
+def sets_of(named: list[str] | dict[str, list[str]]) -> dict[str, list[str]]:
+    """What a split names, by set; without sets {"": all}."""
+    return named if isinstance(named, dict) else {"": named}
 
 
 class Images(Section):

@@ -136,7 +136,11 @@ class Shard:
             read: extensions that specialists ask for.
         """
         removed = [(one.key, removals.REASON) for one in self.samples if self._removals and self.is_removed(one)]
-        unread = {name: count for name, count in self.ignored.most_common() if name not in read}
+        unread = {
+            name: count
+            for name, count in self.ignored.most_common()
+            if name not in read and name.partition("/")[2] not in read
+        }
         if not unread:
             return [*self.rejects, *removed]
         # Names come from elsewhere: none may end its line.

@@ -22,6 +22,7 @@ from ..modalities import LABELS, MODALITIES, Kind
 from ..pipelines import source
 from ..pipelines.outputs import Output
 from ..pipelines.plan import ShardTask
+from ..pipelines.sensors import parallel
 from ..sensors import SENSORS
 from ..tokenize import codecs, store, table_file
 from ..tokenize import labels as label_files
@@ -119,7 +120,7 @@ class Collector:
 
     def _from_source(self, task: ShardTask, rows: Sequence[int]) -> list[GallerySample]:
         try:
-            with source.open_shard(task.url, source.scratch_folder(), self.every_key) as shard:
+            with parallel.open_shard(task.url, source.scratch_folder(), self.every_key) as shard:
                 shard.withhold(self._removed, task.shard)
                 samples = [read_sample(shard, shard.samples[row], self.images) for row in rows]
         except OSError:  # what was made of it can be shown without it

@@ -110,7 +110,7 @@ def _unseen(prepared: Submission) -> Iterator[str]:
     recipe = prepared.recipe
     for name in sorted(credentials.OF_FILES.intersection(prepared.variables)):
         yield f"{name} speaks of a file of this machine: mount it in the pods, and set it there"
-    for name, places in (("root", [recipe.root]), ("samples", [*recipe.samples.train, *recipe.samples.val])):
+    for name, places in (("root", [recipe.root]), ("samples", recipe.samples.places)):
         for place in [place for place in places if storage.is_local(place)][:1]:
             yield f"{name}: {place} is on a disk; pods see it only where a volume is mounted there"
 

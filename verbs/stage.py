@@ -136,10 +136,12 @@ def prepare_root(project: Project) -> None:
     from .. import recipe as recipes
     from ..infra import storage
     from ..pipelines import shard_names
+    from ..pipelines.sensors import places
 
     storage.check_writable(project.root)
     shards, stats = project.shards, project.inventory.stats
-    shard_names.keep(project.root, shards.urls, shards.known, lambda name: getattr(stats()[name], "size", -1))
+    urls = {name: places.first(url) for name, url in shards.urls.items()}
+    shard_names.keep(project.root, urls, shards.known, lambda name: getattr(stats()[name], "size", -1))
     storage.put(storage.join(project.root, "recipe.yaml"), recipes.dump(project.recipe).encode())
 
 

@@ -17,7 +17,7 @@ from ..pipelines.borders import photo
 from ..pipelines.borders.look import BarsSeen
 from ..pipelines.reject import Reject
 from ..pipelines.settings import Images
-from . import bars, known_truth, sizes
+from . import bars, known_truth, sensor_starter, sizes
 from .known_truth import Held
 from .machines import Machine, here
 from .sizes import Sizes
@@ -148,9 +148,15 @@ def recipe_text(
         ValueError: no shard is found, the first one cannot be read, or the root is a file.
         FileNotFoundError: the first training or validation shard is not there.
     """
+    sets = sensor_starter.sets_of(train)
+    _check_places([url for one in sensor_starter.sets_of(val).values() for url in one], root)
+    machine = machine or here()
+    if list(sets) != [""]:
+        return _of_sensors(train, val, root, machine)
     urls = source.expand(list(train))
-    _check_places(val, root)
-    first, machine = look(urls[0]), machine or here()
+    first = look(urls[0])
+    if not first.bars.images and sensor_starter.looked_at(sets)[0]:
+        return _of_sensors(train, val, root, machine)
     samples = _estimated_samples(urls, first.samples)
     findings = [f"{len(urls)} training shards; {first.findings[0]}", *first.findings[1:]]
     if borders:
@@ -174,6 +180,16 @@ def recipe_text(
         evaluate=known_truth.section(first.truth),
         **_fields(sizes.choose(samples, machine), samples, machine),
     )
+
+
+def _of_sensors(train: Sequence[str], val: Sequence[str], root: str, machine: Machine) -> str:
+    """The recipe of shards without photos."""
+    sets = sensor_starter.sets_of(train), sensor_starter.sets_of(val) if val else {}
+    found, findings, first, shards = sensor_starter.looked_at(sets[0])
+    samples = first * len(shards)
+    findings = [*findings, f"sizes are for about {samples:,} samples on {machine}"]
+    fields = _fields(sizes.choose(samples, machine), samples, machine)
+    return sensor_starter.text(found, findings, sets, root, fields)
 
 
 def _check_places(val: Sequence[str], root: str) -> None:

@@ -73,7 +73,7 @@ def prepare(path: str, overrides: list[str], stage: str, others: Sequence[str] =
     sent |= dict(_others(others))
     notes = [f"module {name} is an installed package here: every node needs it" for name in installed]
     notes += _local_files(data, sent)
-    places = [recipe.root, *recipe.samples.train, *recipe.samples.val]
+    places = [recipe.root, *recipe.samples.places]
     places += [recipe.download.out, *recipe.download.table] if recipe.download else []
     variables = credentials.set_here(places, recipe.train.trackers)
     return Submission(stage, recipe, configuration.dump(data), sent, variables, notes)
@@ -178,7 +178,7 @@ def seen_from_here(recipe: Recipe, update: bool) -> tuple[Project | None, str]:
     """
     from ..project import Project
 
-    places = [recipe.root, *recipe.samples.train, *recipe.samples.val]
+    places = [recipe.root, *recipe.samples.places]
     try:
         return Project(recipe, update), ""
     except RecipeError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ...infra import faults, storage
 from ...infra.secrets import public
 from ...infra.submission import credentials, ready
+from ..sensors import places
 
 PROBE_BYTES = 512
 
@@ -30,7 +31,7 @@ class Access:
     @classmethod
     def of(cls, root: str, sample: str = "") -> Access:
         """With the variables of this process, and of where its job was submitted."""
-        names = [*credentials.set_here([root, sample]), *ready.names()]
+        names = [*credentials.set_here([root, *places.parts(sample).values()]), *ready.names()]
         return cls(root, sample, tuple(dict.fromkeys(names)), storage.exists(_recipe(root)))
 
     def setup_on_node(self) -> None:
@@ -55,7 +56,7 @@ class Access:
         storage.check_writable(self.root)
         if self.sample:
             try:
-                with storage.open_binary(self.sample) as shard:
+                with storage.open_binary(places.first(self.sample)) as shard:
                     shard.read(PROBE_BYTES)
             except FileNotFoundError:
                 raise ValueError(f"it does not see the shard {public(self.sample)}, which the driver sees") from None

@@ -123,10 +123,42 @@ def _tif(data: bytes, reading: sensors.Reading) -> np.ndarray:
         raise ValueError(f"not a TIFF file that can be read ({error})") from error
 
 
+def _zarr(data: bytes, reading: sensors.Reading) -> np.ndarray:
+    import zarr
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.storage import MemoryStore
+
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+    except zipfile.BadZipFile as error:
+        raise ValueError("not a Zarr store in a .zip") from error
+    with archive:
+        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        if (size := sum(entry.file_size for entry in entries)) > MAX_BYTES:
+            raise ValueError(f"a store of {size} bytes, expected at most {MAX_BYTES}")
+        make = default_buffer_prototype().buffer.from_bytes
+        try:
+            store = MemoryStore({entry.filename: make(archive.read(entry)) for entry in entries}, read_only=True)
+            found = zarr.open(store, mode="r")
+        except (zipfile.BadZipFile, KeyError, FileNotFoundError, RuntimeError) as error:
+            raise ValueError(f"not a Zarr store that can be read ({error})") from error
+    if isinstance(found, zarr.Group):
+        arrays = dict(found.arrays())
+        found = arrays[named(arrays, reading.array, "it")]
+    check_size(tuple(found.shape), np.dtype(found.dtype))
+    lacking = found.nchunks - found.nchunks_initialized
+    # Writers leave out chunks of the fill value alone; one that is no nodata would be made up.
+    fill = float("nan") if found.fill_value is None else float(found.fill_value)
+    if lacking and not (np.isnan(fill) and found.fill_value is not None) and fill not in reading.nodata:
+        raise ValueError(f"{lacking} of {found.nchunks} chunks are missing, and their fill value is no nodata")
+    return np.asarray(found[...])
+
+
 READERS: dict[str, Reader] = {
     **dict.fromkeys(("npy", "png", "jpg", "jpeg", "webp", "json"), _by_kind),
     "npz": _npz,
     "tif": _tif,
     "tiff": _tif,
+    "zarr.zip": _zarr,
 }
-_PACKAGES = {"tif": "tifffile", "tiff": "tifffile"}
+_PACKAGES = {"tif": "tifffile", "tiff": "tifffile", "zarr.zip": "zarr"}

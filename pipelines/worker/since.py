@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ...infra import ledger, storage
 from ...infra.ledger import SAMPLES, Record
 from ..plan import ShardTask
+from ..sensors import places
 from .job import Job
 
 
@@ -22,7 +23,7 @@ def committed_since(job: Job, task: ShardTask) -> list[Record]:
     # One request each, all at once: most find nothing.
     with ThreadPoolExecutor(max(1, len(task.seen))) as pool:
         found = [record for record in pool.map(newer, task.seen) if record is not None]
-    now = storage.stat(task.url) if found else None
+    now = places.stat(task.url) if found else None
     version = None if now is None else (now.size, now.version)
     return [record for record in found if (record.source.size, record.source.version) == version]
 

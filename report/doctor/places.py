@@ -13,6 +13,7 @@ from pathlib import Path
 from ...infra import faults, storage
 from ...infra.secrets import hide, public
 from ...pipelines import plan, source
+from ...pipelines.settings import sets_of
 from ...recipe import Recipe
 from . import amounts
 from .finding import Finding, know, plain_size, sentence, unasked, wrong
@@ -50,7 +51,7 @@ def samples(recipe: Recipe) -> Samples:
             continue
         what = f"samples.{split}"
         try:
-            urls = list(dict.fromkeys(source.expand(spec)))
+            urls = list(dict.fromkeys(url for one in sets_of(spec).values() for url in source.expand(one)))
         except (ValueError, OSError, ImportError) as error:
             if recipe.download:
                 found.findings.append(know(what, f"{error}; `fourmill download` makes them"))
@@ -190,7 +191,7 @@ def disks(recipe: Recipe, found: Samples, fetch: int) -> list[Disk]:
     if fetch:
         wanted.append((constants.HF_HUB_CACHE, "weights that are fetched", float(fetch)))
     # Shards from elsewhere pass through it, and Ray keeps its objects and logs there.
-    remote = any(not storage.is_local(one) for one in (*recipe.samples.train, *recipe.samples.val))
+    remote = any(not storage.is_local(one) for one in recipe.samples.places)
     wanted.append((source.scratch_folder(), "copies of shards", 2 * found.largest if remote else 0.0))
     return list(_by_disk(wanted))
 

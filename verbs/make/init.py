@@ -12,12 +12,15 @@ EXAMPLES = (
     "fourmill init --samples 'data/{00000..00009}.tar' --root out > recipe.yaml",
     "fourmill init --samples data/*.tar --root out > recipe.yaml",
     "fourmill init --samples data/ --root out --borders bars.jpg > recipe.yaml",
+    "fourmill init --samples optical=data/S2/ radar=data/S1/ dem=data/DEM/ --root out > recipe.yaml",
     "fourmill init --samples s3://bucket/cc12m/ --val s3://bucket/val/ --root s3://bucket/out --for h200x8",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    text = "training shards: URLs, brace patterns, globs or folders"
+    text = (
+        "training shards: URLs, brace patterns, globs or folders; SET=URL where members of a sample lie in several tars"
+    )
     parser.add_argument("--samples", required=True, nargs="+", action="extend", metavar="URL", help=text)
     text = "validation shards, likewise"
     parser.add_argument("--val", nargs="+", action="extend", default=[], metavar="URL", help=text)

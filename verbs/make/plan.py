@@ -127,14 +127,14 @@ def _first_shard(job: Job, plan: Plan, borders: str) -> tuple[dict[str, int], st
     a file here: nothing is fetched."""
     from ...infra import removals, storage
     from ...infra.explain import reason_class
-    from ...pipelines import source
     from ...pipelines.borders.look import look
+    from ...pipelines.sensors import parallel
 
     task = next(iter(plan.tasks.values()), None)
     if task is None or not storage.is_local(task.url):
         return {}, ""
     try:
-        with source.open_shard(task.url, job.scratch, job.every_key) as shard:
+        with parallel.open_shard(task.url, job.scratch, job.every_key) as shard:
             shard.withhold(removals.read(job.root), task.shard)
             seen = look(shard, shard.samples[:LOOKED_AT], job.images.max_pixels)
             problems = dict(Counter(reason_class(reason) for _, reason in shard.problems(job.reads)))

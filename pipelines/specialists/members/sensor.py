@@ -32,7 +32,7 @@ class FromSensor(Specialist):
     reading: Reading = Field(description="Where the values are, and what they mean: of the recipe's `sensors`.")
 
     def reads(self) -> tuple[str, ...]:
-        return (self.reading.member,)
+        return (self.reading.name,)
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "options": {"reading": self.reading.plain()}, "form": str(self.reading.form)}
@@ -53,7 +53,7 @@ class FromSensor(Specialist):
 
     def _label(self, item: Item) -> np.ndarray | Reject:
         try:
-            return values.label(readers.read(item.raw[self.reading.member], self.reading), self.reading)
+            return values.label(readers.read(item.raw[self.reading.name], self.reading), self.reading)
         except Exception as error:  # files of instruments make their libraries raise about anything
             if faults.of_place(error):
                 raise

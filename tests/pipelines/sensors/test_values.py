@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -178,3 +179,43 @@ def test_what_is_wrong_is_said(data: bytes, reading: dict[str, Any], said: str) 
 def test_settings_that_cannot_be(sensor: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Sensor.model_validate(sensor)
+
+
+def zarred(array: np.ndarray, chunks: tuple[int, ...], version: int = 2, fill: float = 0, lost: int = 0) -> bytes:
+    """A Zarr group of `bands` and another array in a .zip, without some of its chunks."""
+    import zarr
+    from zarr.storage import MemoryStore
+
+    content: dict[str, Any] = {}
+    group = zarr.open_group(MemoryStore(content), mode="w", zarr_format=2 if version == 2 else 3)
+    for name in ("bands", "other"):
+        made = group.create_array(name, shape=array.shape, chunks=chunks, dtype=array.dtype, fill_value=fill)
+        made[...] = array
+    if version == 2:
+        zarr.consolidate_metadata(group.store)
+    parts = [name for name in content if name.startswith("bands/") and name.rpartition("/")[2][0].isdigit()]
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for name, value in content.items():
+            if name not in parts[:lost]:
+                archive.writestr(name, value.to_bytes())
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_zarr_in_a_zip(version: int) -> None:
+    expected = CUBE.transpose(1, 2, 0)
+    found = label(zarred(CUBE[None], (1, 1, 3, 4), version), member="zarr.zip", array="bands", **TWO)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_chunks_of_zarr_that_are_lost() -> None:
+    lost = zarred(CUBE, (1, 3, 4), lost=1)
+    with pytest.raises(ValueError, match="1 of 2 chunks are missing, and their fill value is no nodata"):
+        label(lost, member="zarr.zip", array="bands", **TWO)
+    found = label(lost, member="zarr.zip", array="bands", nodata=0, **TWO)
+    assert np.isnan(found[..., 0]).all() and not np.isnan(found[..., 1]).any()
+    with pytest.raises(ValueError, match="holds the arrays bands, other; say which one"):
+        label(lost, member="zarr.zip", **TWO)
+    with pytest.raises(ValueError, match="not a Zarr store"):
+        label(b"nothing", member="zarr.zip")

@@ -79,12 +79,14 @@ def npy(array: np.ndarray) -> bytes:
     return sink.getvalue()
 
 
-def write(path: Path, numbers: range) -> str:
-    """A tar of these samples; returns its path."""
+def write(path: Path, numbers: range, *names: str) -> str:
+    """A tar of these samples, of all members or of those that are named; returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for number in numbers:
             for name, data in members(number).items():
+                if names and name not in names:
+                    continue
                 entry = tarfile.TarInfo(f"{number:06d}.{name}")
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))

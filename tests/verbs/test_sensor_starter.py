@@ -1,0 +1,54 @@
+"""`init` on shards without photos writes the section of sensors, with what it saw, and the recipe runs."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import yaml
+from fourmill_tests import runs
+from fourmill_tests.tiny import landscape
+
+from fourmill import recipe as recipes
+from fourmill.project import Project
+
+
+def test_init_finds_sensors(tmp_path: Path) -> None:
+    landscape.write(tmp_path / "s" / "000.tar", range(8))
+    with landscape.forgotten():
+        status, text, said = runs.command("init", f"--samples={tmp_path}/s/", f"--root={tmp_path}/out", "--for=cpux2")
+        assert status == 0, said
+        found = yaml.safe_load(text)
+        assert found["sensors"] == {
+            "s2": {"member": "s2.npy", "bands": ["b1", "b2", "b3", "b4"]},
+            "tif": {"member": "tif", "nodata": -9999.0},
+            "lulc": {"member": "lulc.npy", "classes": [f"class {i}" for i in range(4)]},
+            "biomass_mg_ha": {"member": "json", "field": "biomass.mg_ha"},
+        }
+        assert found["images"]["size"] == landscape.SIDE and found["modalities"][0] == "s2"
+        assert "uint16 (4, 32, 32) in 8 of 8 samples" in text and "are 0: nodata?" in text
+        assert "float32 (32, 32) in 6 of 8 samples" in text
+        Project(recipes.parse(found))
+
+
+def test_init_finds_sets_and_names_what_it_does_not_understand(tmp_path: Path) -> None:
+    for name, members in (("optical", ("s2.npy",)), ("terrain", ("tif",))):
+        landscape.write(tmp_path / name / "000.tar", range(4), *members)
+    with tarfile.open(tmp_path / "optical" / "000.tar", "a") as tar:
+        for name, content in (("000000.flux.npy", landscape.npy(np.arange(5000.0))), ("000000.cloud.xyz", b"?")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    sets = [f"{name}={tmp_path}/{name}/" for name in ("optical", "terrain")]
+    with landscape.forgotten():
+        status, text, said = runs.command("init", "--samples", *sets, f"--root={tmp_path}/out", "--for=cpux2")
+        assert status == 0, said
+        found = yaml.safe_load(text)
+        assert found["samples"]["train"] == {name: f"{tmp_path}/{name}/" for name in ("optical", "terrain")}
+        assert found["sensors"]["s2"]["from"] == "optical"
+        assert found["sensors"]["terrain"] == {"from": "terrain", "member": "tif", "nodata": -9999.0}
+        assert "NOT UNDERSTOOD, and left out: float64 (5000,)" in text
+        assert "optical/cloud.xyz, 1 of 4 samples: nothing reads such a file" in text
+        Project(recipes.parse(found))

@@ -1,0 +1,161 @@
+"""The recipe that `fourmill init` writes where samples have no photos: sensors as they lie in the first shards."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..infra.secrets import public
+from ..modalities import LABELS, MODALITIES
+from ..pipelines import source
+from ..pipelines.sensors import look, places
+from ..pipelines.sensors.look import Found
+
+LOOKED_AT = 16  # samples of the first shard of each set
+MOST = 16  # sensors that are tokenized; the others are declared all the same
+_SET = re.compile(r"([A-Za-z][\w-]*)=(.+)")
+
+TEMPLATE = """\
+# A fourmill recipe for sensors. Run it:  fourmill run recipe.yaml   See what exists:  fourmill status recipe.yaml
+# What the fields of a sensor mean: docs/extend/own-sensors.md
+#
+{findings}
+
+root: {root}
+samples:
+  train: {train}
+  val: {val}
+seed: 0
+
+{sensors}
+
+images:
+  size: {image_size}                 # pixels along a side of a crop
+  patch_size: {patch_size}             # pixels along a side of a token
+  crops: 1                   # crop 0 is the centre crop, further ones are random
+modalities: {modalities}
+labels: {{keep: {keep}}}
+
+tokenizers:
+  common:
+    decoder: vit             # TerraMind's own: unet, by diffusion; takes days
+    codebook_size: {tokenizer.codebook_size}
+    dim: {tokenizer.dim}
+    encoder_depth: {tokenizer.encoder_depth}
+    decoder_depth: {tokenizer.decoder_depth}
+    heads: {tokenizer.heads}
+{quick}    steps: {fit_steps}
+    batch_size: {fit_batch}
+    accumulate: {fit_accumulate}
+    base_lr: {fit_base_lr}
+    warmup_steps: {fit_warmup}
+    precision: {fit_precision}
+    samples: {fit_samples}
+    checkpoint_every: {fit_checkpoint}
+fit: {fit}
+
+train:
+  model: {model_sizes}
+  input_tokens: 128
+  target_tokens: 128
+  mixtures:
+    - {{input_alpha: 0.5, target_alpha: 0.5}}
+  batch_size: {batch_size}
+  accumulate: {accumulate}
+  steps: {steps}
+  warmup_steps: {warmup}
+  base_lr: {base_lr}
+  clip_norm: 1.0
+  validate_every: {validate_every}
+  validation_samples: {validation_samples}
+  checkpoint_every: {checkpoint_every}
+  workers: {train_workers}
+  gpus: {gpus}
+
+generate:
+  samples: 8
+  chains: {chains}
+"""
+
+
+def sets_of(given: Sequence[str]) -> dict[str, list[str]]:
+    """What --samples names, by set: NAME=URL, or {"": all} without names. ValueError for some of both."""
+    sets: dict[str, list[str]] = {}
+    for one in given:
+        found = None if Path(one).exists() else _SET.fullmatch(one)
+        name, url = (found[1], found[2]) if found else ("", one)
+        sets.setdefault(name, []).append(url)
+    if "" in sets and len(sets) > 1:
+        raise ValueError(f"--samples: {sets[''][0]} has no set, and others have; name each as SET=URL")
+    return sets
+
+
+def looked_at(sets: Mapping[str, Sequence[str]]) -> tuple[list[Found], list[str], int, list[str]]:
+    """What sensors the first shard has, what was found in sentences, its samples, and the places of all shards.
+
+    No sensor is found in a shard whose samples have photos.
+    """
+    tars = {name: source.expand(list(urls)) for name, urls in sets.items()}
+    shards = places.aligned(tars) if "" not in tars else tars[""]
+    found: list[Found] = []
+    said, samples = [f"{len(shards)} training shards"], 0
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, url in places.parts(shards[0]).items():
+            with source.open_shard(url, scratch, every_key=True) as shard:
+                if not look.has_sensors(shard, LOOKED_AT) and "" in tars:
+                    return [], [], 0, []
+                found += look.look(shard, LOOKED_AT, name)
+                samples = max(samples, len(shard.samples))
+                said.append(f"{name + ': ' if name else ''}{len(shard.samples):,} samples in {public(url)}")
+    return look.named(found, (*LABELS, *MODALITIES)), said, samples, shards
+
+
+def text(
+    found: Sequence[Found], findings: Sequence[str], sets: tuple[Mapping[str, list[str]], Mapping[str, list[str]]],
+    root: str, sizes: Mapping[str, object],
+) -> str:  # fmt: skip
+    """The recipe.
+
+    Args:
+        sets: of the training and the validation shards. sizes: the fields of the template that are sizes.
+
+    ValueError if nothing that was found is understood.
+    """
+    good = [one for one in found if one.settings][:MOST]
+    if not good:
+        reasons = "; ".join(one.says for one in found) or "no member holds numbers"
+        raise ValueError(f"init: no member of the first samples can be read as a sensor: {reasons}")
+    rasters = [one for one in good if one.side and "classes" not in one.settings]
+    maps = [one for one in good if "classes" in one.settings]
+    numbers = [one for one in good if not one.side and "classes" not in one.settings]
+    sides = [one.side for one in (*rasters, *maps)] or [224]
+    patch = 16 if min(sides) >= 64 else 8
+    size = max(patch, min(224, min(sides) // patch * patch))
+    targets = [*(f"tok_{one.name}" for one in (*rasters, *maps)), *(one.name for one in numbers)]
+    pixels = [one.name for one in rasters[:1]]
+    given = pixels or targets[:1]
+    to = [name for name in targets if name not in given and name != f"tok_{given[0]}"]
+    train, val = (_named(one) for one in sets)
+    said = [*findings, *(f"NOT UNDERSTOOD, and left out: {one.says}" for one in found if not one.settings)]
+    return TEMPLATE.format(**{
+        **sizes,
+        "findings": "\n".join(f"# {ascii(line)[1:-1]}" for line in said),
+        "root": json.dumps(root), "train": json.dumps(train), "val": json.dumps(val),
+        "sensors": "\n".join(look.lines(found)),
+        "image_size": size, "patch_size": patch,
+        "modalities": _flow([*pixels, *targets]), "keep": _flow([one.name for one in good]),
+        "chains": _flow([{"inputs": given, "to": to}] if to else []),
+    })  # fmt: skip
+
+
+def _named(sets: Mapping[str, list[str]]) -> object:
+    if list(sets) == [""]:
+        return sets[""][0] if len(sets[""]) == 1 else sets[""]
+    return {name: urls[0] if len(urls) == 1 else urls for name, urls in sets.items()} if sets else []
+
+
+def _flow(value: object) -> str:
+    return json.dumps(value).replace('"', "")
