@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterator
 from ...infra import storage
 from ...infra.ledger import Source
 from ...infra.removals import Removals
-from .. import patterns, source, tar
+from .. import patterns, tar
+from ..sensors import parallel
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -28,7 +29,7 @@ def is_tar(url: str) -> bool:
 def find(url: str, removed: Removals, name: str, scratch: str) -> set[str]:
     """The keys of a shard that are removed, by themselves or by the URL in their JSON. OSError, ValueError as of
     `source.open_shard`."""
-    with source.open_shard(url, scratch) as shard:
+    with parallel.open_shard(url, scratch) as shard:
         shard.withhold(removed, name)
         return {sample.key for sample in shard.samples if shard.is_removed(sample)}
 

@@ -23,9 +23,7 @@ KEPT = ["s2", "dem", "lulc", "agb"]
 
 
 def write(folder: Path, numbers: range, shard: str = "000") -> dict[str, str]:
-    return {
-        name: landscape.write(folder / name / f"{shard}.tar", numbers, *members) for name, members in SETS.items()
-    }
+    return {name: landscape.write(folder / name / f"{shard}.tar", numbers, *members) for name, members in SETS.items()}
 
 
 def recipe(folder: Path, train: dict[str, Any] | list[str], **changes: Any) -> Recipe:
