@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from .infra.configuration import RecipeError
 from .infra.fingerprint import fingerprint, hashed
 from .infra.ledger import Entry
+from .modalities import import_modules
 from .pipelines.curation import expression
 from .pipelines.curation import selection as selections
 from .pipelines.curation.expression import Expression
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 def complete(recipe: Recipe) -> Recipe:
     """The recipe with these settings. RecipeError if what it names is not there, or fits nothing."""
+    import_modules(recipe.declares)  # another recipe may have declared other sensors of the same names since
     return _with_finished_tokenizers(_with_model_of_init(recipe))
 
 
