@@ -50,7 +50,7 @@ def test_several_tars_are_as_one(tmp_path: Path) -> None:
                 assert value is None or value.tobytes() == other.tobytes()
 
 
-def test_a_shard_that_is_there_is_not_made_again_until_one_of_its_tars_changes(tmp_path: Path) -> None:
+def test_a_shard_is_made_again_if_one_of_its_tars_changes(tmp_path: Path) -> None:
     with landscape.forgotten():
         sets = write(tmp_path / "s", range(4))
         one = recipe(tmp_path, sets)
