@@ -70,16 +70,19 @@ class Estimator:
         missing: output -> shards that lack it; columns whose tokenizers are not fitted are not in it.
         measured: None if no sample was labelled.
         taken: GiB of a GPU, by stage, where `doctor` has counted them.
+        node: of another machine's plan: {"machine", "flops": {tokenizer or "4m": FLOP/s}}.
     """
 
     def __init__(
         self, project: Project, machine: Machine | None, samples: int | None, actors: Mapping[str, Any],
         missing: Mapping[str, int], measured: Measured | None, taken: Mapping[str, float] | None = None,
+        node: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.project, self.recipe = project, project.recipe
         self.other, self.machine = machine is not None, machine or machines.here()
         self.samples, self.actors, self.missing, self.measured = samples, actors, missing, measured
-        self.taken = taken or {}
+        self.taken, self.node = taken or {}, node or {}
+        self._flops: Mapping[str, float] = self.node.get("flops", {})
 
     def all(self) -> list[Estimate]:
         """Every stage, in order."""
@@ -123,7 +126,8 @@ class Estimator:
         return START_SECONDS + self.samples * share * per_sample / self.actors["at_once"]
 
     def _of_engine(self, stage: str, seconds: float | None) -> Estimate:
-        why = "samples that were labelled here" if seconds else "all of it is there"
+        why = f"samples that were labelled {'on ' + self.node['machine'] if self.node else 'here'}"
+        why = why if seconds else "all of it is there"
         if seconds is None:
             why = "not measured: `--measure 8` labels and tokenizes eight samples, which fetches the weights they need"
             if self.measured is not None:
@@ -139,11 +143,18 @@ class Estimator:
         recipe = self.recipe
         names = [name for name in recipe.tokenizers_needed if name in self.project.unfitted]
         settings = {name: recipe.tokenizer(name) for name in names}
-        return {
+        found = {
             name: costs.of_tokenizer(name, one, recipe.images.size, class_lists.n_labels(name, self.project.classes))
             for name, one in settings.items()
             if one.weights is None
         }
+        return {name: (cost, self._flops.get(name, reached)) for name, (cost, reached) in found.items()}
+
+    def flops(self) -> dict[str, float]:
+        """FLOP/s that this machine reached, by tokenizer, and of 4M; of what was estimated."""
+        fits = self.__dict__.get("fits", {})
+        reached = {name: throughput for name, (_, throughput) in fits.items()}
+        return reached | ({"4m": self.transformer[2]} if "transformer" in self.__dict__ else {})
 
     def fit(self) -> Estimate:
         fit, unfitted = self.recipe.fit, self.project.unfitted
@@ -179,7 +190,8 @@ class Estimator:
         from ..train.pretrain.job import configured
 
         config = configured(self.recipe.specs(), self.recipe.train.model)
-        return config, *costs.of_transformer(config, self.recipe.train)
+        cost, reached = costs.of_transformer(config, self.recipe.train)
+        return config, cost, self._flops.get("4m", reached)
 
     def train(self) -> Estimate:
         from ..train.settings import in_bf16
@@ -249,4 +261,6 @@ class Estimator:
             return share, f"{machines.GPU_SHARE:.0%} of the peak of its GPUs"
         if self.other:
             return machine.flops, f"{machines.CORE_FLOPS / 1e9:.0f} GFLOP/s a core"
+        if self._flops:
+            return measured, f"operations, and what {self.node['machine']} reached"
         return measured, "operations, and half a second of them on idle cores here"

@@ -71,7 +71,7 @@ def check(root: str) -> Checked:
     return result
 
 
-_NOTES = ("stages", "shards", "stops", "weights")  # of the ledger, beside records
+_NOTES = ("plans", "stages", "shards", "stops", "weights")  # of the ledger, beside records
 
 
 def repair(checked: Checked) -> list[str]:
@@ -98,9 +98,8 @@ def _records(listing: Listing) -> list[Finding]:
                 continue
             ledger.parse_whole(data, path)
         except (ValueError, TypeError) as error:
-            findings.append(
-                Finding(path, f"damaged: {error}", broken=family not in ("stages", "stops", "weights"), remove=(path,))
-            )
+            is_broken = family not in ("plans", "stages", "stops", "weights")
+            findings.append(Finding(path, f"damaged: {error}", broken=is_broken, remove=(path,)))
     return findings
 
 

@@ -69,12 +69,13 @@ def _pixels(file: BinaryIO, member: tarfile.TarInfo) -> int:
 
 def of_samples(recipe: Recipe, samples: float, pixels: int) -> float:
     """Bytes of the columns and the kept labels of so many samples."""
-    one = sum(_column(recipe, name) for name in recipe.made)
-    one += sum(_label(recipe, name, pixels or _FRAME) for name in recipe.labels.keep)
+    one = sum(of_column(recipe, name) for name in recipe.made)
+    one += sum(of_label(recipe, name, pixels) for name in recipe.labels.keep)
     return samples * one
 
 
-def _column(recipe: Recipe, name: str) -> float:
+def of_column(recipe: Recipe, name: str) -> float:
+    """Bytes of a sample of a column, at most."""
     (spec,) = (spec for spec in recipe.specs() if spec.name == name)
     crops = recipe.images.crops if MODALITIES[name].spatial else 1
     if spec.kind is Kind.PIXELS:
@@ -83,7 +84,9 @@ def _column(recipe: Recipe, name: str) -> float:
     return crops * spec.max_tokens * width * _TOKEN
 
 
-def _label(recipe: Recipe, name: str, pixels: int) -> float:
+def of_label(recipe: Recipe, name: str, pixels: int = 0) -> float:
+    """Bytes of a sample of a kept label, at most. pixels: of an image, 0 if that is not known."""
+    pixels = pixels or _FRAME
     form = LABELS[name].form
     if form in _PIXELS:
         return pixels * _PIXELS[form]

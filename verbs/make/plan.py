@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...infra.progress import duration
-from .. import arguments, bars, checkup, estimates, machines, selected, summary
+from .. import arguments, bars, checkup, costs, estimates, machines, selected, summary
 from . import download
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ EXAMPLES = (
     "fourmill plan recipe.yaml",
     "fourmill plan recipe.yaml --measure 32",
     "fourmill plan recipe.yaml --for h200x8",
+    "fourmill plan recipe.yaml --price gpu_hour=2.5 --price gib_month=0.023 --keep",
+    "fourmill plan recipe.yaml --node node.json",
 )
 
 LOOKED_AT = 50  # images of the first shard, for bars
@@ -44,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--measure", type=int, default=None, metavar="N", help=text)
     text = "the machine that it will run on, as of `fourmill init` (default: this one)"
     parser.add_argument("--for", dest="machine", metavar="MACHINE", help=text)
+    text = "a file of `plan --measure N --json` on another machine, whose measurements count instead of this one's"
+    parser.add_argument("--node", metavar="FILE", help=text)
+    text = f"what you pay, for the money of each stage: {', '.join(costs.PRICES)}; several times"
+    parser.add_argument("--price", action="append", default=[], metavar="NAME=NUMBER", help=text)
+    text = "keep the figures in the root: once a stage is done, `plan` says beside them what it took"
+    parser.add_argument("--keep", action="store_true", help=text)
     arguments.add_borders(parser)
     arguments.add_json(parser)
 
@@ -52,6 +60,10 @@ def main(args: argparse.Namespace) -> int:
     if args.measure is not None and args.measure < 0:
         raise ValueError(f"--measure: got {args.measure}, expected 0 or more samples")
     machine = machines.named(args.machine) if args.machine else None
+    prices = costs.parsed(args.price)
+    node = costs.of_node(args.node) if args.node else None
+    if node and args.measure:
+        raise ValueError("--measure and --node: one of them says what labelling takes; leave the other one out")
     if args.borders:
         bars.check(args.borders)
     recipe = arguments.load_recipe(args)
@@ -64,13 +76,17 @@ def main(args: argparse.Namespace) -> int:
         for line in checkup.lines(report):
             print(summary.text(line).plain)
     taken = {fit.stage: fit.gib for fit in report.fits}
-    described = describe(arguments.load_project(args), args.measure, machine, args.borders or "", taken)
+    project = arguments.load_project(args)
+    described = describe(project, args.measure, machine, args.borders or "", taken, prices, node)
+    if args.keep:
+        costs.keep(project.root, described["stages"], described["samples"])
     return show({**fetched, **described, "doctor": report.as_json()}, as_json=args.json)
 
 
 def describe(
     project: Project, measure: int | None = None, machine: Machine | None = None, borders: str = "",
-    taken: Mapping[str, float] | None = None,
+    taken: Mapping[str, float] | None = None, prices: Mapping[str, float] | None = None,
+    node: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The plan as plain values, for people (`show`) and programs.
 
@@ -80,6 +96,7 @@ def describe(
         machine: that the recipe will run on; None for this one.
         borders: where a picture of images with bars is written, if there are some; "" for none.
         taken: GiB of a GPU that a stage takes, as `doctor` has counted them.
+        prices: see `costs.PRICES`. node: the plan of another machine, whose measurements count.
     """
     recipe, specialists = project.recipe, project.specialists
     notes = project.check_training()
@@ -105,7 +122,9 @@ def describe(
         "notes": notes,
     }
     reads = not all(output.imported for output in outputs.values())  # nothing is read of what is imported
-    of_sample, measured = None, _measured_if_asked(job, plan, measure, described) if reads else None
+    of_sample, measured = None, None
+    if reads:
+        measured = node.get("measured") if node else _measured_if_asked(job, plan, measure, described)
     problems, described["bars"] = _first_shard(job, plan, borders) if reads else ({}, "")
     described["problems"] = measured["problems"] if measured else problems
     if measured:
@@ -117,8 +136,12 @@ def describe(
             of_sample = estimates.Measured(seconds, seconds - of_columns, columns)
     inputs = (described["samples"], described["actors"], described["missing"], of_sample, taken)
     described["selected"] = selected.describe(project, plan.done)
-    stages = estimates.Estimator(project, machine, *inputs).all()
-    described["stages"] = [stage.as_json() for stage in stages]
+    estimator = estimates.Estimator(project, machine, *inputs, node and node["node"])
+    described["stages"] = [stage.as_json() for stage in estimator.all()]
+    described["prices"] = dict(prices or {})
+    costs.add(described["stages"], project, described, plan.done, described["prices"])
+    described["compared"] = costs.compared(project.root, described["stages"])
+    described["node"] = node["node"] if node else {"machine": str(machines.here()), "flops": estimator.flops()}
     return described
 
 
@@ -322,6 +345,7 @@ def show(described: dict[str, Any], as_json: bool) -> int:
     if fits := described.get("doctor", {}).get("fits"):
         console.print(checkup.fits_table(actors["where"], fits))
     _show_stages(console, described["stages"])
+    costs.show(console, described)
     for shard, why in described["absent"].items():
         console.print(f"shard {shard}: {why}")
     return 1 if described["absent"] else 0
