@@ -1,19 +1,23 @@
-"""Published tokenizers of 4M, from a folder or the Hugging Face hub.
+"""Published tokenizers of 4M and TerraMind, from a folder, a file or the Hugging Face hub.
 
     tokenizer = load("EPFL-VILAB/4M_tokenizers_rgb_16k_224-448")
     ids = tokenizer.encode(images)              # (B, 3, H, W) in [-1, 1] -> (B, H / 16, W / 16)
     images = tokenizer.decode(ids)
 
-The weights have a licence of their own. Only safetensors and JSON are fetched and read, never a pickle.
+The weights have a licence of their own: those of 4M are Sample Code Licence, TerraMind's Apache-2.0. Nothing that is
+fetched can run code: safetensors and JSON are read, and of a .pt tensors alone.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..infra.weights import pth
 from . import tokenizer
+from .published import terramind
 from .tokenizer import ARCH, CONFIG, WEIGHTS, Tokenizer
 
 
@@ -21,8 +25,8 @@ def load(folder_or_hub_id: str | Path, revision: str | None = None) -> Tokenizer
     """A tokenizer in evaluation mode: `encode(x) -> ids`, `decode(ids) -> x`, see `VQ.encode` for shapes.
 
     Args:
-        folder_or_hub_id: a folder with `model.safetensors` and, unless the weights' header holds it, `config.json`; or
-            "org/name" on the hub.
+        folder_or_hub_id: a folder with `model.safetensors` and, unless the weights' header holds it, `config.json`; a
+            .pt of TerraMind's, or a folder that holds one; or "org/name" on the hub.
         revision: branch, tag or commit on the hub; None is its main branch.
 
     Raises:
@@ -34,14 +38,19 @@ def load(folder_or_hub_id: str | Path, revision: str | None = None) -> Tokenizer
         >>> ids.shape, ids.dtype, tokenizer.decode(ids).shape
         (torch.Size([2, 4]), torch.int64, torch.Size([2, 12]))
     """
+    return tokenizer.load(located(folder_or_hub_id, revision))
+
+
+def located(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
+    """The folder or file of a tokenizer, fetched if it is on the hub. Arguments and errors as in `load`."""
     # A folder wins over a hub id of the same spelling: nothing is fetched that is there already.
-    folder = Path(folder_or_hub_id).expanduser()
-    if folder.is_dir():
-        return tokenizer.load(folder)
+    place = Path(folder_or_hub_id).expanduser()
+    if place.is_dir() or pth.alone(place, WEIGHTS):
+        return place
     name = str(folder_or_hub_id)
     if not is_hub_id(name):
         raise ValueError(f"tokenizer: got {name!r}; expected a folder that exists, or a hub id of the form org/name")
-    return tokenizer.load(fetch(name, revision, [WEIGHTS, CONFIG, ARCH]))
+    return fetch(name, revision, [WEIGHTS, CONFIG, ARCH, terramind.HUB_PATTERN])
 
 
 def is_hub_id(name: str) -> bool:
@@ -49,16 +58,19 @@ def is_hub_id(name: str) -> bool:
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) is not None
 
 
-def hub_settings(name: str, revision: str | None = None) -> dict[str, Any]:
+def hub_settings(name: str, revision: str | None = None, said: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Settings of a tokenizer on the hub; its weights are fetched only if it has no config.json, for their header.
+
+    Args:
+        said: see `tokenizer.load`.
 
     ValueError as for `load`.
     """
     # A few kB instead of all weights: sizes are needed when a recipe is resolved, long before a fit.
     config = fetch(name, revision, [CONFIG]) / CONFIG
-    if config.is_file():
-        return tokenizer.read_json(config)
-    return tokenizer.read_settings(fetch(name, revision, [WEIGHTS, CONFIG, ARCH]))
+    if config.is_file() and "enc_type" in (found := tokenizer.read_json(config)):
+        return found
+    return tokenizer.read_settings(located(name, revision), said)
 
 
 def fetch(name: str, revision: str | None, files: list[str]) -> Path:

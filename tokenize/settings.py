@@ -324,8 +324,8 @@ def merge(name: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> Token
         settings = TokenizerSettings.model_validate({**paper, **given})
     except ValidationError as error:
         raise ValueError(explain(error, f"each.{name}", TokenizerSettings)) from None
-    if settings.weights is not None:
-        return settings  # its sizes are its own
+    if settings.weights is not None:  # its sizes are its own, and levels those that are said of it
+        return settings if "levels" in own else settings.model_copy(update={"levels": None})
     entry = TOKENIZERS[name]
     books = entry.tokens if entry.form is Form.VECTOR else 1
     try:

@@ -4,6 +4,7 @@ Our config.json adds to the published settings `sizes`, for encoders and decoder
 the names of a class map's ids if they are not COCO's, `tokenizer`, its name in the recipe, and `quality`, what the fit
 measured. Published folders may lack
 config.json (the header of the weights then holds it, as strings), and may have an `arch.json` with sizes by name.
+TerraMind's are one file of PyTorch's (published/terramind.py), alone or in a folder.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from pydantic import ValidationError
 from ..infra import configuration, storage, sums
 from ..infra.explain import explain
 from ..infra.weights import header as headers
+from ..infra.weights import pth
 from .networks.arch import is_diffusion
 from .networks.divae import DiVAE, DiVAEConfig
 from .networks.tables import Table, TableConfig
 from .networks.vqvae import VQVAE, VQVAEConfig
+from .published import terramind
 
 Network = VQVAE | DiVAE
 Tokenizer = Network | Table  # a table has no weights that learn
@@ -61,10 +64,12 @@ def parse(settings: Mapping[str, Any]) -> DiVAEConfig | VQVAEConfig | TableConfi
         raise ValueError(explain(error, "tokenizer", kind)) from None
 
 
-def load(folder: str | Path, image_size: int | None = None) -> Tokenizer:
-    """Opens a folder, in evaluation mode.
+def load(folder: str | Path, image_size: int | None = None, said: Mapping[str, Any] | None = None) -> Tokenizer:
+    """Opens a folder, or a .pt of TerraMind's, in evaluation mode.
 
     Args:
+        said: what a recipe knows of a .pt: `levels`, `heads`, and of one of class maps `n_labels` and the names of the
+            `classes`; see `terramind.settings`.
         image_size: pixels that the ViTs' fixed positions are computed again for, as 4M does before it adapts a
             tokenizer to more resolutions; None keeps the stored ones, resized where an input needs it.
 
@@ -76,26 +81,55 @@ def load(folder: str | Path, image_size: int | None = None) -> Tokenizer:
     from safetensors.torch import load_file
 
     folder = Path(folder)
-    settings = read_settings(folder)
+    file = pth.alone(folder, WEIGHTS)
+    settings, weights = _read_file(file, said or {}) if file else (read_settings(folder), {})
     if image_size is not None:
         settings |= {"image_size": image_size, "image_size_enc": None, "image_size_dec": None}
     try:
         model = build(settings)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS}: damaged or cut off ({error}); copy or download it again") from error
+    if not file:
+        try:
+            weights = load_file(folder / WEIGHTS)
+        except SafetensorError as error:
+            raise ValueError(f"{folder / WEIGHTS}: damaged or cut off ({error}); copy or download it again") from error
     # Fixed positions are no learned weights: those of the new size replace the stored ones.
     if image_size is not None:
         weights |= {name: tensor for name, tensor in model.state_dict().items() if name.endswith(".pos_emb")}
     try:
         fill(model, weights)
     except ValueError as error:
-        raise ValueError(f"{folder / WEIGHTS}: {error}") from error
-    sums.check(folder, (WEIGHTS, CONFIG))
+        raise ValueError(f"{file or folder / WEIGHTS}: {error}") from error
+    if not file:
+        sums.check(folder, (WEIGHTS, CONFIG))
     return model.eval()
+
+
+def _read_file(file: Path, said: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Settings and tensors of a .pt, with what a config.json and an arch.json beside it say."""
+    tensors = terramind.read(file)
+    given = {name: value for name, value in said.items() if value is not None}
+    n_labels, classes = given.pop("n_labels", None), given.pop("classes", ())
+    try:
+        settings = terramind.settings(tensors, _beside(file.parent, {}) | given)
+        if n_labels:
+            settings, tensors = terramind.of_class_ids(settings, tensors, n_labels)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    return settings | ({"classes": list(classes)} if classes else {}), tensors
+
+
+def _beside(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with those of a folder's config.json, and the sizes of its arch.json."""
+    if (folder / CONFIG).is_file():
+        settings = read_json(folder / CONFIG)
+    if (folder / ARCH).is_file():
+        # Only what this tokenizer is made of: the table may hold more, and its own sizes win.
+        named = {settings.get("enc_type"), settings.get("dec_type")}
+        table = {name: size for name, size in read_json(folder / ARCH).items() if name in named}
+        settings["sizes"] = table | (settings.get("sizes") or {})
+    return settings
 
 
 def fill(model: Tokenizer, weights: dict[str, torch.Tensor]) -> None:
@@ -142,22 +176,19 @@ def save(
     storage.put(str(Path(folder) / CONFIG), text)
 
 
-def read_settings(folder: str | Path) -> dict[str, Any]:
-    """The content of config.json, or of the weights' header if there is none, with the sizes of arch.json.
+def read_settings(folder: str | Path, said: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The content of config.json, or of the weights' header if there is none, with the sizes of arch.json; of a .pt
+    what its tensors say, see `load`.
 
     ValueError if a file is missing or says nothing of a tokenizer.
     """
+    if file := pth.alone(folder, WEIGHTS):
+        return _read_file(file, said or {})[0]
     folder = Path(folder)
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise ValueError(f"tokenizer: found no {weights}; run `fourmill fit`, or name another folder")
-    settings = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else _read_header(weights)
-    if (folder / ARCH).is_file():
-        # Only what this tokenizer is made of: the table may hold more, and its own sizes win.
-        named = {settings.get("enc_type"), settings.get("dec_type")}
-        table = {name: size for name, size in read_json(folder / ARCH).items() if name in named}
-        settings["sizes"] = table | (settings.get("sizes") or {})
-    return settings
+    return _beside(folder, {} if (folder / CONFIG).is_file() else _read_header(weights))
 
 
 def read_json(path: Path) -> dict[str, Any]:

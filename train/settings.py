@@ -147,11 +147,13 @@ class Cache(Section):
 
 class Init(Section):
     """A trained model to begin with. `embeddings`, of all modalities or by modality: whether its tables of tokens are
-    `kept`, or begin `fresh`, since the recipe's tokenizers are others than those that it has learned."""
+    `kept`, or begin `fresh`, since the recipe's tokenizers are others than those that it has learned. `names` are those
+    that modalities of the recipe have there, where they are others: {tok_s2: tok_sen2l2a@224}."""
 
     weights: str
     revision: str | None = None  # of a hub repository
     embeddings: Embeddings | dict[str, Embeddings] = "kept"
+    names: dict[str, str] = {}
 
     def is_fresh(self, modality: str) -> bool:
         """Whether a modality's tokens are learned from the start."""

@@ -9,11 +9,37 @@ from typing import Any
 from torch import Tensor
 
 from ...infra.configuration import of_texts
+from ...infra.weights import pth
 from ..checkpoint import CONFIG, WEIGHTS, read_config, read_shapes, read_weights
+from . import of_tensors
+
+
+def pickled(source: str | Path) -> Path | None:
+    """The .pt that a local place is, or that its folder holds alone, as of TerraMind; None if there is none."""
+    return pth.alone(source, WEIGHTS)
+
+
+def _read_pickled(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors mapped from a .pt, and the configuration that they show; a config.json beside it comes before that."""
+    content = pth.read(file)
+    held = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), content)
+    tensors = {str(name): value for name, value in held.items() if isinstance(value, Tensor)}
+    if not of_tensors.is_model(tensors):
+        raise ValueError(
+            f"{file}: its tensors are those of no 4M model; expected `mask_token` and `encoder_embeddings.`"
+        )
+    said = _config(file.parent, {})
+    try:
+        return tensors, of_tensors.configuration(tensors, {}, said.get("num_heads")) | said
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
 
 
 def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a folder, float32, and its configuration. ValueError if one is missing, or damaged."""
+    """The tensors of a folder or .pt, float32, and its configuration. ValueError if one is missing, or damaged."""
+    if file := pickled(folder):
+        tensors, config = _read_pickled(file)
+        return {key: value.float() for key, value in tensors.items()}, config
     stored, header = read_weights(_weights(folder))
     config = _config(folder, header)
     if not config:
@@ -24,6 +50,9 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def headers(source: str | Path, revision: str | None = None) -> tuple[dict[str, list[int]], dict[str, Any]]:
     """Name -> shape of a model's tensors, and its configuration; of the hub nothing but headers is fetched, and
     ({}, {}) is what cannot be asked. ValueError as for `read`."""
+    if file := pickled(source):
+        tensors, config = _read_pickled(file)
+        return {name: list(one.shape) for name, one in tensors.items()}, config
     if Path(source).is_dir():
         return _headers(Path(source))
     from huggingface_hub import get_safetensors_metadata, try_to_load_from_cache
@@ -41,9 +70,16 @@ def headers(source: str | Path, revision: str | None = None) -> tuple[dict[str, 
 
 
 def config(source: str | Path, revision: str | None = None) -> dict[str, Any]:
-    """A model's configuration; of the hub its config.json alone is fetched. ValueError if there is none."""
+    """A model's configuration; of the hub its config.json alone is fetched, and where that is not of a 4M model, as of
+    TerraMind, the weights. ValueError if there is none."""
     here = Path(source)
-    found = _headers(here)[1] if here.is_dir() else _config(download(str(source), revision, [CONFIG]), {})
+    local, found = here.is_dir() or pickled(here) is not None, dict[str, Any]()
+    if not local:
+        found = _config(download(str(source), revision, [CONFIG]), {})
+    if "domains_in" not in found:
+        folder = here if local else download(str(source), revision)
+        file = pickled(folder)
+        found = _read_pickled(file)[1] if file else _headers(folder)[1]
     if not found:
         raise ValueError(f"{source}: no {CONFIG}, and no configuration in the header of {WEIGHTS}")
     return found
@@ -78,7 +114,7 @@ def check_hub(hub_id: str, revision: str | None = None) -> None:
             raise
 
 
-def download(hub_id: str, revision: str | None, files: Sequence[str] = (WEIGHTS, CONFIG)) -> Path:
+def download(hub_id: str, revision: str | None, files: Sequence[str] = (WEIGHTS, CONFIG, "*.pt")) -> Path:
     """The folder of a model of the hub, with these of its files. ValueError if the hub does not give it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError

@@ -5,6 +5,7 @@ Legend: B samples, n tokens of a modality, N and M the budgets.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from ..config import FourMConfig
 from ..fourm import FourM
 from ..generation.known import to_numpy
 from ..patches import patchify
-from .names import image_size, patch_size
+from .names import patch_size
 
 Array = np.ndarray | torch.Tensor
 _FIELDS = ("ids", "queries", "mod", "pos", "valid", "attention")
@@ -46,7 +47,7 @@ def pack(
 
     Args:
         model: that will read the batch.
-        mod_dict: published modality name -> `tensor` (B, n) or (B, h, w) ids, or (B, 3, H, W) normalized pixels, or
+        mod_dict: published modality name -> `tensor` (B, n) or (B, h, w) ids, or (B, C, H, W) normalized pixels, or
             (B, n, D) embeddings; `input_mask` and `target_mask`, bool (B, n), True = ignore; `decoder_attention_mask`,
             int (B, n), compressed (see the source). Modalities are concatenated in its order. NumPy arrays, or tensors
             of any device and dtype; no gradient flows to them.
@@ -88,7 +89,7 @@ def pack(
         if name in config.inputs:
             inputs.append(_input_columns(config, spec, d))
             if spec.kind is Kind.PIXELS:
-                values[spec.name] = patchify(d["tensor"], patch_size(spec))
+                values[spec.name] = patchify(d["tensor"], _patch(spec, d["tensor"]))
             elif spec.kind is Kind.EMBEDDING:
                 values[spec.name] = d["tensor"]
     offered = [name for name in order if name in config.outputs]
@@ -125,7 +126,8 @@ def _arrays(config: FourMConfig, spec: ModalitySpec, d: Mapping[str, Array], ask
     samples, length = len(tensor), spec.max_tokens if fixed else tensor.shape[1]
     expected: tuple[int, ...] = (samples, length)
     if spec.kind is Kind.PIXELS:
-        expected = (samples, 3, image_size(spec), image_size(spec))
+        patch = _patch(spec, tensor)
+        expected = (samples, spec.input_dim // patch**2, spec.side * patch, spec.side * patch)
     elif spec.kind is Kind.EMBEDDING:
         expected = (samples, length, spec.input_dim)
     if spec.is_target and tensor.dtype.kind not in "iu":
@@ -134,6 +136,13 @@ def _arrays(config: FourMConfig, spec: ModalitySpec, d: Mapping[str, Array], ask
         if x.shape != shape:
             raise ValueError(f"{spec.name}: got {part} of shape {x.shape}, expected {shape}")
     return arrays | {"tensor": tensor}
+
+
+def _patch(spec: ModalitySpec, pixels: np.ndarray) -> int:
+    """Pixels along a side of a patch: a model says how many values it has, and the pixels how many channels."""
+    channels = pixels.shape[1] if pixels.ndim == 4 else 0
+    side = math.isqrt(spec.input_dim // channels) if channels else 0
+    return side if side and side * side * channels == spec.input_dim else patch_size(spec)
 
 
 def _input_columns(config: FourMConfig, spec: ModalitySpec, d: Mapping[str, np.ndarray]) -> _Columns:

@@ -52,7 +52,8 @@ def load(source: str | Path, revision: str | None = None) -> FourM:
     """Read a model in the format of apple/ml-4m.
 
     Args:
-        source: a folder with model.safetensors (and config.json, if not in its header), or a Hugging Face Hub id.
+        source: a folder with model.safetensors (and config.json, if not in its header), a .pt as of TerraMind, or a
+            Hugging Face Hub id.
         revision: branch, tag or commit on the Hub.
 
     Returns:
@@ -61,13 +62,14 @@ def load(source: str | Path, revision: str | None = None) -> FourM:
     Raises:
         ValueError: no such model, a damaged file, or tensors that do not fit the configuration; says which.
     """
-    folder = Path(source) if Path(source).is_dir() else files.download(str(source), revision)
+    here = Path(source)
+    folder = here if here.is_dir() or files.pickled(here) else files.download(str(source), revision)
     tensors, config = files.read(folder)
     try:
         model = build(tensors, config)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    model.tokenizers = read_tokenizers(str(folder))
+    model.tokenizers = read_tokenizers(str(folder)) if folder.is_dir() else {}
     return model
 
 

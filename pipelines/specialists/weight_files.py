@@ -15,12 +15,11 @@ from pathlib import Path
 
 from ...infra import storage
 from ...infra.weights import header as headers
+from ...infra.weights.pth import DOWNLOADS, LFS
 
 _SMALL = 2**20  # bytes: sums of larger files are kept
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-LFS = b"version https://git-lfs"  # how the file begins that git leaves in place of a large one
 _PART = re.compile(r"(.+)-(\d{1,6})-of-(\d{1,6})\.safetensors")
-UNFINISHED = (".incomplete", ".part", ".crdownload", ".aria2")  # how names of downloads end until they are whole
 
 
 def is_pickle(name: str) -> bool:
@@ -74,7 +73,7 @@ def _problem(file: Path, label: str, allow_pickle: bool) -> str:
 
 
 def _unfinished(path: Path) -> list[Path]:
-    return sorted(file for ending in UNFINISHED for file in path.rglob(f"*{ending}")) if path.is_dir() else []
+    return sorted(file for ending in DOWNLOADS for file in path.rglob(f"*{ending}")) if path.is_dir() else []
 
 
 def _is_pointer(file: Path) -> bool:

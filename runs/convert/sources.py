@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...infra import storage
+from ...infra.weights import pth
 from ...model import checkpoint as model_files
 from ...model.config import CONFIG, TOKENIZERS, WEIGHTS
 from ...model.published import ml4m as published_models
+from ...model.published import of_tensors
 from ...tokenize import ml4m as published_tokenizers
 from ...tokenize import tokenizer
 from ...tokenize.text.wordpiece import WordPiece
 from ...train import checkpoint
 from ...train.pretrain.job import MODEL
-from . import fourm, pth, states, tokenizers
+from . import fourm, states, tokenizers
 
 if TYPE_CHECKING:
     from ...model.fourm import FourM
@@ -89,15 +91,15 @@ def _training(content: dict[str, Any], weights: states.Choice | None, heads: int
     args = states.arguments(content)
     of = "the average of the weights (model_ema)" if chosen == "ema" else "the trained weights (model)"
     epoch = f", epoch {content['epoch']}" if isinstance(content.get("epoch"), int) else ""
-    if fourm.is_model(tensors):
-        return Found(
-            fourm.of_training(tensors, args, heads), "ml4m", f"a 4M model of ml-4m's training: {of}{epoch}", {}
-        )
+    trained = "model" in content or chosen == "ema"
+    whose = f"of ml-4m's training: {of}{epoch}" if trained else "of tensors by ml-4m's names"
+    if of_tensors.is_model(tensors):
+        return Found(fourm.of_training(tensors, args, heads), "ml4m", f"a 4M model {whose}", {})
     if tokenizers.is_tokenizer(tensors):
-        model = tokenizer.build(tokenizers.settings(tensors, args))
+        model = tokenizer.build(tokenizers.settings(tensors, args, heads))
         tokenizer.fill(model, dict(tensors))
         domain = f" of {args['domain']}" if args.get("domain") else ""
-        return Found(model.eval(), "ml4m", f"a tokenizer{domain} of ml-4m's training: {of}{epoch}", {})
+        return Found(model.eval(), "ml4m", f"a tokenizer{domain} {whose}", {})
     raise ValueError(
         f"its tensors are those of no 4M model and no tokenizer ({', '.join(sorted(tensors)[:3])}, ...); expected "
         "`mask_token` or `quant_proj.weight` among them"

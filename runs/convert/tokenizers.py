@@ -11,6 +11,7 @@ from torch import Tensor
 from ...tokenize.networks.divae import DiVAEConfig
 from ...tokenize.networks.tables import Table
 from ...tokenize.networks.vqvae import VQVAEConfig
+from ...tokenize.published import terramind
 from ...tokenize.tokenizer import Tokenizer
 
 # Settings of a network -> the option of the training scripts that says it; all others have one name.
@@ -30,13 +31,18 @@ def is_tokenizer(tensors: Mapping[str, Any]) -> bool:
     return "quant_proj.weight" in tensors
 
 
-def settings(tensors: Mapping[str, Tensor], args: Mapping[str, Any]) -> dict[str, Any]:
+def settings(tensors: Mapping[str, Tensor], args: Mapping[str, Any], heads: int | None = None) -> dict[str, Any]:
     """The config.json that a published tokenizer of these weights has.
+
+    Args:
+        heads: of attention, of TerraMind's, which have no options.
 
     ValueError if the options say too little of it, or it is of a kind that is not read (ControlNet).
     """
     if any("controlnet" in name for name in tensors):
         raise ValueError("it is a ControlNet decoder on Stable Diffusion; expected a VQ-VAE or a DiVAE")
+    if not args and terramind.is_tokenizer(tensors):
+        return terramind.settings(tensors, {"heads": heads})
     if not args:
         raise ValueError(
             "it holds no `args`, which say how its tensors are put together; convert the checkpoint that ml-4m's "

@@ -51,9 +51,11 @@ def identity_of(train: Train) -> Any:
 
 def identity(place: str | None) -> str | None:
     """What the initial weights are, for a fingerprint: the content of a folder, or the name of a published model."""
+    if place and (file := files.pickled(place)):
+        return storage.sha256(str(file))
     # The marker of a checkpoint identifies it: it names its files, and no other attempt writes files of these names.
-    files = [join(place, name) for name in (model_files.WEIGHTS, checkpoint.MARKER)] if place else []
-    return next((storage.sha256(file) for file in files if storage.exists(file)), place)
+    names = [join(place, name) for name in (model_files.WEIGHTS, checkpoint.MARKER)] if place else []
+    return next((storage.sha256(name) for name in names if storage.exists(name)), place)
 
 
 def resolved(train: Train) -> Train:
@@ -76,6 +78,8 @@ def resolved(train: Train) -> Train:
 def located(place: str) -> str:
     """A model's place as any worker finds it: absolute if it is a folder here, of a run its finished model, and of its
     `checkpoints` the newest; a hub id as it is. ValueError if nothing is there."""
+    if files.pickled(place):
+        return storage.absolute(place)
     names = storage.list_names(place)
     if model_files.WEIGHTS not in names and (held := [name for name in (MODEL, "checkpoints") if name in names]):
         place = join(place, held[0])  # of a run
@@ -86,7 +90,7 @@ def located(place: str) -> str:
         if saved is None:
             raise ValueError(
                 f"there is no model at {place}; expected the `model` or `checkpoints` folder of a run, a "
-                "folder with model.safetensors, or a hub id of the form org/name"
+                "folder with model.safetensors, a .pt of tensors, or a hub id of the form org/name"
             )
         place = saved.url
     return storage.absolute(place)
@@ -227,6 +231,9 @@ def _local(place: str, headers: bool = False) -> Iterator[Path]:
     Args:
         headers: leave the weights where they are if a configuration of ours says all about them.
     """
+    if file := files.pickled(place):
+        yield file
+        return
     # A published folder may have its configuration in the header of its weights alone.
     beside = [model_files.CONFIG, model_files.TOKENIZERS]
     beside = [name for name in beside if storage.exists(join(place, name))]
@@ -288,7 +295,7 @@ def _check_config(source: FourMConfig, target: FourMConfig, init: Init) -> dict[
     """The modalities that both have, as of `_pairs`. ValueError if the weights of one cannot serve the other."""
     place = init.weights
     _same_architecture(source, target, place)
-    pairs = _pairs(source, target)
+    pairs = _pairs(source, target, init)
     if not pairs:
         known = ", ".join(spec.name for spec in source.modalities)
         raise ValueError(
@@ -325,15 +332,25 @@ def _same_architecture(source: FourMConfig, target: FourMConfig, place: str) -> 
             )
 
 
-def _pairs(source: FourMConfig, target: FourMConfig) -> dict[str, str]:
-    """Modalities of the target that the source has too, and their names in the source."""
-    # By the name, or else by the published name: `rgb` at 112 pixels is `rgb@112` there.
+def _pairs(source: FourMConfig, target: FourMConfig, init: Init) -> dict[str, str]:
+    """Modalities of the target that the source has too, and their names in the source.
+
+    ValueError if `train.init.names` names what one of them does not have.
+    """
     known = {spec.name for spec in source.modalities}
+    for here, there in init.names.items():
+        lacking = (here, "the recipe") if target.find(here) is None else (there, init.weights)
+        if target.find(here) is None or there not in known:
+            have = target.modalities if lacking[1] == "the recipe" else source.modalities
+            raise ValueError(
+                f"train.init.names: {lacking[1]} has no modality {lacking[0]}; it has {', '.join(s.name for s in have)}"
+            )
+    # By the name, or else by the published name: `rgb` at 112 pixels is `rgb@112` there.
     by_published = {there: name for name, there in published_names(source.modalities).items()}
     names = {
         name: name if name in known else by_published.get(there)
         for name, there in published_names(target.modalities).items()
-    }
+    } | init.names
     return {name: source_name for name, source_name in names.items() if source_name is not None}
 
 

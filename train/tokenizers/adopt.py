@@ -47,6 +47,8 @@ def resolve(
 
     RecipeError if one cannot be found, is of other sizes than the recipe says, or of another kind of label.
     """
+    from ...tokenize import tokenizer
+
     each = {name: dict(values) for name, values in tokenizers.each.items()}
     for name in names:
         settings = tokenizers.of(name)
@@ -54,10 +56,10 @@ def resolve(
             continue
         where = f"tokenizers, {name}: weights {settings.weights}"
         try:
-            config, place = _read(settings)
+            config, place = _read(settings, _said(name, settings, lists))
         except (ValueError, OSError) as error:
             raise RecipeError(f"{where}: {error}") from None
-        sizes = {"codebook_size": int(config.get("codebook_size") or 16_384)}
+        sizes = {"codebook_size": tokenizer.parse(config).codebook_size}
         if TOKENIZERS[name].form is not Form.VECTOR:
             sizes["patch_size"] = int(config.get("patch_size") or 16)
         for field, size in sizes.items():
@@ -66,8 +68,6 @@ def resolve(
                 raise RecipeError(f"{where}: its {field} is {size}, the recipe says {asked}; leave it out")
         each.setdefault(name, {}).update({**sizes, "weights": place})
         # Better said now than by the fit, after every label is made.
-        from ...tokenize import tokenizer
-
         sized = settings.model_copy(update=sizes)
         try:
             problem = _another(name, settings.weights, config)
@@ -135,19 +135,27 @@ def bring_text(text: TextTokenizer, folder: str) -> dict[str, Any]:
     return {"sha256": found.fingerprint(), "vocab_size": found.vocab_size, "quality": {}}
 
 
-def _read(settings: TokenizerSettings) -> tuple[dict[str, Any], str]:
-    """A finished tokenizer's settings, and its place: a hub id, or the absolute path of a folder."""
-    assert settings.weights is not None
-    folder = Path(settings.weights).expanduser()
-    if folder.is_dir():
-        from ...tokenize import tokenizer
+def _said(name: str, settings: TokenizerSettings, lists: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """What a recipe knows of a finished tokenizer whose file holds tensors alone."""
+    said: dict[str, Any] = {"levels": settings.levels, "heads": settings.heads}
+    if TOKENIZERS[name].form is Form.CLASSES:  # the file has as many, and no names
+        said |= {"n_labels": class_lists.n_labels(name, lists), "classes": class_lists.of_tokenizer(name, lists)}
+    return said
 
-        return tokenizer.read_settings(folder), str(folder.resolve())
-    from ...tokenize import ml4m
+
+def _read(settings: TokenizerSettings, said: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """A finished tokenizer's settings, and its place: a hub id, or the absolute path of a folder or file."""
+    from ...infra.weights import pth
+    from ...tokenize import ml4m, tokenizer
+
+    assert settings.weights is not None
+    place = Path(settings.weights).expanduser()
+    if place.is_dir() or pth.alone(place, tokenizer.WEIGHTS):
+        return tokenizer.read_settings(place, said), str(place.resolve())
 
     if not ml4m.is_hub_id(settings.weights):
         raise ValueError("there is no such folder, and it is no hub id of the form org/name")
-    return ml4m.hub_settings(settings.weights, settings.revision), settings.weights
+    return ml4m.hub_settings(settings.weights, settings.revision, said), settings.weights
 
 
 def bring(
@@ -168,8 +176,9 @@ def bring(
     from ...tokenize.networks.tables import Table
 
     assert settings.weights is not None
-    model = ml4m.load(settings.weights, settings.revision)
     lists = lists or {}
+    place = ml4m.located(settings.weights, settings.revision)
+    model = tokenizer.load(place, said=_said(name, settings, lists))
     problem = _problem(TOKENIZERS[name], settings, model.config, image_size, lists)
     if problem or isinstance(model, Table):
         raise ValueError(f"weights {settings.weights}: {problem}")
@@ -177,7 +186,7 @@ def bring(
     frame = settings.frame or model.config.frame
     model.config = model.config.model_copy(update={"undo_std": False, "frame": frame})
     local = Path(settings.weights)
-    quality = tokenizer.read_quality(local) if local.is_dir() else {}
+    quality = tokenizer.read_quality(local) if (local / tokenizer.WEIGHTS).is_file() else {}
     tokenizer.save(model, folder, quality, class_lists.of_tokenizer(name, lists), name)
     return {
         "sha256": tokenizer.fingerprint(folder), "vocab_size": model.config.codebook_size, "quality": quality,
@@ -200,9 +209,9 @@ def contents(
     from ...tokenize import tokenizer
 
     assert settings.weights is not None
-    if not (place := Path(settings.weights)).is_dir():
+    if not (place := Path(settings.weights)).exists():
         return None
-    if tokenizer.fingerprint(place) == expected:
+    if (place / tokenizer.WEIGHTS).is_file() and tokenizer.fingerprint(place) == expected:
         return expected
     with scratch.folder() as folder:
         return str(bring(name, settings, image_size, folder, lists)["sha256"])

@@ -261,6 +261,6 @@ def test_models_come_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert ml4m.load("some/model", revision="v1").config.dim == 16
-    assert asked == [("some/model", "v1", ["model.safetensors", "config.json"])]
+    assert asked == [("some/model", "v1", ["model.safetensors", "config.json", "*.pt"])]
     with pytest.raises(ValueError, match=r"other/model: .*offline; check the id"):
         ml4m.load("other/model")

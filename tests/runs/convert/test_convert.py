@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import zipfile
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 from fourmill_tests.runs import command
 from fourmill_tests.s3 import S3
+from fourmill_tests.tiny import terramind as tiny
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -260,3 +262,20 @@ def test_the_state_of_the_optimizer_is_not_read(tmp_path: Path) -> None:
     assert data.count(pattern) == 1
     (tmp_path / "c.pth").write_bytes(data.replace(pattern, bytes(256)))
     convert(tmp_path / "c.pth", tmp_path / "ours")
+
+
+@pytest.mark.parametrize("part", ["classes", "4m"])
+def test_files_of_tensors_alone_become_folders(tmp_path: Path, part: str) -> None:
+    """As TerraMind publishes them: what the tensors do not show is asked for."""
+    tensors = tiny.arrays(part)
+    torch.save({name: torch.from_numpy(value) for name, value in tensors.items()}, tmp_path / "a.pt")
+    said = convert(tmp_path / "a.pt", tmp_path / "made", status=2)
+    assert re.search("how many (attention )?heads it has", said)
+    said = convert(tmp_path / "a.pt", tmp_path / "made", "--heads", 2)
+    assert "of tensors by ml-4m's names" in said
+    if part == "classes":
+        made = published_tokenizers.load(tmp_path / "made")
+        assert same(made.state_dict(), {name: torch.from_numpy(value) for name, value in tensors.items()})
+    else:
+        mask = checkpoint.load(tmp_path / "made").mask_token[None]
+        assert torch.equal(mask, torch.from_numpy(tensors["mask_token"]))

@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ...infra import scratch, storage
-from ...pipelines.specialists import weight_files
+from .. import scratch, storage
 
 ENDINGS = (".pth", ".pt", ".bin", ".ckpt")
-# What programs that download call a file until it is whole; some of these endings other files have as well.
-UNFINISHED = (*weight_files.UNFINISHED, ".partial", ".download", ".tmp")
+LFS = b"version https://git-lfs"  # how the file begins that git leaves in place of a large one
+DOWNLOADS = (".incomplete", ".part", ".crdownload", ".aria2")  # how names of downloads end until they are whole
+# Some of these endings other files have as well.
+UNFINISHED = (*DOWNLOADS, ".partial", ".download", ".tmp")
 _FORBIDDEN = re.compile(r"(?:GLOBAL|class|global:?) ([\w.]+\.\w+)")
 
 
@@ -72,6 +73,21 @@ def read(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
+def alone(place: str | Path, beside: str) -> Path | None:
+    """The file of PyTorch's that a local place is, or that a folder holds alone; None if there is none, or `beside`.
+
+    Args:
+        beside: the name of a file that says more, and is read in its place.
+    """
+    path = Path(place).expanduser()
+    if path.is_file():
+        return path if path.suffix in ENDINGS else None
+    if not path.is_dir() or (path / beside).is_file():
+        return None
+    held = sorted(file for file in path.iterdir() if file.suffix in ENDINGS and file.is_file())
+    return held[0] if len(held) == 1 else None
+
+
 def check(path: Path) -> None:
     """ValueError if a file says by its name or its first bytes that it is no checkpoint, or none whole."""
     size = path.stat().st_size
@@ -81,7 +97,7 @@ def check(path: Path) -> None:
         raise ValueError(f"{path}: a download that is not finished; finish it, or download the file again")
     if not size:
         raise ValueError(f"{path}: the file is empty; copy or download it again")
-    if head.startswith(weight_files.LFS):
+    if head.startswith(LFS):
         meant = re.search(rb"size (\d+)", head)
         whole = f" for a file of {int(meant[1]):,} bytes" if meant else ""
         raise ValueError(f"{path}: only a pointer of Git LFS{whole}; run `git lfs pull` where it was cloned")
