@@ -24,6 +24,7 @@ from ..modalities import BODY_POSE, SAM_MASK, TOKENIZERS, Form
 from . import frames
 from .networks import quantizers
 from .networks.stages import ConvNeXtSize
+from .published.finished import FinishedSettings
 
 # Settings that change how a fit is done, or measured, and not what comes out.
 OPERATIONS = frozenset({"checkpoint_every", "compile", "validation_samples", "validation_steps"})
@@ -83,15 +84,13 @@ class Resolutions(BaseModel):
         return self.steps // 5 if self.warmup_steps is None else self.warmup_steps
 
 
-class TokenizerSettings(quantizers.QuantizerSettings):
+class TokenizerSettings(FinishedSettings):
     """A tokenizer and how it is fitted; the defaults are ViT-B's. `docs/recipe.md` says what each field means.
 
     `base_lr` is for a batch of 256 and scaled linearly, as in the paper. `samples` are the crops (of masks and poses:
     the instances in them) that are fitted on, evenly from the training shards, cached on local disk.
     """
 
-    weights: str | None = None  # a finished tokenizer instead of a fit: hub id or local folder
-    revision: str | None = None
     codebook_size: Annotated[int, Field(gt=1, le=65_536)] | None = None  # the registry's unless given
     patch_size: Positive | None = None  # of pictures the images', else the registry's, unless given
     latent_dim: Positive = 32
@@ -145,12 +144,9 @@ class TokenizerSettings(quantizers.QuantizerSettings):
     checkpoint_every: Positive = 1_000
 
     later: ClassVar[dict[str, Any]] = {
-        "frame": None,
-        "quantizer": None,
-        "levels": None,
-        "entropy_weight": None,
-        "network": "vit",
-    }
+        "frame": None, "quantizer": None, "levels": None, "entropy_weight": None, "network": "vit", "mean": None,
+        "std": None,
+    }  # fmt: skip
 
     @field_validator("frame")
     @classmethod
@@ -373,7 +369,7 @@ class Tokenizers(Section):
             TokenizerSettings.model_validate(self.common)
         except ValidationError as error:
             raise ValueError(explain(error, "common", TokenizerSettings)) from None
-        if alone := sorted(self.common.keys() & {"weights", "revision"}):
+        if alone := sorted(self.common.keys() & FinishedSettings.__annotations__.keys()):
             raise ValueError(f"common: {alone[0]} is of one tokenizer; set it in tokenizers.each")
         for name in TOKENIZERS.keys() & self.each.keys():
             self.of(name)

@@ -44,7 +44,7 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any
         section, many = _model(field.annotation)
         if f"{prefix}{name}" == "tokenizers.common":
             section = TokenizerSettings  # kept as a mapping, so that `each` can override it field by field
-        if f"{prefix}{name}" in ("tokenizers.common.weights", "tokenizers.common.revision"):
+        if prefix == "tokenizers.common." and name in ("weights", "revision", "mean", "std"):
             yield f"tokenizers.each.NAME.{name}", field.default  # of one tokenizer alone
         elif section is not None and f"{prefix}{name}" not in AS_OTHERS:
             of = "[]" if many else _KEYS.get(f"{prefix}{name}", "")

@@ -13,8 +13,10 @@ from ...infra import scratch
 from ...infra.configuration import RecipeError
 from ...modalities import BODY_POSE, MODALITIES, TOKENIZERS, Form, Kind, Tokenizer, class_names
 from ...pipelines.specialists.weight_files import digest
+from ...sensors import SENSORS
 from ...tokenize import class_lists
 from ...tokenize.conventions import PUBLISHED
+from ...tokenize.published import finished
 from ...tokenize.settings import CHANNELS, TextTokenizer, Tokenizers, TokenizerSettings
 
 if TYPE_CHECKING:
@@ -24,14 +26,16 @@ if TYPE_CHECKING:
 
 
 def identity(settings: TextTokenizer | TokenizerSettings) -> dict[str, Any] | None:
-    """What a finished tokenizer is, for a fingerprint: its content or its name on the hub, and the frame that it is
-    said to have. None of one that is to be fitted: all of its settings count then."""
+    """What a finished tokenizer is, for a fingerprint: its content or its name on the hub, and the frame and statistics
+    that it is said to have. None of one that is to be fitted: all of its settings count then."""
     if settings.weights is None:
         return None
     here = Path(settings.weights)
     what: dict[str, Any] = {"weights": digest(here) if here.exists() else [settings.weights, settings.revision]}
-    frame = None if isinstance(settings, TextTokenizer) else settings.frame
-    return what | ({"frame": frame} if frame else {})
+    if isinstance(settings, TextTokenizer):
+        return what
+    said = {"frame": settings.frame, "mean": settings.mean, "std": settings.std}
+    return what | {name: value for name, value in said.items() if value}
 
 
 def resolve(
@@ -184,7 +188,9 @@ def bring(
         raise ValueError(f"weights {settings.weights}: {problem}")
     # What it will read are pictures in [-1, 1] already. A folder of ours says its frame itself.
     frame = settings.frame or model.config.frame
-    model.config = model.config.model_copy(update={"undo_std": False, "frame": frame})
+    sensor = SENSORS.get(TOKENIZERS[name].label)
+    standard = finished.statistics(settings, tuple(sensor.kept) if sensor else (), sensor.unit if sensor else "")
+    model.config = model.config.model_copy(update={"undo_std": False, "frame": frame, **standard})
     local = Path(settings.weights)
     quality = tokenizer.read_quality(local) if (local / tokenizer.WEIGHTS).is_file() else {}
     tokenizer.save(model, folder, quality, class_lists.of_tokenizer(name, lists), name)
@@ -257,7 +263,8 @@ def _problem(
         wanted |= {"patch_size": settings.patch_size, "n_labels": class_lists.n_labels(entry.name, lists) or None}
         wanted |= {"patch_proj": entry.form is not Form.FEATURES}
     # How wide other labels are is known when they come, see `FittedTokenizer.encode`.
-    if channels := entry.channels if entry.name == BODY_POSE else CHANNELS.get(entry.form):
+    declared = entry.name == BODY_POSE or entry.form is Form.RASTER
+    if channels := entry.channels if declared else CHANNELS.get(entry.form):
         wanted |= {"n_channels": channels}
     for field, value in wanted.items():
         if getattr(config, field) != value:
@@ -267,4 +274,4 @@ def _problem(
         return f"images of {size} px do not divide into its patches of {config.patch_size} px"
     if isinstance(config, DiVAEConfig) and size % config.multiple:
         return f"its decoder needs images whose sides are multiples of {config.multiple} px, got {size}"
-    return ""
+    return finished.problem(entry, settings, config)

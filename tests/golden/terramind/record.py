@@ -24,7 +24,7 @@ import torch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1] / "support"))
 
-from fourmill_tests.tiny.terramind import class_map, normal, weight  # noqa: E402
+from fourmill_tests.earth.terramind import class_map, normal, weight  # noqa: E402
 
 ROOT = Path(importlib.util.find_spec("terratorch").submodule_search_locations[0]).parent
 for name in ("terratorch", "terratorch.models", "terratorch.models.backbones", "terratorch.models.backbones.terramind"):

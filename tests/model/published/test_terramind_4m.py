@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fourmill_tests.tiny import terramind as tiny
+from fourmill_tests.earth import terramind as tiny
 from huggingface_hub import constants
 
 import fourmill

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fourmill_tests.earth import terramind as tiny
 from fourmill_tests.runs import command
 from fourmill_tests.s3 import S3
-from fourmill_tests.tiny import terramind as tiny
 from safetensors.torch import load_file
 from torch import Tensor
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fourmill_tests.tiny import terramind as tiny
+from fourmill_tests.earth import terramind as tiny
 
 import fourmill
 from fourmill import recipe as recipes
+from fourmill import sensors
 from fourmill.project import Project
 from fourmill.recipe import RecipeError
-from fourmill.tokenize import tokenizer
+from fourmill.tokenize import codec, tokenizer
 from fourmill.tokenize.networks.divae import DiVAE, DiVAEConfig
 from fourmill.tokenize.networks.unet import PRESETS
 from fourmill.tokenize.networks.vqvae import VQVAE
@@ -92,6 +94,43 @@ def test_a_recipe_takes_one_as_it_is(tmp_path: Path, expected: dict[str, np.ndar
                 "tokenizers": {"each": {"tok_depth": {"weights": str(tiny.save("classes", tmp_path)), "heads": 2}}},
             })
         )  # fmt: skip
+
+
+@pytest.fixture
+def radar() -> Iterator[dict[str, Any]]:
+    """A recipe of a sensor of 4 bands."""
+    yield {
+        "samples": "a.tar", "modalities": ["tok_radar"], "images": {"size": 32, "patch_size": 16},
+        "sensors": {"radar": {"member": "npy", "bands": ["a", "b", "c", "d"], "unit": "dB"}},
+    }  # fmt: skip
+    sensors.forget("radar")
+
+
+def test_bands_are_standardized_as_it_has_learned_them(tmp_path: Path, radar: dict[str, Any]) -> None:
+    """In the unit of the sensor; what has no value is 0 for it."""
+    path = tiny.save("diffusion", tmp_path / "weights")
+    settings = {"weights": str(path), "heads": 2, "mean": [-11.0, -17.0, 3.0, 0.5], "std": [4.0, 4.5, 2.0, 0.25]}
+    data = {"root": str(tmp_path / "out"), **radar, "tokenizers": {"each": {"tok_radar": settings}}}
+    recipe = Project(recipes.parse(data)).recipe
+    (spec,) = recipe.specs()
+    assert spec.vocab_size == 15_360
+    adopt.bring("tok_radar", recipe.tokenizer("tok_radar"), 32, str(tmp_path / "kept"), recipe.class_lists)
+    fitted = codec.FittedTokenizer("tok_radar", str(tmp_path / "kept"), "cpu")
+    x = tiny.normal("radar", (2, 4, 32, 32))
+    x[0, :, :9] = 0
+    rows = np.moveaxis(x, 1, -1) * np.float32(settings["std"]) + np.float32(settings["mean"])
+    rows[0, :9] = np.nan
+    model = tokenizer.load(path, said=HEADS)
+    assert np.array_equal(fitted.encode(rows), model.encode(torch.from_numpy(x)).flatten(1).numpy())
+    for wrong, error in (
+        ({"mean": None, "std": None}, "does not say by which mean and deviation its bands were standardized"),
+        ({"std": [1.0]}, "got 4 and 1; say both of each band"),
+        ({"mean": [0.0], "std": [1.0]}, "mean and std are of 1 bands, it reads 4"),
+        ({"weights": None}, "a fit measures them"),
+    ):
+        data["tokenizers"] = {"each": {"tok_radar": settings | wrong}}
+        with pytest.raises(RecipeError, match=error):
+            Project(recipes.parse(data))
 
 
 def test_published_sizes_show_in_the_tensors() -> None:
