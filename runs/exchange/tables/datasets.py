@@ -1,0 +1,248 @@
+"""A root exported for other programs: Parquet for the Hugging Face hub, WebDataset tars, or a Lance dataset.
+
+One shard after the other. OUT/.fourmill/SPLIT/SHARD.json says of which columns a shard was written, so that a second
+call writes only what has changed, and one that was killed goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from .... import recipe as recipes
+from ....infra import configuration, ledger, removals, side_files, storage
+from ....infra.fingerprint import fingerprint
+from ....infra.index import index
+from ....infra.ledger import SAMPLES, Record
+from ....infra.progress import Progress
+from ....pipelines import plan as plans
+from ....pipelines import source
+from ....recipe import Recipe
+from . import card, licences, rows, writers
+from .card import CROISSANT, README, Card
+from .writers import Writer
+
+DONE = ".fourmill"
+LICENCE_FIELDS = ("license", "licence", "rights")  # of a sample's JSON
+VERSION = 1
+_NAMED = 200  # characters of a licence
+
+
+@dataclass
+class Plan:
+    """What is exported.
+
+    splits: name -> its shards. outputs: names, "tokens/tok_rgb". recipe: of the root, None if it cannot be read.
+    urls: of the source shards. left_out: what is not exported, and why. licence: of the images, as the user says.
+    restrictions: what has to be known before use, by column; known when all is written.
+    """
+
+    root: str
+    to: str
+    splits: dict[str, list[str]]
+    outputs: list[str]
+    recipe: Recipe | None
+    urls: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    licence: str = ""
+    restrictions: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A shard that is written: its rows, the licences that its images state, and whether it was there before."""
+
+    rows: int
+    images: dict[str, int]
+    existed: bool
+
+
+def plan(root: str, to: str, columns: str | None = None, licence: str = "") -> Plan:
+    """Look at a root. ValueError if there is nothing to export. None of the code that its recipe asks for is run.
+
+    Args:
+        columns: names of outputs with commas between them, "tok_rgb,labels/depth"; all columns of tokens if None.
+        licence: of the images, as the user says.
+    """
+    root = storage.absolute(root).rstrip("/")
+    there = [one for one in ledger.outputs(root) if one != SAMPLES]
+    if not there:
+        raise ValueError(f"{root} is no root, there is no ledger/ with records; name the root of a recipe")
+    outputs = _chosen(there, columns)
+    names = {name for output in outputs for name in storage.list_names(storage.join(root, "ledger", output))}
+    shards = sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
+    entries = index.read_many(root, outputs, shards).entries
+    whole = [shard for shard in shards if all((output, shard) in entries for output in outputs)]
+    left_out = []
+    if lacking := [shard for shard in shards if shard not in set(whole)]:
+        left_out.append(f"{len(lacking)} shards lack one of the outputs ({', '.join(lacking[:3])}, ...)")
+    if not whole:
+        raise ValueError(f"{root}: no shard has all of {', '.join(outputs)}; choose some with --columns")
+    recipe, why = _recipe(root)
+    left_out += [why] if why else []
+    splits, urls = _splits(root, recipe, whole)
+    return Plan(root, to, splits, outputs, recipe, urls, left_out, licence)
+
+
+def _chosen(there: Sequence[str], columns: str | None) -> list[str]:
+    if columns is None:
+        tokens = [one for one in there if one.startswith("tokens/")]
+        return tokens or list(there)
+    known = {one: one for one in there} | {one.removeprefix("tokens/"): one for one in there if "tokens/" in one}
+    wanted = [name.strip() for name in columns.split(",") if name.strip()]
+    if missing := [name for name in wanted if name not in known]:
+        raise ValueError(f"--columns: there is no {', '.join(missing)}; there are {', '.join(there)}")
+    return list(dict.fromkeys(known[name] for name in wanted))
+
+
+def _recipe(root: str) -> tuple[Recipe | None, str]:
+    """The recipe of a root, and why it is not read: its own code is not run."""
+    url = storage.join(root, "recipe.yaml")
+    try:
+        data = configuration.parse_yaml(storage.read_bytes(url))
+        if code := recipes.code_of(data):
+            return None, f"licences by the recipe, which asks for code of its own ({', '.join(code)}), which is not run"
+        return recipes.parse(data | {"root": root}, url, trusted=False), ""
+    except FileNotFoundError:
+        return None, "licences by the recipe, which is not there"
+
+
+def _splits(root: str, recipe: Recipe | None, whole: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """The shards of each split, and their URLs; all are of one split if no recipe says more."""
+    if recipe is None:
+        return {"train": list(whole)}, {}
+    try:
+        shards = plans.list_shards(recipe.samples, root)
+    except (ValueError, OSError):  # the sources are gone: the columns are there
+        return {"train": list(whole)}, {}
+    there = set(whole)
+    splits = {split: [name for name in of if name in there] for split, of in shards.splits.items()}
+    placed = {name for of in splits.values() for name in of}
+    splits["train"] = [*splits.get("train", []), *(name for name in whole if name not in placed)]
+    return {split: of for split, of in splits.items() if of}, dict(shards.urls)
+
+
+def check_dest(dest: str, root: str) -> None:
+    """ValueError if files of an export cannot go to a place."""
+    if storage.absolute(dest).rstrip("/") == storage.absolute(root).rstrip("/"):
+        raise ValueError("--out is the root itself; name another folder")
+    if storage.is_file(dest):
+        raise ValueError(f"--out {dest} is a file; name a folder, which may be new")
+    names = storage.list_names(dest)
+    if names and DONE not in names:
+        raise ValueError(f"--out {dest} holds other files ({', '.join(names[:3])}); name a new or an empty folder")
+
+
+def write(asked: Plan, dest: str) -> Iterator[tuple[str, Written]]:
+    """Export what is missing, one shard after the other: (shard, what came of it). The card is written at the end."""
+    writer = writers.FORMATS[asked.to](dest)
+    removed = removals.read(asked.root)
+    _check_format(asked, dest)
+    total: Counter[str] = Counter()
+    images: Counter[str] = Counter()
+    first: dict[str, Record] = {}
+    types = pa.schema([])
+    places = [(split, name) for split, of in asked.splits.items() for name in of]
+    with Progress("export", len(places), "shards") as progress:
+        for split, name in places:
+            records = _records(asked, name)
+            first = first or records
+            types = types if len(types) else rows.schema([rows.Rows(asked.root, one) for one in records.values()])
+            written = _shard(asked, split, name, records, removed, writer, dest)
+            total[split] += written.rows
+            images.update(written.images)
+            progress.update(1)
+            yield name, written
+    _drop_others(asked, dest, writer)
+    used = licences.used(asked.root, asked.recipe, first)
+    shown = Card(
+        posixpath.basename(dest.rstrip("/")) or "fourmill", asked.to, dict(total), asked.outputs, types, used,
+        dict(images.most_common()), asked.licence, asked.left_out, datetime.now(UTC).date().isoformat(),
+    )  # fmt: skip
+    asked.restrictions = shown.restrictions
+    storage.put(storage.join(dest, README), card.readme(shown))
+    storage.put(storage.join(dest, CROISSANT), card.croissant(shown, dest))
+
+
+def _records(asked: Plan, shard: str) -> dict[str, Record]:
+    records = {}
+    for output in asked.outputs:
+        record = ledger.read(asked.root, output, shard)
+        if record is None:
+            raise ValueError(f"{asked.root}: {output} of {shard} has no good record; {ledger.again(asked.root)}")
+        records[output] = record
+    return records
+
+
+def _check_format(asked: Plan, dest: str) -> None:
+    """ValueError if a folder holds an export of another format."""
+    url = storage.join(dest, DONE, "export.json")
+    before = side_files.read_object(url, ("to", "outputs"))
+    if before is not None and before["to"] != asked.to:
+        raise ValueError(f"--out {dest} holds an export as {before['to']}; name another folder")
+    if before is not None and asked.to == "lance" and before["outputs"] != asked.outputs:
+        raise ValueError(f"--out {dest} has other columns ({', '.join(before['outputs'])}); name another folder")
+    storage.put(url, json.dumps({"to": asked.to, "outputs": asked.outputs}).encode())
+
+
+def _shard(
+    asked: Plan,
+    split: str,
+    shard: str,
+    records: Mapping[str, Record],
+    removed: removals.Removals,
+    writer: Writer,
+    dest: str,
+) -> Written:
+    done = storage.join(dest, DONE, split, f"{shard}.json")
+    out = sorted(removed.of_shard(shard))
+    mark = fingerprint(VERSION, asked.to, [[output, one.sha256] for output, one in records.items()], out)
+    before = side_files.read_object(done, ("mark", "rows", "images"))
+    if before is not None and before["mark"] == mark and writer.has(split, shard, before):
+        return Written(before["rows"], before["images"], True)
+    storage.delete(done)
+    keys: list[str] = []
+
+    def noted() -> Iterator[pa.Table]:
+        for table in rows.tables(asked.root, shard, records, removed):
+            keys.extend(table.column("key").to_pylist())
+            yield table
+
+    readers = [rows.Rows(asked.root, one) for one in records.values()]
+    kept = writer.write(split, shard, rows.schema(readers), noted())
+    images = dict(_of_images(asked.urls.get(shard, ""), set(keys)))
+    storage.put(done, json.dumps({"mark": mark, "rows": len(keys), "images": images, **kept}, indent=1).encode())
+    return Written(len(keys), images, False)
+
+
+def _of_images(url: str, keys: set[str]) -> Counter[str]:
+    """The licences that the JSON of exported samples states; none where the shard is not on this machine."""
+    stated: Counter[str] = Counter()
+    if not url or not storage.is_local(url):
+        return stated
+    try:
+        with source.open_shard(url, source.scratch_folder()) as shard:
+            for sample in (one for one in shard.samples if one.key in keys):
+                info = {str(name).lower(): value for name, value in shard.info(sample).items()}
+                if said := next((str(info[name]) for name in LICENCE_FIELDS if info.get(name)), ""):
+                    stated[said[:_NAMED]] += 1
+    except (OSError, ValueError):  # what was made of it can be exported without it
+        return Counter()
+    if stated and (rest := len(keys) - stated.total()):
+        stated["not stated"] += rest
+    return stated
+
+
+def _drop_others(asked: Plan, dest: str, writer: Writer) -> None:
+    """Shards of an earlier export that are not in this one: their samples may have been taken down."""
+    for split in (name for name in storage.list_names(storage.join(dest, DONE)) if not name.endswith(".json")):
+        for name in storage.list_names(folder := storage.join(dest, DONE, split)):
+            if name.removesuffix(".json") not in asked.splits.get(split, ()):
+                writer.drop(split, name.removesuffix(".json"))
+                storage.delete(storage.join(folder, name))
