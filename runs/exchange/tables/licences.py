@@ -15,7 +15,7 @@ from ....infra import storage
 from ....infra.ledger import Record
 from ....infra.side_files import read_object
 from ....modalities import MODALITIES, import_modules
-from ....pipelines.specialists import registry
+from ....pipelines.specialists import names, registry
 from ....pipelines.specialists.base import Specialist
 from ....pipelines.specialists.pretrained import Pretrained
 from ....recipe import Recipe
@@ -106,7 +106,7 @@ def _by_record(
 ) -> Used:
     """By what the record says alone: the recipe is not known, or has changed since."""
     by = str(said.get("specialist", "unknown"))
-    ours = registry.SPECIALISTS.get(by)
+    ours = names.SPECIALISTS.get(by)
     cls = getattr(importlib.import_module(ours.place[0]), ours.place[1]) if ours is not None else None
     if cls is not None and not issubclass(cls, Pretrained):
         return Used(by)
