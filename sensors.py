@@ -8,6 +8,7 @@ where there are none, or of the user's classes; and modalities:
 | a raster of n bands | `s2`, (H, W, n) | `s2`, its pixels, for input alone; `tok_s2`, a grid of ids |
 | a map of classes | `lulc`, (H, W) | `tok_lulc`, a grid of ids |
 | one number or several | `agb`, (n,) | `agb`, one id for each number, of a vocabulary of its own |
+| a series | `ndvi`, (length, n) | `tok_ndvi`, a row of ids |
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from .infra.fields import Positive, Section
 from .modalities import LABELS, MODALITIES, RASTER, TOKENIZERS, Form, Kind, Label, Modality, Storage, declare
 
 NUMBER_CODES = 1_024  # of a number's vocabulary, as AION-1 has them
-RASTER_CODES, CLASS_CODES = 16_384, 4_096
+RASTER_CODES, CLASS_CODES, SERIES_CODES = 16_384, 4_096, 1_024
+LONGEST_PATCH = 16  # samples of a series that one token covers
 PREFIX = "tok_"
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -45,6 +47,7 @@ class Reading(Section):
         number does not say it. dtype, shape: what the file must hold.
     nodata: values that stand for none, as they are in the file; NaN and infinite values always do. A value of the label
         is scale * (value of the file) + offset.
+    length: of a series, how many values of each band it has.
     classes: names by id, from 0 on, or a mapping from the file's ids to names; two ids may have one name.
     """
 
@@ -56,12 +59,13 @@ class Reading(Section):
     field: str | None = None
     fields: list[str] = []
     reader: str | None = None
-    kind: Literal["raster", "classes", "scalar", "vector"] | None = None
+    kind: Literal["raster", "classes", "scalar", "vector", "series"] | None = None
     bands: list[str] = []
     use: list[str] = []
     axes: Literal["chw", "hwc"] | None = None
     dtype: str | None = None
     shape: list[int] | None = None
+    length: Annotated[int, Field(gt=1)] | None = None
     nodata: Annotated[list[float], BeforeValidator(_as_list)] = []
     scale: float = 1.0
     offset: float = 0.0
@@ -93,6 +97,8 @@ class Reading(Section):
             raise ValueError("bands, scale and offset have no meaning for classes; leave them out")
         if self.form is Form.NUMBERS and (self.bands or self.axes):
             raise ValueError("bands and axes are of rasters; leave them out")
+        if (self.kind == "series") != (self.length is not None):
+            raise ValueError("length: it goes with kind: series, and says how many values it has")
         if self.kind == "vector" and not (self.fields or self.shape):
             raise ValueError("vector: say how many numbers it has: shape: [8], or fields of a JSON")
         return self
@@ -109,7 +115,7 @@ class Reading(Section):
             return Form.CLASSES
         if self.field or self.fields or self.kind in ("scalar", "vector"):
             return Form.NUMBERS
-        return Form.RASTER
+        return Form.SERIES if self.kind == "series" else Form.RASTER
 
     @property
     def kept(self) -> list[str]:
@@ -118,10 +124,10 @@ class Reading(Section):
 
     @property
     def width(self) -> int:
-        """How many bands a raster has, or numbers a vector."""
+        """How many bands a raster or a series has, or numbers a vector."""
         if self.form is Form.NUMBERS:
             return len(self.fields) or (self.shape[0] if self.kind == "vector" and self.shape else 1)
-        return len(self.kept) if self.form is Form.RASTER else 1
+        return len(self.kept) if self.form in (Form.RASTER, Form.SERIES) else 1
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -158,9 +164,13 @@ class Sensor(Reading):
 
     @model_validator(mode="after")
     def _can_be_shown(self) -> Self:
-        if self.form is Form.RASTER and (unknown := [name for name in self.show if name not in self.kept]):
+        if self.form in (Form.RASTER, Form.SERIES) and (
+            unknown := [name for name in self.show if name not in self.kept]
+        ):
             raise ValueError(f"show: {unknown[0]!r} is not among the bands that are kept, {', '.join(self.kept)}")
-        if len(self.show) not in (0, 1, 3) or (self.show and self.form is not Form.RASTER):
+        if self.form is not Form.SERIES and (
+            len(self.show) not in (0, 1, 3) or (self.show and self.form is not Form.RASTER)
+        ):
             raise ValueError(f"show: got {self.show}; expected one band of a raster, or three for red, green and blue")
         if isinstance(self.stretch, str):
             found = _STRETCH.fullmatch(self.stretch)
@@ -183,6 +193,8 @@ class Sensor(Reading):
     @property
     def shown(self) -> list[int]:
         """Numbers of the bands that a picture shows: three, or one."""
+        if self.form is Form.SERIES:
+            return [self.kept.index(name) for name in self.show or self.kept]
         names = self.show or (self.kept[:3] if self.width > 2 else self.kept[:1])
         return [self.kept.index(name) for name in names]
 
@@ -259,6 +271,12 @@ def entries(name: str, sensor: Sensor) -> Iterable[Label | Modality]:
         yield Label(name, Storage.IMAGE, form, "sensor", f"{len(sensor.class_names)} classes of {sensor.member}")
         text = f"{name} tokens"
         yield Modality(f"{PREFIX}{name}", name, Kind.GRID, "vq", CLASS_CODES, side, text, 16, 1, image_size=size)
+    elif form is Form.SERIES:
+        length = sensor.length or 0
+        patch = next(one for one in range(LONGEST_PATCH, 0, -1) if length % one == 0)
+        yield Label(name, Storage.ARRAY, form, "sensor", f"{length} values of {sensor.member}{unit}")
+        text, sizes = f"{name} tokens", (SERIES_CODES, length // patch)
+        yield Modality(f"{PREFIX}{name}", name, Kind.GRID, "vq", *sizes, text, patch, sensor.width, spatial=False)
     else:
         text = sensor.field or sensor.member
         yield Label(name, Storage.ARRAY, form, "sensor", f"{text}{unit}")

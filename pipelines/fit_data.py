@@ -26,6 +26,7 @@ from .worker.shard_worker import ShardWorker
 
 logger = logging.getLogger(__name__)
 
+_WHOLE = (Form.NUMBERS, Form.SERIES)  # whose crops are all alike
 LEAST_PER_SHARD = 256  # samples that are worth opening a shard for
 
 
@@ -117,7 +118,7 @@ class FitData:
             quota = {name: min(share, most) for name, most in left.items()}
             # Of each tokenizer's own quota: who else takes part in the pass must not change its crops.
             views = {
-                name: 1 if TOKENIZERS[name].form is Form.NUMBERS else math.ceil(most / max(len(shard.samples), 1))
+                name: 1 if TOKENIZERS[name].form in _WHOLE else math.ceil(most / max(len(shard.samples), 1))
                 for name, most in quota.items()
             }
             for sample in _labelled(worker, shard, task, quota):

@@ -49,6 +49,7 @@ _ARRAYS = {
     Form.VECTOR: ("cosine", "cosine"),
     Form.RASTER: ("RMSE", "rmse"),
     Form.NUMBERS: ("RMSE", "rmse"),
+    Form.SERIES: ("RMSE", "rmse"),
 }
 
 

@@ -130,11 +130,12 @@ def text(
         raise ValueError(f"init: no member of the first samples can be read as a sensor: {reasons}")
     rasters = [one for one in good if one.side and "classes" not in one.settings]
     maps = [one for one in good if "classes" in one.settings]
-    numbers = [one for one in good if not one.side and "classes" not in one.settings]
+    series = [one for one in good if one.settings.get("kind") == "series"]
+    numbers = [one for one in good if one not in (*rasters, *maps, *series)]
     sides = [one.side for one in (*rasters, *maps)] or [224]
     patch = 16 if min(sides) >= 64 else 8
     size = max(patch, min(224, min(sides) // patch * patch))
-    targets = [*(f"tok_{one.name}" for one in (*rasters, *maps)), *(one.name for one in numbers)]
+    targets = [*(f"tok_{one.name}" for one in (*rasters, *maps, *series)), *(one.name for one in numbers)]
     pixels = [one.name for one in rasters[:1]]
     given = pixels or targets[:1]
     to = [name for name in targets if name not in given and name != f"tok_{given[0]}"]

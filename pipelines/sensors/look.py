@@ -25,6 +25,7 @@ from . import readers
 MOST_BANDS = 64  # an axis of more is no axis of bands
 MOST_CLASSES = 64
 MOST_NUMBERS = 64
+_FEW = 8  # bands of a series, and how many times as long it is; a raster is not so narrow
 _MEMBERS = ("zarr.zip", "npy", "npz", "tif", "tiff", "png", "h5", "hdf5")
 _NOTHING = (-9999.0, -32768.0, 65535.0, -999.0, -1e20, 1e20)  # that stand for no value wherever they occur
 _PHOTOS = ("jpg", "jpeg", "webp", "png")
@@ -161,9 +162,12 @@ def _described(name: str, settings: dict[str, Any], says: str, shape: tuple[int,
             return Found(name, settings | {"kind": "scalar"}, says)
         if plain[0] <= MOST_NUMBERS:
             return Found(name, settings | {"kind": "vector", "shape": list(shape)}, says)
-        return Found(name, {}, f"{says}: a series of {plain[0]} values, which no sensor reads yet")
+        return Found(name, settings | {"kind": "series", "length": plain[0]}, says)
     if nothing:
         settings["nodata"] = nothing[0] if len(nothing) == 1 else nothing
+    if len(plain) == 2 and min(plain) <= _FEW and max(plain) >= _FEW * min(plain):
+        series = {"kind": "series", "length": max(plain), "bands": [f"b{i + 1}" for i in range(min(plain))]}
+        return Found(name, settings | series, says + "; name the bands")
     if len(plain) == 2:
         if _is_classes(seen, real):
             count = int(real.max()) + 1

@@ -25,15 +25,18 @@ def label(found: Any, reading: Reading) -> np.ndarray:
         found: what `readers.read` gives.
 
     Returns:
-        float32 (H, W, bands) of a raster, NaN where there is no value; uint8 (H, W) of classes, 255 for none; float32
-        (n,) of numbers.
+        float32 (H, W, bands) of a raster, (length, bands) of a series, NaN where there is no value; uint8 (H, W) of
+        classes, 255 for none; float32 (n,) of numbers.
     """
     if reading.form is Form.NUMBERS:
         return _numbers(found, reading)
     array = _checked(found, reading)
     if reading.form is Form.CLASSES:
         return _classes(array, reading)
-    values = _values(_bands_last(array, reading), reading)
+    if reading.form is Form.SERIES:
+        values = _values(_series(array, reading), reading)
+    else:
+        values = _values(_bands_last(array, reading), reading)
     if not np.isfinite(values).any():
         raise ValueError("no pixel has a value: all are nodata, NaN or infinite")
     return values
@@ -72,6 +75,24 @@ def _bands_last(array: np.ndarray, reading: Reading) -> np.ndarray:
         raise ValueError(f"{array.shape}, expected {count} bands {where}; see bands{swapped}")
     bands = np.moveaxis(array, 0, -1) if (reading.axes or ("chw" if first else "hwc")) == "chw" else array
     return bands[..., [reading.bands.index(name) for name in reading.use]] if reading.use else bands
+
+
+def _series(array: np.ndarray, reading: Reading) -> np.ndarray:
+    """(length, bands) of the bands that are kept."""
+    while array.ndim > 2 and array.shape[0] == 1:
+        array = array[0]
+    count, length, found = len(reading.bands) or 1, reading.length, array.shape
+    if array.ndim == 1 and count == 1:
+        array = array[:, None]
+    shapes = {"chw": (count, length), "hwc": (length, count)}
+    fits = [axes for axes, shape in shapes.items() if array.shape == shape and reading.axes in (None, axes)]
+    if not fits:
+        expected = f"({length},)" if count == 1 else f"({count}, {length}) or ({length}, {count})"
+        raise ValueError(f"{found}, expected {expected}; see length, bands and axes")
+    if len(fits) > 1 and count > 1:
+        raise ValueError(f"{array.shape}: the bands may be the first or the last axis; say axes: chw, or hwc")
+    series = array.T if fits[-1] == "chw" else array
+    return series[:, [reading.bands.index(name) for name in reading.use]] if reading.use else series
 
 
 def _values(array: np.ndarray, reading: Reading) -> np.ndarray:

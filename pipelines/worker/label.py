@@ -98,7 +98,7 @@ def checked(name: str, value: Any, image: np.ndarray | None, classes: int = 0) -
         beyond = value[(value >= classes) & (value != NO_CLASS)]
         if beyond.size:
             return Reject(f"{name}: the class {beyond[0]}, expected 0 to {classes - 1}, or {NO_CLASS} for none")
-    if LABELS[name].form is Form.RASTER:  # NaN is no value, and infinite ones were made so
+    if LABELS[name].form in (Form.RASTER, Form.SERIES):  # NaN is no value, and infinite ones were made so
         return value if np.isfinite(value).any() else Reject(f"{name}: no pixel has a value")
     # The sum is NaN or infinite if any value is, and needs no second array of the label's size.
     if kind is Storage.ARRAY and not math.isfinite(float(np.sum(value, dtype=np.float64))):

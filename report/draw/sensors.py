@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...modalities import MODALITIES, Form
 from ...sensors import SENSORS, Sensor
+from ...tokenize.id_colors import id_colors
 from .colormaps import colored, inferno
 from .panels import Panel, TablePanel, TextPanel, picture, scaled
 
@@ -26,6 +27,8 @@ def draw_sensor(sensor: Sensor, label: Any, like: Any = None, *, size: int = 320
     """
     if sensor.form is Form.NUMBERS:
         return _numbers(sensor, np.asarray(label))
+    if sensor.form is Form.SERIES:
+        return _lines(sensor, np.asarray(label, np.float32), like, size)
     values = np.asarray(label, np.float32)
     if values.ndim != 3 or values.shape[2] != sensor.width:
         return TextPanel(f"{values.shape}, expected (H, W, {sensor.width})", quiet=True)
@@ -74,6 +77,36 @@ def _numbers(sensor: Sensor, values: np.ndarray) -> Panel:
         return TextPanel(written(float(flat[0]), sensor.unit))
     names = sensor.fields or [str(i) for i in range(flat.size)]
     return TablePanel(tuple((name, written(float(v), sensor.unit), "") for name, v in zip(names, flat, strict=False)))
+
+
+def _lines(sensor: Sensor, values: np.ndarray, like: Any, size: int) -> Panel:
+    """A series (length, bands) as a line for each band, on the axis of the label that it is a reconstruction of."""
+    if values.ndim != 2 or values.shape[1] != sensor.width:
+        return TextPanel(f"{values.shape}, expected (length, {sensor.width})", quiet=True)
+    scale = values if like is None else np.asarray(like, np.float32)
+    known = scale[:, sensor.shown][np.isfinite(scale[:, sensor.shown])]
+    if not known.size:
+        return TextPanel("no value is there", quiet=True)
+    low, high = float(known.min()), float(known.max())
+    height = size // 2
+    canvas = Image.new("RGB", (size, height + _LETTERS + 2 * _MARGIN), (255, 255, 255))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=_LETTERS)
+    across = np.linspace(_MARGIN, size - 1 - _MARGIN, len(values))
+    for band in sensor.shown:
+        down = _MARGIN + (height - 2 * _MARGIN) * (1 - _shares(values[:, band], low, high))
+        colour = tuple(int(part) for part in id_colors(np.array(band)))
+        there = np.isfinite(values[:, band])
+        for part in np.split(np.arange(len(values)), np.flatnonzero(~there)):
+            points = [(float(across[i]), float(down[i])) for i in part if there[i]]
+            if len(points) > 1:
+                draw.line(points, fill=colour, width=1)
+            elif points:
+                draw.point(points, fill=colour)
+    names = ", ".join(filter(None, (sensor.kept[band] for band in sensor.shown)))
+    draw.text((_MARGIN, height + _MARGIN), f"{low:.4g} to {written(high, sensor.unit)}", fill=(0, 0, 0), font=font)
+    draw.text((size - _MARGIN, height + _MARGIN), names, fill=(0, 0, 0), font=font, anchor="ra")
+    said = f"{len(values)} values, {low:.4g} to {written(high, sensor.unit)}"
+    return picture(np.asarray(canvas), said, size=size, lossless=True)
 
 
 def _limits(sensor: Sensor, values: np.ndarray) -> tuple[float, float] | None:

@@ -49,7 +49,7 @@ def codec_beside(url: str, spec: ColumnSpec) -> tuple[codecs.Codec | None, str]:
         if spec.tokenizer and here != spec.tokenizer:
             folders = ", ".join(f"tokenizers/{name}" for name in names)
             return None, f"{folders} is another one now ({here}): tokens are not decoded"
-        no_place = LABELS[MODALITIES[spec.modality].label].form in (Form.VECTOR, Form.NUMBERS)
+        no_place = LABELS[MODALITIES[spec.modality].label].form in (Form.VECTOR, Form.NUMBERS, Form.SERIES)
         sizes = ModalitySpec(spec.modality, spec.kind, spec.vocab_size, spec.length, learned_positions=no_place)
         return codecs.load(sizes, codecs.Options(seed=0, image_size=spec.length, crops=spec.crops), root), ""
     except (ValueError, OSError) as error:

@@ -25,6 +25,7 @@ def test_init_finds_sensors(tmp_path: Path) -> None:
             "s2": {"member": "s2.npy", "bands": ["b1", "b2", "b3", "b4"]},
             "tif": {"member": "tif", "nodata": -9999.0},
             "lulc": {"member": "lulc.npy", "classes": [f"class {i}" for i in range(4)]},
+            "ndvi": {"member": "ndvi.npy", "kind": "series", "length": 24, "bands": ["b1", "b2"]},
             "biomass_mg_ha": {"member": "json", "field": "biomass.mg_ha"},
         }
         assert found["images"]["size"] == landscape.SIDE and found["modalities"][0] == "s2"
@@ -49,6 +50,6 @@ def test_init_finds_sets_and_names_what_it_does_not_understand(tmp_path: Path) -
         assert found["samples"]["train"] == {name: f"{tmp_path}/{name}/" for name in ("optical", "terrain")}
         assert found["sensors"]["s2"]["from"] == "optical"
         assert found["sensors"]["terrain"] == {"from": "terrain", "member": "tif", "nodata": -9999.0}
-        assert "NOT UNDERSTOOD, and left out: float64 (5000,)" in text
+        assert found["sensors"]["flux"] == {"from": "optical", "member": "flux.npy", "kind": "series", "length": 5000}
         assert "optical/cloud.xyz, 1 of 4 samples: nothing reads such a file" in text
         Project(recipes.parse(found))

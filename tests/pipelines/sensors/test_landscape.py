@@ -115,6 +115,7 @@ def test_a_model_is_trained_and_generates_without_any_photo(land: Land) -> None:
     generation.run(project.generate_job, load_model)
     (folder,) = (land.folder / "out").glob("runs/4m/*/generated/*/chain-0")
     assert np.load(folder / "agb" / "0000.npy").shape == (1,)
+    assert np.load(folder / "tok_ndvi" / "0000.npy").shape == (24, 2)
     assert len(list((folder / "tok_lulc").glob("*.png"))) == 2
     for verb in ("view", "report"):
         status, _, said = runs.command(verb, str(land.path))

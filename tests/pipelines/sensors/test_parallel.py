@@ -17,8 +17,8 @@ from fourmill.project import Project
 from fourmill.recipe import Recipe
 from fourmill.tokenize import labels
 
-SETS = {"optical": ("s2.npy",), "terrain": ("tif",), "rest": ("lulc.npy", "json")}
-FROM = {"s2": "optical", "dem": "terrain", "lulc": "rest", "agb": "rest"}
+SETS = {"optical": ("s2.npy",), "terrain": ("tif",), "rest": ("lulc.npy", "ndvi.npy", "json")}
+FROM = {"s2": "optical", "dem": "terrain", "lulc": "rest", "ndvi": "rest", "agb": "rest"}
 KEPT = ["s2", "dem", "lulc", "agb"]
 
 

@@ -89,6 +89,15 @@ def test_numbers_of_json_and_of_arrays() -> None:
     assert label(npy(np.arange(3)), kind="vector", shape=[3]).tolist() == [0, 1, 2]
 
 
+def test_series_of_one_band_and_of_several() -> None:
+    series = np.arange(12, dtype=np.float64).reshape(2, 6)
+    series[1, 2] = -1
+    found = label(npy(series), kind="series", length=6, bands=["a", "b"], use=["b"], nodata=-1)
+    assert found.shape == (6, 1) and np.isnan(found[2, 0]) and found[3, 0] == 9
+    np.testing.assert_array_equal(label(npy(series.T), kind="series", length=6, bands=["a", "b"])[:, 0], series[0])
+    np.testing.assert_array_equal(label(npy(series[0]), kind="series", length=6)[:, 0], series[0])
+
+
 def test_a_reader_of_ones_own() -> None:
     found = label(b"1 2;3 4", member="dat", reader=f"{__name__}:matrix")
     np.testing.assert_array_equal(found[..., 0], [[1, 2], [3, 4]])
@@ -152,6 +161,8 @@ TWO = {"bands": ["a", "b"]}
         (b'{"agb": -9999}', {"member": "json", "field": "agb", "nodata": -9999}, "agb: there is no value"),
         (b"[1]", {"member": "json", "field": "agb"}, "list, expected an object"),
         (npy(np.arange(3)), {"kind": "scalar"}, r"\(3,\), expected 1 numbers"),
+        (npy(np.arange(3.0)), {"kind": "series", "length": 4}, r"\(3,\), expected \(4,\); see length"),
+        (npy(np.zeros((2, 2))), TWO | {"kind": "series", "length": 2}, "say axes: chw, or hwc"),
         (b"", {"member": "dat", "reader": "no_such_module:read"}, "cannot be loaded"),
     ],
 )  # fmt: skip
@@ -174,6 +185,8 @@ def test_what_is_wrong_is_said(data: bytes, reading: dict[str, Any], said: str) 
         ({"member": "tif", "stretch": "p98-p2"}, "expected percentiles"),
         ({"member": "tif", "softening": 2}, "it is of arcsinh"),
         ({"member": "npy", "kind": "vector"}, "say how many numbers"),
+        ({"member": "npy", "kind": "series"}, "it goes with kind: series"),
+        ({"member": "npy", "length": 5}, "it goes with kind: series"),
     ],
 )
 def test_settings_that_cannot_be(sensor: dict[str, Any], said: str) -> None:

@@ -23,9 +23,10 @@ SENSORS: dict[str, Any] = {
     "s2": {"member": "s2.npy", "bands": BANDS, "use": ["B04", "B08"], "nodata": 0, "scale": 1e-4},
     "dem": {"member": "tif", "unit": "m", "nodata": -9999},
     "lulc": {"member": "lulc.npy", "classes": CLASSES},
+    "ndvi": {"member": "ndvi.npy", "kind": "series", "length": 24, "bands": ["mean", "spread"], "unit": "1"},
     "agb": {"member": "json", "field": "biomass.mg_ha", "unit": "Mg/ha"},
 }
-MODALITIES = ["s2", "tok_s2", "tok_dem", "tok_lulc", "agb"]
+MODALITIES = ["s2", "tok_s2", "tok_dem", "tok_lulc", "tok_ndvi", "agb"]
 TINY = {"dim": 32, "encoder_depth": 1, "decoder_depth": 1, "heads": 2}
 
 
@@ -56,7 +57,18 @@ def scene(number: int) -> dict[str, Any]:
     s2 = (reflectance + rng.normal(0, 20, reflectance.shape)).clip(1, 10_000).astype(np.uint16)
     s2[:, :2, :3] = 0  # no data
     dem[-2:, -4:] = -9999
-    return {"s2": s2, "dem": dem, "lulc": lulc, "biomass": float((lulc == 1).mean() * 300 + 5)}
+    season = np.sin(np.arange(24) / 24 * 2 * np.pi) * (lulc == 1).mean()
+    ndvi = np.stack([0.4 + 0.3 * season, 0.1 + 0 * season]).astype(np.float32) + rng.normal(0, 0.01, (2, 24)).astype(
+        np.float32
+    )
+    ndvi[0, 5] = np.nan  # a cloud
+    return {
+        "s2": s2,
+        "dem": dem,
+        "lulc": lulc,
+        "ndvi": ndvi.astype(np.float32),
+        "biomass": float((lulc == 1).mean() * 300 + 5),
+    }
 
 
 def members(number: int) -> dict[str, bytes]:
@@ -68,6 +80,7 @@ def members(number: int) -> dict[str, bytes]:
     found = {
         "s2.npy": npy(one["s2"]),
         "lulc.npy": npy(one["lulc"]),
+        "ndvi.npy": npy(one["ndvi"]),
         "json": json.dumps({"biomass": {"mg_ha": one["biomass"]}}).encode(),
     }
     return found if number % GAP == 2 else {**found, "tif": tif.getvalue()}
@@ -104,6 +117,6 @@ def recipe(folder: Path, train: list[str], val: list[str], **changes: Any) -> di
         "root": str(folder / "out"), "samples": {"train": train, "val": val}, "sensors": SENSORS,
         "images": {"size": SIDE, "patch_size": 8, "crops": 1}, "modalities": MODALITIES,
         "tokenizers": {"common": fit, "each": {"tok_lulc": {"class_dim": 8}}}, "train": train_,
-        "generate": {"samples": 2, "chains": [{"inputs": ["s2"], "to": ["tok_lulc", "agb"]}]},
+        "generate": {"samples": 2, "chains": [{"inputs": ["s2"], "to": ["tok_lulc", "tok_ndvi", "agb"]}]},
         **changes,
     }  # fmt: skip
