@@ -165,9 +165,10 @@ def _tokenizers(
 
 def _measured(recipe: Recipe, spec: ModalitySpec, name: str, fitted: Fitted) -> tuple[list[Fact], str]:
     """What the record of a fitted tokenizer says, and which samples that was measured on."""
-    facts = [Fact("grid", f"{spec.side} x {spec.side}", f"of a {recipe.images.size} px crop")]
-    if spec.learned_positions:
+    if spec.learned_positions:  # no grid
         facts = [Fact("tokens", str(spec.max_tokens), "of the whole image")]
+    else:
+        facts = [Fact("grid", f"{spec.side} x {spec.side}", f"of a {recipe.images.size} px crop")]
     facts += [Fact(text, f"{fitted.quality[n]:.3g}") for n, text in _MEASURES.items() if n in fitted.quality]
     if "codes_used" in fitted.quality:
         share, level = fitted.quality["codes_used"], fitted.quality["perplexity"]
@@ -195,6 +196,7 @@ _MEASURES = {
     "psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "f1": "F1", "iou": "IoU", "precision": "precision",
     "recall": "recall", "abs_rel": "relative error", "delta1": "within 1.25", "mean_degrees": "mean error, degrees",
     "median_degrees": "median error, degrees", "miou": "mIoU", "accuracy": "accuracy", "cosine": "cosine",
+    "rmse": "RMSE, in its unit", "r2": "R2",
 }  # fmt: skip
 
 
