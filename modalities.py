@@ -214,6 +214,7 @@ def class_names(label: str, lists: Mapping[str, tuple[str, ...]]) -> tuple[str, 
 
 
 WINDOW = "window"  # the label that says which part of an image was labelled
+DUPLICATE = "duplicate"  # the label that is decided over the whole set
 
 
 def _label(name: str, storage: Storage, form: Form, specialist: str, summary: str) -> tuple[str, Label]:
@@ -251,6 +252,8 @@ LABELS: dict[str, Label] = dict(
         _label("aesthetic", Storage.JSON, Form.RECORD, "score", "aesthetic score, about 1 to 10"),
         _label("nsfw", Storage.JSON, Form.RECORD, "score", "probability of unsafe content"),
         _label("similarity", Storage.JSON, Form.RECORD, "score", "cosine of image and caption by CLIP"),
+        _label("signature", Storage.ARRAY, Form.RECORD, "signature", "a small picture, for its hashes"),
+        _label(DUPLICATE, Storage.JSON, Form.RECORD, "duplicates", "which earlier sample it is a copy of"),
         _label("clip_global", Storage.ARRAY, Form.VECTOR, "clip_global", "CLIP-L/14 embedding"),
         _label(WINDOW, Storage.JSON, Form.RECORD, "window", "which part of the image was labelled"),
     )

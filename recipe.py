@@ -21,7 +21,19 @@ from .infra.configuration import RecipeError
 from .infra.explain import explain, nearest
 from .infra.fields import Section
 from .infra.secrets import hidden
-from .modalities import LABELS, MODALITIES, SAM_MASK, TEXT, TOKENIZERS, WINDOW, Declares, Form, Kind, ModalitySpec
+from .modalities import (
+    DUPLICATE,
+    LABELS,
+    MODALITIES,
+    SAM_MASK,
+    TEXT,
+    TOKENIZERS,
+    WINDOW,
+    Declares,
+    Form,
+    Kind,
+    ModalitySpec,
+)
 from .pipelines.download.settings import Download
 from .pipelines.engine.settings import Engine
 from .pipelines.settings import CROP_SETTINGS, Images, Labels, Samples
@@ -71,15 +83,19 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _keeps_windows(cls, data: Any) -> Any:
-        """With `images.trim_borders` what was cut off is recorded with each sample, as the kept label `window`."""
+    def _keeps_what_is_needed(cls, data: Any) -> Any:
+        """With `images.trim_borders` what was cut off is recorded with each sample, as the kept label `window`; with
+        `duplicate` the labels that are compared are kept."""
         images, labels = _mapping(data).get("images"), _mapping(data).get("labels", {})
-        if not _mapping(images).get("trim_borders") or not isinstance(labels, dict):
+        keep = labels.get("keep", []) if isinstance(labels, dict) else None
+        if not isinstance(keep, list):
             return data
-        keep = labels.get("keep", [])
-        if not isinstance(keep, list) or WINDOW in keep:
-            return data
-        return data | {"labels": labels | {"keep": [*keep, WINDOW]}}
+        added = [WINDOW] if _mapping(images).get("trim_borders") else []
+        if DUPLICATE in keep:
+            by = _mapping(_mapping(labels.get("specialists")).get(DUPLICATE)).get("by", ["signature"])
+            added += _listed(by) or ["signature"]
+        added = [name for name in dict.fromkeys(added) if name not in keep]
+        return data | {"labels": labels | {"keep": [*keep, *added]}} if added else data
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:

@@ -35,8 +35,8 @@ def recipe(tmp_path: Path) -> Path:
 
 VERBS = (
     "demo", "scenes", "shards", "download", "init", "plan", "label", "fit", "evaluate", "tokenize", "train", "generate",
-    "retrieve", "transfer", "remove", "prune", "run", "submit", "convert", "import", "export", "status", "jobs",
-    "check", "doctor", "stats", "inspect", "view", "report",
+    "retrieve", "transfer", "remove", "duplicates", "prune", "run", "submit", "convert", "import", "export", "status",
+    "jobs", "check", "doctor", "stats", "inspect", "view", "report",
 )  # fmt: skip
 
 

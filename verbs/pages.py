@@ -55,7 +55,7 @@ def write_gallery(project: Project, count: int = 60, out: str | None = None) -> 
     samples = collector.samples(tasks, spread(tasks, rows, count))
     facts = [("root", project.root), ("shards", f"{len(rows):,}"), ("samples", f"{sum(rows.values()):,}")]
     page = render_gallery(Gallery(f"fourmill: {Path(project.root).name}", samples, sum(rows.values()), facts))
-    return _write(page, out or storage.join(project.root, "gallery.html"))
+    return write(page, out or storage.join(project.root, "gallery.html"))
 
 
 def write_stored(root: str, count: int = 60, out: str | None = None) -> str:
@@ -78,7 +78,7 @@ def write_stored(root: str, count: int = 60, out: str | None = None) -> str:
         ("read", "as stored, without its code"),
     ]
     page = render_gallery(Gallery(f"fourmill: {Path(root).name}", samples, total, facts))
-    return _write(page, out or storage.join(root, "gallery.html"))
+    return write(page, out or storage.join(root, "gallery.html"))
 
 
 def write_probe(project: Project, what: str, out: str | None = None) -> tuple[Probed, str]:
@@ -94,7 +94,7 @@ def write_probe(project: Project, what: str, out: str | None = None) -> tuple[Pr
     check_place(out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     probed = probe.probe(probe.LABELS[what], project.specialists, device)
-    return probed, _write(render_probe(probed), out or storage.join(project.root, f"probe-{what}.html"))
+    return probed, write(render_probe(probed), out or storage.join(project.root, f"probe-{what}.html"))
 
 
 def write_stats(stats: Stats, out: str | None = None) -> str:
@@ -111,7 +111,7 @@ def write_stats(stats: Stats, out: str | None = None) -> str:
             outliers.append((one, None))
     codes = {name: of.codes for name, of in stats.merged.items() if of.codes is not None}
     shown = StatsPage(stats.root, stats.made, stats.findings, stats.outputs, codes, stats.distances, outliers)
-    return _write(render_stats(shown), out or storage.join(stats.root, PAGE))
+    return write(render_stats(shown), out or storage.join(stats.root, PAGE))
 
 
 def collect(project: Project) -> tuple[Collector, Plan]:
@@ -148,7 +148,7 @@ def write_report(project: Project, out: str | None = None, extras: dict[str, Any
     evaluation = project.evaluate_job if recipe.evaluate.truth and recipe.samples.val else None
     jobs = project.train_job, generation, evaluation
     data = results.collect(recipe, collector, plan, project.fitted, *jobs, extras or {})
-    return _write(render_report(data), out or storage.join(project.root, "report.html"))
+    return write(render_report(data), out or storage.join(project.root, "report.html"))
 
 
 def current_report(project: Project, extras: dict[str, Any] | None = None) -> str:
@@ -174,6 +174,7 @@ def current_report(project: Project, extras: dict[str, Any] | None = None) -> st
     return url
 
 
-def _write(page: str, url: str) -> str:
+def write(page: str, url: str) -> str:
+    """Put a page; returns where it is."""
     storage.put(url, page.encode("utf-8", "replace"))
     return url

@@ -38,6 +38,7 @@ def process_shards(
     from ..pipelines import stops
 
     start = time.monotonic()
+    outputs = shardwise(project, outputs)
     plan = project.plan(outputs, stored, footers=True)
     summary = Summary(stage, existed=len(plan.done), missing={f"shard {s}": why for s, why in plan.absent.items()})
     if plan.unseen:
@@ -88,6 +89,12 @@ def process_shards(
             f"{len(plan.outdated)} outputs are of other versions (`fourmill status`); --update makes them again"
         )
     return finish(project, summary, start, "samples", sorted(output.fingerprint for output in outputs.values()))
+
+
+def shardwise(project: Project, outputs: Mapping[str, Output]) -> dict[str, Output]:
+    """Without those that are made over the whole set."""
+    whole = {label for label, specialist in project.specialists.items() if specialist.of_whole_set}
+    return {name: output for name, output in outputs.items() if output.spec or output.label not in whole}
 
 
 def _shared_keys(root: str, records: Sequence[Entry]) -> list[str]:

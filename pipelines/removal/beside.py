@@ -13,7 +13,7 @@ from ...tokenize import table_file
 logger = logging.getLogger(__name__)
 
 # With pictures of samples, or what was counted of them; verbs write them again.
-PAGES = ("gallery.html", "report.html", "ledger/report", "stats.html", "stats/stats.json")
+PAGES = ("gallery.html", "report.html", "ledger/report", "duplicates.html", "stats.html", "stats/stats.json")
 # Folders that are looked at elsewhere, or hold no samples.
 _KNOWN = ("tokens", "labels", "ledger", "removed", "tokenizers", "chunks", "weights")
 _TEXTS = (".json", ".jsonl", ".csv", ".txt", ".md", ".html", ".parquet")

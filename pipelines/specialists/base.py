@@ -87,6 +87,7 @@ class Specialist(BaseModel):
     batch_size: items it likes at a time.
     groups: it puts together by itself what may go through its network together, however many items it gets. On a GPU it
         gets those of several batches at a time, and everywhere, if it looks at captions and sidecars alone, 1,024.
+    of_whole_set: its label is made over the whole set, from other kept labels, when these are there: it is not called.
     record_fields: the names of the fields of its record, which `train.select` may name; () if they are not known.
     packages: that it imports beyond fourmill's own, with what `pip install` takes: {"ultralytics": "fourmill[yolo]"}.
 
@@ -133,6 +134,7 @@ class Specialist(BaseModel):
     memory_gb: ClassVar[float] = 0.1
     batch_size: ClassVar[int] = 16
     groups: ClassVar[bool] = False
+    of_whole_set: ClassVar[bool] = False
     record_fields: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[dict[str, str]] = {}
 

@@ -62,6 +62,8 @@ SPECIALISTS: dict[str, Registered] = {
     "size": Registered("curation.size:ImageSize", "curation.size:ImageSize"),
     "borders": Registered("curation.size:Borders", "curation.size:Borders"),
     "score": Registered("curation.score:Score", "curation.score:Score"),
+    "signature": Registered("curation.duplicates:Signature", "curation.duplicates:Signature"),
+    "duplicates": Registered("curation.duplicates:Duplicates", "curation.duplicates:Duplicates"),
     "aesthetic_head": Registered("curation.aesthetic:AestheticHead", "curation.aesthetic:AestheticHead"),
     "clip_similarity": Registered("curation.similarity:ClipSimilarity", "curation.similarity:ClipSimilarity"),
     "clip_global": Registered("features.clip_global:ClipGlobal", "features.clip_global:ClipGlobal"),

@@ -176,6 +176,16 @@ def draw_metadata(values: Mapping[str, Any]) -> Panel:
     return TablePanel(tuple(rows))
 
 
+def small_picture(label: np.ndarray) -> np.ndarray:
+    """The small picture that duplicates are found by, YCrCb, as uint8 (H, W, 3) RGB."""
+    import cv2
+
+    array = np.asarray(label)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(f"expected uint8 (H, W, 3), got {array.dtype} {array.shape}")
+    return cv2.cvtColor(array, cv2.COLOR_YCrCb2RGB)
+
+
 def draw_array(array: np.ndarray, *, size: int = 320) -> Panel:
     """An image-like array without a drawer of its own, by shape and dtype.
 
@@ -216,6 +226,7 @@ DRAWERS: dict[str, Drawer] = {
     "color_palette": lambda label, image, size, like: draw_palettes(label),
     "det": lambda label, image, size, like: draw_boxes(label, image, size=size),
     "open_det": lambda label, image, size, like: draw_boxes(label, image, size=size),
+    "signature": lambda label, image, size, like: draw_rgb(small_picture(label), size=size),
     "metadata": lambda label, image, size, like: draw_metadata(label),
     "sam_instance": lambda label, image, size, like: draw_instances(label, image, size=size),
     "human_poses": lambda label, image, size, like: draw_skeletons(label, image, size=size),

@@ -19,6 +19,7 @@ FOLDER = ROOT / "benchmarks"
 RUNS: list[tuple[str, str, int, bool]] = [
     ("store", "--samples 50 --tokens 16 --repeats 1", 4, False),
     ("scenes", "--images 10 --sizes 16 --processes 1", 1, False),
+    ("duplicates", "--images 20 --kinds textures photos", 2, False),
     ("masking", "--batch 8 --seconds 0.05", 4, False),
     ("scale", "--shards 12 --columns 2 --made 4 --steps write load status", 3, False),
     ("overlap", "--batches 4 --milliseconds 1", 2, False),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from .. import arguments, stage
+from .. import arguments, duplicates, stage
 from ..summary import Summary, show
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ def make(project: Project, defer: bool = False) -> Summary:
     """
     from ...pipelines.outputs import deferred
 
-    outputs = project.label_outputs
+    outputs, later = project.label_outputs, set[str]()
     if defer:
         later = deferred(project.recipe.labels.keep, project.recipe.modalities, project.specialists)
         outputs = {name: output for name, output in outputs.items() if output.label not in later}
-    return stage.process_shards("label", project, outputs)
+    summary = stage.process_shards("label", project, outputs)
+    return duplicates.added(project, summary, later)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...infra.progress import duration
 from .. import arguments, bars, checkup, costs, estimates, machines, selected, summary
+from ..stage import shardwise
 from . import download
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ def describe(
     if not unfitted:
         outputs |= project.token_outputs
     plan = project.plan(outputs)
-    job = project.shard_job(specialists, outputs)
+    called = {label: one for label, one in specialists.items() if not one.of_whole_set}
+    job = project.shard_job(called, shardwise(project, outputs))
     rows = {shard: record.rows for (_, shard), record in plan.done.items()}
     done = Counter(name for name, _ in plan.done)
     described: dict[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from .. import arguments, stage
+from .. import arguments, duplicates, stage
 from ..summary import Summary, show
 
 if TYPE_CHECKING:
@@ -25,4 +25,5 @@ def main(args: argparse.Namespace) -> int:
 def make(project: Project) -> Summary:
     """Make every column, and kept labels that are missing, in one pass over each shard."""
     outputs = {**project.label_outputs, **project.token_outputs}
-    return stage.process_shards("tokenize", project, outputs, project.stored_labels)
+    summary = stage.process_shards("tokenize", project, outputs, project.stored_labels)
+    return duplicates.added(project, summary)
