@@ -5,8 +5,8 @@
 The server is a process of its own that answers from memory; all URLs are of one host, and limits by host and robots.txt
 are off for both. Each fetcher has one process, makes images smaller to 256 pixels, encodes JPEGs of quality 95 and
 writes the same files. Seconds are those of the work, without the start of the process: from the first slice's beginning
-to the last one's end, as the statistics of the slices say. Memory is the most that the process held after a tenth of
-the slices, and at the end.
+to the last one's end, as the statistics of the slices say. Memory is the most that the process and its children held
+in the first third of their time, and in the last.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import cv2
 import numpy as np

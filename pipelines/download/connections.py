@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+import anyio._backends._asyncio  # noqa: F401  (else the first connection imports it, within the time limit of a URL)
 import httpcore2
 import httpx2
 

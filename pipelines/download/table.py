@@ -35,6 +35,7 @@ OWN = (
     "original_height", "sha256",
 )  # fmt: skip
 _TEXT = re.compile(r"\.(tsv|txt|csv|jsonl|ndjson|json)(\.gz)?$", re.IGNORECASE)
+_TABLE = re.compile(r"\.(parquet|tsv|csv|jsonl|ndjson)(\.gz)?$", re.IGNORECASE)
 _ADDRESS = re.compile(r"\s*https?://\S", re.IGNORECASE)
 _MAX_CELL = 1 << 20  # characters
 _BATCH = 4096
@@ -67,11 +68,22 @@ def files(settings: Download) -> list[str]:
             found.append(pattern)  # "?" begins its query
             continue
         url = storage.absolute(pattern)
-        local = [url] if storage.is_file(url) else patterns.matching(url) if storage.is_local(url) else []
+        tables = [name for name in storage.list_names(url) if _TABLE.search(name)]
+        if tables:  # a folder
+            found += [storage.join(url, name) for name in tables]
+            continue
         try:
-            found += local or patterns.find(url)
+            matching = patterns.matching(url) if storage.is_local(url) else patterns.find(url)
         except ValueError:
-            raise ValueError(f"download.table: there is no file {public(pattern)}") from None
+            matching = []
+        there = [url] if storage.is_file(url) else [one for one in matching if storage.is_file(one)]
+        if not there:
+            raise ValueError(
+                f"download.table: there is no file {public(pattern)}, and no folder of tables (.parquet, .tsv, ...)"
+            )
+        found += there
+    if not found:
+        raise ValueError("download.table: got an empty list, expected at least one file")
     return list(dict.fromkeys(found))
 
 

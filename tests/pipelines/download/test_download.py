@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fourmill_tests import engine
+from fourmill_tests.s3 import S3
 from fourmill_tests.web import fetching, server
 from fourmill_tests.web.server import Web
 
@@ -218,3 +219,14 @@ def test_a_slice_without_any_image_is_finished(web: Web, tmp_path: Path) -> None
     assert make(settings).count == 4
     with source.open_shard(str(tmp_path / "shards" / "00000.tar"), tmp_path) as shard:
         assert not shard.samples and not shard.rejects
+
+
+def test_tables_and_shards_may_be_in_a_bucket(web: Web, s3: S3, tmp_path: Path) -> None:
+    bucket = s3.bucket("download")
+    good = asked(web, tmp_path)
+    make(good)
+    storage.put(f"{bucket}/in/table.tsv", (tmp_path / "table.tsv").read_bytes())
+    settings = asked(web, tmp_path, table=f"{bucket}/in/*.tsv", out=f"{bucket}/shards")
+    assert make(settings).made == 3 and files(settings.out) == files(good.out)
+    again = make(settings, retry_failed=True)  # of http-503, which comes again
+    assert again.made == 1 and files(settings.out) == files(good.out)

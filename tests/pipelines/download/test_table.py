@@ -96,8 +96,19 @@ def test_a_bad_table_is_a_sentence(
 
 
 def test_a_table_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is no file"):
-        rows_of(tmp_path / "none.tsv", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    for name in ("none.tsv", "*.parquet", "empty"):
+        with pytest.raises(ValueError, match="there is no file"):
+            rows_of(tmp_path / name, tmp_path / "out")
+    with pytest.raises(ValueError, match="an empty list"):
+        table.files(settings(table=[]))
+
+
+def test_a_folder_is_its_tables(tmp_path: Path) -> None:
+    for name in ("b.tsv", "a.csv", "readme.md"):
+        (tmp_path / name).write_text(f"http://{name}/1{',' if name == 'a.csv' else chr(9)}caption\n")
+    rows, _ = rows_of(tmp_path, tmp_path / "out")
+    assert [row["url"] for row in rows] == ["http://a.csv/1", "http://b.tsv/1"]
 
 
 def test_names_of_columns_may_be_given(tmp_path: Path) -> None:
