@@ -58,11 +58,16 @@ class Robots:
                 return True
             of_host = failure.kind in (failures.DNS, failures.REFUSED)
             return Failure(failure.kind, failure.said if of_host else f"robots.txt: {failure.said}", failure.wait)
+        except Exception as error:  # whatever a server can do to the libraries below
+            return Failure(failures.CONNECTION, f"robots.txt: {type(error).__name__}: {error}")
         if status == 429 or status >= 500:
             return Failure(f"http-{status}", f"robots.txt: HTTP status {status}")
         if status >= 400 or not body:
             return True
-        return Protego.parse(body.decode("utf-8", "replace"))
+        try:
+            return Protego.parse(body.decode("utf-8", "replace"))
+        except Exception as error:  # of a file that anybody may have written
+            return Failure(failures.ROBOTS, f"robots.txt cannot be understood: {type(error).__name__}")
 
     async def _fetch(self, url: httpx2.URL) -> tuple[int, bytes]:
         """Status and body, after redirects."""

@@ -11,7 +11,7 @@ from fourmill_tests.web import fetching, server
 from fourmill_tests.web.fetching import fetch, fetcher, kinds
 from fourmill_tests.web.server import Web
 
-from fourmill.pipelines.download import failures, own
+from fourmill.pipelines.download import failures, manners, own
 from fourmill.pipelines.download.failures import Failure
 from fourmill.pipelines.download.limits import Limiter
 from fourmill.pipelines.download.pictures import Picture
@@ -219,3 +219,14 @@ def test_robots_txt_is_heeded(web: Web, rules: str, expected: list[str]) -> None
 def test_headers_need_not_be_looked_at(web: Web) -> None:
     with fetcher(opt_out=[]) as one:
         assert kinds(fetch([web.url("header/X-Robots-Tag=noai")], one)) == [""]
+
+
+def test_a_robots_txt_that_breaks_its_parser_stops_no_slice(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(text: str) -> None:
+        raise RecursionError(text)
+
+    monkeypatch.setattr(manners.Protego, "parse", broken)
+    web.robots["127.0.0.1"] = "User-agent: *"
+    with fetcher() as one:
+        found = kinds(fetch([web.url("image/1"), web.url("image/1", "127.0.0.2")], one))
+    assert found == [failures.ROBOTS, ""]
