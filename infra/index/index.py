@@ -16,6 +16,7 @@ from .listing import THREADS, stats_in
 
 logger = logging.getLogger(__name__)
 
+AT_ONCE = 8_192  # records that are asked for
 LEAST = 256  # records that were read one by one, until an index is worth its writing
 
 
@@ -64,15 +65,15 @@ def read_many(root: str, outputs: Sequence[str], shards: Iterable[str], *, foote
         found: Iterable[tuple[list[Entry], list[_Place]]] = (
             map(listed, outputs) if storage.is_local(root) else pool.map(listed, outputs)
         )
-        places = []
         for entries, left in found:
             reading.entries.update(((one.output, one.shard), one) for one in entries)
-            places += left
-        for place, line in zip(places, pool.map(looked_at, places), strict=True):
-            if line is not None:
-                reading.entries[place.output, place.shard] = line.entry
-                if line.record and (line.file or place.output == SAMPLES):
-                    reading.fresh.setdefault(place.output, []).append(line)
+            while left:  # a call that waits takes a kilobyte, and there may be half a million
+                places, left = left[:AT_ONCE], left[AT_ONCE:]
+                for place, line in zip(places, pool.map(looked_at, places), strict=True):
+                    if line is not None:
+                        reading.entries[place.output, place.shard] = line.entry
+                        if line.record and (line.file or place.output == SAMPLES):
+                            reading.fresh.setdefault(place.output, []).append(line)
     return reading
 
 
