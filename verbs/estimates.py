@@ -137,11 +137,15 @@ class Estimator:
     @cached_property
     def fits(self) -> dict[str, tuple[Cost, float]]:
         """(cost, FLOP/s) of every tokenizer that is yet to be fitted; not of finished ones that are only copied."""
+        from ..modalities import TOKENIZERS
         from ..tokenize import class_lists
         from ..train import costs
 
         recipe = self.recipe
-        names = [name for name in recipe.tokenizers_needed if name in self.project.unfitted]
+        # Tables of sensors are made in seconds.
+        names = [
+            one for one in recipe.tokenizers_needed if one in self.project.unfitted and not TOKENIZERS[one].is_table
+        ]
         settings = {name: recipe.tokenizer(name) for name in names}
         found = {
             name: costs.of_tokenizer(name, one, recipe.images.size, class_lists.n_labels(name, self.project.classes))

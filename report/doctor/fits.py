@@ -54,6 +54,7 @@ def look(recipe: Recipe, has: Has, weights: float) -> tuple[list[Fit], list[Find
 
 def _stages(recipe: Recipe) -> list[tuple[str, int, Need, bool]]:
     """Stage, samples at a time, what it takes, and whether the recipe gives it a GPU."""
+    from ...modalities import TOKENIZERS
     from ...tokenize import class_lists
     from ...train import memory
     from ...train.pretrain.job import configured
@@ -61,7 +62,9 @@ def _stages(recipe: Recipe) -> list[tuple[str, int, Need, bool]]:
 
     train, fit, made = recipe.train, recipe.fit, recipe.generate
     stages = []
-    for name in recipe.tokenizers_needed:
+    for name in (
+        one for one in recipe.tokenizers_needed if not TOKENIZERS[one].is_table
+    ):  # of sensors: made in seconds
         settings = recipe.tokenizer(name)
         if settings.weights is None:
             labels = class_lists.n_labels(name, recipe.class_lists)

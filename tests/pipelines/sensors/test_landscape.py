@@ -131,6 +131,15 @@ def test_files_are_explained_where_no_recipe_was_read(land: Land) -> None:
             assert status == 0 and "has no modality" not in out, said
 
 
+def test_a_plan_before_anything_is_fitted(tmp_path: Path) -> None:
+    train = [landscape.write(tmp_path / "s" / "0.tar", range(4))]
+    with landscape.forgotten():
+        (tmp_path / "recipe.yaml").write_text(json.dumps(landscape.recipe(tmp_path, train, [])))
+        status, out, said = runs.command("plan", str(tmp_path / "recipe.yaml"))
+        assert status == 0, said
+        assert "tok_ndvi" in out and "sensor" in out
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
