@@ -197,7 +197,12 @@ def load_first(job: TrainJob, figures: Connection) -> None:
     batches = TokenLoader(tokens, job.shards, job.specs, masking_config(job), job.seed, options).batches(0, 8)
     next(batches)
     batches.close()
-    figures.send(used(resource.getrusage(resource.RUSAGE_SELF), time.perf_counter() - start, before))
+    row = used(resource.getrusage(resource.RUSAGE_SELF), time.perf_counter() - start, before)
+    if (
+        status := Path("/proc/self/status")
+    ).exists():  # the other figure is also of the process that this one came from
+        row["mib"] = round(int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**10)
+    figures.send(row)
 
 
 def used(usage: resource.struct_rusage, seconds: float, requests: int | None) -> dict[str, Any]:
