@@ -167,12 +167,14 @@ def test_verbs_do_not_hide_the_standard_library() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_run_with_nothing_to_do_loads_no_torch() -> None:
+def test_a_run_with_nothing_to_do_loads_no_torch(tmp_path: Path) -> None:
     """Importing torch takes longer than finding that all is there."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("root: out\nsamples: a.tar\nmodalities: [rgb, tok_rgb, tok_depth, caption]\n")
     modules = ("project", "verbs.pages", "verbs.make.run", "train.pretrain.job", "train.downstream.generation_job")
-    script = (
-        f"import sys\n{''.join(f'import fourmill.{name}{chr(10)}' for name in modules)}print('torch' in sys.modules)"
-    )
+    script = "import sys\n" + "".join(f"import fourmill.{name}\n" for name in modules)
+    script += f"recipe = fourmill.recipe.load({str(recipe)!r})\nfourmill.project.Project(recipe)\n"
+    script += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd="/", env=os.environ)
     assert done.stdout == "False\n", done.stderr
 

@@ -51,13 +51,13 @@ def resolve(
 
     RecipeError if one cannot be found, is of other sizes than the recipe says, or of another kind of label.
     """
-    from ...tokenize import tokenizer
-
     each = {name: dict(values) for name, values in tokenizers.each.items()}
     for name in names:
         settings = tokenizers.of(name)
         if settings.weights is None:
             continue
+        from ...tokenize import tokenizer  # brings torch, which most recipes can be resolved without
+
         where = f"tokenizers, {name}: weights {settings.weights}"
         try:
             config, place = _read(settings, _said(name, settings, lists))
