@@ -74,7 +74,7 @@ def test_refresh_reads_no_record_again(recipe: Recipe, monkeypatch: pytest.Monke
     assert len(project.plan(everything(project)).missing) == 2
     records = data.make(recipe, data.outputs(recipe))
     monkeypatch.setattr(ledger, "parse", lambda *_: pytest.fail("a record was read again"))
-    project.refresh(records)
+    project.refresh(map(ledger.entry, records))
     assert not project.plan(everything(project)).missing
 
 
@@ -104,7 +104,7 @@ def test_update_makes_what_is_out_of_date_again(recipe: Recipe, monkeypatch: pyt
     assert {task.outputs for task in tasks} == {("labels/caption",)}
     worker = data.ShardWorker(project.shard_job(project.specialists, project.label_outputs))
     worker.setup("cpu")
-    project.refresh([record for task in tasks for record in worker.run(task)])
+    project.refresh([ledger.entry(record) for task in tasks for record in worker.run(task)])
     plan = project.plan(everything(project))
     assert not plan.missing and not plan.outdated
     record = ledger.read(recipe.root, "labels/caption", "train-00000")

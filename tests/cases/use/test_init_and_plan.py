@@ -7,10 +7,9 @@ from pathlib import Path
 
 import yaml
 from fourmill_tests import data, first, runs
-from fourmill_tests.cases import SENSORS, mended_by, require
+from fourmill_tests.cases import require
 
 
-@mended_by(SENSORS)
 def test_init_without_images_asks_for_none(tmp_path: Path) -> None:
     """Shards of arrays and sidecars: no modality of images, or a sentence that there is no image."""
     members = [

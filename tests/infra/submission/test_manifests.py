@@ -199,7 +199,7 @@ def test_the_verb_writes_valid_manifests(
         (["--nodes", "4:2"], "--nodes: got '4:2', expected how many nodes"),
         (["--nodes", "0"], "--nodes: got '0'"),
         (["--for", "h100"], "--for: got 'h100', expected one of"),
-        (["--stage", "labels"], "--stage: got 'labels', expected one of run, label"),
+        (["--stage", "labels"], "--stage: got 'labels', expected one of run, download, label"),
         (["--with", "/etc/passwd"], "--with /etc/passwd: expected a file or folder below"),
         (["--with", "nowhere"], "--with nowhere: there is no such file"),
     ],

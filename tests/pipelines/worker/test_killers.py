@@ -64,7 +64,13 @@ def made(recipe: Recipe) -> tuple[stage.Outcome, dict[str, Record]]:
     outputs = project.label_outputs | project.token_outputs
     plan = project.plan(outputs)
     outcome = stage.run(project.shard_job(project.specialists, outputs), plan.missing, "label")
-    return outcome, {record.output: record for record in outcome.records}
+    return outcome, {one.output: read(recipe.root, one) for one in outcome.records}
+
+
+def read(root: str, entry: ledger.Entry) -> Record:
+    record = ledger.read(root, entry.output, entry.shard)
+    assert record is not None
+    return record
 
 
 def reasons(record: Record) -> dict[str, str]:
