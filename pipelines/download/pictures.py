@@ -18,17 +18,23 @@ _EXTENSIONS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}  # by the fir
 
 
 @dataclass(frozen=True)
-class Picture:
-    """data: an encoded image. extension: of its member. width, height: in pixels; original_*: before it was resized.
+class Known:
+    """What is known of an image. extension: of its member. width, height: in pixels; original_*: before it was resized.
     sha256: of the bytes that came."""
 
-    data: bytes
     extension: str
     width: int
     height: int
     original_width: int
     original_height: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Picture(Known):
+    """data: an encoded image."""
+
+    data: bytes
 
 
 def make(data: bytes, size: int | None, min_size: int, quality: int, max_pixels: int, expected: str = "") -> Picture:
@@ -52,13 +58,13 @@ def make(data: bytes, size: int | None, min_size: int, quality: int, max_pixels:
     digest = hashlib.sha256(data).hexdigest()
     extension = _EXTENSIONS.get(data[:2], "")
     if extension and (size is None or (min(width, height) <= size and extension == "jpg")):
-        return Picture(data, extension, width, height, width, height, digest)
+        return Picture(extension, width, height, width, height, digest, data)
     if size is not None and min(width, height) > size:
         share = size / min(width, height)
         to = max(1, round(width * share)), max(1, round(height * share))
         pixels = cv2.resize(pixels, to, interpolation=cv2.INTER_AREA)
     encoded = simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="RGB", colorsubsampling="420")
-    return Picture(encoded, "jpg", pixels.shape[1], pixels.shape[0], width, height, digest)
+    return Picture("jpg", pixels.shape[1], pixels.shape[0], width, height, digest, encoded)
 
 
 def _check_hash(data: bytes, expected: str) -> None:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from ...infra import storage
 from . import failures
 from .failures import Failure
-from .pictures import Picture
+from .pictures import Known, Picture
 from .table import Slice
 
 STATS = "_stats.json"
@@ -40,17 +40,11 @@ _COLUMNS = pa.schema(
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Where the bytes of an image are in the spool, and what is known of it, see `Picture`."""
+class Kept(Known):
+    """Where the bytes of an image are in the spool."""
 
     start: int
     size: int
-    extension: str
-    width: int
-    height: int
-    original_width: int
-    original_height: int
-    sha256: str
 
 
 class Spool:
@@ -70,7 +64,7 @@ class Spool:
             self._file.seek(self._end)
             self._file.write(result.data)
             known = {name: value for name, value in asdict(result).items() if name != "data"}
-            self.results[index] = Kept(self._end, len(result.data), **known)
+            self.results[index] = Kept(**known, start=self._end, size=len(result.data))
             self._end += len(result.data)
 
     def read(self, kept: Kept) -> bytes:
@@ -235,7 +229,7 @@ def load(out: str, number: int, spool: Spool, again: Sequence[str]) -> tuple[pa.
                 continue
             row = known[row_of[key]]
             sizes = (row[n] for n in ("width", "height", "original_width", "original_height", "sha256"))
-            spool.add(row_of[key], Picture(content.read(), extension, *sizes))
+            spool.add(row_of[key], Picture(extension, *sizes, content.read()))
     fetch = []
     for i, row in enumerate(known):
         if spool.results[i] is None:

@@ -90,12 +90,15 @@ def _by_kind(data: bytes, reading: sensors.Reading) -> Any:
     return members.KINDS[members.suffix(reading.member)].read(data)
 
 
-def _npz(data: bytes, reading: sensors.Reading) -> np.ndarray:
+def _archive(data: bytes, what: str) -> zipfile.ZipFile:
     try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
+        return zipfile.ZipFile(io.BytesIO(data))
     except zipfile.BadZipFile as error:
-        raise ValueError("not an archive of NumPy's .npz") from error
-    with archive:
+        raise ValueError(f"not {what}") from error
+
+
+def _npz(data: bytes, reading: sensors.Reading) -> np.ndarray:
+    with _archive(data, "an archive of NumPy's .npz") as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         entry = entries[named(entries, reading.array, "it")]
         if entry.file_size > MAX_BYTES:
@@ -128,11 +131,7 @@ def _zarr(data: bytes, reading: sensors.Reading) -> np.ndarray:
     from zarr.core.buffer import default_buffer_prototype
     from zarr.storage import MemoryStore
 
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
-    except zipfile.BadZipFile as error:
-        raise ValueError("not a Zarr store in a .zip") from error
-    with archive:
+    with _archive(data, "a Zarr store in a .zip") as archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         if (size := sum(entry.file_size for entry in entries)) > MAX_BYTES:
             raise ValueError(f"a store of {size} bytes, expected at most {MAX_BYTES}")

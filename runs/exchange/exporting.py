@@ -22,7 +22,7 @@ from ...tokenize import codecs, table_file
 from ...tokenize.open_store import Store, open_store
 from ...tokenize.store import ColumnReader, ColumnSpec
 from ...tokenize.text.wordpiece import WordPiece
-from . import wholes
+from . import destination, wholes
 from .wholes import Wholes
 
 INT16_IDS = 2**15  # ml-4m keeps ids as int16
@@ -184,11 +184,5 @@ def _is_imported(asked: Plan, name: str, shard: str) -> bool:
 
 def check_dest(dest: str, root: str) -> None:
     """ValueError if files of an export cannot go to a place."""
-    if storage.absolute(dest).rstrip("/") == storage.absolute(root).rstrip("/"):
-        raise ValueError("--out is the root itself; name another folder")
-    if storage.is_file(dest):
-        raise ValueError(f"--out {dest} is a file; name a folder, which may be new")
-    names = storage.list_names(dest)
     marked = [dest, *(storage.join(dest, split) for split in layout.SPLITS)]
-    if names and not any(storage.list_names(storage.join(one, give.DONE)) for one in marked):
-        raise ValueError(f"--out {dest} holds other files ({', '.join(names[:3])}); name a new or an empty folder")
+    destination.check(dest, root, lambda _: any(storage.list_names(storage.join(one, give.DONE)) for one in marked))

@@ -24,6 +24,7 @@ from ....infra.progress import Progress
 from ....pipelines import plan as plans
 from ....pipelines import source
 from ....recipe import Recipe
+from .. import destination
 from . import card, licences, rows, writers
 from .card import CROISSANT, README, Card
 from .writers import Writer
@@ -130,13 +131,7 @@ def _splits(root: str, recipe: Recipe | None, whole: Sequence[str]) -> tuple[dic
 
 def check_dest(dest: str, root: str) -> None:
     """ValueError if files of an export cannot go to a place."""
-    if storage.absolute(dest).rstrip("/") == storage.absolute(root).rstrip("/"):
-        raise ValueError("--out is the root itself; name another folder")
-    if storage.is_file(dest):
-        raise ValueError(f"--out {dest} is a file; name a folder, which may be new")
-    names = storage.list_names(dest)
-    if names and DONE not in names:
-        raise ValueError(f"--out {dest} holds other files ({', '.join(names[:3])}); name a new or an empty folder")
+    destination.check(dest, root, lambda names: DONE in names)
 
 
 def write(asked: Plan, dest: str) -> Iterator[tuple[str, Written]]:
