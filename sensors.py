@@ -139,7 +139,8 @@ class Reading(Section):
     def ids(self) -> dict[int, int]:
         """The label's class by the file's id."""
         pairs = self.classes.items() if isinstance(self.classes, dict) else enumerate(self.classes)
-        return {number: self.class_names.index(name) for number, name in pairs}
+        order = {name: number for number, name in enumerate(self.class_names)}
+        return {number: order[name] for number, name in pairs}
 
     def plain(self) -> dict[str, Any]:
         """Its fields that say something, under their names in a recipe."""

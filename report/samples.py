@@ -27,7 +27,7 @@ from ..sensors import SENSORS
 from ..tokenize import codecs, store, table_file
 from ..tokenize import labels as label_files
 from ..tokenize.codec import Codec, Labelled
-from ..tokenize.crops import Crop, crops
+from ..tokenize.crops import Crop
 from ..tokenize.sensors import raster
 from ..tokenize.text_codecs import Text
 from .errors import error_of
@@ -162,10 +162,8 @@ class Collector:
         others = any(output.imported for output in self.columns.values())
         if sample.image is None or (others and self.images.crops > 1):  # those of imported tokens were drawn elsewhere
             return []
-        settings, (height, width) = self.images, sample.image.shape[:2]
-        scale = (settings.crop_scale, 1.0)
-        seed = self.options.seed
-        return crops(seed, sample.key, width, height, settings.crops, scale=scale, hflip=settings.hflip)
+        height, width = sample.image.shape[:2]
+        return self._drawing.windows(sample.key, (width, height))
 
     def _kept(self, shard: str, label: str, rows: Sequence[int], samples: Sequence[GallerySample]) -> list[Any] | None:
         """A label of some rows, None for rejects; None if the recipe does not keep it or has not been run since."""

@@ -28,9 +28,9 @@ def make(project: Project) -> Summary:
     methods = [join.Method(label, specialist.least(label)) for label in specialist.by]
     wanted = {f"labels/{one.label}": project.label_outputs[f"labels/{one.label}"] for one in methods}
     plan = project.plan({**wanted, name: output}, footers=True)
-    there = [shard for shard in plan.shards if all((of, shard) in plan.done for of in wanted)]
+    there = dict.fromkeys(shard for shard in plan.shards if all((of, shard) in plan.done for of in wanted))
     done = {shard: record for (of, shard), record in plan.done.items() if of == name and shard in there}
-    kept, new = join.ordered(there, done, plan.done, methods)
+    kept, new = join.ordered(list(there), done, plan.done, methods)
     lost = [shard for shard in plan.shards if shard not in there and (name, shard) not in plan.done]
     summary.missing = {f"{name}, shard {shard}": f"it has no {', '.join(wanted)} yet" for shard in lost}
     summary.existed = len(kept)

@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ..infra.secrets import public
 from ..modalities import LABELS, MODALITIES
@@ -93,11 +94,17 @@ def sets_of(given: Sequence[str]) -> dict[str, list[str]]:
     return sets
 
 
-def looked_at(sets: Mapping[str, Sequence[str]]) -> tuple[list[Found], list[str], int, list[str]]:
-    """What sensors the first shard has, what was found in sentences, its samples, and the places of all shards.
+class Seen(NamedTuple):
+    """What sensors the first shard has, what was found in sentences, its samples, and the places of all shards."""
 
-    No sensor is found in a shard whose samples have photos.
-    """
+    found: list[Found]
+    said: list[str]
+    samples: int
+    shards: list[str]
+
+
+def looked_at(sets: Mapping[str, Sequence[str]]) -> Seen:
+    """Look at the first shard. No sensor is found in one whose samples have photos."""
     tars = {name: source.expand(list(urls)) for name, urls in sets.items()}
     shards = places.aligned(tars) if "" not in tars else tars[""]
     found: list[Found] = []
@@ -105,12 +112,12 @@ def looked_at(sets: Mapping[str, Sequence[str]]) -> tuple[list[Found], list[str]
     with tempfile.TemporaryDirectory() as scratch:
         for name, url in places.parts(shards[0]).items():
             with source.open_shard(url, scratch, every_key=True) as shard:
-                if not look.has_sensors(shard, LOOKED_AT) and "" in tars:
-                    return [], [], 0, []
+                if "" in tars and not look.has_sensors(shard, LOOKED_AT):
+                    return Seen([], [], 0, [])
                 found += look.look(shard, LOOKED_AT, name)
                 samples = max(samples, len(shard.samples))
                 said.append(f"{name + ': ' if name else ''}{len(shard.samples):,} samples in {public(url)}")
-    return look.named(found, (*LABELS, *MODALITIES)), said, samples, shards
+    return Seen(look.named(found, (*LABELS, *MODALITIES)), said, samples, shards)
 
 
 def text(
@@ -147,8 +154,8 @@ def text(
         "root": json.dumps(root), "train": json.dumps(train), "val": json.dumps(val),
         "sensors": "\n".join(look.lines(found)),
         "image_size": size, "patch_size": patch,
-        "modalities": _flow([*pixels, *targets]), "keep": _flow([one.name for one in good]),
-        "chains": _flow([{"inputs": given, "to": to}] if to else []),
+        "modalities": flow([*pixels, *targets]), "keep": flow([one.name for one in good]),
+        "chains": flow([{"inputs": given, "to": to}] if to else []),
     })  # fmt: skip
 
 
@@ -158,5 +165,6 @@ def _named(sets: Mapping[str, list[str]]) -> object:
     return {name: urls[0] if len(urls) == 1 else urls for name, urls in sets.items()} if sets else []
 
 
-def _flow(value: object) -> str:
+def flow(value: object) -> str:
+    """A list or mapping on one line of YAML."""
     return json.dumps(value).replace('"', "")

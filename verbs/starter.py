@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..infra import storage
@@ -20,6 +20,7 @@ from ..pipelines.settings import Images
 from . import bars, known_truth, sensor_starter, sizes
 from .known_truth import Held
 from .machines import Machine, here
+from .sensor_starter import Seen
 from .sizes import Sizes
 
 LOOKED_AT = 50  # samples of the first shard
@@ -148,15 +149,15 @@ def recipe_text(
         ValueError: no shard is found, the first one cannot be read, or the root is a file.
         FileNotFoundError: the first training or validation shard is not there.
     """
-    sets = sensor_starter.sets_of(train)
-    _check_places([url for one in sensor_starter.sets_of(val).values() for url in one], root)
+    sets, val_sets = sensor_starter.sets_of(train), sensor_starter.sets_of(val)
+    _check_places([url for one in val_sets.values() for url in one], root)
     machine = machine or here()
     if list(sets) != [""]:
-        return _of_sensors(train, val, root, machine)
+        return _of_sensors(sensor_starter.looked_at(sets), (sets, val_sets), root, machine)
     urls = source.expand(list(train))
     first = look(urls[0])
-    if not first.bars.images and sensor_starter.looked_at(sets)[0]:
-        return _of_sensors(train, val, root, machine)
+    if not first.bars.images and (seen := sensor_starter.looked_at(sets)).found:
+        return _of_sensors(seen, (sets, val_sets), root, machine)
     samples = _estimated_samples(urls, first.samples)
     findings = [f"{len(urls)} training shards; {first.findings[0]}", *first.findings[1:]]
     if borders:
@@ -175,21 +176,21 @@ def recipe_text(
         val=json.dumps(list(val)),
         modalities="\n".join(f"  - {name}" for name in modalities),
         trim=TRIM if first.bars.barred > bars.FEW * first.bars.images else "",
-        keep=_flow(keep),
+        keep=sensor_starter.flow(keep),
         chains="\n".join(chains),
         evaluate=known_truth.section(first.truth),
         **_fields(sizes.choose(samples, machine), samples, machine),
     )
 
 
-def _of_sensors(train: Sequence[str], val: Sequence[str], root: str, machine: Machine) -> str:
+def _of_sensors(
+    seen: Seen, sets: tuple[Mapping[str, list[str]], Mapping[str, list[str]]], root: str, machine: Machine
+) -> str:
     """The recipe of shards without photos."""
-    sets = sensor_starter.sets_of(train), sensor_starter.sets_of(val) if val else {}
-    found, findings, first, shards = sensor_starter.looked_at(sets[0])
-    samples = first * len(shards)
-    findings = [*findings, f"sizes are for about {samples:,} samples on {machine}"]
+    samples = seen.samples * len(seen.shards)
+    findings = [*seen.said, f"sizes are for about {samples:,} samples on {machine}"]
     fields = _fields(sizes.choose(samples, machine), samples, machine)
-    return sensor_starter.text(found, findings, sets, root, fields)
+    return sensor_starter.text(seen.found, findings, sets, root, fields)
 
 
 def _check_places(val: Sequence[str], root: str) -> None:
@@ -208,11 +209,11 @@ def _fields(chosen: Sizes, samples: int, machine: Machine) -> dict[str, object]:
     return {
         **vars(chosen),
         "quick": QUICK if tokenizer.short else "",
-        "fit": _flow(fit),
+        "fit": sensor_starter.flow(fit),
         "fit_base_lr": _number(tokenizer.lr * 256 / chosen.fit_batch),
         "fit_warmup": chosen.fit_steps // 20,
         "fit_checkpoint": max(100, chosen.fit_steps // 20),
-        "model_sizes": _flow(
+        "model_sizes": sensor_starter.flow(
             {name: getattr(model, name) for name in ("dim", "encoder_depth", "decoder_depth", "heads")}
         ),
         "base_lr": _number(model.lr * 256 / chosen.batch_size),
@@ -221,11 +222,6 @@ def _fields(chosen: Sizes, samples: int, machine: Machine) -> dict[str, object]:
         "validate_every": max(1, chosen.steps // 4),
         "checkpoint_every": max(100, chosen.steps // 10),
     }
-
-
-def _flow(value: object) -> str:
-    """A list or mapping on one line of YAML."""
-    return json.dumps(value).replace('"', "")
 
 
 def _number(value: float) -> str:

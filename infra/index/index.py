@@ -83,14 +83,12 @@ def _of_output(
     """Of one output the entries that its index has as they are, and the places that are to be looked at."""
     records = stats_in(storage.join(root, "ledger", output))
     files = stats_in(storage.join(root, output)) if output != SAMPLES else None
-    lines = file.read(root, output, shared) if records else {}
+    there = [one for one in shards if f"{one}.json" in records and (files is None or f"{one}.parquet" in files)]
+    lines = file.read(root, output, shared) if there else {}
     known, left = [], []
-    for shard in shards:
-        record = records.get(f"{shard}.json")
-        stat = None if files is None else files.get(f"{shard}.parquet")
-        if record is None or (files is not None and stat is None):
-            continue
-        line, mark = lines.get(shard), file.mark(record)
+    for shard in there:
+        stat = None if files is None else files[f"{shard}.parquet"]
+        line, mark = lines.get(shard), file.mark(records[f"{shard}.json"])
         if line is None or not mark or line.record != mark:
             left.append(_Place(output, shard, mark, stat, None))
         elif stat is None or (line.file and line.file == file.mark(stat)):

@@ -50,6 +50,15 @@ def opened(url: str) -> Iterator[dict[str, Any]]:
             raise ValueError(str(error).replace(str(copy), url)) from error
 
 
+def tensors(path: Path) -> dict[str, Any]:
+    """The tensors of a local file by name: of its `model` or `state_dict`, or at its top. ValueError as of `opened`."""
+    import torch
+
+    content = read(path)
+    held = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), content)
+    return {str(name): value for name, value in held.items() if isinstance(value, torch.Tensor)}
+
+
 def read(path: Path) -> dict[str, Any]:
     """See `opened`, of a local file."""
     import torch

@@ -21,9 +21,7 @@ def pickled(source: str | Path) -> Path | None:
 
 def _read_pickled(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors mapped from a .pt, and the configuration that they show; a config.json beside it comes before that."""
-    content = pth.read(file)
-    held = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), content)
-    tensors = {str(name): value for name, value in held.items() if isinstance(value, Tensor)}
+    tensors = pth.tensors(file)
     if not of_tensors.is_model(tensors):
         raise ValueError(
             f"{file}: its tensors are those of no 4M model; expected `mask_token` and `encoder_embeddings.`"

@@ -123,12 +123,12 @@ class Expression:
         """All names with their fields, each once, in their order: "size.width"."""
         return tuple(dict.fromkeys(name for node in _names(self.tree) for name in [_dotted(node)]))
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """The labels that it looks at."""
         return tuple(dict.fromkeys(name.partition(".")[0] for name in self.names))
 
-    @property
+    @cached_property
     def asked_only(self) -> frozenset[str]:
         """Labels of which nothing is asked but whether a sample has them (`depth is None`)."""
         every = [_dotted(node) for node in _names(self.tree)]
@@ -138,7 +138,7 @@ class Expression:
             one for one in self.labels if {n for n in every if n.partition(".")[0] == one} <= fully & {one}
         )
 
-    @property
+    @cached_property
     def clauses(self) -> list[Expression]:
         """The parts that all must be true: those between the outermost `and`s, or the whole."""
         parts = self.tree.values if isinstance(self.tree, ast.BoolOp) and isinstance(self.tree.op, ast.And) else None
@@ -372,7 +372,7 @@ def _compared(node: ast.Compare, context: _Context) -> Values:
             _check_kinds(node, left.kind, _word(type(value)))
         inside = np.isin(left.data, listed) if left.kind == NUMBER else np.array([one in listed for one in left.data])
         return Values(TRUTH, inside if isinstance(node.ops[0], ast.In) else ~inside, left.known)
-    true, known = np.ones(context.rows, np.bool_), np.ones(context.rows, np.bool_)
+    true = np.ones(context.rows, np.bool_)
     false = np.zeros(context.rows, np.bool_)
     for op, part in zip(node.ops, node.comparators, strict=True):  # 200 < width < 400 is both
         right = _value(part, context)
@@ -384,8 +384,7 @@ def _compared(node: ast.Compare, context: _Context) -> Values:
         true &= both & holds
         false |= both & ~holds
         left = right
-    known = true | false
-    return Values(TRUTH, true, known)
+    return Values(TRUTH, true, true | false)
 
 
 def _check_kinds(node: ast.expr, left: str, right: str) -> None:

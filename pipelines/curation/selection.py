@@ -163,10 +163,10 @@ def _chosen(root: str, expression: Expression, of: str, records: Mapping[str, En
                     f"its samples are not those of {column.output}; run `fourmill run`, which makes it again"
                 )
             values |= _read(root, expression, output.removeprefix("labels/"), record)
-        selected = expression.evaluate(values).true
         parts = [part.evaluate(values) for part in expression.clauses]
     except ValueError as error:
         raise ValueError(f"shard {shard}: {error}") from error
+    selected = np.logical_and.reduce([part.true for part in parts])
     counts = tuple((int(p.true.sum()), int(p.false.sum()), int(rows - p.known.sum())) for p in parts)
     known = {name: int(one.known.sum()) for name, one in values.items()}
     return Chosen(of, rows, int(selected.sum()), np.packbits(selected).tobytes(), counts, known)

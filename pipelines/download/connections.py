@@ -59,7 +59,6 @@ class Response:
 
     status: int
     headers: Mapping[str, tuple[str, ...]]
-    body: bytes = b""
     location: str = ""
 
     def wait(self) -> float:

@@ -40,7 +40,6 @@ class Made:
     existed: int = 0
     failures: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
 
     @property
     def count(self) -> int:
@@ -200,7 +199,7 @@ def make(settings: Download, max_pixels: int, engine: Engine, retry_failed: bool
         job = DownloadJob(settings, sliced.columns, max_pixels, user_agent(settings), sample, engine)
         outcome = driver.run(job, DownloadWorker, todo, "download", "slices", shared=job.limiter)
         new = {int(name): stats for name, stats in outcome.results.items()}
-        made.failures, made.seconds = outcome.failures, outcome.seconds
+        made.failures = outcome.failures
     there = slice_files.finished(settings.out) & {one.number for one in sliced.slices}
     made.stats = {**read_stats(settings.out, sorted(there - new.keys())), **new}
     made.made, made.existed = len(new), len(there - new.keys())

@@ -13,7 +13,6 @@ from . import failures
 from .connections import Connections, parsed, read
 from .failures import Failure
 
-AGENT = "fourmill"
 MAX_ROBOTS = 500 << 10  # bytes that are read of a robots.txt, as RFC 9309 says
 REDIRECTS = 5  # of a robots.txt, as RFC 9309 says
 MOST = 20_000  # hosts that are remembered
@@ -30,7 +29,7 @@ class Robots:
         timeout: seconds for one request. agent: by which robots.txt may speak to us.
     """
 
-    def __init__(self, connections: Connections, timeout: float, agent: str = AGENT) -> None:
+    def __init__(self, connections: Connections, timeout: float, agent: str) -> None:
         self._connections, self._timeout, self._agent = connections, timeout, agent
         self._rules: OrderedDict[str, asyncio.Future[Rules]] = OrderedDict()
 
@@ -82,7 +81,7 @@ class Robots:
         raise Failure(failures.REDIRECTS, f"more than {REDIRECTS} redirects")
 
 
-def check_headers(headers: Mapping[str, tuple[str, ...]], directives: Sequence[str], agent: str = AGENT) -> None:
+def check_headers(headers: Mapping[str, tuple[str, ...]], directives: Sequence[str], agent: str) -> None:
     """Failure if headers of an answer say that it is not to be used.
 
     Args:
@@ -102,12 +101,7 @@ def _directives(values: Iterable[str], agent: str) -> Iterable[str]:
         for part in value.lower().split(","):
             name, colon, rest = part.partition(":")
             # A name before a colon is a robot's, but for the few directives that have values.
-            if colon and name.strip() not in (
-                "unavailable_after",
-                "max-snippet",
-                "max-image-preview",
-                "max-video-preview",
-            ):
+            if colon and name.strip() not in _WITH_VALUES:
                 heard, part = name.strip() in (agent, "*"), rest
             if heard:
                 yield part.strip()

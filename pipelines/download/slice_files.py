@@ -228,8 +228,8 @@ def load(out: str, number: int, spool: Spool, again: Sequence[str]) -> tuple[pa.
             if extension in ("txt", "json") or key not in row_of or content is None:
                 continue
             row = known[row_of[key]]
-            sizes = (row[n] for n in ("width", "height", "original_width", "original_height", "sha256"))
-            spool.add(row_of[key], Picture(extension, *sizes, content.read()))
+            of = {n: row[n] for n in ("width", "height", "original_width", "original_height", "sha256")}
+            spool.add(row_of[key], Picture(extension, **of, data=content.read()))
     fetch = []
     for i, row in enumerate(known):
         if spool.results[i] is None:

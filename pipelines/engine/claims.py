@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -86,7 +87,7 @@ class Claims:
         if time.monotonic() < self._next_look:
             return
         self._look()
-        free = [name for name in names if name not in self.others and name not in self.held][:most]
+        free = list(islice((name for name in names if name not in self.others and name not in self.held), most))
         if free:
             self._want(free)
             taken = self._agreed()

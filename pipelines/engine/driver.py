@@ -149,7 +149,7 @@ def _pool(
 
     def start(avoid: set[str]) -> Any:
         placed = remote.options(scheduling_strategy=strategy) if (strategy := nodes.elsewhere(avoid)) else remote
-        return placed.remote(job, make_worker, threads, *([shared] if shared else []))
+        return placed.remote(job, make_worker, threads, shared)
 
     return Pool(tasks, deque(tasks), size, start, job.engine.attempts, ray.kill)
 

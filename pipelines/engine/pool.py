@@ -11,6 +11,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from .actor import TASKS_AT_ONCE
@@ -112,14 +113,18 @@ class Pool(Generic[Task]):
         that is written and others that are read."""
         if self.claims is None:
             return list(self.pending)
-        ready = [name for name in self.pending if name in self.claims.held]
         at_work = {name for _, name in self.in_flight.values()}
-        for name in self.claims.held - at_work - set(ready):  # done, or given up
-            self.claims.release(name)
+        ready = self.claims.held - at_work
         if len(ready) < min(self.size, len(self.pending)):
             self.claims.take(self.pending, TASKS_AT_ONCE * self.size - len(ready))
-            ready = [name for name in self.pending if name in self.claims.held]
-        return ready
+            ready = self.claims.held - at_work
+        # Not all of `pending` at each look, which would be quadratic in the tasks.
+        return list(islice((name for name in self.pending if name in ready), len(ready)))
+
+    def _leave(self, name: str) -> None:
+        """A task is done, or given up."""
+        if self.claims is not None:
+            self.claims.release(name)
 
     def held(self, actor: Any) -> list[str]:
         """The tasks that an actor is at."""
@@ -152,7 +157,7 @@ class Pool(Generic[Task]):
 
     def _make_room(self, ready: Sequence[str]) -> None:
         """See to it that there is an actor for each task that failed at all others; end retiring ones that are idle."""
-        for name in [name for name in ready if name in self.tried]:
+        for name in [name for name in ready if name in self.tried] if self.tried else ():
             usable = [one for one in self.actors if one not in self.retiring]
             if any(one not in self.tried[name] for one in usable):
                 continue
@@ -173,6 +178,7 @@ class Pool(Generic[Task]):
     def succeed(self, ref: Any) -> None:
         """A task is done."""
         actor, name = self._end(ref)
+        self._leave(name)
         self.deaths.pop(name, None)
         self.given_up = self.failed_runs[id(actor)] = 0
         if actor not in self.proven:
@@ -196,6 +202,7 @@ class Pool(Generic[Task]):
                 self.pending.append(name)
                 logger.warning("attempt %d of %d: %s", self.attempts[name], self.attempts_allowed, error)
                 return {}
+        self._leave(name)
         self.given_up += 1
         logger.error("task %s is given up: %s", name, error)
         return {name: f"tried {len(self.tried[name])} times: {error}"}
@@ -251,7 +258,8 @@ class Pool(Generic[Task]):
 
     def fail(self, ref: Any) -> None:
         """A task raised an error of its own."""
-        self._end(ref)
+        _, name = self._end(ref)
+        self._leave(name)
 
     def requeue(self, actor: Any, reason: str, of_machine: bool = False) -> dict[str, str]:
         """Drop a dead actor and requeue its tasks; returns those that are given up, with the reason.
@@ -279,6 +287,7 @@ class Pool(Generic[Task]):
             self._check_proven(name, call, reason)
             if why := deaths.why_hopeless(reason):
                 failed[name] = why
+                self._leave(name)
                 self.given_up += 1
                 logger.error("task %s failed: %s", name, why)
             else:

@@ -122,11 +122,12 @@ def _classes(array: np.ndarray, reading: Reading) -> np.ndarray:
         if (whole != np.round(whole)).any() or np.abs(whole).max() > 0xFFFF:
             raise ValueError(f"{array.dtype.name} with values that are no whole numbers, expected ids of classes")
         array = np.where(np.isfinite(array), array, NO_CLASS).astype(np.int32)
-    table = {NO_CLASS: NO_CLASS} | reading.ids | {int(value): NO_CLASS for value in reading.nodata}
+    ids = reading.ids
+    table = {NO_CLASS: NO_CLASS} | ids | {int(value): NO_CLASS for value in reading.nodata}
     negative = [int(value) for value in reading.nodata if value < 0]
     if negative:
         array = np.where(np.isin(array, negative), NO_CLASS, array.astype(np.int64))
-    if NO_CLASS in reading.ids and negative:
+    if NO_CLASS in ids and negative:
         raise ValueError(f"the class {NO_CLASS} and a negative nodata; give the file's id {NO_CLASS} another number")
     return maps.classes(np.ascontiguousarray(array, array.dtype.newbyteorder("=")), table, len(reading.class_names))
 

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from ...infra import removals
-from ...tokenize.crops import crops
 from .. import source
 from ..borders import photo
 from ..grouping import SourceSample
@@ -115,19 +114,10 @@ def decode(job: Job, shard: source.Shard, entry: SourceSample, wants_image: bool
         reasons["rgb"] = reject.reason
         return LabelledSample(Item(entry.key, None, caption, info), reasons=reasons)
     height, width = image.shape[:2]
-    settings = job.images
-    windows = crops(
-        job.options.seed,
-        entry.key,
-        width,
-        height,
-        settings.crops,
-        scale=(settings.crop_scale, 1.0),
-        hflip=settings.hflip,
-    )
+    windows = job.drawing.windows(entry.key, (width, height))
     item = ImageItem(entry.key, image, caption, info)
     if window.is_whole:
         return LabelledSample(item, windows, reasons)
-    if settings.trim_borders:
+    if job.images.trim_borders:
         item.window = window
     return LabelledSample(item, windows, reasons, has_bars=True)

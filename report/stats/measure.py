@@ -18,6 +18,7 @@ import numpy as np
 
 from ...modalities import LABELS, Form, Kind, Storage, class_names
 from ...tokenize import labels
+from ...tokenize.sensors.pixels import pixels
 from ...tokenize.store import Column, ColumnReader
 from . import numbers
 from .numbers import Channels, Numbers
@@ -126,7 +127,8 @@ class _Tokens(_Measurer):
         crops = [column.crop(row, crop) for crop in range(self.spec.crops)]
         same = b"".join(crop.tobytes() for crop in crops)
         if self.spec.kind is Kind.PIXELS:
-            picture = labels.decode_picture(crops[0].tobytes()).astype(np.float32)
+            bands = pixels(crops[0], self.spec.length, self.spec.dim) if self.spec.dim else None
+            picture = (labels.decode_picture(crops[0].tobytes()) if bands is None else bands).astype(np.float32)
             flat = picture.reshape(-1, picture.shape[2] if picture.ndim == 3 else 1)
             self.note(self.add_channels(flat), zlib.crc32(same), "one picture")
             return

@@ -51,6 +51,7 @@ class Merged:
     feature_quantiles: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, len(LEVELS)), np.float32))
     counts: Counter[str] = field(default_factory=Counter)
     codes: np.ndarray | None = None
+    _of_features: dict[int, Numbers] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def rows(self) -> int:
@@ -66,9 +67,12 @@ class Merged:
 
     def of_feature(self, at: int) -> Numbers:
         """A feature over all samples, as one channel."""
-        moments = numbers.merged_moments(list(self.features[:, at : at + 1]))
-        weights = self.features[:, at, numbers.FINITE].tolist()
-        return Numbers(moments, numbers.merged_quantiles(list(self.feature_quantiles[:, at]), weights)[None])
+        if at not in self._of_features:  # it looks at all shards, and is asked for by the table, the page and outliers
+            moments = numbers.merged_moments(list(self.features[:, at : at + 1]))
+            weights = self.features[:, at, numbers.FINITE].tolist()
+            quantiles = numbers.merged_quantiles(list(self.feature_quantiles[:, at]), weights)
+            self._of_features[at] = Numbers(moments, quantiles[None])
+        return self._of_features[at]
 
     def of_channels(self) -> Numbers | None:
         """The channels over all values; None if there are none."""

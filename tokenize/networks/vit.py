@@ -125,8 +125,13 @@ class _ViT(nn.Module):
 
     pos_emb: torch.Tensor
 
-    def __init__(self, size: ViTSize, grid: int, post_mlp: bool, series: bool) -> None:
+    def __init__(
+        self, size: ViTSize, patch_size: int, grid: int, patch_proj: bool, post_mlp: bool, series: bool
+    ) -> None:
         super().__init__()
+        # A cell of a feature map is a token already.
+        self.patch_size = patch_size if patch_proj else 1
+        self.patch = (1 if series else self.patch_size, self.patch_size)
         dim = size.dim_tokens
         self.register_buffer("pos_emb", sincos_positions(1 if series else grid, grid, dim))
         self.blocks = nn.Sequential(*(Block(size) for _ in range(size.depth)))
@@ -166,10 +171,7 @@ class ViTEncoder(_ViT):
         post_mlp: bool = False,
         series: bool = False,
     ) -> None:
-        super().__init__(size, grid, post_mlp, series)
-        # A cell of a feature map is a token already.
-        self.patch_size = patch_size if patch_proj else 1
-        self.patch = (1 if series else self.patch_size, self.patch_size)
+        super().__init__(size, patch_size, grid, patch_proj, post_mlp, series)
         self.proj = nn.Conv2d(channels, size.dim_tokens, kernel_size=self.patch, stride=self.patch)
         initialize(self)
 
@@ -196,9 +198,8 @@ class ViTDecoder(_ViT):
         out_conv: bool = False,
         series: bool = False,
     ) -> None:
-        super().__init__(size, grid, post_mlp, series)
-        self.channels, self.patch_size = channels, patch_size if patch_proj else 1
-        self.patch = (1 if series else self.patch_size, self.patch_size)
+        super().__init__(size, patch_size, grid, patch_proj, post_mlp, series)
+        self.channels = channels
         self.out_proj = nn.Linear(size.dim_tokens, channels * math.prod(self.patch))
         self.out_conv = nn.Sequential(ConvNeXtBlock(channels), ConvNeXtBlock(channels)) if out_conv else None
         initialize(self)

@@ -38,9 +38,7 @@ def is_tokenizer(tensors: Mapping[str, Any]) -> bool:
 
 def read(file: Path) -> dict[str, Tensor]:
     """The tensors of a file, mapped from it. ValueError if it holds anything else."""
-    content = pth.read(file)
-    held = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), content)
-    tensors = {str(name): value for name, value in held.items() if isinstance(value, Tensor)}
+    tensors = pth.tensors(file)
     if not is_tokenizer(tensors):
         raise ValueError(
             f"{file}: its tensors are those of no FSQ tokenizer ({', '.join(sorted(tensors)[:3]) or 'none'}, ...); "

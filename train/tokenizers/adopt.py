@@ -61,9 +61,10 @@ def resolve(
         where = f"tokenizers, {name}: weights {settings.weights}"
         try:
             config, place = _read(settings, _said(name, settings, lists))
+            parsed = tokenizer.parse(config)
         except (ValueError, OSError) as error:
             raise RecipeError(f"{where}: {error}") from None
-        sizes = {"codebook_size": tokenizer.parse(config).codebook_size}
+        sizes = {"codebook_size": parsed.codebook_size}
         if TOKENIZERS[name].form is not Form.VECTOR:
             sizes["patch_size"] = int(config.get("patch_size") or 16)
         for field, size in sizes.items():
@@ -75,7 +76,7 @@ def resolve(
         sized = settings.model_copy(update=sizes)
         try:
             problem = _another(name, settings.weights, config)
-            problem = problem or _problem(TOKENIZERS[name], sized, tokenizer.parse(config), image_size, lists)
+            problem = problem or _problem(TOKENIZERS[name], sized, parsed, image_size, lists)
             problem = problem or _other_classes(class_lists.of_tokenizer(name, lists), config.get("classes") or ())
         except ValueError as error:
             problem = str(error)

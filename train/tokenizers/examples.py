@@ -184,13 +184,16 @@ def batches(
     """
     pinned = torch.device(device).type == "cuda"
     strength = settings.color_jitter if TOKENIZERS[name].form is Form.COLORS else 0.0
+    # Rows in half precision have none: they were refused when they were made.
+    may_lack = weights is not None or rows.dtype == np.float32
 
     def make(step: int) -> Batch:
         # Each rank has rows of its own shards, and an order of its own.
         indices = batch_indices(seed + rank, step, batch, len(rows))
         sized = resized(name, rows[indices], size_at(settings, image_size, seed, step))
         colors = augment.draw(batch, strength, seed + rank, step) if strength else None
-        weight = weights_of(sized, None if weights is None else _nearest(weights[indices], sized.shape))
+        given = None if weights is None else _nearest(weights[indices], sized.shape)
+        weight = weights_of(sized, given) if may_lack else None
         made = Batch(inputs.stored(name, sized, settings.frame), colors, weight)
         return made.pinned() if pinned else made
 

@@ -107,10 +107,11 @@ def line(described: dict[str, Any]) -> str:
     )
 
 
-def first_of_plan(recipe: Recipe, as_json: bool) -> dict[str, Any]:
-    """What a plan begins with, printed: all of it as long as there are no shards. {} for a recipe without a table."""
+def first_of_plan(recipe: Recipe, as_json: bool) -> tuple[dict[str, Any], bool]:
+    """What a plan begins with, printed, {} for a recipe without a table; and whether there is more to plan: a table may
+    have no shards yet."""
     if recipe.download is None:
-        return {}
+        return {}, True
     described = {"download": describe(recipe)}
     there = has_shards(recipe)
     if not as_json:
@@ -118,17 +119,18 @@ def first_of_plan(recipe: Recipe, as_json: bool) -> dict[str, Any]:
     if not there:
         later = "all else can be planned when its first shards are there (`fourmill download`, or `fourmill run`)"
         print(json.dumps(described, indent=1, ensure_ascii=False) if as_json else later)
-    return described
+    return described, there
 
 
 def has_shards(recipe: Recipe) -> bool:
     """Whether the samples of the recipe can be listed; a download may be yet to make them."""
-    from ...infra import storage
     from ...infra.configuration import RecipeError
     from ...pipelines import plan as plans
+    from ...pipelines.sensors import places
 
     try:
         shards = plans.list_shards(recipe.samples)
     except RecipeError:
         return False
-    return any(map(storage.exists, shards.urls.values()))
+    # One that cannot be looked at is said by the plan.
+    return any(one is not None for one in places.stats(shards.urls.values()).values())

@@ -68,8 +68,8 @@ def main(args: argparse.Namespace) -> int:
     if args.borders:
         bars.check(args.borders)
     recipe = arguments.load_recipe(args)
-    fetched = download.first_of_plan(recipe, args.json)
-    if fetched and not download.has_shards(recipe):
+    fetched, there = download.first_of_plan(recipe, args.json)
+    if not there:
         return 0
     # Before the recipe is resolved, which ends at the first thing that is wrong.
     report = checkup.examine(recipe, args.machine, checkup.PLAN_SECONDS)

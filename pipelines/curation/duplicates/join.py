@@ -108,21 +108,25 @@ def ordered(
     Args:
         shards: in the recipe's order. done: records of `duplicate`. records: of the labels that are compared.
     """
-    before = {shard: record.identity.get("order", {}) for shard, record in done.items() if shard in shards}
+    asked = set(shards)
+    before = {shard: record.identity.get("order", {}) for shard, record in done.items() if shard in asked}
     ranked = sorted(before, key=lambda shard: (before[shard].get("number", len(shards)), shard))
-    kept: list[str] = []
-    sums = _sums(records, methods)
-    after = ""
-    for number, shard in enumerate(ranked):
-        after = fingerprint(after, shard, sums(shard))
-        if before[shard] != {"number": number, "after": after}:  # one before it has changed, or is gone
+    kept: dict[str, None] = {}
+    for shard, order in zip(ranked, _orders(ranked, records, methods), strict=True):
+        if before[shard] != order:  # one before it has changed, or is gone
             break
-        kept.append(shard)
-    return kept, [shard for shard in shards if shard not in set(kept)]
+        kept[shard] = None
+    return list(kept), [shard for shard in shards if shard not in kept]
 
 
-def _sums(records: Mapping[tuple[str, str], Known], methods: Sequence[Method]) -> Callable[[str], list[str]]:
-    return lambda shard: [records[f"labels/{method.label}", shard].sha256 for method in methods]
+def _orders(
+    shards: Sequence[str], records: Mapping[tuple[str, str], Known], methods: Sequence[Method]
+) -> Iterator[dict[str, Any]]:
+    """What the record of each shard says of its place: its number, and a sum of the labels up to it."""
+    after = ""
+    for number, shard in enumerate(shards):
+        after = fingerprint(after, shard, [records[f"labels/{method.label}", shard].sha256 for method in methods])
+        yield {"number": number, "after": after}
 
 
 def decide(
@@ -151,23 +155,14 @@ def decide(
                     if number not in matches or match.distance < matches[number].distance:
                         matches[number] = match
     stands_for = _Kept(of, len(kept))
-    sums, after = _sums(records, methods), _after(of.shards[: len(kept)], records, methods)
+    orders = list(_orders(of.shards, records, methods))
     for i, shard in enumerate(new, len(kept)):
-        after = fingerprint(after, shard, sums(shard))
         cells = [
             None if not known[number] else _said(of, number, matches.get(number), stands_for)
             for number in range(int(of.begins[i]), int(of.begins[i + 1]))
         ]
-        order = {"number": i, "after": after}
-        made.append(_commit(root, output, shard, of, cells, order, time.monotonic() - start))
+        made.append(_commit(root, output, shard, of, cells, orders[i], time.monotonic() - start))
     return made
-
-
-def _after(shards: Sequence[str], records: Mapping[tuple[str, str], Known], methods: Sequence[Method]) -> str:
-    after, sums = "", _sums(records, methods)
-    for shard in shards:
-        after = fingerprint(after, shard, sums(shard))
-    return after
 
 
 class _Kept:

@@ -17,9 +17,11 @@ import numpy as np
 from pydantic import PrivateAttr
 
 from ...reject import Reject
+from .. import weight_files
 from ..base import Item
 from ..pretrained import Pretrained
 
+_FILES = ("*.safetensors", *weight_files.PICKLED)
 _NAME = re.compile(r"(?:(?:layers|linear|mlp|model)\.)?(?:(\d+)\.)?(weight|bias)")
 
 Layer = tuple[np.ndarray, np.ndarray]  # weights float32 (outputs, inputs) and biases (outputs,)
@@ -43,9 +45,9 @@ class AestheticHead(Pretrained):
 
     def setup(self, device: str) -> None:
         """Read the layers; it computes on the CPU. ValueError if they make no score of an embedding."""
-        path = self.file("*.safetensors", "*.pth", "*.pt", "*.bin", "*.ckpt")
+        path = self.file(*_FILES)
         self._verify(path)
-        state = self.state_dict()
+        state = self.state_dict(*_FILES)
         try:
             self._layers = layers(
                 {name: tensor.float().numpy() for name, tensor in state.items() if _NAME.fullmatch(name)}

@@ -81,7 +81,8 @@ def plan(root: str, to: str, columns: str | None = None, licence: str = "") -> P
     entries = index.read_many(root, outputs, shards).entries
     whole = [shard for shard in shards if all((output, shard) in entries for output in outputs)]
     left_out = []
-    if lacking := [shard for shard in shards if shard not in set(whole)]:
+    known = set(whole)
+    if lacking := [shard for shard in shards if shard not in known]:
         left_out.append(f"{len(lacking)} shards lack one of the outputs ({', '.join(lacking[:3])}, ...)")
     if not whole:
         raise ValueError(f"{root}: no shard has all of {', '.join(outputs)}; choose some with --columns")
@@ -237,7 +238,8 @@ def _of_images(url: str, keys: set[str]) -> Counter[str]:
 def _drop_others(asked: Plan, dest: str, writer: Writer) -> None:
     """Shards of an earlier export that are not in this one: their samples may have been taken down."""
     for split in (name for name in storage.list_names(storage.join(dest, DONE)) if not name.endswith(".json")):
+        wanted = set(asked.splits.get(split, ()))
         for name in storage.list_names(folder := storage.join(dest, DONE, split)):
-            if name.removesuffix(".json") not in asked.splits.get(split, ()):
+            if name.removesuffix(".json") not in wanted:
                 writer.drop(split, name.removesuffix(".json"))
                 storage.delete(storage.join(folder, name))

@@ -4,6 +4,7 @@
 |---|---|---|
 | grid or sequence of tokens | its name | list<uint16>; a list of these with several crops |
 | pixels | its name | binary, a JPEG or PNG file; a list of these with several crops |
+| pixels of a sensor | its name, NAME_shape | list<float>, in the order of C; list<int32>, crops first if several |
 | embedding | its name | list<list<float>>, vectors; a list of these with several crops |
 | label of fields, lists or words | label_NAME | string, JSON; words as they are |
 | label that is a picture | label_NAME | binary, a PNG file |
@@ -15,6 +16,7 @@ Samples that were removed have no row. A sample that lacks an output is null the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from ....infra.ledger import Record
 from ....infra.removals import REASON, Removals
 from ....modalities import Kind, Storage
 from ....tokenize import labels
+from ....tokenize.sensors.pixels import pixels
 from ....tokenize.store import ColumnReader, ColumnSpec
 
 ROWS = labels.ROW_GROUP  # of a table: some hundred, since arrays are large
@@ -55,14 +58,13 @@ class Rows:
         self.keys: list[str] = []
         self._values: Any = ()
 
-    @property
+    @cached_property
     def fields(self) -> list[pa.Field]:
         """The columns that it becomes: of arrays their shapes as well."""
         name = name_of(self.output)
-        if self._column is not None:
+        if self._column is not None and not _has_bands(self._column.spec):
             return [pa.field(name, _type(self._column.spec))]
-        assert self._labels is not None
-        if self._labels.storage is Storage.ARRAY:
+        if self._labels is None or self._labels.storage is Storage.ARRAY:
             return [pa.field(name, VALUES), pa.field(f"{name}{OF_SHAPE}", SHAPE)]
         return [pa.field(name, pa.string() if self._labels.storage is Storage.JSON else pa.binary())]
 
@@ -100,11 +102,23 @@ class Rows:
                 return [words if isinstance(words, str) else value]
             if self._labels.storage is Storage.IMAGE:
                 return [value]
-            array = labels.decode_cell(Storage.ARRAY, value)
-            return [array.reshape(-1).astype(np.float32), list(array.shape)]
-        kind, one = self._column.spec.kind, self._column.spec.crops == 1
+            return _flat(labels.decode_cell(Storage.ARRAY, value))
+        spec = self._column.spec
+        kind, one = spec.kind, spec.crops == 1
+        if _has_bands(spec):
+            bands = [pixels(crop, spec.length, spec.dim) for crop in value]
+            return _flat(bands[0] if one else np.stack(bands))
         crops = [list(crop.astype(np.float32)) if kind is Kind.EMBEDDING else crop for crop in value]
         return [crops[0] if one else crops]
+
+
+def _has_bands(spec: ColumnSpec) -> bool:
+    """Whether its crops are bands of a sensor, and no pictures."""
+    return spec.kind is Kind.PIXELS and spec.dim > 0
+
+
+def _flat(array: np.ndarray) -> list[Any]:
+    return [array.reshape(-1).astype(np.float32), list(array.shape)]
 
 
 def _type(spec: ColumnSpec) -> pa.DataType:

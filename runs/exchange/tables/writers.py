@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ....infra import scratch, storage
+from ....tokenize.labels import encode_array
 from . import rows
 
 PNG = b"\x89PNG"
@@ -102,7 +103,7 @@ def _members(row: Mapping[str, Any], schema: pa.Schema) -> Iterator[tuple[str, b
         elif pa.types.is_binary(one.type):
             yield f"{name}.{'png' if value[:4] == PNG else 'jpg'}", value
         elif one.type == rows.VALUES:
-            yield f"{name}.npy", _npy(np.array(value, np.float32).reshape(row[f"{one.name}{rows.OF_SHAPE}"]))
+            yield f"{name}.npy", encode_array(np.array(value, np.float32).reshape(row[f"{one.name}{rows.OF_SHAPE}"]))
         elif one.type == rows.SHAPE:
             continue
         elif pa.types.is_binary(one.type.value_type):
@@ -111,17 +112,11 @@ def _members(row: Mapping[str, Any], schema: pa.Schema) -> Iterator[tuple[str, b
         elif one.type == rows.IDS or one.type == pa.list_(rows.IDS):
             ids = [np.array(crop, np.uint16) for crop in (value if one.type != rows.IDS else [value])]
             if len({len(crop) for crop in ids}) == 1:
-                yield f"{name}.npy", _npy(ids[0] if one.type == rows.IDS else np.stack(ids))
+                yield f"{name}.npy", encode_array(ids[0] if one.type == rows.IDS else np.stack(ids))
             else:
-                yield from ((f"{name}.{crop}.npy", _npy(of)) for crop, of in enumerate(ids))
+                yield from ((f"{name}.{crop}.npy", encode_array(of)) for crop, of in enumerate(ids))
         else:
-            yield f"{name}.npy", _npy(np.array(value, np.float32))
-
-
-def _npy(array: np.ndarray) -> bytes:
-    sink = io.BytesIO()
-    np.save(sink, array, allow_pickle=False)
-    return sink.getvalue()
+            yield f"{name}.npy", encode_array(np.array(value, np.float32))
 
 
 class Lance(Writer):

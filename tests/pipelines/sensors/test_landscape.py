@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from fourmill.infra.ledger import Record
 from fourmill.project import Project
 from fourmill.recipe import Recipe
 from fourmill.tokenize import codecs, store
+from fourmill.tokenize.sensors import pixels
 from fourmill.train.downstream import generation
 from fourmill.train.pretrain.weights import load_model
 
@@ -129,6 +132,25 @@ def test_files_are_explained_where_no_recipe_was_read(land: Land) -> None:
         for name in ("s2", "tok_dem", "agb"):
             status, out, said = runs.command("inspect", str(land.folder / f"out/tokens/{name}/val-0.parquet"))
             assert status == 0 and "has no modality" not in out, said
+
+
+def test_pixels_of_sensors_are_measured_and_exported(land: Land, tmp_path: Path) -> None:
+    """They are bands, and no pictures as those of photos."""
+    root = str(land.folder / "out")
+    _, out, err = runs.command("stats", root, "--outputs", "tokens/s2")
+    assert "tokens/s2" in out and "unreadable" not in out + err
+    status, _, err = runs.command("export", root, "--to", "webdataset", "--columns", "s2", "--out", str(tmp_path))
+    assert status == 0, err
+    (name,) = tmp_path.rglob("*val-0*.tar")
+    with tarfile.open(name) as archive:
+        (member,) = [one for one in archive if one.name.startswith("000100.s2")]
+        file = archive.extractfile(member)
+        assert member.name == "000100.s2.npy" and file is not None
+        exported = np.load(io.BytesIO(file.read()))
+    column = land.column("s2", "val-0")
+    of = column.spec
+    crops = np.stack([pixels.pixels(column.crop(0, crop), of.length, of.dim) for crop in range(of.crops)])
+    np.testing.assert_array_equal(exported, crops.squeeze(0) if of.crops == 1 else crops)
 
 
 def test_a_plan_before_anything_is_fitted(tmp_path: Path) -> None:

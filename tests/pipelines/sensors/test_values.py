@@ -206,7 +206,8 @@ def zarred(array: np.ndarray, chunks: tuple[int, ...], version: int = 2, fill: f
         made[...] = array
     if version == 2:
         zarr.consolidate_metadata(group.store)
-    parts = [name for name in content if name.startswith("bands/") and name.rpartition("/")[2][0].isdigit()]
+    # Zarr writes chunks in any order.
+    parts = sorted(name for name in content if name.startswith("bands/") and name.rpartition("/")[2][0].isdigit())
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as archive:
         for name, value in content.items():
