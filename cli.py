@@ -19,7 +19,7 @@ from .infra import faults, logs, stopping
 from .infra.secrets import hide
 
 EXAMPLES = """examples:
-  fourmill demo                                     the whole line on real photos, some six minutes
+  fourmill demo                                     the whole line on rendered scenes, some ten minutes
   fourmill init --samples 'data/{00000..00009}.tar' --root out > recipe.yaml
   fourmill run recipe.yaml                          shards -> labels -> tokens -> a trained 4M -> a report
   fourmill tokenize recipe.yaml --set engine.actors=4
@@ -45,14 +45,17 @@ class Verb(Protocol):
         """Do it, print what came of it, return the exit status."""
 
 
+# The folders of verbs/ in the order of a user's work.
+_GROUPS = ("prepare", "make", "look", "manage")
+
+
 @cache
 def groups() -> Mapping[str, Mapping[str, Verb]]:
-    """Every verb by its name, in the order of the help, by group: {"make": {"demo": ...}, "look": {...}}."""
+    """Every verb by its name, in the order of the help, by group: {"prepare": {"init": ...}, "make": {...}}."""
     folder = Path(__file__).parent / "verbs"
     listed = {}
-    # "make" comes first: what is looked at must be made before.
     names_of_groups = (path.name for path in folder.iterdir() if any(path.glob("*.py")))
-    for group in sorted(names_of_groups, key=lambda name: (name != "make", name)):
+    for group in sorted(names_of_groups, key=_GROUPS.index):
         names = [path.stem for path in (folder / group).glob("*.py")]
         modules = {name: importlib.import_module(f".verbs.{group}.{name}", __package__) for name in names}
         verbs = {name: cast(Verb, module) for name, module in modules.items()}

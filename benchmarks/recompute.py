@@ -28,8 +28,8 @@ from PIL import Image
 
 import fourmill
 
-# The words for the shapes of plain scenes, from the grammar of captions (docs/make/scenes.md), and the classes of the
-# demo's recipe: the renderer's ids 0, 1, 3, 4, 5, 6.
+# The words for the shapes of plain scenes, from the grammar of captions (docs/prepare/scenes.md), and the classes of
+# the demo's recipe: the renderer's ids 0, 1, 3, 4, 5, 6.
 SHAPES = {"ball": "ball", "sphere": "ball", "box": "box", "block": "box", "cylinder": "cylinder", "cone": "cone"}
 PLURALS = {"boxes": "box"} | {f"{word}s": shape for word, shape in SHAPES.items()}
 RENDERED = [0, 1, 3, 4, 5, 6]

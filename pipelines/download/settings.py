@@ -14,7 +14,7 @@ DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex", "tdm-reservation")
 
 
 class Download(Section):
-    """A table of URLs, and how they become shards. See docs/make/download.md."""
+    """A table of URLs, and how they become shards. See docs/prepare/download.md."""
 
     table: UrlList  # TSV, CSV, JSONL (each also as .gz), Parquet; files, globs, brace patterns of any storage
     out: str  # the folder of the shards, which `samples` then names

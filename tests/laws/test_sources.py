@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -15,6 +16,7 @@ FOLDERS = tuple(
 )
 MAX_LINES = 400
 SLACK = 1.15  # "about" 400
+MAX_FILES = 20
 
 
 def sources(*folders: str) -> list[Path]:
@@ -28,6 +30,11 @@ def test_sources_are_ascii() -> None:
 def test_files_can_be_read_at_once() -> None:
     lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in sources(*FOLDERS)}
     assert not {name: count for name, count in lines.items() if count > MAX_LINES * SLACK}
+
+
+def test_no_folder_is_too_large() -> None:
+    folders = Counter(path.parent for path in sources(*FOLDERS))
+    assert not {str(folder.relative_to(ROOT)): count for folder, count in folders.items() if count > MAX_FILES}
 
 
 def test_nothing_reads_pickles_or_runs_text() -> None:

@@ -1,4 +1,4 @@
-"""How tests look: names that can be searched for, no folder too large, nothing that waits for a clock."""
+"""How tests look: names that can be searched for, nothing that waits for a clock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 FILES = sorted(TESTS.rglob("*.py"))
-MAX_NAME, MAX_FILES = 60, 20
+MAX_NAME = 60
 # What kills and loses things waits until it may: for a file, and never for a time that is then compared.
 MAY_SLEEP = {
     "cases/cluster/test_nodes.py", "support/fourmill_tests/clusters/nodes.py", "support/fourmill_tests/runs.py",
@@ -30,11 +30,6 @@ def test_names_of_tests_are_unique_in_their_file() -> None:
     for path in FILES:
         names = Counter(one.name for one in functions(path) if one.name.startswith("test_"))
         assert not [name for name, count in names.items() if count > 1], path
-
-
-def test_no_folder_is_too_large() -> None:
-    folders = Counter(path.parent for path in FILES)
-    assert not {str(folder.relative_to(TESTS)): count for folder, count in folders.items() if count > MAX_FILES}
 
 
 def test_nothing_sleeps() -> None:

@@ -24,7 +24,7 @@ from fourmill.project import Project
 from fourmill.recipe import Recipe
 from fourmill.tokenize import store, table_file
 from fourmill.train.data.cache import CacheOptions, ColumnCache
-from fourmill.verbs.make import remove
+from fourmill.verbs.manage import remove
 
 OUTPUTS = ("labels/canny_edge", "labels/caption", "tokens/rgb", "tokens/caption")
 PLAIN: dict[str, Any] = {

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...infra.progress import duration
 from .. import arguments, bars, checkup, costs, estimates, machines, selected, summary
+from ..prepare import download
 from ..stage import shardwise
-from . import download
 
 if TYPE_CHECKING:
     from ...pipelines.plan import Plan, ShardTask

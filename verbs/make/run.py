@@ -6,8 +6,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from .. import arguments
+from ..prepare import download
 from ..summary import Summary, show
-from . import download, fit, generate, label, tokenize, train
+from . import fit, generate, label, tokenize, train
 
 if TYPE_CHECKING:
     from ...project import Project

@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> int:
     from ...project import Project
     from ...recipe import parse
     from ...runs.exchange import importing, shape
-    from . import fit
+    from ..make import fit
 
     found = shape.look(args.place, args.map, args.modalities)
     recipe = parse(importing.recipe(args.root, found, args.set), "import")
