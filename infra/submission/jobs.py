@@ -12,10 +12,12 @@ import logging
 import os
 import signal
 import socket
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any
 
 import aiohttp
@@ -38,10 +40,6 @@ OVERRIDES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # of Ray's client: they w
 # Each sets its own level, INFO, when it is imported.
 for _name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
     logging.getLogger(f"ray.{_name}").setLevel(logging.WARNING)
-
-
-# An interrupt ends the loop that reads a log in its middle, which is no error.
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 class _Client(JobSubmissionClient):  # type: ignore[misc]  # mypy reads no code of Ray
@@ -133,15 +131,12 @@ class Jobs:
                 show(text[shown - before :])
                 shown = before + len(text)
 
-        async def tail() -> None:
-            read = 0
-            async for lines in self._client.tail_job_logs(job):
-                more(lines, read)
-                read += len(lines)
-
         while True:
+            read = 0
             try:
-                asyncio.run(tail())
+                for lines in self._printed(job):
+                    more(lines, read)
+                    read += len(lines)
             except (aiohttp.ClientError, RuntimeError, OSError) as error:
                 logging.getLogger(__name__).info("%s: its log is asked for again: %s", job, error)
             details = self._patiently(job, self.details)
@@ -150,6 +145,31 @@ class Jobs:
             if details.status.is_terminal():
                 return details
             time.sleep(AGAIN_SECONDS)
+
+    def _printed(self, job: str) -> Iterator[str]:
+        """What a job prints, piece by piece, until its log ends or the connection is lost.
+
+        A thread runs the event loop and this one waits at a queue: a signal that interrupts a loop in its middle is
+        lost where the loop's own end raises another error over it.
+        """
+        pieces: SimpleQueue[str | Exception | None] = SimpleQueue()
+
+        async def tail() -> None:
+            async for lines in self._client.tail_job_logs(job):
+                pieces.put(lines)
+
+        def run() -> None:
+            try:
+                asyncio.run(tail())
+                pieces.put(None)
+            except Exception as error:
+                pieces.put(error)
+
+        threading.Thread(target=run, name=f"log of {job}", daemon=True).start()
+        while (piece := pieces.get()) is not None:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
 
     def _patiently(self, job: str, ask: Callable[[str], Any]) -> Any:
         """Ask about a job that is there. A head that does not answer has minutes to come back."""
