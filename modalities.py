@@ -60,7 +60,7 @@ class Form(StrEnum):
 
 
 RASTER = "raster"  # the codec of pixels of n bands
-_OF_NO_PLACE = (Form.VECTOR, Form.SERIES, Form.NUMBERS)  # whose tokens are no grid
+OF_NO_PLACE = (Form.VECTOR, Form.SERIES, Form.NUMBERS)  # whose tokens are no grid
 
 
 @dataclass(frozen=True)
@@ -437,7 +437,7 @@ def spec(name: str, *, image_size: int, patch_size: int = 0, vocab_size: int = 0
     tokens = modality.max_tokens
     patch, image_size = patch_size or modality.patch_size, modality.image_size or image_size
     form = LABELS[modality.label].form
-    no_grid = modality.kind is Kind.GRID and form in _OF_NO_PLACE
+    no_grid = modality.kind is Kind.GRID and form in OF_NO_PLACE
     if no_grid and form is Form.SERIES:
         samples = modality.max_tokens * modality.patch_size
         if samples % patch:

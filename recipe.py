@@ -25,6 +25,7 @@ from .modalities import (
     DUPLICATE,
     LABELS,
     MODALITIES,
+    OF_NO_PLACE,
     SAM_MASK,
     TEXT,
     TOKENIZERS,
@@ -47,7 +48,7 @@ from .train.downstream.settings import Chain, Generate, check_steps
 from .train.settings import Mixture, Train, alpha_of
 from .train.tokenizers.settings import Fit
 
-_NOT_OF_CROPS = (Form.FEATURES, Form.VECTOR, Form.SERIES, Form.NUMBERS)
+_NOT_OF_CROPS = (Form.FEATURES, *OF_NO_PLACE)
 
 __all__ = ["Recipe", "RecipeError", "code_of", "dump", "load", "parse"]
 

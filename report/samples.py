@@ -18,7 +18,7 @@ import numpy as np
 
 from ..infra import ledger, removals
 from ..infra.ledger import SAMPLES
-from ..modalities import LABELS, MODALITIES, Kind
+from ..modalities import LABELS, MODALITIES, OF_NO_PLACE, Kind
 from ..pipelines import source
 from ..pipelines.outputs import Output
 from ..pipelines.plan import ShardTask
@@ -229,7 +229,8 @@ def token_view(
     crops_of, size = list(sample.crops), (0, 0)
     if sample.image is not None:
         size = (sample.image.shape[1], sample.image.shape[0])
-    if label in SENSORS and value is not None and drawing is not None:  # crops of sensors need no image
+    needs_none = label in SENSORS or (sample.image is None and LABELS[label].form in OF_NO_PLACE)
+    if needs_none and value is not None and drawing is not None:
         size = raster.frame_of(label, value)
         crops_of = drawing.windows(sample.key, size)
     # Without the image nobody knows where its crops lie.

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..modalities import BODY_POSE, LABELS, NO_CLASS, SAM_MASK, TOKENIZERS, Form
+from ..modalities import BODY_POSE, LABELS, NO_CLASS, OF_NO_PLACE, SAM_MASK, TOKENIZERS, Form
 from . import frames
 from .crops import Crop, Resample, apply
 from .sensors import raster
@@ -64,7 +64,7 @@ def window(label: str, value: np.ndarray, crop: Crop, size: int, frame: tuple[in
         return unit(normals)
     if form is Form.FEATURES:
         return _feature_window(np.asarray(value, np.float32), crop, size, frame)
-    assert form in (Form.VECTOR, Form.SERIES, Form.NUMBERS), (label, form)
+    assert form in OF_NO_PLACE, (label, form)
     return np.asarray(value, np.float32)
 
 

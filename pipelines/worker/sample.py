@@ -34,15 +34,18 @@ class LabelledSample:
         return self.item.key
 
     def frame(self, label: str) -> tuple[int, int]:
-        """(width, height) that crops of a label are drawn in: those of the image, (0, 0) without one; a sensor's own;
-        (1, 1) of a sensor's numbers."""
-        if label in SENSORS and label in self.item.labels:
-            return raster.frame_of(label, self.item.labels[label])
+        """(width, height) that crops of a label are drawn in: those of the image; a sensor's own, and those of a map
+        without an image; (1, 1) of what has no place, (0, 0) of what has none without an image."""
+        value = self.item.labels.get(label)
+        if value is not None and (label in SENSORS or self.item.image is None):
+            return raster.frame_of(label, value)
         return self.size
 
     def crops_of(self, label: str, drawing: Drawing) -> list[Crop]:
         """The crops of a label of this sample, as a dataset draws them."""
-        return drawing.windows(self.key, self.frame(label)) if label in SENSORS else self.crops
+        frame = self.frame(label)
+        own = label in SENSORS or (self.item.image is None and frame != (0, 0))
+        return drawing.windows(self.key, frame) if own else self.crops
 
     @property
     def size(self) -> tuple[int, int]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from ...modalities import LABELS, Form
-from ...sensors import SENSORS
+from ...modalities import LABELS, OF_NO_PLACE, Form
 from ..crops import Crop, Resample, apply, crops
 
 _LEAST = 0.5  # share of a resampled pixel that must have a value, or it has none
@@ -29,18 +29,17 @@ class Drawing:
         return crops(self.seed, key, *size, self.count, scale=self.scale, hflip=self.hflip)
 
 
-def is_own_frame(label: str) -> bool:
-    """Whether crops of a label are drawn in its own pixels, since its sensor need not have those of an image.
+def frame_of(label: str, value: Any) -> tuple[int, int]:
+    """(width, height) of a sensor's label, or of one that has no image beside it: a map's own, (1, 1) of what has no
+    place, (0, 0) of what only an image gives one.
 
     Crops of two sensors of one place are the same part of it up to a pixel of the coarser one: what is drawn are shares
     of the frame.
     """
-    return label in SENSORS and LABELS[label].form in (Form.RASTER, Form.CLASSES)
-
-
-def frame_of(label: str, value: np.ndarray) -> tuple[int, int]:
-    """(width, height) of a sensor's label; (1, 1) of what has no place."""
-    return (value.shape[1], value.shape[0]) if is_own_frame(label) else (1, 1)
+    form = LABELS[label].form
+    if form in OF_NO_PLACE:
+        return (1, 1)
+    return (0, 0) if form in (Form.RECORD, Form.SEQUENCE) else (value.shape[1], value.shape[0])
 
 
 def window(value: np.ndarray, crop: Crop, size: int) -> np.ndarray:

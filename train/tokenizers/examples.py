@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
-from ...modalities import TOKENIZERS, Form
+from ...modalities import OF_NO_PLACE, TOKENIZERS, Form
 from ...tokenize import inputs
 from ...tokenize.crops import Crop
 from ...tokenize.sensors.statistics import Statistics
@@ -72,13 +72,13 @@ def collect(examples: Iterable[tuple[str, np.ndarray]], count: int, report: Repo
     return {name: array[: filled[name]] for name, array in arrays.items()}
 
 
-_WHOLE = (Form.FEATURES, Form.VECTOR, Form.SERIES, Form.NUMBERS)  # which are never resampled
+_WHOLE = (Form.FEATURES, *OF_NO_PLACE)  # which are never resampled
 
 
 def side(name: str, settings: TokenizerSettings, image_size: int) -> int:
     """Along one side of what is cached: the largest size that pictures are fitted at, cells of a feature map."""
     form = TOKENIZERS[name].form
-    if form in (Form.VECTOR, Form.SERIES, Form.NUMBERS):
+    if form in OF_NO_PLACE:
         return 0
     if form is Form.FEATURES:
         assert settings.patch_size is not None

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from fourmill_tests import data, runs
-from fourmill_tests.cases import SENSORS, mended_by, require
+from fourmill_tests.cases import require
 
 from fourmill.infra import ledger
 from fourmill.modalities import LABELS, MODALITIES, TOKENIZERS
@@ -35,7 +35,6 @@ class Spectrum(Specialist):
 """
 
 
-@mended_by(SENSORS)
 def test_labels_without_an_image_can_be_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """needs_image=False on samples without an image: `label` makes all of them, `fit` finds none."""
     (tmp_path / "spectrum_module.py").write_text(SPECTRUM)
@@ -54,6 +53,9 @@ def test_labels_without_an_image_can_be_fitted(tmp_path: Path, monkeypatch: pyte
         if record.nulls:
             raise RuntimeError(f"it is not labelled: {record.rejects}")
         data.fit(recipe)
+        (record,) = data.make(recipe, data.outputs(recipe, labels=False))
+        if record.nulls:
+            raise RuntimeError(f"it is not tokenized: {record.rejects}")
     except ValueError as error:
         said = str(error)
     finally:
