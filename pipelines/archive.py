@@ -20,10 +20,15 @@ def archive(members: Iterable[tuple[str, bytes]]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in members:
-            member = tarfile.TarInfo(name)  # time, owner and group are 0
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+            add(tar, name, data)
     return buffer.getvalue()
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Write a file into an open tar."""
+    member = tarfile.TarInfo(name)  # time, owner and group are 0
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
 
 
 def record_of(folder: str, name: str) -> dict[str, Any] | None:

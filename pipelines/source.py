@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 VERSION = 1  # raise it when the same shard gives other keys, captions or sidecars than before; outputs are made again
 CAPTION_FIELDS = ("caption", "text")
 
+MAX_CAPTION_BYTES = 1 << 20
 _MAX_IMAGE_BYTES = 1 << 28
-_MAX_CAPTION_BYTES = 1 << 20
 _MAX_JSON_BYTES = 1 << 24
 _COPY_BYTES = 1 << 24
 _NAMED = 10  # extensions of members that nobody reads
@@ -248,8 +248,8 @@ class Shard:
         self._check_not_removed(sample)
         if "txt" in sample.members:
             size = sample.members["txt"].size
-            if size > _MAX_CAPTION_BYTES:
-                raise Reject(f"caption: {size} bytes, expected at most {_MAX_CAPTION_BYTES}")
+            if size > MAX_CAPTION_BYTES:
+                raise Reject(f"caption: {size} bytes, expected at most {MAX_CAPTION_BYTES}")
             text = _decode(self.read(sample, "txt"))
             if text.strip():
                 return text

@@ -151,7 +151,9 @@ def _is_downloaded(recipe: Recipe) -> bool:
     settings = download.at(recipe.download)
     try:
         sliced = download.known(settings)
-        return sliced is not None and {one.number for one in sliced.slices} <= slice_files.finished(settings.out)
+        return sliced is not None and {one.number for one in sliced.slices} <= set(
+            slice_files.found(settings.out).slices
+        )
     except (ValueError, OSError):  # which the job will say
         return False
 

@@ -1,4 +1,4 @@
-"""From a table of URLs to shards: what is asked for, what is there, and the tasks that make the rest.
+"""From a table of URLs or texts to shards: what is asked for, what is there, and the tasks that make the rest.
 
 OUT/download.json says of which table, with which options, the shards are, and how the table is sliced. It is written
 once; a folder of another table or of other options is refused, never mixed.
@@ -8,38 +8,39 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from ... import __version__
-from ...infra import storage
+from ...infra import ledger, storage
+from ...infra.index import listing
 from ...infra.secrets import public
 from ..engine import driver
 from ..engine.settings import Engine
 from . import failures, slice_files, table
 from .settings import Download
-from .slice_files import Stats
+from .slice_files import Found, Stats
 from .table import Slice, Sliced
-from .worker import DownloadJob, DownloadWorker, Task
+from .worker import DownloadJob, DownloadWorker, Task, TextsJob, TextsWorker
 
 RECORD = "download.json"
-THREADS = 16  # that wait for storage
 # What shards depend on; anything else may change between two calls.
-IN_RECORD = ("columns", "url", "caption", "hash", "shard_size", "size", "min_size", "quality")
+IN_RECORD = ("columns", "url", "caption", "hash", "text", "shard_size", "size", "min_size", "quality")
 
 
 @dataclass
 class Made:
     """What came of a download. stats: of all slices that exist. made, existed: numbers of slices. failures: why slices
-    could not be made, by name. skipped: lines of the table that are no rows, by reason."""
+    could not be made, by name. skipped: lines of the table that are no rows, by reason. text: as of `Sliced`."""
 
     stats: dict[int, Stats] = field(default_factory=dict)
     made: int = 0
     existed: int = 0
     failures: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
+    text: str = ""
 
     @property
     def count(self) -> int:
@@ -84,16 +85,16 @@ def known(settings: Download) -> Sliced | None:
             f"download.out: {settings.out} holds shards of other options ({', '.join(differing)}); give these again, "
             "or choose another folder"
         )
-    of_text = all(number < 0 for number, *_ in record["slices"])
+    of_lines = all(number < 0 for number, *_ in record["slices"])
     try:
         files = table.files(settings)
     except (ValueError, OSError):
-        if not of_text:
+        if not of_lines:
             raise
-        files = []  # slices of text are kept: nobody needs it any more
+        files = []  # slices of lines are kept: nobody needs it any more
     if files:
         _compare(settings, files, record["table"])
-    sliced = Sliced(skipped=record["skipped"], columns=tuple(record["columns"]))
+    sliced = Sliced(skipped=record["skipped"], columns=tuple(record["columns"]), text=record.get("text", ""))
     for number, (file, first, rows) in enumerate(record["slices"]):
         url = files[file] if file >= 0 else table.place(settings.out, number)
         sliced.slices.append(Slice(number, url, first, rows))
@@ -108,7 +109,7 @@ def _record(settings: Download) -> dict[str, Any] | None:
         record: dict[str, Any] = json.loads(storage.read_bytes(storage.join(out, RECORD)))
         return record
     except FileNotFoundError:
-        # Slices of a text table are written before the record.
+        # Slices of a table of lines are written before the record.
         if others := [name for name in storage.list_names(out) if name != table.FOLDER]:
             raise ValueError(
                 f"download.out: {out} holds other files ({', '.join(others[:3])}); choose a new folder"
@@ -125,13 +126,18 @@ def _asked(settings: Download) -> dict[str, Any]:
 def _compare(settings: Download, files: Sequence[str], stated: Sequence[Mapping[str, Any]]) -> None:
     """ValueError if the table is another one now."""
     if [public(url) for url in files] == [one["url"] for one in stated]:
-        sizes = [getattr(storage.stat(url), "size", None) for url in files]
-        if all(size in (None, one["size"]) for size, one in zip(sizes, stated, strict=True)):
+        now = sizes(files)
+        if all(now[url] in (None, one["size"]) for url, one in zip(files, stated, strict=True)):
             return
     raise ValueError(
         f"download.out: {settings.out} holds shards of another table ({', '.join(one['url'] for one in stated[:3])}); "
         "choose another folder"
     )
+
+
+def sizes(files: Sequence[str]) -> dict[str, int | None]:
+    """Bytes of each file of a table, None where nobody says."""
+    return {url: getattr(stat, "size", None) or None for url, stat in listing.stats_of(files).items()}
 
 
 def slice_table(settings: Download) -> Sliced:
@@ -141,12 +147,13 @@ def slice_table(settings: Download) -> Sliced:
     files = table.files(settings)
     storage.check_writable(settings.out)
     sliced = table.slice_all(settings, files)
-    number = {url: i for i, url in enumerate(files)}
+    number, now = {url: i for i, url in enumerate(files)}, sizes(files)
     record = {
         "fourmill": __version__,
         "options": _asked(settings),
-        "table": [{"url": public(url), "size": getattr(storage.stat(url), "size", None)} for url in files],
+        "table": [{"url": public(url), "size": now[url]} for url in files],
         "columns": sliced.columns,
+        "text": sliced.text,
         "skipped": sliced.skipped,
         "slices": [(number.get(one.url, -1), one.first, one.rows) for one in sliced.slices],
     }
@@ -160,10 +167,14 @@ def tasks(settings: Download, sliced: Sliced, retry_failed: bool = False) -> dic
     Args:
         retry_failed: also the finished ones that have failures of the classes `settings.retry`.
     """
-    done = slice_files.finished(settings.out)
-    left = {one.number: Task(one) for one in sliced.slices if one.number not in done}
-    if retry_failed:
-        stats = read_stats(settings.out, (one.number for one in sliced.slices if one.number in done))
+    there = slice_files.found(settings.out)
+    left = {
+        one.number: Task(one, there=frozenset(there.parts.get(one.number, ())))
+        for one in sliced.slices
+        if one.number not in there.slices
+    }
+    if retry_failed and not sliced.text:
+        stats = read_stats(settings.out, there, sliced)
         again = tuple(settings.retry)
         for one in sliced.slices:
             kinds = stats[one.number].failures if one.number in stats else {}
@@ -172,11 +183,11 @@ def tasks(settings: Download, sliced: Sliced, retry_failed: bool = False) -> dic
     return {slice_files.name_of(number): left[number] for number in sorted(left)}
 
 
-def read_stats(out: str, numbers: Iterable[int]) -> dict[int, Stats]:
-    """Of finished slices. ValueError if a file is damaged."""
-    listed = list(numbers)
-    with ThreadPoolExecutor(THREADS) as pool:
-        return dict(zip(listed, pool.map(lambda number: Stats.read(out, number), listed), strict=True))
+def read_stats(out: str, there: Found, sliced: Sliced, but: Collection[int] = ()) -> dict[int, Stats]:
+    """Of the finished slices of a table, less some. ValueError if a file is damaged."""
+    numbers = [one.number for one in sliced.slices if one.number in there.slices and one.number not in but]
+    with ThreadPoolExecutor(ledger.THREADS) as pool:
+        return dict(zip(numbers, pool.map(lambda one: Stats.read(out, there.slices[one]), numbers), strict=True))
 
 
 def make(settings: Download, max_pixels: int, engine: Engine, retry_failed: bool = False) -> Made:
@@ -191,16 +202,25 @@ def make(settings: Download, max_pixels: int, engine: Engine, retry_failed: bool
     """
     sliced = slice_table(settings)
     todo = tasks(settings, sliced, retry_failed)
-    made = Made(skipped=dict(sliced.skipped))
+    made = Made(skipped=dict(sliced.skipped), text=sliced.text)
     new: dict[int, Stats] = {}
     if todo:
         storage.check_writable(settings.out)
-        sample = next(iter(todo.values())).slice.url
-        job = DownloadJob(settings, sliced.columns, max_pixels, user_agent(settings), sample, engine)
-        outcome = driver.run(job, DownloadWorker, todo, "download", "slices", shared=job.limiter)
+        outcome = _run(settings, sliced, todo, max_pixels, engine)
         new = {int(name): stats for name, stats in outcome.results.items()}
         made.failures = outcome.failures
-    there = slice_files.finished(settings.out) & {one.number for one in sliced.slices}
-    made.stats = {**read_stats(settings.out, sorted(there - new.keys())), **new}
-    made.made, made.existed = len(new), len(there - new.keys())
+    before = read_stats(settings.out, slice_files.found(settings.out), sliced, but=new)
+    made.stats = {**before, **new}
+    made.made, made.existed = len(new), len(before)
     return made
+
+
+def _run(
+    settings: Download, sliced: Sliced, todo: Mapping[str, Task], max_pixels: int, engine: Engine
+) -> driver.Outcome[Stats]:
+    sample = next(iter(todo.values())).slice.url
+    given = settings, sliced.columns, max_pixels, user_agent(settings), sample, engine
+    if sliced.text:
+        return driver.run(TextsJob(*given, text=sliced.text), TextsWorker, todo, "download", "slices")
+    job = DownloadJob(*given)
+    return driver.run(job, DownloadWorker, todo, "download", "slices", shared=job.limiter)

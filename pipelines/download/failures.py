@@ -20,15 +20,18 @@ NOT_IMAGE = "not-an-image"
 UNDECODABLE = "undecodable"
 TOO_SMALL = "too-small"
 WRONG_HASH = "wrong-hash"
+NO_ROW = "no-row"  # of a table of texts, as the next two
+EMPTY = "empty"
+NOT_TEXT = "not-text"
 OTHER = "other"  # what img2dataset says in words that are not known
 
 CLASSES = (
     BAD_URL, DNS, REFUSED, CONNECTION, TLS, TIMEOUT, DEADLINE, REDIRECTS, ROBOTS, NO_AI, TOO_LARGE, NOT_IMAGE,
-    UNDECODABLE, TOO_SMALL, WRONG_HASH, OTHER,
+    UNDECODABLE, TOO_SMALL, WRONG_HASH, NO_ROW, EMPTY, NOT_TEXT, OTHER,
 )  # fmt: skip
 _STATUS = re.compile(r"http-(\d{3}|5xx)")
 # After the bytes have come: img2dataset calls these failed_to_resize.
-OF_CONTENT = frozenset({TOO_LARGE, NOT_IMAGE, UNDECODABLE, TOO_SMALL, WRONG_HASH})
+OF_CONTENT = frozenset({TOO_LARGE, NOT_IMAGE, UNDECODABLE, TOO_SMALL, WRONG_HASH, NO_ROW, EMPTY, NOT_TEXT})
 PASSING = (TIMEOUT, CONNECTION, DNS, DEADLINE, "http-408", "http-425", "http-429", "http-5xx")
 
 

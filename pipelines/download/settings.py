@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ...infra.fields import Count, Positive, Section, UrlList
 from . import failures
@@ -14,13 +14,14 @@ DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex", "tdm-reservation")
 
 
 class Download(Section):
-    """A table of URLs, and how they become shards. See docs/prepare/download.md."""
+    """A table of URLs or of texts, and how its rows become shards. See docs/prepare/download.md."""
 
     table: UrlList  # TSV, CSV, JSONL (each also as .gz), Parquet; files, globs, brace patterns of any storage
     out: str  # the folder of the shards, which `samples` then names
     columns: list[str] = []  # names of a table without a header; found unless given
     url: str | None = None  # column; url, URL, image_url, ... unless given
     caption: str | None = None
+    text: str | None = None  # column of a table of texts, of which nothing is fetched; found where there are no URLs
     hash: str | None = None  # column with MD5, SHA-1 or SHA-256 of the bytes, in hex
     shard_size: Positive = 10_000  # rows of the table that one shard takes
     size: Positive | None = 256  # pixels of the shorter side; null keeps the bytes as they came
@@ -63,3 +64,9 @@ class Download(Section):
     def _classes(cls, value: list[str]) -> list[str]:
         failures.check_classes(value)
         return value
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Download:
+        if self.text is not None and (other := next((n for n in ("url", "caption", "hash") if getattr(self, n)), "")):
+            raise ValueError(f"text says that rows are texts, of which nothing is fetched; leave out {other}")
+        return self

@@ -1,7 +1,8 @@
-"""The three files of a slice, in img2dataset's layout: NNNNN.tar, NNNNN.parquet with every row, NNNNN_stats.json.
+"""The three files of a shard, in img2dataset's layout: NNNNN.tar, NNNNN.parquet with every row, NNNNN_stats.json.
 
 Samples stand in the tar in the order of the table, whatever order they came in: the same responses give the same bytes.
-The statistics are put last. A slice without them does not exist, and is made again.
+The statistics are put last. A shard without them does not exist, and is made again. A slice is one shard, or a file of
+texts with the shards NNNNN-PPPPP: it is finished when NNNNN_of_PPPPP_stats.json is there, which says how many they are.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import io
 import json
 import math
 import os
+import re
 import tarfile
 import threading
 from collections import Counter
@@ -22,12 +24,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...infra import storage
+from .. import archive
 from . import failures
 from .failures import Failure
 from .pictures import Known, Picture
 from .table import Slice
 
 STATS = "_stats.json"
+_SHARD, _PART, _WHOLE = re.compile(r"\d{5,}"), re.compile(r"(\d{5,})-(\d{5,})"), re.compile(r"(\d{5,})_of_(\d{5,})")
 SAID = 500  # characters of a reason that are kept; servers may say anything
 SUCCESS, NOT_DOWNLOADED, NOT_RESIZED = "success", "failed_to_download", "failed_to_resize"
 _COLUMNS = pa.schema(
@@ -78,7 +82,8 @@ class Spool:
 
 @dataclass
 class Stats:
-    """Of one slice, as its file says. failures: rows without a sample, by class. bytes: of the images as stored."""
+    """Of one shard or slice, as its file says. failures: rows without a sample, by class. bytes: of the images, or
+    texts, as stored."""
 
     count: int
     successes: int
@@ -102,10 +107,16 @@ class Stats:
             "bytes": self.bytes,
         }
 
+    def add(self, other: Stats) -> None:
+        """Count the rows of another shard."""
+        self.count, self.successes = self.count + other.count, self.successes + other.successes
+        self.failures = dict((Counter(self.failures) + Counter(other.failures)).most_common())
+        self.bytes += other.bytes
+
     @classmethod
-    def read(cls, out: str, number: int) -> Stats:
+    def read(cls, out: str, name: str) -> Stats:
         """ValueError if the file is damaged."""
-        url = storage.join(out, f"{name_of(number)}{STATS}")
+        url = storage.join(out, f"{name}{STATS}")
         try:
             raw = json.loads(storage.read_bytes(url))
             by_class = {str(k): int(v) for k, v in raw["status_dict"].items() if k != SUCCESS}
@@ -116,22 +127,48 @@ class Stats:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{url} is damaged ({error!r}); delete it, and its slice is made again") from None
 
+    def put(self, out: str, name: str) -> None:
+        """Write the file."""
+        storage.put(storage.join(out, f"{name}{STATS}"), json.dumps(self.as_json(), indent=1).encode())
 
-def name_of(number: int) -> str:
-    return f"{number:05d}"
+
+def name_of(number: int, part: int | None = None) -> str:
+    """Of a slice, and of its shard, or of one of its shards."""
+    return f"{number:05d}" if part is None else f"{number:05d}-{part:05d}"
 
 
-def finished(out: str) -> set[int]:
-    """The numbers of the slices that have all of their files."""
+def name_of_whole(number: int, parts: int) -> str:
+    """With which the statistics of a slice of several shards begin."""
+    return f"{number:05d}_of_{parts:05d}"
+
+
+@dataclass
+class Found:
+    """What a folder holds. slices: number of each finished one -> with what its statistics begin. parts: finished
+    shards of the slices that have several, by number."""
+
+    slices: dict[int, str] = field(default_factory=dict)
+    parts: dict[int, set[int]] = field(default_factory=dict)
+
+
+def found(out: str) -> Found:
+    """The slices and shards that have all of their files."""
     names = set(storage.list_names(out))
-    numbers = (name.removesuffix(STATS) for name in names if name.endswith(STATS))
-    return {int(n) for n in numbers if n.isdigit() and {f"{n}.tar", f"{n}.parquet"} <= names}
+    finished = [name.removesuffix(STATS) for name in names if name.endswith(STATS)]
+    shards = [one for one in finished if {f"{one}.tar", f"{one}.parquet"} <= names]
+    there = Found({int(one): one for one in shards if _SHARD.fullmatch(one)})
+    for number, part in (match.groups() for one in shards if (match := _PART.fullmatch(one))):
+        there.parts.setdefault(int(number), set()).add(int(part))
+    for number, parts in (match.groups() for one in finished if (match := _WHOLE.fullmatch(one))):
+        if there.parts.get(int(number), set()) >= set(range(int(parts))):
+            there.slices[int(number)] = name_of_whole(int(number), int(parts))
+    return there
 
 
-def keys(number: int, rows: int, shard_size: int) -> list[str]:
-    """The key of each row of a slice: the number of the shard and that of the row, as img2dataset writes them."""
+def key_of(name: str, row: int, shard_size: int) -> str:
+    """The key of a row: the name of its shard and its number, as img2dataset writes them."""
     digits = max(1, math.ceil(math.log10(shard_size))) if shard_size > 1 else 1
-    return [f"{number:05d}{row:0{digits}d}" for row in range(rows)]
+    return f"{name.replace('-', '')}{row:0{digits}d}"
 
 
 def put(
@@ -142,7 +179,8 @@ def put(
     Args:
         table: as of `table.read`. folder: a temporary one of this machine. times: when the slice began and ended.
     """
-    name, names = name_of(one.number), keys(one.number, len(table), shard_size)
+    name = name_of(one.number)
+    names = [key_of(name, row, shard_size) for row in range(len(table))]
     rows = _described(table, names, spool.results)
     tar = Path(folder, f"{name}.tar")
     _write_tar(tar, table, rows, spool)
@@ -154,12 +192,17 @@ def put(
     kept = [result for result in spool.results if isinstance(result, Kept)]
     by_class = Counter(result.kind for result in spool.results if isinstance(result, Failure))
     stats = Stats(len(rows), len(kept), dict(by_class.most_common()), sum(k.size for k in kept), *times)
-    storage.delete(storage.join(out, f"{name}{STATS}"))
-    storage.put_file(storage.join(out, f"{name}.tar"), tar)
-    storage.put(storage.join(out, f"{name}.parquet"), buffer.getvalue())
-    storage.put(storage.join(out, f"{name}{STATS}"), json.dumps(stats.as_json(), indent=1).encode())
+    put_files(out, name, tar, buffer.getvalue(), stats)
     os.unlink(tar)
     return stats
+
+
+def put_files(out: str, name: str, tar: Path, rows: bytes, stats: Stats) -> None:
+    """Put the files of a shard. What was there of an earlier attempt stops counting first."""
+    storage.delete(storage.join(out, f"{name}{STATS}"))
+    storage.put_file(storage.join(out, f"{name}.tar"), tar)
+    storage.put(storage.join(out, f"{name}.parquet"), rows)
+    stats.put(out, name)
 
 
 def _described(table: pa.Table, names: Sequence[str], results: Sequence[Kept | Failure | None]) -> list[dict[str, Any]]:
@@ -188,12 +231,17 @@ def _write_tar(path: Path, table: pa.Table, rows: Sequence[dict[str, Any]], spoo
             ):
                 if not isinstance(result, Kept):
                     continue
-                _add(tar, f"{row['key']}.{result.extension}", spool.read(result))
+                archive.add(tar, f"{row['key']}.{result.extension}", spool.read(result))
                 if of_table.get("caption") is not None:
-                    _add(tar, f"{row['key']}.txt", str(of_table["caption"]).encode("utf-8", "replace"))
+                    archive.add(tar, f"{row['key']}.txt", str(of_table["caption"]).encode("utf-8", "replace"))
                 known = {**of_table, **{n: v for n, v in row.items() if n != "failure"}}
-                _add(tar, f"{row['key']}.json", json.dumps(_plain(known), default=str).encode())
+                archive.add(tar, f"{row['key']}.json", as_json(known))
             start += len(batch)
+
+
+def as_json(known: dict[str, Any]) -> bytes:
+    """What is known of a row, as the file of its sample."""
+    return json.dumps(_plain(known), default=str).encode()
 
 
 def _plain(value: Any) -> Any:
@@ -203,12 +251,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(name): _plain(one) for name, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, list) else value
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)  # time, owner and group are 0
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
 
 
 def load(out: str, number: int, spool: Spool, again: Sequence[str]) -> tuple[pa.Table, list[int]]:

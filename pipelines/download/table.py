@@ -1,20 +1,19 @@
-"""A table of URLs, and the slices of its rows that become one shard each.
+"""A table of URLs or of texts, and the slices of its rows that become one shard each.
 
-Parquet files are read in place: a slice is a range of rows of one file. Tables of text (TSV, CSV, JSONL, each also as
-.gz) have no ranges; they are read once, front to back, and their slices are kept beside the shards, as Parquet.
+Parquet files are read in place: a slice is a range of rows of one file. Tables of lines (TSV, CSV, JSONL, each also as
+.gz) have no ranges. Of URLs they are read once, front to back, and their slices are kept beside the shards, as Parquet.
+Of texts each file is one slice of several shards, see texts.py.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
 import io
+import itertools
 import json
-import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,27 +22,30 @@ from ...infra import storage
 from ...infra.progress import Progress
 from ...infra.secrets import public
 from .. import patterns
+from . import lines
 from .settings import Download
 
-FOLDER = "table"  # of the slices of text tables
+FOLDER = "table"  # of the slices of tables of lines
 URL_NAMES = ("url", "image_url", "img_url", "image", "link", "src")
 CAPTION_NAMES = ("caption", "text", "alt", "alt_text", "title", "description")
+TEXT_NAMES = ("text", "content", "raw_content", "document", "caption")  # of tables of texts
+C4 = {"text", "timestamp", "url"}  # its columns: the URLs are those of the pages that the texts were taken from
+WHOLE = 0  # rows of a slice that is a file of lines: nobody has counted them
 HASH_NAMES = {32: "md5", 40: "sha1", 64: "sha256"}  # by their hex digits
 # Columns of the output: those of a table that have these names get "table_" before them.
 OWN = (
     "url", "caption", "key", "status", "failure", "error_message", "width", "height", "original_width",
     "original_height", "sha256",
 )  # fmt: skip
-_TEXT = re.compile(r"\.(tsv|txt|csv|jsonl|ndjson|json)(\.gz)?$", re.IGNORECASE)
-_TABLE = re.compile(r"\.(parquet|tsv|csv|jsonl|ndjson)(\.gz)?$", re.IGNORECASE)
-_ADDRESS = re.compile(r"\s*https?://\S", re.IGNORECASE)
-_MAX_CELL = 1 << 20  # characters
-_BATCH = 4096
+_TABLE = re.compile(r"\.((parquet|tsv|csv|jsonl|ndjson)(\.gz)?|json\.gz)$", re.IGNORECASE)  # of a folder
+_BATCH = 1024
+_LOOKED_AT = 1000  # lines in which a row is looked for
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Rows first .. first + rows - 1 of a Parquet file. number: of its shard."""
+    """Rows first .. first + rows - 1 of a Parquet file, or all of a file of texts in lines (`WHOLE`). number: of its
+    shard, or with which its shards begin."""
 
     number: int
     url: str
@@ -53,11 +55,13 @@ class Slice:
 
 @dataclass
 class Sliced:
-    """A table in slices. skipped: lines that are no rows, by reason. columns: of URL, caption and hash, "" for none."""
+    """A table in slices. skipped: lines that are no rows, by reason. columns: of URL, caption and hash, "" for none.
+    text: the column of a table of texts, "" of one of URLs."""
 
     slices: list[Slice] = field(default_factory=list)
     skipped: dict[str, int] = field(default_factory=dict)
     columns: tuple[str, str, str] = ("", "", "")
+    text: str = ""
 
 
 def files(settings: Download) -> list[str]:
@@ -88,72 +92,95 @@ def files(settings: Download) -> list[str]:
 
 
 def slice_all(settings: Download, urls: Sequence[str]) -> Sliced:
-    """Slice a table. What slices of text hold is written below `settings.out`.
+    """Slice a table. What slices of lines hold is written below `settings.out`, unless they are texts.
 
     Raises:
-        ValueError: a file is none of the known formats, or has no column of URLs.
+        ValueError: a file is none of the known formats, or has no column of URLs, or of texts.
     """
-    sliced = Sliced()
+    sliced = Sliced(text=_text_column(settings, urls))
     for url in urls:
-        name = posixpath.basename(url.partition("?")[0] if "://" in url else url)
-        if _TEXT.search(name):
-            _slice_text(settings, url, name, sliced)
-        else:
+        if not lines.is_one(url):
             _slice_parquet(settings, url, sliced)
+        elif sliced.text:
+            sliced.slices.append(Slice(len(sliced.slices), url, 0, WHOLE))
+        else:
+            _slice_lines(settings, url, sliced)
     if not sliced.slices:
-        raise ValueError(f"download.table: {public(urls[0])} has no rows")
+        said = "".join(f", but {reason} x{count:,}" for reason, count in sliced.skipped.items())
+        raise ValueError(f"download.table: {public(urls[0])} has no rows{said}")
     return sliced
 
 
-def _slice_parquet(settings: Download, url: str, sliced: Sliced) -> None:
+def _text_column(settings: Download, urls: Sequence[str]) -> str:
+    """The column of texts of a table that has these and no URLs of images; "" of any other. ValueError if there is no
+    column of the name that is asked for."""
+    if settings.url is not None or (settings.text is None and settings.hash is not None):
+        return ""
+    row = next((row for url in urls if (row := _first_row(settings, url))), {})
+    if settings.text is not None and row:
+        return _find(list(row), settings.text, "text", (), urls[0])
+    has_urls = bool(_find(list(row), None, "url", URL_NAMES, urls[0])) or any(map(lines.is_address, row.values()))
+    return _find(list(row), None, "text", TEXT_NAMES, urls[0]) if set(row) == C4 or not has_urls else ""
+
+
+def _first_row(settings: Download, url: str) -> lines.Row:
+    """The first row of a file; {} if it has none."""
+    with storage.open_binary(url) as file:
+        if lines.is_one(url):
+            some = itertools.islice(lines.rows(url, file, settings.columns), _LOOKED_AT)
+            return next((row for row, _ in some if isinstance(row, dict)), {})
+        return next((row for batch in _parquet(url, file).iter_batches(1) for row in batch.to_pylist()), {})
+
+
+def _parquet(url: str, file: BinaryIO) -> pq.ParquetFile:
     try:
-        with storage.open_binary(url) as file:
-            table = pq.ParquetFile(file)
-            names, rows = table.schema_arrow.names, table.metadata.num_rows
+        return pq.ParquetFile(file)
     except pa.ArrowInvalid as error:
         raise ValueError(
             f"download.table: {public(url)} is neither Parquet ({str(error).splitlines()[0]}) nor has it the name of a "
-            "text table (.tsv, .csv, .jsonl, each also with .gz)"
+            "table of lines (.tsv, .csv, .jsonl, each also with .gz)"
         ) from None
-    _note_columns(settings, names, url, sliced)
+
+
+def _slice_parquet(settings: Download, url: str, sliced: Sliced) -> None:
+    with storage.open_binary(url) as file:
+        parquet = _parquet(url, file)
+        names, rows = parquet.schema_arrow.names, parquet.metadata.num_rows
+    if sliced.text:
+        _find(names, sliced.text, "text", (), url)
+    else:
+        _note_columns(settings, names, url, sliced)
     for first in range(0, rows, settings.shard_size):
         sliced.slices.append(Slice(len(sliced.slices), url, first, min(settings.shard_size, rows - first)))
 
 
-def _slice_text(settings: Download, url: str, name: str, sliced: Sliced) -> None:
+def _slice_lines(settings: Download, url: str, sliced: Sliced) -> None:
     size = getattr(storage.stat(url), "size", 0)
     with storage.open_binary(url) as file, Progress("download", size, "bytes of the table") as progress:
-        stream = cast("BinaryIO", gzip.GzipFile(fileobj=file)) if name.lower().endswith(".gz") else file
-        lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
-        kind = cast("re.Match[str]", _TEXT.search(name))[1].lower()
-        if kind in ("jsonl", "ndjson", "json"):
-            rows: Iterator[dict[str, Any]] = _json_rows(lines, sliced.skipped)
-        else:
-            rows = _csv_rows(settings, lines, "," if kind == "csv" else "\t", sliced.skipped)
-        part: list[dict[str, Any]] = []
-        try:
-            for row in rows:
-                part.append(row)
-                if len(part) == settings.shard_size:
-                    _put_slice(settings, url, part, sliced)
-                    progress.update(file.tell() - progress.done)
-                    part = []
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise ValueError(f"download.table: {public(url)} is damaged: {error}") from None
+        part: list[lines.Row] = []
+        for row, _ in lines.rows(url, file, settings.columns):
+            if isinstance(row, str):
+                sliced.skipped[row] = sliced.skipped.get(row, 0) + 1
+                continue
+            part.append(row)
+            if len(part) == settings.shard_size:
+                _put_slice(settings, url, part, sliced)
+                progress.update(file.tell() - progress.done)
+                part = []
         if part:
             _put_slice(settings, url, part, sliced)
         progress.update(file.tell() - progress.done)
 
 
 def place(out: str, number: int) -> str:
-    """Where a slice of a text table is kept."""
+    """Where a slice of a table of lines is kept."""
     return storage.join(out, FOLDER, f"{number:05d}.parquet")
 
 
-def _put_slice(settings: Download, url: str, rows: Sequence[dict[str, Any]], sliced: Sliced) -> None:
+def _put_slice(settings: Download, url: str, rows: Sequence[lines.Row], sliced: Sliced) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
     _note_columns(settings, names, url, sliced)
-    table = pa.table({name: _column([row.get(name) for row in rows]) for name in names})
+    table = pa.table({storable(name): column([row.get(name) for row in rows]) for name in names})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     number = len(sliced.slices)
@@ -162,71 +189,20 @@ def _put_slice(settings: Download, url: str, rows: Sequence[dict[str, Any]], sli
     sliced.slices.append(Slice(number, url_of_slice, 0, len(rows)))
 
 
-def _column(values: list[Any]) -> pa.Array:
-    """Values of JSON as a column; those of several kinds, and objects, as JSON."""
+def column(values: list[Any]) -> pa.Array:
+    """Values of JSON as a column; those of several kinds, and objects, as JSON. What no UTF-8 can hold becomes "?"."""
     try:
         if not any(isinstance(value, dict | list) for value in values):
             return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
         pass
-    return pa.array([value if value is None or isinstance(value, str) else json.dumps(value) for value in values])
+    texts = (one if one is None or isinstance(one, str) else json.dumps(one, default=str) for one in values)
+    return pa.array([None if one is None else storable(one) for one in texts], pa.string())
 
 
-def _json_rows(lines: Iterator[str], skipped: dict[str, int]) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            yield row
-        else:
-            _skip(skipped, "a line that is no JSON object")
-
-
-def _csv_rows(settings: Download, lines: Iterator[str], delimiter: str, skipped: dict[str, int]) -> Iterator[Any]:
-    """Rows by their names. Quotes mean nothing in a TSV: CC12M's captions have single ones."""
-    csv.field_size_limit(_MAX_CELL)
-    if delimiter == "\t":
-        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(lines, delimiter=delimiter)
-    names: list[str] = list(settings.columns)
-    first = not names
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            _skip(skipped, f"a line that is no row: {error}")
-            continue
-        if not cells:
-            continue
-        if first:
-            first = False
-            names = _names(cells)
-            if not any(map(_ADDRESS.match, cells)):
-                continue  # it is the header
-        if len(cells) != len(names):
-            _skip(skipped, f"a line without {len(names)} cells")
-            continue
-        yield dict(zip(names, cells, strict=True))
-
-
-def _names(cells: Sequence[str]) -> list[str]:
-    """Names of columns by the first line: itself, or if it holds a URL, what is taken for URL and caption."""
-    at = next((i for i, cell in enumerate(cells) if _ADDRESS.match(cell)), -1)
-    if at < 0:
-        return [cell.strip() for cell in cells]
-    caption = next((i for i in range(len(cells)) if i != at), -1)
-    return ["url" if i == at else "caption" if i == caption else f"column_{i}" for i in range(len(cells))]
-
-
-def _skip(skipped: dict[str, int], reason: str) -> None:
-    skipped[reason] = skipped.get(reason, 0) + 1
+def storable(text: str) -> str:
+    """Text without halves of surrogate pairs, which JSON can spell."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _note_columns(settings: Download, names: Sequence[str], url: str, sliced: Sliced) -> None:
@@ -236,7 +212,8 @@ def _note_columns(settings: Download, names: Sequence[str], url: str, sliced: Sl
     link = _find(names, settings.url, "url", URL_NAMES, url)
     if not link:
         raise ValueError(
-            f"download.table: {public(url)} has the columns {', '.join(names)}; which holds the URLs? say download.url"
+            f"download.table: {public(url)} has the columns {', '.join(names)}; which holds the URLs? say "
+            "download.url, or download.text, if its rows are texts without images"
         )
     caption = _find(names, settings.caption, "caption", CAPTION_NAMES, url)
     sliced.columns = link, caption, _find(names, settings.hash, "hash", (), url)
@@ -258,7 +235,8 @@ def read(one: Slice, columns: tuple[str, str, str]) -> pa.Table:
         columns: as of `Sliced`.
     """
     with storage.open_binary(one.url) as file:
-        table = _rows(pq.ParquetFile(file), one)
+        parquet = pq.ParquetFile(file)
+        table = pa.Table.from_batches(batches(parquet, one), parquet.schema_arrow)
     link, caption, _ = columns
     texts = {"url": link} | ({"caption": caption} if caption else {})
     made = {name: table.column(of).cast(pa.string()) for name, of in texts.items()}
@@ -277,9 +255,9 @@ def hashes(table: pa.Table, columns: tuple[str, str, str]) -> list[str]:
     return [(value or "").strip().lower() for value in values]
 
 
-def _rows(file: pq.ParquetFile, one: Slice) -> pa.Table:
-    """In batches: a row group of a large file may have a million rows."""
-    kept, start = [], 0
+def batches(file: pq.ParquetFile, one: Slice) -> Iterator[pa.RecordBatch]:
+    """The rows of a slice. A row group of a large file may have a million rows. ValueError if the file has changed."""
+    start = found = 0
     for group in range(file.num_row_groups):
         count = file.metadata.row_group(group).num_rows
         if start + count > one.first and start < one.first + one.rows:
@@ -287,12 +265,11 @@ def _rows(file: pq.ParquetFile, one: Slice) -> pa.Table:
             for batch in file.iter_batches(_BATCH, row_groups=[group]):
                 lower, upper = max(one.first - position, 0), min(one.first + one.rows - position, len(batch))
                 if lower < upper:
-                    kept.append(batch.slice(lower, upper - lower))
+                    found += upper - lower
+                    yield batch.slice(lower, upper - lower)
                 position += len(batch)
                 if position >= one.first + one.rows:
                     break
         start += count
-    table = pa.Table.from_batches(kept, file.schema_arrow)
-    if len(table) != one.rows:
+    if found != one.rows:
         raise ValueError(f"download.table: {public(one.url)} has changed since the download began; choose a new out")
-    return table

@@ -1,4 +1,4 @@
-"""The job of a download as the engine runs it: a task is a slice of the table, which becomes one shard."""
+"""The job of a download as the engine runs it: a task is a slice of the table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...infra import cluster, faults, scratch
 from ..engine import access
 from ..engine.job import Demand, Hints, NodeSetup, PlaceError, Status
 from ..engine.settings import Engine
-from . import failures, slice_files, table
+from . import failures, slice_files, table, texts
 from .failures import Failure
 from .fetcher import Fetcher, Row
 from .img2dataset import Img2dataset
@@ -34,10 +34,12 @@ LEAST_HOSTS = 20  # none of which is reached, so that it must be this machine
 
 @dataclass(frozen=True)
 class Task:
-    """A slice to make. again: it is finished, and failures of these classes are fetched again."""
+    """A slice to make. again: it is finished, and failures of these classes are fetched again. there: parts of a slice
+    of several shards that are finished."""
 
     slice: Slice
     again: tuple[str, ...] = ()
+    there: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,19 @@ class DownloadJob:
     def limiter(self) -> Limiter:
         """What all workers ask, in one process of the cluster."""
         return Limiter(self.settings.per_host, self.settings.host_interval)
+
+
+@dataclass(frozen=True)
+class TextsJob(DownloadJob):
+    """text: the column of texts."""
+
+    text: str = ""
+
+    def demand(self, gpu_there: bool) -> Demand:
+        return Demand(self.engine.cpus or 1.0, 0.0, int(0.5 * _GIB) + 4 * texts.CHARACTERS)
+
+    def advice_if_too_large(self) -> str:
+        return "it needs nodes with 2 GiB of free memory"
 
 
 class DownloadWorker:
@@ -140,6 +155,23 @@ class DownloadWorker:
                 return slice_files.put(one, job.settings.out, rows, spool, job.settings.shard_size, folder, times)
             finally:
                 spool.close()
+
+
+class TextsWorker(DownloadWorker):
+    """Makes slices of texts."""
+
+    job: TextsJob
+
+    def setup(self, device: str) -> None:
+        """Nothing is fetched."""
+
+    def _make(self, task: Task) -> Stats:
+        return texts.make(task.slice, self.job.settings, self.job.text, task.there, self._count)
+
+    def _count(self, made: Stats) -> None:
+        with self._lock:
+            self._samples += made.successes
+            self._failures.update(made.failures)
 
 
 def _check_reached(rows: Sequence[Row], spool: Spool) -> None:

@@ -88,7 +88,7 @@ def _tars(folder: Path) -> Iterator[str]:
 
 def _of_tars(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Reasons of tars, captions, sidecars and sizes, with limits that a test can reach."""
-    for limit, size in (("_MAX_IMAGE_BYTES", 400), ("_MAX_CAPTION_BYTES", 200), ("_MAX_JSON_BYTES", 300)):
+    for limit, size in (("_MAX_IMAGE_BYTES", 400), ("MAX_CAPTION_BYTES", 200), ("_MAX_JSON_BYTES", 300)):
         monkeypatch.setattr(source, limit, size)
     for url in _tars(folder):
         with source.open_shard(url, folder) as shard:

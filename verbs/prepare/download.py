@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ...recipe import Recipe
 
 ORDER = 18
-HELP = "fetch the images of a table of URLs into shards"
+HELP = "make shards of a table: fetch the images of its URLs, or take its texts"
 EXAMPLES = (
     "fourmill download recipe.yaml",
     "fourmill download recipe.yaml --retry-failed",
@@ -39,7 +39,8 @@ def main(args: argparse.Namespace) -> int:
     out = console(120)
     rows = [("success", made.successes), *made.by_class.most_common()]
     shares = [(kind, f"{count:,}", f"{count / max(1, made.count):.1%}") for kind, count in rows]
-    out.print(table("what came of the URLs", ("class", "URLs", "share"), shares))
+    rows_of = "rows" if made.text else "URLs"
+    out.print(table(f"what came of the {rows_of}", ("class", rows_of, "share"), shares))
     if status == 0:
         out.print(text(f"\nThe recipe reads them with `samples: {recipe.download.out}`"), soft_wrap=True)
     return status
@@ -56,16 +57,16 @@ def make(recipe: Recipe, retry_failed: bool = False) -> tuple[Summary, Made]:
     summary.missing = {f"slice {name}": why for name, why in made.failures.items()}
     summary.seconds = time.monotonic() - start
     share = made.successes / max(1, made.count)
-    summary.notes.append(f"{made.successes:,} of {made.count:,} URLs gave a sample ({share:.1%})")
+    of = f"rows of texts (column {made.text})" if made.text else "URLs"
+    summary.notes.append(f"{made.successes:,} of {made.count:,} {of} gave a sample ({share:.1%})")
     summary.notes += [f"left out of the table: {reason} x{count:,}" for reason, count in made.skipped.items()]
-    if made.made and not recipe.download.contact and not recipe.download.user_agent:
+    if made.made and not made.text and not recipe.download.contact and not recipe.download.user_agent:
         summary.notes.append(NO_CONTACT)
     return summary, made
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:
     """What the section `download` asks for and what is there, as plain values, for `plan`."""
-    from ...infra import storage
     from ...infra.secrets import public
     from ...pipelines.download import download, slice_files
     from ...pipelines.download import table as tables
@@ -79,13 +80,13 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     }  # fmt: skip
     if sliced is None:
         files = tables.files(settings)
-        size = sum(getattr(storage.stat(url), "size", 0) for url in files)
+        size = sum(one or 0 for one in download.sizes(files).values())
         return described | {"table": [public(url) for url in files], "bytes": size, "slices": None, "missing": None}
-    done = slice_files.finished(settings.out)
+    done = slice_files.found(settings.out).slices
     left = [one for one in sliced.slices if one.number not in done]
     return described | {
-        "slices": len(sliced.slices), "rows": sum(one.rows for one in sliced.slices), "missing": len(left),
-        "missing_rows": sum(one.rows for one in left),
+        "text": sliced.text or None, "slices": len(sliced.slices), "rows": sum(one.rows for one in sliced.slices),
+        "missing": len(left), "missing_rows": sum(one.rows for one in left),
     }  # fmt: skip
 
 
@@ -98,13 +99,15 @@ def line(described: dict[str, Any]) -> str:
     )
     if described["slices"] is None:
         return f"download: {len(described['table'])} files of {described['bytes']:,} bytes, not sliced yet, {how}"
+    # Nobody has counted the rows of files of texts in lines.
+    of = "texts" if described["text"] else "rows"
     if not described["missing"]:
-        rows = f"{described['rows']:,} rows"
+        rows = f"{described['rows']:,} rows" if described["rows"] else of
         return f"download: all {described['slices']:,} slices are there ({rows}), in {described['out']}"
-    return (
-        f"download: {described['missing']:,} of {described['slices']:,} slices are missing "
-        f"({described['missing_rows']:,} rows), {how}"
-    )
+    rows = f"{described['missing_rows']:,} rows" if described["missing_rows"] else of
+    if described["text"]:
+        how = f"of the column {described['text']!r}, into {described['out']}"
+    return f"download: {described['missing']:,} of {described['slices']:,} slices are missing ({rows}), {how}"
 
 
 def first_of_plan(recipe: Recipe, as_json: bool) -> tuple[dict[str, Any], bool]:

@@ -5,8 +5,8 @@ for. So what is said of a shard hangs on itself and on the shards before it alon
 it, and a job that was killed goes on. The order is that in which shards came, and among those that came together the
 recipe's; records say it (`order`), with a sum of all before.
 
-The labels that are compared (pictures, embeddings) are read once and lie on the scratch disk of this machine; memory
-holds some bytes of each sample, and one bucket of vectors.
+The labels that are compared (pictures, embeddings) are read once and lie on the scratch disk of this machine, with the
+keys; memory holds some bytes of each sample, and one bucket of vectors.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from ....tokenize.table_file import Origin
 from ...outputs import Output
 from ...worker import circumstances
 from . import neighbours, pictures
+from .keys import Keys
 from .neighbours import Neighbours
 
 LABEL = "duplicate"
 Known = Record | Entry
 _AT_ONCE = 4_096  # samples whose vectors are made together
-_LATER = 200_000  # samples whose pairs are in memory at a time
-_SAMPLED = 200_000  # vectors that centres are drawn from
+_CHECKED = 256  # pairs of pictures that one thread looks at in turn
 
 
 @dataclass(frozen=True)
@@ -66,35 +66,30 @@ class Match:
     by: str
 
 
-@dataclass
 class Set:
     """The shards in their order, and where the samples of each begin in the numbers of the set.
 
-    records: by (output, shard), of the labels that are compared. keys: gives those of a shard.
+    Args:
+        records: by (output, shard), of the labels that are compared. folder: of this machine, for keys.
     """
 
-    root: str
-    shards: list[str]
-    records: Mapping[tuple[str, str], Known]
-    methods: Sequence[Method]
-
-    def __post_init__(self) -> None:
-        first = f"labels/{self.methods[0].label}"
-        self.begins = np.cumsum([0, *(self.records[first, shard].rows for shard in self.shards)])
-        self.keys: Callable[[str], list[str]] = lru_cache(maxsize=64)(self._keys)
+    def __init__(
+        self, root: str, shards: Sequence[str], records: Mapping[tuple[str, str], Known], methods: Sequence[Method],
+        folder: Path,
+    ) -> None:  # fmt: skip
+        self.root, self.shards, self.records, self.methods = root, list(shards), records, methods
+        first = f"labels/{methods[0].label}"
+        self.begins = np.cumsum([0, *(records[first, shard].rows for shard in shards)])
+        self.keys = Keys(folder, self.samples)
 
     @property
     def samples(self) -> int:
         return int(self.begins[-1])
 
-    def place(self, number: int) -> tuple[str, str, int]:
-        """(shard, key, row) of a sample."""
+    def place(self, number: int) -> tuple[str, int]:
+        """(shard, row) of a sample."""
         i = int(np.searchsorted(self.begins, number, side="right")) - 1
-        row = number - int(self.begins[i])
-        return self.shards[i], self.keys(self.shards[i])[row], row
-
-    def _keys(self, shard: str) -> list[str]:
-        return table_file.keys(ledger.output_url(self.root, f"labels/{self.methods[0].label}", shard))
+        return self.shards[i], number - int(self.begins[i])
 
 
 def ordered(
@@ -142,47 +137,77 @@ def decide(
     Args:
         output: `labels/duplicate`. kept: shards that are decided. new: those to decide. records: of the labels.
     """
-    of = Set(root, [*kept, *new], records, methods)
-    first, made = int(of.begins[len(kept)]), []
-    matches: dict[int, Match] = {}
+    with scratch.folder() as folder:
+        of = Set(root, [*kept, *new], records, methods, Path(folder))
+        try:
+            return _decide(of, output, len(kept))
+        finally:
+            of.keys.close()
+
+
+def _decide(of: Set, output: Output, decided: int) -> list[Record]:
+    first, made = int(of.begins[decided]), []
+    best = Best(first, of.samples)
     known = np.zeros(of.samples, np.bool_)
     start = time.monotonic()
-    work = (of.samples + of.samples - first) * len(methods)  # each is read, each new one compared
+    # Each is read; each new one is compared, and what it may be like is looked at.
+    work = (of.samples + 2 * (of.samples - first)) * len(of.methods)
     with Progress("duplicates", work, "samples") as progress:
-        for method in methods:
+        for method in of.methods:
             with scratch.folder() as folder:
                 for number, match in _matches(of, method, Path(folder), first, known, progress):
-                    if number not in matches or match.distance < matches[number].distance:
-                        matches[number] = match
-    stands_for = _Kept(of, len(kept))
-    orders = list(_orders(of.shards, records, methods))
-    for i, shard in enumerate(new, len(kept)):
+                    best.note(number, match)
+    stands_for = _Kept(of, best)
+    orders = list(_orders(of.shards, of.records, of.methods))
+    for i, shard in enumerate(of.shards[decided:], decided):
         cells = [
-            None if not known[number] else _said(of, number, matches.get(number), stands_for)
+            _said(of, number, best.of(number), stands_for) if known[number] else None
             for number in range(int(of.begins[i]), int(of.begins[i + 1]))
         ]
-        made.append(_commit(root, output, shard, of, cells, orders[i], time.monotonic() - start))
+        made.append(_commit(output, shard, of, i, cells, orders[i], time.monotonic() - start))
     return made
+
+
+class Best:
+    """The nearest match of each sample from `first` on, in a few bytes of each."""
+
+    def __init__(self, first: int, samples: int) -> None:
+        self.first = first
+        self._earlier = np.full(samples - first, -1, np.int64)
+        self._distance = np.full(samples - first, np.inf)
+        self._by = np.zeros(samples - first, np.int8)
+        self._labels: list[str] = []
+
+    def note(self, number: int, match: Match) -> None:
+        at = number - self.first
+        if match.distance < self._distance[at]:
+            if match.by not in self._labels:
+                self._labels.append(match.by)
+            self._earlier[at], self._distance[at] = match.earlier, match.distance
+            self._by[at] = self._labels.index(match.by)
+
+    def of(self, number: int) -> Match | None:
+        at = number - self.first
+        if self._earlier[at] < 0:
+            return None
+        return Match(int(self._earlier[at]), float(self._distance[at]), self._labels[self._by[at]])
 
 
 class _Kept:
     """Which sample a sample is kept for: itself, or the one that it is a duplicate of."""
 
-    def __init__(self, of: Set, decided: int) -> None:
-        self._of, self._decided = of, set(of.shards[:decided])
-        self._known: dict[int, tuple[str, str]] = {}
+    def __init__(self, of: Set, best: Best) -> None:
+        self._of, self._first = of, best.first
+        self._for = np.arange(best.first, of.samples)
         self._stored = lru_cache(maxsize=64)(self._read)
 
-    def note(self, number: int, place: tuple[str, str]) -> None:
-        self._known[number] = place
-
-    def __call__(self, number: int) -> tuple[str, str]:
-        """(shard, key)."""
-        if number in self._known:
-            return self._known[number]
-        shard, key, row = self._of.place(number)
-        said = self._stored(shard)[row] if shard in self._decided else None
-        return (said["of_shard"], said["of"]) if isinstance(said, dict) else (shard, key)
+    def note(self, number: int, earlier: int) -> tuple[str, str]:
+        """A sample is a duplicate of this earlier one; returns (shard, key) of what it is kept for."""
+        known = earlier if earlier < self._first else int(self._for[earlier - self._first])
+        self._for[number - self._first] = known
+        shard, row = self._of.place(known)
+        said = self._stored(shard)[row] if known < self._first else None
+        return (said["of_shard"], said["of"]) if isinstance(said, dict) else (shard, self._of.keys[known])
 
     def _read(self, shard: str) -> list[Any]:
         return label_files.read_labels(ledger.output_url(self._of.root, f"labels/{LABEL}", shard))[1]
@@ -192,14 +217,12 @@ def _said(of: Set, number: int, match: Match | None, stands_for: _Kept) -> Any:
     """What the column says of a sample: false, or what it is a duplicate of."""
     if match is None:
         return False
-    shard, key = stands_for(match.earlier)
-    stands_for.note(number, (shard, key))
-    nearest_shard, nearest, _ = of.place(match.earlier)
+    shard, key = stands_for.note(number, match.earlier)
     return {
         "of": key,
         "of_shard": shard,
-        "nearest": nearest,
-        "nearest_shard": nearest_shard,
+        "nearest": of.keys[match.earlier],
+        "nearest_shard": of.place(match.earlier)[0],
         "distance": round(max(0.0, match.distance), 4),
         "by": match.by,
     }
@@ -225,7 +248,8 @@ def found(
 
     Args:
         values: by which they are compared, of all samples. sums: uint64, equal for equal values, 0 where there is none.
-        folder: of this machine, for vectors. tick: called with samples that were compared since the last call.
+        folder: of this machine, for vectors. tick: called with samples that were compared, or whose pairs were looked
+            at, since the last call: twice with all new ones.
     """
     there = np.flatnonzero(sums)
     if not len(there):
@@ -233,16 +257,18 @@ def found(
     # Copies to the byte would all be near to each other: the first stands for them.
     _, at, which = np.unique(sums[there], return_index=True, return_inverse=True)
     firsts = there[at]
-    for number, copy in zip(there.tolist(), firsts[which].tolist(), strict=True):
-        if number >= first and copy != number:
-            yield number, Match(copy, 0.0, method.label)
+    stands = firsts[which]
+    for i in np.flatnonzero((there >= first) & (stands != there)):  # no lists: there may be millions
+        yield int(there[i]), Match(int(stands[i]), 0.0, method.label)
     alone = np.sort(firsts)
     (vectors := folder / "vectors").mkdir()
-    space = _entered(vectors, values, alone, method)
-    for begin in range(first, len(values), _LATER):
-        end = min(begin + _LATER, len(values))
-        pairs = space.pairs(begin, end, lambda part, samples=end - begin: tick(part * samples))  # type: ignore[misc]
+    space, looked_at = _entered(vectors, values, alone, method), first
+    for pairs in space.pairs(first, lambda part: tick(part * (len(values) - first))):
         yield from _near_enough(pairs, values, method)
+        end = int(pairs.later.max(initial=looked_at - 1)) + 1
+        tick(end - looked_at)
+        looked_at = end
+    tick(len(values) - looked_at)
 
 
 def _spilled(
@@ -275,6 +301,8 @@ def _spilled(
             values[begin + row] = value
             sums[begin + row] = max(1, xxhash.xxh3_64_intdigest(value.tobytes()))
             known[begin + row] = True
+        if method is of.methods[0]:
+            of.keys.add(begin, keys)
         progress.update(len(rows))
     return (np.zeros((of.samples, 1), np.float16) if values is None else values), sums
 
@@ -282,11 +310,12 @@ def _spilled(
 def _entered(folder: Path, values: np.ndarray, alone: np.ndarray, method: Method) -> Neighbours:
     """The vectors of samples, entered."""
     windows = len(pictures.windows()) if method.is_picture else 1
-    count = max(1, _SAMPLED // windows)
+    entered = windows * len(alone)
+    count = max(1, -(-neighbours.sampled(entered) // windows))
     sampled = alone[np.linspace(0, len(alone) - 1, min(count, len(alone))).astype(np.int64)]
     entries = _vectors(values[sampled], method)[0]
     least = pictures.NEAR if method.is_picture else method.least
-    space = Neighbours(folder, entries.reshape(-1, entries.shape[2]), windows * len(alone), least)
+    space = Neighbours(folder, entries.reshape(-1, entries.shape[2]), entered, least)
     for begin in range(0, len(alone), _AT_ONCE):
         numbers = alone[begin : begin + _AT_ONCE]
         space.add(numbers, *_vectors(values[numbers], method))
@@ -306,12 +335,16 @@ def _near_enough(pairs: neighbours.Pairs, values: np.ndarray, method: Method) ->
     if method.is_picture:
         windows = pictures.windows()
 
-        def alike(i: int) -> float:
-            whole, crop = values[pairs.entered[i]], values[pairs.asked[i]]
-            return pictures.likeness(whole, crop, windows[pairs.window[i]], bool(pairs.question[i]))
+        def alike(begin: int) -> list[float]:
+            found = []
+            for i in range(begin, min(begin + _CHECKED, len(pairs.near))):
+                whole, crop = values[pairs.entered[i]], values[pairs.asked[i]]
+                found.append(pictures.likeness(whole, crop, windows[pairs.window[i]], bool(pairs.question[i])))
+            return found
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            likenesses = list(pool.map(alike, range(len(pairs.near))))
+            parts = pool.map(alike, range(0, len(pairs.near), _CHECKED))
+            likenesses = [one for part in parts for one in part]
     else:
         likenesses = pairs.near.tolist()
     for later, earlier, likeness in zip(pairs.later.tolist(), pairs.earlier.tolist(), likenesses, strict=True):
@@ -320,10 +353,10 @@ def _near_enough(pairs: neighbours.Pairs, values: np.ndarray, method: Method) ->
 
 
 def _commit(
-    root: str, output: Output, shard: str, of: Set, cells: Sequence[Any], order: dict[str, Any], seconds: float
+    output: Output, shard: str, of: Set, at: int, cells: Sequence[Any], order: dict[str, Any], seconds: float
 ) -> Record:
     source = of.records[f"labels/{of.methods[0].label}", shard]
-    keys = of.keys(shard)
+    keys = [of.keys[number] for number in range(int(of.begins[at]), int(of.begins[at + 1]))]
     names = ", ".join(method.label for method in of.methods)
     rejects = [
         {"key": key, "reason": f"{LABEL}: there is no {names}"}
@@ -349,4 +382,4 @@ def _commit(
         content=content,
         made=circumstances.of_worker({}, [], "cpu") | circumstances.of_attempt(),
     )
-    return ledger.commit(root, record, data)
+    return ledger.commit(of.root, record, data)

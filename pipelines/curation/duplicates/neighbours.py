@@ -5,24 +5,30 @@ its nearest centre, and asks in those of its nearest few. Within a bucket all ar
 one bucket, and nothing can be missed.
 
 Images are numbered in the order of the set. Of each pair the later image is the one that asks what it is like: of its
-nearest earlier images the first `MOST` are kept, whichever of the two has asked.
+nearest earlier images the first `MOST` are kept, whichever of the two has asked. Each bucket is read once; what is
+found in it waits on disk, by the later image, so that work and disk grow with the set and memory does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-IN_BUCKET = 1_000_000  # entered vectors, on average, at most
+ALL_WITH_ALL = 1_000_000  # entered vectors up to which there is one bucket
+IN_BUCKET = 100_000  # entered vectors, on average, of more
+LATER = 200_000  # images whose pairs are in memory at a time
 PROBED = 4  # buckets that a vector asks in
 MOST = 8  # earlier images of each later one
 _TILE = 1 << 22  # products at a time
+_ROWS = 1_000_000  # of a bucket in memory
 _BUFFERED = 1 << 26  # bytes that wait to be written
 _ROUNDS = 8  # of k-means
 _PER_CENTRE = 64  # vectors that a centre is drawn from
+_CENTRES = 1 << 15  # at most: to find the nearest of more would take longer than to compare
+_PAIR = np.dtype([("entered", "<i8"), ("window", "<i2"), ("asked", "<i8"), ("question", "<i2"), ("near", "<f4")])
 
 
 class Pairs(NamedTuple):
@@ -47,6 +53,15 @@ class Pairs(NamedTuple):
 
     def take(self, index: np.ndarray) -> Pairs:
         return Pairs(*(part[index] for part in self))
+
+
+def sampled(entered: int) -> int:
+    """How many of the entered vectors the centres should be drawn from; 0 if there is one bucket."""
+    return _PER_CENTRE * _count(entered) if _count(entered) > 1 else 0
+
+
+def _count(entered: int) -> int:
+    return 1 if entered <= ALL_WITH_ALL else min(-(-entered // IN_BUCKET), _CENTRES)
 
 
 def joined(parts: list[Pairs]) -> Pairs:
@@ -79,7 +94,7 @@ class Neighbours:
 
     def __init__(self, folder: Path, sample: np.ndarray, entered: int, least: float) -> None:
         self._folder, self._least, self._dim = folder, least, sample.shape[1]
-        count = min(-(-entered // IN_BUCKET), max(1, len(sample) // _PER_CENTRE))
+        count = min(_count(entered), max(1, len(sample) // _PER_CENTRE))
         self.centres = _centres(sample, count) if count > 1 else np.zeros((1, self._dim), np.float32)
         self._row = np.dtype([("image", "<i8"), ("which", "<i4"), ("vector", "<f2", (self._dim,))])
         self._waiting: dict[tuple[str, int], list[np.ndarray]] = {}
@@ -98,51 +113,85 @@ class Neighbours:
             rows["image"], rows["which"] = np.repeat(images, count), np.tile(np.arange(count), len(images))
             rows["vector"] = flat
             buckets = self._buckets(flat, most)
-            for bucket in np.unique(buckets).tolist():
-                self._keep(name, bucket, rows[(buckets == bucket).any(axis=1)])
-        if self._bytes > _BUFFERED:
-            self._write()
+            # One sort: a look at all rows for each bucket would take longer the more there are.
+            order = np.argsort(buckets, axis=None, kind="stable")
+            found, starts = np.unique(buckets.ravel()[order], return_index=True)
+            for bucket, at in zip(found.tolist(), np.split(order, starts[1:]), strict=True):
+                self._keep(name, bucket, rows[at // buckets.shape[1]])
 
     def _buckets(self, vectors: np.ndarray, most: int) -> np.ndarray:
         """The nearest buckets of each vector, (n, most)."""
-        if len(self.centres) == 1:
-            return np.zeros((len(vectors), 1), np.int64)
         most = min(most, len(self.centres))
-        near = np.asarray(vectors, np.float32) @ self.centres.T
-        found: np.ndarray = np.argpartition(-near, most - 1, axis=1)[:, :most]
+        if len(self.centres) == 1:
+            return np.zeros((len(vectors), 1), np.int32)
+        found = np.empty((len(vectors), most), np.int32)
+        for part in _parts(len(vectors), len(self.centres)):
+            near = np.asarray(vectors[part], np.float32) @ self.centres.T
+            found[part] = near.argmax(1)[:, None] if most == 1 else np.argpartition(near, -most, axis=1)[:, -most:]
         return found
 
-    def _keep(self, name: str, bucket: int, rows: np.ndarray) -> None:
-        self._waiting.setdefault((name, bucket), []).append(rows)
+    def _keep(self, name: str, place: int, rows: np.ndarray) -> None:
+        self._waiting.setdefault((name, place), []).append(rows)
         self._bytes += rows.nbytes
+        if self._bytes > _BUFFERED:
+            self._write()
 
     def _write(self) -> None:
-        for (name, bucket), parts in self._waiting.items():
-            with open(self._folder / f"{name}-{bucket}", "ab") as file:
+        for (name, place), parts in self._waiting.items():
+            with open(self._folder / f"{name}-{place}", "ab") as file:
                 for rows in parts:
                     file.write(rows.tobytes())
         self._waiting, self._bytes = {}, 0
 
-    def _read(self, name: str, bucket: int) -> np.ndarray:
-        path = self._folder / f"{name}-{bucket}"
-        return np.fromfile(path, self._row) if path.exists() else np.zeros(0, self._row)
+    def _read(self, name: str, place: int, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
+        """What was kept, some rows at a time."""
+        path = self._folder / f"{name}-{place}"
+        size = path.stat().st_size if path.exists() else 0
+        for offset in range(0, size, _ROWS * dtype.itemsize):
+            yield np.fromfile(path, dtype, _ROWS, offset=offset)
 
-    def pairs(self, first: int, last: int, tick: Callable[[float], None] = lambda part: None) -> Pairs:
-        """For each image from `first` to before `last` its nearest earlier ones.
+    def pairs(self, first: int = 0, tick: Callable[[float], None] = lambda part: None) -> Iterator[Pairs]:
+        """For each image from `first` on its nearest earlier ones, `LATER` images at a time, in their order.
 
         Args:
-            tick: called with the part of the work that was done since the last call.
+            tick: called with the part of the comparisons that was done since the last call.
         """
         self._write()
-        found: list[Pairs] = []
+        windows: set[int] = set()
         for bucket in range(len(self.centres)):
-            entries, questions = self._read("entries", bucket), self._read("questions", bucket)
-            entries, questions = entries[entries["image"] < last], questions[questions["image"] < last]
-            found += [nearest(one) for one in self._tiles(entries, questions, first) if len(one.near)]
-            if sum(len(one.near) for one in found) > 4 * MOST * (last - first) + 100_000:
-                found = [nearest(joined(found))]
+            waiting, count = list[Pairs](), 0
+            for entries in self._read("entries", bucket, self._row):
+                for questions in self._read("questions", bucket, self._row):
+                    for found in self._tiles(entries, questions, first):
+                        waiting.append(found)
+                        count += len(found.near)
+                        if count > _ROWS:
+                            windows |= self._spill(nearest(joined(waiting)))
+                            waiting, count = [], 0
+            windows |= self._spill(nearest(joined(waiting)))
             tick(1 / len(self.centres))
-        return nearest(joined(found))
+        self._write()
+        for window in sorted(windows):
+            yield self._merged(window)
+
+    def _spill(self, pairs: Pairs) -> set[int]:
+        """Keep pairs by their later images; returns of which windows there are some."""
+        rows = np.empty(len(pairs.near), _PAIR)
+        for name in Pairs._fields:
+            rows[name] = getattr(pairs, name)
+        of = pairs.later // LATER
+        windows = set(np.unique(of).tolist())
+        for window in windows:
+            self._keep("pairs", window, rows[of == window])
+        return windows
+
+    def _merged(self, window: int) -> Pairs:
+        """The nearest of the pairs of a window, which are deleted."""
+        kept = joined([])
+        for rows in self._read("pairs", window, _PAIR):
+            kept = nearest(joined([kept, Pairs(*(rows[name] for name in Pairs._fields))]))
+        (self._folder / f"pairs-{window}").unlink()
+        return kept
 
     def _tiles(self, entries: np.ndarray, questions: np.ndarray, first: int) -> Iterator[Pairs]:
         if not len(entries) or not len(questions):
@@ -178,11 +227,15 @@ def _centres(sample: np.ndarray, count: int) -> np.ndarray:
     sample = sample.astype(np.float32)
     centres = sample[np.linspace(0, len(sample) - 1, count).astype(np.int64)].copy()
     for _ in range(_ROUNDS):
-        of = np.concatenate(
-            [(part @ centres.T).argmax(1) for part in np.array_split(sample, max(1, len(sample) >> 14))]
-        )
+        of = np.concatenate([(sample[part] @ centres.T).argmax(1) for part in _parts(len(sample), count)])
         sums = np.zeros_like(centres)
         np.add.at(sums, of, sample)
         lengths = np.linalg.norm(sums, axis=1, keepdims=True)
         centres = np.where(lengths > 0, sums / np.maximum(lengths, 1e-6), centres)
     return centres
+
+
+def _parts(rows: int, columns: int) -> Iterator[slice]:
+    """Rows of a product of so many columns, as many at a time as a tile has."""
+    step = max(1, _TILE // columns)
+    return (slice(begin, begin + step) for begin in range(0, rows, step))

@@ -113,7 +113,9 @@ def entered(folder: Path, points: np.ndarray) -> Neighbours:
     return space
 
 
-def as_set(pairs: neighbours.Pairs) -> set[tuple[int, int]]:
+def as_set(space: Neighbours, first: int = 0) -> set[tuple[int, int]]:
+    """(later, earlier) of each pair."""
+    pairs = neighbours.joined(list(space.pairs(first)))
     return set(zip(pairs.later.tolist(), pairs.earlier.tolist(), strict=True))
 
 
@@ -122,26 +124,29 @@ def test_near_vectors_are_those_of_all_products(tmp_path: Path) -> None:
     near = points @ points.T
     expected = {(i, j) for i in range(301) for j in range(i) if near[i, j] >= 0.9505}
     loose = {(i, j) for i in range(301) for j in range(i) if near[i, j] >= 0.9495}  # half-precision rounds
-    found = as_set(entered(tmp_path / "a", points).pairs(0, 301))
+    found = as_set(entered(tmp_path / "a", points))
     assert expected <= found <= loose and len(expected) >= 99
 
 
 def test_buckets_miss_few_and_parts_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points = vectors(3_000, seed=1)
-    whole = as_set(entered(tmp_path / "whole", points).pairs(0, 3_000))
-    monkeypatch.setattr(neighbours, "IN_BUCKET", 200)
-    monkeypatch.setattr(neighbours, "_TILE", 5_000)
-    monkeypatch.setattr(neighbours, "_BUFFERED", 10_000)
+    whole = as_set(entered(tmp_path / "whole", points))
+    sizes = {"ALL_WITH_ALL": 200, "IN_BUCKET": 200, "LATER": 700, "_TILE": 5_000, "_ROWS": 90, "_BUFFERED": 10_000}
+    for name, size in sizes.items():
+        monkeypatch.setattr(neighbours, name, size)
     space = entered(tmp_path / "parts", points)
     assert len(space.centres) == 15
-    found = as_set(space.pairs(0, 3_000))
+    found = as_set(space)
     assert found <= whole and len(found) >= 0.98 * len(whole)
-    assert as_set(space.pairs(0, 1_700)) | as_set(space.pairs(1_700, 3_000)) == found
+    assert as_set(space, 1_700) == {pair for pair in found if pair[0] >= 1_700}
+    parts = [part.later for part in space.pairs()]
+    assert len(parts) == 5 and all((part // 700 == i).all() for i, part in enumerate(parts))
+    assert not list((tmp_path / "parts").glob("pairs-*"))
 
 
 def test_many_copies_of_one_cost_each_a_few_pairs(tmp_path: Path) -> None:
     points = np.repeat(vectors(1), 400, 0)
-    pairs = entered(tmp_path / "same", points).pairs(0, 400)
+    pairs = neighbours.joined(list(entered(tmp_path / "same", points).pairs()))
     assert len(pairs.near) <= neighbours.MOST * 400 and set(pairs.later.tolist()) == set(range(1, 400))
 
 

@@ -211,7 +211,7 @@ def test_a_machine_without_a_network_finishes_nothing(tmp_path: Path) -> None:
     table = fetching.write_tsv(tmp_path / "table.tsv", [f"http://127.1.0.{i}:9/x" for i in range(30)])
     settings = fetching.settings(table=str(table), out=str(tmp_path / "shards"))
     made = make(settings)
-    assert "has this machine a way out" in made.failures["00000"] and not slice_files.finished(settings.out)
+    assert "has this machine a way out" in made.failures["00000"] and not slice_files.found(settings.out).slices
 
 
 def test_a_slice_without_any_image_is_finished(web: Web, tmp_path: Path) -> None:

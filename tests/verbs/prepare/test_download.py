@@ -99,3 +99,28 @@ def test_mistakes_of_the_section_are_sentences(recipe: Path, change: str, expect
 def test_an_old_recipe_has_no_download(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("root: out\nsamples: a.tar\n")
     assert load(tmp_path / "r.yaml").download is None
+
+
+def test_texts_become_tokens_without_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a table as C4's to columns of captions; nothing is fetched."""
+    engine.inline(monkeypatch)
+    url = "http://127.0.0.1:9/"
+    rows = [{"text": f"Page {i} of boats" if i else "", "timestamp": "2019", "url": url} for i in range(9)]
+    (tmp_path / "c4.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = data.settings(
+        tmp_path / "out", str(tmp_path / "shards"), modalities=["caption"], labels__keep=["caption"],
+        generate__chains=[],
+        download={"table": str(tmp_path / "c4.json"), "out": str(tmp_path / "shards"), "shard_size": 5},
+    )  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    status, out, err = runs.command("download", str(tmp_path / "recipe.yaml"))
+    assert status == 0 and "8 of 9 rows of texts (column text) gave a sample" in out and "contact" not in out, err
+    assert any("empty" in line and "11.1%" in line for line in out.splitlines())
+    recipe = load(tmp_path / "recipe.yaml")
+    data.fit(recipe)
+    made = data.make(recipe, data.outputs(recipe))
+    tokens = [(one.shard, one.rows, one.nulls) for one in made if one.output == "tokens/caption"]
+    assert tokens == [("00000-00000", 4, 0), ("00000-00001", 4, 0)]
+    (tmp_path / "shards" / "00000_of_00002_stats.json").unlink()
+    status, out, _ = runs.command("plan", str(tmp_path / "recipe.yaml"), "--measure", "0")
+    assert status == 0 and "1 of 1 slices are missing (texts), of the column 'text'" in out
