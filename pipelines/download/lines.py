@@ -105,8 +105,10 @@ def _json_rows(lines: _Lines) -> Iterator[tuple[Row | str, int]]:
 def _csv_rows(lines: _Lines, delimiter: str, columns: Sequence[str]) -> Iterator[tuple[Row | str, int]]:
     """Quotes mean nothing in a TSV: CC12M's captions have single ones."""
     csv.field_size_limit(_MAX_CELL)
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)
+    if delimiter == "\t":
+        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(lines, delimiter=delimiter)
     names = list(columns)
     first = not names
     while True:
