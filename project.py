@@ -104,13 +104,15 @@ class Project:
 
     @cached_property
     def label_prints(self) -> LabelPrints:
-        return outputs.label_prints(self.recipe.images, self.specialists, self.classes, bool(self.recipe.sensors))
+        recipe = self.recipe
+        every_key, key = bool(recipe.sensors), recipe.samples.key
+        return outputs.label_prints(recipe.images, self.specialists, self.classes, every_key, key)
 
     @cached_property
     def label_outputs(self) -> dict[str, Output]:
         """The kept labels, and with them the record of each shard's samples."""
-        keep, every_key = self.recipe.labels.keep, bool(self.recipe.sensors)
-        made = outputs.label_outputs(keep, self.specialists, self.label_prints, self.classes, every_key)
+        keep, every_key, key = self.recipe.labels.keep, bool(self.recipe.sensors), self.recipe.samples.key
+        made = outputs.label_outputs(keep, self.specialists, self.label_prints, self.classes, every_key, key)
         return made | outputs.imported_labels(self.recipe.imported, not self.recipe.reads_samples)
 
     @cached_property
@@ -257,7 +259,7 @@ class Project:
         reads |= {truth.member.lower() for truth in recipe.evaluate.truth.values()}
         return Job(
             self.root, scratch, recipe.images, options, recipe.engine, specialists, asked, modules, self.classes,
-            frozenset(reads), cpus,
+            frozenset(reads), cpus, key=recipe.samples.key,
         )  # fmt: skip
 
     def fit_job(self, names: list[str]) -> FitJob:

@@ -40,9 +40,10 @@ def _as_list(value: Any) -> Any:
 class Reading(Section):
     """Where the values of a sensor are, and what they mean: all that its label depends on.
 
-    member: what follows the key in a member's name, "zarr.zip" of KEY.zarr.zip. array: the array's name in a file that
-        holds several. field, fields: of a JSON, dotted where objects lie in each other. reader: a function of your own,
-        "module:function", that gets the bytes and returns an array.
+    member: what follows the key in a member's name, "zarr.zip" of KEY.zarr.zip. column: of Parquet, dotted where
+        structs lie in each other, "spectrum.flux"; one that holds bytes has a member too, which says how they are read.
+    array: the array's name in a file that holds several. field, fields: of a JSON, dotted where objects lie in each
+        other. reader: a function of your own, "module:function", that gets the bytes and returns an array.
     bands: all of the file's, in its order; use: those that are kept, in this order. axes: where the bands are, if their
         number does not say it. dtype, shape: what the file must hold.
     nodata: values that stand for none, as they are in the file; NaN and infinite values always do. A value of the label
@@ -54,7 +55,8 @@ class Reading(Section):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
 
     from_: str = Field("", alias="from")
-    member: str
+    member: str = ""
+    column: str = ""
     array: str | None = None
     field: str | None = None
     fields: list[str] = []
@@ -74,12 +76,14 @@ class Reading(Section):
     @field_validator("member")
     @classmethod
     def _is_an_extension(cls, member: str) -> str:
-        if not member or member.startswith((".", "/")) or "/" in member:
+        if member.startswith((".", "/")) or "/" in member:
             raise ValueError(f"got {member!r}; expected what follows the key and its dot: tif of KEY.tif")
         return member.lower()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if not self.member and not self.column:
+            raise ValueError("say where its values are: member, or column of Parquet")
         for what, names in (("bands", self.bands), ("use", self.use), ("fields", self.fields)):
             if len(set(names)) < len(names):
                 raise ValueError(f"{what}: a name stands twice in {names}")
@@ -105,8 +109,13 @@ class Reading(Section):
 
     @property
     def name(self) -> str:
-        """Its member's name, with the set of tars that it is from."""
-        return f"{self.from_}/{self.member}" if self.from_ else self.member
+        """The name of its member or column, with the set of tars that it is from."""
+        return f"{self.from_}/{self.place}" if self.from_ else self.place
+
+    @property
+    def place(self) -> str:
+        """Its member, or its column."""
+        return self.column or self.member
 
     @property
     def form(self) -> Form:
@@ -262,24 +271,24 @@ def entries(name: str, sensor: Sensor) -> Iterable[Label | Modality]:
     side = (224 // 16) ** 2
     size = sensor.size or 0
     if form is Form.RASTER:
-        yield Label(name, Storage.ARRAY, form, "sensor", f"{sensor.width} bands of {sensor.member}{unit}")
+        yield Label(name, Storage.ARRAY, form, "sensor", f"{sensor.width} bands of {sensor.place}{unit}")
         yield Modality(name, name, Kind.PIXELS, RASTER, 0, side, f"{name} pixels", 16, sensor.width, image_size=size)
         text = f"{name} tokens"
         yield Modality(
             f"{PREFIX}{name}", name, Kind.GRID, "vq", RASTER_CODES, side, text, 16, sensor.width, image_size=size
         )
     elif form is Form.CLASSES:
-        yield Label(name, Storage.IMAGE, form, "sensor", f"{len(sensor.class_names)} classes of {sensor.member}")
+        yield Label(name, Storage.IMAGE, form, "sensor", f"{len(sensor.class_names)} classes of {sensor.place}")
         text = f"{name} tokens"
         yield Modality(f"{PREFIX}{name}", name, Kind.GRID, "vq", CLASS_CODES, side, text, 16, 1, image_size=size)
     elif form is Form.SERIES:
         length = sensor.length or 0
         patch = next(one for one in range(LONGEST_PATCH, 0, -1) if length % one == 0)
-        yield Label(name, Storage.ARRAY, form, "sensor", f"{length} values of {sensor.member}{unit}")
+        yield Label(name, Storage.ARRAY, form, "sensor", f"{length} values of {sensor.place}{unit}")
         text, sizes = f"{name} tokens", (SERIES_CODES, length // patch)
         yield Modality(f"{PREFIX}{name}", name, Kind.GRID, "vq", *sizes, text, patch, sensor.width, spatial=False)
     else:
-        text = sensor.field or sensor.member
+        text = sensor.field or sensor.place
         yield Label(name, Storage.ARRAY, form, "sensor", f"{text}{unit}")
         width = sensor.width
         yield Modality(name, name, Kind.GRID, "vq", NUMBER_CODES, width, text, 0, width, spatial=False)

@@ -61,7 +61,7 @@ class FitData:
                     continue
                 try:
                     shard = stack.enter_context(
-                        parallel.open_shard(self.tasks[i].url, self.job.scratch, self.job.every_key)
+                        parallel.open_shard(self.tasks[i].url, self.job.scratch, self.job.every_key, self.job.key)
                     )
                 except (OSError, ValueError) as error:
                     logger.warning("shard %s is skipped in a fit: %s", self.tasks[i].shard, error)

@@ -34,7 +34,7 @@ KNOWN_EXTENSIONS = (*IMAGE_EXTENSIONS, *TEXT_EXTENSIONS)
 _WEBDATASET_META = re.compile(r"__[^/]*__($|/)")  # names that WebDataset reserves for itself
 _VERSION = re.compile(r"(\.\d+)+\..+")  # what follows the key: 1.jpg, 2.840.0.txt, 1.depth.npy
 _MOST_PARTS = 64  # named parts of one key; more are keys that share their beginning
-_IMAGES = ("image", "img", "rgb", "photo", "picture", "input")  # parts that are the image, the first of them there is
+IMAGE_PARTS = ("image", "img", "rgb", "photo", "picture", "input")  # parts that are the image, by rank
 _TEXTS = ("caption", "text", "prompt", "txt")
 _OBJECTS = ("json", "meta", "metadata", "info")
 
@@ -77,6 +77,7 @@ class Index:
         of none by last suffix ("" for none).
     parts: named parts that are a sample's image, text or object ("image.jpg"), counted.
     regrouped: the first release gave other keys: they lost some, or took parts of a sample for samples.
+    is_table: samples are rows of a table, and members are its columns.
     """
 
     samples: list[SourceSample] = field(default_factory=list)
@@ -84,6 +85,7 @@ class Index:
     ignored: Counter[str] = field(default_factory=Counter)
     parts: Counter[str] = field(default_factory=Counter)
     regrouped: bool = False
+    is_table: bool = False
 
 
 def group(members: list[Member], every_key: bool = False) -> Index:
@@ -262,7 +264,7 @@ def _take_parts(sample: SourceSample) -> list[str]:
     pictures = [one for one in sample.others if one.rpartition(".")[2] in IMAGE_EXTENSIONS]
     is_named = not sample.members or len(pictures) == 1  # of several beside a plain text, one must be called an image
     chosen = [
-        _choose(sample, IMAGE_EXTENSIONS, _IMAGES, is_named),
+        _choose(sample, IMAGE_EXTENSIONS, IMAGE_PARTS, is_named),
         _choose(sample, ("txt",), _TEXTS, is_named) if "txt" not in sample.members else "",
         _choose(sample, ("json",), _OBJECTS, is_named) if "json" not in sample.members else "",
     ]

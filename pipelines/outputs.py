@@ -100,16 +100,17 @@ def label_prints(
     specialists: Mapping[str, Specialist],
     classes: Mapping[str, Sequence[str]] | None = None,
     every_key: bool = False,
+    key: str = "",
 ) -> LabelPrints:
     """Fingerprints of every label of the specialists, and of the image itself ("rgb").
 
     Args:
         classes: the recipe's own lists of classes, by label; a label that has one is another label.
-        every_key: every key of a tar is a sample, so that rows may be others.
+        every_key: every key of a tar is a sample, so that rows may be others. key: the column of keys.
     """
     trimmed = [{"trim_borders": borders.VERSION}] if images.trim_borders else []
-    image = fingerprint("source", *_source(every_key), images.max_pixels, *trimmed)
-    text = fingerprint("source", *_source(every_key))
+    image = fingerprint("source", *_source(every_key, key), images.max_pixels, *trimmed)
+    text = fingerprint("source", *_source(every_key, key))
     prints = LabelPrints({"rgb": image}, {"rgb": image}, {"rgb": ()})
     for label, specialist in specialists.items():
         needs = [need for need in (*specialist.needs, *specialist.looks_at()) if need in prints.current]
@@ -129,9 +130,9 @@ def label_prints(
     return prints
 
 
-def _source(every_key: bool) -> list[Any]:
+def _source(every_key: bool, key: str) -> list[Any]:
     """What says which samples a shard has."""
-    return [source.VERSION, "every key"] if every_key else [source.VERSION]
+    return [source.VERSION, *(["every key"] if every_key else []), *([{"key": key}] if key else [])]
 
 
 def label_outputs(
@@ -140,13 +141,14 @@ def label_outputs(
     prints: LabelPrints,
     classes: Mapping[str, Sequence[str]] | None = None,
     every_key: bool = False,
+    key: str = "",
 ) -> dict[str, Output]:
     """The kept labels, and with them the record of each shard's samples.
 
     Args:
-        classes: as in `label_prints`; records name them. every_key: as in `label_prints`.
+        classes: as in `label_prints`; records name them. every_key, key: as in `label_prints`.
     """
-    outputs = {SAMPLES: Output(SAMPLES, "", fingerprint("samples", *_source(every_key)))}
+    outputs = {SAMPLES: Output(SAMPLES, "", fingerprint("samples", *_source(every_key, key)))}
     for label in keep:
         identity = specialists[label].identity() if label in specialists else {"specialist": registry.SOURCE}
         if classes and label in classes:

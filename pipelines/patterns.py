@@ -20,6 +20,8 @@ from ..infra import storage
 from ..infra.secrets import public
 
 TAR_SUFFIX = re.compile(r"\.(tar|tar\.gz|tgz)$", re.IGNORECASE)
+SHARD_SUFFIX = re.compile(r"\.(tar|tar\.gz|tgz|parquet)$", re.IGNORECASE)
+_OF_FOLDERS = (".tar", ".parquet")  # img2dataset has a .parquet of URLs beside each .tar
 _BRACES = re.compile(r"\{(?!\])([^{}]*)(?<!\[)\}")  # "[{]" and "[}]" are signs of a name
 _SIGN, _WRITTEN = re.compile(r"[*?[{}]"), re.compile(r"\[([*?[{}])\]")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -90,9 +92,9 @@ def remembered(pattern: str, known: Iterable[str]) -> list[str]:
     if storage.is_local(pattern):
         pattern = os.path.abspath(os.path.expanduser(storage.local_path(pattern)))
     bare = pattern.rstrip("/")
-    if TAR_SUFFIX.search(bare) and not glob.has_magic(bare):
+    if SHARD_SUFFIX.search(bare) and not glob.has_magic(bare):
         return []  # a name that is spelled out is asked for, whatever is there
-    tars = [url for url in known if TAR_SUFFIX.search(url)]
+    tars = [url for url in known if SHARD_SUFFIX.search(url)]
     found = [url for url in tars if posixpath.dirname(url) == bare]
     folder, rest = posixpath.split(bare)
     # The folder of a pattern is what it is in: its own signs may be part of names.
@@ -110,13 +112,13 @@ def _find_local(pattern: str, magic: bool) -> tuple[list[str], str]:
     # not resolved: a link's own name names the shard, not that of the blob it points to
     path = os.path.abspath(os.path.expanduser(storage.local_path(pattern)))
     if os.path.isdir(path):
-        names = [name for name in storage.list_names(path) if name.endswith(".tar")]
-        return [os.path.join(path, name) for name in names], "there is no *.tar in this folder"
+        names = _shards_among(storage.list_names(path))
+        return [os.path.join(path, name) for name in names], "there is no *.tar and no *.parquet in this folder"
     if os.path.exists(path):
         return [path], ""
     if magic and glob.has_magic(path):
         return matching(path), f"no file matches {path}"
-    return [path] if TAR_SUFFIX.search(path) else [], f"{path} is neither a folder nor a file"
+    return [path] if SHARD_SUFFIX.search(path) else [], f"{path} is neither a folder nor a file"
 
 
 def matching(path: str) -> list[str]:
@@ -132,16 +134,22 @@ def _find_remote(pattern: str, magic: bool) -> tuple[list[str], str]:
     if has_magic and pattern.startswith(("http:", "https:")):
         fs, _ = storage.filesystem(pattern)
         return [fs.unstrip_protocol(name) for name in sorted(storage.ask(pattern, "glob"))], "no file matches it"
-    if TAR_SUFFIX.search(bare) and (not has_magic or storage.is_file(pattern)):
+    if SHARD_SUFFIX.search(bare) and (not has_magic or storage.is_file(pattern)):
         return [pattern], ""
-    names = [name for name in storage.list_names(pattern) if name.endswith(".tar")]
+    names = _shards_among(storage.list_names(pattern))
     if names:
         return [storage.join(pattern, name) for name in names], ""
     if storage.is_file(pattern):
         return [pattern], ""
     if has_magic:
         return _find_by_pattern(pattern), "no file matches it"
-    return [], "there is no file of this name, and no folder with a *.tar in it"
+    return [], "there is no file of this name, and no folder with a *.tar or *.parquet in it"
+
+
+def _shards_among(names: Iterable[str]) -> list[str]:
+    """The shards of a folder: its tars, or if it has none its Parquet files."""
+    found = ([name for name in names if name.endswith(suffix)] for suffix in _OF_FOLDERS)
+    return next(filter(None, found), [])
 
 
 def _find_by_pattern(pattern: str) -> list[str]:
@@ -174,6 +182,11 @@ def _literal_folder(path: str, is_folder: Callable[[str], bool]) -> tuple[str, s
         folder, last = posixpath.split(folder)
         rest = posixpath.join(last, rest)
     return folder, rest
+
+
+def stem(url: str) -> str:
+    """The name of a shard's file without what says its kind."""
+    return SHARD_SUFFIX.sub("", posixpath.basename(without_query(url)))
 
 
 def without_query(url: str) -> str:

@@ -14,10 +14,14 @@ CROP_SETTINGS = "crop_settings"  # of imported tokens: which window of its image
 
 class Samples(Section):
     """Where the source shards are. Each field takes a URL, a brace pattern, a glob, a folder, or a list of these; or a
-    mapping of these by the name of a set, whose tars hold different members of the same samples."""
+    mapping of these by the name of a set, whose tars hold different members of the same samples.
+
+    key: the column of Parquet shards whose values are the samples' keys; by the number of the row unless given.
+    """
 
     train: Tars
     val: Tars = []
+    key: str = ""
 
     @property
     def places(self) -> list[str]:

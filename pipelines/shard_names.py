@@ -132,8 +132,8 @@ def _plain(url: str) -> str:
 
 def _chain(url: str) -> list[str]:
     """The names that a shard may have: STEM, FOLDER-STEM, ... ValueError if it has no stem."""
-    folder, base = posixpath.split(patterns.without_query(url))
-    names = [patterns.TAR_SUFFIX.sub("", base)]
+    folder, _ = posixpath.split(patterns.without_query(url))
+    names = [patterns.stem(url)]
     if not names[0]:
         raise ValueError(f"shards: {url!r} has no file name to call the shard by")
     while True:

@@ -1,11 +1,13 @@
-"""Source shards: from what a recipe names to open tars whose samples can be read in any order, by many threads.
+"""Source shards: from what a recipe names to open files whose samples can be read in any order, by many threads.
+
+A shard is a tar (tar.py), or a Parquet file of one row a sample (sensors/rows.py); what follows is of both.
 
 Decisions:
 - Local shards are read in place. Remote ones are streamed once, front to back, into an unnamed temporary file, so that
   a killed process leaves nothing behind.
 - What is recorded of a shard is what was read: its bytes are hashed, and looked at again after the last read. One that
   changed meanwhile raises `Changed`.
-- Nothing in a tar is trusted: no member is written anywhere, links are not followed, every kind has a size limit.
+- Nothing in a shard is trusted: no member is written anywhere, links are not followed, every kind has a size limit.
 """
 
 from __future__ import annotations
@@ -22,14 +24,15 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from ..infra import ledger, removals, storage
 from ..infra import scratch as scratch_folders
 from ..infra.secrets import public
 from . import members, patterns, tar
-from .grouping import SourceSample
+from .grouping import Index, SourceSample
 from .reject import UNREAD, Reject
+from .sensors import rows
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +49,11 @@ _NAMED = 10  # extensions of members that nobody reads
 def expand(spec: str | Sequence[str], known: Collection[str] = (), gone: set[str] | None = None) -> list[str]:
     """The URLs of the shards that `spec` names, in order.
 
-    Each of one or several strings is a file, a folder (its *.tar, sorted), a glob (sorted) or a brace pattern
-    (`{00000..00009}`, `{a,b}`, several of them; the left one varies slowest), on any file system that fsspec knows.
-    Local ones come back as absolute paths, since workers have other working folders. Names that are spelled out, or
-    come from braces, are not tested for existence: a missing shard is an error of that shard, not of the run.
+    Each of one or several strings is a file, a folder (its *.tar, else its *.parquet, sorted), a glob (sorted) or a
+    brace pattern (`{00000..00009}`, `{a,b}`, several of them; the left one varies slowest), on any file system that
+    fsspec knows. Local ones come back as absolute paths, since workers have other working folders. Names that are
+    spelled out, or come from braces, are not tested for existence: a missing shard is an error of that shard, not of
+    the run.
 
     Args:
         known: URLs of shards that were there once. Those that a folder or glob names keep their place among its shards.
@@ -81,6 +85,15 @@ class Changed(OSError):
     """A shard that changed while it was read, or since the plan: what was read of it is of no one version."""
 
 
+class Contents(Protocol):
+    """The samples of an open file, and their members."""
+
+    index: Index
+
+    def read(self, sample: SourceSample, extension: str) -> bytes:
+        """The bytes of a member. EOFError if the file has become shorter, Reject if this member cannot be read."""
+
+
 class Shard:
     """An open shard. Reads are positional, so that any number of threads may read at once.
 
@@ -92,28 +105,28 @@ class Shard:
         ignored: entries that nothing reads unless a specialist asks for them, counted by extension.
         parts: named parts that are a sample's image or text ("image.jpg"), counted.
         regrouped: the first release gave other keys.
+        is_table: samples are rows of a table, and members its columns.
     """
 
     def __init__(
         self,
         url: str,
         stored: BinaryIO,
-        archive: BinaryIO,
+        contents: Contents,
         version: str | None = None,
         sha256: str = "",
         problem: str = "",
-        every_key: bool = False,
     ) -> None:
         self.url = url
-        self._stored, self._archive = stored, archive
+        self._stored, self._contents = stored, contents
         self._opened = _state(stored)
         self.size, self.version = self._opened[1], str(self._opened[2]) if version is None else version
         self._digest, self._is_copy = sha256, bool(sha256)
-        index = tar.index(archive, os.fstat(archive.fileno()).st_size, every_key)
+        index = contents.index
         self.samples: list[SourceSample] = index.samples
         self.ignored: Counter[str] = index.ignored
         self.parts: Counter[str] = index.parts
-        self.regrouped = index.regrouped
+        self.regrouped, self.is_table = index.regrouped, index.is_table
         # Not logged one by one: each is in the record of the shard's samples.
         self._rejects = index.rejects + ([("", problem)] if problem else [])
         self._broken_json: dict[str, str] = {}
@@ -204,14 +217,14 @@ class Shard:
             raise Reject(removals.REASON)
 
     def read(self, sample: SourceSample, extension: str) -> bytes:
-        """One member's bytes; KeyError if the sample has none of that extension (`sample.members`, `sample.others`)."""
-        member = sample.members.get(extension) or sample.others[extension]
-        # pread moves no common position, so that threads need no lock.
-        data = os.pread(self._archive.fileno(), member.size, member.offset)
-        if len(data) != member.size:
-            said = f"read {len(data)} of {member.size} bytes; has the file changed?"
-            raise Changed(f"{public(self.url)}: {member.name}: {said}")
-        return data
+        """One member's bytes; KeyError if the sample has none of that extension (`sample.members`, `sample.others`).
+
+        Reject if it is of a table, and null or damaged there.
+        """
+        try:
+            return self._contents.read(sample, extension)
+        except EOFError as error:
+            raise Changed(f"{public(self.url)}: {error}") from error
 
     def image(self, sample: SourceSample) -> bytes:
         """The encoded image; Reject if the sample has none, or one above 256 MiB."""
@@ -272,7 +285,10 @@ class Shard:
         if size > _MAX_JSON_BYTES:
             info, problem = {}, f"json: {size} bytes, expected at most {_MAX_JSON_BYTES}"
         else:
-            info, problem = _parse_object(self.read(sample, "json"))
+            try:
+                info, problem = _parse_object(self.read(sample, "json"))
+            except Reject as reject:
+                info, problem = {}, reject.reason
         if problem:
             self._broken_json[sample.key] = problem
         return info
@@ -318,31 +334,40 @@ def scratch_folder() -> str:
 
 
 @contextmanager
-def open_shard(url: str, scratch: str | Path, every_key: bool = False) -> Iterator[Shard]:
+def open_shard(url: str, scratch: str | Path, every_key: bool = False, key: str = "") -> Iterator[Shard]:
     """Open a shard: a local file in place, a remote one through an unnamed temporary file in the folder `scratch`.
 
-    A gzip'd tar, known by its first two bytes, is unpacked into such a file as well. An empty tar has no samples; of a
-    truncated or damaged one, what can be read is kept and the rest is in `rejects`.
+    A gzip'd tar, known by its first two bytes, is unpacked into such a file as well; Parquet is known by its first
+    four. An empty tar has no samples; of a truncated or damaged one, what can be read is kept and the rest is in
+    `rejects`.
 
     Args:
-        every_key: each key is a sample, whatever its members are; see `grouping.group`.
+        every_key: of a tar each key is a sample, whatever its members are; see `grouping.group`.
+        key: the column of Parquet that has the samples' keys; see `rows.Rows`.
 
     Raises:
         FileNotFoundError: there is no such shard.
-        ValueError: it is no tar, or a file of zero bytes (an upload that failed; an empty tar has at least one block).
+        ValueError: it is neither a tar nor Parquet, has no such column, or is a file of zero bytes (an upload that
+            failed; an empty tar has at least one block).
     """
     with ExitStack() as stack:
         stored, version, digest = _fetch(url, scratch)
         stack.enter_context(stored)
-        archive, problem = stored, ""
-        if stored.read(2) == b"\x1f\x8b":
+        archive, problem, head = stored, "", stored.read(len(rows.MAGIC))
+        if head.startswith(b"\x1f\x8b"):
             stored.seek(0)
             archive, problem = _gunzip(stored, scratch)
             stack.enter_context(archive)
         try:
-            shard = Shard(url, stored, archive, version, digest, problem, every_key)
+            contents: Contents
+            if head == rows.MAGIC:
+                contents = rows.Rows(stored.fileno(), patterns.stem(url), key)
+            else:
+                contents = tar.Tar(archive, every_key)
+            shard = Shard(url, stored, contents, version, digest, problem)
         except ValueError as error:
-            raise ValueError(f"shard {public(url)}: {error}; expected a WebDataset tar, plain or gzip'd") from error
+            expected = "" if head == rows.MAGIC else "; expected a WebDataset tar, plain or gzip'd, or Parquet"
+            raise ValueError(f"shard {public(url)}: {error}{expected}") from error
         yield shard
 
 
@@ -367,7 +392,7 @@ def _fetch(url: str, scratch: str | Path) -> tuple[BinaryIO, str | None, str]:
             raise OSError(f"shard {public(url)}: cannot be reached: {cause}") from error
         raise FileNotFoundError(f"shard {public(url)}: there is no such file") from error
     except IsADirectoryError as error:
-        raise ValueError(f"shard {public(url)}: got a folder, expected a tar file") from error
+        raise ValueError(f"shard {public(url)}: got a folder, expected a file") from error
 
 
 def _spool(remote: BinaryIO, scratch: str | Path) -> tuple[BinaryIO, str]:

@@ -6,13 +6,31 @@ be read is kept, and the rest is listed with its reason (`Index.rejects`).
 
 from __future__ import annotations
 
+import os
 import tarfile
 from typing import BinaryIO, cast
 
-from .grouping import Index, Member, group
+from .grouping import Index, Member, SourceSample, group
 
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_HEADER = 1 << 24  # bytes of a long name or of pax records; a size field may say anything
+
+
+class Tar:
+    """An open tar as the contents of a shard, `index` its samples. ValueError if it is none."""
+
+    def __init__(self, file: BinaryIO, every_key: bool = False) -> None:
+        self._file = file
+        self.index = index(file, os.fstat(file.fileno()).st_size, every_key)
+
+    def read(self, sample: SourceSample, extension: str) -> bytes:
+        """The bytes of a member; EOFError if the file has become shorter."""
+        member = sample.members.get(extension) or sample.others[extension]
+        # pread moves no common position, so that threads need no lock.
+        data = os.pread(self._file.fileno(), member.size, member.offset)
+        if len(data) != member.size:
+            raise EOFError(f"{member.name}: read {len(data)} of {member.size} bytes; has the file changed?")
+        return data
 
 
 def index(file: BinaryIO, size: int, every_key: bool = False) -> Index:

@@ -80,7 +80,7 @@ class Collector:
     columns: the token outputs to show, by name ("tokens/tok_rgb").
     records: of the ledger, by (output, shard): what is stored.
     classes: the recipe's own lists of classes, by label.
-    every_key: each key of a tar is a sample, see `source.open_shard`.
+    every_key, key: see `source.open_shard`.
     """
 
     root: str
@@ -91,6 +91,7 @@ class Collector:
     records: Mapping[tuple[str, str], ledger.Entry]
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     every_key: bool = False
+    key: str = ""
     _codecs: dict[str, Codec] = field(default_factory=dict)
 
     def codec(self, output: Output) -> Codec:
@@ -120,7 +121,7 @@ class Collector:
 
     def _from_source(self, task: ShardTask, rows: Sequence[int]) -> list[GallerySample]:
         try:
-            with parallel.open_shard(task.url, source.scratch_folder(), self.every_key) as shard:
+            with parallel.open_shard(task.url, source.scratch_folder(), self.every_key, self.key) as shard:
                 shard.withhold(self._removed, task.shard)
                 samples = [read_sample(shard, shard.samples[row], self.images) for row in rows]
         except OSError:  # what was made of it can be shown without it

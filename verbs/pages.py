@@ -125,8 +125,8 @@ def collect(project: Project) -> tuple[Collector, Plan]:
     # Captions that specialists only pass through are in the shards.
     labels = tuple(label for label, specialist in project.specialists.items() if specialist.name != "captions")
     images, options = project.recipe.images, project.codec_options()
-    every_key = bool(project.recipe.sensors)
-    return Collector(project.root, images, options, labels, columns, plan.done, project.classes, every_key), plan
+    keys = bool(project.recipe.sensors), project.recipe.samples.key
+    return Collector(project.root, images, options, labels, columns, plan.done, project.classes, *keys), plan
 
 
 def write_report(project: Project, out: str | None = None, extras: dict[str, Any] | None = None) -> str:

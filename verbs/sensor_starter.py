@@ -6,6 +6,7 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ root: {root}
 samples:
   train: {train}
   val: {val}
-seed: 0
+{key}seed: 0
 
 {sensors}
 
@@ -95,12 +96,14 @@ def sets_of(given: Sequence[str]) -> dict[str, list[str]]:
 
 
 class Seen(NamedTuple):
-    """What sensors the first shard has, what was found in sentences, its samples, and the places of all shards."""
+    """What sensors the first shard has, what was found in sentences, its samples, the places of all shards, and the
+    column of keys."""
 
     found: list[Found]
     said: list[str]
     samples: int
     shards: list[str]
+    key: str = ""
 
 
 def looked_at(sets: Mapping[str, Sequence[str]]) -> Seen:
@@ -108,26 +111,28 @@ def looked_at(sets: Mapping[str, Sequence[str]]) -> Seen:
     tars = {name: source.expand(list(urls)) for name, urls in sets.items()}
     shards = places.aligned(tars) if "" not in tars else tars[""]
     found: list[Found] = []
-    said, samples = [f"{len(shards)} training shards"], 0
+    said, samples, key = [f"{len(shards)} training shards"], 0, ""
     with tempfile.TemporaryDirectory() as scratch:
         for name, url in places.parts(shards[0]).items():
             with source.open_shard(url, scratch, every_key=True) as shard:
                 if "" in tars and not look.has_sensors(shard, LOOKED_AT):
                     return Seen([], [], 0, [])
-                found += look.look(shard, LOOKED_AT, name)
+                key = look.key_column(shard, partial(source.open_shard, url, scratch, True)) or key
+                found += look.look(shard, LOOKED_AT, name, key)
                 samples = max(samples, len(shard.samples))
                 said.append(f"{name + ': ' if name else ''}{len(shard.samples):,} samples in {public(url)}")
-    return Seen(look.named(found, (*LABELS, *MODALITIES)), said, samples, shards)
+    return Seen(look.named(found, (*LABELS, *MODALITIES)), said, samples, shards, key)
 
 
 def text(
     found: Sequence[Found], findings: Sequence[str], sets: tuple[Mapping[str, list[str]], Mapping[str, list[str]]],
-    root: str, sizes: Mapping[str, object],
+    root: str, sizes: Mapping[str, object], key: str = "",
 ) -> str:  # fmt: skip
     """The recipe.
 
     Args:
-        sets: of the training and the validation shards. sizes: the fields of the template that are sizes.
+        sets: of the training and the validation shards. sizes: the fields of the template that are sizes. key: the
+            column of keys.
 
     ValueError if nothing that was found is understood.
     """
@@ -151,6 +156,7 @@ def text(
     return TEMPLATE.format(**{
         **sizes,
         "findings": "\n".join(f"# {ascii(line)[1:-1]}" for line in said),
+        "key": f"  key: {json.dumps(key)}\n" if key else "",
         "root": json.dumps(root), "train": json.dumps(train), "val": json.dumps(val),
         "sensors": "\n".join(look.lines(found)),
         "image_size": size, "patch_size": patch,

@@ -126,6 +126,7 @@ class Look:
     """What the first shard holds.
 
     samples: of the whole shard. findings: sentences. bars, truth: around and beside the images that were looked at.
+    is_table: it is Parquet.
     """
 
     samples: int
@@ -133,6 +134,7 @@ class Look:
     has_captions: bool
     bars: BarsSeen
     truth: Held
+    is_table: bool = False
 
 
 def recipe_text(
@@ -156,7 +158,7 @@ def recipe_text(
         return _of_sensors(sensor_starter.looked_at(sets), (sets, val_sets), root, machine)
     urls = source.expand(list(train))
     first = look(urls[0])
-    if not first.bars.images and (seen := sensor_starter.looked_at(sets)).found:
+    if (first.is_table or not first.bars.images) and (seen := sensor_starter.looked_at(sets)).found:
         return _of_sensors(seen, (sets, val_sets), root, machine)
     samples = _estimated_samples(urls, first.samples)
     findings = [f"{len(urls)} training shards; {first.findings[0]}", *first.findings[1:]]
@@ -190,7 +192,7 @@ def _of_sensors(
     samples = seen.samples * len(seen.shards)
     findings = [*seen.said, f"sizes are for about {samples:,} samples on {machine}"]
     fields = _fields(sizes.choose(samples, machine), samples, machine)
-    return sensor_starter.text(seen.found, findings, sets, root, fields)
+    return sensor_starter.text(seen.found, findings, sets, root, fields, seen.key)
 
 
 def _check_places(val: Sequence[str], root: str) -> None:
@@ -278,7 +280,7 @@ def look(url: str) -> Look:
             f"rejected there, {count} of them: {_in_line(reason)}" for reason, count in rejected.most_common(NAMED)
         ]
         # An empty first shard says nothing about captions; assume the usual.
-        return Look(len(shard.samples), findings, captions > 0 or not samples, seen, held)
+        return Look(len(shard.samples), findings, captions > 0 or not samples, seen, held, shard.is_table)
 
 
 def _ignored(shard: source.Shard, truth: Collection[str]) -> list[str]:

@@ -10,8 +10,9 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ _FEW = 8  # bands of a series, and how many times as long it is; a raster is not
 _MEMBERS = ("zarr.zip", "npy", "npz", "tif", "tiff", "png", "h5", "hdf5")
 _NOTHING = (-9999.0, -32768.0, 65535.0, -999.0, -1e20, 1e20)  # that stand for no value wherever they occur
 _PHOTOS = ("jpg", "jpeg", "webp", "png")
+_UNNAMED = "; name the bands"
+_KEYS = ("object_id", "key", "__key__", "id", "sample_id", "source_id", "name", "filename")  # columns of keys
 
 
 @dataclass
@@ -51,33 +54,62 @@ class _Seen:
     shapes: Counter[tuple[int, ...]] = field(default_factory=Counter)
     dtypes: Counter[str] = field(default_factory=Counter)
     values: list[np.ndarray] = field(default_factory=list)
+    words: tuple[str, ...] = ()  # of a list of texts
     problems: Counter[str] = field(default_factory=Counter)
     count: int = 0
 
 
-def look(shard: Shard, samples: int, of: str = "") -> list[Found]:
+def look(shard: Shard, samples: int, of: str = "", key: str = "") -> list[Found]:
     """What sensors the first samples of an open shard have.
 
     Args:
         samples: how many are looked at.
         of: the name of its set of tars, "" if there are no sets.
+        key: the column that has the keys, which is no sensor.
     """
     entries = shard.samples[:samples]
     members: dict[str, _Seen] = {}
     fields: dict[str, list[float]] = {}
     for entry in entries:
         for name in (*entry.others, *entry.members):
-            if name == "txt" or (name in _PHOTOS and name == entry.image and not _is_deep(shard, entry, name)):
+            if name in ("txt", key) or (name in _PHOTOS and name == entry.image and not _is_deep(shard, entry, name)):
                 continue
             if name == "json":
-                _fields(shard.info(entry), fields)
+                _fields({} if shard.is_table else shard.info(entry), fields)  # numbers of a table are its columns
                 continue
-            seen = members.setdefault(name, _Seen())
-            seen.count += 1
-            _read(shard, entry, name, seen)
-    found = [_member(name, one, len(entries), of) for name, one in members.items()]
+            _read(shard, entry, name, members.setdefault(name, _Seen()))
+    where = "column" if shard.is_table else "member"
+    found = [_member(name, one, len(entries), of, where) for name, one in members.items()]
     found += [_scalar(name, values, len(entries), of) for name, values in fields.items()]
-    return found
+    return _with_names(found, {name: one.words for name, one in members.items() if one.words})
+
+
+def key_column(shard: Shard, reopened: Callable[[str], AbstractContextManager[Shard]]) -> str:
+    """The column of an open table that names its rows, "" if none does: the first that is called so and has each value
+    once. `reopened` opens the table by a column of keys."""
+    columns = shard.samples[0].others if shard.is_table and shard.samples else {}
+    for name in filter(columns.__contains__, _KEYS):
+        try:
+            with reopened(name) as by_name:
+                if not by_name.rejects:
+                    return name
+        except ValueError:  # no texts and no whole numbers
+            continue
+    return ""
+
+
+def _with_names(found: Sequence[Found], words: Mapping[str, tuple[str, ...]]) -> list[Found]:
+    """The same with names of bands, where a list of as many texts lies beside their column; without such lists."""
+    changed, used = [], set()
+    for one in found:
+        parent = one.settings.get("column", "").rpartition(".")[0]
+        for name, bands in words.items():
+            of_it = parent and name.rpartition(".")[0] == parent
+            if of_it and len(bands) == len(one.settings.get("bands", ())) and len(set(bands)) == len(bands):
+                one = replace(one, settings=one.settings | {"bands": list(bands)}, says=one.says.replace(_UNNAMED, ""))
+                used.add(_plain(name))
+        changed.append(one)
+    return [one for one in changed if one.settings or one.name not in used]
 
 
 def _is_deep(shard: Shard, entry: Any, name: str) -> bool:
@@ -88,8 +120,16 @@ def _is_deep(shard: Shard, entry: Any, name: str) -> bool:
 
 def _read(shard: Shard, entry: Any, name: str, seen: _Seen) -> None:
     try:
-        value = _array(shard.member_bytes(entry, name), name, seen)
-    except (Reject, ValueError) as error:
+        data = shard.member_bytes(entry, name)
+    except Reject as error:
+        if shard.is_table and error.reason.endswith("there is none"):
+            return  # null, as a member that a tar lacks
+        seen.problems[str(error)] += 1
+        data = b""
+    seen.count += 1
+    try:
+        value = _array(data, name, shard.is_table, seen) if data else None
+    except ValueError as error:
         seen.problems[str(error)] += 1
         return
     if value is not None:
@@ -98,7 +138,12 @@ def _read(shard: Shard, entry: Any, name: str, seen: _Seen) -> None:
         seen.values.append(value)
 
 
-def _array(data: bytes, name: str, seen: _Seen) -> np.ndarray | None:
+def _array(data: bytes, name: str, is_column: bool, seen: _Seen) -> np.ndarray | None:
+    if is_column:
+        if data.startswith(b'["'):
+            seen.words = tuple(map(str, json.loads(data)))
+        found = readers.read(data, Reading(column=name))
+        return found if isinstance(found, np.ndarray) else None
     ending = next((one for one in _MEMBERS if name.endswith(one)), "")
     if ending not in readers.READERS:
         raise ValueError("nothing reads such a file; name a function that does (reader)")
@@ -124,7 +169,8 @@ def _scalar(name: str, values: Sequence[float], samples: int, of: str) -> Found:
     return Found(_plain(name), {**_from(of), "member": "json", "field": name}, says)
 
 
-def _member(name: str, seen: _Seen, samples: int, of: str) -> Found:
+def _member(name: str, seen: _Seen, samples: int, of: str, key: str) -> Found:
+    """What a member is, or a column; `key` says which."""
     short = _plain(name.removesuffix(next((f".{one}" for one in _MEMBERS if name.endswith(f".{one}")), "")))
     called = of if of and name in _MEMBERS else short
     where = f"{f'{of}/' if of else ''}{name}"
@@ -132,7 +178,7 @@ def _member(name: str, seen: _Seen, samples: int, of: str) -> Found:
         return Found(called, {}, f"{where}, {seen.count} of {samples} samples: {next(iter(seen.problems))}")
     if not seen.values:
         return Found(called, {}, f"{where}, {seen.count} of {samples} samples: no array of numbers")
-    settings = {**_from(of), "member": name}
+    settings = {**_from(of), key: name}
     shape, dtype = seen.shapes.most_common(1)[0][0], seen.dtypes.most_common(1)[0][0]
     says = f"{dtype} {shape} in {len(seen.values)} of {samples} samples"
     if len(seen.shapes) > 1:
@@ -155,6 +201,8 @@ def _described(name: str, settings: dict[str, Any], says: str, shape: tuple[int,
     if not real.size:
         return Found(name, {}, f"{says}: all values are {nothing[0]:g}")
     says += f", {real.min():.6g} to {real.max():.6g}"
+    if len(seen.values) > 1 and all(np.array_equal(one, seen.values[0], equal_nan=True) for one in seen.values[1:]):
+        return Found(name, {}, f"{name}, {says}: the same in all of them, which says nothing")
     if (gaps := 1 - real.size / flat.size) > 0:
         says += f", {gaps:.1%} without a value"
     if len(plain) == 1:
@@ -167,7 +215,7 @@ def _described(name: str, settings: dict[str, Any], says: str, shape: tuple[int,
         settings["nodata"] = nothing[0] if len(nothing) == 1 else nothing
     if len(plain) == 2 and min(plain) <= _FEW and max(plain) >= _FEW * min(plain):
         series = {"kind": "series", "length": max(plain), "bands": [f"b{i + 1}" for i in range(min(plain))]}
-        return Found(name, settings | series, says + "; name the bands")
+        return Found(name, settings | series, says + _UNNAMED)
     if len(plain) == 2:
         if _is_classes(seen, real):
             count = int(real.max()) + 1
@@ -183,7 +231,7 @@ def _described(name: str, settings: dict[str, Any], says: str, shape: tuple[int,
     if plain[0] == plain[2]:
         settings["axes"] = "chw"
     sides = plain[1:] if axis == 0 else plain[:2]
-    return Found(name, settings, says + "; name the bands" + _zeros(flat, settings), min(sides))
+    return Found(name, settings, says + _UNNAMED + _zeros(flat, settings), min(sides))
 
 
 def _is_classes(seen: _Seen, values: np.ndarray) -> bool:
@@ -237,5 +285,8 @@ def has_sensors(shard: Shard, samples: int) -> bool:
     """Whether the first samples have no photo, and members that a sensor may have."""
     entries = shard.samples[:samples]
     others = [name for one in entries for name in (*one.others, *one.members) if name not in TEXT_EXTENSIONS]
+    if shard.is_table:  # a picture beside spectra is a preview of them
+        numbers = (one for one in look(shard, samples) if one.settings.get("kind") != "scalar")
+        return any(one.settings for one in numbers) or not any(one.image for one in entries)
     photos = [one for one in entries if one.image and not _is_deep(shard, one, one.image)]
     return bool(others) and not photos

@@ -25,7 +25,7 @@ class Parallel(Shard):
         self._digest = ""
         self.ignored = Counter({f"{of}/{name}": n for of, one in shards.items() for name, n in one.ignored.items()})
         self.parts: Counter[str] = sum((one.parts for one in shards.values()), Counter())
-        self.regrouped = False
+        self.regrouped, self.is_table = False, all(one.is_table for one in shards.values())
         self._rejects = [(key, f"{of}: {reason}") for of, one in shards.items() for key, reason in one._rejects]
         self._broken_json: dict[str, str] = {}
         self._homes: dict[tuple[str, str], tuple[Shard, SourceSample, str]] = {}
@@ -74,12 +74,12 @@ class Parallel(Shard):
 
 
 @contextmanager
-def open_shard(place: str, scratch: str | Path, every_key: bool = False) -> Iterator[Shard]:
-    """A shard of one tar or several; arguments and errors as of `source.open_shard`."""
+def open_shard(place: str, scratch: str | Path, every_key: bool = False, key: str = "") -> Iterator[Shard]:
+    """A shard of one file or several; arguments and errors as of `source.open_shard`."""
     parts = places.parts(place)
     with ExitStack() as stack:
         if list(parts) == [""]:
-            yield stack.enter_context(source.open_shard(place, scratch, every_key))
+            yield stack.enter_context(source.open_shard(place, scratch, every_key, key))
             return
-        shards = {name: stack.enter_context(source.open_shard(url, scratch, True)) for name, url in parts.items()}
+        shards = {name: stack.enter_context(source.open_shard(url, scratch, True, key)) for name, url in parts.items()}
         yield Parallel(place, shards)

@@ -75,14 +75,14 @@ def joined(digests: Sequence[str]) -> str:
 def aligned(sets: Mapping[str, Sequence[str]]) -> list[str]:
     """The places of shards from the tars of each set, in the order of the first one.
 
-    Tars belong together that have the same file name; where names occur twice in a set (a/0.tar, b/0.tar) those at the
-    same place of the lists.
+    Tars belong together that have the same file name, up to its kind; where names occur twice in a set (a/0.tar,
+    b/0.tar) those at the same place of the lists.
 
     Raises:
         ValueError: a set lacks a tar that another one has, and names it.
     """
     head, *others = sets
-    names = {name: [_name(url) for url in urls] for name, urls in sets.items()}
+    names = {name: [patterns.stem(url) for url in urls] for name, urls in sets.items()}
     unique = all(len(set(one)) == len(one) for one in names.values())
     if not unique:
         if len({len(one) for one in names.values()}) > 1:
@@ -94,12 +94,9 @@ def aligned(sets: Mapping[str, Sequence[str]]) -> list[str]:
         for one, other in ((name, head), (head, name)):
             if lost := [tar for tar in names[other] if tar not in by_name[one]]:
                 more = ", ..." if len(lost) > _NAMED else ""
+                files = [posixpath.basename(patterns.without_query(by_name[other][tar])) for tar in lost[:_NAMED]]
                 raise ValueError(
-                    f"the set {one} lacks {len(lost)} tars that {other} has ({', '.join(lost[:_NAMED])}{more}); sets "
+                    f"the set {one} lacks {len(lost)} tars that {other} has ({', '.join(files)}{more}); sets "
                     "of tars have the same file names"
                 )
     return [join({name: by_name[name][tar] for name in sets}) for tar in names[head]]
-
-
-def _name(url: str) -> str:
-    return posixpath.basename(patterns.without_query(url))

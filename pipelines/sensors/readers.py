@@ -24,6 +24,8 @@ MAX_BYTES = 1 << 30  # of an array in memory
 Reader = Callable[[bytes, sensors.Reading], Any]
 
 _ARRAY_KINDS = "biuf"
+_NPY = b"\x93NUMPY"
+_SHOWN = 32  # bytes of a text that an error shows
 
 
 def read(data: bytes, reading: sensors.Reading) -> Any:
@@ -34,6 +36,8 @@ def read(data: bytes, reading: sensors.Reading) -> Any:
     """
     if reading.reader:
         return own(reading.reader)(data)
+    if reading.column and not reading.member:
+        return _column(data)
     kind = members.suffix(reading.member)
     if reading.member.endswith("zarr.zip"):
         kind = "zarr.zip"
@@ -84,6 +88,17 @@ def check_size(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if size > MAX_BYTES:
         raise ValueError(f"an array {shape} of {dtype.name}, {size} bytes; expected at most {MAX_BYTES}")
+
+
+def _column(data: bytes) -> Any:
+    """Numbers of a column. ValueError if it holds something else."""
+    if data.startswith(_NPY):
+        return members.KINDS["npy"].read(data)
+    try:
+        found = f"text such as {data[:_SHOWN].decode()!r}"
+    except UnicodeDecodeError:
+        found = "bytes"
+    raise ValueError(f"the column holds {found}, expected numbers; if it holds files say which (member: png)")
 
 
 def _by_kind(data: bytes, reading: sensors.Reading) -> Any:

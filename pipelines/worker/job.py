@@ -26,6 +26,7 @@ class Job:
     classes: the recipe's own lists of classes, by label.
     reads: members of samples that somebody reads, by extension: any specialist of the recipe, or its evaluation.
     doubted: labels for whose rejects an earlier job was stopped (stops.py).
+    key: the column of Parquet shards that has the samples' keys, "" for none.
     cpus: the most that a specialist of the recipe declares: threads must not depend on which of them have work now.
     """
 
@@ -41,6 +42,7 @@ class Job:
     reads: frozenset[str] = frozenset()
     cpus: float = 1.0
     doubted: frozenset[str] = frozenset()
+    key: str = ""
 
     @property
     def drawing(self) -> Drawing:

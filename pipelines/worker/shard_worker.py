@@ -140,7 +140,7 @@ class ShardWorker:
         start = time.monotonic()
         outputs = {name: self.job.outputs[name] for name in task.outputs}
         removed = removals.read(self.job.root)
-        with parallel.open_shard(task.url, self.job.scratch, self.job.every_key) as shard:
+        with parallel.open_shard(task.url, self.job.scratch, self.job.every_key, self.job.key) as shard:
             shard.withhold(removed, task.shard)
             if shard.regrouped:
                 drop_other_readings(self.job.root, task, [sample.key for sample in shard.samples])
@@ -302,7 +302,7 @@ class ShardWorker:
         asked = [self.job.outputs[name] for name in outputs if name != SAMPLES]
         others = {*self.job.specialists, *labels} - {output.label for output in asked}
         wanted = {*others, *(output.label for output in asked)}
-        with parallel.open_shard(task.url, self.job.scratch, self.job.every_key) as shard:
+        with parallel.open_shard(task.url, self.job.scratch, self.job.every_key, self.job.key) as shard:
             shard.withhold(removals.read(self.job.root), task.shard)
             rows = range(min(count, len(shard.samples)))
             # The first sample once before: what is built at first use (kernels, lookup tables) is not measured.
@@ -319,7 +319,7 @@ class ShardWorker:
 
     def samples_of(self, task: ShardTask) -> int:
         """How many samples a shard has."""
-        with parallel.open_shard(task.url, self.job.scratch, self.job.every_key) as shard:
+        with parallel.open_shard(task.url, self.job.scratch, self.job.every_key, self.job.key) as shard:
             return len(shard.samples)
 
     def labelled(

@@ -89,7 +89,7 @@ def inspect(path: str, urls: Sequence[str], row: int, pictures: bool) -> Inspect
     known = [one for one in footers if one.metadata.get("format") in (store.FORMAT, labels.FORMAT)]
     if not known:
         check_row(row, sum(one.rows for one in footers))
-        return foreign.inspect_parquet(path, footers[0].url, _size(footers))
+        return foreign.inspect_parquet(path, footers[0].url, _size(footers), row)
     if known[0].metadata["format"] == store.FORMAT:
         inspection = _columns(path, known, row, pictures)
     else:

@@ -7,13 +7,22 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ...infra import storage
+from ...pipelines import source
+from ...pipelines.grouping import SourceSample
+from ...pipelines.reject import Reject
+from ...pipelines.sensors import readers, rows
+from ...sensors import Reading
 from ...tokenize import table_file
 from .view import Inspection
 
 MAX_JSON_BYTES = 1 << 26
 MAX_NAMES = 40
 NOTE = "another program wrote this file: fourmill neither reads nor needs it"
+TABLE = "another program wrote this file; its rows can be samples (docs/extend/parquet-samples.md)"
+_SHOWN = 60  # characters of a text
 # What img2dataset leaves beside 00000.tar: 00000_stats.json and 00000.parquet (one row a URL).
 IMG2DATASET = "img2dataset wrote this file; the samples are in {tar}"
 _IMG2DATASET_COLUMNS = {"key", "url", "status"}
@@ -51,25 +60,54 @@ def inspect_json(path: str, url: str, value: Any) -> Inspection:
     return Inspection(facts)
 
 
-def inspect_parquet(path: str, url: str, size: Mapping[str, Any]) -> Inspection:
+def inspect_parquet(path: str, url: str, size: Mapping[str, Any], row: int) -> Inspection:
     """Facts of Parquet files that are none of fourmill's.
 
     Args:
-        url: of the first. size: facts on files, rows and bytes.
+        url: of the first. size: facts on files, rows and bytes. row: that is looked at, if it is in a local first file:
+            a remote one would be fetched whole.
     """
     with table_file.open_parquet(url) as file:
-        schema = file.schema_arrow
+        schema, count = file.schema_arrow, file.metadata.num_rows
+    types = rows.types(schema)
+    held = _row(url, row, types) if storage.is_local(url) and row < count else {}
     facts = {
         "path": path,
         "kind": "Parquet of another program",
-        "notes": [_note(url, set(schema.names) >= _IMG2DATASET_COLUMNS, ".parquet")],
+        "notes": [_note(url, set(schema.names) >= _IMG2DATASET_COLUMNS, ".parquet", TABLE)],
         **size,
-        "columns": [{"column": field.name, "type": str(field.type)} for field in schema],
+        "columns": [{"column": name, "type": kind, f"row {row}": held.get(name)} for name, kind in types.items()],
         "sample": None,
     }
     return Inspection(facts)
 
 
-def _note(url: str, is_img2dataset: bool, suffix: str) -> str:
+def _row(url: str, row: int, names: Mapping[str, str]) -> dict[str, str]:
+    """What a row has in each column, in words."""
+    with source.open_shard(url, source.scratch_folder()) as shard:
+        sample = shard.samples[row]
+        photo = {member.name: extension for extension, member in sample.members.items()}
+        return {name: _cell(shard, sample, photo.get(name, name)) for name in names}
+
+
+def _cell(shard: source.Shard, sample: SourceSample, name: str) -> str:
+    try:
+        data = shard.member_bytes(sample, name)
+    except Reject as reject:
+        return reject.reason.removeprefix(f"{name}: ")
+    try:
+        values = readers.read(data, Reading(column=name))
+    except ValueError:
+        try:
+            return data.decode()[:_SHOWN]
+        except UnicodeDecodeError:
+            return f"{len(data):,} bytes"
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return f"{values.dtype} {values.shape}, no value"
+    return f"{values.dtype} {values.shape}, {known.min():.4g} to {known.max():.4g}" if values.ndim else f"{values:.6g}"
+
+
+def _note(url: str, is_img2dataset: bool, suffix: str, otherwise: str = NOTE) -> str:
     stem = posixpath.basename(url).removesuffix(suffix)
-    return IMG2DATASET.format(tar=f"{stem}.tar") if is_img2dataset else NOTE
+    return IMG2DATASET.format(tar=f"{stem}.tar") if is_img2dataset else otherwise

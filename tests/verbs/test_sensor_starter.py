@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 from fourmill_tests import runs
+from fourmill_tests.sky import galaxies
 from fourmill_tests.tiny import landscape
 
 from fourmill import recipe as recipes
@@ -52,4 +53,22 @@ def test_init_finds_sets_and_names_what_it_does_not_understand(tmp_path: Path) -
         assert found["sensors"]["terrain"] == {"from": "terrain", "member": "tif", "nodata": -9999.0}
         assert found["sensors"]["flux"] == {"from": "optical", "member": "flux.npy", "kind": "series", "length": 5000}
         assert "optical/cloud.xyz, 1 of 4 samples: nothing reads such a file" in text
+        Project(recipes.parse(found))
+
+
+def test_init_finds_columns_of_parquet(tmp_path: Path) -> None:
+    galaxies.write(tmp_path / "s" / "train-000.parquet", range(8))
+    with landscape.forgotten():
+        status, text, said = runs.command("init", f"--samples={tmp_path}/s/", f"--root={tmp_path}/out", "--for=cpux2")
+        assert status == 0, said
+        found = yaml.safe_load(text)
+        assert found["samples"]["key"] == "object_id" and found["modalities"][0] == "image_flux"
+        assert found["sensors"] == {
+            "image_flux": {"column": "image.flux", "bands": galaxies.BANDS},
+            "spectrum_flux": {"column": "spectrum.flux", "kind": "series", "length": galaxies.LENGTH},
+            "z": {"column": "Z", "kind": "scalar"},
+        }
+        assert "float32 (96,) in 6 of 8 samples" in text and "name the bands" not in text
+        for left in ("TYPE, 8 of 8 samples: the column holds text such as 'EXP'", "zwarn, bool () in 8 of 8 samples"):
+            assert left in text
         Project(recipes.parse(found))

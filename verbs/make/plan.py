@@ -159,7 +159,7 @@ def _first_shard(job: Job, plan: Plan, borders: str) -> tuple[dict[str, int], st
     if task is None or not storage.is_local(task.url):
         return {}, ""
     try:
-        with parallel.open_shard(task.url, job.scratch, job.every_key) as shard:
+        with parallel.open_shard(task.url, job.scratch, job.every_key, job.key) as shard:
             shard.withhold(removals.read(job.root), task.shard)
             seen = look(shard, shard.samples[:LOOKED_AT], job.images.max_pixels)
             problems = dict(Counter(reason_class(reason) for _, reason in shard.problems(job.reads)))

@@ -58,4 +58,4 @@ class FromSensor(Specialist):
             if faults.of_place(error):
                 raise
             said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            return Reject(f"{self.label}: {self.reading.member}: {said}")
+            return Reject(f"{self.label}: {self.reading.place}: {said}")
