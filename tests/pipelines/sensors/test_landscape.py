@@ -166,7 +166,7 @@ def test_a_plan_before_anything_is_fitted(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"sensors": {"s2": {"member": "tif", "band": ["a"]}}}, "sensors.s2.band: no such field; did you mean 'bands'"),
-        ({"sensors": {"s2": {"bands": ["a"]}}}, "sensors.s2.member: this field is needed"),
+        ({"sensors": {"s2": {"bands": ["a"]}}}, "sensors.s2: say where its values are: member, or column"),
         ({"sensors": {"rgb": {"member": "tif"}}}, "rgb: there is another declaration"),
         ({"modalities": ["s3"]}, "there is no 's3'; did you mean"),
         ({"images": {"trim_borders": True}}, "images.trim_borders: it cuts photos"),
