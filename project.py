@@ -104,15 +104,13 @@ class Project:
 
     @cached_property
     def label_prints(self) -> LabelPrints:
-        recipe = self.recipe
-        every_key, key = bool(recipe.sensors), recipe.samples.key
-        return outputs.label_prints(recipe.images, self.specialists, self.classes, every_key, key)
+        return outputs.label_prints(self.recipe.images, self.specialists, self.classes, *self.recipe.keys)
 
     @cached_property
     def label_outputs(self) -> dict[str, Output]:
         """The kept labels, and with them the record of each shard's samples."""
-        keep, every_key, key = self.recipe.labels.keep, bool(self.recipe.sensors), self.recipe.samples.key
-        made = outputs.label_outputs(keep, self.specialists, self.label_prints, self.classes, every_key, key)
+        keep, keys = self.recipe.labels.keep, self.recipe.keys
+        made = outputs.label_outputs(keep, self.specialists, self.label_prints, self.classes, *keys)
         return made | outputs.imported_labels(self.recipe.imported, not self.recipe.reads_samples)
 
     @cached_property

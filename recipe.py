@@ -109,6 +109,11 @@ class Recipe(Section):
         return class_lists.resolve(self.classes) | class_lists.of_sensors(self.sensors)
 
     @property
+    def keys(self) -> tuple[bool, str]:
+        """Whether every key of a tar is a sample, and the column of Parquet with the keys; see `source.open_shard`."""
+        return bool(self.sensors), self.samples.key
+
+    @property
     def declares(self) -> tuple[str | Declares, ...]:
         """What other processes need before they know its modalities: its modules, and its sensors."""
         return (*self.modules, *([Sensors(self.sensors)] if self.sensors else []))

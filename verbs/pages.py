@@ -125,7 +125,7 @@ def collect(project: Project) -> tuple[Collector, Plan]:
     # Captions that specialists only pass through are in the shards.
     labels = tuple(label for label, specialist in project.specialists.items() if specialist.name != "captions")
     images, options = project.recipe.images, project.codec_options()
-    keys = bool(project.recipe.sensors), project.recipe.samples.key
+    keys = project.recipe.keys
     return Collector(project.root, images, options, labels, columns, plan.done, project.classes, *keys), plan
 
 
