@@ -22,7 +22,7 @@ def state(script: str, arguments: Sequence[str] | None = None) -> None:
         arguments: of its `main`; those of the command line if None.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    print(f"command:  python benchmarks/{Path(script).name} {' '.join(words)}".rstrip())
+    print(f"command:  python {Path(script).resolve().relative_to(ROOT)} {' '.join(words)}".rstrip())
     print(f"commit:   {commit()}")
     print(f"date:     {datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
     print(f"hardware: {hardware()}\n", flush=True)

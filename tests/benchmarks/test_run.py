@@ -19,7 +19,7 @@ FOLDER = ROOT / "benchmarks"
 RUNS: list[tuple[str, str, int, bool]] = [
     ("store", "--samples 50 --tokens 16 --repeats 1", 4, False),
     ("scenes", "--images 10 --sizes 16 --processes 1", 1, False),
-    ("duplicates", "--images 20 --kinds textures photos", 2, False),
+    ("trials/duplicates", "--images 20 --kinds textures photos", 2, False),
     ("masking", "--batch 8 --seconds 0.05", 4, False),
     ("scale", "--shards 12 --columns 2 --made 4 --steps write load status", 3, False),
     ("overlap", "--batches 4 --milliseconds 1", 2, False),
@@ -33,7 +33,7 @@ RUNS: list[tuple[str, str, int, bool]] = [
 ON_RAY: list[tuple[str, str, int]] = [
     ("engine", "--samples 20 --crops 1 --processes 1", 1),
     ("fused", "--samples 4 --crops 1 --shards 1 --dim 64 --depth 1", 2),
-    ("planted_bugs", "--seeds 1 --bugs leak --images 8 --steps 2 --fit-steps 2 --workers 1 --tiny", 1),
+    ("trials/planted_bugs", "--seeds 1 --bugs leak --images 8 --steps 2 --fit-steps 2 --workers 1 --tiny", 1),
 ]
 # Those that write into a folder.
 INTO_A_FOLDER: list[tuple[str, str, int]] = [
@@ -49,7 +49,7 @@ QUICK_TABLES = ["training", "reduced", "gathered", "collectives", "staging", "en
 TABLES = sorted(path.stem for path in (FOLDER / "counted").glob("*.py"))
 SCRIPTS = ["counts", "gpu", *(script for script, *_ in (*RUNS, *ON_RAY, *INTO_A_FOLDER))]  # of gpu: test_gpu.py
 # Comparisons behind docs/decisions.md, what needs a finished root, and what takes minutes: run by hand.
-BY_HAND = {"damages", "ray_data", "shards", "recompute", "chaos", "proxy"}
+BY_HAND = {"ray_data", "shards", "servers/proxy", "trials/chaos", "trials/damages", "trials/recompute"}
 
 
 def run(script: str, arguments: str, ray_address: str = "") -> subprocess.CompletedProcess[str]:
@@ -121,7 +121,8 @@ def test_a_benchmark_that_writes_prints_its_table(tmp_path: Path, script: str, a
 
 
 def test_every_benchmark_is_run() -> None:
-    scripts = {path.stem for path in FOLDER.glob("*.py") if "__main__" in path.read_text()}
+    paths = [path for path in FOLDER.rglob("*.py") if "__main__" in path.read_text()]
+    scripts = {path.relative_to(FOLDER).with_suffix("").as_posix() for path in paths}
     assert scripts == set(SCRIPTS) | BY_HAND
 
 

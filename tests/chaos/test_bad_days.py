@@ -1,6 +1,6 @@
 """Labels, tokens and a training on S3 behind a proxy that refuses, cuts, forgets and answers late, at random by seed.
 
-benchmarks/chaos.py is the large form, with Ray, fits and kills.
+benchmarks/trials/chaos.py is the large form, with Ray, fits and kills.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fourmill.verbs.make import label, tokenize
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-import proxy
+from servers import proxy
 
 RATE = 0.07
 MADE = ("labels", "tokens", "tokenizers", "ledger/labels", "ledger/tokens")

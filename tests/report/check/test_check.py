@@ -66,7 +66,7 @@ def test_nothing_is_found_in_a_good_root(root: Path) -> None:
 
 def test_random_damages_are_found(copy: Path) -> None:
     """One byte changed, or the file cut, in turn: of each file kind the check names the very place. See
-    benchmarks/damages.py for 200 of them."""
+    benchmarks/trials/damages.py for 200 of them."""
     rng, files = random.Random(0), damageable(copy)
     for number in range(24):
         path = files[rng.randrange(len(files))]

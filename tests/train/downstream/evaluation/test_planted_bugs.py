@@ -1,7 +1,7 @@
 """Planted bugs move the cells of their column that need no trained model: on eight scenes whose truth is known.
 
 What is measured are the rows of the labeller and of the tokenizers, beside three sound roots of other seeds and scenes.
-benchmarks/planted_bugs.py has all bugs, also those that only answers of a model show, by `fourmill run` on Ray.
+benchmarks/trials/planted_bugs.py has all bugs, also those that only answers of a model show, by `fourmill run` on Ray.
 """
 
 from __future__ import annotations

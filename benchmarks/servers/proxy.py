@@ -1,6 +1,6 @@
 """A proxy between an S3 client and its server that answers as real stores do on bad days, at random by seed.
 
-    python benchmarks/proxy.py UPSTREAM_PORT --seed 0 --rate 0.1 [--port 0]
+    python benchmarks/servers/proxy.py UPSTREAM_PORT --seed 0 --rate 0.1 [--port 0]
 
 It prints its port. Which request is disturbed, and how, follows from the seed, the request's method and path, and how
 often that was asked for: the same for any order of the threads that ask.

@@ -1,6 +1,6 @@
 """Recompute three columns of an evaluation from the stored answers and the renderer's truth, by other code.
 
-    python benchmarks/recompute.py DEMO          # the folder of `fourmill demo`
+    python benchmarks/trials/recompute.py DEMO          # the folder of `fourmill demo`
 
 It shares no code with the evaluation. Answers are read with pyarrow, truth with tarfile and Pillow. Measures come
 from their definitions: normals, the mean angle over all pixels with a surface; classes, the mean of intersection over
@@ -15,6 +15,7 @@ import argparse
 import io
 import json
 import re
+import sys
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,10 +24,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as parquet
 import torch
-from circumstances import state
 from PIL import Image
 
 import fourmill
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/, whose modules the folders share
+from circumstances import state
 
 # The words for the shapes of plain scenes, from the grammar of captions (docs/prepare/scenes.md), and the classes of
 # the demo's recipe: the renderer's ids 0, 1, 3, 4, 5, 6.

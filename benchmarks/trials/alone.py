@@ -1,4 +1,4 @@
-"""The stages of a recipe in one process, without Ray, for benchmarks/chaos.py: the start of Ray's processes is most of
+"""The stages of a recipe in one process, without Ray, for chaos.py: the start of Ray's processes is most of
 what a bad day costs. Engine, workers, fits and trainer are those of every run; only who starts them is another one."""
 
 from __future__ import annotations

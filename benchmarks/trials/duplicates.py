@@ -1,6 +1,6 @@
 """Planted duplicates: how many of each kind are found, and how many of the images that are none are said to be some.
 
-    python benchmarks/duplicates.py [--images 2000] [--kinds scenes textures photos] [--seed 1]
+    python benchmarks/trials/duplicates.py [--images 2000] [--kinds scenes textures photos] [--seed 1]
 
 Distinct images of a kind (rendered scenes, procedural textures, parts of photos that do not overlap) come first; then
 copies of a tenth of them for each change: a crop that keeps 80 % of the area, with the image's aspect or another, JPEG
@@ -11,6 +11,7 @@ others are distinct images that are said to be copies.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,12 +19,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import xxhash
-from circumstances import state
 
 from fourmill.infra import scratch
 from fourmill.pipelines.curation.duplicates import join, pictures
 from fourmill.pipelines.scenes import draw
 from fourmill.pipelines.scenes.render import render
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/, whose modules the folders share
+from circumstances import state
 
 PHOTOS = (
     "astronaut", "coffee", "chelsea", "rocket", "camera", "brick", "grass", "gravel", "coins", "page", "text", "clock",

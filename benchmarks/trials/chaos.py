@@ -1,9 +1,9 @@
 """Bad days: a store that refuses, cuts and forgets, and processes that are killed; is all that is made as undisturbed?
 
-    python benchmarks/chaos.py [--seeds 50] [--first 0] [--rate 0.1] [--kills 2] [--logs DIR] [--without-ray]
+    python benchmarks/trials/chaos.py [--seeds 50] [--first 0] [--rate 0.1] [--kills 2] [--logs DIR] [--without-ray]
 
 Shards and root lie on an S3 server (moto) on loopback. Label, fit, tokenize and train run once without disturbance for
-each number of workers; then a part of them for each seed, in a new root, through a proxy (benchmarks/proxy.py) that
+each number of workers; then a part of them for each seed, in a new root, through a proxy (servers/proxy.py) that
 answers some requests with 409, 429, 500 or 503, hangs up before or after the request was done, cuts answers, answers
 late or never, or with an old listing. Meanwhile a worker, the raylet, the driver or the proxy is killed by the wall
 clock. A verb that ends with an error is started again, as a user would. Every other seed
@@ -14,7 +14,7 @@ for byte (of one thread a worker), `fourmill check` finds nothing broken, and no
 `--first N` goes on from seed N.
 
 What a seed costs is mostly the start of processes: drivers are forked with all modules loaded, and one Ray serves all
-seeds until it is killed. With `--without-ray` all is done in the driver (benchmarks/alone.py), with one worker, and the
+seeds until it is killed. With `--without-ray` all is done in the driver (alone.py), with one worker, and the
 driver and the proxy alone are killed.
 """
 
@@ -36,9 +36,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from circumstances import ROOT, state
 
 from fourmill.infra import storage
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/, whose modules the folders share
+from circumstances import ROOT, state
 
 SUPPORT = str(ROOT / "tests/support")
 sys.path.insert(0, SUPPORT)
@@ -123,7 +125,13 @@ class Proxy:
 
     def start(self, seed: int, rate: float) -> None:
         self._given = (seed, rate)
-        command = [sys.executable, str(ROOT / "benchmarks/proxy.py"), str(self._upstream), "--port", str(self.port)]
+        command = [
+            sys.executable,
+            str(ROOT / "benchmarks/servers/proxy.py"),
+            str(self._upstream),
+            "--port",
+            str(self.port),
+        ]
         command += ["--seed", str(seed), "--rate", str(rate), "--endless", str(int(rate > 0))]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None

@@ -1,6 +1,6 @@
 """Random damages of a root, one at a time: does `fourmill check` find each?
 
-    python benchmarks/damages.py ROOT [--trials 200] [--seed 0]
+    python benchmarks/trials/damages.py ROOT [--trials 200] [--seed 0]
 
 ROOT is copied; its columns, labels, records, tokenizers, checkpoints and models are damaged in turn: a byte changed, a
 run of bytes made zeros, the file cut, or another file of the same folder put in its place. Each is mended before the
@@ -19,9 +19,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from circumstances import state
-
 from fourmill.report.check import check
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/, whose modules the folders share
+from circumstances import state
 
 FOLDERS = ("tokens", "labels", "ledger", "tokenizers", "runs")
 # Logs, and what a run says of itself for people.

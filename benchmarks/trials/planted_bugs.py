@@ -1,7 +1,7 @@
 """Planted bugs: does the evaluation table show each, beyond the spread of runs without a bug?
 
-    python benchmarks/planted_bugs.py [--seeds 3] [--bugs classes crops normals codes captions leak] [--images 768]
-        [--steps 500] [--fit-steps 160] [--workers 2] [--tiny]
+    python benchmarks/trials/planted_bugs.py [--seeds 3] [--bugs classes crops normals codes captions leak]
+        [--images 768] [--steps 500] [--fit-steps 160] [--workers 2] [--tiny]
 
 Rendered scenes with labels that come with them go through `fourmill run` on Ray and the table of `fourmill evaluate`:
 once for each seed, which has other scenes, tokenizers, masks and weights, and once for each bug, in a copy of the first
@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from circumstances import ROOT, state
 
 from fourmill import recipe as recipes
 from fourmill.infra.cluster import cluster
@@ -33,6 +32,9 @@ from fourmill.pipelines.scenes.sample import Options
 from fourmill.project import Project
 from fourmill.train.downstream.evaluation.evaluate import Evaluation
 from fourmill.train.downstream.evaluation.table_files import ROWS, SHOWN, Figure, Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/, whose modules the folders share
+from circumstances import ROOT, state
 
 SUPPORT = str(ROOT / "tests/support")
 sys.path.insert(0, SUPPORT)
