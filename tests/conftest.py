@@ -7,6 +7,7 @@ specialists that misbehave, a local S3 server and a browser.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,23 @@ hypothesis.settings.load_profile("fourmill")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, SUPPORT)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH", "")]))
+
+
+# Many processes import the same modules: each is compiled once, also where the environment says otherwise.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# Half a minute of CPU: modules and tests stay, so that nothing is to be collected until all are there, and none of
+# them is looked at later.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # what is left at the end is a leak, says a library
 
 
 # Files that run in one process of `-n 2`, for what they share takes long to make; those of any other file do, too.

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..infra import faults, logs, scratch
@@ -164,7 +165,8 @@ def run(
         if root and (reach := access.asked(root, sample, started_here())):
             Nodes(ray, reach)
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
+
+        from .group import Trainer
 
         if resources.most <= FEW:
             os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", FEW_SECONDS)
@@ -180,9 +182,9 @@ def run(
                 use_gpu=resources.gpus > 0,
                 resources_per_worker=bundle,
             )
-            trainer = TorchTrainer(
-                guard(work),
-                train_loop_config=config,
+            trainer = Trainer(
+                # Not as `train_loop_config`: the controller would read it, and import all that it is made of.
+                partial(guard(work), config),
                 scaling_config=scaling,
                 run_config=RunConfig(storage_path=folder, failure_config=failures),
             )
