@@ -2,7 +2,7 @@
 
 Modules log with `logging.getLogger(__name__)`. Without options nothing below a warning is shown. The options reach the
 workers of a local Ray as environment variables; of a running cluster, whose workers have another environment, warnings
-are in Ray's own logs.
+are in Ray's own logs. Each line says what was worked on: [shard=00012 key=000012034].
 """
 
 from __future__ import annotations
@@ -10,18 +10,46 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 
 from .secrets import hide
 
 LEVELS = ("debug", "info", "warning", "error")
 LEVEL, FILE = "FOURMILL_LOG_LEVEL", "FOURMILL_LOG_FILE"
-FORMAT = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
+FORMAT = "%(asctime)s %(levelname)s %(process)d %(name)s: %(about)s%(message)s"
+
+_ABOUT: ContextVar[Mapping[str, str]] = ContextVar("fourmill-about", default=MappingProxyType({}))
+
+
+@contextmanager
+def about(**what: str) -> Iterator[None]:
+    """Within, lines of this thread say what they are about: `about(shard="00012")`."""
+    token = _ABOUT.set({**_ABOUT.get(), **what})
+    try:
+        yield
+    finally:
+        _ABOUT.reset(token)
+
+
+def inherited() -> Callable[[], None]:
+    """What a new thread calls first, so that its lines say what those of this thread say now."""
+    what = _ABOUT.get()
+
+    def take() -> None:
+        _ABOUT.set(what)
+
+    return take
 
 
 class _Formatter(logging.Formatter):
-    """Events without passwords and signatures of URLs."""
+    """Events with what they are about, without passwords and signatures of URLs."""
 
     def format(self, record: logging.LogRecord) -> str:
+        what = " ".join(f"{name}={value}" for name, value in _ABOUT.get().items())
+        record.about = f"[{what}] " if what else ""
         return hide(super().format(record))
 
 

@@ -66,12 +66,19 @@ class Checkpoint:
 
 
 def save(folder: str, step: int, files: dict[str, bytes], keep: int) -> Checkpoint:
-    """Write a checkpoint and then its marker; afterwards delete all but the newest `keep`."""
+    """Write a checkpoint and then its marker; afterwards delete all but the newest `keep`. See `mark`."""
     url = step_url(folder, step)
-    for name, data in files.items():
-        storage.put(storage.join(url, name), data)
-    known = {name: sums.of(data) for name, data in files.items()}
+    known = {name: put(storage.join(url, name), data) for name, data in files.items()}
     return mark(folder, step, {"files": {name: len(data) for name, data in files.items()}, "sums": known}, keep)
+
+
+def put(url: str, data: bytes) -> str:
+    """Write a file of a checkpoint and read it back; returns its sum. OSError if it is not the one that was written."""
+    storage.put(url, data)
+    known = sums.of(data)
+    if sums.of_url(url) != known:
+        raise OSError(f"{url}: what is read back is not what was written; the checkpoints before it are kept")
+    return known
 
 
 def step_url(folder: str, step: int) -> str:
@@ -81,14 +88,20 @@ def step_url(folder: str, step: int) -> str:
 def mark(folder: str, step: int, content: dict[str, Any], keep: int) -> Checkpoint:
     """Complete a checkpoint whose files are all written, and delete those older than the newest `keep`.
 
-    Incomplete checkpoints of killed writers are deleted with the old ones.
+    Incomplete checkpoints of killed writers are deleted with the old ones. Nothing is deleted before this one can be
+    relied on: whoever wrote a file has read it back (`put`), and here their sizes and the marker are looked at.
 
     Args:
         content: of the marker beside the step, as JSON; at least "files": {name: bytes}, whose sizes `newest` compares;
             and "sums" of these files.
+
+    Raises:
+        OSError: it is not as it was written.
     """
     url = step_url(folder, step)
-    storage.put(storage.join(url, MARKER), json.dumps(sums.sealed({"step": step, **content})).encode())
+    put(storage.join(url, MARKER), json.dumps(sums.sealed({"step": step, **content})).encode())
+    if damage := Checkpoint(step, url).damage():
+        raise OSError(f"{url}: {damage}, though it was written just now; the checkpoints before it are kept")
     logger.info("checkpoint of step %d is complete: %s", step, url)
     # A complete checkpoint of a later step is damaged, or training would have resumed from it. It must not count as one
     # of the `keep`: with keep=1 it would have the only good checkpoint deleted.

@@ -187,11 +187,11 @@ class _Writer(StorageWriter):
                 chunk = item.tensor_data.chunk
                 places.append({"file": name, "key": str(i), "offsets": list(chunk.offsets), "sizes": list(chunk.sizes)})
             data = save(tensors)
-            (header, start), view, whole = _header(io.BytesIO(data), name), memoryview(data), sums.of(data)
+            (header, start), view = _header(io.BytesIO(data), name), memoryview(data)
+            whole = checkpoint.put(storage.join(self._url, name), data)
             for place in places:
                 begin, end = header[place["key"]]["data_offsets"]
                 place |= {"sum": sums.of(view[start + begin : start + end]), "whole": whole}
-            storage.put(storage.join(self._url, name), data)
             # The first tensor of a file counts for the whole file, with header and padding.
             counted = [len(data)] + [0] * (len(part) - 1)
             results += [

@@ -22,14 +22,16 @@ from ..infra import faults, logs, scratch
 from ..infra.cluster import cluster, draining, started_here
 from ..infra.progress import Progress, duration
 from ..pipelines.engine import access
+from ..pipelines.engine.meters import Meters
 from ..pipelines.engine.nodes import Nodes
+from ..pipelines.engine.room import GROW_SECONDS, Room, may_grow
 from .board import BoardActor, BoardState, Reporter, Stopped, ask
 
 logger = logging.getLogger(__name__)
 
 Work = Callable[[dict[str, Any]], None]
 
-MAX_FAILURES = 3  # of workers, before the job fails
+MAX_FAILURES = 3  # of workers at the same work, before the job fails
 # Ray Train gives up placing the workers after a minute: with 30 attempts the cluster has half an hour to become free.
 MAX_PLACEMENTS = 30
 POLL_SECONDS = 0.5
@@ -39,6 +41,7 @@ GRACE_SECONDS = 120.0  # that a command which is asked to stop waits for a check
 FEW = 16  # workers, at which Ray Train looks more often than every 2 s: it waits as long at each start and end
 FEW_SECONDS = "0.5"
 WAITING_SECONDS = 20.0  # between two lines while workers start
+STALL_SECONDS = 60.0  # in which no worker gets on, until it is said where they are; between two such lines as well
 DRAIN_SECONDS = 2.0  # between two looks for nodes that are about to leave
 
 
@@ -159,7 +162,8 @@ def run(
 
     Raises:
         ValueError: the workers do not fit on the cluster; a node is unlike the driver, or has no access.
-        RuntimeError: an error of `FINAL`, or the workers died more than `MAX_FAILURES` times; the text is the cause.
+        RuntimeError: an error of `FINAL`, or the workers died more than `MAX_FAILURES` times without getting further;
+            the text is the cause.
     """
     with cluster(address) as ray:
         if root and (reach := access.asked(root, sample, started_here())):
@@ -170,7 +174,7 @@ def run(
 
         if resources.most <= FEW:
             os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", FEW_SECONDS)
-        bundle = bundle_of(resources, [node["Resources"] for node in ray.nodes() if node["Alive"]], stage)
+        bundle = _bundle(ray, resources, stage)
         # Ray Train says nothing until its workers are up, which takes a quarter of a minute.
         print(f"{stage}: starting {_workers_text(resources, bundle)}", file=sys.stderr, flush=True)
         board = ray.remote(num_cpus=0, max_restarts=-1)(BoardActor).remote()
@@ -182,13 +186,38 @@ def run(
                 use_gpu=resources.gpus > 0,
                 resources_per_worker=bundle,
             )
-            trainer = Trainer(
-                # Not as `train_loop_config`: the controller would read it, and import all that it is made of.
-                partial(guard(work), config),
-                scaling_config=scaling,
-                run_config=RunConfig(storage_path=folder, failure_config=failures),
-            )
-            _watch(trainer, board, stage, resources.least < resources.most)
+
+            def trainer() -> Trainer:
+                return Trainer(
+                    # Not as `train_loop_config`: the controller would read it, and import all that it is made of.
+                    partial(guard(work), config),
+                    scaling_config=scaling,
+                    run_config=RunConfig(storage_path=folder, failure_config=failures),
+                )
+
+            screen = _Screen(resources.least < resources.most, stage, None if started_here() else Meters(stage, root))
+            _watch(trainer, board, screen)
+
+
+def _bundle(ray: Any, resources: Resources, stage: str) -> dict[str, float]:
+    """`bundle_of` the nodes that stay. Where none has room, and nodes may come, they are asked for and waited for."""
+    started = time.monotonic()
+    room = Room(ray, {"CPU": resources.cpus or 1.0, "GPU": resources.gpus})
+    try:
+        while True:
+            leaving = draining()
+            nodes = [node for node in ray.nodes() if node["Alive"]]
+            try:
+                return bundle_of(resources, [n["Resources"] for n in nodes if n["NodeID"] not in leaving], stage)
+            except ValueError:
+                if not may_grow(nodes) or time.monotonic() - started > GROW_SECONDS:
+                    raise
+            if not room.is_asked:
+                print(f"{stage}: no node of the cluster has room; waiting for one", file=sys.stderr, flush=True)
+            room.ask(resources.most)
+            time.sleep(DRAIN_SECONDS)
+    finally:
+        room.close()
 
 
 def _workers_text(resources: Resources, bundle: dict[str, float]) -> str:
@@ -198,22 +227,35 @@ def _workers_text(resources: Resources, bundle: dict[str, float]) -> str:
     return f"{number} worker{'s' if resources.most != 1 else ''} with {what} each"
 
 
-def _watch(trainer: Any, board: Any, stage: str, elastic: bool) -> None:
-    """Run the trainer in a thread and show the progress on the board."""
+def _watch(make_trainer: Callable[[], Any], board: Any, screen: _Screen) -> None:
+    """Run the trainer in a thread and show the progress on the board.
+
+    Ray Train counts failures of its whole life. On machines that come and go for weeks all that counts is whether the
+    work gets on: as long as it does, there is a new trainer.
+    """
     raised: list[BaseException] = []
     # Not `join`: a signal that interrupts it marks a thread that works as ended (Python 3.11).
     ended = threading.Event()
 
+    notices = _Notices()
+
     def fit() -> None:
         try:
-            trainer.fit()
+            while True:
+                before = screen.progress
+                try:
+                    return make_trainer().fit()
+                except Exception as error:
+                    time.sleep(4 * POLL_SECONDS)  # the other thread has seen how far they came
+                    if screen.failure or screen.progress <= before:
+                        raise
+                    logger.warning("workers failed %d times, and got further: %s", MAX_FAILURES + 1, _cause(error))
         except BaseException as error:  # raised in the caller's thread below
             raised.append(error)
         finally:
             ended.set()
 
     threading.Thread(target=fit, name="ray-train", daemon=True).start()
-    screen, notices = _Screen(elastic, stage), _Notices()
     alive = True
     try:
         while alive:
@@ -264,8 +306,10 @@ class _Notices:
 class _Screen:
     """Shows the progress of the workers. Keeps the last error of the board, in case the board is lost."""
 
-    def __init__(self, elastic: bool = False, stage: str = "") -> None:
+    def __init__(self, elastic: bool = False, stage: str = "", meters: Meters | None = None) -> None:
+        self._meters = meters
         self.failure = ""
+        self._furthest: dict[str, float] = {}  # by what is done
         self._stage, self._begun = stage, time.monotonic()
         self._said = self._begun
         self._reason = "workers failed, or their number changed; started again"
@@ -273,6 +317,12 @@ class _Screen:
             self._reason = "workers failed and were started again"
         self._attempts = 0
         self._progress: Progress | None = None
+        self._stall_said = self._begun
+
+    @property
+    def progress(self) -> float:
+        """A number that grows as long as the work gets further than it was before."""
+        return sum(self._furthest.values())
 
     def show(self, board: BoardState) -> None:
         """Show the first worker that is not done, and the other busy ones in its notes."""
@@ -283,6 +333,10 @@ class _Screen:
                 logger.warning("%s (attempt %d)", self._reason, board.attempts)
                 print(f"{self._reason} (attempt {board.attempts})", file=sys.stderr, flush=True)
             self._attempts = board.attempts
+        self._measure(board)
+        for message in board.last.values():
+            before = self._furthest.get(message["stage"], 0.0)
+            self._furthest[message["stage"]] = max(before, message["done"])
         busy = {rank: m for rank, m in sorted(board.last.items()) if m["done"] < m["total"]}
         shown = busy or dict(sorted(board.last.items())[-1:])
         if not shown:
@@ -295,6 +349,17 @@ class _Screen:
         others = [f"{m['stage']} {m['done']:,.0f}/{m['total']:,.0f}" for other, m in busy.items() if other != rank]
         notes = "; ".join([message["notes"], *others]).strip("; ")
         self._progress.update(message["done"] - self._progress.done, notes=notes)
+        if busy and (stall := stalled(board)) and time.monotonic() - self._stall_said >= STALL_SECONDS:
+            self._stall_said = time.monotonic()
+            self._progress.say(stall)
+
+    def _measure(self, board: BoardState) -> None:
+        if self._meters is None:
+            return
+        for message in board.last.values():
+            self._meters.show("progress", message["done"] / max(message["total"], 1), what=message["stage"])
+            for name, value in message.get("values", {}).items():
+                self._meters.show("value", value, what=name)
 
     def _wait(self) -> None:
         """Say now and then that nothing has begun: Ray Train itself is silent until its workers are up."""
@@ -309,6 +374,20 @@ class _Screen:
         if self._progress is not None:
             self._progress.__exit__(None, None, None)
             self._progress = None
+
+
+def stalled(board: BoardState) -> str:
+    """Where workers are if none of them gets on, "" if one does."""
+    if not board.beats or any(board.now - one.since < STALL_SECONDS for one in board.beats.values()):
+        return ""
+    places: dict[str, list[int]] = {}
+    for rank, beat in sorted(board.beats.items()):
+        silent = board.now - beat.heard
+        where = f"not heard of for {duration(silent)}" if silent > STALL_SECONDS / 2 else beat.at
+        places.setdefault(where, []).append(rank)
+    longest = min(board.now - one.since for one in board.beats.values())
+    each = "; ".join(f"{where}: worker {', '.join(map(str, ranks))}" for where, ranks in places.items())
+    return f"no worker gets on since {duration(longest)}: {each}"
 
 
 def _cause(error: BaseException) -> str:

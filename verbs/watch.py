@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 WINDOW_SECONDS = 600.0  # of which the rate is taken
 NAMED = 3  # reasons, and slow shards
+OF_RUN = ("loss", "tokens_per_second", "data_wait_share", "slowest_worker", "lag_share")  # of its log, that are shown
 SLOW = 2.0  # times the median, from which a shard is named
 
 
@@ -201,7 +202,7 @@ def lines(state: State) -> list[str]:
     if state.run:
         run = state.run
         rates = [f"step {run['step']:,} of {run['steps']:,}"]
-        rates += [f"{name} {run[name]:.4g}" for name in ("loss", "tokens_per_second", "data_wait_share") if name in run]
+        rates += [f"{name} {run[name]:.4g}" for name in OF_RUN if name in run]
         said.append("  training: " + ", ".join(rates))
     said += [f"  waits for {what}" for what in state.waits_for[:NAMED]]
     return said

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from ...infra import logs
-from .job import Demand, Hints, Job, PlaceError, Status, Worker
+from .job import Demand, HandsBack, Hints, Job, PlaceError, Status, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,10 @@ class _Actor:
     def status(self) -> Status:
         return replace(self.worker.status(), node=_node())
 
+    def hand_back(self) -> None:
+        if isinstance(self.worker, HandsBack):
+            self.worker.hand_back()
+
 
 class _Shared:
     """An object that all workers of a job call."""
@@ -82,7 +86,7 @@ def _node() -> str:
 
 
 def actor_class(ray: Any, demand: Demand) -> Any:
-    """The remote class. Its two groups of threads let `status` answer while both tasks are at work."""
+    """The remote class. Its two groups of threads let `status` and `hand_back` answer while both tasks are at work."""
 
     # Here and not at the top, since the decorator needs Ray, which takes a second to import.
     class Actor(_Actor):
@@ -93,6 +97,10 @@ def actor_class(ray: Any, demand: Demand) -> Any:
         @ray.method(concurrency_group="status")  # type: ignore[untyped-decorator]
         def status(self) -> Status:
             return super().status()
+
+        @ray.method(concurrency_group="status")  # type: ignore[untyped-decorator]
+        def hand_back(self) -> None:
+            super().hand_back()
 
     # max_restarts: the driver replaces an actor that died, since it must count which task was there when it did.
     options = {"num_cpus": demand.cpus, "num_gpus": demand.gpus, "memory": demand.memory, "max_restarts": 0}

@@ -20,17 +20,21 @@ from . import access
 from .actor import actor_class, start_shared
 from .calls import Calls
 from .claims import Claims
-from .job import Demand, Job, PlaceError, Status, StopJob, Worker
+from .job import Demand, HandedBack, Job, PlaceError, Status, StopJob, Worker
+from .meters import Meters
 from .nodes import Nodes
 from .pool import Pool, Task
 from .resources import no_place, places
+from .room import GROW_SECONDS, Room
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 SAY_SECONDS = 30.0  # between two lines that say why nothing goes on
 NO_ROOM = "no node of the cluster has room; waiting for one"
+IDLE_SECONDS = 60.0  # that an actor without a task is kept on a cluster
 ELSEWHERE = "another job is at what is left; waiting for it"
+SAID_SHARE = 0.2  # of the time that workers wait, from which it is said
 STATUS_SECONDS = 0.1  # that actors have to say how far they are
 MAX_GIVEN_UP = 10  # tasks in a row that are given up, for errors of the place or deaths, until the job stops
 GUESSES = " Some common causes include"  # of Ray, at the end of every such reason
@@ -78,7 +82,8 @@ def run(
     Raises:
         StopJob: raised by a worker, or too many tasks in a row met errors of the place; results of tasks that were done
             before are lost, what they wrote stays.
-        ValueError: an actor fits on no node, or cannot start; a node is unlike the driver, or has no access.
+        ValueError: an actor fits on no node, and none comes; it cannot start; a node is unlike the driver, or has no
+            access.
     """
     outcome: Outcome[Result] = Outcome()
     if not tasks:
@@ -93,20 +98,28 @@ def run(
         common = start_shared(ray, shared) if shared else None
         pool = _pool(ray, job, make_worker, tasks, nodes, demand, common)
         pool.claims, pool.calls = claims, Calls(root)
+        room = None if started_here() else Room(ray, demand.as_ray())
+        meters = None if started_here() else Meters(stage, root)
         status: dict[Any, Status] = {}
         said = 0.0
         try:
             while pool.pending or pool.in_flight:
+                if room is not None:
+                    room.ask(pool.lacking(job.engine.actors))
+                    pool.spare(IDLE_SECONDS)
                 if nodes.have_changed():
                     pool.resize(_places(job, nodes, demand, len(tasks)), status)
                     logger.warning(
                         "the cluster has %d nodes, and room for %d actors", len(nodes.resources()), pool.size
                     )
+                _let_go(pool, nodes, progress)
                 waiting = next((one.waiting for one in status.values() if one.waiting), "")
                 if not waiting:  # what is made could not be kept
                     pool.assign()
                 said = _say(progress, waiting, said)
                 if not pool.in_flight:  # all that is left waits a little
+                    if not (pool.size or status) and time.monotonic() - start > GROW_SECONDS:
+                        raise ValueError(no_place(nodes.resources(), demand, job.advice_if_too_large()))
                     progress.update(notes=(ELSEWHERE if pool.pending and claims else "") if pool.size else NO_ROOM)
                     time.sleep(POLL_SECONDS)
                     continue
@@ -114,9 +127,13 @@ def run(
                 for ref in ready:
                     _handle_result(ray, pool, nodes, ref, outcome, progress)
                 _show(ray, pool, status, progress, start)
+                if meters is not None:
+                    _measure(meters, pool, status, outcome, start)
                 if status and not outcome.ready_seconds:
                     outcome.ready_seconds = time.monotonic() - start
         finally:
+            if room is not None:
+                room.close()
             for actor in (*pool.actors, *([common] if common else [])):
                 ray.kill(actor)
             for attempt in pool.careful.values():
@@ -142,7 +159,7 @@ def _pool(
     shared: Any = None,
 ) -> Pool[Task]:
     size = _places(job, nodes, demand, len(tasks))
-    if size < 1:
+    if size < 1 and not nodes.may_grow():
         raise ValueError(no_place(nodes.resources(), demand, job.advice_if_too_large()))
     logger.info("%d tasks on %d actors of %s, on %d nodes", len(tasks), size, demand, len(nodes.resources()))
     remote, threads = actor_class(ray, demand), max(1, int(demand.cpus))
@@ -169,6 +186,9 @@ def _handle_result(
         cause = error.cause if isinstance(error.cause, Exception) else error
         if isinstance(cause, StopJob):
             raise cause from None
+        if isinstance(cause, HandedBack):
+            pool.hand_back(ref)
+            return
         if isinstance(cause, PlaceError):
             given_up = pool.displace(ref, cause)
             outcome.failures |= given_up
@@ -191,6 +211,15 @@ def _handle_result(
         outcome.failures |= failed
         progress.update(len(failed))
         _check_given_up(pool, progress, reason)
+
+
+def _let_go(pool: Pool[Task], nodes: Nodes, progress: Progress) -> None:
+    """Have actors on nodes that are about to leave hand back their tasks."""
+    for actor in pool.leave(nodes.leaving) if nodes.leaving else ():
+        names = pool.held(actor)
+        begun = f"{len(names)} {progress.unit}, which go on elsewhere"
+        progress.say(f"a node is about to leave the cluster: its worker hands back what it has begun ({begun})")
+        actor.hand_back.remote()
 
 
 def _of_machine(error: BaseException) -> bool:
@@ -230,4 +259,26 @@ def _show(ray: Any, pool: Pool[Task], status: dict[Any, Status], progress: Progr
             continue  # it died; `_handle_result` sees that
     samples = sum(one.samples for one in status.values())
     progress.failures = sum((one.rejects for one in status.values()), Counter())
-    progress.update(notes=f"{samples:,} samples, {samples / (time.monotonic() - start):,.0f} samples/s")
+    notes = [f"{samples:,} samples, {samples / (time.monotonic() - start):,.0f} samples/s"]
+    notes += [
+        f"waits for {what} {share:.0%} of the time" for what, share in _waits(status).items() if share > SAID_SHARE
+    ]
+    progress.update(notes=", ".join(notes))
+
+
+def _waits(status: Mapping[Any, Status]) -> dict[str, float]:
+    """The mean share of their time that workers wait, by what for."""
+    sums = Counter[str]()
+    for one in status.values():
+        sums.update(dict(one.shares))
+    return {what: total / len(status) for what, total in sums.items()}
+
+
+def _measure(
+    meters: Meters, pool: Pool[Task], status: Mapping[Any, Status], outcome: Outcome[Any], start: float
+) -> None:
+    meters.tasks(len(pool.pending), len(pool.in_flight), len(outcome.results), len(outcome.failures))
+    meters.show("workers", len(pool.actors))
+    samples = sum(one.samples for one in status.values())
+    rejects = sum((one.rejects for one in status.values()), Counter[str]())
+    meters.samples(samples, samples / (time.monotonic() - start), rejects, _waits(status))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar, runtime_checkable
 
 from ...infra import faults
 from .calls import Spot
@@ -44,6 +44,10 @@ class PlaceError(RuntimeError):
         """An error of the place, or an unknown one, with where it was met."""
         said = f"{where}: {type(error).__name__}: {faults.sentence(error)}"
         return cls(said, faults.name(error), suspects)
+
+
+class HandedBack(PlaceError):
+    """Raised by a worker that was asked to hand back its tasks: what is made of this one is kept, others go on."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ class Status:
 
     known: errors that it knows to be of samples, see `Hints`. waiting: what it waits for, "" if it works.
     works: names of specialists, codecs, ... that have made something of a sample. node: where it runs.
+    shares: of the time that it worked, by what it waited for ("images").
     """
 
     samples: int
@@ -103,6 +108,7 @@ class Status:
     waiting: str = ""
     works: frozenset[str] = frozenset()
     node: str = ""
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 class Worker(Protocol[Task_contra, Result_co]):
@@ -117,6 +123,15 @@ class Worker(Protocol[Task_contra, Result_co]):
 
     def status(self) -> Status:
         """Called from another thread while tasks run."""
+
+
+@runtime_checkable
+class HandsBack(Protocol):
+    """A worker whose tasks can go on elsewhere from their middle."""
+
+    def hand_back(self) -> None:
+        """Its node is about to leave: `run` raises `HandedBack` as soon as it can, and at once for another task. Called
+        from another thread while tasks run."""
 
 
 class NodeSetup(Protocol):

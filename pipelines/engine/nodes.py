@@ -14,6 +14,7 @@ from typing import Any
 
 from ...infra.cluster import draining
 from .job import NodeSetup
+from .room import may_grow
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +35,11 @@ class Nodes:
 
     def __init__(self, ray: Any, setups: Sequence[NodeSetup]) -> None:
         self._ray, self._setups = ray, setups
+        self.leaving: frozenset[str] = frozenset()  # of those that are alive
         self._sent: tuple[Any, ...] = ()  # with each call
         self._fetching: dict[str, Any] = {}  # node -> reference of its call
-        self._alive = self._living()
+        self._look()
         self._ready = {node["NodeID"] for node in self._alive}
-        self._looked = time.monotonic()
         # A head node without CPUs gets no actors.
         ids = [node["NodeID"] for node in self._alive if node["Resources"].get("CPU")]
         if setups:
@@ -51,18 +52,31 @@ class Nodes:
                 raise ValueError(f"node {node}: {why}{more}")
 
     def resources(self) -> list[Mapping[str, float]]:
-        """Of each node that is ready, by Ray's names."""
-        return [node["Resources"] for node in self._alive if node["NodeID"] in self._ready]
+        """Of each node that is ready and stays, by Ray's names."""
+        usable = self._usable()
+        return [node["Resources"] for node in self._alive if node["NodeID"] in usable]
+
+    def may_grow(self) -> bool:
+        """Whether more nodes are likely to come."""
+        return may_grow(self._alive)
+
+    def _usable(self) -> set[str]:
+        return ({node["NodeID"] for node in self._alive} & self._ready) - self.leaving
+
+    def _look(self) -> None:
+        self._looked = time.monotonic()
+        self._alive = self._living()
+        self.leaving = frozenset(draining()) & {node["NodeID"] for node in self._alive}
 
     def have_changed(self) -> bool:
-        """Look at the cluster, from time to time: whether nodes have gone, or new ones are ready."""
+        """Look at the cluster, from time to time: whether nodes have gone or are about to, or new ones are ready."""
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return False
-        self._looked, before = time.monotonic(), {node["NodeID"] for node in self._alive} & self._ready
-        self._alive = self._living()
+        before, leaving = self._usable(), self.leaving
+        self._look()
         for node in self._alive:
             name = node["NodeID"]
-            if name in self._ready or name in self._fetching:
+            if name in self._ready or name in self._fetching or name in self.leaving:
                 continue
             logger.info("node %s has joined", name)
             if self._setups and node["Resources"].get("CPU"):
@@ -70,8 +84,10 @@ class Nodes:
             else:
                 self._ready.add(name)
         self._collect()
-        now = {node["NodeID"] for node in self._alive} & self._ready
-        for name in before - now:
+        now = self._usable()
+        for name in self.leaving - leaving:
+            logger.warning("node %s is about to leave", name)
+        for name in before - now - self.leaving:
             logger.warning("node %s is gone", name)
         return now != before
 
@@ -82,7 +98,7 @@ class Nodes:
     def elsewhere(self, avoid: Collection[str]) -> Any:
         """Where Ray should place an actor if it can, so that it comes on none of these nodes; None for anywhere."""
         names = [node["NodeID"] for node in self._alive if node["Resources"].get("CPU")]
-        others = [name for name in names if name in self._ready and name not in avoid]
+        others = [name for name in names if name in self._usable() and name not in avoid]
         if not avoid or not others:
             return None
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -38,11 +38,12 @@ class Pool(Generic[Task]):
 
     tasks: by name. pending: names of those that wait, the next one first. size: how many actors there may be.
     attempts: how often a task met an error of the place. deaths: of actors at a task, and what is known of them.
-    in_flight: reference of a call -> (actor, name of its task). tried: the actors that failed at a task. suspects: of a
-    task, see `Hints`. wait: until when a task is not given out. proven: actors that have done a task.
-    failed_runs: errors of the place since then. retiring: actors that get no more tasks. bad_nodes: where actors were
-    replaced. claims: of which only claimed tasks are given out; None where no other job can be at them. calls: what
-    actors note of tasks at which one has died. works: names of what has made something of a sample. nodes: of actors.
+    in_flight: reference of a call -> (actor, name of its task). tried: the actors that failed at a task. suspects:
+    of a task, see `Hints`. wait: until when a task is not given out. proven: actors that have done a task.
+    failed_runs: errors of the place since then. retiring: actors that get no more tasks. leaving: those of them
+    whose nodes are about to leave. bad_nodes: where actors were replaced. claims: of which only claimed tasks are
+    given out; None where no other job can be at them. calls: what actors note of tasks at which one has died.
+    works: names of what has made something of a sample. nodes: of actors.
     """
 
     tasks: Mapping[str, Task]
@@ -63,6 +64,7 @@ class Pool(Generic[Task]):
     proven: list[Any] = field(default_factory=list)
     failed_runs: Counter[int] = field(default_factory=Counter)
     retiring: list[Any] = field(default_factory=list)
+    leaving: list[Any] = field(default_factory=list)
     given_up: int = 0  # tasks in a row
     lost_places: int = 0  # that are not filled again
     claims: Claims | None = None
@@ -70,6 +72,7 @@ class Pool(Generic[Task]):
     works: set[str] = field(default_factory=set)
     nodes: dict[int, str] = field(default_factory=dict)  # by id(actor)
     careful: dict[str, str] = field(default_factory=dict)  # task in flight -> its attempt
+    _idle: dict[int, float] = field(default_factory=dict)  # since when, by id(actor)
     _killed: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     _died_on: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # nodes, by task
 
@@ -78,7 +81,7 @@ class Pool(Generic[Task]):
         ready = self._ready()
         self._make_room(ready)
         busy = len({id(actor) for actor, _ in self.in_flight.values()})
-        while len(self.actors) < min(self.size, len(ready) + busy):
+        while self._places < min(self.size, len(ready) + busy):
             self._start()
         for depth in range(1, TASKS_AT_ONCE + 1):
             for actor in self.actors:
@@ -89,6 +92,11 @@ class Pool(Generic[Task]):
                 ready.remove(name)
                 self.pending.remove(name)
                 self.in_flight[actor.run.remote(self.tasks[name], self._hints(name))] = (actor, name)
+
+    @property
+    def _places(self) -> int:
+        """Those that actors have on nodes that stay."""
+        return len(self.actors) - len(self.leaving)
 
     def _start(self) -> None:
         # Not where a task has killed an actor, if there is another node: it might be the node.
@@ -161,7 +169,7 @@ class Pool(Generic[Task]):
             usable = [one for one in self.actors if one not in self.retiring]
             if any(one not in self.tried[name] for one in usable):
                 continue
-            if len(self.actors) < self.size:
+            if self._places < self.size:
                 self._start()
             elif usable:
                 idle = [one for one in usable if not self.held(one)]
@@ -171,7 +179,7 @@ class Pool(Generic[Task]):
             self.stop_actor(actor)
 
     def _drop(self, actor: Any) -> None:
-        for actors in (self.actors, self.retiring, self.proven):
+        for actors in (self.actors, self.retiring, self.leaving, self.proven):
             if actor in actors:
                 actors.remove(actor)
 
@@ -252,9 +260,39 @@ class Pool(Generic[Task]):
         """
         self.size = max(0, places - self.lost_places)
         for actor in [one for one in self.actors if one not in started][::-1]:
-            if len(self.actors) > self.size:
+            if self._places > self.size:
                 self._take_back(actor)
                 self.stop_actor(actor)
+
+    def leave(self, nodes: Collection[str]) -> list[Any]:
+        """Actors on these nodes get no more tasks. Returns those that are to hand back what they have."""
+        new = [one for one in self.actors if self.nodes.get(id(one)) in nodes and one not in self.leaving]
+        self.leaving += new
+        self.retiring += [one for one in new if one not in self.retiring]
+        return new
+
+    def spare(self, seconds: float) -> None:
+        """End actors that have had nothing to do for so long, so that a cluster may give their nodes back."""
+        now, held = time.monotonic(), {id(actor) for actor, _ in self.in_flight.values()}
+        idle = [] if self.pending else [one for one in self.actors if id(one) not in held]
+        self._idle = {id(one): self._idle.get(id(one), now) for one in idle}
+        for actor in [one for one in idle if now - self._idle[id(one)] >= seconds]:
+            self._drop(actor)
+            self.stop_actor(actor)
+
+    def lacking(self, most: int | None) -> int:
+        """For how many more actors there is work.
+
+        Args:
+            most: actors that there may be; None for as many as there are tasks.
+        """
+        tasks = len(self.pending) + len(self.in_flight)
+        return min(most or tasks, tasks) - self.lost_places - self.size
+
+    def hand_back(self, ref: Any) -> None:
+        """A task was not done to its end by an actor whose node is about to leave: the next one goes on with it."""
+        _, name = self._end(ref)
+        self.pending.appendleft(name)
 
     def fail(self, ref: Any) -> None:
         """A task raised an error of its own."""

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from ...infra import removals
+from ...infra import logs, removals
 from .. import source
 from ..borders import photo
 from ..grouping import SourceSample
@@ -46,7 +46,7 @@ def decoded(
     # Decoded images are large (36 MB at 4,000 x 3,000): no more than the next batch and what the threads are at.
     ahead = size + 2 * job.engine.decode_threads
     pending: deque[Future[LabelledSample]] = deque()
-    with ThreadPoolExecutor(job.engine.decode_threads) as pool:
+    with ThreadPoolExecutor(job.engine.decode_threads, initializer=logs.inherited()) as pool:
         batch: list[LabelledSample] = []
         for entry in entries:
             pending.append(pool.submit(_decode, job, shard, entry, wants_image, members, raw))
@@ -82,17 +82,18 @@ def _decode(
     members: Collection[str],
     raw: Collection[str] = (),
 ) -> LabelledSample:
-    sample = decode(job, shard, entry, wants_image)
-    for names, read, into in (
-        (members, shard.member, sample.item.members),
-        (raw, shard.member_bytes, sample.item.raw),
-    ):
-        for name in names:
-            try:
-                into[name] = read(entry, name)
-            except Reject as reject:
-                sample.lacking[name] = reject.reason
-    return sample
+    with logs.about(key=entry.key):
+        sample = decode(job, shard, entry, wants_image)
+        for names, read, into in (
+            (members, shard.member, sample.item.members),
+            (raw, shard.member_bytes, sample.item.raw),
+        ):
+            for name in names:
+                try:
+                    into[name] = read(entry, name)
+                except Reject as reject:
+                    sample.lacking[name] = reject.reason
+        return sample
 
 
 def decode(job: Job, shard: source.Shard, entry: SourceSample, wants_image: bool) -> LabelledSample:

@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ...infra import logs
 from ...modalities import class_names
 from ..reject import Reject
 from ..specialists.base import Item, Specialist
@@ -68,6 +69,10 @@ class _Attempt:
         return self.value
 
 
+def _thread(name: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, name, initializer=logs.inherited())
+
+
 @dataclass
 class Shared:
     """What all lanes of a shard have in common.
@@ -79,7 +84,7 @@ class Shared:
     spent: Callable[[str, float], None]
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ward: Ward = field(default_factory=Ward)
-    device: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "fourmill-device"))
+    device: ThreadPoolExecutor = field(default_factory=lambda: _thread("fourmill-device"))
     stopped: threading.Event = field(default_factory=threading.Event)
 
 
@@ -91,8 +96,8 @@ class Lane:
         self._stages: Stages = specialist if specialist.is_split else _Whole(specialist)
         self._preparing = threading.Lock()
         self._room = threading.Semaphore(PARTS)
-        self._prepares, self._finishes = (ThreadPoolExecutor(1, f"fourmill-{name}-{n}") for n in ("prepare", "finish"))
-        self._infers = shared.device if specialist.gpus > 0 else ThreadPoolExecutor(1, f"fourmill-{name}-infer")
+        self._prepares, self._finishes = (_thread(f"fourmill-{name}-{n}") for n in ("prepare", "finish"))
+        self._infers = shared.device if specialist.gpus > 0 else _thread(f"fourmill-{name}-infer")
 
     def start(
         self, samples: Sequence[LabelledSample], after: Sequence[Future[None]], in_one: bool = False
@@ -134,13 +139,13 @@ class Lane:
             self._infers.submit(lambda: self._finishes.submit(succeed, done))
 
     def _infer_part(self, part: Sequence[LabelledSample], prepared: _Attempt, done: Future[None]) -> None:
-        with failing(done):
+        with failing(done), _about(part):
             inferred = prepared if prepared.error is not None else _Attempt.at(self._infer, prepared.value)
             self._finishes.submit(self._finish_part, part, inferred, done)
 
     def _finish_part(self, part: Sequence[LabelledSample], inferred: _Attempt | None, done: Future[None]) -> None:
         try:
-            with failing(done):
+            with failing(done), _about(part):
                 if not done.done():  # else an earlier part of the batch failed for a reason of the place
                     self._label(part, inferred)
         finally:
@@ -188,6 +193,12 @@ class Lane:
             yield
         finally:
             self.shared.spent(f"labels/{self.name}", time.monotonic() - start)
+
+
+def _about(part: Sequence[LabelledSample]) -> AbstractContextManager[None]:
+    """Lines of the log name the first of these samples, and how many more there are."""
+    key, more = part[0].key, len(part) - 1
+    return logs.about(key=f"{key}+{more}" if more else key)
 
 
 def _items(samples: Sequence[LabelledSample]) -> list[Item]:

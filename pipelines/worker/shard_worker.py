@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from ...infra import faults, ledger, removals, storage
+from ...infra import faults, ledger, logs, removals, storage
 from ...infra.explain import reason_class
 from ...infra.ledger import SAMPLES
 from ...infra.remote import trouble
@@ -28,7 +28,7 @@ from ...tokenize import codecs
 from .. import source
 from ..borders.find import BARS
 from ..engine.calls import Calls
-from ..engine.job import NO_HINTS, Hints, PlaceError, Sign, Status, StopJob
+from ..engine.job import NO_HINTS, HandedBack, Hints, PlaceError, Sign, Status, StopJob
 from ..outputs import Output, sources
 from ..plan import ShardTask
 from ..reject import UNREAD
@@ -73,6 +73,7 @@ class ShardWorker:
         self._patience = Patience(job.engine.patience)
         self._in_a_row = InARow(job.engine.max_reject_run)  # goes on from shard to shard
         self._computing = threading.Lock()
+        self._leaving = threading.Event()
         self._window = job.engine.window or 1
         self._by: dict[str, Any] = {}  # what records say of this worker
 
@@ -96,7 +97,12 @@ class ShardWorker:
             frozenset(self._known.copy()),
             self._patience.waiting or trouble(),
             frozenset(self._probes.copy()) | ({IMAGE} if self.tally.samples else set()),
+            shares=self.tally.shares(),
         )
+
+    def hand_back(self) -> None:
+        """Stop at shards: what is made of them is kept."""
+        self._leaving.set()
 
     def run(self, task: ShardTask, hints: Hints = NO_HINTS) -> list[ledger.Record]:
         """Make and commit the outputs that the task's shard lacks, but those that another job has made meanwhile.
@@ -104,8 +110,14 @@ class ShardWorker:
         Raises:
             OSError, ValueError: the shard cannot be read at all, or changes while it is; the text is the reason.
             PlaceError: the place failed, or may have; nothing is recorded.
+            HandedBack: its node is about to leave.
             RejectRun: too many rejects in a row.
         """
+        with logs.about(shard=task.shard):
+            return self._run_or_explain(task, hints)
+
+    def _run_or_explain(self, task: ShardTask, hints: Hints) -> list[ledger.Record]:
+        """`run`, whose errors it makes."""
         try:
             there = committed_since(self.job, task)
             left = tuple(name for name in task.outputs if name not in {record.output for record in there})
@@ -151,9 +163,13 @@ class ShardWorker:
             kept = self._chunks(task, shard, outputs, stored, hash_first)
             parts = kept.read()
             before = sum(part.seconds for part in parts)
-            for span in gaps(parts, len(shard.samples)):
-                self._make(shard, stored, outputs, span, parts, kept, ward)
-            self._prove(shard, stored, outputs, parts, ward)
+            try:
+                for span in gaps(parts, len(shard.samples)):
+                    self._make(shard, stored, outputs, span, parts, kept, ward)
+                self._prove(shard, stored, outputs, parts, ward)
+            except HandedBack:
+                self._keep(kept, parts, ward)
+                raise
             whole = joined(parts, outputs)
             origin = shard.origin(hash_first)
             if any(one.source.sha256 != origin.sha256 for one in stored.values()):
@@ -220,26 +236,30 @@ class ShardWorker:
         # With care the next death may be near, and each attempt should begin where the last one was.
         every = self.job.engine.chunk_seconds if ward.watch is None else 0.0
         part, began, kept = Part(span.start, {name: Rows() for name in outputs}), 0.0, 0.0
-        for batch, ends_window in self._labelled(shard, stored, labels, span, ward, AHEAD):
-            now = time.monotonic()
-            began, kept = began or now, kept or now  # not while another shard was at work
-            for name, output in outputs.items():
-                if name != SAMPLES:
-                    self._collect(output, batch, part.rows[name], chunks.shard, ward)
-            part.keys += [sample.key for sample in batch]
-            part.barred += sum(sample.has_bars for sample in batch)
-            self.tally.samples += len(batch)
-            if not ends_window:
-                continue
-            now = time.monotonic()
-            part.seconds, began = now - began, now
-            keys = set(part.keys) if ward.splits else ()
-            part.splits = [said for key, said in ward.splits if key in keys]
-            parts.append(part)
-            part = Part(part.stop, {name: Rows() for name in outputs})
-            if now - kept >= every:
-                self._keep(chunks, parts, ward)
-                kept = time.monotonic()
+        # Closed at once: another shard waits for it to end.
+        with closing(self._labelled(shard, stored, labels, span, ward, AHEAD)) as batches:
+            for batch, ends_window in batches:
+                now = time.monotonic()
+                began, kept = began or now, kept or now  # not while another shard was at work
+                for name, output in outputs.items():
+                    if name != SAMPLES:
+                        self._collect(output, batch, part.rows[name], chunks.shard, ward)
+                part.keys += [sample.key for sample in batch]
+                part.barred += sum(sample.has_bars for sample in batch)
+                self.tally.samples += len(batch)
+                if not ends_window:
+                    continue
+                now = time.monotonic()
+                part.seconds, began = now - began, now
+                keys = set(part.keys) if ward.splits else ()
+                part.splits = [said for key, said in ward.splits if key in keys]
+                parts.append(part)
+                part = Part(part.stop, {name: Rows() for name in outputs})
+                if now - kept >= every:
+                    self._keep(chunks, parts, ward)
+                    kept = time.monotonic()
+                if self._leaving.is_set() and any(gaps(parts, len(shard.samples))):
+                    raise HandedBack(f"shard {chunks.shard}: its node is about to leave")
 
     def _keep(self, chunks: Chunks, parts: Sequence[Part], ward: Ward) -> None:
         doubts = ward.doubts
@@ -370,7 +390,7 @@ class ShardWorker:
         cells = {name: one.cells for name, one in stored.items()}
 
         def begun() -> Iterator[list[LabelledSample]]:
-            for batch in itertools.chain([first] if first else [], batches):
+            for batch in itertools.chain([first] if first else [], self.tally.waiting(batches)):
                 begin(batch, cells)
                 yield batch
 
@@ -378,6 +398,8 @@ class ShardWorker:
             return [decode(self.job, shard, entry, False) for entry in shard.samples[position : position + count]]
 
         with self._computing:
+            if self._leaving.is_set():  # it waited for the other shard
+                raise HandedBack("its node is about to leave")
             shared = Shared(self.tally.spent, self.job.classes, ward)
             # Who may have enough gets no more than a batch.
             if not ahead:

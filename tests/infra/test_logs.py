@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,15 @@ def test_the_options_stand_before_or_after_the_verb(tmp_path: Path, before: bool
 def test_a_log_file_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     status, _, err = runs.command("inspect", "x", "--log-file", str(tmp_path / "no" / "log"))
     assert status == 2 and err.startswith("fourmill inspect: ") and "Traceback" not in err
+
+
+def test_lines_say_what_was_worked_on(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure()
+    with logs.about(shard="00012"):
+        with ThreadPoolExecutor(1, initializer=logs.inherited()) as thread, logs.about(key="7"):
+            logger.warning("here")
+            thread.submit(logger.warning, "in a thread").result()
+        logger.warning("after it")
+    logger.warning("outside")
+    said = [line.partition("fourmill.some.module: ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert said == ["[shard=00012 key=7] here", "[shard=00012] in a thread", "[shard=00012] after it", "outside"]

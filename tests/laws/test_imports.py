@@ -31,7 +31,8 @@ ORDER = (
     ("cli",),
 )
 MAY_IMPORT_RAY = (
-    "infra/cluster.py", "infra/submission/jobs.py", "pipelines/engine/actor.py", "pipelines/engine/nodes.py", "train/",
+    "infra/cluster.py", "infra/submission/jobs.py", "pipelines/engine/actor.py", "pipelines/engine/meters.py",
+    "pipelines/engine/nodes.py", "train/",
 )  # fmt: skip
 HEAVY = (
     "torch", "ray", "cv2", "numpy", "pyarrow", "pydantic", "transformers", "tokenizers", "matplotlib", "jinja2", "rich",

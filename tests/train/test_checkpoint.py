@@ -184,3 +184,18 @@ def test_a_checkpoint_is_found_by_its_own_folder(folder: str) -> None:
     saved = checkpoint.save(folder, 7, FILES, keep=1)
     assert checkpoint.at(saved.url) == saved
     assert checkpoint.at(folder) is None and checkpoint.at(checkpoint.step_url(folder, 8)) is None
+
+
+@pytest.mark.parametrize("what", ["trainer.pt", checkpoint.MARKER])
+def test_what_cannot_be_read_back_deletes_nothing(folder: str, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    first = checkpoint.save(folder, 1, FILES, keep=1)
+    put = storage.put
+
+    def losing(url: str, data: bytes, **options: Any) -> bool:
+        return put(url, data[:-1] + b"?" if url.endswith(what) else data, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "put", losing)
+        with pytest.raises(OSError, match=f"{what}: what is read back is not what was written"):
+            checkpoint.save(folder, 2, FILES, keep=1)
+    assert checkpoint.newest(folder) == first and first.damage(whole=True) == ""

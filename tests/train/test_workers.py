@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from fourmill_tests import data, runs, training
 from fourmill.infra import ledger
 from fourmill.project import Project
 from fourmill.train import workers
-from fourmill.train.board import BoardState
+from fourmill.train.board import Beat, BoardState
 from fourmill.train.workers import Resources, bundle_of, capacity
 from fourmill.verbs.make import fit
 
@@ -127,6 +129,48 @@ def test_a_changed_number_of_workers_is_no_failure(capsys: pytest.CaptureFixture
     for attempt in (1, 2):
         screen.show(BoardState({}, attempt))
     assert "workers failed, or their number changed; started again (attempt 2)" in capsys.readouterr().err
+
+
+def test_work_that_gets_on_is_tried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Train counts failures of a job of weeks; each trainer here ends as it does then."""
+    monkeypatch.setattr(workers, "POLL_SECONDS", 0.01)
+    state, calls = BoardState(), list[float]()
+    steps = [3, 5, 9, 9]  # after the last failure of each: the fourth one got no further
+
+    def ask(method: Any, *arguments: Any) -> BoardState:
+        return state
+
+    class Trainer:
+        def fit(self) -> None:
+            state.last[0] = {"stage": "train", "done": steps[len(calls)], "total": 12, "unit": "steps", "notes": ""}
+            calls.append(steps[len(calls)])
+            time.sleep(0.02)
+            raise RuntimeError("a node is gone")
+
+    monkeypatch.setattr(workers, "ask", ask)
+    monkeypatch.setattr(workers, "draining", lambda: set[str]())
+    board: Any = SimpleNamespace(read=None)
+    with pytest.raises(RuntimeError, match="a node is gone"):
+        workers._watch(Trainer, board, workers._Screen(stage="train"))
+    assert calls == steps
+
+
+def test_where_workers_stand_still_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    beats = {
+        0: Beat("at step 7", 100.0, 199.0), 1: Beat("waits for data", 90.0, 199.0), 2: Beat("at step 7", 95.0, 150.0),
+        3: Beat("at step 7", 100.0, 200.0),
+    }  # fmt: skip
+    message = {"stage": "train", "done": 6, "total": 8, "unit": "steps", "notes": ""}
+    state = BoardState({0: message}, 1, beats=beats, now=200.0)
+    expected = "no worker gets on since 1:40: at step 7: worker 0, 3; waits for data: worker 1; not heard of for 50 s: "
+    assert workers.stalled(state) == expected + "worker 2"
+    screen = workers._Screen()
+    screen._stall_said -= workers.STALL_SECONDS
+    screen.show(state)
+    screen.show(state)
+    assert capsys.readouterr().err.count("no worker gets on") == 1
+    beats[3] = Beat("at step 8", 199.0, 200.0)
+    assert workers.stalled(state) == ""
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def run(job: GenerateJob, load_model: LoadModel, where: Where = HERE) -> None:
     storage.put(ledger.record_url(job.root, record.output, record.shard), ledger.dumps(record))
 
 
-class Chains(ModelWorker[GenerateJob, int]):
+class Chains(ModelWorker[GenerateJob, int, int]):
     """Generates chains, by their numbers."""
 
     def setup(self, device: str) -> None:

@@ -15,10 +15,12 @@ import torch
 from ...infra import storage
 from ...modalities import Kind, ModalitySpec
 from ...model.downstream.retrieval import finite, nearest, predict_vectors
+from ...model.fourm import FourM
 from ...tokenize import codecs, store
 from ..data.groups import ShardRows
 from .generation import LoadModel, conditions, special_ids
 from .generation_job import GenerateJob
+from .pool import HERE, ModelJob, ModelWorker, Where, make
 
 BATCH = 256  # vectors that are decoded or predicted at a time
 
@@ -31,6 +33,9 @@ class Gallery:
 
     places: list[Place]
     vectors: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.places)
 
 
 @dataclass(frozen=True)
@@ -63,19 +68,25 @@ def global_modality(specs: Sequence[ModalitySpec], asked: str = "") -> ModalityS
 def gallery(job: GenerateJob, target: ModalitySpec, split: str, device: str = "cpu") -> Gallery:
     """Every sample of a split that has the tokens of `target`, decoded."""
     codec = _codec(job, target, device)
-    places: list[Place] = []
-    vectors: list[np.ndarray] = []
-    for shard in _shards(job, split):
-        # Global tokens have one crop, and a shard of 10,000 samples 16 codes each: the whole column is 320 kB.
-        url = storage.join(job.root, "tokens", target.name, f"{shard.name}.parquet")
-        column = store.read(url, footer=shard.footers.get(target.name, ""))
-        rows = np.flatnonzero(column.valid)
-        places += [(shard.name, column.keys[row].as_py(), row) for row in rows.tolist()]
-        ids = column.values[rows, 0]
-        vectors += [_narrow(codec.decode_many(ids[i : i + BATCH])) for i in range(0, len(ids), BATCH)]
+    return _joined([_decoded(job, target, shard, codec) for shard in _shards(job, split)], target, split)
+
+
+def _joined(parts: Sequence[Gallery], target: ModalitySpec, split: str) -> Gallery:
+    places = [place for part in parts for place in part.places]
     if not places:
         raise ValueError(f"retrieve: no sample of {split} has {target.name}; see `fourmill status`")
-    return Gallery(places, np.concatenate(vectors))
+    return Gallery(places, np.concatenate([part.vectors for part in parts if part.places]))
+
+
+def _decoded(job: GenerateJob, target: ModalitySpec, shard: ShardRows, codec: codecs.Grid) -> Gallery:
+    # Global tokens have one crop, and a shard of 10,000 samples 16 codes each: the whole column is 320 kB.
+    url = storage.join(job.root, "tokens", target.name, f"{shard.name}.parquet")
+    column = store.read(url, footer=shard.footers.get(target.name, ""))
+    rows = np.flatnonzero(column.valid)
+    places = [(shard.name, column.keys[row].as_py(), row) for row in rows.tolist()]
+    ids = column.values[rows, 0]
+    vectors = [_narrow(codec.decode_many(ids[i : i + BATCH])) for i in range(0, len(ids), BATCH)]
+    return Gallery(places, np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float16))
 
 
 def _narrow(vectors: np.ndarray) -> np.ndarray:
@@ -93,6 +104,7 @@ def run(
     target: str = "",
     split: str = "val",
     top: int = 5,
+    where: Where = HERE,
 ) -> list[Ranking]:
     """Search the images of a split.
 
@@ -103,27 +115,26 @@ def run(
         target: the global modality that is predicted; the recipe's first if empty.
         split: "val" or "train"; training samples if there are no validation shards.
         top: places that are returned for each query.
+        where: the cluster whose actors predict and decode, if there is one.
 
     Raises:
         ValueError: the recipe has no such modality, or no sample has it.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     wanted = global_modality(job.specs, target)
     asked, given = _queries(job, query, wanted, texts, split)
-    model, codec = load_model(job.run, device, job.step), _codec(job, wanted, device)
-    vectors = [
-        predict_vectors(
-            model,
-            {query: given[query][i : i + BATCH]},
-            wanted.name,
-            codec.decode_many,
-            seed=job.settings.seed,
-            sample_ids=range(i, min(i + BATCH, len(asked))),
-            special=special_ids(job),
-        )
-        for i in range(0, len(asked), BATCH)
-    ]
-    searched = gallery(job, wanted, split, device)
+    batches = [(i, {query: given[query][i : i + BATCH]}) for i in range(0, len(asked), BATCH)]
+    shards = _shards(job, split)
+    if where.is_cluster:
+        tasks: dict[str, Any] = {f"queries from {i}": (i, some) for i, some in batches}
+        tasks |= {f"shard {shard.name}": shard for shard in shards}
+        made = make(ModelJob(Search(job, wanted), job.run, where), Searcher, tasks, "retrieve", "parts")
+        vectors = [made[f"queries from {i}"] for i, _ in batches]
+        searched = _joined([made[f"shard {shard.name}"] for shard in shards], wanted, split)
+    else:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model, codec = load_model(job.run, device, job.step), _codec(job, wanted, device)
+        vectors = [_predicted(job, wanted, model, codec, *batch) for batch in batches]
+        searched = gallery(job, wanted, split, device)
     # All vectors of the split in memory, float16: 768 numbers of 1 M images are 1.5 GB.
     found = np.concatenate(vectors)
     good = finite(torch.from_numpy(found)).numpy()
@@ -133,6 +144,42 @@ def run(
         for number, row, cosines in zip(np.flatnonzero(good).tolist(), index.tolist(), cosine.tolist(), strict=True):
             rankings[number].places.extend((searched.places[i], c) for i, c in zip(row, cosines, strict=True))
     return rankings
+
+
+@dataclass(frozen=True)
+class Search:
+    """What actors search for: vectors of a global modality."""
+
+    job: GenerateJob
+    target: ModalitySpec
+
+
+class Searcher(ModelWorker[Search, Any, Any]):
+    """Predicts the vectors of queries (number of the first, what is given), and decodes those of a shard."""
+
+    def setup(self, device: str) -> None:
+        from ..pretrain.weights import load_model
+
+        self.model = load_model(self.of.job.run, device, self.of.job.step)
+        self.codec = _codec(self.of.job, self.of.target, device)
+
+    def make(self, task: Any) -> Any:
+        if isinstance(task, ShardRows):
+            return _decoded(self.of.job, self.of.target, task, self.codec)
+        return _predicted(self.of.job, self.of.target, self.model, self.codec, *task)
+
+
+def _predicted(
+    job: GenerateJob, target: ModalitySpec, model: FourM, codec: codecs.Grid, first: int, given: dict[str, Any]
+) -> np.ndarray:
+    """Vectors of some queries.
+
+    Args:
+        first: number of the first one.
+    """
+    ids = range(first, first + len(next(iter(given.values()))))
+    more: dict[str, Any] = {"seed": job.settings.seed, "sample_ids": ids, "special": special_ids(job)}
+    return predict_vectors(model, given, target.name, codec.decode_many, **more)
 
 
 def _queries(

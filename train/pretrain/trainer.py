@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -23,7 +23,7 @@ from ...model.batch import PackedBatch
 from ...model.fourm import FourM
 from ...model.prepare import group_targets
 from .. import checkpoint, sharded
-from ..board import Reporter, Stopped
+from ..board import NOTHING, Reporter, Stopped
 from ..data.cache import CacheOptions
 from ..data.groups import ShardRows
 from ..data.loader import LoaderOptions, TokenLoader
@@ -34,7 +34,7 @@ from ..parallel import Parallel, whole
 from ..requests import Asked, Requests
 from ..schedule import cosine_lr
 from ..trackers import trackers
-from . import initial
+from . import initial, pace
 from .job import MODEL, TrainJob, masking_config, predicted_modalities, write_origin
 from .parts import Parts, parts_of
 from .weights import Weights, save_model
@@ -147,8 +147,10 @@ class Trainer:
         self._report(reporter, "; ".join(self.notes))
         while self.step < settings.steps:
             before = time.monotonic()
+            reporter.tell("waits for data")
             _, parts = next(batches)
-            window.waited += time.monotonic() - before
+            window.pace.waited += time.monotonic() - before
+            reporter.tell(f"at step {self.step + 1}")
             self.train_step(parts, window)
             self.saver.check()
             done, asked = self.step == settings.steps, requests.take()
@@ -174,6 +176,7 @@ class Trainer:
                     unread.ended = window.started
             paused = time.monotonic()
             if validates:
+                reporter.tell("validates")
                 values = self.validate()
                 if logged is not None:
                     logged.log(self.step, "val", values)
@@ -223,7 +226,8 @@ class Trainer:
         loss, sums = torch.zeros((), device=counts.device), torch.zeros(len(places), device=counts.device)
         for i, (part, group, unpadding) in enumerate(zip(parts.batches, parts.groups, parts.unpaddings, strict=True)):
             with self.parallel.micro_batch(last=i == len(parts.batches) - 1, rows=parts.rows):
-                losses = self.parallel.losses(part.to(self.model.device), group, unpadding)
+                with window.pace.forward(self.model.device.type):
+                    losses = self.parallel.losses(part.to(self.model.device), group, unpadding)
                 part_loss = (losses * weights[i]).sum()
                 # DDP and FSDP average gradients over the workers, and the loss is a sum over them.
                 (part_loss * self.world).backward()  # type: ignore[no-untyped-call]
@@ -260,10 +264,11 @@ class Trainer:
         if values:
             logged.log(window.step, "train", values)
             notes = [f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s"]
+            notes += pace.said(values)
             notes += [f"{len(self.skipped)} steps skipped"] * bool(self.skipped)
             troubles = [cache.trouble for cache in self.loader.caches if cache.trouble]
             self.notes += [trouble for trouble in troubles if trouble not in self.notes]
-            self._report(reporter, ", ".join(notes + troubles))
+            self._report(reporter, ", ".join(notes + troubles), values)
 
     def _skip(self, window: Window) -> list[dict[str, Any]]:
         """Lines of the log for the steps of a window that are skipped. FloatingPointError if they are too many."""
@@ -296,7 +301,7 @@ class Trainer:
         # Tokens are counted by budget, padding included, as in the papers.
         samples = len(window.entries) * settings.batch_size
         values["tokens_per_second"] = samples * settings.tokens_per_sample / seconds
-        values["data_wait_share"] = window.waited / seconds
+        values |= window.pace.shares(seconds, self.rank, self.world, self._reduce)
         cuda = self.model.device.type == "cuda"
         peak = settings.peak_flops or (peak_flops(torch.cuda.get_device_name(self.model.device)) if cuda else None)
         if peak:
@@ -381,9 +386,10 @@ class Trainer:
             with self._weights(averaged):
                 save_model(self.model, storage.join(self.job.folder, name), write=self.rank == 0)
 
-    def _report(self, reporter: Reporter, notes: str) -> None:
+    def _report(self, reporter: Reporter, notes: str, values: Mapping[str, float] = NOTHING) -> None:
         if self.rank == 0:
-            reporter.post(stage="train", done=self.step, total=self.settings.steps, unit="steps", notes=notes)
+            total = self.settings.steps
+            reporter.post(stage="train", done=self.step, total=total, unit="steps", notes=notes, values=values)
 
     def _commit(self, last: dict[str, float]) -> None:
         """Write the run's record: from now on the run is complete."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..flops import Lengths
+from .pace import Pace
 
 Reduce = Callable[[Tensor], Tensor]
 Gather = Callable[[Any], list[Any]]
@@ -51,7 +52,7 @@ class Window:
 
     started, ended: the clock (time.monotonic) at the start of its first step and the end of its last one; without an
         end it is when the losses are read. A pause moves the start, so that validation and saving do not count.
-    waited: seconds spent waiting for data.
+    pace: of this worker.
     step, lr: of the last step, whether or not it changed anything.
     """
 
@@ -59,7 +60,7 @@ class Window:
     entries: list[Entry] = field(default_factory=list)
     started: float = 0.0
     ended: float | None = None
-    waited: float = 0.0
+    pace: Pace = field(default_factory=Pace)
     step: int = 0
     lr: float = 0.0
 

@@ -61,11 +61,13 @@ def make(
     RecipeError if the model is not trained.
     """
     from ...train.downstream import retrieve
+    from ...train.downstream.pool import Where
     from ...train.pretrain import weights
 
     project.check_model()
+    where = Where(project.recipe.engine, project.recipe.declares)
     results = retrieve.run(
-        project.generate_job, weights.load_model, query, texts=texts, target=target, split=split, top=top
+        project.generate_job, weights.load_model, query, texts=texts, target=target, split=split, top=top, where=where
     )
     return results, {} if texts else retrieve.recall(results, (1, min(5, top)))
 

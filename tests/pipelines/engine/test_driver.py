@@ -155,6 +155,53 @@ def test_a_task_that_fails_everywhere_is_given_up() -> None:
     assert failures == {"a": "tried 2 times: no space left"} and not one.pending and one.given_up == 1
 
 
+def test_actors_that_leave_hand_back_what_they_have() -> None:
+    one = pool("abcdef", 2)
+    one.assign()
+    first, second = one.actors
+    one.nodes = {id(first): "going", id(second): "staying"}
+    assert one.leave({"going"}) == [first] and one.leave({"going"}) == []
+    one.resize(1, [first, second])
+    assert one.held(first) == ["a", "c"]
+    one.hand_back(refs(one)["c"])
+    one.assign()
+    assert one.held(first) == ["a"] and one.pending[0] == "c" and len(one.actors) == 2
+    one.resize(2, [first, second])  # another node has come
+    one.assign()
+    (third,) = (actor for actor in one.actors if actor not in (first, second))
+    assert one.held(third)[0] == "c" and not one.attempts and not one.deaths
+    one.hand_back(refs(one)["a"])
+    one.assign()
+    assert one.actors == [second, third] and not one.leaving and not one.retiring
+
+
+def test_actors_without_work_are_given_back() -> None:
+    stopped: list[Any] = []
+    one = pool("ab", 2)
+    one.stop_actor = stopped.append
+    one.assign()
+    first, second = one.actors
+    one.succeed(refs(one)["a"])
+    one.spare(10.0)
+    assert not stopped
+    one.spare(0.0)
+    assert stopped == [first] and one.actors == [second] and one.held(second) == ["b"]
+    assert one.displace(refs(one)["b"], PlaceError("who?", in_doubt=True)) == {}
+    one.assign()  # another one decides
+    (third,) = (actor for actor in one.actors if actor is not second)
+    assert one.held(third) == ["b"]
+
+
+def test_more_actors_are_wanted_while_there_is_work_for_them() -> None:
+    one = pool("abcde", 2)
+    one.assign()
+    assert one.lacking(None) == 3 and one.lacking(4) == 2 and one.lacking(1) < 0
+    while one.pending or one.in_flight:
+        one.succeed(next(iter(one.in_flight)))
+        one.assign()
+    assert one.lacking(None) < 0
+
+
 def test_nothing_to_do_starts_nothing() -> None:
     job: Any = None
     assert driver.run(job, Doubler, {}, "double", "numbers") == Outcome()

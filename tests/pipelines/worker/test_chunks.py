@@ -21,7 +21,7 @@ from fourmill.infra import ledger, removals, storage, versions
 from fourmill.infra.ledger import Record
 from fourmill.pipelines import chunk_files, source
 from fourmill.pipelines.borders import photo
-from fourmill.pipelines.engine.job import Hints, PlaceError
+from fourmill.pipelines.engine.job import HandedBack, Hints, PlaceError
 from fourmill.pipelines.outputs import Output
 from fourmill.pipelines.plan import ShardTask
 from fourmill.pipelines.specialists.base import Item
@@ -173,6 +173,26 @@ def test_samples_of_chunks_are_not_looked_at_again(monkeypatch: pytest.MonkeyPat
     assert shard.same(job, shard.worker(job).run(shard.task))
     assert not (SEEN - seen).keys() & set(data.BAD_KEYS[:kept])
     assert sum((decoded - before).values()) <= 24 - kept
+
+
+def test_a_worker_whose_node_leaves_hands_its_shard_back(monkeypatch: pytest.MonkeyPatch, shard: Shard) -> None:
+    job, call = shard.another(120.0), Canny.__call__
+    worker, another = shard.worker(job), shard.worker(job)
+
+    def noticed(specialist: Canny, items: Sequence[Item]) -> list[Any]:
+        worker.hand_back()
+        return call(specialist, items)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Canny, "__call__", noticed)
+        with pytest.raises(HandedBack):
+            worker.run(shard.task)
+    kept = chunk_files.rows_of(chunks_of(job))
+    assert 0 < kept < 24  # though the next chunk was two minutes away
+    with pytest.raises(HandedBack):  # nothing more is begun there
+        worker.run(shard.task)
+    assert chunk_files.rows_of(chunks_of(job)) == kept
+    assert shard.same(job, another.run(shard.task))
 
 
 def test_quick_shards_write_nothing_but_their_outputs(monkeypatch: pytest.MonkeyPatch, shard: Shard) -> None:

@@ -198,6 +198,9 @@ def recipe(root: Path | str, train: Any, val: Any = (), **changes: Any) -> Recip
 class Silent:
     """In place of the board of workers."""
 
+    def tell(self, at: str) -> None:
+        pass
+
     def post(self, **message: Any) -> None:
         pass
 

@@ -20,7 +20,7 @@ import pytest
 
 from fourmill.pipelines.engine import driver
 from fourmill.pipelines.engine.calls import Call, Calls
-from fourmill.pipelines.engine.job import Demand, Hints, NodeSetup, PlaceError, Status, StopJob
+from fourmill.pipelines.engine.job import Demand, HandsBack, Hints, NodeSetup, PlaceError, Status, StopJob
 from fourmill.pipelines.engine.nodes import Nodes
 from fourmill.pipelines.engine.settings import Engine
 
@@ -84,6 +84,9 @@ class Doubler:
         return Status(self.done, Counter())
 
 
+LEAVING = set[str]()  # nodes that `inline` says are about to leave
+
+
 class TaskError(Exception):
     """As Ray's: the worker raised `cause`."""
 
@@ -116,6 +119,7 @@ class Actor:
     def __init__(self, worker: Any, node: str) -> None:
         self.worker, self.node = worker, node
         self.run, self.status = self, SimpleNamespace(remote=lambda: _Reference(worker.status(), None))
+        self.hand_back = SimpleNamespace(remote=worker.hand_back if isinstance(worker, HandsBack) else lambda: None)
 
     def remote(self, task: Any, hints: Any) -> _Reference:
         Dead.happened = False
@@ -183,6 +187,8 @@ def inline(monkeypatch: pytest.MonkeyPatch, places: int = 1) -> _Ray:
         yield ray
 
     monkeypatch.setattr(driver, "cluster", cluster)
+    monkeypatch.setattr(driver, "started_here", lambda: True)  # no autoscaler, no meters
+    monkeypatch.setattr("fourmill.pipelines.engine.nodes.draining", lambda: LEAVING)
     monkeypatch.setattr(driver, "start_shared", lambda _, make: make())
     monkeypatch.setattr(driver, "actor_class", lambda *_: SimpleNamespace(remote=ray.start))
     monkeypatch.setattr(driver, "Nodes", lambda ray, setups: Nodes(ray, []))

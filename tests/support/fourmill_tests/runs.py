@@ -137,6 +137,6 @@ def finish(arguments: Sequence[str], address: str) -> str:
 def losses(root: Path, run: str = "4m") -> list[dict[str, Any]]:
     """The log of a run without what depends on the clock."""
     (log,) = root.glob(f"runs/{run}/*/metrics.jsonl")
-    clock = ("tokens_per_second", "data_wait_share", "samples_per_second", "seconds")
+    clock = ("tokens_per_second", "data_wait_share", "slowest_worker", "lag_share", "samples_per_second", "seconds")
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     return [{name: value for name, value in row.items() if name not in clock} for row in rows]

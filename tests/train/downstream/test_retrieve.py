@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from fourmill_tests import data
+from fourmill_tests.engine import inline
 
 from fourmill.modalities import spec
 from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
+from fourmill.pipelines.engine.job import Demand
+from fourmill.pipelines.engine.settings import Engine
 from fourmill.recipe import parse
 from fourmill.tokenize import store, tokenizer
 from fourmill.tokenize.codec import Options
@@ -20,6 +23,7 @@ from fourmill.tokenize.text.wordpiece import WordPiece
 from fourmill.train.data.groups import ShardRows
 from fourmill.train.downstream import retrieve
 from fourmill.train.downstream.generation import GenerateJob
+from fourmill.train.downstream.pool import ModelJob, Where
 from fourmill.train.masking.masking import Keep, MaskingConfig, ModalityTokens, ResolvedMixture, mask_batch
 
 TARGET, CODES, TOKENS = "tok_dinov2_global", 32, 16
@@ -127,3 +131,19 @@ def test_what_cannot_be_searched_is_refused(job: GenerateJob, model: FourM, argu
         retrieve.run(job, lambda *_: model, **arguments)
     with pytest.raises(ValueError, match="it has none; add tok_dinov2_global"):
         retrieve.global_modality(job.specs[:1])
+
+
+def test_a_cluster_finds_what_the_command_finds(
+    job: GenerateJob, model: FourM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = retrieve.run(job, lambda *_: model, "caption", top=3)
+    ray = inline(monkeypatch, 2)
+    monkeypatch.setattr("fourmill.train.pretrain.weights.load_model", lambda *_: model)
+    monkeypatch.setattr(retrieve, "BATCH", 4)
+    monkeypatch.setattr(ModelJob, "demand", lambda *_: Demand(1.0, 0.0, 1))  # there are no files to be measured
+    found = retrieve.run(job, no_model, "caption", top=3, where=Where(Engine(address="auto", actors=2)))
+    assert found == expected and len(ray.actors) == 2
+
+
+def no_model(*_: object) -> FourM:
+    raise AssertionError("actors load it")

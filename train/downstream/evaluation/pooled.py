@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ....model.fourm import FourM
 from ...pretrain.weights import load_model
 from ..pool import ModelJob, ModelWorker, Where, make
 from ..samples import Samples
@@ -22,7 +21,7 @@ class Chunk(NamedTuple):
     start: int
 
 
-class Answers(ModelWorker[EvaluateJob, Chunk]):
+class Answers(ModelWorker[EvaluateJob, Chunk, int]):
     """Makes chunks of answers."""
 
     def setup(self, device: str) -> None:
@@ -36,7 +35,7 @@ class Answers(ModelWorker[EvaluateJob, Chunk]):
 
 def missing(job: EvaluateJob, samples: Samples) -> dict[str, Chunk]:
     """The chunks that are not there yet, by a name."""
-    made = table.made_of(job, samples, _never)
+    made = table.made_of(job, samples, table.never)
     chunks = {}
     for chained, question, member in table.questions(job, samples):
         for start in made[chained].missing(question, member):
@@ -49,7 +48,3 @@ def answer(job: EvaluateJob, samples: Samples, where: Where) -> None:
     """Let a cluster make what is missing. ValueError if a chunk cannot be made."""
     if chunks := missing(job, samples):
         make(ModelJob(job, job.generation.run, where), Answers, chunks, "evaluate", "chunks of answers")
-
-
-def _never() -> FourM:
-    raise AssertionError("who only looks loads no model")

@@ -4,7 +4,7 @@ its input, the labels it was trained on, and what its tokenizers lose (4M-21, ta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,7 @@ def made_of(
 
 def questions(job: EvaluateJob, samples: Samples) -> list[tuple[bool, Question, int]]:
     """What the model is asked, each once: whether of the samples of chains alone, the question, and the member of an
-    ensemble. But for masks of instances, which go on from true boxes, one by one."""
+    ensemble."""
     of, _ = columns(job)
     steps, whole = chain(job, of), len(samples.places) > 1
     found: dict[tuple[bool, Question, int], None] = {}
@@ -93,10 +93,35 @@ def questions(job: EvaluateJob, samples: Samples) -> list[tuple[bool, Question, 
         for row, member in rows:
             if (question := question_of(job, steps, column, row)) is not None:
                 found[row == "chain", question, member] = None
+    found |= dict.fromkeys(_of_boxes(job, samples, [one for one in of if isinstance(one.judge, Instances)], steps))
     for target, name in recall.questions(job, samples):
         if not any(one is None for one in samples.tokens[target.name]):
             found[False, recall.question(target, name), 0] = None
     return list(found)
+
+
+def _of_boxes(
+    job: EvaluateJob, samples: Samples, of: Sequence[Column], steps: tuple[ChainStep, ...]
+) -> Iterator[tuple[bool, Question, int]]:
+    """Questions for masks of instances, which go on from true boxes."""
+    if not of:
+        return
+    here, made = Reference(job, samples, of), made_of(job, samples, never)
+    rows = [("step", 0), *([("another", 0)] if len(samples.places) > 1 else [])]
+    rows += [("chain", member) for member in range(job.settings.ensemble)]
+    for column in of:
+        references = here.of(column)
+        if all(one is None for one in references):
+            continue
+        for row, member in rows:
+            answers = made[row == "chain"]
+            asker = _Asker(column, steps, answers, here, references[: len(answers.samples.places)])
+            if (question := asker.question(row)) is not None:
+                yield row == "chain", question, member
+
+
+def never() -> FourM:
+    raise AssertionError("who only looks loads no model")
 
 
 def question_of(job: EvaluateJob, steps: tuple[ChainStep, ...], column: Column, row: str) -> Question | None:

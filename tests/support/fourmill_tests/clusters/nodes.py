@@ -43,7 +43,7 @@ def node(log: Path, environment: dict[str, str], *arguments: str) -> Iterator[su
         for _ in range(3):
             own = f"--temp-dir={short}", f"--dashboard-agent-listen-port={free_port()}"
             with log.open("wb") as out:
-                command = [f"{BIN}/ray", "start", *arguments, *NODE, *own]
+                command = [f"{BIN}/ray", "start", *NODE, *arguments, *own]
                 process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
             while "Ray runtime started" not in log.read_text() and process.poll() is None:
                 time.sleep(0.2)
