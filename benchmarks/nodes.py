@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from chaos import BUCKET, contents, server
+from chaos import BUCKET, server
 from circumstances import ROOT, state
 
 from fourmill.infra import storage
@@ -49,7 +49,7 @@ BEGUN = {
     "train": r"runs/4m/.*/complete\.json",
     "generate": r"runs/4m/.*/generated/.*/samples\.json",
 }
-GENERATED = re.compile(r"/generated/.*")
+COMPARED = re.compile(r"(labels|tokens|tokenizers)/|runs/4m/.*/(model/model\.safetensors|generated/.*)$")
 NOTICE_SECONDS = 20  # from the notice to the end of a node
 PATIENCE_SECONDS = 1800.0  # for one stage
 LOOK_SECONDS = 0.3
@@ -125,14 +125,13 @@ def recipe(folder: Path) -> Path:
 
 
 def made(root: str) -> dict[str, bytes]:
-    """The data set, the model, and what it has generated."""
-    fs, path = storage.filesystem(root)
-    names = [name for name in fs.find(f"{path}/runs/4m") if GENERATED.search(name)]
-    return contents(root) | {name.removeprefix(f"{path}/"): fs.cat_file(name) for name in names}
+    """The data set, the model, and what it has generated, by path below a root."""
+    names = (url.removeprefix(f"{root}/") for url in storage.list_below(root))
+    return {name: storage.read_bytes(storage.join(root, name)) for name in names if COMPARED.match(name)}
 
 
 def quiet(path: Path, root: Path) -> dict[str, bytes]:
-    """`fourmill run` on this machine, undisturbed."""
+    """`fourmill run` on this machine, undisturbed; one that is there already does nothing more."""
     command = [sys.executable, "-m", "fourmill.cli", "run", str(path), "--set", f"root={root}"]
     done = subprocess.run(command, env=nodes.environment(), capture_output=True, text=True)
     if done.returncode:
@@ -208,6 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the nodes that go; odd: notices and kills change places"
     )
+    parser.add_argument("--quiet", type=Path, help="a folder for the quiet run, which is taken if it is there")
     parser.add_argument("--logs", type=Path, help="a folder for what the jobs said")
     args = parser.parse_args(arguments)
     state(__file__, arguments)
@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         stack.enter_context(server())
         path = recipe(folder)
-        expected = quiet(path, folder / "quiet")
+        expected = quiet(path, args.quiet or folder / "quiet")
         print(f"a quiet run made {len(expected)} files\n", flush=True)
         os.environ |= TOKEN
         one = stack.enter_context(cluster(folder))

@@ -97,6 +97,14 @@ def draining() -> set[str]:
         return set()
 
 
+def has_meters() -> bool:
+    """Whether what this process measures joins the metrics of a cluster: not on a Ray of its own, which nobody reads,
+    nor as a client of one (ray://), which is no process of it."""
+    from ray.util.client import ray as client
+
+    return not _started_here and not client.is_connected()
+
+
 def started_here() -> bool:
     """Whether this process has started the Ray that it uses: the workers have its environment, and its machine."""
     return _started_here

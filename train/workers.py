@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from ..infra import faults, logs, scratch
-from ..infra.cluster import cluster, draining, started_here
+from ..infra.cluster import cluster, draining, has_meters, started_here
 from ..infra.progress import Progress, duration
 from ..pipelines.engine import access
 from ..pipelines.engine.meters import Meters
@@ -195,7 +195,7 @@ def run(
                     run_config=RunConfig(storage_path=folder, failure_config=failures),
                 )
 
-            screen = _Screen(resources.least < resources.most, stage, None if started_here() else Meters(stage, root))
+            screen = _Screen(resources.least < resources.most, stage, Meters(stage, root) if has_meters() else None)
             _watch(trainer, board, screen)
 
 

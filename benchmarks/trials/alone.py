@@ -21,6 +21,9 @@ from fourmill.verbs.make import label, tokenize
 class Aloud:
     """A board whose messages are printed."""
 
+    def tell(self, at: str) -> None:
+        pass
+
     def post(self, **message: Any) -> None:
         print(message["stage"], message["done"], "of", message["total"], message["unit"], flush=True)
 

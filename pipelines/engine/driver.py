@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from ...infra.cluster import cluster, started_here
+from ...infra.cluster import cluster, has_meters, started_here
 from ...infra.progress import Progress
 from ...infra.secrets import hide
 from . import access
@@ -99,7 +99,7 @@ def run(
         pool = _pool(ray, job, make_worker, tasks, nodes, demand, common)
         pool.claims, pool.calls = claims, Calls(root)
         room = None if started_here() else Room(ray, demand.as_ray())
-        meters = None if started_here() else Meters(stage, root)
+        meters = Meters(stage, root) if has_meters() else None
         status: dict[Any, Status] = {}
         said = 0.0
         try:

@@ -30,7 +30,7 @@ class Meters:
         from ray.util.metrics import Gauge
 
         if name not in self._gauges:
-            self._gauges[name] = Gauge(f"fourmill_{name}", "docs/storage-and-clusters.md", (*TAGS, *tags))
+            self._gauges[name] = Gauge(f"fourmill_{name}", f"fourmill: {name.replace('_', ' ')}", (*TAGS, *tags))
         self._gauges[name].set(value, self._tags | tags)
 
     def tasks(self, pending: int, running: int, done: int, failed: int) -> None:

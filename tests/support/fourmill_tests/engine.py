@@ -187,7 +187,8 @@ def inline(monkeypatch: pytest.MonkeyPatch, places: int = 1) -> _Ray:
         yield ray
 
     monkeypatch.setattr(driver, "cluster", cluster)
-    monkeypatch.setattr(driver, "started_here", lambda: True)  # no autoscaler, no meters
+    monkeypatch.setattr(driver, "started_here", lambda: True)  # no autoscaler
+    monkeypatch.setattr(driver, "has_meters", lambda: False)
     monkeypatch.setattr("fourmill.pipelines.engine.nodes.draining", lambda: LEAVING)
     monkeypatch.setattr(driver, "start_shared", lambda _, make: make())
     monkeypatch.setattr(driver, "actor_class", lambda *_: SimpleNamespace(remote=ray.start))

@@ -136,10 +136,10 @@ def test_what_cannot_be_searched_is_refused(job: GenerateJob, model: FourM, argu
 def test_a_cluster_finds_what_the_command_finds(
     job: GenerateJob, model: FourM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(retrieve, "BATCH", 4)
     expected = retrieve.run(job, lambda *_: model, "caption", top=3)
     ray = inline(monkeypatch, 2)
     monkeypatch.setattr("fourmill.train.pretrain.weights.load_model", lambda *_: model)
-    monkeypatch.setattr(retrieve, "BATCH", 4)
     monkeypatch.setattr(ModelJob, "demand", lambda *_: Demand(1.0, 0.0, 1))  # there are no files to be measured
     found = retrieve.run(job, no_model, "caption", top=3, where=Where(Engine(address="auto", actors=2)))
     assert found == expected and len(ray.actors) == 2
