@@ -33,7 +33,6 @@ from chaos import BUCKET, server
 from circumstances import ROOT, state
 
 from fourmill.infra import storage
-from fourmill.infra.submission.jobs import Jobs, exit_status
 
 SUPPORT = str(ROOT / "tests/support")
 sys.path.insert(0, SUPPORT)
@@ -168,6 +167,8 @@ class Stage:
 
 def one_stage(one: Cluster, path: Path, name: str, with_notice: bool, draw: random.Random) -> Stage:
     """Submit it, take a node away in its middle, add another one, and wait for its end."""
+    from fourmill.infra.submission.jobs import Jobs, exit_status  # here: Ray looks for a token when it is imported
+
     root, stage, started = storage.join(BUCKET, "out"), Stage(name), time.monotonic()
     jobs = Jobs(one.url)
     job = submit(one, path, name)
