@@ -22,7 +22,8 @@ from .job import Hints, PlaceError, Sign, StopJob
 
 logger = logging.getLogger(__name__)
 
-NODE_DIED = "its node has died"  # as Ray says it
+# As Ray says it: a node has died, or an actor was placed on one of which it was not known yet that it had.
+OF_MACHINE = ("its node has died", "The actor never ran")
 WAIT_SECONDS = 1.0  # times the attempts so far, before a task that met an error of the place is tried again
 FATAL = ("device",)  # rows of `infra.faults` from which no process recovers
 MAX_RUN = 2  # errors of the place in a row after which an actor is replaced
@@ -308,8 +309,8 @@ class Pool(Generic[Task]):
         Raises:
             StopJob: a specialist kills the worker of every sample.
         """
-        if of_machine or NODE_DIED in reason:
-            logger.warning("a node died; %s is requeued: %s", " and ".join(self.held(actor)) or "nothing", reason)
+        if of_machine or any(said in reason for said in OF_MACHINE):
+            logger.warning("a node died; requeued is %s: %s", " and ".join(self.held(actor)) or "nothing", reason)
             self._take_back(actor)
             return {}
         self._drop(actor)

@@ -1,6 +1,6 @@
 """Every stage on a cluster whose nodes come and go, submitted from outside: is the data set that of a quiet local run?
 
-    python benchmarks/nodes.py [--stages label fit tokenize train generate] [--seed 0] [--logs DIR]
+    python benchmarks/trials/nodes.py [--stages label fit tokenize train generate] [--seed 0] [--logs DIR]
 
 A head without cores and two nodes of one core each are started with a token, as `ray start` does it; samples and root
 lie on an S3 server (moto) on loopback. Each stage is submitted by `fourmill submit`, whose terminal is closed at once.
@@ -29,15 +29,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from chaos import BUCKET, server
-from circumstances import ROOT, state
+from chaos import BUCKET, SUPPORT, server, state
 
 from fourmill.infra import storage
 
-SUPPORT = str(ROOT / "tests/support")
 sys.path.insert(0, SUPPORT)
-from fourmill_tests import data, runs  # noqa: E402
-from fourmill_tests.clusters import nodes  # noqa: E402
+from fourmill_tests import data, runs
+from fourmill_tests.clusters import nodes
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5a" * 32}
 # What of a stage is in the root when it is at work.
@@ -49,7 +47,7 @@ BEGUN = {
     "generate": r"runs/4m/.*/generated/.*/samples\.json",
 }
 COMPARED = re.compile(r"(labels|tokens|tokenizers)/|runs/4m/.*/(model/model\.safetensors|generated/.*)$")
-NOTICE_SECONDS = 20  # from the notice to the end of a node
+NOTICE_SECONDS = 6  # from the notice to the end of a node
 PATIENCE_SECONDS = 1800.0  # for one stage
 LOOK_SECONDS = 0.3
 
@@ -116,8 +114,8 @@ def recipe(folder: Path) -> Path:
     settings = data.settings(
         storage.join(BUCKET, "out"), urls, modalities=["rgb", "tok_canny_edge", "caption"],
         labels__keep=["canny_edge", "caption"], labels__specialists={"canny_edge": slow}, engine__chunk_seconds=2,
-        tokenizers__common__steps=60, fit__workers=2, fit__cpus=1, train__workers=2, train__cpus=1, train__steps=60,
-        train__checkpoint_every=10, generate__samples=24, generate__chains=[chain, {**chain, "ensemble": 4}, chain],
+        tokenizers__common__steps=150, fit__workers=2, fit__cpus=1, train__workers=2, train__cpus=1, train__steps=300,
+        train__checkpoint_every=20, generate__samples=24, generate__chains=[chain, {**chain, "ensemble": 4}, chain],
     )  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
     return folder / "recipe.yaml"
@@ -178,9 +176,9 @@ def one_stage(one: Cluster, path: Path, name: str, with_notice: bool, draw: rand
         if any(begun.search(url) for url in set(storage.list_below(root)) - before):
             break
         time.sleep(LOOK_SECONDS)
-    stage.after, is_running = time.monotonic() - started, not jobs.details(job).status.is_terminal()
     victim = draw.choice(sorted(one.nodes))
     one.take_away(victim, with_notice)
+    stage.after, is_running = time.monotonic() - started, not jobs.details(job).status.is_terminal()
     one.add()
     stage.how = "left with notice" if with_notice else "killed"
     stage.wrong += [] if is_running else ["it had ended before a node went"]
