@@ -53,7 +53,7 @@ def test_answers_of_actors_are_those_of_the_command(
     samples = table.samples_of(job)
     chunks = pooled.missing(job, samples)
     assert len(chunks) > 20 and {one.member for one in chunks.values()} == {0, 1}
-    assert {one.start for one in chunks.values()} == {0, 3, 6}
+    assert {one.start for one in chunks.values()} >= {0, 3, 6}
     for count in (7, len(chunks)):
         worker = pooled.Answers(ModelJob(job, job.generation.run, HERE))
         worker.setup("cpu")
