@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -28,6 +29,7 @@ class Tally:
     problems: Counter[str] = field(default_factory=Counter)
     waited: float = 0.0
     worked: float = 0.0
+    _since: float | None = None
     _adding: threading.Lock = field(default_factory=threading.Lock)
 
     def spent(self, name: str, seconds: float) -> None:
@@ -35,21 +37,31 @@ class Tally:
         with self._adding:
             self.seconds[name] += seconds
 
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Around the work on samples, whose time counts."""
+        self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.worked += time.monotonic() - self._since
+            self._since = None
+
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
         """The same batches; what is waited for each counts."""
-        ahead, last = iter(batches), time.monotonic()
+        ahead = iter(batches)
         while True:
             asked = time.monotonic()
             try:
                 batch = next(ahead)
             except StopIteration:
                 return
-            now = time.monotonic()
-            self.waited += now - asked
-            self.worked += now - last
-            last = now
+            finally:
+                self.waited += time.monotonic() - asked
             yield batch
 
     def shares(self) -> dict[str, float]:
-        """Of the time, by what was waited for."""
-        return {"images": self.waited / self.worked} if self.worked else {}
+        """Of the time of work, by what was waited for."""
+        since = self._since
+        worked = self.worked + (0.0 if since is None else time.monotonic() - since)
+        return {"images": self.waited / worked} if worked else {}
