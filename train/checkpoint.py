@@ -89,7 +89,7 @@ def mark(folder: str, step: int, content: dict[str, Any], keep: int) -> Checkpoi
     """Complete a checkpoint whose files are all written, and delete those older than the newest `keep`.
 
     Incomplete checkpoints of killed writers are deleted with the old ones. Nothing is deleted before this one can be
-    relied on: whoever wrote a file has read it back (`put`), and here their sizes and the marker are looked at.
+    relied on: each file was read back when it was written (`put`), and here sizes and the marker are looked at.
 
     Args:
         content: of the marker beside the step, as JSON; at least "files": {name: bytes}, whose sizes `newest` compares;
