@@ -42,6 +42,7 @@ FEW = 16  # workers, at which Ray Train looks more often than every 2 s: it wait
 FEW_SECONDS = "0.5"
 WAITING_SECONDS = 20.0  # between two lines while workers start
 STALL_SECONDS = 60.0  # in which no worker gets on, until it is said where they are; between two such lines as well
+LOOK_SECONDS = 30.0  # that a failure waits for two looks at the board
 DRAIN_SECONDS = 2.0  # between two looks for nodes that are about to leave
 
 
@@ -246,7 +247,7 @@ def _watch(make_trainer: Callable[[], Any], board: Any, screen: _Screen) -> None
                 try:
                     return make_trainer().fit()
                 except Exception as error:
-                    time.sleep(4 * POLL_SECONDS)  # the other thread has seen how far they came
+                    screen.wait_for_look()
                     if screen.failure or screen.progress <= before:
                         raise
                     logger.warning("workers failed %d times, and got further: %s", MAX_FAILURES + 1, _cause(error))
@@ -310,6 +311,7 @@ class _Screen:
         self._meters = meters
         self.failure = ""
         self._furthest: dict[str, float] = {}  # by what is done
+        self._looks = 0
         self._stage, self._begun = stage, time.monotonic()
         self._said = self._begun
         self._reason = "workers failed, or their number changed; started again"
@@ -318,6 +320,12 @@ class _Screen:
         self._attempts = 0
         self._progress: Progress | None = None
         self._stall_said = self._begun
+
+    def wait_for_look(self) -> None:
+        """Until another thread has shown what is on the board now; not for ever, since that thread may have ended."""
+        before, end = self._looks, time.monotonic() + LOOK_SECONDS
+        while self._looks < before + 2 and time.monotonic() < end:  # one may have begun before
+            time.sleep(POLL_SECONDS / 2)
 
     @property
     def progress(self) -> float:
@@ -337,6 +345,7 @@ class _Screen:
         for message in board.last.values():
             before = self._furthest.get(message["stage"], 0.0)
             self._furthest[message["stage"]] = max(before, message["done"])
+        self._looks += 1
         busy = {rank: m for rank, m in sorted(board.last.items()) if m["done"] < m["total"]}
         shown = busy or dict(sorted(board.last.items())[-1:])
         if not shown:

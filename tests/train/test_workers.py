@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -144,7 +143,6 @@ def test_work_that_gets_on_is_tried_for_ever(monkeypatch: pytest.MonkeyPatch) ->
         def fit(self) -> None:
             state.last[0] = {"stage": "train", "done": steps[len(calls)], "total": 12, "unit": "steps", "notes": ""}
             calls.append(steps[len(calls)])
-            time.sleep(0.02)
             raise RuntimeError("a node is gone")
 
     monkeypatch.setattr(workers, "ask", ask)

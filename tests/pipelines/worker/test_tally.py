@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
-from fourmill.pipelines.worker.tally import Tally
+from fourmill.pipelines.worker import tally
 
 
-def test_the_wait_for_images_is_a_share_of_the_work() -> None:
+def test_the_wait_for_images_is_a_share_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(tally, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
     def decoded() -> Iterator[int]:
         for number in range(3):
-            time.sleep(0.02)
+            now[0] += 2.0
             yield number
 
-    tally = Tally()
-    assert tally.shares() == {}
-    with tally.working():
-        assert list(tally.waiting(decoded())) == [0, 1, 2]
-        before = tally.shares()["images"]
-        time.sleep(0.12)
-        assert tally.shares()["images"] < before  # while it works, too
-    assert tally.waited >= 0.06 and tally.worked >= tally.waited + 0.12
-    assert tally.shares() == pytest.approx({"images": tally.waited / tally.worked})
+    counts = tally.Tally()
+    assert counts.shares() == {}
+    with counts.working():
+        for _ in counts.waiting(decoded()):
+            now[0] += 1.0
+        assert counts.shares() == pytest.approx({"images": 6 / 9})  # while it works, too
+        now[0] += 3.0
+    now[0] += 50.0
+    assert counts.shares() == pytest.approx({"images": 6 / 12})
