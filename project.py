@@ -262,7 +262,7 @@ class Project:
 
     def fit_job(self, names: list[str]) -> FitJob:
         """The fits of these tokenizers. RecipeError if no training shard can be read."""
-        from .pipelines.fit_data import FitData
+        from .pipelines.fit_data import FitData, with_weights
         from .train.tokenizers.job import FitJob
 
         recipe = self.recipe
@@ -270,7 +270,7 @@ class Project:
             if why := versions.unmakeable(self.fit_parts(name), recipe.versions):
                 raise RecipeError(why)
         self.check_fits(names)
-        labels = {TOKENIZERS[name].label if name in TOKENIZERS else "caption" for name in names}
+        labels = with_weights({TOKENIZERS[name].label if name in TOKENIZERS else "caption" for name in names})
         text = recipe.tokenizers.text
         if brought := all((text if name == TEXT else recipe.tokenizer(name)).weights for name in names):
             plan = plans.Plan({}, {}, {split: [] for split in plans.SPLITS})  # no sample is needed

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -238,10 +239,11 @@ def parse(data: Any, where: str = "recipe", trusted: bool = True) -> Recipe:
 def _check_same_sensors(data: dict[str, Any], where: str) -> None:
     """RecipeError if a recipe of somebody else would redefine a sensor of the one in use."""
     for name, given in _mapping(data.get("sensors")).items():
-        if name in SENSORS and SENSORS[name] != Sensor.model_validate(given):
-            raise RecipeError(
-                f"{where}: sensors.{name} is another one than that of the recipe in use; rename one of them"
-            )
+        with suppress(ValidationError):  # the recipe says what is wrong with it
+            if name in SENSORS and SENSORS[name] != Sensor.model_validate(given):
+                raise RecipeError(
+                    f"{where}: sensors.{name} is another one than that of the recipe in use; rename one of them"
+                )
 
 
 def code_of(data: Any) -> list[str]:

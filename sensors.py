@@ -13,6 +13,7 @@ where there are none, or of the user's classes; and modalities:
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -26,6 +27,13 @@ from .modalities import LABELS, MODALITIES, RASTER, TOKENIZERS, Form, Kind, Labe
 
 NUMBER_CODES = 1_024  # of a number's vocabulary, as AION-1 has them
 RASTER_CODES, CLASS_CODES, SERIES_CODES = 16_384, 4_096, 1_024
+MOST_POINTS = 1_000_000  # of a grid
+_WEIGHT = "_weight"
+_EPOCH = datetime.date(1970, 1, 1)
+FITS = ("fits", "fit", "fts", "fz")
+SOUNDS = ("wav", "flac", "ogg", "aiff")
+_OF_SEVERAL = ("npz", "h5", "hdf5", "zarr.zip", *FITS)  # files that hold several arrays
+_FILES = ("npy", "npz", "json", "tif", "tiff", "png", "h5", "hdf5", "zarr.zip", *FITS)  # that hold a weight or an axis
 LONGEST_PATCH = 16  # samples of a series that one token covers
 PREFIX = "tok_"
 
@@ -37,18 +45,103 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) or value is None else [value]
 
 
+class Mel(Section):
+    """A log-mel spectrogram of a sound: power in dB in triangular bands, even on HTK's mel scale, high tones first.
+
+    The defaults are those of AST and AudioMAE: 128 bands from 20 Hz to 8 kHz, Hann windows of 25 ms every 10 ms.
+    window, hop: seconds, whatever the rate of the file. low, high: Hz. frames: as many windows, evenly over the sound,
+        in place of one every `hop`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bins: Annotated[int, Field(gt=0, le=1024)] = 128
+    window: Annotated[float, Field(gt=0, le=1)] = 0.025
+    hop: Annotated[float, Field(gt=0)] = 0.01
+    low: Annotated[float, Field(ge=0)] = 20.0
+    high: Annotated[float, Field(gt=0)] = 8_000.0
+    frames: Annotated[int, Field(gt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low: {self.low:g} Hz is not below high, {self.high:g} Hz")
+        return self
+
+
+class Grid(Section):
+    """The common grid of series whose values lie at places of their own.
+
+    from, to: its first and last point, numbers or dates. step: between points, of dates in days; or points: how many.
+    reach: two values that are farther apart have none between them; twice the step, or twice the usual distance of a
+        sample's own values if that is more, unless given.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+    from_: float | datetime.date = Field(alias="from")
+    to: float | datetime.date
+    step: Annotated[float, Field(gt=0)] | None = None
+    points: Annotated[int, Field(gt=1, le=MOST_POINTS)] | None = None
+    reach: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _is_a_grid(self) -> Self:
+        if isinstance(self.from_, datetime.date) != isinstance(self.to, datetime.date):
+            raise ValueError("from and to: one is a date and the other is not")
+        if self.start >= self.stop:
+            raise ValueError(f"from: {self.from_} is not below to, {self.to}")
+        if (self.step is None) == (self.points is None):
+            raise ValueError("say step, or points, and not both")
+        if not 1 < self.count <= MOST_POINTS:
+            raise ValueError(f"it has {self.count} points, expected 2 to {MOST_POINTS}; see step")
+        return self
+
+    @property
+    def is_of_dates(self) -> bool:
+        return isinstance(self.from_, datetime.date)
+
+    @property
+    def start(self) -> float:
+        """Of dates in days since 1970."""
+        return _number(self.from_)
+
+    @property
+    def stop(self) -> float:
+        return _number(self.to)
+
+    @property
+    def count(self) -> int:
+        return self.points or int((self.stop - self.start) / (self.step or 1) + 1e-6) + 1
+
+    @property
+    def step_size(self) -> float:
+        return self.step or (self.stop - self.start) / (self.count - 1)
+
+
+def _number(value: float | datetime.date) -> float:
+    return float((value - _EPOCH).days) if isinstance(value, datetime.date) else value
+
+
 class Reading(Section):
     """Where the values of a sensor are, and what they mean: all that its label depends on.
 
     member: what follows the key in a member's name, "zarr.zip" of KEY.zarr.zip. column: of Parquet, dotted where
         structs lie in each other, "spectrum.flux"; one that holds bytes has a member too, which says how they are read.
-    array: the array's name in a file that holds several. field, fields: of a JSON, dotted where objects lie in each
-        other. reader: a function of your own, "module:function", that gets the bytes and returns an array.
+    array: the array's name in a file that holds several; of FITS the extension's, or its number. field, fields: of a
+        JSON, dotted where objects lie in each other; field also of a table in FITS. reader: a function of your own,
+        "module:function", that gets the bytes and returns an array.
     bands: all of the file's, in its order; use: those that are kept, in this order. axes: where the bands are, if their
         number does not say it. dtype, shape: what the file must hold.
     nodata: values that stand for none, as they are in the file; NaN and infinite values always do. A value of the label
         is scale * (value of the file) + offset.
     length: of a series, how many values of each band it has.
+    axis, grid: of a series whose values lie at places of their own: the member or column that says where, by the name
+        of the axis, and its unit, {wavelength: lambda.npy, unit: nm}; and the common grid that they are put on.
+    weight: the member or column with the weights of the values, their inverse variance. A value whose weight is not
+        above 0 is none.
+    mel: of a sound: it is read as a log-mel spectrogram.
+    A weight or an axis that is no name of a file is an array, or a field, of the same file, if that holds several.
     classes: names by id, from 0 on, or a mapping from the file's ids to names; two ids may have one name.
     """
 
@@ -68,6 +161,10 @@ class Reading(Section):
     dtype: str | None = None
     shape: list[int] | None = None
     length: Annotated[int, Field(gt=1)] | None = None
+    axis: dict[str, str] = {}
+    grid: Grid | None = None
+    weight: str = ""
+    mel: Mel | None = None
     nodata: Annotated[list[float], BeforeValidator(_as_list)] = []
     scale: float = 1.0
     offset: float = 0.0
@@ -89,8 +186,8 @@ class Reading(Section):
                 raise ValueError(f"{what}: a name stands twice in {names}")
         if unknown := [name for name in self.use if name not in self.bands]:
             raise ValueError(f"use: {unknown[0]!r} is not among the bands, {', '.join(self.bands) or 'which are none'}")
-        if (self.field or self.fields) and self.member.rpartition(".")[2] != "json":
-            raise ValueError(f"field: it is of a JSON, and the member is {self.member}")
+        if (self.fields and not self._is_json) or (self.field and self._suffix not in ("json", *FITS)):
+            raise ValueError(f"field: it is of a JSON, and the member is {self.place}")
         if self.field and self.fields:
             raise ValueError("field and fields say the same thing; leave one out")
         if self.kind == "classes" and not self.classes:
@@ -101,10 +198,23 @@ class Reading(Section):
             raise ValueError("bands, scale and offset have no meaning for classes; leave them out")
         if self.form is Form.NUMBERS and (self.bands or self.axes):
             raise ValueError("bands and axes are of rasters; leave them out")
-        if (self.kind == "series") != (self.length is not None):
-            raise ValueError("length: it goes with kind: series, and says how many values it has")
+        if bool(self.axis) != (self.grid is not None):
+            raise ValueError(
+                "axis and grid go together: {from: 3600, to: 9800, step: 2} is the grid that all are put on"
+            )
+        if self.axis and len(self.axis.keys() - {"unit"}) != 1:
+            raise ValueError(f"axis: got {self.axis}; expected a name and where it is: {{wavelength: lambda.npy}}")
+        if (self.kind == "series") != (self.points is not None) or (self.length and self.grid):
+            raise ValueError("length: it goes with kind: series, and says how many values it has; or grid says it")
+        if self.weight and self.form not in (Form.RASTER, Form.SERIES):
+            raise ValueError("weight: it is of a raster or a series; leave it out")
+        if self.mel is not None and (self.form is not Form.RASTER or self._suffix not in SOUNDS):
+            raise ValueError(f"mel: it makes a raster of a sound ({', '.join(SOUNDS)}); leave it out")
+        if self._suffix in SOUNDS and self.mel is None and self.form is Form.RASTER:
+            raise ValueError("a sound is a series (kind: series, length), or a raster by mel: {}")
         if self.kind == "vector" and not (self.fields or self.shape):
             raise ValueError("vector: say how many numbers it has: shape: [8], or fields of a JSON")
+        _ = self.beside  # ValueError if one of them is no place
         return self
 
     @property
@@ -118,11 +228,44 @@ class Reading(Section):
         return self.column or self.member
 
     @property
+    def _suffix(self) -> str:
+        return self.member.rpartition(".")[2]
+
+    @property
+    def _is_json(self) -> bool:
+        return self._suffix == "json"
+
+    @property
+    def points(self) -> int | None:
+        """Of a series, how many values each of its bands has."""
+        return self.grid.count if self.grid else self.length
+
+    @property
+    def axis_name(self) -> str:
+        """What the axis of a series is called, "" if it has none of its own."""
+        return next((name for name in self.axis if name != "unit"), "")
+
+    @property
+    def beside(self) -> dict[str, Reading]:
+        """Where what goes with its values is, by "weight" and "axis"."""
+        places = {"weight": self.weight, "axis": self.axis.get(self.axis_name, "")}
+        return {what: self._at(place) for what, place in places.items() if place}
+
+    def _at(self, place: str) -> Reading:
+        if self.column and not self.member:
+            return Reading(from_=self.from_, column=place)
+        if any(f".{place.lower()}".endswith(f".{kind}") for kind in _FILES):
+            return Reading(from_=self.from_, member=place)
+        if any(f".{self.member}".endswith(f".{kind}") for kind in _OF_SEVERAL):
+            return self.model_copy(update={"field" if self.field else "array": place, "weight": "", "axis": {}})
+        raise ValueError(f"{place!r}: expected a member such as {place}.npy")
+
+    @property
     def form(self) -> Form:
         """What its label is."""
         if self.classes:
             return Form.CLASSES
-        if self.field or self.fields or self.kind in ("scalar", "vector"):
+        if (self._is_json and (self.field or self.fields)) or self.kind in ("scalar", "vector"):
             return Form.NUMBERS
         return Form.SERIES if self.kind == "series" else Form.RASTER
 
@@ -255,11 +398,23 @@ def declare_from(data: Any) -> None:
         Sensors(found).declare()
 
 
+def weight_of(label: str) -> str:
+    """The label that has the weights of a sensor's values, "" if all count alike."""
+    return f"{label}{_WEIGHT}" if label in SENSORS and SENSORS[label].weight else ""
+
+
+def weighs(label: str) -> str:
+    """The sensor whose values a label has the weights of, "" if it is no such label."""
+    name = label.removesuffix(_WEIGHT)
+    return name if name != label and weight_of(name) == label else ""
+
+
 def forget(name: str) -> None:
     """Take a sensor out of the tables, if it is there."""
     if SENSORS.pop(name, None) is None:
         return
     LABELS.pop(name, None)
+    LABELS.pop(f"{name}{_WEIGHT}", None)
     for modality in (name, f"{PREFIX}{name}"):
         MODALITIES.pop(modality, None)
         TOKENIZERS.pop(modality, None)
@@ -270,6 +425,8 @@ def entries(name: str, sensor: Sensor) -> Iterable[Label | Modality]:
     form, unit = sensor.form, f", {sensor.unit}" if sensor.unit else ""
     side = (224 // 16) ** 2
     size = sensor.size or 0
+    if sensor.weight:
+        yield Label(f"{name}{_WEIGHT}", Storage.ARRAY, form, "sensor", f"weights of {name}")
     if form is Form.RASTER:
         yield Label(name, Storage.ARRAY, form, "sensor", f"{sensor.width} bands of {sensor.place}{unit}")
         yield Modality(name, name, Kind.PIXELS, RASTER, 0, side, f"{name} pixels", 16, sensor.width, image_size=size)
@@ -282,7 +439,7 @@ def entries(name: str, sensor: Sensor) -> Iterable[Label | Modality]:
         text = f"{name} tokens"
         yield Modality(f"{PREFIX}{name}", name, Kind.GRID, "vq", CLASS_CODES, side, text, 16, 1, image_size=size)
     elif form is Form.SERIES:
-        length = sensor.length or 0
+        length = sensor.points or 0
         patch = next(one for one in range(LONGEST_PATCH, 0, -1) if length % one == 0)
         yield Label(name, Storage.ARRAY, form, "sensor", f"{length} values of {sensor.place}{unit}")
         text, sizes = f"{name} tokens", (SERIES_CODES, length // patch)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..infra import removals
 from ..modalities import TOKENIZERS, Form
+from ..sensors import weight_of
 from ..tokenize import inputs
 from ..tokenize.sensors.raster import Drawing
 from . import source
@@ -98,7 +99,8 @@ class FitData:
         device: str = "cpu",
         notes: str = "",
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """What tokenizers are fitted on, `count` rows for each, in one pass over the shards: (tokenizer, (n, ...)).
+        """What tokenizers are fitted on, `count` rows for each, in one pass over the shards: (tokenizer, (n, ...)); and
+        where a sensor has weights, after its rows those of their values: (`weights_of` the tokenizer, (n, ...)).
 
         The rows of `inputs.examples` of random crops; every tokenizer sees the same crop of a sample. They come from
         shards that are spread evenly over the list. A shard with fewer samples than its share gives several crops of
@@ -123,7 +125,8 @@ class FitData:
             }
             for sample in _labelled(worker, shard, task, quota):
                 for name, rows in self._rows(sample, sizes, quota, views, scale, hflip, seed):
-                    quota[name], left[name] = quota[name] - len(rows), left[name] - len(rows)
+                    if name in quota:
+                        quota[name], left[name] = quota[name] - len(rows), left[name] - len(rows)
                     yield name, rows
             if not any(left.values()):
                 break
@@ -150,8 +153,24 @@ class FitData:
                         rows = inputs.examples(name, sample.item.labels[label], crop, size, frame)
                     except ValueError:  # the tokenize stage rejects it, with this reason
                         continue
-                    if len(rows):
-                        yield name, rows[: quota[name]]
+                    weight = weight_of(label)
+                    weights = sample.item.labels.get(weight) if weight else None
+                    if not len(rows) or (weight and weights is None):
+                        continue
+                    kept = rows[: quota[name]]
+                    yield name, kept
+                    if weights is not None:
+                        yield weights_of(name), inputs.window(weight, weights, crop, size, frame)[None][: len(kept)]
+
+
+def with_weights(labels: set[str]) -> set[str]:
+    """Labels, and those that have the weights of their values."""
+    return labels | {weight for label in labels if (weight := weight_of(label))}
+
+
+def weights_of(name: str) -> str:
+    """What the weights of a tokenizer's rows are called."""
+    return f"{name}:weights"
 
 
 def _labelled(
@@ -171,4 +190,4 @@ def _labelled(
 
 
 def _wanted(quota: Mapping[str, int]) -> set[str]:
-    return {TOKENIZERS[name].label for name, left in quota.items() if left > 0}
+    return with_weights({TOKENIZERS[name].label for name, left in quota.items() if left > 0})

@@ -11,7 +11,6 @@ import numpy as np
 from ..infra import faults, sums
 from ..modalities import MODALITIES, Kind, ModalitySpec
 from .crops import Crop
-from .sensors.statistics import of_config
 from .settings import FLOAT32, Precision
 from .store import ColumnSpec
 from .text.sentences import DEFAULT_SCORE
@@ -139,7 +138,7 @@ class FittedTokenizer:
 
         from .inputs import to_input
 
-        x = to_input(self.name, rows, self.model.config.frame, self.device, of_config(self.model.config))
+        x = to_input(self.name, rows, self.model.config.frame, self.device, self.model.config.statistics)
         try:
             with torch.inference_mode():
                 ids = self._ids(x)
@@ -178,7 +177,7 @@ class FittedTokenizer:
         ids = torch.from_numpy(np.asarray(tokens, np.int64)).to(self.device)
         with torch.inference_mode():
             recon = self.model.decode(ids.view(-1, side, side) if side else ids)
-            return to_label(self.name, recon, self.model.config.frame, of_config(self.model.config))
+            return to_label(self.name, recon, self.model.config.frame, self.model.config.statistics)
 
 
 def check_fingerprint(name: str, actual: str, expected: str) -> None:

@@ -30,6 +30,9 @@ _FEW = 8  # bands of a series, and how many times as long it is; a raster is not
 _MEMBERS = ("zarr.zip", "npy", "npz", "tif", "tiff", "png", "h5", "hdf5")
 _NOTHING = (-9999.0, -32768.0, 65535.0, -999.0, -1e20, 1e20)  # that stand for no value wherever they occur
 _PHOTOS = ("jpg", "jpeg", "webp", "png")
+_WEIGHTS = ("ivar", "inverse_variance", "weight", "weights")
+_AXES = ("lambda", "wavelength", "wavelengths", "wave")
+_COMPANIONS = (*_WEIGHTS, *_AXES, "mask")
 _UNNAMED = "; name the bands"
 _KEYS = ("object_id", "key", "__key__", "id", "sample_id", "source_id", "name", "filename")  # columns of keys
 
@@ -81,6 +84,7 @@ def look(shard: Shard, samples: int, of: str = "", key: str = "") -> list[Found]
     where = "column" if shard.is_table else "member"
     found = [_member(name, one, len(entries), of, where) for name, one in members.items()]
     found += [_scalar(name, values, len(entries), of) for name, values in fields.items()]
+    found = _with_companions(found, members, where)
     return _with_names(found, {name: one.words for name, one in members.items() if one.words})
 
 
@@ -96,6 +100,43 @@ def key_column(shard: Shard, reopened: Callable[[str], AbstractContextManager[Sh
         except ValueError:  # no texts and no whole numbers
             continue
     return ""
+
+
+def _with_companions(found: Sequence[Found], members: Mapping[str, _Seen], where: str) -> list[Found]:
+    """The same, where inverse variances and wavelengths go with the values beside them."""
+    by_name = {str(one.settings[where]): one for one in found if one.settings.get(where) in members}
+    taken = set[str]()
+    for name, one in by_name.items():
+        shapes, parent = members[name].shapes, _parent(name)
+        beside = {_stem(other): other for other in members if other != name and _parent(other) == parent}
+        if one.settings.get("kind") in ("scalar", "vector") or "classes" in one.settings or _stem(name) in _COMPANIONS:
+            continue
+        settings = dict(one.settings)
+        weight = next((beside[of] for of in _WEIGHTS if of in beside), "")
+        if weight and members[weight].shapes == shapes:
+            settings["weight"] = weight
+            taken.add(weight)
+        axis = next((of for of in _AXES if of in beside), "")
+        if axis and settings.get("kind") == "series" and members[beside[axis]].values:
+            taken.add(beside[axis])
+            places = members[beside[axis]].values
+            if len(shapes) > 1 or any(not np.array_equal(at, places[0]) for at in places[1:]):
+                low, high = min(map(np.nanmin, places)), max(map(np.nanmax, places))
+                settings |= {"axis": {"wavelength": beside[axis]}}
+                settings["grid"] = {"from": float(low), "to": float(high), "points": settings.pop("length")}
+        by_name[name] = replace(one, settings=settings)
+    names = {_plain(name.removesuffix(".npy")) for name in taken}
+    left = [by_name.get(str(one.settings.get(where)), one) for one in found]
+    return [one for one in left if str(one.settings.get(where)) not in taken and one.name not in names]
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0].rpartition(".")[0] if name.endswith(_MEMBERS) else name.rpartition(".")[0]
+
+
+def _stem(name: str) -> str:
+    """The last part of a name, without its kind of file: "ivar" of spectrum.ivar and of ivar.npy."""
+    return (name.rpartition(".")[0] if name.endswith(_MEMBERS) else name).rpartition(".")[2].lower()
 
 
 def _with_names(found: Sequence[Found], words: Mapping[str, tuple[str, ...]]) -> list[Found]:

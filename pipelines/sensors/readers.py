@@ -1,4 +1,5 @@
-"""Readers of a sensor's files: from the bytes of a member to an array, one row of `READERS` a kind.
+"""Readers of a sensor's files: from the bytes of a member to an array, one row of `READERS` a kind. Packages that not
+everybody has are imported when a file is read.
 
 Nothing is unpickled and no code of a file is run; what a file would need of memory is known, and limited, before it is
 read. What is wrong with one is a ValueError, which becomes the sample's reject.
@@ -12,28 +13,38 @@ import importlib
 import importlib.util
 import io
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ... import sensors
 from .. import members
+from . import checks, instruments, sound
 
-MAX_BYTES = 1 << 30  # of an array in memory
 Reader = Callable[[bytes, sensors.Reading], Any]
 
-_ARRAY_KINDS = "biuf"
 _NPY = b"\x93NUMPY"
 _SHOWN = 32  # bytes of a text that an error shows
 
 
-def read(data: bytes, reading: sensors.Reading) -> Any:
+def read(data: bytes, reading: sensors.Reading, unit: str = "") -> Any:
     """What a member holds: an array of numbers, or of a JSON what its fields say.
+
+    Args:
+        unit: that the recipe says; a file that says another one is not read.
 
     Raises:
         ValueError: nothing reads such a file, or it is damaged, too large, or lacks what is asked for.
     """
+    found = _read(data, reading)
+    if not isinstance(found, checks.Found):
+        return found
+    checks.unit(found.unit, unit, reading)
+    return found.values
+
+
+def _read(data: bytes, reading: sensors.Reading) -> Any:
     if reading.reader:
         return own(reading.reader)(data)
     if reading.column and not reading.member:
@@ -63,37 +74,18 @@ def own(name: str) -> Callable[[bytes], Any]:
 
 def missing_package(member: str) -> str:
     """Why members of a name cannot be read here, "" if they can: the sentence says what to install."""
-    wanted = next((package for ending, package in _PACKAGES.items() if member.endswith(ending)), "")
+    wanted = next((package for ending, package in _PACKAGES.items() if f".{member}".endswith(f".{ending}")), "")
     if not wanted or importlib.util.find_spec(wanted):
         return ""
     return f"reading .{member} needs the package {wanted}; run `pip install fourmill[sensors]`"
 
 
-def named(names: Mapping[str, Any], asked: str | None, what: str) -> str:
-    """The array that is meant among those of a file. ValueError if that is not clear."""
-    if asked is None and len(names) == 1:
-        return next(iter(names))
-    shown = ", ".join(list(names)[:8]) or "none"
-    if asked is None:
-        raise ValueError(f"{what} holds the arrays {shown}; say which one (array)")
-    if asked not in names:
-        raise ValueError(f"{what} has no array {asked!r}, but {shown}; see array")
-    return asked
-
-
-def check_size(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """ValueError if an array is none of numbers, or would take more memory than is allowed."""
-    if dtype.kind not in _ARRAY_KINDS:
-        raise ValueError(f"an array of {dtype.name}, expected numbers")
-    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if size > MAX_BYTES:
-        raise ValueError(f"an array {shape} of {dtype.name}, {size} bytes; expected at most {MAX_BYTES}")
-
-
 def _column(data: bytes) -> Any:
-    """Numbers of a column. ValueError if it holds something else."""
+    """Numbers of a column, or a list of what is none. ValueError if it holds something else."""
     if data.startswith(_NPY):
         return members.KINDS["npy"].read(data)
+    if data.startswith(b"["):
+        return members.KINDS["json"].read(data)
     try:
         found = f"text such as {data[:_SHOWN].decode()!r}"
     except UnicodeDecodeError:
@@ -115,9 +107,9 @@ def _archive(data: bytes, what: str) -> zipfile.ZipFile:
 def _npz(data: bytes, reading: sensors.Reading) -> np.ndarray:
     with _archive(data, "an archive of NumPy's .npz") as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-        entry = entries[named(entries, reading.array, "it")]
-        if entry.file_size > MAX_BYTES:
-            raise ValueError(f"an array of {entry.file_size} bytes, expected at most {MAX_BYTES}")
+        entry = entries[checks.named(entries, reading.array, "it")]
+        if entry.file_size > checks.MAX_BYTES:
+            raise ValueError(f"an array of {entry.file_size} bytes, expected at most {checks.MAX_BYTES}")
         try:
             with archive.open(entry) as file:
                 content = file.read(entry.file_size + 1)
@@ -133,7 +125,7 @@ def _tif(data: bytes, reading: sensors.Reading) -> np.ndarray:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             series = file.series[0]
-            check_size(tuple(series.shape), np.dtype(series.dtype or "V"))
+            checks.size(tuple(series.shape), np.dtype(series.dtype or "V"))
             found: np.ndarray = series.asarray()
             # Bands last, as most writers of several samples a pixel have them; what they say goes before a guess.
             return np.moveaxis(found, -1, 0) if series.axes.endswith("S") and found.ndim == 3 else found
@@ -141,15 +133,15 @@ def _tif(data: bytes, reading: sensors.Reading) -> np.ndarray:
         raise ValueError(f"not a TIFF file that can be read ({error})") from error
 
 
-def _zarr(data: bytes, reading: sensors.Reading) -> np.ndarray:
+def _zarr(data: bytes, reading: sensors.Reading) -> checks.Found:
     import zarr
     from zarr.core.buffer import default_buffer_prototype
     from zarr.storage import MemoryStore
 
     with _archive(data, "a Zarr store in a .zip") as archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-        if (size := sum(entry.file_size for entry in entries)) > MAX_BYTES:
-            raise ValueError(f"a store of {size} bytes, expected at most {MAX_BYTES}")
+        if (size := sum(entry.file_size for entry in entries)) > checks.MAX_BYTES:
+            raise ValueError(f"a store of {size} bytes, expected at most {checks.MAX_BYTES}")
         make = default_buffer_prototype().buffer.from_bytes
         try:
             store = MemoryStore({entry.filename: make(archive.read(entry)) for entry in entries}, read_only=True)
@@ -158,21 +150,26 @@ def _zarr(data: bytes, reading: sensors.Reading) -> np.ndarray:
             raise ValueError("not a Zarr store that can be read") from error
     if isinstance(found, zarr.Group):
         arrays = dict(found.arrays())
-        found = arrays[named(arrays, reading.array, "it")]
-    check_size(tuple(found.shape), np.dtype(found.dtype))
-    lacking = found.nchunks - found.nchunks_initialized
-    # Writers leave out chunks of the fill value alone; one that is no nodata would be made up.
-    fill = float("nan") if found.fill_value is None else float(found.fill_value)
-    if lacking and not (np.isnan(fill) and found.fill_value is not None) and fill not in reading.nodata:
-        raise ValueError(f"{lacking} of {found.nchunks} chunks are missing, and their fill value is no nodata")
-    return np.asarray(found[...])
+        found = arrays[checks.named(arrays, reading.array, "it")]
+    checks.size(tuple(found.shape), np.dtype(found.dtype))
+    checks.chunks(found.nchunks - found.nchunks_initialized, found.nchunks, found.fill_value, reading)
+    said = found.attrs.get("units", found.attrs.get("unit", ""))
+    return checks.Found(np.asarray(found[...]), said if isinstance(said, str) else "")
 
 
 READERS: dict[str, Reader] = {
     **dict.fromkeys(("npy", "png", "jpg", "jpeg", "webp", "json"), _by_kind),
     "npz": _npz,
-    "tif": _tif,
-    "tiff": _tif,
+    **dict.fromkeys(("tif", "tiff"), _tif),
     "zarr.zip": _zarr,
+    **dict.fromkeys(("h5", "hdf5"), instruments.hdf5),
+    **dict.fromkeys(sensors.FITS, instruments.fits),
+    **dict.fromkeys(sensors.SOUNDS, sound.sound),
 }
-_PACKAGES = {"tif": "tifffile", "tiff": "tifffile", "zarr.zip": "zarr"}
+_PACKAGES = {
+    **dict.fromkeys(("tif", "tiff"), "tifffile"),
+    "zarr.zip": "zarr",
+    **dict.fromkeys(("h5", "hdf5"), "h5py"),
+    **dict.fromkeys(sensors.FITS, "astropy"),
+    **dict.fromkeys(sensors.SOUNDS, "soundfile"),
+}

@@ -14,15 +14,16 @@ import numpy as np
 from ...modalities import NO_CLASS, Form
 from ...sensors import Reading
 from ..specialists.members import maps
+from . import grid
 
 _EXACT_BYTES = 2  # integers of so many bytes are exact in float32
 
 
-def label(found: Any, reading: Reading) -> np.ndarray:
+def label(found: Any, reading: Reading, beside: Mapping[str, Any] | None = None) -> np.ndarray:
     """The label of a sample.
 
     Args:
-        found: what `readers.read` gives.
+        found: what `readers.read` gives. beside: likewise what goes with it, by "weight" and "axis".
 
     Returns:
         float32 (H, W, bands) of a raster, (length, bands) of a series, NaN where there is no value; uint8 (H, W) of
@@ -30,16 +31,51 @@ def label(found: Any, reading: Reading) -> np.ndarray:
     """
     if reading.form is Form.NUMBERS:
         return _numbers(found, reading)
-    array = _checked(found, reading)
     if reading.form is Form.CLASSES:
-        return _classes(array, reading)
-    if reading.form is Form.SERIES:
-        values = _values(_series(array, reading), reading)
-    else:
-        values = _values(_bands_last(array, reading), reading)
+        return _classes(_checked(found, reading), reading)
+    return weighed(found, reading, beside)[0]
+
+
+def weighed(
+    found: Any, reading: Reading, beside: Mapping[str, Any] | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The label of a raster or a series, and the weights of its values, of its shape, 0 where there is none; None if
+    all count alike. Arguments as of `label`."""
+    beside = beside or {}
+    values = _values(_bands_last(_checked(found, reading), reading), reading)
+    weights = None
+    if "weight" in beside:
+        weights = _weights(beside["weight"], values.shape, reading)
+        values[weights <= 0] = np.nan
     if not np.isfinite(values).any():
         raise ValueError("no pixel has a value: all are nodata, NaN or infinite")
-    return values
+    if reading.grid is not None:
+        places = grid.positions(beside["axis"], reading)
+        if len(places) != len(values):
+            raise ValueError(f"{reading.axis_name}: {len(places)} places for {len(values)} values")
+        values, known = grid.onto(values, places, reading.grid, weights)
+        weights = None if weights is None else known
+        if not np.isfinite(values).any():
+            first, last = np.nanmin(places), np.nanmax(places)
+            raise ValueError(f"no point of the grid has a value: {reading.axis_name} is {first:.6g} to {last:.6g}")
+    return values, None if weights is None else np.where(np.isfinite(values), weights, 0).astype(np.float32)
+
+
+def _weights(found: Any, shape: tuple[int, ...], reading: Reading) -> np.ndarray:
+    """float64 of the label's shape, 0 where a weight is no number, or negative."""
+    array = np.asarray(found)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"weight: {array.dtype.name}, expected an array of numbers")
+    try:
+        weights = _bands_last(array, reading)
+    except ValueError as error:
+        if array.ndim != len(shape) - 1:  # one for all bands
+            raise ValueError(f"weight: {error}") from None
+        weights = array[..., None]
+    weights = weights.astype(np.float64)
+    if weights.shape[:-1] != shape[:-1]:
+        raise ValueError(f"weight: {weights.shape}, and the values are {shape}")
+    return np.broadcast_to(np.where(np.isfinite(weights) & (weights > 0), weights, 0), shape)
 
 
 def _checked(found: Any, reading: Reading) -> np.ndarray:
@@ -57,42 +93,34 @@ def _checked(found: Any, reading: Reading) -> np.ndarray:
 
 
 def _bands_last(array: np.ndarray, reading: Reading) -> np.ndarray:
-    """(H, W, bands) of the bands that are kept; axes of 1 before the others (a time) are dropped."""
-    while array.ndim > 3 and array.shape[0] == 1:
+    """(H, W, bands) or (length, bands) of the bands that are kept; axes of 1 before the others (a time) are dropped."""
+    is_series, found = reading.form is Form.SERIES, array.shape
+    axes = 2 if is_series else 3
+    while array.ndim > axes and array.shape[0] == 1:
         array = array[0]
-    count = len(reading.bands) or 1
-    if array.ndim == 2 and count == 1:
-        return array[..., None]
-    if array.ndim != 3:
-        expected = "(H, W)" if count == 1 else f"{count} bands: ({count}, H, W) or (H, W, {count})"
-        raise ValueError(f"{array.shape}, expected {expected}")
-    first, last = array.shape[0] == count, array.shape[2] == count
-    if reading.axes is None and first and last:
+    count, shape = len(reading.bands) or 1, f"{reading.length or 'n'}" if is_series else "H, W"
+    stated = reading.axes
+    if array.ndim == axes - 1 and count == 1:
+        array, stated = array[..., None], "hwc"
+    if array.ndim != axes:
+        plain = f"({shape},)" if is_series else f"({shape})"
+        bands = f"{count} bands: ({count}, {shape}) or ({shape}, {count})"
+        raise ValueError(f"{found}, expected {plain if count == 1 else bands}")
+    fits = {"chw": array.shape[0] == count, "hwc": array.shape[-1] == count}
+    if is_series and reading.length is not None:
+        rest = {"chw": array.shape[1:], "hwc": array.shape[:-1]}
+        if not any(fits[one] and rest[one] == (reading.length,) for one in fits):
+            plain = f"({shape},)" if count == 1 else f"({count}, {shape}) or ({shape}, {count})"
+            raise ValueError(f"{found}, expected {plain}; see length, bands and axes")
+        fits = {one: fits[one] and rest[one] == (reading.length,) for one in fits}
+    if stated is None and all(fits.values()):
         raise ValueError(f"{array.shape}: the bands may be the first or the last axis; say axes: chw, or hwc")
-    if not (first if reading.axes == "chw" else last if reading.axes == "hwc" else first or last):
-        where = {"chw": "first", "hwc": "last", None: "first or last"}[reading.axes]
-        swapped = " (the axes are the other way round; see axes)" if (first or last) else ""
+    if not (fits[stated] if stated else any(fits.values())):
+        where = {"chw": "first", "hwc": "last", None: "first or last"}[stated]
+        swapped = " (the axes are the other way round; see axes)" if any(fits.values()) else ""
         raise ValueError(f"{array.shape}, expected {count} bands {where}; see bands{swapped}")
-    bands = np.moveaxis(array, 0, -1) if (reading.axes or ("chw" if first else "hwc")) == "chw" else array
-    return bands[..., [reading.bands.index(name) for name in reading.use]] if reading.use else bands
-
-
-def _series(array: np.ndarray, reading: Reading) -> np.ndarray:
-    """(length, bands) of the bands that are kept."""
-    while array.ndim > 2 and array.shape[0] == 1:
-        array = array[0]
-    count, length, found = len(reading.bands) or 1, reading.length, array.shape
-    if array.ndim == 1 and count == 1:
-        array = array[:, None]
-    shapes = {"chw": (count, length), "hwc": (length, count)}
-    fits = [axes for axes, shape in shapes.items() if array.shape == shape and reading.axes in (None, axes)]
-    if not fits:
-        expected = f"({length},)" if count == 1 else f"({count}, {length}) or ({length}, {count})"
-        raise ValueError(f"{found}, expected {expected}; see length, bands and axes")
-    if len(fits) > 1 and count > 1:
-        raise ValueError(f"{array.shape}: the bands may be the first or the last axis; say axes: chw, or hwc")
-    series = array.T if fits[-1] == "chw" else array
-    return series[:, [reading.bands.index(name) for name in reading.use]] if reading.use else series
+    last = np.moveaxis(array, 0, -1) if (stated or ("chw" if fits["chw"] else "hwc")) == "chw" else array
+    return last[..., [reading.bands.index(name) for name in reading.use]] if reading.use else last
 
 
 def _values(array: np.ndarray, reading: Reading) -> np.ndarray:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ...infra.configuration import RecipeError
 from ...infra.explain import explain, nearest
 from ...modalities import LABELS, MODALITIES, TOKENIZERS
-from ...sensors import SENSORS
+from ...sensors import SENSORS, weighs, weight_of
 from ..settings import Labels
 from .base import Specialist
 from .names import BY_FIRST_NAME, SPECIALISTS
@@ -70,7 +70,8 @@ def asked_labels(modalities: Sequence[str], keep: Sequence[str]) -> list[str]:
     """Labels that modalities, their tokenizers and `labels.keep` ask for, each once."""
     entries = [MODALITIES[name] for name in modalities]
     tokenizers = [name for modality in entries for name in modality.tokenizers if name in TOKENIZERS]
-    names = [*(m.label for m in entries), *(TOKENIZERS[name].label for name in tokenizers), *keep]
+    fitted = [TOKENIZERS[name].label for name in tokenizers]
+    names = [*(m.label for m in entries), *fitted, *keep, *filter(None, map(weight_of, fitted))]
     return list(dict.fromkeys(names))
 
 
@@ -93,8 +94,8 @@ def _make(label: str, asked: _Asked, specialists: dict[str, Specialist]) -> None
         return
     if label in specialists:
         return
-    if name == SENSOR and label in SENSORS:
-        options = {"reading": SENSORS[label].reading()} | options
+    if name == SENSOR and (sensor := SENSORS.get(weighs(label) or label)):
+        options = {"reading": sensor.reading(), "unit": sensor.unit, "weights": label not in SENSORS} | options
     specialists[label] = _instantiate(label, name, options, asked)
     for need in specialists[label].needs:
         _make(need, asked, specialists)

@@ -23,7 +23,7 @@ from ...infra.ledger import SAMPLES
 from ...infra.remote import trouble
 from ...infra.secrets import public
 from ...modalities import import_modules
-from ...sensors import SENSORS
+from ...sensors import SENSORS, weighs
 from ...tokenize import codecs
 from .. import source
 from ..borders.find import BARS
@@ -384,7 +384,9 @@ class ShardWorker:
             sorted({name for one in made.values() if one.takes_bytes is of_bytes for name in one.reads()})
             for of_bytes in (False, True)
         )
-        wants_image = bool(labels - {"caption"} - SENSORS.keys())  # sensors have frames of their own
+        wants_image = bool(
+            {one for one in labels - {"caption"} - SENSORS.keys() if not weighs(one)}
+        )  # sensors have frames of their own
         batches = decoded(self.job, shard, entries, wants_image, members, ward.watch, raw)
         first = next(batches, [])  # before the lock, so that it is decoded while the other shard computes
         cells = {name: one.cells for name, one in stored.items()}

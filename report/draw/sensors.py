@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,8 @@ def _lines(sensor: Sensor, values: np.ndarray, like: Any, size: int) -> Panel:
         return TextPanel("no value is there", quiet=True)
     low, high = float(known.min()), float(known.max())
     height = size // 2
-    canvas = Image.new("RGB", (size, height + _LETTERS + 2 * _MARGIN), (255, 255, 255))
+    lines = 2 if sensor.grid is not None else 1
+    canvas = Image.new("RGB", (size, height + lines * (_LETTERS + 2 * _MARGIN)), (255, 255, 255))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=_LETTERS)
     across = np.linspace(_MARGIN, size - 1 - _MARGIN, len(values))
     for band in sensor.shown:
@@ -106,7 +108,24 @@ def _lines(sensor: Sensor, values: np.ndarray, like: Any, size: int) -> Panel:
     draw.text((_MARGIN, height + _MARGIN), f"{low:.4g} to {written(high, sensor.unit)}", fill=(0, 0, 0), font=font)
     draw.text((size - _MARGIN, height + _MARGIN), names, fill=(0, 0, 0), font=font, anchor="ra")
     said = f"{len(values)} values, {low:.4g} to {written(high, sensor.unit)}"
+    if sensor.grid is not None:
+        first, last = _ends(sensor)
+        foot = height + _LETTERS + 2 * _MARGIN
+        draw.text((_MARGIN, foot), first, fill=(0, 0, 0), font=font)
+        draw.text((size // 2, foot), sensor.axis_name, fill=(0, 0, 0), font=font, anchor="ma")
+        draw.text((size - _MARGIN, foot), last, fill=(0, 0, 0), font=font, anchor="ra")
+        said += f"; {sensor.axis_name} {first} to {last}"
     return picture(np.asarray(canvas), said, size=size, lossless=True)
+
+
+def _ends(sensor: Sensor) -> tuple[str, str]:
+    """The first and the last point of a series' grid, the last one with the unit of its axis."""
+    grid = sensor.grid
+    assert grid is not None
+    last = grid.start + grid.step_size * (grid.count - 1)
+    if grid.is_of_dates:
+        return str(grid.from_), str(datetime.date(1970, 1, 1) + datetime.timedelta(days=last))
+    return f"{grid.start:.6g}", f"{last:.6g} {sensor.axis.get('unit', '')}".rstrip()
 
 
 def _limits(sensor: Sensor, values: np.ndarray) -> tuple[float, float] | None:

@@ -64,11 +64,40 @@ def test_init_finds_columns_of_parquet(tmp_path: Path) -> None:
         found = yaml.safe_load(text)
         assert found["samples"]["key"] == "object_id" and found["modalities"][0] == "image_flux"
         assert found["sensors"] == {
-            "image_flux": {"column": "image.flux", "bands": galaxies.BANDS},
-            "spectrum_flux": {"column": "spectrum.flux", "kind": "series", "length": galaxies.LENGTH},
+            "image_flux": {"column": "image.flux", "bands": galaxies.BANDS, "weight": "image.ivar"},
+            "spectrum_flux": {
+                "column": "spectrum.flux",
+                "kind": "series",
+                "length": galaxies.LENGTH,
+                "weight": "spectrum.ivar",
+            },
             "z": {"column": "Z", "kind": "scalar"},
         }
         assert "float32 (96,) in 6 of 8 samples" in text and "name the bands" not in text
         for left in ("TYPE, 8 of 8 samples: the column holds text such as 'EXP'", "zwarn, bool () in 8 of 8 samples"):
             assert left in text
         Project(recipes.parse(found))
+
+
+def test_init_puts_series_with_axes_of_their_own_on_a_grid(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for number in range(4):
+            wave = np.linspace(400 + number, 700, 90 + number % 2)
+            for name, array in (("flux", np.sin(wave)), ("ivar", wave / wave), ("wavelength", wave)):
+                content = landscape.npy(array)
+                entry = tarfile.TarInfo(f"{number:04d}.{name}.npy")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    with landscape.forgotten():
+        status, text, said = runs.command(
+            "init", f"--samples={tmp_path}/0.tar", f"--root={tmp_path}/out", "--for=cpux2"
+        )
+        assert status == 0, said
+        found = yaml.safe_load(text)
+        assert found["sensors"] == {
+            "flux": {
+                "member": "flux.npy", "kind": "series", "weight": "ivar.npy", "axis": {"wavelength": "wavelength.npy"},
+                "grid": {"from": 400.0, "to": 700.0, "points": 90},
+            }
+        }  # fmt: skip
+        assert Project(recipes.parse(found)).specialists["flux_weight"].reads()

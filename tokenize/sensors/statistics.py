@@ -7,7 +7,7 @@ holds them: other statistics are another tokenizer.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -55,6 +55,22 @@ class Statistics(BaseModel):
         """The inverse of `standardized`, float32."""
         found = values.double() * self._row(self.std, values) + self._row(self.mean, values)
         return self.untransformed(found).float()
+
+    def weighed(self, values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Weights of values (..., n), their inverse variance, as those of `standardized` values: float32, their mean
+        1. A mask, of bool, stays what it is."""
+        import torch
+
+        if weights.dtype == torch.bool:
+            return weights
+        found = weights.double() * self._row(self.std, values).square()
+        match self.transform:  # over the square of its slope
+            case "log":
+                found = found * values.double().square()
+            case "arcsinh":
+                found = found * (values.double().square() + self.softening**2)
+        found = found.nan_to_num()
+        return (found / found.mean().clamp(min=torch.finfo(torch.float32).tiny)).float()
 
     def transformed(self, values: torch.Tensor) -> torch.Tensor:
         """float64; NaN where there is no value, or no logarithm."""
@@ -164,9 +180,3 @@ def _percentiles(values: np.ndarray) -> tuple[float, float, float]:
         return (float("nan"),) * 3
     low, median, high = np.percentile(known, (2, 50, 98))
     return float(low), float(median), float(high)
-
-
-def of_config(config: Any) -> Statistics | None:
-    """Those of a tokenizer's config, None if it has none."""
-    found: Statistics | None = getattr(config, "statistics", None)
-    return found

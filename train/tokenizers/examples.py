@@ -166,7 +166,8 @@ class Batch:
         there = self._moved(lambda tensor: tensor.to(device, non_blocking=True))
         x = inputs.from_stored(name, there.rows, statistics)
         if there.weight is not None:
-            weight = inputs.channels_first(name, there.weight)
+            weighed = statistics.weighed(there.rows, there.weight) if statistics is not None else there.weight
+            weight = inputs.channels_first(name, weighed)
             return (x.nan_to_num() if x.is_floating_point() else x), weight.to(torch.float32)
         return (augment.jittered(x, there.colors) if there.colors else x), None
 

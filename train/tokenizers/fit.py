@@ -21,7 +21,7 @@ import numpy as np
 from ...infra import scratch, storage
 from ...infra.fingerprint import fingerprint
 from ...modalities import COCO_CLASSES, TEXT, TOKENIZERS, Form, class_names, import_modules
-from ...pipelines.fit_data import FitData
+from ...pipelines.fit_data import FitData, weights_of
 from ...pipelines.removal import seen
 from ...tokenize import class_lists
 from ...tokenize.settings import warm_starts
@@ -264,9 +264,9 @@ def fill(
     cache = dict[str, Rows]()
     for name in group:
         if name in val and (few or name in train):
-            cache[name] = Rows(train.get(name, val[name]), val[name], "val", *read)
+            cache[name] = Rows(train.get(name, val[name]), val[name], "val", *read, train.get(weights_of(name)))
         elif name in train:
-            cache[name] = Rows(train[name], train[name][:count], "train", *read)
+            cache[name] = Rows(train[name], train[name][:count], "train", *read, train.get(weights_of(name)))
     return cache
 
 

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from ...modalities import TOKENIZERS, Form
 from ...tokenize.inputs import to_input, to_values
 from ...tokenize.networks.divae import DiVAE
-from ...tokenize.sensors.statistics import of_config
 from ...tokenize.tokenizer import Tokenizer
 from ..measures import forms
 from .usage import usage
@@ -53,7 +52,7 @@ def quality(
     device = next(itertools.chain(model.parameters(), model.buffers())).device  # a table has no parameters
     form = forms.form_of(name)
     frame = getattr(model.config, "frame", None) if TOKENIZERS[name].form is Form.NORMALS else None
-    statistics = of_config(model.config)
+    statistics = model.config.statistics
     total: forms.Sums = {}
     counts: torch.Tensor | None = None
     for rows in batches:

@@ -30,12 +30,15 @@ class FromSensor(Specialist):
 
     label: str = Field(exclude=True)  # type: ignore[misc]  # of an instance here: it makes any sensor's label
     reading: Reading = Field(description="Where the values are, and what they mean: of the recipe's `sensors`.")
+    unit: str = Field("", exclude=True)  # of the values; the label does not depend on it
+    weights: bool = Field(False, description="Whether the label is the weights of the values, and not the values.")
 
     def reads(self) -> tuple[str, ...]:
-        return (self.reading.name,)
+        return tuple(dict.fromkeys((self.reading.name, *(one.name for one in self.reading.beside.values()))))
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "options": {"reading": self.reading.plain()}, "form": str(self.reading.form)}
+        options = {"reading": self.reading.plain()} | ({"weights": True} if self.weights else {})
+        return {**super().identity(), "options": options, "form": str(self.reading.form)}
 
     def why_not(self, others: Mapping[str, Specialist]) -> str:
         if self.reading.reader:
@@ -44,7 +47,8 @@ class FromSensor(Specialist):
             except ValueError as error:
                 return f"sensors.{self.label}: {error}"
             return ""
-        why = readers.missing_package(self.reading.member)
+        files = (self.reading, *self.reading.beside.values())
+        why = next(filter(None, (readers.missing_package(one.member) for one in files)), "")
         return f"sensors.{self.label}: {why}" if why else ""
 
     def __call__(self, items: Sequence[Item]) -> list[np.ndarray | Reject]:
@@ -53,7 +57,12 @@ class FromSensor(Specialist):
 
     def _label(self, item: Item) -> np.ndarray | Reject:
         try:
-            return values.label(readers.read(item.raw[self.reading.name], self.reading), self.reading)
+            found = readers.read(item.raw[self.reading.name], self.reading, self.unit)
+            beside = {what: readers.read(item.raw[one.name], one) for what, one in self.reading.beside.items()}
+            if not self.weights:
+                return values.label(found, self.reading, beside)
+            weights = values.weighed(found, self.reading, beside)[1]
+            return Reject(f"{self.label}: there are none") if weights is None else weights
         except Exception as error:  # files of instruments make their libraries raise about anything
             if faults.of_place(error):
                 raise

@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from fourmill_tests.tiny.landscape import npy
 
-from fourmill.pipelines.sensors import readers, values
+from fourmill.pipelines.sensors import checks, readers, values
 from fourmill.sensors import Reading, Sensor
 
 CUBE = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4) + 1
@@ -121,7 +121,7 @@ def pickled() -> bytes:
 
 
 def test_what_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(checks, "MAX_BYTES", 1 << 20)
     several, pages = io.BytesIO(), io.BytesIO()
     np.savez_compressed(several, a=np.zeros((2048, 1024), np.uint8))
     tifffile.imwrite(pages, np.zeros((2048, 1024), np.uint8), compression="zlib")

@@ -18,7 +18,6 @@ import torch
 from ....infra import storage
 from ....modalities import TOKENIZERS, Form
 from ....tokenize import codecs, inputs
-from ....tokenize.sensors.statistics import of_config
 from ...tokenizers import losses
 from ...tokenizers.examples import Board, resized
 from ...tokenizers.fit import fill, groups
@@ -105,7 +104,7 @@ def _evaluate(
 
     measured = quality(name, model, pieces(), settings.validation_steps, perceptual)
     few = resized(name, rows[: min(batch, _SPEED_SAMPLES)], job.image_size)
-    x = inputs.to_input(name, few, model.config.frame, device, of_config(model.config))
+    x = inputs.to_input(name, few, model.config.frame, device, model.config.statistics)
     with torch.inference_mode():
         ids = model.encode(x)
         encode = len(x) / _seconds(lambda: model.encode(x), device)

@@ -1,0 +1,65 @@
+"""What readers ask of a file before they read its values: which array is meant, how large it is, what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...sensors import Reading
+
+MAX_BYTES = 1 << 30  # of an array in memory
+_ARRAY_KINDS = "biuf"
+_SAME_UNIT = {
+    "meter": "m", "meters": "m", "metre": "m", "metres": "m", "kelvin": "k", "decibel": "db", "decibels": "db",
+    "percent": "%", "unitless": "1", "dimensionless": "1", "none": "1", "angstroms": "angstrom", "degree": "deg",
+    "degrees": "deg",
+}  # fmt: skip
+
+
+class Found(NamedTuple):
+    """An array, and the unit that its file says, "" if it says none."""
+
+    values: np.ndarray
+    unit: str = ""
+
+
+def named(names: Mapping[str, Any], asked: str | None, what: str, kind: str = "array", option: str = "array") -> str:
+    """The array that is meant among those of a file. ValueError if that is not clear."""
+    if asked is None and len(names) == 1:
+        return next(iter(names))
+    shown = ", ".join(list(names)[:8]) or "none"
+    if asked is None:
+        raise ValueError(f"{what} holds the {kind}s {shown}; say which one ({option})")
+    if asked not in names:
+        raise ValueError(f"{what} has no {kind} {asked!r}, but {shown}; see {option}")
+    return asked
+
+
+def size(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """ValueError if an array is none of numbers, or would take more memory than is allowed."""
+    if dtype.kind not in _ARRAY_KINDS:
+        raise ValueError(f"an array of {dtype.name}, expected numbers")
+    taken = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if taken > MAX_BYTES:
+        raise ValueError(f"an array {shape} of {dtype.name}, {taken} bytes; expected at most {MAX_BYTES}")
+
+
+def chunks(lacking: int, total: int, fill: Any, reading: Reading) -> None:
+    """ValueError if chunks of an array are missing, and what stands for them is a value: it would be made up. Writers
+    leave out chunks of the fill value alone."""
+    is_no_value = fill is not None and (np.isnan(float(fill)) or float(fill) in reading.nodata)
+    if lacking and not is_no_value:
+        raise ValueError(f"{lacking} of {total} chunks are missing, and their fill value is no nodata")
+
+
+def unit(found: str, declared: str, reading: Reading) -> None:
+    """ValueError if a file says another unit than the recipe, which scales nothing."""
+    if found and declared and reading.scale == 1 and not reading.offset and _plain(found) != _plain(declared):
+        raise ValueError(f"the file says its unit is {found!r:.40}, and the recipe says {declared!r}")
+
+
+def _plain(unit: str) -> str:
+    text = unit.strip().casefold()
+    return _SAME_UNIT.get(text, text) or "1"
