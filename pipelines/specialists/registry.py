@@ -95,7 +95,7 @@ def _make(label: str, asked: _Asked, specialists: dict[str, Specialist]) -> None
     if label in specialists:
         return
     if name == SENSOR and (sensor := SENSORS.get(weighs(label) or label)):
-        options = {"reading": sensor.reading(), "unit": sensor.unit, "weights": label not in SENSORS} | options
+        options = {"reading": sensor.reading(), "unit": sensor.unit, "of_weights": label not in SENSORS} | options
     specialists[label] = _instantiate(label, name, options, asked)
     for need in specialists[label].needs:
         _make(need, asked, specialists)

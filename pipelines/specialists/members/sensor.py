@@ -31,13 +31,13 @@ class FromSensor(Specialist):
     label: str = Field(exclude=True)  # type: ignore[misc]  # of an instance here: it makes any sensor's label
     reading: Reading = Field(description="Where the values are, and what they mean: of the recipe's `sensors`.")
     unit: str = Field("", exclude=True)  # of the values; the label does not depend on it
-    weights: bool = Field(False, description="Whether the label is the weights of the values, and not the values.")
+    of_weights: bool = Field(False, description="Whether the label is the weights of the values, and not the values.")
 
     def reads(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((self.reading.name, *(one.name for one in self.reading.beside.values()))))
 
     def identity(self) -> dict[str, Any]:
-        options = {"reading": self.reading.plain()} | ({"weights": True} if self.weights else {})
+        options = {"reading": self.reading.plain()} | ({"of_weights": True} if self.of_weights else {})
         return {**super().identity(), "options": options, "form": str(self.reading.form)}
 
     def why_not(self, others: Mapping[str, Specialist]) -> str:
@@ -59,7 +59,7 @@ class FromSensor(Specialist):
         try:
             found = readers.read(item.raw[self.reading.name], self.reading, self.unit)
             beside = {what: readers.read(item.raw[one.name], one) for what, one in self.reading.beside.items()}
-            if not self.weights:
+            if not self.of_weights:
                 return values.label(found, self.reading, beside)
             weights = values.weighed(found, self.reading, beside)[1]
             return Reject(f"{self.label}: there are none") if weights is None else weights
