@@ -48,7 +48,7 @@ def test_points_lie_on_lines_between_neighbours_within_reach() -> None:
     np.testing.assert_allclose(onto(places[::-1], 2 * places[::-1])[[1, 2, 7]], [2, 4, 14])  # in any order
 
 
-def test_what_lies_on_a_point_is_its_value_however_far_the_others_are() -> None:
+def test_what_lies_on_a_point_is_its_value() -> None:
     found = onto([0, 5, 10], [1, 2, 3], reach=1)
     np.testing.assert_array_equal(np.flatnonzero(np.isfinite(found)), [0, 5, 10])
     np.testing.assert_array_equal(found[[0, 5, 10]], [1, 2, 3])
