@@ -61,7 +61,10 @@ EVALUATION = "tests/train/downstream/evaluation"
 TOGETHER = {
     "whole_run": ("tests/chaos/test_kills.py", "tests/e2e/test_s3.py", "tests/e2e/test_whole_run.py"),
     "two_ranks": ("tests/tokenize/networks/test_quantize.py", "tests/train/tokenizers/test_vq.py"),
-    "known_root": ("tests/report/test_truths.py", f"{EVALUATION}/test_datasets.py", f"{EVALUATION}/test_table.py"),
+    "known_root": (
+        "tests/report/test_truths.py", "tests/train/downstream/test_pool.py",
+        *(f"{EVALUATION}/test_{name}.py" for name in ("datasets", "planted_bugs", "table")),
+    ),
 }
 
 
@@ -122,6 +125,8 @@ def ray_cluster(s3: S3) -> Iterator[str]:
     """The address of one local Ray for all tests, whose workers know the S3 server. Stages called here run in it."""
     from fourmill.infra.cluster import cluster
 
+    # Of the processes that Ray starts before any is asked for, most wait for work in vain here.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     with contextlib.ExitStack() as stack:
         for attempt in (1, 2, 3):  # Ray gives its head 30 s, which is not enough on busy cores
             try:

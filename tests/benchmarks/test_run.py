@@ -44,7 +44,7 @@ INTO_A_FOLDER: list[tuple[str, str, int]] = [
     ),
 ]
 # Rows of benchmarks/counts.py that take a moment, and tables that take seconds: the others are counted by hand.
-COUNTED = ["4m7_sr", "4m21_b, 8 workers", "tok_depth", "sam_mask", "text"]
+COUNTED = ["tok_depth", "sam_mask", "text"]
 QUICK_TABLES = ["training", "reduced", "gathered", "collectives", "staging", "encode"]
 TABLES = sorted(path.stem for path in (FOLDER / "counted").glob("*.py"))
 SCRIPTS = ["counts", "gpu", *(script for script, *_ in (*RUNS, *ON_RAY, *INTO_A_FOLDER))]  # of gpu: test_gpu.py

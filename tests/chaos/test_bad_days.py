@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fourmill_tests import data, runs, training
@@ -31,12 +32,14 @@ RATE = 0.07
 MADE = ("labels", "tokens", "tokenizers", "ledger/labels", "ledger/tokens")
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
     """A store that answers late does so soon, and pauses are short."""
-    monkeypatch.setattr(proxy, "SLOW_SECONDS", 0.2)
-    monkeypatch.setattr(remote, "LONGEST_WAIT", 0.2)
-    inline(monkeypatch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proxy, "SLOW_SECONDS", 0.2)
+        patch.setattr(remote, "LONGEST_WAIT", 0.2)
+        inline(patch)
+        yield
 
 
 @contextmanager
@@ -66,18 +69,13 @@ def made(root: str) -> dict[str, bytes]:
     return {name.removeprefix(f"{path}/"): b"" if name.endswith(".json") else fs.cat_file(name) for name in names}
 
 
-@pytest.fixture
-def recipe(s3: S3, tmp_path: Path, request: pytest.FixtureRequest) -> Recipe:
-    """Three shards on S3, one of them with bad samples."""
-    bucket = s3.bucket(f"bad-days-{request.node.callspec.params['seed']}")
-    paths = [Path(path) for path in data.good_shards(tmp_path, 2, 4)]
-    contents = {path.name: path.read_bytes() for path in paths} | {"bad.tar": data.tar(data.bad_entries())}
-    for name, content in contents.items():
-        storage.put(f"{bucket}/s/{name}", content)
-    return data.recipe(
-        f"{bucket}/undisturbed", [f"{bucket}/s/{name}" for name in contents], modalities=["rgb", "color_palette"],
-        labels__keep=["canny_edge", "color_palette", "caption"], generate__chains=[], train__steps=6,
-        train__warmup_steps=1, train__checkpoint_every=2, train__validate_every=6,
+def settings(bucket: str, root: str) -> dict[str, Any]:
+    """The recipe of three shards in a bucket, one of them with bad samples."""
+    shards = [f"{bucket}/s/{name}" for name in ("train-00000.tar", "train-00001.tar", "bad.tar")]
+    return data.settings(
+        root, shards, modalities=["rgb", "color_palette"], labels__keep=["canny_edge", "color_palette", "caption"],
+        generate__chains=[], train__steps=6, train__warmup_steps=1, train__checkpoint_every=2,
+        train__validate_every=6,
     )  # fmt: skip
 
 
@@ -89,15 +87,26 @@ def make(recipe: Recipe) -> None:
     training.train(Project(recipe).train_job)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The bucket with the shards, and a root that is made without the proxy."""
+    bucket = s3.bucket("bad-days")
+    paths = [Path(path) for path in data.good_shards(tmp_path_factory.mktemp("shards"), 2, 4)]
+    contents = {path.name: path.read_bytes() for path in paths} | {"bad.tar": data.tar(data.bad_entries())}
+    for name, content in contents.items():
+        storage.put(f"{bucket}/s/{name}", content)
+    make(recipes.parse(settings(bucket, f"{bucket}/undisturbed")))
+    return bucket
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_bad_day_changes_nothing(recipe: Recipe, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = recipes.parse(recipe.model_dump(mode="json") | {"root": recipe.root.replace("undisturbed", "bad")})
-    make(recipe)
+def test_a_bad_day_changes_nothing(undisturbed: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = recipes.parse(settings(undisturbed, f"{undisturbed}/bad-{seed}"))
     with disturbed(seed, monkeypatch) as faults:
         make(bad)
     happened = {kind: faults.count[kind] for kind in proxy.KINDS if faults.count[kind]}
     assert len(happened) > 2, happened
-    expected = made(recipe.root)
+    expected = made(f"{undisturbed}/undisturbed")
     assert any(name.startswith("runs/4m/") for name in expected) and made(bad.root) == expected
     status, out, err = runs.command("check", bad.root)
     assert status == 0, out + err

@@ -8,9 +8,6 @@ import pytest
 from fourmill_tests import data, runs
 from fourmill_tests.runs import Run
 
-from fourmill.project import Project
-from fourmill.verbs.make import fit
-
 # The first test waits for the whole run; Ray Train alone may take a minute to start.
 pytestmark = pytest.mark.timeout(1200)
 # A file that appears in the middle of a stage.
@@ -27,8 +24,9 @@ def survived(ray_cluster: str, whole_run: Run, tmp_path_factory: pytest.TempPath
     """The recipe of the undisturbed run in another root, killed four times and then finished."""
     folder = tmp_path_factory.mktemp("killed")
     run = Run(folder, whole_run.recipe)
-    # One actor: each that is started, in five runs of each stage, imports torch again.
-    arguments = ["run", str(whole_run.recipe), "--set", f"root={run.root}", "--set", "engine.actors=1"]
+    # One actor and one worker: each that is started, in five runs of each stage, imports torch again.
+    alone = ("--set", "engine.actors=1", "--set", "fit.workers=1")
+    arguments = ["run", str(whole_run.recipe), "--set", f"root={run.root}", *alone]
     before: dict[Path, int] = {}
     for stage, pattern in MOMENTS.items():
         # The first one has a Ray of its own, as a user's has; the others save the time of starting it.
@@ -68,20 +66,3 @@ def test_the_trained_weights_are_equal(survived: Run, whole_run: Run) -> None:
 def test_nothing_half_written_is_taken_for_whole(survived: Run) -> None:
     status, out, err = runs.command("status", str(survived.recipe), "--set", f"root={survived.root}")
     assert status == 0, out + err
-
-
-def test_a_worker_that_is_killed_while_it_fits_is_replaced(ray_cluster: str, tmp_path: Path) -> None:
-    """Its specialist kills it once, in the middle of the shards; Ray Train starts another, which begins again."""
-    marker = tmp_path / "killed"
-    killer = {"specialist": "fourmill_tests.specialists:Killer", "key": "000003", "marker": str(marker)}
-    recipe = data.recipe(
-        tmp_path / "out",
-        data.good_shards(tmp_path / "s", 1, 6),
-        modalities=["tok_canny_edge"],
-        labels__keep=[],
-        labels__specialists={"canny_edge": killer},
-        generate__chains=[],
-    )
-    summary = fit.make(Project(recipe))
-    assert marker.exists()
-    assert summary.complete and summary.made == 1

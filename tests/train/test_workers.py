@@ -173,18 +173,25 @@ def test_where_workers_stand_still_is_said(capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_workers_fit_what_one_fits(ray_cluster: str, tmp_path: Path) -> None:
+@pytest.mark.chaos
+def test_two_workers_fit_what_one_fits(ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One of them is killed by a specialist, in the middle of the shards; Ray Train starts both again."""
     shards = data.good_shards(tmp_path / "s", 2, 8), data.good_shards(tmp_path / "s", 1, 8, first=50, name="val")
+    killer = {"specialist": "fourmill_tests.specialists:Killer", "key": "000003", "marker": str(tmp_path / "killed")}
     options: dict[str, Any] = {
         "modalities": ["rgb", "tok_rgb", "tok_canny_edge", "caption"],
         "labels__keep": [],
+        "labels__specialists": {"canny_edge": killer},
         "generate__chains": [],
         "fit__workers": 2,
         "fit__cpus": 1,
     }
     recipe = data.recipe(tmp_path / "out", *shards, **options)
+    summary = fit.make(Project(recipe))
+    assert summary.complete and summary.made == 3
+    assert (tmp_path / "killed").exists()
+    assert "workers failed and were started again (attempt 2)" in capsys.readouterr().err
     alone = data.recipe(tmp_path / "alone", *shards, **options)
-    assert fit.make(Project(recipe)).complete
     data.fit(alone)
     for name in ("tok_rgb/model.safetensors", "tok_canny_edge/model.safetensors", "text/tokenizer.json"):
         shared, single = (Path(one.root, "tokenizers", name).read_bytes() for one in (recipe, alone))
