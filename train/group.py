@@ -3,8 +3,8 @@
 - Its controller, an actor that waits for the workers, imports torch for the type of its settings, and so does the
   command. Here the workers alone do, and they meet by Ray's own functions.
 - An actor shares out Ray Datasets, of which there are none.
-- An actor watches the controller, to return the workers' places if that is killed: to a cluster that ends with this
-  process nothing has to be returned.
+- An actor watches the controller, to give back the workers' places if that is killed. The command then ends, and Ray
+  gives back all that a command has when it ends, however it does.
 
 Each of these takes a core 2 s of every fit and training. The controller imports this module: nothing in it is slow.
 """
@@ -18,10 +18,7 @@ from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from ..infra.cluster import started_here
-
-NEEDLESS = {"DatasetsCallback"}  # of Ray Train's own
-NEEDLESS_HERE = {"PlacementGroupCleanerCallback"}  # on a cluster that this process has started
+NEEDLESS = {"DatasetsCallback", "PlacementGroupCleanerCallback"}  # of Ray Train's own
 LEAVE_SECONDS = 30.0  # for workers to leave their group
 
 
@@ -32,8 +29,7 @@ class Trainer(DataParallelTrainer):  # type: ignore[misc]
         super().__init__(work, backend_config=Group(), **options)
 
     def _create_default_callbacks(self) -> list[Any]:
-        needless = NEEDLESS | (NEEDLESS_HERE if started_here() else set())
-        return [one for one in super()._create_default_callbacks() if type(one).__name__ not in needless]
+        return [one for one in super()._create_default_callbacks() if type(one).__name__ not in NEEDLESS]
 
 
 class Group(BackendConfig):  # type: ignore[misc]
