@@ -62,7 +62,8 @@ TOGETHER = {
     "whole_run": ("tests/chaos/test_kills.py", "tests/e2e/test_s3.py", "tests/e2e/test_whole_run.py"),
     "two_ranks": ("tests/tokenize/networks/test_quantize.py", "tests/train/tokenizers/test_vq.py"),
     "known_root": (
-        "tests/report/test_truths.py", "tests/train/downstream/test_pool.py",
+        "tests/report/test_truths.py",
+        "tests/train/downstream/test_pool.py",
         *(f"{EVALUATION}/test_{name}.py" for name in ("datasets", "planted_bugs", "table")),
     ),
 }

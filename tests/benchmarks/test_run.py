@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fourmill_tests.processes import forked
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
@@ -58,8 +59,7 @@ BY_HAND = {
 def run(script: str, arguments: str, ray_address: str = "") -> subprocess.CompletedProcess[str]:
     """As a user does; in a process of its own, because some change its allocator and its threads."""
     environment = os.environ | ({"RAY_ADDRESS": ray_address} if ray_address else {})
-    command = [sys.executable, str(FOLDER / f"{script}.py"), *shlex.split(arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, cwd="/")
+    return forked.script(FOLDER / f"{script}.py", shlex.split(arguments), environment)
 
 
 def check(done: subprocess.CompletedProcess[str], script: str, arguments: str, rows: int) -> None:
