@@ -22,6 +22,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -236,9 +237,14 @@ class WordPiece:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change whenever the contents do."""
-        # Sorted keys: the order of a JSON object is not part of the vocabulary.
-        contents = json.dumps(json.loads(self._tokenizer.to_str()), sort_keys=True)
-        return hashlib.sha256(contents.encode()).hexdigest()[:16]
+        return _fingerprint(self._tokenizer.to_str())
+
+
+@lru_cache(maxsize=4)  # a process loads the same vocabulary again and again
+def _fingerprint(contents: str) -> str:
+    # Sorted keys: the order of a JSON object is not part of the vocabulary.
+    ordered = json.dumps(json.loads(contents), sort_keys=True)
+    return hashlib.sha256(ordered.encode()).hexdigest()[:16]
 
 
 def _saved_classes(config: Path) -> Sequence[str]:
