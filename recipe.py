@@ -193,7 +193,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     docs/recipe.md.
 
     Args:
-        path: of a local YAML file.
+        path: of a YAML file, or its URL (s3://bucket/recipe.yaml).
         overrides: applied in order, after what is included.
 
     Raises:
@@ -210,7 +210,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 def read(path: str | Path, overrides: list[str] | None = None) -> Any:
     """What the file of a recipe holds, with its includes and overrides, not looked at yet. RecipeError as of `load`."""
     missing = f"`fourmill init --samples URL --root DIR > {path}` writes one"
-    return configuration.load(Path(path), overrides or [], missing)
+    return configuration.load(path, overrides or [], missing)
 
 
 def parse(data: Any, where: str = "recipe", trusted: bool = True) -> Recipe:

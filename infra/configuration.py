@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 PACKAGE = Path(__file__).parents[1]
+Place = Path | str  # on this machine, or a URL
 
 
 class RecipeError(ValueError):
@@ -40,24 +41,27 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load(path: Path, overrides: list[str], missing: str) -> Any:
+def load(path: str | Path, overrides: list[str], missing: str) -> Any:
     """What a YAML file holds, with what it includes under its own fields, and with overrides of the form
     "train.steps=100" (the value is YAML) applied.
 
     Args:
+        path: or a URL; what it includes lies beside it.
         missing: what to do if there is no such file, for the error.
 
     Raises:
         RecipeError: a file is missing, is no YAML or holds a name twice in one mapping, a field is overridden twice, an
             include or an override cannot be applied.
     """
-    data = _read(path, missing)
+    url = isinstance(path, str) and "://" in path
+    place: Place = str(path) if url else Path(path)
+    data = _read(place, missing)
     _check_twice(overrides)
     if isinstance(data, dict):  # what checks the settings says what is wrong with anything else
         # `include` first: the others are applied to what is included, too.
         for override in (o for o in overrides if o.startswith("include=")):
             _override(data, override)
-        data = _with_included(data, path, ())
+        data = _with_included(data, place, ())
         for override in (o for o in overrides if not o.startswith("include=")):
             _override(data, override)
     return data
@@ -98,10 +102,10 @@ def dump(data: Any) -> str:
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
 
-def _read(path: Path, missing: str) -> Any:
+def _read(path: Place, missing: str) -> Any:
     """What one YAML file holds."""
     try:
-        return parse_yaml(path.read_text(encoding="utf-8"))
+        return parse_yaml(path.read_text(encoding="utf-8") if isinstance(path, Path) else _fetched(path))
     except FileNotFoundError:
         raise RecipeError(f"there is no recipe at {path}; {missing}") from None
     except IsADirectoryError:
@@ -113,11 +117,42 @@ def _read(path: Path, missing: str) -> Any:
         raise RecipeError(f"{path}: {what}{yaml_mistake(error)}") from None
 
 
-def _with_included(data: dict[str, Any], path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
+def _fetched(url: str) -> str:
+    """The text of a file that is not on this machine. RecipeError if its storage cannot be asked."""
+    from . import faults, storage
+    from .secrets import public
+
+    try:
+        return storage.read_bytes(url).decode("utf-8")
+    except (FileNotFoundError, UnicodeDecodeError):
+        raise
+    except Exception as error:
+        if not (isinstance(error, OSError | ValueError) or faults.of_place(error) or faults.of_service(error)):
+            raise
+        raise RecipeError(f"{public(url)}: the recipe cannot be read: {faults.sentence(error)}") from None
+
+
+def _beside(path: Place, name: str) -> Place:
+    """A file that is named in another one: relative to its folder, or to the package (recipes/train/4m21_b.yaml)."""
+    if isinstance(path, Path):
+        return (
+            path.parent / name if (path.parent / name).is_file() or not (PACKAGE / name).is_file() else PACKAGE / name
+        )
+    if (PACKAGE / name).is_file():
+        return PACKAGE / name
+    return name if "://" in name else f"{path.rpartition('/')[0]}/{name}"
+
+
+def _whole(path: Place) -> Place:
+    """The same file by one name."""
+    return path.resolve() if isinstance(path, Path) else path
+
+
+def _with_included(data: dict[str, Any], path: Place, including: tuple[Place, ...]) -> dict[str, Any]:
     """Settings with what they include under their own fields; of several files the later ones win.
 
     Args:
-        path: of the file; names in it are relative to its folder, or to the package (recipes/train/4m21_b.yaml).
+        path: of the file, which names in it are relative to.
         including: files whose include led here, so that a circle is seen.
     """
     names = data.get("include") or []
@@ -126,14 +161,13 @@ def _with_included(data: dict[str, Any], path: Path, including: tuple[Path, ...]
         raise RecipeError(f"{path}: include: expected a list of files, got {names!r}")
     merged: dict[str, Any] = {}
     for name in names:
-        file = path.parent / name
-        file = file if file.is_file() else PACKAGE / name
-        if file.resolve() in (path.resolve(), *including):
+        file = _beside(path, name)
+        if _whole(file) in (_whole(path), *including):
             raise RecipeError(f"{path}: include: {name} includes itself")
-        part = _read(file if file.is_file() else path.parent / name, f"{path} includes it")
+        part = _read(file, f"{path} includes it")
         if not isinstance(part, dict):
             raise RecipeError(f"{path}: include: {name} is no part of a recipe, a mapping, but {type(part).__name__}")
-        merged = merge(merged, _with_included(part, file, (path.resolve(), *including)))
+        merged = merge(merged, _with_included(part, file, (_whole(path), *including)))
     return merge(merged, {name: value for name, value in data.items() if name != "include"})
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fourmill import recipe as recipes
+from fourmill.infra import storage
 from fourmill.recipe import RecipeError
 
 Write = Callable[[str, str], Path]
@@ -61,6 +62,24 @@ def test_what_is_resolved_needs_no_other_file(write: Write) -> None:
     write("a.yaml", "train: {total_tokens: 1e9, batch_size: 16}")
     recipe = recipes.load(write("recipe.yaml", f"include: [a.yaml]\n{MINE}"))
     assert recipes.load(write("other/dumped.yaml", recipes.dump(recipe))) == recipe
+
+
+def test_a_recipe_in_a_bucket_includes_what_lies_beside_it() -> None:
+    folder = "memory://recipes"
+    storage.put(f"{folder}/parts/sizes.yaml", b"include: more.yaml\ntrain: {steps: 6}")
+    storage.put(f"{folder}/parts/more.yaml", b"seed: 4\ntrain: {steps: 5, batch_size: 8}")
+    storage.put(f"{folder}/recipe.yaml", f"include: parts/sizes.yaml\n{MINE}".encode())
+    storage.put(f"{folder}/paper.yaml", f"include: recipes/train/4m7_b.yaml\n{MINE}".encode())
+    storage.put(f"{folder}/round.yaml", b"include: round.yaml\n")
+    recipe = recipes.load(f"{folder}/recipe.yaml", ["train.steps=7"])
+    assert (recipe.seed, recipe.train.steps, recipe.train.batch_size) == (4, 7, 8)
+    assert recipes.load(f"{folder}/paper.yaml").train.name == "4m7-b"
+    with pytest.raises(RecipeError, match=r"there is no recipe at memory://recipes/none.yaml; `fourmill init"):
+        recipes.load(f"{folder}/none.yaml")
+    with pytest.raises(RecipeError, match=r"memory://recipes/round.yaml: include: round.yaml includes itself"):
+        recipes.load(f"{folder}/round.yaml")
+    with pytest.raises(RecipeError, match=r"nowhere://recipe.yaml: the recipe cannot be read: .*fsspec knows no"):
+        recipes.load("nowhere://recipe.yaml")
 
 
 @pytest.mark.parametrize(

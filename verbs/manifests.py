@@ -139,6 +139,6 @@ def _nodes(text: str | None) -> tuple[int, int] | None:
         return None
     found = re.fullmatch(r"(\d{1,6})(?::(\d{1,6}))?", text)
     least, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-    if not 0 < least <= most:
-        raise ValueError(f"--nodes: got {text!r}, expected how many nodes there are, or MIN:MAX with autoscaling")
+    if most < 1 or least > most:
+        raise ValueError(f"--nodes: got {text!r}, expected how many nodes there are, or MIN:MAX with autoscaling (0:4)")
     return least, most

@@ -9,7 +9,7 @@ without a word, and one leaves with a notice (Ray's drain API, as an autoscaler 
 
 It passes if all stages end with exit status 0, and labels, tokens, tokenizers, model and generations are those of
 `fourmill run` on this machine, in a folder, byte for byte; if `fourmill check` finds nothing broken, and the report is
-made. A stage counts as struck if its job was running when the node went.
+made. The table says of each stage whether its job was still running when the node went.
 """
 
 from __future__ import annotations
@@ -180,8 +180,7 @@ def one_stage(one: Cluster, path: Path, name: str, with_notice: bool, draw: rand
     one.take_away(victim, with_notice)
     stage.after, is_running = time.monotonic() - started, not jobs.details(job).status.is_terminal()
     one.add()
-    stage.how = "left with notice" if with_notice else "killed"
-    stage.wrong += [] if is_running else ["it had ended before a node went"]
+    stage.how = ("left with notice" if with_notice else "killed") + ("" if is_running else ", when it had ended")
     while not (details := jobs.details(job)).status.is_terminal() and time.monotonic() < end:
         time.sleep(1)
     stage.seconds, stage.log = time.monotonic() - started, jobs.log(job)

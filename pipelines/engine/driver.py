@@ -216,9 +216,8 @@ def _handle_result(
 def _let_go(pool: Pool[Task], nodes: Nodes, progress: Progress) -> None:
     """Have actors on nodes that are about to leave hand back their tasks."""
     for actor in pool.leave(nodes.leaving) if nodes.leaving else ():
-        names = pool.held(actor)
-        begun = f"{len(names)} {progress.unit}, which go on elsewhere"
-        progress.say(f"a node is about to leave the cluster: its worker hands back what it has begun ({begun})")
+        names = " and ".join(pool.held(actor)) or "nothing"
+        progress.say(f"a node is about to leave the cluster; what goes on elsewhere: {names}")
         actor.hand_back.remote()
 
 

@@ -193,6 +193,15 @@ def test_the_verb_writes_valid_manifests(
     assert status == 2 and "it exists" in err
 
 
+def test_a_cluster_may_begin_without_nodes(recipe: Path) -> None:
+    status, out, _ = runs.command("submit", str(recipe), "--manifest", "kuberay", "--nodes", "0:4")
+    made = documents(out)[-1]
+    assert status == 0 and problems(made) == []
+    (group,) = made["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (0, 0, 4)
+    assert made["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] is True
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
