@@ -78,7 +78,7 @@ class Record:
 
 
 _FIELDS = {one.name for one in fields(Record)}
-OWN = ("time", "attempt", "bars")  # of `made`, what each record has for itself
+OWN = ("time", "attempt", "bars", "alarm")  # of `made`, what each record has for itself
 MAX_REASONS = 64  # classes of reasons that an entry counts; samples of all others are counted together
 OTHER_REASONS = "other reasons"
 

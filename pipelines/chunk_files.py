@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -44,7 +44,7 @@ class Chunk:
 
     fingerprints: of its outputs, by name. prints: of each all that its rows depend on, and how they were made.
     rejects: as of a record, by output. fields: arrays of each output, one after the other, by "OUTPUT/FIELD".
-    barred, splits, seconds, host: as of `worker.chunks.Part`.
+    barred, splits, seconds, host: as of `worker.chunks.Part`. seen: by output what `alarms.Seen` says of it.
     """
 
     keys: Sequence[str]
@@ -56,9 +56,11 @@ class Chunk:
     splits: Sequence[str] = ()
     seconds: float = 0.0
     host: str = ""
+    seen: Mapping[str, Any] = field(default_factory=dict)
 
 
-_ABOUT = ("fingerprints", "prints", "rejects", "barred", "splits", "seconds", "host")
+_ABOUT = ("fingerprints", "prints", "rejects", "barred", "splits", "seconds", "host", "seen")
+_LATER = ("seen",)  # which chunks of older releases lack
 
 
 def place_of(path: str) -> Place | None:
@@ -117,7 +119,9 @@ def read(root: str, place: Place) -> Chunk:
         if len(keys) != place.stop - place.start:
             raise ValueError(f"it has {len(keys)} rows")
         fields = {name: table.column(name) for name in file.fields if name != "key"}
-        return Chunk(keys, fields=fields, **{name: about[name] for name in _ABOUT})
+        return Chunk(
+            keys, fields=fields, **{name: about[name] for name in _ABOUT if name in about or name not in _LATER}
+        )
     except (ValueError, TypeError, KeyError) as error:
         raise Damaged(f"{url}: it is no chunk ({error})") from None
 

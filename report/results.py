@@ -97,7 +97,7 @@ def collect(
     if not plan.splits["val"]:
         fields["validation_note"] = "The recipe names no validation shards: nothing here says what is learned by heart."
     alarms = stats.alarms(recipe.root, stats.by_output(plan.done))
-    caveats = [f"By the last `fourmill stats`, {output}: {said}" for output, said in alarms.items()]
+    caveats = [f"To look at, {output}: {said}" for output, said in alarms.items()]
     return ReportData(**{**fields, **extras, "caveats": [*caveats, *extras.get("caveats", ())]})
 
 

@@ -81,6 +81,7 @@ def process_shards(
     if summary.made:
         summary.notes += _shared_keys(project.root, records)
         summary.notes += bars_noted(records, project.recipe.images.trim_borders)
+    summary.notes += [f"to look at, {output}: {why}" for output, why in _alarms(records).items()]
     for record in records:
         for reason, count in record.reasons.items():
             summary.rejects[f"{record.output}: {reason}"] += count
@@ -89,6 +90,13 @@ def process_shards(
             f"{len(plan.outdated)} outputs are of other versions (`fourmill status`); --update makes them again"
         )
     return finish(project, summary, start, "samples", sorted(output.fingerprint for output in outputs.values()))
+
+
+def _alarms(records: Sequence[Entry]) -> dict[str, str]:
+    """What is odd about the values of sensors, by output."""
+    from ..report.stats import stats
+
+    return stats.noted(stats.by_output({(record.output, record.shard): record for record in records}))
 
 
 def shardwise(project: Project, outputs: Mapping[str, Output]) -> dict[str, Output]:

@@ -26,6 +26,7 @@ from ...tokenize import labels as label_files
 from .. import chunk_files, source
 from ..outputs import Output
 from ..plan import ShardTask
+from ..sensors.alarms import Seen
 from .rows import Rows
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ def joined(parts: Iterable[Part], outputs: Iterable[str]) -> Part:
         for name, rows in whole.rows.items():
             rows.values += part.rows[name].values
             rows.rejects += part.rows[name].rejects
+            rows.seen.join(part.rows[name].seen)
         whole.keys += part.keys
         whole.barred += part.barred
         whole.splits += part.splits
@@ -167,7 +169,8 @@ class Chunks:
         rows = {SAMPLES: Rows()}
         for name in self._outputs:
             fields = {field.rpartition("/")[2]: of for field, of in chunk.fields.items() if _output_of(field) == name}
-            rows[name] = Rows(self._values(name, chunk.keys, fields), list(chunk.rejects[name]))
+            seen = Seen.of_json(chunk.seen.get(name, (0, None)))
+            rows[name] = Rows(self._values(name, chunk.keys, fields), list(chunk.rejects[name]), seen)
         return Part(
             place.start, rows, list(chunk.keys), chunk.barred, list(chunk.splits), chunk.seconds, {chunk.host: None},
             is_kept=True,
@@ -195,12 +198,13 @@ class Chunks:
         rejects = {
             name: [one | {"reason": hide(one["reason"])} for one in part.rows[name].rejects] for name in self._outputs
         }
+        seen = {name: part.rows[name].seen.as_json() for name in self._outputs}
         fingerprints = {name: output.fingerprint for name, output in self._outputs.items()}
         prints = self._prints
         self._shard.origin(self._hashed_before)  # after its sum was taken: these rows are of those bytes
         chunk = chunk_files.Chunk(
             tuple(part.keys), fingerprints, prints, rejects, fields, part.barred, part.splits, round(part.seconds, 3),
-            self._host,
+            self._host, seen,
         )  # fmt: skip
         chunk_files.write(self._root, self.shard, part.start, chunk)
         self._are_there = True

@@ -9,6 +9,7 @@ from typing import Any
 from ...infra import ledger, versions
 from ...infra.ledger import SAMPLES
 from ...modalities import LABELS
+from ...sensors import SENSORS
 from ...tokenize import codecs, store, table_file
 from ...tokenize import labels as label_files
 from ...tokenize.sensors.raster import Drawing
@@ -16,6 +17,8 @@ from ...tokenize.table_file import Origin
 from ..outputs import Output
 from ..plan import ShardTask
 from ..reject import Reject
+from ..sensors import alarms
+from ..sensors.alarms import Seen
 from .isolate import Ward, batch
 from .patience import Patience
 from .sample import LabelledSample
@@ -23,14 +26,23 @@ from .sample import LabelledSample
 
 @dataclass
 class Rows:
-    """The rows of one output so far; a row without a value is None, and its key and reason are in `rejects`."""
+    """The rows of one output so far; a row without a value is None, and its key and reason are in `rejects`.
+
+    seen: of a sensor's values, what alarms are made from.
+    """
 
     values: list[Any] = field(default_factory=list)
     rejects: list[dict[str, str]] = field(default_factory=list)
+    seen: Seen = field(default_factory=Seen)
 
     def reject(self, key: str, reason: str) -> None:
         self.values.append(None)
         self.rejects.append({"key": key, "reason": reason})
+
+    def look(self, label: str, samples: Sequence[LabelledSample]) -> None:
+        """Look at the values of samples that have a label, if it is a sensor's."""
+        for sample in samples if label in SENSORS else ():
+            self.seen.add(label, sample.item.labels[label])
 
 
 def encode(
@@ -108,6 +120,8 @@ def commit(
     elif output.name != SAMPLES:
         names = (classes or {}).get(output.label, ())
         data = label_files.encode_cells(output.label, LABELS[output.label].storage, keys, rows.values, names, origin)
+    tokenizer = getattr(codec, "tokenizer", None)
+    alarm = alarms.said(output.label, rows.seen, tokenizer and tokenizer.model.config.statistics)
     keys_sum, content = table_file.content(data) if data is not None else (table_file.sum_of_keys(keys), "")
     record = ledger.Record(
         output=output.name,
@@ -124,6 +138,6 @@ def commit(
         splits=list(made.splits),
         keys=keys_sum,
         content=content,
-        made=made.by,
+        made=made.by | ({alarms.ALARM: alarm} if alarm else {}),
     )
     return (patience or Patience(0.0)).keep(lambda: ledger.commit(root, record, data))

@@ -418,6 +418,7 @@ class ShardWorker:
     ) -> None:
         """Append one row for each sample of the batch: the label or its tokens, or null with a reason."""
         ready = _having(batch, output)
+        rows.look(output.label, ready)
         start = time.monotonic()
         encoded = encode(output, self.codecs.get(output.name), ready, ward, self.job.drawing)
         self.tally.spent(output.name, time.monotonic() - start)

@@ -61,9 +61,7 @@ def check(root: str) -> Checked:
     result.findings += _temporary(listing)
     result.findings += chunks.left(listing)
     said = stats.alarms(root)
-    result.findings += [
-        Finding(f"{output}, by the last `fourmill stats`", why, broken=False) for output, why in said.items()
-    ]
+    result.findings += [Finding(f"{output}, to look at", why, broken=False) for output, why in said.items()]
     result.uploads = [one for one in listings.uploads(root) if one.age > listings.YOUNG]
     result.findings += [
         Finding(one.path, "parts of an upload that was never completed", broken=False) for one in result.uploads

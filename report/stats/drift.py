@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...tokenize.sensors import numbers
 from .. import likeness
-from . import numbers
 from .measure import is_share
 from .merged import Merged
 from .summary import Summary

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ...infra.ledger import Entry
-from . import numbers
+from ...tokenize.sensors import numbers
+from ...tokenize.sensors.numbers import Numbers
 from .drift import Drift
 from .measure import is_share
 from .merged import Merged, OfShard
-from .numbers import Numbers
 
 HALF = 0.5  # of values: what is so of most of them is said
 NULLS = 0.2  # more of the rows of a shard than of the other shards' that are null

@@ -18,10 +18,10 @@ import numpy as np
 
 from ...modalities import LABELS, Form, Kind, Storage, class_names
 from ...tokenize import labels
+from ...tokenize.sensors import numbers
+from ...tokenize.sensors.numbers import Channels, Numbers
 from ...tokenize.sensors.pixels import pixels
 from ...tokenize.store import Column, ColumnReader
-from . import numbers
-from .numbers import Channels, Numbers
 from .summary import EXTREMES, SKETCH, Features, Summary
 
 SHARES = 64  # groups of ids, classes or words whose shares are features

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...tokenize.sensors import numbers
+from ...tokenize.sensors.numbers import LEVELS, Numbers
 from ...train.tokenizers.usage import usage
-from . import numbers
 from .measure import is_share
-from .numbers import LEVELS, Numbers
 from .summary import Summary
 
 BINS = 32

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import numbers
+from ...tokenize.sensors import numbers
 from .merged import Merged
 
 FAR = 6.0  # robust standard deviations

@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 
 from ...infra import ledger, side_files, storage
+from ...infra.explain import reason_class
 from ...infra.fingerprint import fingerprint
 from ...infra.index import index
 from ...infra.ledger import SAMPLES, Entry
+from ...pipelines.sensors.alarms import ALARM
+from ...sensors import SENSORS
 from . import collect, drift, findings, merged, outliers
 from .collect import StatsJob
 from .drift import Drift
@@ -180,16 +183,50 @@ def _mark(shards: Sequence[str], records: Mapping[str, Entry]) -> str:
     return fingerprint([(shard, records[shard].sha256) for shard in shards])
 
 
-def alarms(root: str, records: Records | None = None) -> dict[str, str]:
-    """What the last `fourmill stats` of a root has found that a person should look at, by output, the worst first.
+def noted(records: Records) -> dict[str, str]:
+    """What was odd about the values of sensors when outputs were made, by output, with the shards: of bands, and of
+    shards that are null throughout."""
+    said: dict[str, str] = {}
+    for output, of_output in records.items():
+        by_kind: dict[str, list[Entry]] = {}
+        for record in of_output.values():
+            if (text := record.made.get(ALARM)) is not None:
+                by_kind.setdefault(reason_class(str(text)), []).append(record)
+        parts = [
+            f"{some[0].made[ALARM]} {findings.where([one.shard for one in some], len(of_output))}"
+            for some in by_kind.values()
+        ]
+        if output.rpartition("/")[2].removeprefix("tok_") in SENSORS:
+            nulls = (one.said for one in findings.of_records(output, of_output) if one.kind == "null")
+            parts += [text.removeprefix(output).lstrip() for text in nulls]
+        if parts:
+            said[output] = "; ".join(parts)
+    return said
 
-    {} if there was none.
+
+def alarms(root: str, records: Records | None = None) -> dict[str, str]:
+    """What a person should look at, by output: what was odd about the values of sensors when they were made, and what
+    the last `fourmill stats` of the root has found, the worst first.
 
     Nothing is computed and no column is read.
 
     Args:
         records: of the outputs as they are now, if they are known: what is of other files is marked so.
     """
+    said = noted(records if records is not None else _records_there(root))
+    for output, text in _found(root, records).items():
+        said[output] = f"{said[output]}; {text}" if output in said else text
+    return said
+
+
+def _records_there(root: str) -> Records:
+    try:
+        return records_of(root)
+    except ValueError:  # there are none
+        return {}
+
+
+def _found(root: str, records: Records | None) -> dict[str, str]:
     known = side_files.read_object(storage.join(root, FILE), ("findings", "made"))
     if known is None:
         return {}

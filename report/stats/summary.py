@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .numbers import LEVELS, Numbers
+from ...tokenize.sensors.numbers import LEVELS, Numbers
 
 VERSION = 1
 FORMAT = "fourmill.stats"

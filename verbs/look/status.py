@@ -182,7 +182,7 @@ def _say_removed(console: Any, removed: dict[str, int]) -> None:
 
 def _say_alarms(console: Any, alarms: dict[str, str]) -> None:
     if alarms:
-        console.print(summary.reasons("to look at, by the last `fourmill stats`", "what", alarms))
+        console.print(summary.reasons("to look at", "what", alarms))
 
 
 def show_stored(root: str, as_json: bool) -> int:

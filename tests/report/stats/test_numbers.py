@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fourmill.report.stats import numbers
-from fourmill.report.stats.numbers import LEVELS, Channels
+from fourmill.tokenize.sensors import numbers
+from fourmill.tokenize.sensors.numbers import LEVELS, Channels
 
 
 def read(arrays: list[np.ndarray]) -> numbers.Numbers:

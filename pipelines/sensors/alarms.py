@@ -1,0 +1,94 @@
+"""What is odd about the values of a shard, said where they are made and kept in the record: a band without any value,
+one that is constant or saturated, or one that lies beyond the statistics that its tokenizer was fitted with.
+
+The rule looks at one shard alone, and at a few thousand values of each sample. `fourmill stats` reads all of them, and
+compares shards with each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...modalities import LABELS, NO_CLASS, Form
+from ...sensors import SENSORS
+from ...tokenize.sensors import numbers
+from ...tokenize.sensors.statistics import Statistics
+
+ALARM = "alarm"  # of a record's `made`
+HALF = 0.5  # of the values of a band: so many at one end are a limit of an instrument, or of a file
+_VALUES = 4096  # of a sample that are looked at
+
+
+class Seen:
+    """Moments of a label's bands over samples, and how many these are."""
+
+    def __init__(self, samples: int = 0, moments: np.ndarray | None = None) -> None:
+        self.samples, self.moments = samples, moments
+
+    def add(self, label: str, value: np.ndarray) -> None:
+        """A sample's label, as a specialist returns it."""
+        if LABELS[label].form is Form.CLASSES:
+            value = np.where(value == NO_CLASS, np.nan, value.astype(np.float32))[..., None]
+        flat = np.asarray(value, np.float32).reshape(-1, value.shape[-1] if value.ndim > 1 else value.size)
+        step = max(1, len(flat) // _VALUES)
+        self._merge(1, numbers.moments_of(flat[self.samples % step :: step]))  # other columns of each sample
+
+    def join(self, other: Seen) -> None:
+        if other.moments is not None:
+            self._merge(other.samples, other.moments)
+
+    def _merge(self, samples: int, moments: np.ndarray) -> None:
+        if self.moments is None or len(self.moments) == len(moments):
+            self.moments = moments if self.moments is None else numbers.merged_moments([self.moments, moments])
+            self.samples += samples
+
+    def as_json(self) -> list[Any]:
+        return [self.samples, None if self.moments is None else self.moments.tolist()]
+
+    @classmethod
+    def of_json(cls, value: Sequence[Any]) -> Seen:
+        return cls(int(value[0]), None if value[1] is None else np.array(value[1], np.float64))
+
+
+def said(label: str, seen: Seen, statistics: Statistics | None = None) -> str:
+    """What a person should look at, in words; "" if there is nothing, or one sample alone.
+
+    Args:
+        statistics: that the label's values are standardized by, or cut into quantiles.
+    """
+    if seen.moments is None or seen.samples < 2 or label not in SENSORS:
+        return ""
+    sensor = SENSORS[label]
+    is_map = sensor.form is Form.CLASSES
+    names = sensor.fields if sensor.form is Form.NUMBERS else [] if is_map else sensor.kept
+    found = []
+    for band, of_band in enumerate(seen.moments):
+        name = names[band] if band < len(names) else ""
+        count, low, high = of_band[numbers.FINITE], of_band[numbers.LOW], of_band[numbers.HIGH]
+        at_low, at_high = (of_band[one] / max(count, 1) for one in (numbers.AT_LOW, numbers.AT_HIGH))
+        if not count:
+            why = "has no value"
+        elif low == high:
+            why = f"is {sensor.class_names[int(low)]} everywhere" if is_map else f"is constant, {low:.4g}"
+        elif not is_map and max(at_low, at_high) >= HALF and at_low + at_high < 1:
+            value, share = (low, at_low) if at_low > at_high else (high, at_high)
+            why = f"is saturated, {share:.0%} of its values are {value:.4g}"
+        elif statistics is not None and (beyond := _beyond(of_band[numbers.MEAN], band, statistics)):
+            why = beyond
+        else:
+            continue
+        found.append(f"{f'band {name}' if name else label} {why}")
+    return "; ".join(found)
+
+
+def _beyond(mean: float, band: int, statistics: Statistics) -> str:
+    """By more than the width of the range that most values of the fit had."""
+    if band >= len(statistics.low):
+        return ""
+    low, high = statistics.low[band], statistics.high[band]
+    if low - (high - low) <= mean <= high + (high - low):
+        return ""
+    return f"is {mean:.4g} on average, and most values of the fit were {low:.4g} to {high:.4g}"
