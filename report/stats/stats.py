@@ -215,7 +215,9 @@ def alarms(root: str, records: Records | None = None) -> dict[str, str]:
     """
     said = noted(records if records is not None else _records_there(root))
     for output, text in _found(root, records).items():
-        said[output] = f"{said[output]}; {text}" if output in said else text
+        before = said.get(output, "")
+        new = [part for part in text.split("; ") if part not in before]  # both know which shards are null
+        said[output] = "; ".join(filter(None, [before, *new]))
     return said
 
 
