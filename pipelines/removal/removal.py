@@ -48,11 +48,19 @@ class Outcome:
     versioned: bool | None = False
 
 
-def run(root: str, keys: Iterable[str], urls: Iterable[str], shards: Mapping[str, str], scratch: str) -> Outcome:
+def run(
+    root: str,
+    keys: Iterable[str],
+    urls: Iterable[str],
+    shards: Mapping[str, str],
+    scratch: str,
+    keyed: tuple[bool, str] = (False, ""),
+) -> Outcome:
     """Remove samples by their keys and URLs, and all that was asked for before.
 
     Args:
-        shards: name in the root -> URL of the source shards that are known.
+        shards: name in the root -> URL of the source shards that are known. keyed: which keys their samples have, as
+            `Recipe.keys` says.
 
     ValueError if the list of what was removed is damaged; OSError if it cannot be written: then nothing was done.
     """
@@ -62,7 +70,7 @@ def run(root: str, keys: Iterable[str], urls: Iterable[str], shards: Mapping[str
     if not removed:
         return outcome
     if removed.urls:
-        removals.add(root, rows=_by_url(removed, shards, scratch, outcome))
+        removals.add(root, rows=_by_url(removed, shards, scratch, outcome, keyed))
         removed = removals.read(root)
     sources = _tars(root, removed, shards, outcome)
     outcome.found, problems = outputs.reach(root, removed, sources)
@@ -83,12 +91,14 @@ def run(root: str, keys: Iterable[str], urls: Iterable[str], shards: Mapping[str
     return outcome
 
 
-def _by_url(removed: Removals, shards: Mapping[str, str], scratch: str, outcome: Outcome) -> dict[str, set[str]]:
+def _by_url(
+    removed: Removals, shards: Mapping[str, str], scratch: str, outcome: Outcome, keyed: tuple[bool, str]
+) -> dict[str, set[str]]:
     """Keys of samples that have one of the URLs, by shard. They are kept, since their JSON may be gone later."""
     rows = {}
     for name, url in shards.items():
         try:
-            rows[name] = tars.find(url, removed, name, scratch) - removed.keys
+            rows[name] = tars.find(url, removed, name, scratch, *keyed) - removed.keys
         except (OSError, ValueError) as error:
             outcome.unread[name] = str(error)
     return rows

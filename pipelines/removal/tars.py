@@ -26,10 +26,10 @@ def is_tar(url: str) -> bool:
     return patterns.TAR_SUFFIX.search(url) is not None
 
 
-def find(url: str, removed: Removals, name: str, scratch: str) -> set[str]:
-    """The keys of a shard that are removed, by themselves or by the URL in their JSON. OSError, ValueError as of
-    `source.open_shard`."""
-    with parallel.open_shard(url, scratch) as shard:
+def find(url: str, removed: Removals, name: str, scratch: str, every_key: bool = False, key: str = "") -> set[str]:
+    """The keys of a shard that are removed, by themselves or by the URL in their JSON. The last arguments, OSError and
+    ValueError are those of `source.open_shard`."""
+    with parallel.open_shard(url, scratch, every_key, key) as shard:
         shard.withhold(removed, name)
         return {sample.key for sample in shard.samples if shard.is_removed(sample)}
 

@@ -9,6 +9,7 @@ from typing import Any
 from ... import recipe
 from ...infra import configuration, ledger, removals, storage
 from ...pipelines import plan, shard_names, source
+from ...pipelines.sensors import parallel
 from ...tokenize import table_file
 from .root import FAMILIES, gather
 from .view import Inspection
@@ -27,10 +28,22 @@ def shards_of(root: str) -> dict[str, str]:
     there. None of the recipe's code is run."""
     known = {name: one.url for name, one in shard_names.read(root).items()}
     try:
-        data = configuration.parse_yaml(storage.read_bytes(storage.join(root, "recipe.yaml")))
-        return known | plan.list_shards(recipe.parse(data, "recipe.yaml", trusted=False).samples, root).urls
+        return known | plan.list_shards(_recipe(root).samples, root).urls
     except (OSError, ValueError):
         return known
+
+
+def keys_of(root: str) -> tuple[bool, str]:
+    """Which keys the samples of a root have, as `Recipe.keys` says; those of photos if it has no recipe."""
+    try:
+        return _recipe(root).keys
+    except (OSError, ValueError):
+        return False, ""
+
+
+def _recipe(root: str) -> recipe.Recipe:
+    data = configuration.parse_yaml(storage.read_bytes(storage.join(root, "recipe.yaml")))
+    return recipe.parse(data, "recipe.yaml", trusted=False)
 
 
 def inspect_key(path: str, root: str, key: str) -> Inspection:
@@ -84,7 +97,7 @@ def _place(root: str, shard: str, row: int, key: str, url: str | None) -> dict[s
     if url is None:
         return place | {"note": "where its source is, is not known: the root has no recipe that names it"}
     try:
-        with source.open_shard(url, source.scratch_folder()) as opened:
+        with parallel.open_shard(url, source.scratch_folder(), *keys_of(root)) as opened:
             opened.withhold(removals.read(root), shard)
             return place | _in_source(opened, key)
     except (OSError, ValueError) as error:

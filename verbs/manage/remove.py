@@ -30,13 +30,13 @@ def main(args: argparse.Namespace) -> int:
     from ...infra import storage
     from ...pipelines import source
     from ...pipelines.removal import removal
-    from ...report.inspect.provenance import shards_of
+    from ...report.inspect.provenance import keys_of, shards_of
 
     root = storage.absolute(args.root).rstrip("/")
     if not storage.list_names(root):
         raise ValueError(f"{args.root}: there is no root of this name")
     keys, urls = _lines(args.keys), _lines(args.urls)
-    outcome = removal.run(root, keys, urls, shards_of(root), source.scratch_folder())
+    outcome = removal.run(root, keys, urls, shards_of(root), source.scratch_folder(), keys_of(root))
     for line in (*said(root, outcome), *_kept_by_machines(root)):
         print(line)
     return 1 if outcome.problems or outcome.unread else 0

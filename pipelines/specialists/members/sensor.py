@@ -53,12 +53,13 @@ class FromSensor(Specialist):
 
     def __call__(self, items: Sequence[Item]) -> list[np.ndarray | Reject]:
         """The label of each item, or a Reject that says what is wrong with its member."""
-        return [self._label(item) for item in items]
+        beside = self.reading.beside
+        return [self._label(item, beside) for item in items]
 
-    def _label(self, item: Item) -> np.ndarray | Reject:
+    def _label(self, item: Item, files: Mapping[str, Reading]) -> np.ndarray | Reject:
         try:
             found = readers.read(item.raw[self.reading.name], self.reading, self.unit)
-            beside = {what: readers.read(item.raw[one.name], one) for what, one in self.reading.beside.items()}
+            beside = {what: readers.read(item.raw[one.name], one) for what, one in files.items()}
             if not self.of_weights:
                 return values.label(found, self.reading, beside)
             weights = values.weighed(found, self.reading, beside)[1]

@@ -24,6 +24,7 @@ from fourmill.infra import storage
 from fourmill.infra.configuration import RecipeError
 from fourmill.pipelines import patterns, source
 from fourmill.pipelines.reject import Reject
+from fourmill.pipelines.removal import removal
 from fourmill.pipelines.sensors import parallel, places, readers, rows
 from fourmill.project import Project
 from fourmill.sensors import Reading
@@ -255,3 +256,12 @@ def test_photos_and_their_captions(tmp_path: Path) -> None:
     )
     (record,) = data.make(one, {"labels/color_palette": data.outputs(one, tokens=False)["labels/color_palette"]})
     assert (record.rows, record.nulls) == (2, 0)
+
+
+def test_rows_are_removed_by_their_url(tmp_path: Path) -> None:
+    """And are called by their keys, whatever these are."""
+    urls = [f"https://sky.org/{i}" for i in range(3)]
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "url": urls, "x": [1, 2, 3]}), tmp_path / "t.parquet")
+    root = str(tmp_path / "root")
+    outcome = removal.run(root, [], urls[1:2], {"t": str(tmp_path / "t.parquet")}, str(tmp_path), (True, "id"))
+    assert outcome.found == {"t": {"b"}} and not outcome.unread

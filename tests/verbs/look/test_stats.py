@@ -76,7 +76,7 @@ def test_others_say_what_is_known(planted: Path) -> None:
         "is constant in 00003"
     )
     _, out, _ = runs.command("check", str(planted), "--json")
-    assert sum("fourmill stats" in one["what"] for one in json.loads(out)["findings"]) == 2
+    assert sum("to look at" in one["what"] for one in json.loads(out)["findings"]) == 2
     assert "constant in 00003" in (planted / "stats.html").read_text()
 
 
