@@ -28,6 +28,7 @@ from typing import Any, BinaryIO, Protocol, cast
 
 from ..infra import ledger, removals, storage
 from ..infra import scratch as scratch_folders
+from ..infra.explain import nearest
 from ..infra.secrets import public
 from . import members, patterns, tar
 from .grouping import Index, SourceSample
@@ -244,7 +245,8 @@ class Shard:
         self._check_not_removed(sample)
         member = sample.members.get(name) or sample.others.get(name)
         if member is None:
-            raise Reject(f"{name}: there is none")
+            lacks = f"no such column{nearest(name, sample.others)}" if self.is_table else "none"
+            raise Reject(f"{name}: there is {lacks}")
         if member.size > members.MAX_BYTES:
             raise Reject(f"{name}: {member.size} bytes, expected at most {members.MAX_BYTES}")
         return self.read(sample, name)

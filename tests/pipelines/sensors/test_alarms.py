@@ -1,4 +1,4 @@
-"""What is odd about a shard's values is in its records, and said by whoever looks at the root."""
+"""What is odd about a shard's values is in its records, and said to those who look at the root."""
 
 from __future__ import annotations
 

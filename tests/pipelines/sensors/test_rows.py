@@ -67,6 +67,7 @@ def test_a_row_is_a_sample_and_a_column_a_member(tmp_path: Path) -> None:
         assert shard.info(shard.samples[1])["TYPE"] == "EXP" and "spectrum" not in shard.info(shard.samples[1])
         assert json.loads(shard.member_bytes(shard.samples[0], "image.band")) == galaxies.BANDS
         assert reason(shard, "spectrum.flux", 3) == "spectrum.flux: there is none"
+        assert reason(shard, "spectrum.flx") == "spectrum.flx: there is no such column; did you mean 'spectrum.flux'?"
         assert shard.ignored["image.ivar"] == 6 and "Z" not in shard.ignored
     with opened(tmp_path / "000.parquet") as shard:
         assert [sample.key for sample in shard.samples][:2] == ["000-000000", "000-000001"]
