@@ -57,8 +57,11 @@ def _rendered(asked: Asked, processes: int) -> Arrays:
         last = first + count
         chunks += [(asked, clutter, i, min(i + CHUNK, last)) for i in range(first, last, CHUNK)]
         first = last
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        parts = list(pool.map(_chunk, chunks))
+    if processes == 1:  # another one would import all that this one has
+        parts = [_chunk(chunk) for chunk in chunks]
+    else:
+        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+            parts = list(pool.map(_chunk, chunks))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -19,6 +19,7 @@ from fourmill.train.pretrain.window import Window
 
 from . import training
 from .counted.operations import counting
+from .processes import forked
 
 SHARDED: dict[str, Any] = {
     "parallel": "fsdp", "accumulate": 2, "clip_norm": 0.5, "ema": 0.5, "activation_checkpointing": True,
@@ -26,8 +27,9 @@ SHARDED: dict[str, Any] = {
 
 
 def spawn(work: Callable[..., None], world: int, folder: Path) -> None:
-    """`work(rank, world, folder)` on each rank of a gloo group."""
-    mp.spawn(_rank, (work, world, str(folder)), nprocs=world)
+    """`work(rank, world, folder)` on each rank of a gloo group, which are forked from a process that knows it."""
+    forked.prepare(work.__module__)
+    mp.start_processes(_rank, (work, world, str(folder)), nprocs=world, start_method="forkserver")
 
 
 def _rank(rank: int, work: Callable[..., None], world: int, folder: str) -> None:

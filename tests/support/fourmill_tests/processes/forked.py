@@ -9,15 +9,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 IMPORTED = ["cv2", "fourmill.project", "fourmill.train.pretrain.pretrain", "transformers"]
 
 
+def prepare(*modules: str) -> ForkServerContext:
+    """The way to start processes that are forked from one; the first call of all says what that imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*IMPORTED, *modules])
+    return context
+
+
 def script(path: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """`python PATH ARGUMENTS` in the folder /, with this environment."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED)
+    context = prepare()
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         process = context.Process(target=_run, args=(path, arguments, dict(environment), out, err))
