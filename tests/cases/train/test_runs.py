@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fourmill_tests import interrupts, runs, training
+from fourmill_tests import runs, training
 from fourmill_tests.cases import require
+from fourmill_tests.processes.forked import Command
 from fourmill_tests.small import SmallRoot, copied
 
 from fourmill import recipe as recipes
@@ -79,10 +79,7 @@ def test_ctrl_c_before_a_checkpoint_says_what_is_so(ray_cluster: str, copy: Path
     """ "run the same command again to go on from here": there is something to go on from, or it is not said."""
     changes = ("train.steps=20000", "train.checkpoint_every=20000", "train.validate_every=20000", "train.log_every=1")
     arguments = ["train", str(copy), *(part for change in changes for part in ("--set", change))]
-    process = subprocess.Popen(
-        [*interrupts.COMMAND, *arguments], env=os.environ | {"RAY_ADDRESS": ray_cluster},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+    process = Command(arguments, os.environ | {"RAY_ADDRESS": ray_cluster})
     run = copy.parent / "small/out/runs/4m"
     runs.until(process, "*/metrics.jsonl", run)  # a step is done
     process.send_signal(signal.SIGINT)

@@ -12,14 +12,6 @@ from typing import Any
 
 from . import runs
 
-# The command line as a process that a SIGINT interrupts, also where its parent has the signal ignored.
-COMMAND = (
-    sys.executable,
-    "-c",
-    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from fourmill import cli; sys.exit(cli.main())",
-)
-
 
 def interrupted(
     arguments: Sequence[str], when: Callable[[], bool], timeout: float = 240.0, again: float | None = None

@@ -7,8 +7,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ import yaml
 from fourmill import cli
 
 from . import data
+from .processes.forked import Command
 
 # Edges take time, so that a stage has a middle in which it can be killed.
 SLOW_EDGES = {"specialist": "fourmill_tests.specialists:Slow", "seconds": 0.03}
@@ -74,10 +73,7 @@ def whole(folder: Path) -> Run:
 def kill_when(pattern: str, root: Path, arguments: Sequence[str], address: str | None, timeout: float = 400) -> None:
     """Start `fourmill ARGUMENTS` and kill -9 it as soon as a file matches the pattern below the root."""
     environment = os.environ | ({"RAY_ADDRESS": address} if address else {})
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fourmill.cli", *arguments],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+    process = Command(arguments, environment)
     children: list[int] = []
     try:
         until(process, pattern, root, timeout)
@@ -89,7 +85,7 @@ def kill_when(pattern: str, root: Path, arguments: Sequence[str], address: str |
     assert process.returncode == -signal.SIGKILL
 
 
-def until(process: subprocess.Popen[str], pattern: str, root: Path, timeout: float = 400) -> None:
+def until(process: Command, pattern: str, root: Path, timeout: float = 400) -> None:
     """Wait until a file that is not empty matches the pattern below the root."""
     end = time.monotonic() + timeout
     while not any(map(_size, root.glob(pattern))):
@@ -126,12 +122,10 @@ def end_all(pids: Sequence[int]) -> None:
 
 def finish(arguments: Sequence[str], address: str) -> str:
     """The same command, uninterrupted; returns what it said."""
-    done = subprocess.run(
-        [sys.executable, "-m", "fourmill.cli", *arguments],
-        env=os.environ | {"RAY_ADDRESS": address}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    process = Command(arguments, os.environ | {"RAY_ADDRESS": address})
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    return said
 
 
 def losses(root: Path, run: str = "4m") -> list[dict[str, Any]]:
