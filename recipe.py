@@ -59,6 +59,7 @@ class Recipe(Section):
 
     root: str
     samples: Annotated[Samples, BeforeValidator(lambda v: {"train": v} if isinstance(v, str | list) else v)]
+    licence: str = ""  # of the images, as the user knows it: runs and exports inherit it
     seed: int = 0
     convention: Literal["ml4m"] | None = None  # tokens, metadata and model as published 4M models have them
     download: Download | None = None  # a table of URLs, of which the shards are made

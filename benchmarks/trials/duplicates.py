@@ -1,19 +1,27 @@
 """Planted duplicates: how many of each kind are found, and how many of the images that are none are said to be some.
 
-    python benchmarks/trials/duplicates.py [--images 2000] [--kinds scenes textures photos] [--seed 1]
+    python benchmarks/trials/duplicates.py [--images 2000] [--kinds scenes textures photos] [--seed 1] [--least 0.965]
+    python benchmarks/trials/duplicates.py --growth 1000000 [--in-bucket 100000]
 
 Distinct images of a kind (rendered scenes, procedural textures, parts of photos that do not overlap) come first; then
 copies of a tenth of them for each change: a crop that keeps 80 % of the area, with the image's aspect or another, JPEG
 of quality 50, half the size, mirrored. A copy is found if its nearest earlier image is the one that it was made of;
 others are distinct images that are said to be copies.
+
+With `--growth` there are no images: so many random vectors, every tenth of them nearly an earlier one, are compared as
+embeddings are. Printed are the seconds of the processor, the most memory that is the process's own (pages of files,
+which the system takes back when it needs them, are not), bytes on disk, and how many of the planted ones were found.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -21,7 +29,7 @@ import numpy as np
 import xxhash
 
 from fourmill.infra import scratch
-from fourmill.pipelines.curation.duplicates import join, pictures
+from fourmill.pipelines.curation.duplicates import join, neighbours, pictures
 from fourmill.pipelines.scenes import draw
 from fourmill.pipelines.scenes.render import render
 
@@ -109,14 +117,70 @@ def matches(images: list[np.ndarray], least: float) -> dict[int, join.Match]:
     return found
 
 
+def grow(count: int, seed: int) -> str:
+    """A row of the table: what it costs to find copies among so many vectors."""
+    draw, dim = np.random.default_rng(seed), 35
+    with scratch.folder() as name, own_memory() as most:
+        values = np.memmap(Path(name, "values"), np.float16, "w+", shape=(count, dim))
+        for first in range(0, count, 100_000):  # a copy stands 5 places after what it is nearly
+            part = draw.normal(size=(min(100_000, count - first), dim)).astype(np.float32)
+            part[9::10] = part[4::10][: len(part[9::10])] + 0.05 * part[9::10]
+            values[first : first + len(part)] = part
+        copies, others, start = 0, 0, _cpu()
+        (folder := Path(name, "compared")).mkdir()
+        for number, match in join.found(
+            values, np.arange(1, count + 1, dtype=np.uint64), join.Method("clip_global", 0.97), folder
+        ):
+            copies += number % 10 == 9 and match.earlier == number - 5
+            others += number % 10 != 9
+        size = sum(one.stat().st_size for one in Path(name).rglob("*") if one.is_file())
+    planted = len(range(9, count, 10))
+    return (
+        f"| {count:,} | {_cpu() - start:,.0f} | {most[0]:,.0f} | {size / 2**30:.1f} | {copies:,} of {planted:,} | "
+        f"{others:,} |"
+    )
+
+
+@contextmanager
+def own_memory() -> Iterator[list[float]]:
+    """The most MiB that this process has had of its own, looked at again and again until the end of the block."""
+    most, end = [0.0], threading.Event()
+
+    def look() -> None:
+        while not end.wait(0.1):
+            of = Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()
+            most[0] = max(most[0], int(of[0]) / 2**10)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield most
+    finally:
+        end.set()
+        thread.join()
+
+
+def _cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2000, help="distinct images of a kind, or as many as there are")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--least", type=float, default=0.965, help="likeness from which images are one")
+    parser.add_argument("--growth", type=int, metavar="N", help="compare so many random vectors instead")
+    parser.add_argument("--in-bucket", type=int, help="vectors of a bucket, on average (default: as a stage has them)")
     args = parser.parse_args(arguments)
+    if args.in_bucket:
+        neighbours.IN_BUCKET = neighbours.ALL_WITH_ALL = args.in_bucket
     state(__file__, arguments)
+    if args.growth:
+        print("| vectors | CPU seconds | MiB | GiB on disk | found | others |\n|---|---|---|---|---|---|")
+        print(grow(args.growth, args.seed))
+        return
     print(f"| kind | distinct images | {' | '.join(f'found, {name}' for name in CHANGES)} | others | seconds |")
     print(f"|---|---|{'---|' * len(CHANGES)}---|---|")
     for kind in args.kinds:

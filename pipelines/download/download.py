@@ -17,6 +17,7 @@ from ... import __version__
 from ...infra import ledger, storage
 from ...infra.index import listing
 from ...infra.secrets import public
+from .. import archive
 from ..engine import driver
 from ..engine.settings import Engine
 from . import failures, slice_files, table
@@ -76,7 +77,8 @@ def known(settings: Download) -> Sliced | None:
     Raises:
         ValueError: the folder holds something else, or shards of another table or of other options.
     """
-    record = _record(settings)
+    # Slices of a table of lines are written before the record.
+    record = archive.record_of(settings.out, RECORD, "download.out", {table.FOLDER})
     if record is None:
         return None
     stated, asked = record["options"], _asked(settings)
@@ -99,24 +101,6 @@ def known(settings: Download) -> Sliced | None:
         url = files[file] if file >= 0 else table.place(settings.out, number)
         sliced.slices.append(Slice(number, url, first, rows))
     return sliced
-
-
-def _record(settings: Download) -> dict[str, Any] | None:
-    out = settings.out
-    if storage.is_local(out) and storage.local_path(out).is_file():
-        raise ValueError(f"download.out: {out} is a file, expected a folder, which may be new")
-    try:
-        record: dict[str, Any] = json.loads(storage.read_bytes(storage.join(out, RECORD)))
-        return record
-    except FileNotFoundError:
-        # Slices of a table of lines are written before the record.
-        if others := [name for name in storage.list_names(out) if name != table.FOLDER]:
-            raise ValueError(
-                f"download.out: {out} holds other files ({', '.join(others[:3])}); choose a new folder"
-            ) from None
-    except ValueError as error:
-        raise ValueError(f"{storage.join(out, RECORD)} is damaged ({error}); choose a new folder") from None
-    return None
 
 
 def _asked(settings: Download) -> dict[str, Any]:

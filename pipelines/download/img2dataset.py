@@ -12,9 +12,7 @@ import re
 import shutil
 import subprocess
 import tarfile
-import threading
-from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...infra import scratch
-from . import failures, manners, pictures
+from . import failures, manners
 from .addresses import Addresses
 from .connections import Connections, parsed
 from .failures import Failure
 from .fetcher import Ask, Done, Row
 from .gate import STATUS, Gate
+from .loop import Looped
 from .settings import Download
 
 VERSION = "1.47.0"
@@ -67,7 +66,7 @@ def kind_of(said: str) -> str:
     return f"http-{status[1]}" if status else failures.OTHER
 
 
-class Img2dataset:
+class Img2dataset(Looped):
     """Args: as of `OwnFetcher`. tool: the command that runs the program with its versions."""
 
     def __init__(
@@ -76,16 +75,11 @@ class Img2dataset:
     ) -> None:  # fmt: skip
         if tool is TOOL:
             check_tool()
-        self._settings, self._max_pixels, self._tool, self._program = settings, max_pixels, tool, program
-        self._user_agent = user_agent
-        self._decoders = ThreadPoolExecutor(threads, "decode")
-        self._resolvers = ThreadPoolExecutor(settings.connections, "lookup")
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="gate", daemon=True)
-        self._thread.start()
+        super().__init__(settings, max_pixels, user_agent, threads, "gate")
+        self._tool, self._program = tool, program
         self._addresses = Addresses(settings.allow, self._resolvers)
         self._gate = Gate(settings, self._addresses, ask, user_agent)
-        self._port = self._call(self._set_up())
+        self._port = self._call(self._set_up()).result()
 
     def fetch(self, rows: Sequence[Row], done: Done) -> None:
         left = list(rows)
@@ -101,21 +95,9 @@ class Img2dataset:
             if not left:
                 return
 
-    def close(self) -> None:
-        self._call(self._tear_down())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        for pool in (self._decoders, self._resolvers):
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
     async def _set_up(self) -> int:
         self._connections = Connections(self._addresses, self._settings.connections, self._user_agent)
-        self._robots = manners.Robots(
-            self._connections, self._settings.timeout, self._user_agent.partition("/")[0].strip().lower()
-        )
+        self._robots = manners.Robots(self._connections, self._settings.timeout, self._agent)
         return await self._gate.start()
 
     async def _tear_down(self) -> None:
@@ -140,7 +122,7 @@ class Img2dataset:
 
     def _fetch(self, rows: Sequence[Row], done: Done) -> list[tuple[Row, Failure]]:
         """One attempt: pictures are done, failures are returned."""
-        checked = list(zip(rows, self._call(self._may_fetch(rows)), strict=True))
+        checked = list(zip(rows, self._call(self._may_fetch(rows)).result(), strict=True))
         failed = [(row, failure) for row, failure in checked if failure]
         good = [row for row, failure in checked if not failure]
         if not good:
@@ -161,17 +143,6 @@ class Img2dataset:
                         if failure := self._keep(row_of[key], content.read(), done):
                             failed.append((row_of[key], failure))
         return failed
-
-    def _keep(self, row: Row, data: bytes, done: Done) -> Failure | None:
-        settings = self._settings
-        try:
-            if len(data) > settings.max_mib * 2**20:
-                raise Failure(failures.TOO_LARGE, f"{len(data):,} bytes")
-            picture = pictures.make(data, settings.size, settings.min_size, settings.quality, self._max_pixels, row.sha)
-        except Failure as failure:
-            return failure
-        done(row.index, picture)
-        return None
 
     def _run(self, rows: Sequence[Row], folder: str) -> Path:
         """Where it has put its files. ValueError if it did not end, or ended with an error."""

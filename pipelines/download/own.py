@@ -9,20 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
-from . import connections, failures, manners, pictures
+from . import connections, failures, manners
 from .addresses import Addresses
 from .connections import Budget, Connections, Share, parsed
 from .failures import Failure
 from .fetcher import Ask, Done, Row
+from .loop import Looped
 from .settings import Download
 
 LOOKED_AT = 512  # hosts at one time
@@ -60,46 +60,28 @@ class _Item:
     waits: int = 0
 
 
-class OwnFetcher:
-    """Args: max_pixels: of an image. ask: for permits. threads: that decode. user_agent: what servers are sent."""
+class OwnFetcher(Looped):
+    """Args: as of `Looped`. ask: for permits. lookup: of names, see `Addresses`."""
 
     def __init__(
         self, settings: Download, max_pixels: int, ask: Ask, user_agent: str, threads: int = 2, **lookup: Any
     ) -> None:
-        self._settings, self._max_pixels, self._ask, self._user_agent = settings, max_pixels, ask, user_agent
-        self._lookup = lookup
-        self._decoders = ThreadPoolExecutor(threads, "decode")
-        self._resolvers = ThreadPoolExecutor(settings.connections, "lookup")
+        super().__init__(settings, max_pixels, user_agent, threads, "fetch")
+        self._ask, self._lookup = ask, lookup
         self._asking = ThreadPoolExecutor(1, "permits")
-        self._loop = asyncio.new_event_loop()
         self._pending: OrderedDict[str, deque[_Item]] = OrderedDict()  # by host; who has waited longest comes first
         self._held: Counter[str] = Counter()  # permits in use
         self._paused: dict[str, float] = {}  # host -> when it may be asked again
         self._news: dict[str, float] = {}  # pauses that the limiter does not know
         self._active = 0  # URLs that are fetched or decoded
-        self._thread = threading.Thread(target=self._run, name="fetch", daemon=True)
-        started = threading.Event()
-        self._loop.call_soon(started.set)
-        self._thread.start()
-        started.wait()
         self._call(self._set_up()).result()
 
     def fetch(self, rows: Sequence[Row], done: Done) -> None:
         self._call(self._add(_Batch(done, len(rows)), rows)).result().result()
 
     def close(self) -> None:
-        self._call(self._tear_down()).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        for pool in (self._decoders, self._resolvers, self._asking):
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
-
-    def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        super().close()
+        self._asking.shutdown(wait=False, cancel_futures=True)
 
     # All that follows runs in the loop.
 
@@ -109,7 +91,6 @@ class OwnFetcher:
         self._budget = Budget(int(settings.buffer_mib * _MIB))
         addresses = Addresses(settings.allow, self._resolvers, **self._lookup)
         self._connections = Connections(addresses, settings.connections, self._user_agent)
-        self._agent = self._user_agent.partition("/")[0].strip().lower()
         self._robots = manners.Robots(self._connections, settings.timeout, self._agent)
         self._scheduler = self._loop.create_task(self._schedule())
 
@@ -247,7 +228,7 @@ class OwnFetcher:
                 self._follow(item, got)
                 return
             batch.tasks.discard(cast("asyncio.Task[None]", task))  # a thread cannot be cancelled
-            failure = await self._loop.run_in_executor(self._decoders, self._keep, item, got)
+            failure = await self._loop.run_in_executor(self._decoders, self._keep, item.row, got, batch.done)
             if failure:
                 self._fail(batch, item.row, failure)
             else:
@@ -262,18 +243,6 @@ class OwnFetcher:
             self._break(batch, error)
         finally:
             await share.give_back()
-
-    def _keep(self, item: _Item, data: bytes) -> Failure | None:
-        """Decode, in a thread; what fails by the image itself is returned."""
-        settings = self._settings
-        try:
-            picture = pictures.make(
-                data, settings.size, settings.min_size, settings.quality, self._max_pixels, item.row.sha
-            )
-        except Failure as failure:
-            return failure
-        item.batch.done(item.row.index, picture)
-        return None
 
     async def _request(self, item: _Item, share: Share) -> bytes | str:
         """The bytes that came, or where the URL leads instead. Failure if neither."""

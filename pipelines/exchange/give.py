@@ -7,22 +7,21 @@ a row group at a time; a file takes its name when it is whole.
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...infra import ledger, scratch, storage
+from ...infra import ledger, storage
 from ...infra.ledger import Record
 from ...modalities import MODALITIES, Kind
 from ...tokenize import labels
 from ...tokenize.store import Column, ColumnReader, ColumnSpec
+from .. import archive
 from . import arrays, layout
 from .bring import CROP_SETTINGS
 
@@ -145,21 +144,8 @@ def _writer(place: str, is_tar: bool) -> Iterator[Callable[[str, bytes], None]]:
 
         yield put
         return
-    with ExitStack() as stack:
-        if storage.is_local(place):
-            path = stack.enter_context(storage.replaced(storage.local_path(place)))
-        else:
-            path = Path(stack.enter_context(scratch.folder()), "shard.tar")
-        with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
-
-            def add(name: str, content: bytes) -> None:
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-
-            yield add
-        if not storage.is_local(place):
-            storage.put(place, path.read_bytes())
+    with archive.whole(place) as path, tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        yield lambda name, content: archive.add(tar, name, content)
 
 
 def ids(dtype: str, crops: int) -> Member:

@@ -51,6 +51,7 @@ TABLES = sorted(path.stem for path in (FOLDER / "counted").glob("*.py"))
 SCRIPTS = ["counts", "gpu", *(script for script, *_ in (*RUNS, *ON_RAY, *INTO_A_FOLDER))]  # of gpu: test_gpu.py
 # Comparisons behind docs/decisions.md, what needs a finished root, and what takes minutes: run by hand.
 BY_HAND = {
+    "trials/download_chaos",
     "ray_data", "shards", "servers/proxy", "servers/s3", "trials/beside", "trials/chaos", "trials/damages",
     "trials/nodes", "trials/recompute",
 }  # fmt: skip

@@ -39,16 +39,18 @@ def make(project: Project, checkpoint: int | None = None) -> Summary:
         checkpoint: the step of the one to go on from; the newest if None.
     """
     start, job = time.monotonic(), project.train_job
-    summary, output = Summary("train"), project.run_output
+    summary, output, inherited = Summary("train"), project.run_output, list[str]()
     record = project.run_record()
     if checkpoint is not None:
         summary.notes += _gone_back(job, checkpoint, record is not None)
     if record is None:
+        from ...runs import licences
         from ...train.pretrain import pretrain
 
         project.check_training()
         stage.prepare_root(project)
         stage.keep_selection(project)
+        licences.keep(job, project.recipe)
         try:
             pretrain.run(job)
         except KeyboardInterrupt as interrupt:
@@ -59,6 +61,8 @@ def make(project: Project, checkpoint: int | None = None) -> Summary:
         summary.made = int(record is not None)
         if record is None:
             summary.missing.setdefault(output, "the workers ended without a model")
+        else:
+            inherited = licences.keep(job, project.recipe, of_model=True)
     else:
         summary.existed = 1
     if record is not None:
@@ -66,7 +70,7 @@ def make(project: Project, checkpoint: int | None = None) -> Summary:
         losses = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("loss", "val_loss") if name in metrics)
         trained = record.identity
         summary.notes.append(f"{trained['steps']} steps, {trained['parameters']:,} parameters: {losses}")
-        summary.notes += [job.folder, *trained.get("notes", [])]
+        summary.notes += [job.folder, *trained.get("notes", []), *inherited]
     if shards := project.unseen_shards():
         summary.notes.append(
             f"{len(shards)} shards came after this run began, which goes on without them; `fourmill status` says more, "

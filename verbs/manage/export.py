@@ -9,6 +9,7 @@ HELP = "write a root's tokens and labels for other programs: Lance, Hugging Face
 EXAMPLES = (
     "fourmill export out --to hf --out for-the-hub",
     "fourmill export out --to lance --out tokens --columns tok_rgb,caption,labels/depth",
+    "fourmill export out --to hf --out curated --select 'aesthetic > 5 and not duplicate'",
     "fourmill export s3://bucket/out --to webdataset --out s3://bucket/tars --licence CC-BY-4.0",
     "fourmill export out --to ml4m --out for-ml-4m --modalities tok_rgb,tok_depth,caption",
 )
@@ -24,14 +25,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--columns", default=None, metavar="NAMES", help=text)
     text = "the licence of the images, for the card (default: what the JSON of the samples states)"
     parser.add_argument("--licence", default="", metavar="NAME", help=text)
+    text = "export samples of these alone: an expression, in place of the recipe's train.select; implies --selected"
+    parser.add_argument("--select", default=None, metavar="EXPRESSION", help=text)
+    text = (
+        "of training shards export what train.select selects, and no column `selected` (default: all, with the column)"
+    )
+    parser.add_argument("--selected", action="store_true", help=text)
     text = "with --to ml4m: these alone, with commas between them (default: all that ml-4m can read)"
     parser.add_argument("--modalities", default=None, metavar="NAMES", help=text)
 
 
 def main(args: argparse.Namespace) -> int:
     if args.to == ML4M:
-        if args.columns is not None or args.licence:
-            raise ValueError("--columns and --licence are of the other formats; --modalities chooses for ml-4m")
+        if args.columns is not None or args.licence or args.select is not None or args.selected:
+            raise ValueError(
+                "--columns, --licence, --select and --selected are of the other formats; --modalities chooses for ml-4m"
+            )
         return _for_ml4m(args)
     if args.modalities is not None:
         raise ValueError("--modalities is of --to ml4m; --columns chooses columns and labels")
@@ -43,13 +52,18 @@ def _as_tables(args: argparse.Namespace) -> int:
     from ..summary import Summary, show
 
     dest = args.out.rstrip("/")
-    asked = datasets.plan(args.root, args.to, args.columns, args.licence)
+    only = args.selected or args.select is not None
+    asked = datasets.plan(args.root, args.to, args.columns, args.licence, args.select, only)
     datasets.check_dest(dest, args.root)
     summary = Summary("export")
     for _, written in datasets.write(asked, dest):
         summary.made += not written.existed
         summary.existed += written.existed
         summary.samples += written.rows
+    if asked.selected is not None:
+        left, of = asked.selected.count
+        how = "are exported" if only else "are true in the column `selected`"
+        summary.notes.append(f"{left:,} of {of:,} training samples {how}: {asked.selected.text}")
     summary.notes += [f"left out: {one}" for one in asked.left_out]
     summary.notes += [f"to be known before use, {name}: {'; '.join(why)}" for name, why in asked.restrictions.items()]
     summary.notes.append(f"{summary.samples:,} samples; the card is {dest}/README.md")

@@ -13,7 +13,7 @@ import yaml
 from .... import __version__
 from ....modalities import LABELS, MODALITIES
 from ....report.doctor.licences import remark
-from .licences import Used, restricted
+from ...licences import Used, restricted
 from .rows import name_of
 
 README, CROISSANT = "README.md", "croissant.json"
@@ -48,7 +48,8 @@ class Card:
 
     to: the format. splits: name -> rows. outputs: those that are columns. types: of the columns, by name.
     used: what each output was made with. images: licence -> how many images state it. licence: of the images, as the
-    user says; "" if nobody does. left_out: what is not exported. made: a day, "2026-11-30".
+    user says; "" if nobody does. left_out: what is not exported. made: a day, "2026-11-30". selected: a sentence of
+    what was chosen, "" if nothing was.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Card:
     licence: str = ""
     left_out: Sequence[str] = ()
     made: str = ""
+    selected: str = ""
 
     @property
     def licences(self) -> list[str]:
@@ -97,6 +99,7 @@ def readme(card: Card) -> bytes:
     rows = ", ".join(f"{count:,} ({split})" for split, count in card.splits.items())
     lines = ["---", yaml.safe_dump(head, sort_keys=False).rstrip(), "---", "", f"# {_plain(card.name)}", ""]
     lines += [f"Samples: {rows}. Exported by fourmill {__version__} on {card.made}.", ""]
+    lines += [_plain(card.selected), ""] if card.selected else []
     if card.restrictions:
         lines += ["## To be known before use", ""]
         lines += [f"- `{name}`: {_plain('; '.join(why))}" for name, why in card.restrictions.items()]
@@ -193,6 +196,8 @@ def _records(card: Card, split: str) -> dict[str, Any]:
 def _data_type(kind: pa.DataType) -> str:
     while pa.types.is_list(kind):
         kind = kind.value_type
+    if pa.types.is_boolean(kind):
+        return "sc:Boolean"
     if pa.types.is_integer(kind):
         return "sc:Integer"
     return "sc:Float" if pa.types.is_floating(kind) else "sc:Text"

@@ -15,18 +15,19 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from .... import recipe as recipes
-from ....infra import configuration, ledger, removals, side_files, storage
+from ....infra import ledger, removals, side_files, storage
 from ....infra.fingerprint import fingerprint
 from ....infra.index import index
-from ....infra.ledger import SAMPLES, Record
+from ....infra.ledger import SAMPLES, Entry, Record
 from ....infra.progress import Progress
 from ....pipelines import plan as plans
 from ....pipelines import source
 from ....recipe import Recipe
+from ... import licences
 from .. import destination
-from . import card, licences, rows, writers
+from . import card, rows, selected, writers
 from .card import CROISSANT, README, Card
+from .selected import COLUMN, Selected
 from .writers import Writer
 
 DONE = ".fourmill"
@@ -41,7 +42,8 @@ class Plan:
 
     splits: name -> its shards. outputs: names, "tokens/tok_rgb". recipe: of the root, None if it cannot be read.
     urls: of the source shards. left_out: what is not exported, and why. licence: of the images, as the user says.
-    restrictions: what has to be known before use, by column; known when all is written.
+    restrictions: what has to be known before use, by column; known when all is written. entries: of the records, by
+    (output, shard). selected: by `train.select` of the recipe, or by another expression.
     """
 
     root: str
@@ -53,6 +55,13 @@ class Plan:
     left_out: list[str] = field(default_factory=list)
     licence: str = ""
     restrictions: dict[str, list[str]] = field(default_factory=dict)
+    entries: Mapping[tuple[str, str], Entry] = field(default_factory=dict)
+    selected: Selected | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """What an export of other columns differs in."""
+        return [*self.outputs, *([COLUMN] if self.selected is not None and not self.selected.only else [])]
 
 
 @dataclass(frozen=True)
@@ -64,12 +73,16 @@ class Written:
     existed: bool
 
 
-def plan(root: str, to: str, columns: str | None = None, licence: str = "") -> Plan:
+def plan(
+    root: str, to: str, columns: str | None = None, licence: str = "", select: str | None = None, only: bool = False
+) -> Plan:
     """Look at a root. ValueError if there is nothing to export. None of the code that its recipe asks for is run.
 
     Args:
         columns: names of outputs with commas between them, "tok_rgb,labels/depth"; all columns of tokens if None.
-        licence: of the images, as the user says.
+        licence: of the images, as the user says; the recipe's if empty.
+        select: an expression in place of the recipe's `train.select`.
+        only: export what it selects, and nothing else of the training shards.
     """
     root = storage.absolute(root).rstrip("/")
     there = [one for one in ledger.outputs(root) if one != SAMPLES]
@@ -86,10 +99,25 @@ def plan(root: str, to: str, columns: str | None = None, licence: str = "") -> P
         left_out.append(f"{len(lacking)} shards lack one of the outputs ({', '.join(lacking[:3])}, ...)")
     if not whole:
         raise ValueError(f"{root}: no shard has all of {', '.join(outputs)}; choose some with --columns")
-    recipe, why = _recipe(root)
+    recipe, why = licences.recipe_of(root)
     left_out += [why] if why else []
     splits, urls = _splits(root, recipe, whole)
-    return Plan(root, to, splits, outputs, recipe, urls, left_out, licence)
+    licence = licence or (recipe.licence if recipe is not None else "")
+    asked = Plan(root, to, splits, outputs, recipe, urls, left_out, licence, entries=entries)
+    of_training = {name: entries[outputs[0], name] for name in splits.get("train", ())}
+    text = recipe.train.select if recipe is not None and select is None else select
+    if text is not None:
+        labels = [one.removeprefix("labels/") for one in there if one.startswith("labels/")]
+        try:
+            asked.selected = selected.select(root, text, only, labels, of_training)
+        except ValueError as error:
+            if select is not None or only:
+                where = "train.select" if select is None else "--select"
+                raise ValueError(f"{where}: {str(error).removeprefix('train.select: ')}") from None
+            left_out.append(f"the column {COLUMN}: train.select: {str(error).removeprefix('train.select: ')}")
+    elif only:
+        raise ValueError("--selected: the root's recipe has no train.select; give an expression with --select")
+    return asked
 
 
 def _chosen(there: Sequence[str], columns: str | None) -> list[str]:
@@ -101,18 +129,6 @@ def _chosen(there: Sequence[str], columns: str | None) -> list[str]:
     if missing := [name for name in wanted if name not in known]:
         raise ValueError(f"--columns: there is no {', '.join(missing)}; there are {', '.join(there)}")
     return list(dict.fromkeys(known[name] for name in wanted))
-
-
-def _recipe(root: str) -> tuple[Recipe | None, str]:
-    """The recipe of a root, and why it is not read: its own code is not run."""
-    url = storage.join(root, "recipe.yaml")
-    try:
-        data = configuration.parse_yaml(storage.read_bytes(url))
-        if code := recipes.code_of(data):
-            return None, f"licences by the recipe, which asks for code of its own ({', '.join(code)}), which is not run"
-        return recipes.parse(data | {"root": root}, url, trusted=False), ""
-    except FileNotFoundError:
-        return None, "licences by the recipe, which is not there"
 
 
 def _splits(root: str, recipe: Recipe | None, whole: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
@@ -142,38 +158,49 @@ def write(asked: Plan, dest: str) -> Iterator[tuple[str, Written]]:
     _check_format(asked, dest)
     total: Counter[str] = Counter()
     images: Counter[str] = Counter()
-    first: dict[str, Record] = {}
+    first = ""
     types = pa.schema([])
     places = [(split, name) for split, of in asked.splits.items() for name in of]
     with Progress("export", len(places), "shards") as progress:
         for split, name in places:
             records = _records(asked, name)
-            first = first or records
-            types = types if len(types) else rows.schema([rows.Rows(asked.root, one) for one in records.values()])
+            first = first or name
+            types = types if len(types) else _schema(asked, records)
             written = _shard(asked, split, name, records, removed, writer, dest)
             total[split] += written.rows
             images.update(written.images)
             progress.update(1)
             yield name, written
     _drop_others(asked, dest, writer)
-    used = licences.used(asked.root, asked.recipe, first)
+    used = licences.used(asked.root, asked.recipe, {output: _record(asked, output, first) for output in asked.outputs})
     shown = Card(
         posixpath.basename(dest.rstrip("/")) or "fourmill", asked.to, dict(total), asked.outputs, types, used,
         dict(images.most_common()), asked.licence, asked.left_out, datetime.now(UTC).date().isoformat(),
+        asked.selected.sentence if asked.selected is not None else "",
     )  # fmt: skip
     asked.restrictions = shown.restrictions
     storage.put(storage.join(dest, README), card.readme(shown))
     storage.put(storage.join(dest, CROISSANT), card.croissant(shown, dest))
 
 
-def _records(asked: Plan, shard: str) -> dict[str, Record]:
-    records = {}
-    for output in asked.outputs:
-        record = ledger.read(asked.root, output, shard)
-        if record is None:
-            raise ValueError(f"{asked.root}: {output} of {shard} has no good record; {ledger.again(asked.root)}")
-        records[output] = record
-    return records
+def _records(asked: Plan, shard: str) -> dict[str, Record | Entry]:
+    """What is known of the outputs of a shard; records are read of those alone in which samples were taken down."""
+    entries = {output: asked.entries[output, shard] for output in asked.outputs}
+    return {
+        output: _record(asked, output, shard) if {removals.REASON, ledger.OTHER_REASONS} & set(entry.reasons) else entry
+        for output, entry in entries.items()
+    }
+
+
+def _record(asked: Plan, output: str, shard: str) -> Record:
+    record = ledger.read(asked.root, output, shard)
+    if record is None:
+        raise ValueError(f"{asked.root}: {output} of {shard} has no good record; {ledger.again(asked.root)}")
+    return record
+
+
+def _schema(asked: Plan, records: Mapping[str, Record | Entry]) -> pa.Schema:
+    return rows.schema([rows.Rows(asked.root, one) for one in records.values()], COLUMN in asked.columns)
 
 
 def _check_format(asked: Plan, dest: str) -> None:
@@ -182,23 +209,24 @@ def _check_format(asked: Plan, dest: str) -> None:
     before = side_files.read_object(url, ("to", "outputs"))
     if before is not None and before["to"] != asked.to:
         raise ValueError(f"--out {dest} holds an export as {before['to']}; name another folder")
-    if before is not None and asked.to == "lance" and before["outputs"] != asked.outputs:
+    if before is not None and asked.to == "lance" and before["outputs"] != asked.columns:
         raise ValueError(f"--out {dest} has other columns ({', '.join(before['outputs'])}); name another folder")
-    storage.put(url, json.dumps({"to": asked.to, "outputs": asked.outputs}).encode())
+    storage.put(url, json.dumps({"to": asked.to, "outputs": asked.columns}).encode())
 
 
 def _shard(
     asked: Plan,
     split: str,
     shard: str,
-    records: Mapping[str, Record],
+    records: Mapping[str, Record | Entry],
     removed: removals.Removals,
     writer: Writer,
     dest: str,
 ) -> Written:
     done = storage.join(dest, DONE, split, f"{shard}.json")
     out = sorted(removed.of_shard(shard))
-    mark = fingerprint(VERSION, asked.to, [[output, one.sha256] for output, one in records.items()], out)
+    chosen = [asked.selected.mark(shard)] if asked.selected is not None else []
+    mark = fingerprint(VERSION, asked.to, [[output, one.sha256] for output, one in records.items()], out, *chosen)
     before = side_files.read_object(done, ("mark", "rows", "images"))
     if before is not None and before["mark"] == mark and writer.has(split, shard, before):
         return Written(before["rows"], before["images"], True)
@@ -206,12 +234,11 @@ def _shard(
     keys: list[str] = []
 
     def noted() -> Iterator[pa.Table]:
-        for table in rows.tables(asked.root, shard, records, removed):
+        for table in rows.tables(asked.root, shard, records, removed, asked.selected):
             keys.extend(table.column("key").to_pylist())
             yield table
 
-    readers = [rows.Rows(asked.root, one) for one in records.values()]
-    kept = writer.write(split, shard, rows.schema(readers), noted())
+    kept = writer.write(split, shard, _schema(asked, records), noted())
     images = dict(_of_images(asked.urls.get(shard, ""), set(keys)))
     storage.put(done, json.dumps({"mark": mark, "rows": len(keys), "images": images, **kept}, indent=1).encode())
     return Written(len(keys), images, False)

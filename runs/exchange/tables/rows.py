@@ -23,12 +23,13 @@ import numpy as np
 import pyarrow as pa
 
 from ....infra import ledger
-from ....infra.ledger import Record
+from ....infra.ledger import Entry, Record
 from ....infra.removals import REASON, Removals
 from ....modalities import Kind, Storage
 from ....tokenize import labels
 from ....tokenize.sensors.pixels import pixels
 from ....tokenize.store import ColumnReader, ColumnSpec
+from .selected import COLUMN, Selected
 
 ROWS = labels.ROW_GROUP  # of a table: some hundred, since arrays are large
 OF_SHAPE = "_shape"
@@ -46,10 +47,10 @@ class Rows:
     """An output of one shard, read row by row in order; the group that a row lies in is kept.
 
     Args:
-        record: of the output. ValueError if its file is damaged.
+        record: of the output, or its entry. ValueError if its file is damaged.
     """
 
-    def __init__(self, root: str, record: Record) -> None:
+    def __init__(self, root: str, record: Record | Entry) -> None:
         self.output = record.output
         url = ledger.output_url(root, record.output, record.shard)
         self._column = ColumnReader(url, record.footer) if record.output.startswith("tokens/") else None
@@ -126,24 +127,34 @@ def _type(spec: ColumnSpec) -> pa.DataType:
     return one if spec.crops == 1 else pa.list_(one)
 
 
-def schema(readers: Sequence[Rows]) -> pa.Schema:
-    """Of all tables of a root: key and shard, then the outputs."""
+def schema(readers: Sequence[Rows], with_selected: bool = False) -> pa.Schema:
+    """Of all tables of a root: key and shard, whether the sample is selected if asked for, then the outputs."""
     fields = [pa.field("key", pa.string()), pa.field("shard", pa.string())]
+    fields += [pa.field(COLUMN, pa.bool_())] if with_selected else []
     return pa.schema([*fields, *(field for one in readers for field in one.fields)])
 
 
-def tables(root: str, shard: str, records: Mapping[str, Record], removed: Removals) -> Iterator[pa.Table]:
+def tables(
+    root: str, shard: str, records: Mapping[str, Record | Entry], removed: Removals, selected: Selected | None = None
+) -> Iterator[pa.Table]:
     """The rows of a shard, in its order, some hundred at a time.
 
     Args:
-        records: of its outputs, by name. removed: samples that are left out.
+        records: of its outputs, by name; whole ones, where samples were taken down. removed: samples that are left out.
+        selected: as of `train.select`.
 
     ValueError if a file is damaged, or keys of the outputs differ.
     """
     readers = [Rows(root, record) for record in records.values()]
-    known = schema(readers)
+    with_column = selected is not None and not selected.only
+    known = schema(readers, with_column)
+    chosen = None if selected is None else selected.rows(shard)
     out = removed.of_shard(shard) | {
-        reject["key"] for record in records.values() for reject in record.rejects if reject["reason"] == REASON
+        reject["key"]
+        for record in records.values()
+        if isinstance(record, Record)
+        for reject in record.rejects
+        if reject["reason"] == REASON
     }
     total = next(iter(records.values())).rows
     for start in range(0, total, ROWS):
@@ -153,8 +164,10 @@ def tables(root: str, shard: str, records: Mapping[str, Record], removed: Remova
             keys = {key for key, _ in values}
             if len(keys) > 1:
                 raise ValueError(f"{root}: row {row} of {shard} has other keys in other outputs; run `fourmill check`")
-            if (key := keys.pop()) in out:
+            if (key := keys.pop()) in out or (not with_column and chosen is not None and not chosen[row]):
                 continue
+            if with_column:
+                columns[COLUMN].append(None if chosen is None else bool(chosen[row]))
             columns["key"].append(key)
             columns["shard"].append(shard)
             for reader, (_, several) in zip(readers, values, strict=True):

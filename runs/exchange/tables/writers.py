@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ....infra import scratch, storage
+from ....infra import storage
+from ....pipelines import archive
 from ....tokenize.labels import encode_array
 from . import rows
+from .selected import COLUMN
 
 PNG = b"\x89PNG"
 
@@ -50,7 +51,7 @@ class Files(Writer):
 
     def write(self, split: str, shard: str, schema: pa.Schema, tables: Iterator[pa.Table]) -> dict[str, Any]:
         place = self.place(split, shard)
-        with _whole(place) as path:
+        with archive.whole(place) as path:
             self.fill(path, schema, tables)
         stat = storage.stat(place)
         return {"bytes": stat.size if stat else -1}
@@ -81,21 +82,20 @@ class Tar(Files):
     suffix = ".tar"
 
     def fill(self, path: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> None:
-        with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
             for table in tables:
                 for row in table.to_pylist():
                     for name, content in _members(row, schema):
-                        member = tarfile.TarInfo(name)
-                        member.size = len(content)
-                        archive.addfile(member, io.BytesIO(content))
+                        archive.add(tar, name, content)
 
 
 def _members(row: Mapping[str, Any], schema: pa.Schema) -> Iterator[tuple[str, bytes]]:
     key = str(row["key"]).replace(".", "_")  # the first dot ends the key
-    yield f"{key}.json", json.dumps({"key": row["key"], "shard": row["shard"]}, ensure_ascii=False).encode()
+    about = {name: row[name] for name in ("key", "shard", COLUMN) if name in row}
+    yield f"{key}.json", json.dumps(about, ensure_ascii=False).encode()
     for one in schema:
         value = row[one.name]
-        if value is None or one.name in ("key", "shard"):
+        if value is None or one.name in about:
             continue
         name = f"{key}.{one.name.replace('.', '_')}"
         if pa.types.is_string(one.type):
@@ -129,6 +129,7 @@ class Lance(Writer):
         except ImportError:
             raise ValueError("--to lance needs Lance: pip install 'fourmill[lance]'") from None
         self._lance = lance
+        self._rows: dict[str, Counter[str]] = {}  # split -> shard -> rows that are there
 
     def place(self, split: str) -> str:
         return storage.join(self.dest, f"{split}.lance")
@@ -138,39 +139,39 @@ class Lance(Writer):
 
     def write(self, split: str, shard: str, schema: pa.Schema, tables: Iterator[pa.Table]) -> dict[str, Any]:
         self.drop(split, shard)  # of an attempt that was killed, or of other columns
-        batches = pa.RecordBatchReader.from_batches(schema, (one for table in tables for one in table.to_batches()))
+        there = self._counted(split)
+
+        def noted() -> Iterator[pa.RecordBatch]:
+            for table in tables:
+                there[shard] += len(table)
+                yield from table.to_batches()
+
+        batches = pa.RecordBatchReader.from_batches(schema, noted())
         mode = "create" if self._open(split) is None else "append"
         self._lance.write_dataset(batches, self.place(split), schema=schema, mode=mode)
-        return {"rows_there": self._count(split, shard)}
+        return {"rows_there": there[shard]}
 
     def has(self, split: str, shard: str, kept: Mapping[str, Any]) -> bool:
-        return self._count(split, shard) == kept.get("rows_there")
+        return self._counted(split)[shard] == kept.get("rows_there")
 
     def drop(self, split: str, shard: str) -> None:
-        there = self._open(split)
-        if there is not None and self._count(split, shard):
-            there.delete(_is(shard))
+        if self._counted(split)[shard]:
+            self._open(split).delete(_is(shard))
+            del self._counted(split)[shard]
 
-    def _count(self, split: str, shard: str) -> int:
-        there = self._open(split)
-        return 0 if there is None else int(there.count_rows(_is(shard)))
+    def _counted(self, split: str) -> Counter[str]:
+        """Rows of each shard, counted once: a filter for each shard would go through all rows each time."""
+        if split not in self._rows:
+            counts, there = Counter[str](), self._open(split)
+            for batch in there.to_batches(columns=["shard"]) if there is not None else ():
+                counts.update(batch.column(0).to_pylist())
+            self._rows[split] = counts
+        return self._rows[split]
 
 
 def _is(shard: str) -> str:
     quoted = shard.replace("'", "''")
     return f"shard = '{quoted}'"
-
-
-@contextmanager
-def _whole(place: str) -> Iterator[Path]:
-    """A local file that takes its name, or its place in a bucket, when it is whole."""
-    with ExitStack() as stack:
-        if storage.is_local(place):
-            yield stack.enter_context(storage.replaced(storage.local_path(place)))
-        else:
-            path = Path(stack.enter_context(scratch.folder()), "shard")
-            yield path
-            storage.put_file(place, path)
 
 
 FORMATS: dict[str, Callable[[str], Writer]] = {"lance": Lance, "hf": Parquet, "webdataset": Tar}

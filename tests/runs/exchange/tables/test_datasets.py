@@ -203,3 +203,67 @@ def test_other_files_are_not_written_over(root: Path, parquet: Path, tmp_path: P
         status, _, err = export(root, to, dest)
         assert status == 2 and expected in err, err
     assert tarfile.is_tarfile(root.parent / "00000.tar")
+
+
+BRIGHT = "metadata.brightness > 0.5"
+
+
+def bright(shard: int) -> list[bool]:
+    rng = np.random.default_rng(shard)
+    return [measured.sample(rng)["labels/metadata"]["brightness"] > 0.5 for _ in range(SAMPLES)]
+
+
+def copied(root: Path, folder: Path, **changes: Any) -> Path:
+    """The root, with a recipe that says more."""
+    shutil.copytree(root, folder)
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | changes))
+    return folder
+
+
+def test_what_is_trained_on_is_a_column_or_all(root: Path, tmp_path: Path) -> None:
+    folder = copied(root, tmp_path / "out", train={"select": BRIGHT}, licence="CC-BY-NC-4.0")
+    status, out, err = export(folder, "hf", tmp_path / "hf", "--columns", "tok_rgb")
+    expected = [*bright(0), *bright(1)]
+    assert status == 0 and f"{sum(expected)} of {len(expected)} training samples are true in the column" in out, err
+    assert "images: CC-BY-NC-4.0 is not for commercial use" in out
+    table = polars.read_parquet(tmp_path / "hf/data/train/*.parquet")
+    assert table["selected"].to_list() == expected and 0 < sum(expected) < len(expected)
+    validation = polars.read_parquet(tmp_path / "hf/data/val/*.parquet")
+    assert validation["selected"].null_count() == SAMPLES  # nothing is selected there
+    assert (
+        BRIGHT.replace(">", "&gt;") in (tmp_path / "hf/README.md").read_text()
+        or BRIGHT in (tmp_path / "hf/README.md").read_text()
+    )
+    card = mlcroissant.Dataset(jsonld=str(tmp_path / "hf/croissant.json"))
+    assert not card.metadata.ctx.issues.errors
+    assert export(folder, "webdataset", tmp_path / "wds", "--columns", "tok_rgb", "--selected")[0] == 0
+    tars = [str(tmp_path / f"wds/data/train/0000{shard}.tar") for shard in (0, 1)]
+    assert len(list(webdataset.WebDataset(tars, shardshuffle=False))) == sum(expected)
+    assert len(list(webdataset.WebDataset(str(tmp_path / "wds/data/val/00002.tar"), shardshuffle=False))) == SAMPLES
+
+
+def test_another_choice_writes_an_export_again(root: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "lance"
+    for select, of in ((BRIGHT, bright), ("not (metadata.brightness > 0.5)", lambda n: [not one for one in bright(n)])):
+        assert export(root, "lance", dest, "--columns", "tok_rgb", "--select", select)[0] == 0
+        table = lance.dataset(str(dest / "train.lance")).to_table(columns=["key"])
+        keys = [f"0000{n}-000{row}" for n in (0, 1) for row, one in enumerate(of(n)) if one]
+        assert sorted(table["key"].to_pylist()) == keys
+
+
+def test_a_choice_that_cannot_be_made(root: Path, tmp_path: Path) -> None:
+    cases = [
+        (root, ["--selected"], "has no train.select; give an expression with --select"),
+        (root, ["--select", "aesthetic > 5"], "--select: the label aesthetic is not kept"),
+        (root, ["--select", "brightnes > 5"], "--select: there is no label 'brightnes'"),
+        (root, ["--select", "metadata.brightness >"], "--select"),
+        (root, ["--select", "depth > 1"], "--select: depth is kept as an array"),
+    ]
+    for folder, arguments, expected in cases:
+        status, _, err = export(folder, "hf", tmp_path / "x", "--columns", "tok_rgb", *arguments)
+        assert status == 2 and expected in err and "Traceback" not in err, err
+    folder = copied(root, tmp_path / "out", train={"select": "aesthetic > 5"})
+    status, out, _ = export(folder, "hf", tmp_path / "hf", "--columns", "tok_rgb")
+    assert status == 0 and "left out: the column selected: train.select: the label aesthetic is not kept" in out
+    assert export(folder, "hf", tmp_path / "y", "--columns", "tok_rgb", "--selected")[0] == 2

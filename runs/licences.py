@@ -1,25 +1,32 @@
-"""Under which licences the columns of a root are: those of the images, and of the weights that labels were made with.
+"""Under which licences columns, runs and exports are: those of the images, and of the weights that made the labels.
 
-A column of tokens inherits from its label, a label from the labels that its specialist reads. What is not known is said
-so: nobody may take silence for a permission.
+A column of tokens inherits from its label, a label from the labels that its specialist reads, and a run from all of its
+columns. What is not known is said so: nobody may take silence for a permission.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
+import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from ....infra import storage
-from ....infra.ledger import Record
-from ....infra.side_files import read_object
-from ....modalities import MODALITIES, import_modules
-from ....pipelines.specialists import names, registry
-from ....pipelines.specialists.base import Specialist
-from ....pipelines.specialists.pretrained import Pretrained
-from ....recipe import Recipe
-from ....report.doctor.licences import is_known, remark
+from .. import recipe as recipes
+from ..infra import configuration, ledger, storage
+from ..infra.ledger import Record
+from ..infra.side_files import read_object
+from ..modalities import MODALITIES, import_modules
+from ..pipelines.specialists import names, registry
+from ..pipelines.specialists.base import Specialist
+from ..pipelines.specialists.pretrained import Pretrained
+from ..recipe import Recipe
+from ..report.doctor.licences import is_known, remark
+from ..train.pretrain.job import MODEL, TrainJob
+
+FILE = "licences.json"  # of a run's folder, and of that of its model
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,14 @@ def _pins(root: str) -> dict[str, dict[str, Any]]:
     return {str(one["weights"]): one for one in notes if one is not None}
 
 
+def _recipe_of_other(root: str) -> Recipe | None:
+    """The recipe of another root; one that cannot be read stops no training."""
+    try:
+        return recipe_of(root)[0]
+    except (ValueError, OSError):
+        return None
+
+
 def restricted(of: Mapping[str, Sequence[Used]]) -> dict[str, list[str]]:
     """What has to be known, by output: "hmr2 (4D-Humans) is not for commercial use (...)"."""
     said: dict[str, list[str]] = {}
@@ -142,3 +157,50 @@ def restricted(of: Mapping[str, Sequence[Used]]) -> dict[str, list[str]]:
                 who = f"{one.by} ({one.weights})" if one.weights and one.weights != one.by else one.by
                 said.setdefault(output, []).append(f"{who} {one.remark}")
     return said
+
+
+def recipe_of(root: str) -> tuple[Recipe | None, str]:
+    """The recipe of a root, and why it is not read: its own code is not run."""
+    url = storage.join(root, "recipe.yaml")
+    try:
+        data = configuration.parse_yaml(storage.read_bytes(url))
+        if code := recipes.code_of(data):
+            return None, f"licences by the recipe, which asks for code of its own ({', '.join(code)}), which is not run"
+        return recipes.parse(data | {"root": root}, url, trusted=False), ""
+    except FileNotFoundError:
+        return None, "licences by the recipe, which is not there"
+
+
+def keep(job: TrainJob, recipe: Recipe, of_model: bool = False) -> list[str]:
+    """Write what a run inherits into its folder, or into that of its model; returns what has to be known, in words."""
+    said = of_run(job, recipe)
+    folder = storage.join(job.folder, MODEL) if of_model else job.folder
+    storage.put(storage.join(folder, FILE), (json.dumps(said, indent=1, ensure_ascii=False) + "\n").encode())
+    return [f"to be known before use, {name}: {'; '.join(why)}" for name, why in said["to_be_known"].items()]
+
+
+def of_run(job: TrainJob, recipe: Recipe) -> dict[str, Any]:
+    """What a run inherits, as its file says it: of the images of each root, of each column, and what has to be known
+    before use, by column; "images" is of all."""
+    every = tuple(spec.name for spec in job.specs)
+    parts = [(one.url, one.shards, one.modalities or every) for one in job.datasets]
+    parts = parts or [(storage.join(job.root, "tokens"), job.shards, every)]
+    images: dict[str, str] = {}
+    columns: dict[str, list[Used]] = {}
+    for url, shards, modalities in parts:
+        root = posixpath.dirname(url)
+        of_root = recipe if root == job.root else _recipe_of_other(root)
+        images[root] = (of_root.licence if of_root is not None else "") or UNKNOWN
+        read = (ledger.read(root, f"tokens/{name}", shards[0].name) for name in modalities)
+        found = used(root, of_root, {record.output: record for record in read if record is not None})
+        for output, several in found.items():
+            columns.setdefault(output, []).extend(one for one in several if one not in columns.get(output, ()))
+    known = {output.removeprefix("tokens/"): why for output, why in restricted(columns).items()}
+    stated = dict.fromkeys(one for one in images.values() if one != UNKNOWN)
+    of_images = [f"{licence} {why}" for licence in stated if (why := remark(licence))]
+    return {
+        "images": images,
+        "columns": {of.removeprefix("tokens/"): [asdict(one) for one in several] for of, several in columns.items()},
+        "began_with": None if (init := job.settings.begins_with) is None else init.weights,
+        "to_be_known": ({"images": of_images} if of_images else {}) | known,
+    }
