@@ -32,6 +32,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
@@ -109,18 +110,29 @@ def tar(name: str, data: bytes) -> bytes:
 def copy(project: Project, task: ShardTask, made: Sequence[str], outputs: Sequence[str]) -> None:
     """Commit the columns of one of the shards that were made as those of another one."""
     like, stat = made[int(task.shard) % len(made)], project.inventory.stats()[task.shard]
-    for output in outputs:
+
+    def put(url: str, data: bytes) -> None:
+        """What a commit leaves there, without its temporary files and its looks: nobody else is at this root."""
+        if storage.is_local(url):
+            storage.local_path(url).write_bytes(data)
+        else:
+            storage.put(url, data)
+
+    def put_output(output: str) -> None:
         record, data = source(project.root, output, like)
         changed = replace(record.source, size=stat.size, version=stat.version)
         own = record.made | {"attempt": f"{int(task.shard):08x}"}
         mine = replace(record, shard=task.shard, source=changed, made=own)
-        if not storage.is_local(project.root):
-            ledger.commit(project.root, mine, data)
-            continue
-        # What a commit leaves there, without its temporary files: nobody else is at this root.
         if data is not None:
-            storage.local_path(ledger.output_url(project.root, output, task.shard)).write_bytes(data)
-        storage.local_path(ledger.record_url(project.root, output, task.shard)).write_bytes(ledger.dumps(mine))
+            put(ledger.output_url(project.root, output, task.shard), data)
+        put(ledger.record_url(project.root, output, task.shard), ledger.dumps(mine))
+
+    if storage.is_local(project.root):
+        for output in outputs:
+            put_output(output)
+        return
+    with ThreadPoolExecutor(ledger.THREADS) as pool:  # that wait for the server
+        list(pool.map(put_output, outputs))
 
 
 @cache

@@ -200,14 +200,14 @@ class Cluster:
 
 @dataclass
 class Site:
-    """What serves all seeds. cluster: None without Ray."""
+    """What serves all seeds. proxy: None without a store. cluster: None without Ray."""
 
-    proxy: Proxy
+    proxy: Proxy | None
     cluster: Cluster | None
 
     def strike(self, victim: str, driver: Any, draw: random.Random) -> str:
         """Kill it; returns what was killed: the driver if there is no such process yet."""
-        if victim == "proxy":
+        if victim == "proxy" and self.proxy is not None:
             self.proxy.again()
             return victim
         if victim in ("worker", "raylet") and self.cluster is not None and self.cluster.strike(victim, draw):
@@ -297,7 +297,8 @@ def start(verbs: Sequence[str], path: Path, overrides: Sequence[str], site: Site
     """One start of the driver: its exit status. What the day says is killed meanwhile."""
     ray = {} if site.cluster is None else {"RAY_ADDRESS": site.cluster.address()}
     context = multiprocessing.get_context("forkserver")
-    given = (verbs, str(path), overrides, endpoint(site.proxy.port) | ray, str(said))
+    store = {} if site.proxy is None else endpoint(site.proxy.port)
+    given = (verbs, str(path), overrides, store | ray, str(said))
     process = context.Process(target=drive, args=given)
     process.start()
     started = last = looked = time.monotonic()

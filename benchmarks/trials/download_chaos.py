@@ -7,8 +7,8 @@ A web server of this machine (that of the tests) answers with images, and misbeh
 endless, lying about types, redirecting in circles and to 169.254.169.254, with bombs, and with robots.txt and headers
 that say no. One recipe (a TSV of URLs with captions, a small 4M of three modalities) is run by `fourmill run`: once
 undisturbed, and once for each seed, in a new folder; meanwhile the driver, a worker or Ray's own daemon is killed at
-random moments, and the command is started again, as a user would, until it ends well. Every other seed has a table of
-texts in place of the URLs.
+random moments, and the command is started again, as a user would, until it ends well (chaos.py does that). Every other
+seed has a table of texts in place of the URLs.
 
 A seed passes if its shards with their tables of rows, labels, tokens, tokenizers and the trained model are those of the
 undisturbed run, byte for byte. With `--download-alone` nothing is trained.
@@ -18,29 +18,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/, whose modules the folders share
+import chaos
 from circumstances import ROOT, state
 
 SUPPORT = str(ROOT / "tests/support")
 sys.path.insert(0, SUPPORT)
-from fourmill_tests import data, runs  # noqa: E402
+from fourmill_tests import data  # noqa: E402
 
-STARTS = 15  # of a command
-PATIENCE_SECONDS = 900.0  # for one start, until it counts as hung
+KINDS = ("URLs", "texts")
 VICTIMS = ("driver", "worker", "raylet")
 SERVER = """
 import threading
@@ -61,9 +59,7 @@ BAD = (
 @contextmanager
 def server() -> Iterator[int]:
     """The port of the web server, in a process of its own."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH")]))}
-    command = [sys.executable, "-c", SERVER]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             yield int(process.stdout.readline())
@@ -118,55 +114,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(one.relative_to(folder)): one.read_bytes() for one in sorted(found) if one.is_file()}
 
 
-def strike(victim: str, driver: int, draw: random.Random) -> str:
-    """Kill it; returns what was killed: the driver if there is no such process yet."""
-    found = []
-    for pid in runs.descendants(driver):
-        with suppress(OSError):
-            name = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0", 1)[0]
-            works = name.startswith(b"ray::") and not name.endswith((b"Agent", b"IDLE"))
-            found += [pid] if (name.endswith(b"/raylet") if victim == "raylet" else works) else []
-    if victim == "driver" or not found:
-        victim, found = "driver", [driver]
-    with suppress(ProcessLookupError):
-        os.kill(draw.choice(found), signal.SIGKILL)
-    return victim
-
-
-def start(verb: str, path: Path, said: Path, kill: tuple[float, str] | None, draw: random.Random) -> tuple[int, str]:
-    """One start of a command: its exit status, and what was killed meanwhile, "" for nothing."""
-    # As infra/cluster.py, but before Ray is imported: it would start workers through `uv`.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH")]))
-    killed, below = "", set[int]()
-    with open(said, "ab") as out:
-        command = [sys.executable, "-m", "fourmill.cli", verb, str(path)]
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
-        began = time.monotonic()
-        while process.poll() is None:
-            time.sleep(0.2)
-            below.update(runs.descendants(process.pid))
-            if kill and time.monotonic() - began > kill[0]:
-                killed, kill = strike(kill[1], process.pid, draw), None
-            if time.monotonic() - began > PATIENCE_SECONDS:
-                process.kill()
-        process.wait()
-    runs.end_all(sorted(below))  # a killed driver leaves its Ray behind
-    return process.returncode, killed
-
-
-def one_day(verb: str, folder: Path, path: Path, kills: list[tuple[float, str]], draw: random.Random) -> dict[str, Any]:
-    """Until the command ends well: how often it was started, what was killed, and how long it took."""
-    began, killed, starts = time.monotonic(), list[str](), 0
-    while starts < STARTS:
-        starts += 1
-        status, victim = start(verb, path, folder / "said.log", kills.pop(0) if kills else None, draw)
-        killed += [victim] if victim else []
-        if status == 0:
-            break
-    return {"starts": starts, "killed": killed, "seconds": time.monotonic() - began, "well": status == 0}
-
-
 def differences(got: dict[str, bytes], expected: dict[str, bytes]) -> list[str]:
     wrong = [f"{name} is missing" for name in sorted(expected.keys() - got.keys())]
     wrong += [f"{name} is too many" for name in sorted(got.keys() - expected.keys())]
@@ -185,45 +132,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     state(__file__, arguments)
     verb, bad = "download" if args.download_alone else "run", 0
-    print("| seed | table | seconds | starts | killed | samples | files | wrong |\n|---|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as name, server() as port:
-        top = Path(name)
+    print(
+        "| seed | table | s | CPU s | starts | killed | longest silence, s | samples | files | wrong |\n"
+        "|---|---|---|---|---|---|---|---|---|---|"
+    )
+    # As infra/cluster.py, but before Ray is imported: it would start workers through `uv`.
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH", "")]))
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(chaos.PRELOADED))
+    with ExitStack() as stack:
+        top, port = Path(stack.enter_context(tempfile.TemporaryDirectory())), stack.enter_context(server())
         write_urls(top / "urls.tsv", port, args.urls)
         write_texts(top / "texts.jsonl", args.texts)
-        undisturbed: dict[bool, tuple[dict[str, bytes], float]] = {}
-        for seed in range(args.first - 1, args.first + args.seeds):
-            draw = random.Random(seed)
-            for of_texts in (False, True) if seed < args.first else (bool(seed % 2),):
-                table, kind = (top / "texts.jsonl", "texts") if of_texts else (top / "urls.tsv", "URLs")
-                folder = top / (f"seed{seed}" if seed >= args.first else f"undisturbed-{kind}")
-                folder.mkdir()
-                kills = list[tuple[float, str]]()
-                if seed >= args.first:
-                    most = undisturbed[of_texts][1]
-                    count = draw.randint(min(1, args.kills), args.kills)
-                    kills = [(draw.uniform(2, most), draw.choice(VICTIMS)) for _ in range(count)]
-                day = one_day(verb, folder, recipe(folder, table, of_texts), kills, draw)
-                got = contents(folder)
-                if seed < args.first:
-                    undisturbed[of_texts] = got, day["seconds"]
-                wrong = differences(got, undisturbed[of_texts][0]) + ([] if day["well"] else ["it did not end well"])
-                bad += bool(wrong)
-                stats = [
-                    json.loads(one.read_text())
-                    for one in folder.glob("shards/[0-9]*_stats.json")
-                    if "_of_" not in one.name
-                ]
-                samples = sum(one["successes"] for one in stats)
-                shown = "undisturbed" if seed < args.first else str(seed)
-                killed, said = ", ".join(day["killed"]) or "-", "; ".join(wrong) or "nothing"
-                print(
-                    f"| {shown} | {kind} | {day['seconds']:.0f} | {day['starts']} | {killed} | {samples} | "
-                    f"{len(got)} | {said} |",
-                    flush=True,
-                )
-                if args.logs is not None:
-                    args.logs.mkdir(parents=True, exist_ok=True)
-                    (args.logs / f"{folder.name}.log").write_bytes((folder / "said.log").read_bytes())
+        site = chaos.Site(None, chaos.Cluster({}))
+        stack.callback(site.cluster.end)
+        undisturbed: dict[str, tuple[dict[str, bytes], float]] = {}
+        days = [("undisturbed", KINDS[0]), ("undisturbed", KINDS[1])]
+        days += [(str(seed), KINDS[seed % 2]) for seed in range(args.first, args.first + args.seeds)]
+        for name, kind in days:
+            folder, day = top / f"{name}-{kind}", chaos.Day()
+            folder.mkdir()
+            if name != "undisturbed":
+                day.draw = random.Random(int(name))
+                most, count = undisturbed[kind][1], day.draw.randint(min(1, args.kills), args.kills)
+                moments = sorted((day.draw.uniform(1, most), day.draw.choice(VICTIMS)) for _ in range(count))
+                day.kills = moments
+            path = recipe(folder, top / ("texts.jsonl" if kind == "texts" else "urls.tsv"), kind == "texts")
+            chaos.one_day(str(folder / "out"), path, (verb,), 1, day, site)
+            got = contents(folder)
+            expected = undisturbed.setdefault(kind, (got, day.seconds))[0]
+            day.wrong += differences(got, expected)
+            bad += bool(day.wrong)
+            stats = [one for one in folder.glob("shards/[0-9]*_stats.json") if "_of_" not in one.name]
+            samples = sum(json.loads(one.read_text())["successes"] for one in stats)
+            killed, wrong = ", ".join(day.killed) or "-", "; ".join(day.wrong) or "nothing"
+            spent = f"{day.seconds:.0f} | {day.cpu_seconds:.0f} | {day.starts} | {killed} | {day.silence:.0f}"
+            print(f"| {name} | {kind} | {spent} | {samples} | {len(got)} | {wrong} |", flush=True)
+            if args.logs is not None:
+                args.logs.mkdir(parents=True, exist_ok=True)
+                (args.logs / f"{folder.name}.log").write_text(day.said)
     return 1 if bad else 0
 
 
