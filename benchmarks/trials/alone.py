@@ -16,6 +16,7 @@ from fourmill.project import Project
 from fourmill.recipe import Recipe
 from fourmill.train.tokenizers import fit as fitting
 from fourmill.verbs.make import label, tokenize
+from fourmill.verbs.prepare import download
 
 
 class Aloud:
@@ -44,6 +45,7 @@ def _train(recipe: Recipe) -> bool:
 
 
 STAGES: dict[str, Callable[[Recipe], bool]] = {
+    "download": lambda recipe: download.make(recipe)[0].complete,
     "label": lambda recipe: label.make(Project(recipe)).complete,
     "fit": _fit,
     "tokenize": lambda recipe: tokenize.make(Project(recipe)).complete,

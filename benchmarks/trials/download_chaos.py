@@ -1,7 +1,7 @@
 """From a table of URLs to a trained model on bad days: is the set of samples that of an undisturbed run?
 
     python benchmarks/trials/download_chaos.py [--seeds 3] [--first 0] [--urls 80] [--texts 40] [--kills 3]
-        [--download-alone] [--logs DIR]
+        [--download-alone] [--without-ray] [--logs DIR]
 
 A web server of this machine (that of the tests) answers with images, and misbehaves: slow, failing, hanging, cut,
 endless, lying about types, redirecting in circles and to 169.254.169.254, with bombs, and with robots.txt and headers
@@ -11,7 +11,8 @@ random moments, and the command is started again, as a user would, until it ends
 seed has a table of texts in place of the URLs.
 
 A seed passes if its shards with their tables of rows, labels, tokens, tokenizers and the trained model are those of the
-undisturbed run, byte for byte. With `--download-alone` nothing is trained.
+undisturbed run, byte for byte. With `--download-alone` nothing is trained; with `--without-ray` all is done in the
+driver (alone.py), which alone is killed: most of what a day costs is the start of Ray.
 """
 
 from __future__ import annotations
@@ -128,10 +129,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--texts", type=int, default=40)
     parser.add_argument("--kills", type=int, default=3, help="at most, in one seed")
     parser.add_argument("--download-alone", action="store_true", help="train nothing")
+    parser.add_argument("--without-ray", action="store_true", help="all in the driver, which is killed")
     parser.add_argument("--logs", type=Path, help="a folder for what the command said")
     args = parser.parse_args(arguments)
     state(__file__, arguments)
-    verb, bad = "download" if args.download_alone else "run", 0
+    stages = ("download", *chaos.VERBS) if args.without_ray else ("run",)
+    verbs, bad = ("download",) if args.download_alone else stages, 0
     print(
         "| seed | table | s | CPU s | starts | killed | longest silence, s | samples | files | wrong |\n"
         "|---|---|---|---|---|---|---|---|---|---|"
@@ -144,8 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         top, port = Path(stack.enter_context(tempfile.TemporaryDirectory())), stack.enter_context(server())
         write_urls(top / "urls.tsv", port, args.urls)
         write_texts(top / "texts.jsonl", args.texts)
-        site = chaos.Site(None, chaos.Cluster({}))
-        stack.callback(site.cluster.end)
+        site = chaos.Site(None, None if args.without_ray else chaos.Cluster({}))
+        if site.cluster is not None:
+            stack.callback(site.cluster.end)
         undisturbed: dict[str, tuple[dict[str, bytes], float]] = {}
         days = [("undisturbed", KINDS[0]), ("undisturbed", KINDS[1])]
         days += [(str(seed), KINDS[seed % 2]) for seed in range(args.first, args.first + args.seeds)]
@@ -158,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 moments = sorted((day.draw.uniform(1, most), day.draw.choice(VICTIMS)) for _ in range(count))
                 day.kills = moments
             path = recipe(folder, top / ("texts.jsonl" if kind == "texts" else "urls.tsv"), kind == "texts")
-            chaos.one_day(str(folder / "out"), path, (verb,), 1, day, site)
+            chaos.one_day(str(folder / "out"), path, verbs, 1, day, site)
             got = contents(folder)
             expected = undisturbed.setdefault(kind, (got, day.seconds))[0]
             day.wrong += differences(got, expected)
