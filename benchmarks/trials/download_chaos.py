@@ -99,8 +99,8 @@ def recipe(folder: Path, table: Path, of_texts: bool) -> Path:
         engine__actors=1, fit__cpus=1, train__cpus=1, train__workers=1, train__steps=12, train__warmup_steps=2,
         train__checkpoint_every=3, train__validate_every=6,
         download={
-            "table": str(table), "out": str(folder / "shards"), "shard_size": 8, "allow": ["127.0.0.0/8"], "timeout": 20,
-            "retries": 0, "max_mib": 1, "contact": "https://example.org",
+            "table": str(table), "out": str(folder / "shards"), "shard_size": 8, "allow": ["127.0.0.0/8"],
+            "timeout": 20, "retries": 0, "max_mib": 1, "contact": "https://example.org",
         },
     )  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
