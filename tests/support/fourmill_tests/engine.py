@@ -84,9 +84,6 @@ class Doubler:
         return Status(self.done, Counter())
 
 
-LEAVING = set[str]()  # nodes that `inline` says are about to leave
-
-
 class TaskError(Exception):
     """As Ray's: the worker raised `cause`."""
 
@@ -189,7 +186,7 @@ def inline(monkeypatch: pytest.MonkeyPatch, places: int = 1) -> _Ray:
     monkeypatch.setattr(driver, "cluster", cluster)
     monkeypatch.setattr(driver, "started_here", lambda: True)  # no autoscaler
     monkeypatch.setattr(driver, "has_meters", lambda: False)
-    monkeypatch.setattr("fourmill.pipelines.engine.nodes.draining", lambda: LEAVING)
+    monkeypatch.setattr("fourmill.pipelines.engine.nodes.draining", lambda: set[str]())
     monkeypatch.setattr(driver, "start_shared", lambda _, make: make())
     monkeypatch.setattr(driver, "actor_class", lambda *_: SimpleNamespace(remote=ray.start))
     monkeypatch.setattr(driver, "Nodes", lambda ray, setups: Nodes(ray, []))
