@@ -34,9 +34,9 @@ def recipe(tmp_path: Path) -> Path:
 
 
 VERBS = (
-    "demo", "scenes", "shards", "download", "init", "plan", "label", "fit", "evaluate", "tokenize", "train", "generate",
-    "retrieve", "transfer", "remove", "duplicates", "prune", "run", "submit", "convert", "import", "export", "status",
-    "jobs", "check", "doctor", "stats", "inspect", "view", "report",
+    "demo", "scenes", "shards", "download", "pack", "init", "plan", "label", "fit", "evaluate", "tokenize", "train",
+    "generate", "retrieve", "transfer", "remove", "duplicates", "prune", "run", "submit", "convert", "import",
+    "export", "status", "jobs", "check", "doctor", "stats", "inspect", "view", "report",
 )  # fmt: skip
 
 

@@ -1,0 +1,108 @@
+"""Generated maps of samples whose place is known, as files of the ground or the sky.
+
+GeoTIFF, with a crs and the transform of exactly the pixels that are in it, or FITS with a WCS; with the names of bands
+and classes, the unit, and what stands for no value; and how much the members of an ensemble differ in each pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...modalities import LABELS, NO_CLASS, Form
+from ...sensors import SENSORS
+from ...tokenize.crops import crops
+from ...tokenize.id_colors import class_table
+from ...tokenize.labels import encode_array
+from . import fits, georeference, rasters
+from .georeference import Located
+
+MAPS = (Form.RASTER, Form.CLASSES, Form.DEPTH, Form.DISTANCE, Form.NORMALS, Form.COLORS, Form.EDGES)
+_SPREADS = {Form.CLASSES: "probability", Form.RASTER: "std", Form.NUMBERS: "std", Form.SERIES: "std"}
+
+
+def spread(label: str, members: np.ndarray, classes: int) -> np.ndarray | None:
+    """How much the members of an ensemble differ, of a sensor's label; None of others, and of one member.
+
+    Args:
+        members: (members, n, ...) decoded labels. classes: how many a class map has.
+
+    Returns:
+        float32 (n, ...): the standard deviation over the members; of class maps (n, H, W, classes), the share of
+        members that have each class.
+    """
+    if label not in SENSORS or len(members) < 2:
+        return None
+    if LABELS[label].form is Form.CLASSES:
+        count = max(classes, int(members[members != NO_CLASS].max(initial=0)) + 1)
+        return np.stack([(members == one).mean(axis=0, dtype=np.float32) for one in range(count)], axis=-1)
+    return np.asarray(members.std(axis=0, dtype=np.float64), np.float32)
+
+
+def files(
+    label: str, value: np.ndarray, apart: np.ndarray | None, place: Located | None, classes: Sequence[str]
+) -> dict[str, bytes]:
+    """The files of one generated label, suffix -> content, beside the one that is always written.
+
+    Args:
+        value: a label in the frame of its sample's centre crop. apart: its `spread`.
+        place: of the sample's frame, None if it is not known. classes: names of the label's classes.
+    """
+    form = LABELS[label].form
+    made = {f"{_SPREADS[form]}.npy": encode_array(apart)} if apart is not None else {}
+    if place is None or form not in MAPS:
+        return made
+    if place.wcs:
+        return made | (_fits(label, value, apart, place, classes) if fits.has_astropy() else {})
+    return made | (_tiffs(label, value, apart, place, classes) if georeference.has_rasterio() else {})
+
+
+def _window(place: Located) -> tuple[int, int, int, int]:
+    """The centre crop of a frame."""
+    crop = crops(0, "", *place.size, 1)[0]  # the same for all seeds and keys
+    return crop.left, crop.top, crop.width, crop.height
+
+
+def _tiffs(
+    label: str, value: np.ndarray, apart: np.ndarray | None, place: Located, classes: Sequence[str]
+) -> dict[str, bytes]:
+    assert place.georeference is not None
+    left, top, width, height = _window(place)
+    rows, cols = value.shape[:2]
+    here = place.georeference.window(left, top).scaled(width / cols, height / rows)
+    form, names, unit = LABELS[label].form, _names(label), _unit(label)
+    is_map = form is Form.CLASSES
+    nodata = float(NO_CLASS) if is_map else float("nan") if value.dtype.kind == "f" else None
+    colors = class_table() if is_map else None
+    made = {"tif": rasters.geotiff(_first(value), here, nodata, names, unit, classes if is_map else (), colors)}
+    if apart is not None:
+        of = classes if is_map else names
+        made[f"{_SPREADS[form]}.tif"] = rasters.geotiff(_first(apart), here, float("nan"), of, "" if is_map else unit)
+    return made
+
+
+def _fits(
+    label: str, value: np.ndarray, apart: np.ndarray | None, place: Located, classes: Sequence[str]
+) -> dict[str, bytes]:
+    form = LABELS[label].form
+    images = {"map": _first(value)} | ({_SPREADS[form]: _first(apart)} if apart is not None else {})
+    images = {name: image[0] if len(image) == 1 else image for name, image in images.items()}
+    tags = {f"CLASS{i}": name for i, name in enumerate(classes)} if form is Form.CLASSES else {}
+    return {"fits": fits.encode(images, place.wcs, _window(place), _unit(label), _names(label), tags)}
+
+
+def _first(value: np.ndarray) -> np.ndarray:
+    """(bands, rows, columns), of a type that files have."""
+    pixels = value[None] if value.ndim == 2 else np.moveaxis(value, -1, 0)
+    return np.ascontiguousarray(pixels, np.float32 if pixels.dtype == np.float16 else pixels.dtype)
+
+
+def _names(label: str) -> Sequence[str]:
+    sensor = SENSORS.get(label)
+    return sensor.kept if sensor is not None and LABELS[label].form is Form.RASTER else ()
+
+
+def _unit(label: str) -> str:
+    sensor = SENSORS.get(label)
+    return sensor.unit if sensor is not None else ""
