@@ -78,9 +78,8 @@ def make(pack: Pack) -> Packed:
     """
     plan, found = planned(pack)
     _claim(pack, plan, found)
-    done = {name.removesuffix(".json") for name in storage.list_names(storage.join(pack.out, STATS))}
-    todo = {name: _task(plan, name) for name in plan.shards if name not in done}
-    packed = Packed(plan)
+    packed = Packed(plan, _there(pack, plan))
+    todo = {name: _task(plan, name) for name in plan.shards if name not in packed.stats}
     if todo:
         storage.check_writable(pack.out)
         sample = plan.areas[0].files[pack.reference][0].url
@@ -88,11 +87,17 @@ def make(pack: Pack) -> Packed:
         new, packed.failures = _here(job, todo) if _is_small(pack, todo) else _on_cluster(job, todo)
         packed.made = len(new)
         packed.stats |= new
-    there = [name for name in plan.shards if name in done]
-    packed.stats |= {name: Stats.read(storage.join(pack.out, STATS, f"{name}.json")) for name in there}
     packed.stats = {name: packed.stats[name] for name in plan.shards if name in packed.stats}
     storage.put(storage.join(pack.out, PART), configuration.dump(part_of_recipe(pack, packed)).encode())
     return packed
+
+
+def _there(pack: Pack, plan: Plan) -> dict[str, Stats]:
+    """What came of the shards that are whole, by name."""
+    tars, noted = set(storage.list_names(pack.out)), set(storage.list_names(storage.join(pack.out, STATS)))
+    names = [name for name in plan.shards if f"{name}.json" in noted]
+    found = {name: Stats.read(storage.join(pack.out, STATS, f"{name}.json")) for name in names}
+    return {name: one for name, one in found.items() if not one.tiles or f"{name}.tar" in tars}
 
 
 def _task(plan: Plan, name: str) -> Task:
