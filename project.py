@@ -427,8 +427,8 @@ class Project:
         """The generations that the recipe asks for. RecipeError as of `train_job`."""
         from .train.downstream.generation_job import of_run
 
-        run, sources = self.train_job, self._validation_sources()
-        return of_run(run, self.recipe.generate, self.codec_options(), sources, self.model_step())
+        known = self._validation_sources(), self.model_step(), self.shards.urls, self.classes
+        return of_run(self.train_job, self.recipe.generate, self.codec_options(), *known)
 
     def generated_record(self) -> ledger.Record | None:
         """The record of the finished generations, None if they are not made as the recipe asks, or were deleted."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ..infra.secrets import public
 from ..modalities import LABELS, MODALITIES
 from ..pipelines import source
+from ..pipelines.packing import packed
 from ..pipelines.sensors import look, places
 from ..pipelines.sensors.look import Found
 
@@ -118,7 +119,7 @@ def looked_at(sets: Mapping[str, Sequence[str]]) -> Seen:
                 if "" in tars and not look.has_sensors(shard, LOOKED_AT):
                     return Seen([], [], 0, [])
                 key = look.key_column(shard, partial(source.open_shard, url, scratch, True)) or key
-                found += look.look(shard, LOOKED_AT, name, key)
+                found += packed.settled(look.look(shard, LOOKED_AT, name, key), url)
                 samples = max(samples, len(shard.samples))
                 said.append(f"{name + ': ' if name else ''}{len(shard.samples):,} samples in {public(url)}")
     return Seen(look.named(found, (*LABELS, *MODALITIES)), said, samples, shards, key)

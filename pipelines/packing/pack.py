@@ -24,11 +24,12 @@ from ..geo import georeference
 from . import cut, tables
 from . import plan as plans
 from .files import Info
+from .packed import PART
 from .plan import Plan
 from .settings import Pack
 from .worker import STATS, PackJob, PackWorker, Stats, Task
 
-RECORD, PART = "pack.json", "sensors.yaml"
+RECORD = "pack.json"
 _OPERATIONS = {"out", "engine"}  # that change no shard
 
 

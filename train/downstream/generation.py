@@ -3,7 +3,8 @@
 RUN/generated/FINGERPRINT/chain-0/{samples.json, MODALITY.parquet, MODALITY/0000.png}
 
 Decoded grids are written in the format of stored labels: pictures and class maps as PNG, maps of numbers as .npy. With
-an ensemble they are the average of its members; columns and texts are those of the first member.
+an ensemble they are the average of its members, and of sensors there is how much these differ as well; columns and
+texts are those of the first member. Maps of samples whose place is known are GeoTIFF or FITS, too (pipelines/geo/maps).
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from ...modalities import LABELS, MODALITIES, Kind, ModalitySpec, Storage
 from ...model.fourm import FourM
 from ...model.generation.generate import Generated, Step, generate
 from ...model.generation.known import SpecialIds
+from ...pipelines.geo import located, maps
+from ...sensors import SENSORS
 from ...tokenize import codecs, store
 from ...tokenize.labels import encode_cell
 from ..cpu_memory import keep_freed_memory
@@ -169,6 +172,8 @@ def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, b
     steps = [model_step(step, specs[step.target]) for step in chain.to]
     everyone = members(job.settings, special_ids(job), model, given, steps, range(len(chosen)), range(chain.ensemble))
     first, *others = everyone
+    # Photos have no place, and are not opened again.
+    places = located.of_samples(job.places if SENSORS else {}, chosen)
     samples: list[dict[str, Any]] = [{"shard": shard, "key": key, "row": row} for shard, key, row in chosen]
     files = {}
     for name, tokens in first.items():
@@ -177,11 +182,16 @@ def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, b
         rows: list[Any] = list(tokens)
         if spec.kind is Kind.GRID:
             assert isinstance(codec, codecs.Grid)
-            storage_of = LABELS[MODALITIES[name].label].storage
+            label = MODALITIES[name].label
+            storage_of, classes = LABELS[label].storage, job.classes.get(label, ())
             suffix = "png" if storage_of is Storage.IMAGE else "npy"
             decoded = np.stack([codec.decode_many(np.asarray(member[name])) for member in (first, *others)])
-            for index, value in enumerate(average(LABELS[MODALITIES[name].label].form, decoded)):
+            spread = maps.spread(label, decoded, len(classes))
+            for index, value in enumerate(average(LABELS[label].form, decoded)):
                 files[f"{name}/{index:04d}.{suffix}"] = _cell(storage_of, value)
+                apart = None if spread is None else spread[index]
+                for ending, data in maps.files(label, value, apart, places[index], classes).items():
+                    files[f"{name}/{index:04d}.{ending}"] = data
             rows = [row[None] for row in rows]
         else:
             for sample, ids in zip(samples, rows, strict=True):

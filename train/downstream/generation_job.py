@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...infra import ledger, storage
@@ -24,6 +24,7 @@ class GenerateJob:
 
     run: the folder of the run. step: of the checkpoint that is its model; None for the finished one. first_sentinel,
     num_sentinels: of the text tokenizer, from [S_0].
+    places: of the shards, by name: their samples may say where they lie. classes: names of classes, by label.
     """
 
     root: str
@@ -37,6 +38,8 @@ class GenerateJob:
     first_sentinel: int
     num_sentinels: int
     step: int | None = None
+    places: Mapping[str, str] = field(default_factory=dict)
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
@@ -62,12 +65,15 @@ def of_run(
     options: Options,
     sources: Sequence[tuple[str, str]],
     step: int | None = None,
+    places: Mapping[str, str] | None = None,
+    classes: Mapping[str, tuple[str, ...]] | None = None,
 ) -> GenerateJob:
     """The job of a run.
 
     Args:
         sources: the validation shards, with the SHA-256 of their bytes.
         step: of the checkpoint that is its model; None for the finished one.
+        places, classes: see `GenerateJob`; they change no token.
     """
     checkpoint = () if step is None else (step,)
     return GenerateJob(
@@ -83,4 +89,6 @@ def of_run(
         first_sentinel=run.first_sentinel - 1,
         num_sentinels=run.num_sentinels,
         step=step,
+        places=places or {},
+        classes=classes or {},
     )

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from ...infra import configuration
     from ...pipelines.packing import pack as packing
+    from ...pipelines.packing.packed import PART
 
     start = time.monotonic()
     data = configuration.load(Path(args.description), args.set, "write one as docs/prepare/pack.md shows")
@@ -50,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
     status = show([summary])
     out = console(120)
     if packed.tiles:
-        reads = f"\nA recipe reads them with `include: {pack.out}/{packing.PART}`, or begins with:"
+        reads = f"\nA recipe reads them with `include: {pack.out}/{PART}`, or begins with:"
         out.print(text(f"{reads}\n  {_next(pack, packed)}"), soft_wrap=True)
     return status if packed.tiles else 1
 

@@ -160,7 +160,9 @@ def test_the_verb_plans_packs_and_says_what_is_next(folder: Path, tmp_path: Path
     assert status == 0, said
     assert "fourmill init --samples" in out and "left out" in out
     status, out, said = runs.command("init", "--samples", str(tmp_path / "tiles/train-*.tar"), "--root", "out")
-    assert status == 0 and '"s2.npy"' in out and "NOT UNDERSTOOD" not in out, out + said
+    assert status == 0 and "NOT UNDERSTOOD" not in out, out + said
+    found = configuration.parse_yaml(out)["sensors"]  # as it was described, and not as it looks
+    assert found["s2"]["bands"] == ["B02", "B03", "B04", "B08"] and found["lulc"]["classes"][4] == "built"
 
 
 def test_one_grid_of_a_system_and_overlapping_files(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from fourmill_tests import data, runs, training
 from fourmill_tests.tiny import landscape
 
@@ -120,6 +121,11 @@ def test_a_model_is_trained_and_generates_without_any_photo(land: Land) -> None:
     assert np.load(folder / "agb" / "0000.npy").shape == (1,)
     assert np.load(folder / "tok_ndvi" / "0000.npy").shape == (24, 2)
     assert len(list((folder / "tok_lulc").glob("*.png"))) == 2
+    for number in range(2):  # generated maps go back to the place of their sample
+        with rasterio.open(folder / "tok_lulc" / f"{number:04d}.tif") as file:
+            about = landscape.place(100 + number)
+            np.testing.assert_allclose(tuple(file.transform)[:6], about["transform"], rtol=0, atol=1e-9)
+            assert file.crs.to_string() == about["crs"] and file.tags(1)["CLASS_0"] == "water"
     for verb in ("view", "report"):
         status, _, said = runs.command(verb, str(land.path))
         assert status == 0, said

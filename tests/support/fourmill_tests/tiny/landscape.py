@@ -71,6 +71,12 @@ def scene(number: int) -> dict[str, Any]:
     }
 
 
+def place(number: int) -> dict[str, Any]:
+    """Where a sample lies, as `fourmill pack` writes it: side by side."""
+    return {"crs": "EPSG:32633", "transform": [10.0, 0.0, 500_000 + 320.0 * number, 0.0, -10.0, 5_300_040.0],
+            "size": [SIDE, SIDE]}  # fmt: skip
+
+
 def members(number: int) -> dict[str, bytes]:
     """By what follows the key."""
     import tifffile
@@ -81,7 +87,7 @@ def members(number: int) -> dict[str, bytes]:
         "s2.npy": npy(one["s2"]),
         "lulc.npy": npy(one["lulc"]),
         "ndvi.npy": npy(one["ndvi"]),
-        "json": json.dumps({"biomass": {"mg_ha": one["biomass"]}}).encode(),
+        "json": json.dumps({"biomass": {"mg_ha": one["biomass"]}, **place(number)}).encode(),
     }
     return found if number % GAP == 2 else {**found, "tif": tif.getvalue()}
 
