@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from fourmill import cli, recipe
+from fourmill.pipelines.packing import pack
 from fourmill.project import Project
 from fourmill.verbs.make import fit, generate, label, run, tokenize, train
 from fourmill.verbs.summary import Summary
@@ -61,6 +62,9 @@ def test_every_recipe_or_part_of_one_loads(guide: Callable[[str], Any], page: st
         part = yaml.safe_load(block)
         if "modules" in part:
             continue  # tried with its module in test_examples
+        if "layers" in part:
+            pack.check(part, f"docs/{page}.md")
+            continue
         recipe.parse({"root": "out", "samples": "a.tar"} | part, f"docs/{page}.md")
 
 
