@@ -50,7 +50,7 @@ def test_rasters_are_geotiff_of_exactly_their_pixels() -> None:
         assert file.descriptions == ("B04", "B08")
 
 
-def test_classes_have_names_colours_and_the_share_of_an_ensemble() -> None:
+def test_classes_have_names_colours_and_shares() -> None:
     members = np.array([[[[0, 1], [2, 255]]], [[[0, 3], [2, 2]]], [[[0, 3], [1, 2]]]], np.uint8)
     spread = maps.spread("lulc", members, 4)
     assert spread is not None and spread.shape == (1, 2, 2, 4)
