@@ -22,7 +22,7 @@ from ...infra import scratch, storage
 from ...infra.secrets import public
 from ..geo import georeference
 from ..geo.georeference import LONLAT, Georeference, Transform, Window
-from ..sensors import readers
+from ..sensors import checks
 from .settings import Layer
 
 OPEN_FILES = 32  # of a thread
@@ -252,7 +252,7 @@ def _hdf5(url: str, layer: Layer) -> Source:
     file.visititems(lambda name, one: arrays.setdefault(name, one) and None if isinstance(one, h5py.Dataset) else None)
     rasters = {name: one for name, one in arrays.items() if one.ndim > 1} if layer.array is None else arrays
     asked = layer.array.strip("/") if layer.array else None
-    array = rasters[readers.named(rasters, asked, "it")]
+    array = rasters[checks.named(rasters, asked, "it")]
     return _array(array, url, layer, _coordinates(array.parent, array, layer), file.close)
 
 
@@ -271,7 +271,7 @@ def _zarr(url: str, layer: Layer) -> Source:
     rasters = {name: one for name, one in arrays.items() if one.ndim > 1}
     if layer.array and "/" in layer.array:
         rasters[layer.array] = found[layer.array]
-    array = rasters[readers.named(rasters, layer.array, "it")]
+    array = rasters[checks.named(rasters, layer.array, "it")]
     parent = found[layer.array.rpartition("/")[0]] if layer.array and "/" in layer.array else found
     return _array(array, url, layer, _coordinates(parent, array, layer))
 
@@ -282,7 +282,7 @@ def _fits(url: str, layer: Layer) -> Source:
     place: Any = str(storage.local_path(url)) if storage.is_local(url) else storage.open_binary(url)
     file = fits.open(place, memmap=storage.is_local(url), do_not_scale_image_data=True)
     images = {str(one.name or i): one for i, one in enumerate(file) if one.is_image and one.header.get("NAXIS", 0) > 1}
-    image = images[readers.named(images, layer.array, "it")]
+    image = images[checks.named(images, layer.array, "it")]
     header = image.header
     if "CTYPE1" not in header:
         return _array(image.data, url, layer, close=file.close)
