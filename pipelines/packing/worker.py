@@ -130,7 +130,7 @@ class PackWorker:
             reason = lacking or ("" if made else "no layer shows it")
             with self._lock:
                 self._tiles += not reason
-                self._left_out[reason] += bool(reason)
+                self._left_out.update([reason] if reason else [])
             if reason:
                 stats.left_out[reason] += 1
                 continue
