@@ -12,6 +12,7 @@ import numpy as np
 from ..infra import storage
 from ..modalities import LABELS, TEXT, Form, Kind, Modality, ModalitySpec, class_names
 from ..model.generation.known import PUBLISHED_IDS, SpecialIds
+from ..pipelines.geo.georeference import Located
 from ..pipelines.given.bars import without_bars
 from ..pipelines.given.given import Given, Mistake
 from ..pipelines.given.labels import is_dense, read
@@ -33,12 +34,14 @@ class Encoded:
     tokens: as a column holds the centre crop: uint16 ids, the bytes of a picture (uint8), or float16 vectors.
     seen: the label that the tokens say, in the frame of the crop.
     known: of a grid's tokens those that are known, bool (L,); None for all.
+    place: where the frame that the crop is of lies, None if it is not known.
     """
 
     tokens: np.ndarray
     seen: Any
     notes: tuple[str, ...] = ()
     known: np.ndarray | None = None
+    place: Located | None = None
 
 
 class Coder:
@@ -168,7 +171,7 @@ class Coder:
             notes.append(f"{np.sum(~known)} of {known.size} tokens are not known, where the picture is transparent")
         elif given.known is not None:
             notes.append("what is transparent is white")
-        return Encoded(tokens, codec.decode(tokens), tuple(notes), known)
+        return Encoded(tokens, codec.decode(tokens), tuple(notes), known, given.place)
 
     def _check_length(self, codec: Text, sample: Labelled) -> None:
         """ValueError if the sentence is longer than the model reads: columns cut it, a person should know."""

@@ -84,6 +84,8 @@ def files_of(label: str, value: Any) -> dict[str, bytes]:
         return {"png": encode_png(value)}
     if form is Form.CLASSES:
         return {"png": _indexed(value)}
+    if form in (Form.RASTER, Form.SERIES, Form.NUMBERS):  # metres and reflectances need more than float16 keeps
+        return {"npy": encode_array(value.astype(np.float32))}
     arrays = {"npy": encode_array(value.astype(np.float16))}
     if form is Form.DEPTH:
         return arrays | {"png": encode_png(np.rint(value.astype(np.float32).clip(0, 1) * 65_535).astype(np.uint16))}

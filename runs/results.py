@@ -1,6 +1,6 @@
 """What was generated: labels in memory, files that a person can open, and a page.
 
-OUT/NNNN/{target}.{png,npy,json,txt}    of each result
+OUT/NNNN/{target}.{png,npy,json,txt}    of each result; {tif,fits} where its place is known, {std,probability}.npy
 OUT/inputs/NNNN/{modality}....          what the model read, in the same forms
 OUT/settings.json                       all that they follow from, and which folder is of which sample
 OUT/index.html
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from .. import __version__
 from ..infra import storage
 from ..infra.explain import listing
 from ..modalities import Kind
+from ..pipelines.geo import maps
+from ..pipelines.geo.georeference import Located
 from ..train.downstream.settings import ChainStep
 from .coder import Encoded
 from .files import MADE_BY, SETTINGS, check, files_of
@@ -42,6 +44,7 @@ class Made(Mapping[str, Any]):
         labels: the same as a dictionary.
         tokens: target -> ids: uint16 (L,) of a grid, a list of a text.
         sources: input name -> the file or the words it came from.
+        spread: target -> how much the members of an ensemble differ in each value, of sensors; see `geo.maps.spread`.
     """
 
     key: str
@@ -50,6 +53,12 @@ class Made(Mapping[str, Any]):
     tokens: dict[str, Any]
     inputs: dict[str, Encoded]
     sources: dict[str, str]
+    spread: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def place(self) -> Located | None:
+        """Where the frame of its inputs lies, None if none of their files says it."""
+        return next((one.place for one in self.inputs.values() if one.place is not None), None)
 
     def __getitem__(self, name: str) -> Any:
         return self.labels[name]
@@ -108,7 +117,10 @@ def _save(generation: Generation, folder: str) -> str:
     files: dict[str, bytes] = {}
     for place in places:
         for name, value in place.made.items():
-            files |= _named(f"{place.folder}/{name}", files_of(label_of(name), value))
+            label, made = label_of(name), place.made
+            files |= _named(f"{place.folder}/{name}", files_of(label, value))
+            of_place = maps.files(label, value, made.spread.get(name), made.place, generation.classes.get(label, ()))
+            files |= _named(f"{place.folder}/{name}", of_place)
         if place.made.variation == 0:
             for name, one in place.made.inputs.items():
                 files |= _named(f"{place.inputs}/{name}", files_of(label_of(name), one.seen))

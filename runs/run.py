@@ -12,6 +12,7 @@ import numpy as np
 from ..infra import storage
 from ..modalities import LABELS, Kind
 from ..model.fourm import FourM
+from ..pipelines.geo import maps
 from ..pipelines.given.given import Mistake
 from ..pipelines.given.listing import GivenSample, samples
 from ..recipe import Recipe
@@ -136,7 +137,8 @@ class Run:
         settings = self.settings if seed is None else self.settings.model_copy(update={"seed": seed})
         everyone = self._members(settings, [tokens for _, tokens in given], steps, variations * ensemble)
         groups = [everyone[v * ensemble : (v + 1) * ensemble] for v in range(variations)]
-        decoded = [self.decoded(group) for group in groups]
+        spreads: list[dict[str, np.ndarray]] = [{} for _ in groups]
+        decoded = [self.decoded(group, spread) for group, spread in zip(groups, spreads, strict=True)]
         made = [
             Made(
                 key=sample.key,
@@ -145,6 +147,7 @@ class Run:
                 tokens={name: tokens[i] for name, tokens in group[0].items()},
                 inputs=tokens_given,
                 sources={name: source.path or source.name for name, source in sample.values.items()},
+                spread={name: rows[i] for name, rows in spreads[variation].items()},
             )
             for i, (sample, tokens_given) in enumerate(given)
             for variation, group in enumerate(groups)
@@ -166,15 +169,22 @@ class Run:
         with self.watch(len(given) * count) as done:
             return members(settings, special, self.model, conditions, model_steps, range(len(given)), numbers, done)
 
-    def decoded(self, group: Sequence[Generated]) -> dict[str, list[Any]]:
-        """The labels of all samples that a group of members says, averaged where they are grids; by modality."""
+    def decoded(self, group: Sequence[Generated], spread: dict[str, np.ndarray] | None = None) -> dict[str, list[Any]]:
+        """The labels of all samples that a group of members says, averaged where they are grids; by modality.
+
+        Args:
+            spread: gets how much the members differ, of sensors, see `geo.maps.spread`.
+        """
         values: dict[str, list[Any]] = {}
         for name in group[0]:
             members = [self.coder.decode(name, member[name], self.settings.batch_size) for member in group]
             values[name] = members[0]
             if self.specs[name].kind is Kind.GRID and len(group) > 1:
-                form = LABELS[label_of(name)].form
-                values[name] = list(average(form, np.stack([np.stack(rows) for rows in members])))
+                label, stacked = label_of(name), np.stack([np.stack(rows) for rows in members])
+                values[name] = list(average(LABELS[label].form, stacked))
+                classes = len(self.coder.classes([name]).get(label, ())) if spread is not None else 0
+                if spread is not None and (apart := maps.spread(label, stacked, classes)) is not None:
+                    spread[name] = apart
         return values
 
     def _said(self, settings: Generate, steps: Sequence[ChainStep], variations: int, ensemble: int) -> dict[str, Any]:

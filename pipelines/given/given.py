@@ -12,6 +12,7 @@ import numpy as np
 
 from ...infra import storage
 from .. import images
+from ..geo.georeference import Located
 
 TEXT_FILES = (".txt",)
 
@@ -28,12 +29,14 @@ class Given:
     size: (width, height) of its frame in pixels; None if it says nothing of pixels.
     notes: what was done to it.
     known: where a picture is not transparent, bool (H, W); None if all of it is known.
+    place: where its frame lies, None if its file does not say it.
     """
 
     value: Any
     size: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
     known: np.ndarray | None = None
+    place: Located | None = None
 
 
 def is_path(given: Any) -> bool:

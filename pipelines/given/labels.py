@@ -14,14 +14,15 @@ from __future__ import annotations
 from typing import Any
 
 from ...modalities import LABELS, Form, class_names
+from ...sensors import SENSORS
 from ..reject import Reject
-from . import maps, polygons, records
+from . import instruments, maps, polygons, records
 from .given import Given, Mistake
 
 
 def is_dense(label: str) -> bool:
     """Whether a label is a map over the picture, and so has a frame of its own."""
-    return LABELS[label].form not in (Form.RECORD, Form.VECTOR, Form.SEQUENCE)
+    return LABELS[label].form not in (Form.RECORD, Form.VECTOR, Form.SEQUENCE, Form.SERIES, Form.NUMBERS)
 
 
 def read(
@@ -44,6 +45,8 @@ def read(
     Raises:
         Mistake: it cannot be read, or is no such label.
     """
+    if label in SENSORS:
+        return instruments.read(label, given)
     form = LABELS[label].form
     names = class_names(label, {}) if classes is None else classes
     try:

@@ -20,7 +20,9 @@ from typing import Any
 
 from ...infra import storage
 from ...modalities import LABELS, Form
+from ...sensors import SENSORS
 from .. import patterns
+from . import instruments
 from .given import TEXT_FILES, Mistake, file_text, is_path
 
 # Labels whose value may be the words themselves; everything else that is a text is a path.
@@ -164,6 +166,8 @@ def _folder(label: str, path: str) -> _Found:
 
 def _suffixes(label: str) -> tuple[str, ...]:
     """Of the files of a folder that are values of a label."""
+    if label in SENSORS:
+        return instruments.suffixes()
     form = LABELS[label].form
     if form is Form.RECORD:
         return (".json", *(TEXT_FILES if label in WORDS else ()), *(PICTURES if label == "sam_instance" else ()))

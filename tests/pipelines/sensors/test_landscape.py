@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import rasterio
 from fourmill_tests import data, runs, training
+from fourmill_tests.earth import ground
 from fourmill_tests.tiny import landscape
+from rasterio.transform import Affine
 
 from fourmill import recipe as recipes
 from fourmill.infra.ledger import Record
@@ -126,11 +128,28 @@ def test_a_model_is_trained_and_generates_without_any_photo(land: Land) -> None:
             about = landscape.place(100 + number)
             np.testing.assert_allclose(tuple(file.transform)[:6], about["transform"], rtol=0, atol=1e-9)
             assert file.crs.to_string() == about["crs"] and file.tags(1)["CLASS_0"] == "water"
+    _generates_from_a_file_of_ones_own(land.folder, folder.parents[2])
     for verb in ("view", "report"):
         status, _, said = runs.command(verb, str(land.path))
         assert status == 0, said
     page = (land.folder / "out/gallery.html").read_text()
     assert "Mg/ha" in page and "(dark) to" in page and "water" in page and "cannot be drawn" not in page
+
+
+def _generates_from_a_file_of_ones_own(folder: Path, run: Path) -> None:
+    """From a GeoTIFF of an instrument to maps of the same place, with how much the members of an ensemble differ."""
+    about, out = landscape.place(100), folder / "own"
+    tif = ground.raster(folder / "mine.tif", landscape.scene(100)["s2"], Affine(*about["transform"]), about["crs"])
+    asked = ("--input", f"s2={tif}", "--to", "tok_lulc,agb", "--ensemble", "2", "--seed", "0", "--out", str(out))
+    status, _, said = runs.command("generate", str(run), *asked)
+    assert status == 0, said
+    for name, bands in (("tok_lulc", 1), ("tok_lulc.probability", 4)):
+        with rasterio.open(out / "0000" / f"{name}.tif") as file:
+            np.testing.assert_allclose(tuple(file.transform)[:6], about["transform"], rtol=0, atol=1e-9)
+            assert (file.count, file.width, file.crs.to_string()) == (bands, 32, about["crs"])
+    shares = np.load(out / "0000" / "tok_lulc.probability.npy")
+    assert set(np.unique(shares)) <= {0, 0.5, 1} and (shares.sum(axis=-1) == 1).all()
+    assert np.load(out / "0000/agb.npy").dtype == np.float32 and np.load(out / "0000/agb.std.npy").shape == (1,)
 
 
 def test_files_are_explained_where_no_recipe_was_read(land: Land) -> None:
