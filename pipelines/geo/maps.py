@@ -15,8 +15,9 @@ from ...sensors import SENSORS
 from ...tokenize.crops import crops
 from ...tokenize.id_colors import class_table
 from ...tokenize.labels import encode_array
-from . import fits, georeference, rasters
-from .georeference import Located
+from . import fits, georeference
+from .georeference import Georeference, Located
+from .rasters import Raster
 
 MAPS = (Form.RASTER, Form.CLASSES, Form.DEPTH, Form.DISTANCE, Form.NORMALS, Form.COLORS, Form.EDGES)
 _SPREADS = {Form.CLASSES: "probability", Form.RASTER: "std", Form.NUMBERS: "std", Form.SERIES: "std"}
@@ -71,15 +72,27 @@ def _tiffs(
     left, top, width, height = _window(place)
     rows, cols = value.shape[:2]
     here = place.georeference.window(left, top).scaled(width / cols, height / rows)
-    form, names, unit = LABELS[label].form, _names(label), _unit(label)
-    is_map = form is Form.CLASSES
-    nodata = float(NO_CLASS) if is_map else float("nan") if value.dtype.kind == "f" else None
-    colors = class_table() if is_map else None
-    made = {"tif": rasters.geotiff(_first(value), here, nodata, names, unit, classes if is_map else (), colors)}
+    pixels = _first(value)
+    made = {"tif": described(label, here, pixels.shape, pixels.dtype.name, classes).encode(pixels)}
     if apart is not None:
-        of = classes if is_map else names
-        made[f"{_SPREADS[form]}.tif"] = rasters.geotiff(_first(apart), here, float("nan"), of, "" if is_map else unit)
+        shares = _first(apart)
+        spread = described(label, here, shares.shape, shares.dtype.name, classes, spread=True)
+        made[f"{_SPREADS[LABELS[label].form]}.tif"] = spread.encode(shares)
     return made
+
+
+def described(
+    label: str, place: Georeference, shape: tuple[int, ...], dtype: str, classes: Sequence[str] = (),
+    spread: bool = False,
+) -> Raster:  # fmt: skip
+    """A GeoTIFF of a label, or of its `spread`, (bands, rows, columns)."""
+    bands, rows, cols = shape
+    if LABELS[label].form is not Form.CLASSES:
+        nodata = float("nan") if np.dtype(dtype).kind == "f" else None
+        return Raster(place, (bands, rows, cols), dtype, nodata, _names(label), _unit(label))
+    if spread:
+        return Raster(place, (bands, rows, cols), dtype, float("nan"), classes)
+    return Raster(place, (bands, rows, cols), dtype, float(NO_CLASS), classes=classes, colors=class_table())
 
 
 def _fits(

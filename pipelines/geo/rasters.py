@@ -3,58 +3,78 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .georeference import Georeference, Located, crs_text
 
-_COLORS = 256
 
+@dataclass(frozen=True)
+class Raster:
+    """A GeoTIFF, compressed without loss, before it is written.
 
-def geotiff(
-    pixels: np.ndarray,
-    place: Georeference,
-    nodata: float | None = None,
-    names: Sequence[str] = (),
-    unit: str = "",
-    classes: Sequence[str] = (),
-    colors: np.ndarray | None = None,
-    tags: Mapping[str, str] | None = None,
-) -> bytes:
-    """A GeoTIFF, compressed without loss.
+    shape: bands, rows, columns. names: of the bands. unit: of all of them. classes: names of the ids of one band of
+    uint8, kept as its tags CLASS_0, ...; colors: (256, 3) uint8 of ids.
 
-    Args:
-        pixels: (bands, rows, columns) of numbers.
-        names: of the bands. unit: of all of them.
-        classes: names of the ids of one band of uint8, kept as its tags CLASS_0, ...; colors: (n, 3) uint8 of ids.
-
-    ImportError without rasterio.
+    Its methods raise ImportError without rasterio.
     """
-    from affine import Affine
-    from rasterio.io import MemoryFile
 
-    profile: dict[str, Any] = {
-        "driver": "GTiff", "count": pixels.shape[0], "height": pixels.shape[1], "width": pixels.shape[2],
-        "dtype": pixels.dtype.name, "crs": place.crs, "transform": Affine(*place.transform), "nodata": nodata,
-        "compress": "deflate",
-    }  # fmt: skip
-    with MemoryFile() as memory:
-        with memory.open(**profile) as file:
-            file.write(pixels)
-            for band, name in enumerate(names, 1):
-                if name:
-                    file.set_band_description(band, name)
-            if unit:
-                file.units = (unit,) * pixels.shape[0]
-            if colors is not None:
-                file.write_colormap(1, {i: (*map(int, color), 255) for i, color in enumerate(colors[:_COLORS])})
-            if classes:
-                file.update_tags(1, **{f"CLASS_{i}": name for i, name in enumerate(classes)})
-            if tags:
-                file.update_tags(**tags)
-        return bytes(memory.read())
+    place: Georeference
+    shape: tuple[int, int, int]
+    dtype: str
+    nodata: float | None = None
+    names: Sequence[str] = ()
+    unit: str = ""
+    classes: Sequence[str] = ()
+    colors: np.ndarray | None = None
+
+    def encode(self, pixels: np.ndarray) -> bytes:
+        """The file of (bands, rows, columns)."""
+        from rasterio.io import MemoryFile
+
+        with MemoryFile() as memory:
+            with memory.open(**self._profile()) as file:
+                file.write(pixels)
+                self._describe(file)
+            return bytes(memory.read())
+
+    def write(self, path: Path, parts: Iterable[np.ndarray]) -> None:
+        """Write parts from top to bottom, (some rows, columns, bands) each: no more of them is in memory."""
+        import rasterio
+        from rasterio.windows import Window
+
+        with rasterio.open(path, "w", **self._profile(), BIGTIFF="IF_SAFER") as file:
+            first = 0
+            for part in parts:
+                window = Window(0, first, self.shape[2], len(part))
+                file.write(np.ascontiguousarray(np.moveaxis(part, -1, 0), self.dtype), window=window)
+                first += len(part)
+            self._describe(file)
+
+    def _profile(self) -> dict[str, Any]:
+        from affine import Affine
+
+        bands, rows, cols = self.shape
+        return {
+            "driver": "GTiff", "count": bands, "height": rows, "width": cols, "dtype": self.dtype,
+            "crs": self.place.crs, "transform": Affine(*self.place.transform), "nodata": self.nodata,
+            "compress": "deflate",
+        }  # fmt: skip
+
+    def _describe(self, file: Any) -> None:
+        for band, name in enumerate(self.names, 1):
+            if name:
+                file.set_band_description(band, name)
+        if self.unit:
+            file.units = (self.unit,) * self.shape[0]
+        if self.colors is not None:
+            file.write_colormap(1, {i: (*map(int, color), 255) for i, color in enumerate(self.colors)})
+        if self.classes:
+            file.update_tags(1, **{f"CLASS_{i}": name for i, name in enumerate(self.classes)})
 
 
 def located(data: bytes) -> Located | None:

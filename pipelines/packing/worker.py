@@ -21,7 +21,8 @@ from .. import archive
 from ..engine import access
 from ..engine.job import Demand, Hints, NodeSetup, PlaceError, Status
 from ..engine.settings import Engine
-from ..geo import georeference, rasters
+from ..geo import georeference
+from ..geo.rasters import Raster
 from . import cut, tables
 from .cut import Cut
 from .files import Opened
@@ -187,8 +188,10 @@ def _member(pack: Pack, name: str, found: Cut) -> dict[str, bytes]:
     if layer.format == "npy" or found.georeference is None:
         return {f"{name}.npy": encode_array(found.pixels if len(found.pixels) > 1 else found.pixels[0])}
     classes = layer.classes if isinstance(layer.classes, list) else []
-    tiff = rasters.geotiff(found.pixels, found.georeference, found.nodata, layer.kept, layer.unit, classes)
-    return {f"{name}.tif": tiff}
+    place, pixels, unit = found.georeference, found.pixels, layer.unit
+    bands, rows, cols = pixels.shape
+    raster = Raster(place, (bands, rows, cols), pixels.dtype.name, found.nodata, layer.kept, unit, classes)
+    return {f"{name}.tif": raster.encode(pixels)}
 
 
 def _about(pack: Pack, area: Area, tile: Tile, cuts: Mapping[str, Cut]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ EXAMPLES = (
     "fourmill generate recipe.yaml --set generate.seed=1",
     "fourmill generate out/runs/4m --input rgb=photo.jpg --to depth,semseg,caption --out generated",
     "fourmill generate out/runs/4m --input caption='a red boat' --to rgb:steps=12:guidance=2 --out boats",
+    "fourmill generate out/runs/4m --input s2=scene.tif --to dem,lulc --tile 96 --ensemble 8 --out maps",
 )
 
 
@@ -44,6 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--seed", type=int, help="of all random numbers (default: the recipe's generate.seed)")
     own.add_argument("--variations", type=int, default=1, metavar="N", help="results of each input (default: 1)")
     own.add_argument("--ensemble", type=int, default=1, metavar="N", help="average N generations (default: 1)")
+    text = (
+        "cut a scene, one file for each sensor, into tiles of PX pixels that overlap, and blend the results into a map"
+    )
+    own.add_argument("--tile", type=int, metavar="PX", help=text)
     own.add_argument("--root", help="the root of the model's tokenizers (default: the one that holds RUN)")
     shared = parser.add_argument_group("options of all targets (default: as the recipe's chains have them)")
     shared.add_argument("--scheme", choices=["maskgit", "roar", "autoregressive"], help="how tokens are chosen")
@@ -74,13 +79,26 @@ def own_inputs(args: argparse.Namespace) -> int:
     files.check(args.out)
     inputs = _inputs(args.input)
     run = _run(args)
-    run.watch = _watched
+    run.watch = _watched if args.tile is None else run.watch
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    if args.tile is not None:
+        return _scene(args, run, inputs, options)
     made = run.generate(inputs, args.to, seed=args.seed, variations=args.variations, ensemble=args.ensemble, **options)
     page = made.save(args.out)
     for line in said(made):
         print(line)
     print(page)
+    return 0
+
+
+def _scene(args: argparse.Namespace, run: Run, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> int:
+    """Generate maps of a whole scene, and name them."""
+    from ...runs import mosaic
+
+    if args.variations != 1 or args.tile < 1:
+        raise ValueError(f"--tile: got {args.tile} and {args.variations} variations; expected pixels, and one result")
+    for path in mosaic.generate(run, inputs, args.to, args.tile, args.out, args.ensemble, args.seed, **options):
+        print(path)
     return 0
 
 

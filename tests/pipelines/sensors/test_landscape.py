@@ -149,7 +149,41 @@ def _generates_from_a_file_of_ones_own(folder: Path, run: Path) -> None:
             assert (file.count, file.width, file.crs.to_string()) == (bands, 32, about["crs"])
     shares = np.load(out / "0000" / "tok_lulc.probability.npy")
     assert set(np.unique(shares)) <= {0, 0.5, 1} and (shares.sum(axis=-1) == 1).all()
+    _generates_a_map_of_a_scene(folder, run)
     assert np.load(out / "0000/agb.npy").dtype == np.float32 and np.load(out / "0000/agb.std.npy").shape == (1,)
+
+
+def _generates_a_map_of_a_scene(folder: Path, run: Path) -> None:
+    """Tiles of a scene that is larger than the model's are blended into one map, with the place of the scene."""
+    parts = [landscape.scene(100 + i)["s2"] for i in range(6)]
+    pixels = np.concatenate([np.concatenate(parts[i : i + 3], axis=2) for i in (0, 3)], axis=1)[:, :50, :90]
+    place = Affine(*landscape.place(7)["transform"])
+    tif = ground.raster(folder / "scene.tif", pixels, place, nodata=0)
+    asked = (
+        "--input",
+        f"s2={tif}",
+        "--to",
+        "tok_lulc",
+        "--tile",
+        "32",
+        "--ensemble",
+        "2",
+        "--out",
+        str(folder / "map"),
+    )
+    status, said, wrong = runs.command("generate", str(run), *asked)
+    assert status == 0 and said.splitlines() == [
+        str(folder / f"map/{name}.tif") for name in ("tok_lulc", "tok_lulc.probability")
+    ], wrong
+    with rasterio.open(folder / "map/tok_lulc.tif") as file:
+        assert (file.width, file.height, file.transform) == (90, 50, place)
+        ids = file.read(1)
+    with rasterio.open(folder / "map/tok_lulc.probability.tif") as file:
+        shares = file.read()
+        np.testing.assert_allclose(shares.sum(axis=0), 1, atol=1e-5)
+        assert (shares.argmax(axis=0) == ids).all() and ids.max() < 4
+    status, _, wrong = runs.command("generate", str(run), *asked[:3], "agb", *asked[4:])
+    assert status == 2 and "agb is no map" in wrong
 
 
 def test_files_are_explained_where_no_recipe_was_read(land: Land) -> None:

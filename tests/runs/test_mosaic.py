@@ -1,0 +1,36 @@
+"""Tiles of a scene are blended into one map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fourmill.runs.mosaic import Canvas
+
+
+def test_what_all_tiles_agree_on_is_the_map(tmp_path: Path) -> None:
+    rows, cols, side = 50, 90, 32
+    down, across = np.mgrid[0:120, 0:160]
+    truth = np.stack([down * 2.0 + across, 5.0 - across], axis=-1).astype(np.float32)
+    canvas = Canvas(str(tmp_path), (rows, cols, 2), side)
+    for row in range(0, rows, 24):
+        for col in range(0, cols, 24):
+            tile = truth[row : row + side, col : col + side].copy()
+            tile[:4, :4] = np.nan  # others may have a value there
+            canvas.add(col, row, tile)
+    found = np.concatenate(list(canvas.rows()))
+    assert found.shape == (rows, cols, 2)
+    gaps = np.isnan(found)
+    np.testing.assert_allclose(found[~gaps], truth[:rows, :cols][~gaps], rtol=1e-5)
+    assert gaps[:4, :4].all() and gaps.sum() == 4 * 4 * 2 * 1  # the corner that one tile alone shows
+
+
+def test_a_seam_is_a_slope_and_no_step(tmp_path: Path) -> None:
+    canvas = Canvas(str(tmp_path), (32, 56, 1), 32)
+    canvas.add(0, 0, np.zeros((32, 32, 1), np.float32))
+    canvas.add(24, 0, np.ones((32, 32, 1), np.float32))
+    (row,) = next(canvas.rows())[10:11]
+    values = row[:, 0]
+    assert (values[:24] == 0).all() and (values[32:] == 1).all()
+    assert (np.diff(values[23:33]) > 0).all() and np.diff(values).max() < 0.2
