@@ -11,6 +11,7 @@ import numpy as np
 from ...modalities import Form
 from ...sensors import SENSORS, Reading
 from ..geo import located
+from ..geo.georeference import Located
 from ..sensors import readers, values
 from .given import Given, Mistake, file_bytes, is_path
 
@@ -30,7 +31,8 @@ def read(label: str, given: Any) -> Given:
         Mistake: it cannot be read, or is no such label.
     """
     sensor = SENSORS[label]
-    reading, place = sensor.reading(), None
+    reading = sensor.reading()
+    place: Located | None = None
     if sensor.form is Form.NUMBERS and (said := _numbers(given)) is not None:
         if len(said) != sensor.width or not np.isfinite(said).all():
             raise Mistake(f"got {len(said)} numbers, expected {sensor.width}, in {sensor.unit or 'its unit'}")
