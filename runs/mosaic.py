@@ -233,8 +233,8 @@ def _write(run: Run, whole: Scene, part: str, canvas: Canvas, folder: str) -> li
 
 def _likeliest(shares: np.ndarray) -> np.ndarray:
     """uint8 (rows, columns, 1): the class of the largest share, 255 where there is none."""
-    known = np.isfinite(shares).any(axis=2)
-    ids = np.where(known, np.argmax(np.nan_to_num(shares, nan=-1.0), axis=2), NO_CLASS)
+    known = np.nan_to_num(shares)
+    ids = np.where(known.max(axis=2) > 0, known.argmax(axis=2), NO_CLASS)
     return ids[..., None].astype(np.uint8)
 
 
