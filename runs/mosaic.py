@@ -207,10 +207,9 @@ def _blend(
 
 
 def _shares(ids: np.ndarray, classes: int) -> np.ndarray:
-    """1 for the class of each pixel and 0 for the others, float32 (H, W, classes); NaN where there is none."""
+    """1 for the class of each pixel and 0 for the others, float32 (H, W, classes)."""
     count = max(classes, int(ids[ids != NO_CLASS].max(initial=0)) + 1)
     shares: np.ndarray = (ids[..., None] == np.arange(count)).astype(np.float32)
-    shares[ids == NO_CLASS] = np.nan
     return shares
 
 
@@ -232,9 +231,10 @@ def _write(run: Run, whole: Scene, part: str, canvas: Canvas, folder: str) -> li
 
 
 def _likeliest(shares: np.ndarray) -> np.ndarray:
-    """uint8 (rows, columns, 1): the class of the largest share, 255 where there is none."""
+    """uint8 (rows, columns, 1): the class of the largest share, 255 where none has a larger one, or no tile lies."""
     known = np.nan_to_num(shares)
-    ids = np.where(known.max(axis=2) > 0, known.argmax(axis=2), NO_CLASS)
+    largest, none = known.max(axis=2), 1 - known.sum(axis=2)
+    ids = np.where((largest > 0) & (largest >= none), known.argmax(axis=2), NO_CLASS)
     return ids[..., None].astype(np.uint8)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fourmill.runs.mosaic import Canvas
+from fourmill.runs.mosaic import Canvas, _likeliest
 
 
 def test_what_all_tiles_agree_on_is_the_map(tmp_path: Path) -> None:
@@ -34,3 +34,8 @@ def test_a_seam_is_a_slope_and_no_step(tmp_path: Path) -> None:
     values = row[:, 0]
     assert (values[:24] == 0).all() and (values[32:] == 1).all()
     assert (np.diff(values[23:33]) > 0).all() and np.diff(values).max() < 0.2
+
+
+def test_the_likeliest_class_may_be_none() -> None:
+    shares = np.array([[[0.6, 0.4], [0.2, 0.3], [0.0, 0.0], [np.nan, np.nan], [0.1, 0.5]]], np.float32)
+    assert _likeliest(shares)[0, :, 0].tolist() == [0, 255, 255, 255, 1]

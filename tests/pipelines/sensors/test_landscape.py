@@ -148,7 +148,7 @@ def _generates_from_a_file_of_ones_own(folder: Path, run: Path) -> None:
             np.testing.assert_allclose(tuple(file.transform)[:6], about["transform"], rtol=0, atol=1e-9)
             assert (file.count, file.width, file.crs.to_string()) == (bands, 32, about["crs"])
     shares = np.load(out / "0000" / "tok_lulc.probability.npy")
-    assert set(np.unique(shares)) <= {0, 0.5, 1} and (shares.sum(axis=-1) == 1).all()
+    assert set(np.unique(shares)) <= {0, 0.5, 1} and (shares.sum(axis=-1) <= 1).all()  # the rest is of no class
     _generates_a_map_of_a_scene(folder, run)
     assert np.load(out / "0000/agb.npy").dtype == np.float32 and np.load(out / "0000/agb.std.npy").shape == (1,)
 
@@ -180,8 +180,8 @@ def _generates_a_map_of_a_scene(folder: Path, run: Path) -> None:
         ids = file.read(1)
     with rasterio.open(folder / "map/tok_lulc.probability.tif") as file:
         shares = file.read()
-        np.testing.assert_allclose(shares.sum(axis=0), 1, atol=1e-5)
-        assert (shares.argmax(axis=0) == ids).all() and ids.max() < 4
+        assert (shares.sum(axis=0) < 1 + 1e-5).all() and set(np.unique(ids)) <= {0, 1, 2, 3, 255}
+        assert (shares.argmax(axis=0) == ids)[ids < 255].all() and (ids < 255).mean() > 0.5
     status, _, wrong = runs.command("generate", str(run), *asked[:3], "agb", *asked[4:])
     assert status == 2 and "agb is no map" in wrong
 
