@@ -57,6 +57,13 @@ class Form(StrEnum):
     SERIES = "series"  # float32 (L, n), n values at each sample of a regular axis; NaN where there is none
     RASTER = "raster"  # float32 (H, W, n), bands of a sensor in its own unit; NaN where there is no value
     NUMBERS = "numbers"  # float32 (n,), one number or several, in their own unit
+    COORDINATES = "coordinates"  # {name: number}, the eastern or x one first
+    TIME = "time"  # {"time": ISO 8601, "year", "day" of it, and "hour" if asked}, UTC
+    CATALOGUE = "catalogue"  # a list of {name: number or None}, a row for each object
+
+    @property
+    def is_record(self) -> bool:  # what JSON says, and no array
+        return self in (Form.RECORD, Form.COORDINATES, Form.TIME, Form.CATALOGUE)
 
 
 RASTER = "raster"  # the codec of pixels of n bands
@@ -81,8 +88,7 @@ class Label:
 class Modality:
     """One kind of tokens: where they come from, how they are made, how large they are.
 
-    `patch_size` is the number of pixels of a 224 px crop that one token of a grid covers along one side; samples of a
-    series.
+    `patch_size` is how many pixels of a 224 px crop a token covers along a side, or samples of a series.
     `max_tokens` counts tokens of one crop at 224 px, with end-of-sequence for sequences.
     `spatial` tokens depend on the crop; the others (a caption) are stored once for each sample.
     `channels` is the number of input channels of the tokenizer of a grid.
@@ -111,7 +117,7 @@ class Modality:
         """Names of the fitted tokenizers that its tokens come from: one of TOKENIZERS, the text tokenizer, or both."""
         if self.kind is Kind.GRID or self.codec == RASTER:
             return (self.tokenizer or self.name,)
-        extra = {"poses": (BODY_POSE,), "instances": (SAM_MASK,)}.get(self.codec, ())
+        extra = {"poses": (BODY_POSE,), "instances": (SAM_MASK,), "catalogue": (self.name,)}.get(self.codec, ())
         return (TEXT, *extra) if self.kind is Kind.SEQUENCE else ()
 
     @property
@@ -378,9 +384,7 @@ TOKENIZERS: dict[str, Tokenizer] = {
 
 
 def declare(*entries: Label | Modality) -> None:
-    """Add labels and modalities to the tables, from a module of your own that a recipe names in `modules`.
-
-    Declaring the same again changes nothing.
+    """Add labels and modalities, from a module of your own that a recipe names in `modules`; the same again is ignored.
 
     Raises:
         ValueError: the name is taken, or the label of a modality is unknown.

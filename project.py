@@ -292,7 +292,7 @@ class Project:
             root=recipe.root,
             seed=recipe.seed,
             image_size=recipe.images.size,
-            text=recipe.tokenizers.text if TEXT in names else None,
+            text=recipe.text_of_fit if TEXT in names else None,
             tokenizers={name: recipe.tokenizer(name) for name in names if name != TEXT},
             prints=self.fit_fingerprints,
             versions={name: versions.identity(self.fit_parts(name), used) for name in names},

@@ -43,7 +43,7 @@ from .pipelines.specialists.names import BY_FIRST_NAME
 from .sensors import SENSORS, Sensor, Sensors, declare_from
 from .tokenize import class_lists, conventions
 from .tokenize import settings as tokenizer_settings
-from .tokenize.settings import Precision, Tokenizers, TokenizerSettings
+from .tokenize.settings import Precision, TextTokenizer, Tokenizers, TokenizerSettings
 from .train.downstream.evaluation.settings import CLASSES, Evaluate
 from .train.downstream.settings import Chain, Generate, check_steps
 from .train.settings import Mixture, Train, alpha_of
@@ -144,6 +144,15 @@ class Recipe(Section):
     @property
     def has_text(self) -> bool:
         return any(MODALITIES[name].kind is Kind.SEQUENCE for name in self.modalities)
+
+    @property
+    def text_of_fit(self) -> TextTokenizer:
+        """The settings that the text tokenizer is fitted by: sentences of sensors alone need no captions."""
+        text = self.tokenizers.text
+        others = any(
+            MODALITIES[name].kind is Kind.SEQUENCE and MODALITIES[name].label not in SENSORS for name in self.modalities
+        )
+        return text if others else text.model_copy(update={"captions": 0})
 
     def tokenizer(self, name: str) -> TokenizerSettings:
         """The settings of one tokenizer with its sizes: `codebook_size` and `patch_size` (1 for vectors) are given."""

@@ -9,11 +9,11 @@ where there are none, or of the user's classes; and modalities:
 | a map of classes | `lulc`, (H, W) | `tok_lulc`, a grid of ids |
 | one number or several | `agb`, (n,) | `agb`, one id for each number, of a vocabulary of its own |
 | a series | `ndvi`, (length, n) | `tok_ndvi`, a row of ids |
+| coordinates, a time, a catalogue | `place`, a record | `place`, a sentence |
 """
 
 from __future__ import annotations
 
-import datetime
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -22,14 +22,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from .infra.fields import Positive, Section
-from .modalities import LABELS, MODALITIES, RASTER, TOKENIZERS, Form, Kind, Label, Modality, Storage, declare
+from .infra.fields import Positive
+from .modalities import LABELS, MODALITIES, RASTER, TOKENIZERS, Form, Kind, Label, Modality, Storage, Tokenizer, declare
+from .sensor_parts import FORMS, VALUE_WORDS, Grid, Mel, Records, as_list
 
 NUMBER_CODES = 1_024  # of a number's vocabulary, as AION-1 has them
 RASTER_CODES, CLASS_CODES, SERIES_CODES = 16_384, 4_096, 1_024
-MOST_POINTS = 1_000_000  # of a grid
 _WEIGHT = "_weight"
-_EPOCH = datetime.date(1970, 1, 1)
 FITS = ("fits", "fit", "fts", "fz")
 SOUNDS = ("wav", "flac", "ogg", "aiff")
 _OF_SEVERAL = ("npz", "h5", "hdf5", "zarr.zip", *FITS)  # files that hold several arrays
@@ -41,89 +40,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _STRETCH = re.compile(r"p(\d+(?:\.\d+)?)-p(\d+(?:\.\d+)?)")
 
 
-def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) or value is None else [value]
-
-
-class Mel(Section):
-    """A log-mel spectrogram of a sound: power in dB in triangular bands, even on HTK's mel scale, high tones first.
-
-    The defaults are those of AST and AudioMAE: 128 bands from 20 Hz to 8 kHz, Hann windows of 25 ms every 10 ms.
-    window, hop: seconds, whatever the rate of the file. low, high: Hz. frames: as many windows, evenly over the sound,
-        in place of one every `hop`.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    bins: Annotated[int, Field(gt=0, le=1024)] = 128
-    window: Annotated[float, Field(gt=0, le=1)] = 0.025
-    hop: Annotated[float, Field(gt=0)] = 0.01
-    low: Annotated[float, Field(ge=0)] = 20.0
-    high: Annotated[float, Field(gt=0)] = 8_000.0
-    frames: Annotated[int, Field(gt=1)] | None = None
-
-    @model_validator(mode="after")
-    def _is_a_range(self) -> Self:
-        if self.low >= self.high:
-            raise ValueError(f"low: {self.low:g} Hz is not below high, {self.high:g} Hz")
-        return self
-
-
-class Grid(Section):
-    """The common grid of series whose values lie at places of their own.
-
-    from, to: its first and last point, numbers or dates. step: between points, of dates in days; or points: how many.
-    reach: two values that are farther apart have none between them; twice the step, or twice the usual distance of a
-        sample's own values if that is more, unless given.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
-
-    from_: float | datetime.date = Field(alias="from")
-    to: float | datetime.date
-    step: Annotated[float, Field(gt=0)] | None = None
-    points: Annotated[int, Field(gt=1, le=MOST_POINTS)] | None = None
-    reach: Annotated[float, Field(gt=0)] | None = None
-
-    @model_validator(mode="after")
-    def _is_a_grid(self) -> Self:
-        if isinstance(self.from_, datetime.date) != isinstance(self.to, datetime.date):
-            raise ValueError("from and to: one is a date and the other is not")
-        if self.start >= self.stop:
-            raise ValueError(f"from: {self.from_} is not below to, {self.to}")
-        if (self.step is None) == (self.points is None):
-            raise ValueError("say step, or points, and not both")
-        if not 1 < self.count <= MOST_POINTS:
-            raise ValueError(f"it has {self.count} points, expected 2 to {MOST_POINTS}; see step")
-        return self
-
-    @property
-    def is_of_dates(self) -> bool:
-        return isinstance(self.from_, datetime.date)
-
-    @property
-    def start(self) -> float:
-        """Of dates in days since 1970."""
-        return _number(self.from_)
-
-    @property
-    def stop(self) -> float:
-        return _number(self.to)
-
-    @property
-    def count(self) -> int:
-        return self.points or int((self.stop - self.start) / (self.step or 1) + 1e-6) + 1
-
-    @property
-    def step_size(self) -> float:
-        return self.step or (self.stop - self.start) / (self.count - 1)
-
-
-def _number(value: float | datetime.date) -> float:
-    return float((value - _EPOCH).days) if isinstance(value, datetime.date) else value
-
-
-class Reading(Section):
+class Reading(Records):
     """Where the values of a sensor are, and what they mean: all that its label depends on.
 
     member: what follows the key in a member's name, "zarr.zip" of KEY.zarr.zip. column: of Parquet, dotted where
@@ -154,7 +71,9 @@ class Reading(Section):
     field: str | None = None
     fields: list[str] = []
     reader: str | None = None
-    kind: Literal["raster", "classes", "scalar", "vector", "series"] | None = None
+    kind: Literal[
+        "raster", "classes", "scalar", "vector", "series", "coordinates", "time", "catalogue"
+    ] | None = None  # fmt: skip
     bands: list[str] = []
     use: list[str] = []
     axes: Literal["chw", "hwc"] | None = None
@@ -165,7 +84,7 @@ class Reading(Section):
     grid: Grid | None = None
     weight: str = ""
     mel: Mel | None = None
-    nodata: Annotated[list[float], BeforeValidator(_as_list)] = []
+    nodata: Annotated[list[float], BeforeValidator(as_list)] = []
     scale: float = 1.0
     offset: float = 0.0
     classes: list[str] | dict[int, str] = []
@@ -186,9 +105,14 @@ class Reading(Section):
                 raise ValueError(f"{what}: a name stands twice in {names}")
         if unknown := [name for name in self.use if name not in self.bands]:
             raise ValueError(f"use: {unknown[0]!r} is not among the bands, {', '.join(self.bands) or 'which are none'}")
-        if (self.fields and not self._is_json) or (self.field and self._suffix not in ("json", *FITS)):
+        self.check_only()
+        if self.form.is_record:
+            if self.bands or self.axes or self.classes or self.length:
+                raise ValueError(f"bands, axes, classes and length have no meaning for {self.kind}; leave them out")
+            self.check_record(self.field, self._is_json)
+        elif (self.fields and not self._is_json) or (self.field and self._suffix not in ("json", *FITS)):
             raise ValueError(f"field: it is of a JSON, and the member is {self.place}")
-        if self.field and self.fields:
+        if self.field and self.fields and self.kind != "catalogue":
             raise ValueError("field and fields say the same thing; leave one out")
         if self.kind == "classes" and not self.classes:
             raise ValueError("classes: name the classes, in the order of their ids, or by id")
@@ -196,6 +120,8 @@ class Reading(Section):
             raise ValueError("scale: it is 0, which would make all values one")
         if self.form is Form.CLASSES and (self.bands or self.scale != 1 or self.offset):
             raise ValueError("bands, scale and offset have no meaning for classes; leave them out")
+        if self.form is Form.CATALOGUE and (self.scale != 1 or self.offset):
+            raise ValueError("scale and offset have no meaning for a catalogue; leave them out")
         if self.form is Form.NUMBERS and (self.bands or self.axes):
             raise ValueError("bands and axes are of rasters; leave them out")
         if bool(self.axis) != (self.grid is not None):
@@ -263,6 +189,8 @@ class Reading(Section):
     @property
     def form(self) -> Form:
         """What its label is."""
+        if self.kind in FORMS:
+            return FORMS[self.kind]
         if self.classes:
             return Form.CLASSES
         if (self._is_json and (self.field or self.fields)) or self.kind in ("scalar", "vector"):
@@ -277,6 +205,8 @@ class Reading(Section):
     @property
     def width(self) -> int:
         """How many bands a raster or a series has, or numbers a vector."""
+        if self.form is Form.CATALOGUE:
+            return len(self.fields)
         if self.form is Form.NUMBERS:
             return len(self.fields) or (self.shape[0] if self.kind == "vector" and self.shape else 1)
         return len(self.kept) if self.form in (Form.RASTER, Form.SERIES) else 1
@@ -335,6 +265,11 @@ class Sensor(Reading):
             raise ValueError("softening: it is of arcsinh; leave it out")
         return self
 
+    @property
+    def on_earth(self) -> bool:
+        """Whether coordinates are longitudes and latitudes in degrees."""
+        return self.unit in ("degrees", "deg") or not (self.unit or self.ranges)
+
     def reading(self) -> Reading:
         """What its label depends on."""
         return Reading.model_validate(self.plain())
@@ -382,6 +317,8 @@ class Sensors:
                 forget(name)
                 declare(*entries(name, sensor))
                 SENSORS[name] = sensor
+                if sensor.form is Form.CATALOGUE:  # quantiles of each value of a row, whose ids are words
+                    TOKENIZERS[name] = Tokenizer(name, name, Form.NUMBERS, sensor.width, VALUE_WORDS, sensor.width)
                 for modality in (name, f"{PREFIX}{name}"):
                     if sensor.size and modality in TOKENIZERS:
                         TOKENIZERS[modality] = replace(TOKENIZERS[modality], image_size=sensor.size)
@@ -444,6 +381,13 @@ def entries(name: str, sensor: Sensor) -> Iterable[Label | Modality]:
         yield Label(name, Storage.ARRAY, form, "sensor", f"{length} values of {sensor.place}{unit}")
         text, sizes = f"{name} tokens", (SERIES_CODES, length // patch)
         yield Modality(f"{PREFIX}{name}", name, Kind.GRID, "vq", *sizes, text, patch, sensor.width, spatial=False)
+    elif form.is_record:
+        words = {Form.COORDINATES: 4, Form.TIME: 3}.get(form, (sensor.rows or 0) * sensor.width)
+        yield Label(name, Storage.JSON, form, "sensor", f"{form.value} of {sensor.member}{unit}")
+        text = f"{form.value}, as text"
+        yield Modality(
+            name, name, Kind.SEQUENCE, form.value, 30_000, words + 1, text, channels=sensor.width, spatial=False
+        )
     else:
         text = sensor.field or sensor.place
         yield Label(name, Storage.ARRAY, form, "sensor", f"{text}{unit}")

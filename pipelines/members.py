@@ -71,7 +71,8 @@ def suffix(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _npy(data: bytes) -> np.ndarray:
+def npy(data: bytes, kinds: str = _NUMBERS) -> np.ndarray:
+    """An array of NumPy's .npy, of dtypes of some kinds, read-only. ValueError if it is none, or damaged."""
     file = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(file)
@@ -79,7 +80,7 @@ def _npy(data: bytes) -> np.ndarray:
         shape, fortran, dtype = header(file)
     except (ValueError, KeyError) as error:
         raise ValueError("not an array of NumPy's .npy") from error
-    if dtype.kind not in _NUMBERS:
+    if dtype.kind not in kinds:
         raise ValueError(f"an array of {dtype.name}, expected numbers")
     count, offset = int(np.prod(shape, dtype=object)), file.tell()
     if len(data) - offset != count * dtype.itemsize:  # before any memory is taken: a header may say anything
@@ -134,7 +135,7 @@ def _class(data: bytes) -> int | str:
 
 _PICTURE = MemberKind(_picture, "an array of what is stored: uint8, uint16 or int32; (H, W), (H, W, 3) or (H, W, 4)")
 KINDS: dict[str, MemberKind] = {
-    "npy": MemberKind(_npy, "an array of bool, integers or floats, of any shape; read-only"),
+    "npy": MemberKind(npy, "an array of bool, integers or floats, of any shape; read-only"),
     "png": _PICTURE,
     "jpg": _PICTURE,
     "jpeg": _PICTURE,

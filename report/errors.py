@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..modalities import LABELS, Form
+from ..sensors import SENSORS
 from ..tokenize import masks
 from ..tokenize.text import smpl
-from ..train.measures import forms
+from ..train.measures import forms, sentences
 
 
 def error_of(label: str, truth: Any, decoded: Any) -> tuple[str, float] | None:
@@ -24,10 +25,13 @@ def error_of(label: str, truth: Any, decoded: Any) -> tuple[str, float] | None:
     Returns:
         Colours PSNR; edges and masks IoU; classes mIoU; depth the mean error as a share of the depth's range, after the
         best scale and shift; normals and poses degrees; features and vectors cosine; rasters and numbers of
-        sensors RMSE in their unit. None where there is no measure, or nothing to measure.
+        sensors RMSE in their unit; coordinates a distance, times days, catalogues F1 of their rows. None where
+        there is no measure, or nothing to measure.
     """
     form = LABELS[label].form
-    if form is Form.RECORD:
+    if (sensor := SENSORS.get(label)) is not None and form.is_record:
+        return sentences.error(sensor, truth, decoded) if truth and decoded else None
+    if form.is_record:
         measure = _RECORDS.get(label)
         return measure(truth, decoded) if measure is not None and truth and decoded else None
     arrays = isinstance(truth, np.ndarray) and isinstance(decoded, np.ndarray)

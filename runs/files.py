@@ -75,7 +75,7 @@ def _files_in(folder: str) -> Iterator[str]:
 def files_of(label: str, value: Any) -> dict[str, bytes]:
     """A label as files: suffix -> content."""
     form = LABELS[label].form
-    if form is Form.RECORD:
+    if form.is_record:
         if isinstance(value, str):
             return {"txt": (value + "\n").encode("utf-8", "replace")}
         return {"json": (json.dumps(value, indent=1, ensure_ascii=False, default=float) + "\n").encode()}

@@ -14,13 +14,14 @@ import numpy as np
 
 from ..infra import storage
 from ..infra.versions import Part
-from ..modalities import BODY_POSE, MODALITIES, RASTER, SAM_MASK, TEXT, TOKENIZERS, Form, Kind, ModalitySpec
+from ..modalities import MODALITIES, RASTER, TEXT, TOKENIZERS, Form, Kind, ModalitySpec
 from .codec import Codec, FittedTokenizer, Labelled, Options, check_fingerprint
 from .sensors.pixels import RasterPatches
+from .sensors.sentences import Catalogue, Coordinates, Time
 from .settings import FLOAT32, Precision
 from .store import ColumnSpec
 from .text.wordpiece import WordPiece
-from .text_codecs import Boxes, Instances, MetadataSentence, PaletteSentence, Poses, Text
+from .text_codecs import Boxes, Coded, Instances, MetadataSentence, PaletteSentence, Poses, Text
 
 __all__ = [
     "NAMES", "Codec", "Embedding", "FittedTokenizer", "Grid", "Labelled", "Options", "Patches", "Text", "load",
@@ -166,8 +167,10 @@ class Embedding(Codec):
         return np.asarray(tokens)
 
 
-_SENTENCES: dict[str, type[Text]] = {codec.name: codec for codec in (Text, Boxes, PaletteSentence, MetadataSentence)}
-_CODED = {Poses.name: (Poses, BODY_POSE), Instances.name: (Instances, SAM_MASK)}
+_SENTENCES: dict[str, type[Text]] = {
+    codec.name: codec for codec in (Text, Boxes, PaletteSentence, MetadataSentence, Coordinates, Time)
+}
+_CODED: dict[str, type[Coded]] = {codec.name: codec for codec in (Poses, Instances, Catalogue)}
 
 NAMES = frozenset({Patches.name, RasterPatches.name, Embedding.name, Grid.name, *_SENTENCES, *_CODED})
 
@@ -205,15 +208,14 @@ def load(
     if expected:
         check_fingerprint(TEXT, wordpiece.fingerprint(), expected[TEXT])
     if codec in _CODED:
-        make, name = _CODED[codec]
+        make, name = _CODED[codec], MODALITIES[spec.name].tokenizers[1]
         return make(spec, options, wordpiece, load_fitted(root, name, device, expected.get(name, ""), precision(name)))
     return _sentence(codec)(spec, options, wordpiece)
 
 
 def part(codec: str) -> Part:
     """What a record says of a codec's version."""
-    ours: dict[str, type[Codec]] = {one.name: one for one in (Patches, Embedding, Grid, RasterPatches)}
-    ours |= {name: one for name, (one, _) in _CODED.items()}
+    ours: dict[str, type[Codec]] = {one.name: one for one in (Patches, Embedding, Grid, RasterPatches)} | {**_CODED}
     one = ours.get(codec) or _sentence(codec)
     if not isinstance(one, type):  # a user's function that returns a codec
         one = Text

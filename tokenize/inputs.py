@@ -25,10 +25,12 @@ import torch
 import torch.nn.functional as F
 
 from ..modalities import BODY_POSE, LABELS, NO_CLASS, OF_NO_PLACE, SAM_MASK, TOKENIZERS, Form
+from ..sensors import SENSORS
 from . import frames
 from .crops import Crop, Resample, apply
 from .sensors import raster
 from .sensors.statistics import Statistics
+from .text import sensor_sentences
 from .text.instance_sentences import instance_masks
 from .text.pose_sentences import body_poses, humans_in_crop
 
@@ -108,7 +110,8 @@ def examples(tokenizer: str, value: Any, crop: Crop, size: int, frame: tuple[int
         size: along one side, as in `window`; tokenizers with an `image_size` of their own do not look at it.
 
     Returns:
-        (n, ...): n is 1 but for records, which give one row for each instance or person in the crop. uint8 of pictures
+        (n, ...): n is 1 but for records, which give one row for each instance or person in the crop, or each row of
+        a catalogue, with NaN where there is no value. uint8 of pictures
         and class maps, float32 of rasters, series and numbers, which keep their unit; float16 otherwise.
 
     Raises:
@@ -118,7 +121,9 @@ def examples(tokenizer: str, value: Any, crop: Crop, size: int, frame: tuple[int
         return instance_masks(value, *frame, crop, TOKENIZERS[SAM_MASK].image_size)
     if tokenizer == BODY_POSE:
         return _half(tokenizer, body_poses(humans_in_crop(value, *frame, crop)))
-    rows = window(TOKENIZERS[tokenizer].label, value, crop, size, frame)[None]
+    if LABELS[label := TOKENIZERS[tokenizer].label].form is Form.CATALOGUE:
+        return sensor_sentences.table_of(value, SENSORS[label].names)
+    rows = window(label, value, crop, size, frame)[None]
     if (form := TOKENIZERS[tokenizer].form) in (Form.RASTER, Form.NUMBERS, Form.SERIES):
         if form is not Form.SERIES:
             raster.check_some(tokenizer, rows)

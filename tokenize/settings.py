@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from ..infra.explain import explain
 from ..infra.fields import Beta, Count, Positive, Rate, Section, Share, Weight, check_heads
 from ..infra.versions import Part
-from ..modalities import BODY_POSE, SAM_MASK, TOKENIZERS, Form
+from ..modalities import BODY_POSE, LABELS, SAM_MASK, TOKENIZERS, Form
+from ..sensor_parts import VALUE_WORDS
 from . import frames
 from .networks import quantizers
 from .networks.stages import ConvNeXtSize
@@ -291,8 +292,14 @@ def _its_own(name: str) -> frozenset[str]:
     coded = _OF_SENTENCES if name in (SAM_MASK, BODY_POSE) else frozenset[str]()
     if entry.form is Form.VECTOR:
         return coded | {"latent_dim"}
+    if _is_catalogue(name):  # whose codes are words
+        return coded | {"codebook_size"}
     own_patch = entry.form in (Form.FEATURES, Form.SERIES) or entry.image_size
     return coded | ({"patch_size"} if own_patch else set())
+
+
+def _is_catalogue(name: str) -> bool:
+    return LABELS[TOKENIZERS[name].label].form is Form.CATALOGUE
 
 
 def quantizer(name: str, settings: TokenizerSettings) -> str:
@@ -410,6 +417,10 @@ def check(tokenizers: Tokenizers, name: str, settings: TokenizerSettings, image_
         )
     if idle := sorted(useless(name) & tokenizers.each.get(name, {}).keys()):
         raise ValueError(f"{where}: {idle[0]} has no meaning for {entry.form.value}; leave it out")
+    if _is_catalogue(name) and not 1 < (settings.codebook_size or 0) <= VALUE_WORDS:
+        raise ValueError(
+            f"{where}: codebook_size {settings.codebook_size}; sentences have words for {VALUE_WORDS} codes"
+        )
     if settings.weights is not None or entry.is_table:
         return
     if why := quantizers.idle(quantizer(name, settings), tokenizers.each.get(name, {})):
@@ -433,11 +444,8 @@ def check(tokenizers: Tokenizers, name: str, settings: TokenizerSettings, image_
     if warm_starts(name, settings):
         pixels = (settings.patch_size or 1) ** 2
         # How wide features are is known when they come.
-        values = (
-            settings.latent_dim
-            if entry.form is Form.FEATURES
-            else (CHANNELS.get(entry.form) or entry.channels) * pixels
-        )
+        channels = CHANNELS.get(entry.form) or entry.channels
+        values = settings.latent_dim if entry.form is Form.FEATURES else channels * pixels
         if not 2 <= settings.latent_dim <= min(settings.dim, values):
             raise ValueError(
                 f"{where}: warm_start needs a latent_dim of 2 to {min(settings.dim, values)}, got {settings.latent_dim}"

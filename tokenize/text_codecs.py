@@ -95,7 +95,7 @@ class MetadataSentence(Text):
         return sentences.text_to_metadata(text)
 
 
-class _Coded(Text):
+class Coded(Text):
     """A sentence that holds ids of a fitted tokenizer, which encodes all crops of a batch at once.
 
     `subject` says what the sentence of a crop describes (people, instances), `coded` which arrays of it become ids,
@@ -142,7 +142,7 @@ class _Coded(Text):
         raise NotImplementedError
 
 
-class Poses(_Coded):
+class Poses(Coded):
     name = "poses"
 
     def subject(self, sample: Labelled, crop: int) -> Any:
@@ -168,7 +168,7 @@ class Poses(_Coded):
         return humans
 
 
-class Instances(_Coded):
+class Instances(Coded):
     name = "instances"
 
     def subject(self, sample: Labelled, crop: int) -> Any:

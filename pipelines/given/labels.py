@@ -16,13 +16,14 @@ from typing import Any
 from ...modalities import LABELS, Form, class_names
 from ...sensors import SENSORS
 from ..reject import Reject
-from . import instruments, maps, polygons, records
+from . import instruments, maps, of_sensors, polygons, records
 from .given import Given, Mistake
 
 
 def is_dense(label: str) -> bool:
     """Whether a label is a map over the picture, and so has a frame of its own."""
-    return LABELS[label].form not in (Form.RECORD, Form.VECTOR, Form.SEQUENCE, Form.SERIES, Form.NUMBERS)
+    form = LABELS[label].form
+    return not form.is_record and form not in (Form.VECTOR, Form.SEQUENCE, Form.SERIES, Form.NUMBERS)
 
 
 def read(
@@ -45,9 +46,9 @@ def read(
     Raises:
         Mistake: it cannot be read, or is no such label.
     """
-    if label in SENSORS:
-        return instruments.read(label, given)
     form = LABELS[label].form
+    if label in SENSORS:
+        return of_sensors.read(label, given) if form.is_record else instruments.read(label, given)
     names = class_names(label, {}) if classes is None else classes
     try:
         if form is Form.RECORD:

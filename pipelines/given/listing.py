@@ -118,11 +118,11 @@ def _sources(label: str, given: Any, name: str) -> _Found:
         return _Found([_one(label, text)], False)
     path = os.path.expanduser(text)
     # A caption may be the name of a folder by chance: only what is written as one is looked into.
-    if os.path.isdir(path) and (label not in WORDS or "/" in text):
+    if os.path.isdir(path) and (not _is_words(label) or "/" in text):
         return _folder(label, path)
-    if label in WORDS and os.path.isfile(path) and not path.endswith((".json", *TEXT_FILES)):
+    if _is_words(label) and os.path.isfile(path) and not path.endswith((".json", *TEXT_FILES)):
         raise Mistake(f"{text} is a file; words are read from .txt files")
-    if glob.has_magic(text) and label not in WORDS and not os.path.exists(path):
+    if glob.has_magic(text) and not _is_words(label) and not os.path.exists(path):
         found = patterns.matching(path)
         if not found:
             raise Mistake(f"no file fits {text}; check the pattern")
@@ -134,13 +134,18 @@ def _are_several(label: str, given: list[Any]) -> bool:
     """Whether a list is of inputs, rather than what a record says itself."""
     if not given or not all(is_path(one) for one in given):
         return False
-    record = LABELS[label].form is Form.RECORD and label != "caption"
+    record = LABELS[label].form.is_record and label != "caption"
     return not record or all(os.fspath(one).endswith((".json", *TEXT_FILES)) or "=" in one for one in given)
+
+
+def _is_words(label: str) -> bool:
+    """Whether a text may be a value of a label, and no path: a caption, coordinates, a date."""
+    return label in WORDS or LABELS[label].form in (Form.COORDINATES, Form.TIME)
 
 
 def _one(label: str, text: str) -> Source:
     suffix = posixpath.splitext(text)[1].lower()
-    if label in WORDS and suffix not in (".json", *TEXT_FILES):
+    if _is_words(label) and suffix not in (".json", *TEXT_FILES):
         return Source(text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...", text)
     if text.lstrip()[:1] in ("[", "{"):
         return Source("its JSON", text)
@@ -166,17 +171,17 @@ def _folder(label: str, path: str) -> _Found:
 
 def _suffixes(label: str) -> tuple[str, ...]:
     """Of the files of a folder that are values of a label."""
-    if label in SENSORS:
-        return instruments.suffixes()
     form = LABELS[label].form
-    if form is Form.RECORD:
-        return (".json", *(TEXT_FILES if label in WORDS else ()), *(PICTURES if label == "sam_instance" else ()))
+    if label in SENSORS and not form.is_record:
+        return instruments.suffixes()
+    if form.is_record:
+        return (".json", *(TEXT_FILES if _is_words(label) else ()), *(PICTURES if label == "sam_instance" else ()))
     return (".npy",) if form in (Form.FEATURES, Form.VECTOR, Form.SEQUENCE) else (*PICTURES, ".npy")
 
 
 def _file(label: str, path: str) -> Source:
     """A file of a folder is one sample, of texts as well."""
-    if label in WORDS and path.endswith(TEXT_FILES):
+    if _is_words(label) and path.endswith(TEXT_FILES):
         return Source(os.path.basename(path), file_text(path), path)
     return _one(label, path)
 

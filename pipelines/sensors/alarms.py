@@ -30,6 +30,8 @@ class Seen:
 
     def add(self, label: str, value: np.ndarray) -> None:
         """A sample's label, as a specialist returns it."""
+        if LABELS[label].form.is_record:  # it has no bands; what it says is measured by `stats`
+            return
         if LABELS[label].form is Form.CLASSES:
             value = np.where(value == NO_CLASS, np.nan, value.astype(np.float32))[..., None]
         flat = np.asarray(value, np.float32).reshape(-1, value.shape[-1] if value.ndim > 1 else value.size)

@@ -10,7 +10,7 @@ import numpy as np
 from ...sensors import Reading
 
 MAX_BYTES = 1 << 30  # of an array in memory
-_ARRAY_KINDS = "biuf"
+ARRAY_KINDS = "biufM"  # M: a time, which `values.label` takes for nothing else
 _SAME_UNIT = {
     "meter": "m", "meters": "m", "metre": "m", "metres": "m", "kelvin": "k", "decibel": "db", "decibels": "db",
     "percent": "%", "unitless": "1", "dimensionless": "1", "none": "1", "angstroms": "angstrom", "degree": "deg",
@@ -39,7 +39,7 @@ def named(names: Mapping[str, Any], asked: str | None, what: str, kind: str = "a
 
 def size(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """ValueError if an array is none of numbers, or would take more memory than is allowed."""
-    if dtype.kind not in _ARRAY_KINDS:
+    if dtype.kind not in ARRAY_KINDS:
         raise ValueError(f"an array of {dtype.name}, expected numbers")
     taken = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if taken > MAX_BYTES:
@@ -49,8 +49,10 @@ def size(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
 def chunks(lacking: int, total: int, fill: Any, reading: Reading) -> None:
     """ValueError if chunks of an array are missing, and what stands for them is a value: it would be made up. Writers
     leave out chunks of the fill value alone."""
+    if not lacking:
+        return
     is_no_value = fill is not None and (np.isnan(float(fill)) or float(fill) in reading.nodata)
-    if lacking and not is_no_value:
+    if not is_no_value:
         raise ValueError(f"{lacking} of {total} chunks are missing, and their fill value is no nodata")
 
 

@@ -7,7 +7,6 @@ person, and what is not understood is named.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from ..grouping import TEXT_EXTENSIONS
 from ..reject import Reject
 from ..source import Shard
 from . import readers
+from .fields import Seen as Fields
 
 MOST_BANDS = 64  # an axis of more is no axis of bands
 MOST_CLASSES = 64
@@ -72,18 +72,25 @@ def look(shard: Shard, samples: int, of: str = "", key: str = "") -> list[Found]
     """
     entries = shard.samples[:samples]
     members: dict[str, _Seen] = {}
-    fields: dict[str, list[float]] = {}
+    fields = Fields()
     for entry in entries:
         for name in (*entry.others, *entry.members):
             if name in ("txt", key) or (name in _PHOTOS and name == entry.image and not _is_deep(shard, entry, name)):
                 continue
             if name == "json":
-                _fields({} if shard.is_table else shard.info(entry), fields)  # numbers of a table are its columns
+                fields.add(shard.info(entry))
                 continue
             _read(shard, entry, name, members.setdefault(name, _Seen()))
     where = "column" if shard.is_table else "member"
     found = [_member(name, one, len(entries), of, where) for name, one in members.items()]
-    found += [_scalar(name, values, len(entries), of) for name, values in fields.items()]
+    single = set(fields.numbers)
+    for name, settings, says in fields.records(len(entries)):
+        found.append(Found(_plain(name), {**_from(of), **settings} if settings else {}, says))
+    taken = single - set(fields.numbers)  # columns of a table that are no numbers by themselves
+    found = [one for one in found if one.settings.get("column") not in taken]
+    numbers = {} if shard.is_table else fields.numbers  # of a table they are its columns
+    found += [_scalar(name, values, len(entries), of) for name, values in numbers.items()]
+    found += [Found(_plain(name), {}, f"the field {name} of json: {says}") for name, says in fields.others.items()]
     found = _with_companions(found, members, where)
     return _with_names(found, {name: one.words for name, one in members.items() if one.words})
 
@@ -194,15 +201,6 @@ def _array(data: bytes, name: str, is_column: bool, seen: _Seen) -> np.ndarray |
     return found if isinstance(found, np.ndarray) else None
 
 
-def _fields(info: Mapping[str, Any], into: dict[str, list[float]], before: str = "") -> None:
-    """The numbers of a JSON by their dotted names."""
-    for name, value in info.items():
-        if isinstance(value, Mapping) and not before:
-            _fields(value, into, f"{name}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            into.setdefault(f"{before}{name}", []).append(float(value))
-
-
 def _scalar(name: str, values: Sequence[float], samples: int, of: str) -> Found:
     says = f"{len(values)} of {samples} samples, {min(values):.6g} to {max(values):.6g}"
     if min(values) == max(values):
@@ -228,6 +226,10 @@ def _member(name: str, seen: _Seen, samples: int, of: str, key: str) -> Found:
         says += f", also {', '.join(list(seen.dtypes)[1:])}"
     if seen.problems:
         says += f"; {sum(seen.problems.values())} cannot be read ({next(iter(seen.problems))})"
+    if dtype.startswith("datetime64"):
+        times = np.concatenate([one.reshape(-1) for one in seen.values])
+        hour = {} if "[D]" in dtype else {"hour": True}
+        return Found(called, settings | {"kind": "time"} | hour, f"{says}, {times.min()} to {times.max()}")
     return _described(called, settings, says, shape, seen)
 
 

@@ -24,12 +24,14 @@ from . import checks, instruments, sound
 
 Reader = Callable[[bytes, sensors.Reading], Any]
 
+_OF_SEVERAL = ("npz", "zarr.zip", "h5", "hdf5")  # that hold arrays by name
 _NPY = b"\x93NUMPY"
 _SHOWN = 32  # bytes of a text that an error shows
 
 
 def read(data: bytes, reading: sensors.Reading, unit: str = "") -> Any:
-    """What a member holds: an array of numbers, or of a JSON what its fields say.
+    """What a member holds: an array of numbers, or of a JSON what its fields say; several arrays of a file by name,
+    where the sensor asks for several.
 
     Args:
         unit: that the recipe says; a file that says another one is not read.
@@ -48,12 +50,16 @@ def _read(data: bytes, reading: sensors.Reading) -> Any:
     if reading.reader:
         return own(reading.reader)(data)
     if reading.column and not reading.member:
-        return _column(data)
+        return _column(data, reading)
     kind = members.suffix(reading.member)
     if reading.member.endswith("zarr.zip"):
         kind = "zarr.zip"
     if kind not in READERS:
         raise ValueError(f"nothing reads .{kind}; expected one of {', '.join(READERS)}, or a reader of your own")
+    if reading.fields and kind in _OF_SEVERAL:
+        one = reading.model_copy(update={"fields": []})
+        arrays = {name: READERS[kind](data, one.model_copy(update={"array": name})) for name in reading.fields}
+        return {name: array.values if isinstance(array, checks.Found) else array for name, array in arrays.items()}
     return READERS[kind](data, reading)
 
 
@@ -80,17 +86,42 @@ def missing_package(member: str) -> str:
     return f"reading .{member} needs the package {wanted}; run `pip install fourmill[sensors]`"
 
 
-def _column(data: bytes) -> Any:
-    """Numbers of a column, or a list of what is none. ValueError if it holds something else."""
+def _column(data: bytes, reading: sensors.Reading) -> Any:
+    """Numbers of a column, a list of what is none, or the text of a time. ValueError if it holds something else."""
     if data.startswith(_NPY):
-        return members.KINDS["npy"].read(data)
+        return members.npy(data, checks.ARRAY_KINDS)
     if data.startswith(b"["):
         return members.KINDS["json"].read(data)
     try:
+        if reading.kind == "time":
+            return data.decode()
         found = f"text such as {data[:_SHOWN].decode()!r}"
     except UnicodeDecodeError:
         found = "bytes"
     raise ValueError(f"the column holds {found}, expected numbers; if it holds files say which (member: png)")
+
+
+def _npy(data: bytes, reading: sensors.Reading) -> Any:
+    return members.npy(data, checks.ARRAY_KINDS)
+
+
+def _parquet(data: bytes, reading: sensors.Reading) -> dict[str, Any]:
+    """Columns of numbers or times by name."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(io.BytesIO(data))
+        named = reading.fields or ([reading.field] if reading.field else [])
+        if lacking := [name for name in named if name not in file.schema_arrow.names]:
+            shown = ", ".join(file.schema_arrow.names[:8])
+            raise ValueError(f"there is no column {lacking[0]}; it has {shown}")
+        if file.metadata.num_rows * len(named) * 8 > checks.MAX_BYTES:
+            raise ValueError(f"{file.metadata.num_rows} rows, expected at most {checks.MAX_BYTES} bytes of values")
+        table = file.read(columns=named)
+    except pa.ArrowException as error:
+        raise ValueError(f"not a Parquet file that can be read ({error})") from None
+    return {name: table.column(name).to_numpy() for name in named}
 
 
 def _by_kind(data: bytes, reading: sensors.Reading) -> Any:
@@ -115,8 +146,7 @@ def _npz(data: bytes, reading: sensors.Reading) -> np.ndarray:
                 content = file.read(entry.file_size + 1)
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
             raise ValueError(f"{entry.filename}: damaged ({error})") from error
-    found: np.ndarray = members.KINDS["npy"].read(content)
-    return found
+    return members.npy(content, checks.ARRAY_KINDS)
 
 
 def _tif(data: bytes, reading: sensors.Reading) -> np.ndarray:
@@ -158,7 +188,9 @@ def _zarr(data: bytes, reading: sensors.Reading) -> checks.Found:
 
 
 READERS: dict[str, Reader] = {
-    **dict.fromkeys(("npy", "png", "jpg", "jpeg", "webp", "json"), _by_kind),
+    **dict.fromkeys(("png", "jpg", "jpeg", "webp", "json"), _by_kind),
+    "npy": _npy,
+    "parquet": _parquet,
     "npz": _npz,
     **dict.fromkeys(("tif", "tiff"), _tif),
     "zarr.zip": _zarr,

@@ -14,12 +14,12 @@ import numpy as np
 from ...modalities import NO_CLASS, Form
 from ...sensors import Reading
 from ..specialists.members import maps
-from . import grid
+from . import grid, records
 
 _EXACT_BYTES = 2  # integers of so many bytes are exact in float32
 
 
-def label(found: Any, reading: Reading, beside: Mapping[str, Any] | None = None) -> np.ndarray:
+def label(found: Any, reading: Reading, beside: Mapping[str, Any] | None = None) -> Any:
     """The label of a sample.
 
     Args:
@@ -27,8 +27,10 @@ def label(found: Any, reading: Reading, beside: Mapping[str, Any] | None = None)
 
     Returns:
         float32 (H, W, bands) of a raster, (length, bands) of a series, NaN where there is no value; uint8 (H, W) of
-        classes, 255 for none; float32 (n,) of numbers.
+        classes, 255 for none; float32 (n,) of numbers; records as of records.py.
     """
+    if reading.form.is_record:
+        return records.label(found, reading)
     if reading.form is Form.NUMBERS:
         return _numbers(found, reading)
     if reading.form is Form.CLASSES:

@@ -27,6 +27,7 @@ from .dense import draw_depth, draw_features, draw_normals, draw_segments, draw_
 from .instances import draw_instances
 from .names import Names
 from .panels import Panel, Picture, Swatches, TablePanel, TextPanel, backdrop, fit, picture, scaled
+from .records import draw_record
 from .sensors import draw_sensor
 from .skeleton import draw_skeletons
 
@@ -240,7 +241,8 @@ def _drawer(name: str, classes: Mapping[str, tuple[str, ...]]) -> Drawer | None:
         names = class_names(name, classes)
         return lambda label, image, size, like: draw_segments(label, image, size=size, names=names)
     if (sensor := SENSORS.get(name)) is not None:
-        return lambda label, image, size, like: draw_sensor(sensor, label, like, size=size)
+        drawn = draw_record if sensor.form.is_record else draw_sensor
+        return lambda label, image, size, like: drawn(sensor, label, like, size=size)
     return FORMS.get(LABELS[name].form)
 
 

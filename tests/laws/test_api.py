@@ -82,7 +82,7 @@ RUN = {
 }
 ENUMS = {
     "Form": ["colors", "edges", "classes", "depth", "distance", "normals", "features", "vector", "sequence", "record",
-             "series", "raster", "numbers"],
+             "series", "raster", "numbers", "coordinates", "time", "catalogue"],
     "Kind": ["pixels", "grid", "sequence", "embedding"],
     "Storage": ["image", "json", "array"],
 }  # fmt: skip

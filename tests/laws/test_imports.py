@@ -18,6 +18,7 @@ NO_SOURCES = {"tests", "benchmarks", "docs", "build", "dist", "demo"}
 ORDER = (
     ("infra",),
     ("modalities",),
+    ("sensor_parts",),
     ("sensors",),
     ("tokenize",),
     ("pipelines", "model"),

@@ -6,6 +6,7 @@ of its own, of the same size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -64,14 +65,23 @@ class Table(nn.Module):
         return self.config.statistics.untransformed(found).float()
 
 
-def quantiles(config: TableConfig, rows: np.ndarray) -> Table:
-    """The table of training rows (n, numbers)."""
+def quantiles(
+    config: TableConfig, rows: np.ndarray, ranges: Sequence[tuple[float, float] | None] | None = None
+) -> Table:
+    """The table of training rows (n, numbers).
+
+    Args:
+        ranges: of numbers whose intervals are equal parts of a range, in their unit; None for those by quantiles.
+    """
     table = Table(config)
     values = config.statistics.transformed(torch.from_numpy(np.array(rows, np.float64))).numpy()
     shares = np.linspace(0, 1, config.codebook_size + 1)
     for number in range(config.num_codebooks):
         known = np.sort(values[:, number][np.isfinite(values[:, number])])
         edges = np.quantile(known, shares)
+        if ranges is not None and (ends := ranges[number]) is not None:
+            edges = config.statistics.transformed(torch.linspace(*ends, len(shares), dtype=torch.float64)).numpy()
+            known = known[(known >= edges[0]) & (known <= edges[-1])]
         table.edges[number] = torch.from_numpy(edges)
         table.centres[number] = torch.from_numpy(_medians(known, edges))
     return table

@@ -37,7 +37,7 @@ def frame_of(label: str, value: Any) -> tuple[int, int]:
     of the frame.
     """
     form = LABELS[label].form
-    if form in OF_NO_PLACE:
+    if form in OF_NO_PLACE or (form.is_record and form is not Form.RECORD):
         return (1, 1)
     return (0, 0) if form in (Form.RECORD, Form.SEQUENCE) else (value.shape[1], value.shape[0])
 

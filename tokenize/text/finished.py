@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...modalities import COCO_CLASSES
+from . import sensor_sentences
 from .wordpiece import COORDINATES, WordPiece
 
 FILE = "tokenizer.json"
@@ -44,13 +45,16 @@ def load(weights: str, revision: str | None = None) -> WordPiece:
     return WordPiece.load(_file(path if path.exists() else _fetched(weights, revision)))
 
 
-def problem(words: WordPiece, classes: Sequence[str] | None, sentences: bool) -> str:
+def problem(words: WordPiece, classes: Sequence[str] | None, sentences: bool, sensors: bool = False) -> str:
     """Why a vocabulary cannot serve a recipe, "" if it can.
 
     Args:
         classes: of boxes, None if the recipe has none.
         sentences: whether labels are written as sentences: numbers are words of their own there.
+        sensors: whether labels of sensors are, which have fewer needs.
     """
+    if sensors and (why := sensor_sentences.problem(words)):
+        return why
     needed = [*(COORDINATES if sentences else ()), *(classes or ())]
     if missing := [word for word in needed if word not in words]:
         return f"it has no word {missing[0]!r}, which sentences of labels need; use 4M's vocabulary, or one of ours"

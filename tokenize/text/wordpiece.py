@@ -127,9 +127,9 @@ class WordPiece:
         tokenizer.add_special_tokens(_added_tokens(num_sentinels, classes))
         return cls(tokenizer, classes)
 
-    def __contains__(self, word: str) -> bool:
+    def __contains__(self, word: object) -> bool:
         """Whether a word is one token."""
-        return self._tokenizer.token_to_id(word) is not None
+        return isinstance(word, str) and self._tokenizer.token_to_id(word) is not None
 
     def encode(self, text: str, max_tokens: int, control: bool = False) -> np.ndarray:
         """Token ids of a text.

@@ -119,7 +119,9 @@ def _text_problem(words: WordPiece, modalities: Iterable[str], lists: Mapping[st
     texts = [MODALITIES[name] for name in modalities if MODALITIES[name].kind is Kind.SEQUENCE]
     boxes = any(one.label == class_lists.BOXES for one in texts)
     classes = class_names(class_lists.BOXES, lists) if boxes else None
-    return finished.problem(words, classes, any(one.codec != "wordpiece" for one in texts))
+    others = [one for one in texts if one.codec != "wordpiece"]
+    of_sensors = [one for one in others if one.label in SENSORS]
+    return finished.problem(words, classes, len(others) > len(of_sensors), bool(of_sensors))
 
 
 def words(text: TextTokenizer) -> WordPiece:

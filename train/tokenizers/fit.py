@@ -192,7 +192,7 @@ def fit_text(job: FitJob, board: Board) -> None:
 
     assert job.text is not None
     start = time.monotonic()
-    captions = list(job.train.captions(job.text.captions))
+    captions = list(job.train.captions(job.text.captions)) if job.text.captions else []
     board.post(stage="fit text", done=0, total=len(captions), unit="captions")
     # A vocabulary with little room beyond the special words keeps fewer characters (each also as a continuation).
     classes = class_names(class_lists.BOXES, job.classes)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...infra import storage
-from ...modalities import TOKENIZERS, Form
+from ...modalities import LABELS, TOKENIZERS, Form
 from ...sensors import SENSORS
 from ...tokenize.sensors import statistics as statistics_of
 from ...tokenize.sensors.statistics import Statistics
@@ -92,6 +92,15 @@ def fit(
     config = TableConfig(
         table="quantiles", codebook_size=codes, num_codebooks=width, n_channels=width, statistics=statistics
     )
-    table = quantiles(config, rows.train).eval()
-    pieces = (np.asarray(rows.val[i : i + batch]) for i in range(0, len(rows.val), batch))
-    return table, quality(name, table, pieces)
+    sensor = SENSORS[TOKENIZERS[name].label]
+    ranges = [sensor.ranges.get(one) for one in sensor.names] if sensor.ranges else None
+    table = quantiles(config, rows.train, ranges).eval()
+    val = whole_rows(name, rows.val)
+    return table, quality(name, table, (val[i : i + batch] for i in range(0, len(val), batch)))
+
+
+def whole_rows(name: str, rows: np.ndarray) -> np.ndarray:
+    """The rows that a tokenizer is measured on: of a catalogue those that lack no value, whose word is no code."""
+    if LABELS[TOKENIZERS[name].label].form is not Form.CATALOGUE:
+        return rows
+    return np.asarray(rows[np.isfinite(rows).all(1)])

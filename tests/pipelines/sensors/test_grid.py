@@ -19,7 +19,8 @@ from fourmill import recipe as recipes
 from fourmill.pipelines.fit_data import FitData
 from fourmill.pipelines.sensors import grid, readers, values
 from fourmill.project import Project
-from fourmill.sensors import Grid, Reading, Sensor
+from fourmill.sensor_parts import Grid
+from fourmill.sensors import Reading, Sensor
 from fourmill.tokenize.sensors import statistics
 from fourmill.train.tokenizers import fit
 from fourmill.train.tokenizers.examples import batches

@@ -23,6 +23,7 @@ from ...tokenizers.examples import Board, resized
 from ...tokenizers.fit import fill, groups
 from ...tokenizers.job import FitJob
 from ...tokenizers.quality import quality, reconstruct
+from ...tokenizers.tables import whole_rows
 from ...workers import FINAL
 from . import tables
 
@@ -93,7 +94,7 @@ def evaluate(job: FitJob, device: str, board: Board, batch: int = 32) -> tuple[l
 def _evaluate(
     job: FitJob, name: str, rows: np.ndarray, measured_on: Literal["val", "train"], device: str, batch: int
 ) -> Evaluation:
-    settings = job.tokenizers[name]
+    settings, rows = job.tokenizers[name], whole_rows(name, rows)
     model = codecs.load_fitted(job.root, name, device).model
     backbone = settings.perceptual_backbone if TOKENIZERS[name].form is Form.COLORS else None
     perceptual = losses.lpips(backbone, device) if backbone else None
