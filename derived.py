@@ -33,14 +33,13 @@ def complete(recipe: Recipe) -> Recipe:
 
 
 def _with_model_of_init(recipe: Recipe) -> Recipe:
-    """By a convention of published models, the recipe with the model's settings of `train.init`."""
-    model = recipe.train.model
+    """The recipe with the settings of the model of `train.extend`, and by a convention of published models of
+    `train.init`."""
+    model, train = recipe.train.model, recipe.train
     # One that was resolved before says all of it, and its model may be gone.
-    if (
-        recipe.convention is None
-        or recipe.train.init is None
-        or model.model_fields_set >= type(model).model_fields.keys()
-    ):
+    if (train.extend is None and (recipe.convention is None or train.init is None)) or model.model_fields_set >= type(
+        model
+    ).model_fields.keys():
         return recipe
     from .train.pretrain import initial  # loads torch
 
@@ -81,7 +80,7 @@ def train_job(
 
     datasets, parts = resolve(recipe.train, columns, columns_of, selected)
     train, begins_with = recipe.train, None
-    if train.init:
+    if train.begins_with:
         from .train.pretrain import initial  # loads torch
 
         train = initial.resolved(train)

@@ -312,7 +312,7 @@ class Project:
         """RecipeError if what training begins with, or also trains on, is not there, or does not fit: better known
         before labelling. Returns sentences for the user, on what training begins with."""
         recipe = self.recipe
-        if not recipe.train.init and not recipe.train.datasets:
+        if not recipe.train.begins_with and not recipe.train.datasets:
             return []
         from .train.pretrain import initial, vocabularies  # loads torch
 

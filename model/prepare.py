@@ -60,6 +60,10 @@ def only_shown(config: FourMConfig, batch: PackedBatch) -> PackedBatch:
         values[name] = rows[samples, ids[here]] if len(samples) else np.zeros((1, rows.shape[-1]), rows.dtype)
         ids = ids.copy()
         ids[here] = np.arange(len(samples))
+    # Of modalities that the model has and the run does not: workers that exchange gradients wait for all of them.
+    for spec in config.modalities:
+        if spec.name in config.inputs and not spec.is_target and spec.name not in values:
+            values[spec.name] = np.zeros((1, spec.input_dim), np.float32)
     return replace(batch, input_ids=ids, values=values)
 
 

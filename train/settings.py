@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
@@ -32,7 +32,7 @@ OPERATIONS = frozenset(
     }
 )  # fmt: skip
 # What other fields say as well, or what the run's fingerprint holds by content.
-DERIVED = frozenset({"total_tokens", "warmup_tokens", "init", "datasets", "seed", "select"})
+DERIVED = frozenset({"total_tokens", "warmup_tokens", "init", "extend", "datasets", "seed", "select"})
 
 
 def in_bf16(precision: Precision, device: str) -> bool:
@@ -155,21 +155,52 @@ class Init(Section):
     embeddings: Embeddings | dict[str, Embeddings] = "kept"
     names: dict[str, str] = {}
 
+    @property
+    def setting(self) -> str:
+        """What messages call it."""
+        return "train.init"
+
     def is_fresh(self, modality: str) -> bool:
         """Whether a modality's tokens are learned from the start."""
         asked = self.embeddings
         return (asked.get(modality, "kept") if isinstance(asked, dict) else asked) == "fresh"
 
 
-def _read_init(value: Any) -> Any:
-    if value is None or isinstance(value, str | Init):
-        return value
-    if not isinstance(value, dict):
-        raise ValueError(f"got {value!r}, expected the place of a model, or {{weights: PLACE, embeddings: fresh}}")
-    try:
-        return Init.model_validate(value)
-    except ValidationError as error:
-        raise ValueError(explain(error, "of the model", Init).replace("\n", "; ")) from None
+class Extend(Init):
+    """A trained model to which modalities are added: 4M's fine-tuning on a new one.
+
+    All that it knows is kept, also modalities that the recipe does not name: their tables stay as they are. Those that
+    only the recipe has begin with fresh tables, which learn `alone` for so many steps.
+    """
+
+    alone: Count = 0
+
+    @property
+    def setting(self) -> str:
+        return "train.extend"
+
+    @model_validator(mode="after")
+    def _keeps_its_tables(self) -> Extend:
+        if self.embeddings != "kept":
+            raise ValueError("embeddings: it keeps its tables; take train.init for fresh ones")
+        return self
+
+
+def _reads(kind: type[Init]) -> Callable[[Any], Any]:
+    """A model to begin with: its place, or a mapping."""
+
+    def read(value: Any) -> Any:
+        if value is None or isinstance(value, str) or isinstance(value, kind):
+            return value
+        if not isinstance(value, dict):
+            more = "embeddings: fresh" if kind is Init else "alone: 1000"
+            raise ValueError(f"got {value!r}, expected the place of a model, or {{weights: PLACE, {more}}}")
+        try:
+            return kind.model_validate(value)
+        except ValidationError as error:
+            raise ValueError(explain(error, "of the model", kind).replace("\n", "; ")) from None
+
+    return read
 
 
 class Train(Section):
@@ -178,7 +209,8 @@ class Train(Section):
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "4m"  # of the run's folder
     model: Model = Model()
     seed: Count | None = None  # of weights, order and masks; the recipe's, which is the data's too, unless given
-    init: Annotated[str | Init | None, BeforeValidator(_read_init)] = None  # a trained model to begin with
+    init: Annotated[str | Init | None, BeforeValidator(_reads(Init))] = None  # a trained model to begin with
+    extend: Annotated[str | Extend | None, BeforeValidator(_reads(Extend))] = None  # one to add modalities to
     datasets: list[DatasetShare] = []
     select: str | None = None  # which of the recipe's own training samples are trained on, by their kept labels
     input_tokens: TokenRange = 128
@@ -228,7 +260,9 @@ class Train(Section):
 
     @property
     def begins_with(self) -> Init | None:
-        """What `init` says, a name alone included."""
+        """What `init` or `extend` says, a name alone included."""
+        if self.extend is not None:
+            return Extend(weights=self.extend) if isinstance(self.extend, str) else self.extend
         return Init(weights=self.init) if isinstance(self.init, str) else self.init
 
     @property
@@ -252,6 +286,16 @@ class Train(Section):
     @classmethod
     def _can_be_read(cls, value: str | None) -> str | None:
         return None if value is None else parse(value).text
+
+    @model_validator(mode="after")
+    def _begins_once(self) -> Train:
+        if self.init is not None and self.extend is not None:
+            raise ValueError("init and extend: name one; extend begins with a model as init does, and keeps all of it")
+        if (begin := self.begins_with) and isinstance(begin, Extend) and begin.alone >= self.steps:
+            raise ValueError(
+                f"extend.alone: {begin.alone} of {self.steps} steps; give fewer, so that all learns together"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Train:

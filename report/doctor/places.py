@@ -151,14 +151,14 @@ def others(recipe: Recipe) -> list[Finding]:
                 found.append(wrong(what, why, "label and tokenize it first"))
         except (ValueError, OSError, ImportError) as error:
             found.append(_said(what, error, "check the address and the credentials"))
-    init = recipe.train.init
-    place = init if isinstance(init, str) else getattr(init, "weights", None)
-    if place and "://" in place:
+    init = recipe.train.begins_with
+    if init is not None and "://" in init.weights:
         try:
-            if not storage.list_names(place):
-                found.append(wrong("train.init", f"there is nothing at {public(place)}", "name a run or a model"))
+            if not storage.list_names(init.weights):
+                why = f"there is nothing at {public(init.weights)}"
+                found.append(wrong(init.setting, why, "name a run or a model"))
         except (ValueError, OSError, ImportError) as error:
-            found.append(_said("train.init", error, "check the address and the credentials"))
+            found.append(_said(init.setting, error, "check the address and the credentials"))
     return found
 
 

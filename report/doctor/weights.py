@@ -89,10 +89,9 @@ def needs(recipe: Recipe, specialists: dict[str, Specialist]) -> list[Need]:
             found.append(Need(f"tokenizers.each.{name}", _absolute(settings.weights), settings.revision))
     if (text := recipe.tokenizers.text).weights:
         found.append(_of_text(text.weights, text.revision))
-    init = recipe.train.init
-    place = init if isinstance(init, str) else getattr(init, "weights", None)
-    if place and "://" not in place:
-        found.append(Need("train.init", _absolute(place), getattr(init, "revision", None)))
+    init = recipe.train.begins_with
+    if init is not None and "://" not in init.weights:
+        found.append(Need(init.setting, _absolute(init.weights), init.revision))
     return _once(found)
 
 

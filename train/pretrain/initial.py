@@ -5,7 +5,7 @@ Modalities that the trained model does not have keep their fresh weights; modali
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,19 +23,12 @@ from ...model import checkpoint as model_files
 from ...model.config import FourMConfig
 from ...model.fourm import FourM
 from ...model.published import files, ml4m
-from ...model.published.names import image_size, published_names
 from .. import checkpoint
-from ..settings import Init, Train
-from . import vocabularies
+from ..settings import Extend, Init, Train
+from . import matching, vocabularies
 from .job import MODEL, TrainJob, configured, model_config
 from .weights import of_checkpoint
 
-# Fields of a configuration that say how the weights of the blocks are used.
-_ARCHITECTURE = (
-    "dim", "encoder_depth", "decoder_depth", "num_heads", "mlp_ratio", "activation", "gated_mlp", "qk_norm",
-    "qkv_bias", "proj_bias", "mlp_bias", "norm_bias", "share_modality_embeddings", "num_register_tokens",
-    "decoder_causal", "decoder_separate", "grid_temperature",
-)  # fmt: skip
 _POSITION_ERROR = 1e-2  # of a fixed table in a file of half precision; values lie in -1..1
 
 
@@ -46,6 +39,8 @@ def identity_of(train: Train) -> Any:
         return None
     what = identity(init.weights)
     more = init.model_dump(exclude={"weights"}, exclude_defaults=True)
+    if isinstance(init, Extend):
+        return [what, more, "extended"]
     return [what, more] if more else what
 
 
@@ -69,10 +64,10 @@ def resolved(train: Train) -> Train:
     try:
         place = located(init.weights)
     except ValueError as error:
-        raise RecipeError(f"train.init: {error}") from None
-    return train.model_copy(
-        update={"init": place if isinstance(train.init, str) else init.model_copy(update={"weights": place})}
-    )
+        raise RecipeError(f"{init.setting}: {error}") from None
+    field = "init" if train.extend is None else "extend"
+    named = isinstance(getattr(train, field), str)
+    return train.model_copy(update={field: place if named else init.model_copy(update={"weights": place})})
 
 
 def located(place: str) -> str:
@@ -111,7 +106,7 @@ def check(train: Train) -> None:
         try:
             files.check_hub(init.weights, init.revision)
         except ValueError as error:
-            raise RecipeError(f"train.init: {error}") from None
+            raise RecipeError(f"{init.setting}: {error}") from None
     for share in train.datasets:
         if share.root is not None and not storage.exists(join(share.root, "recipe.yaml")):
             raise RecipeError(
@@ -144,12 +139,12 @@ def check_fits(
         ]
     target = configured(specs, train.model)
     try:
-        pairs = _check_config(config, target, init)
-        notes = _beginners(target, pairs, init)
+        pairs = matching.check_config(config, target, init)
+        notes = matching.beginners(target, pairs, init)
         if here is not None:
             kept = [name for name in pairs if not init.is_fresh(name)]
             said = vocabularies.learned(place)
-            notes += vocabularies.check(init, kept, said, published, here)
+            notes += vocabularies.check(init, kept, said, published, here, matching.shares_text(init, config, target))
     except ValueError as error:
         raise RecipeError(str(error)) from None
     return notes
@@ -169,9 +164,9 @@ def with_model_of_init(train: Train) -> Train:
             there = ml4m.architecture(place, init.revision)
         else:
             found = described(train)
-            there = {} if found is None else {name: getattr(found[1], name) for name in _ARCHITECTURE}
+            there = {} if found is None else {name: getattr(found[1], name) for name in matching.ARCHITECTURE}
     except (ValueError, OSError) as error:
-        raise RecipeError(f"train.init: {error}") from None
+        raise RecipeError(f"{init.setting}: {error}") from None
     there = {"heads" if name == "num_heads" else name: value for name, value in there.items()}
     asked = {name: getattr(train.model, name) for name in train.model.model_fields_set & there.keys()}
     for name, value in asked.items():
@@ -184,14 +179,21 @@ def with_model_of_init(train: Train) -> Train:
 
 
 def config_of(job: TrainJob) -> FourMConfig:
-    """The configuration of a run's model. By a convention of published models it has two tables of output tokens where
-    the model that it begins with has two, one that the decoder reads and one that it predicts with."""
+    """The configuration of a run's model. By a convention of published models, and of one that is extended, it has two
+    tables of output tokens where the model that it begins with has two, one that the decoder reads and one that it
+    predicts with. One that is extended has all of its modalities, those that the recipe does not name at the end."""
     config, init = model_config(job), job.settings.begins_with
-    if not job.convention or init is None:
+    extends = isinstance(init, Extend)
+    if init is None or not (job.convention or extends):
         return config
-    if latest := checkpoint.newest(job.checkpoints):
+    latest = checkpoint.newest(job.checkpoints)
+    if latest and extends:
+        return FourMConfig.from_dict(latest.marker()["state"]["model"])
+    if latest:
         return replace(config, tied_heads=latest.marker()["state"]["model"]["tied_heads"])
-    return replace(config, tied_heads=load(init.weights, init.revision).config.tied_heads)
+    there = load(init.weights, init.revision).config
+    config = replace(config, tied_heads=there.tied_heads)
+    return matching.extended(config, there, init) if extends else config
 
 
 def described(train: Train) -> tuple[str, FourMConfig, bool] | None:
@@ -260,109 +262,36 @@ def load(place: str, revision: str | None = None) -> FourM:
         return model_files.load(folder) if _own_config(folder) else ml4m.load(folder)
 
 
-def fill(model: FourM, init: Init | str) -> list[str]:
+def fill(model: FourM, init: Init | str, asked: Collection[str] | None = None) -> list[str]:
     """Copy the weights of a trained model into `model`. Returns sentences for the user, on what was not copied.
+
+    Args:
+        asked: the modalities of the run, whose tokenizers are compared; all of the model's unless given.
 
     ValueError if it has another architecture, a modality of another vocabulary or size, or none of the modalities; or
     if it has learned the ids of other tokenizers than `model.tokenizers`, as far as both are known.
     """
     init = Init(weights=init) if isinstance(init, str) else init
-    return copy(load(init.weights, init.revision), model, init)
+    return copy(load(init.weights, init.revision), model, init, asked)
 
 
 @torch.no_grad()
-def copy(trained: FourM, model: FourM, init: Init | str = "init") -> list[str]:
+def copy(trained: FourM, model: FourM, init: Init | str = "init", asked: Collection[str] | None = None) -> list[str]:
     """See `fill`; the `weights` of `init` are how messages call the trained model."""
     init = Init(weights=init) if isinstance(init, str) else init
-    pairs = _check_config(trained.config, model.config, init)
-    vocabularies.check_learned(init, [name for name in pairs if not init.is_fresh(name)], trained, model)
+    pairs = matching.check_config(trained.config, model.config, init)
+    compared = [name for name in pairs if not init.is_fresh(name) and (asked is None or name in asked)]
+    shares_text = matching.shares_text(init, trained.config, model.config)
+    vocabularies.check_learned(init, compared, trained, model, shares_text)
+    if isinstance(init, Extend):
+        model.tokenizers = trained.tokenizers | model.tokenizers
     _copy_body(trained, model)
     notes = []
     for name, source_name in pairs.items():
         notes += _copy_modality(trained, source_name, model, name, init)
-    return notes + _beginners(model.config, pairs, init)
-
-
-def _beginners(target: FourMConfig, pairs: Mapping[str, str], init: Init) -> list[str]:
-    """Sentences on what begins with fresh weights."""
-    new = [spec.name for spec in target.modalities if spec.name not in pairs]
-    fresh = [name for name in pairs if target.spec(name).is_target and init.is_fresh(name)]
-    notes = [f"train.init: {', '.join(new)} begin with fresh weights; {init.weights} does not know them"] if new else []
-    return notes + ([f"train.init: the tokens of {', '.join(fresh)} are learned from the start"] if fresh else [])
-
-
-def _check_config(source: FourMConfig, target: FourMConfig, init: Init) -> dict[str, str]:
-    """The modalities that both have, as of `_pairs`. ValueError if the weights of one cannot serve the other."""
-    place = init.weights
-    _same_architecture(source, target, place)
-    pairs = _pairs(source, target, init)
-    if not pairs:
-        known = ", ".join(spec.name for spec in source.modalities)
-        raise ValueError(
-            f"train.init: {place} knows none of the modalities {', '.join(s.name for s in target.modalities)}; "
-            f"it knows {known}"
-        )
-    for spec in target.modalities:
-        if spec.name in pairs:
-            there = source.spec(pairs[spec.name])
-            _same_tokens(replace(there, vocab_size=spec.vocab_size) if init.is_fresh(spec.name) else there, spec, place)
-        else:
-            _same_crops(source, spec, place)
-    return pairs
-
-
-def _same_crops(source: FourMConfig, spec: ModalitySpec, place: str) -> None:
-    """ValueError if the model has a modality of the run, and only at other sizes of crops."""
-    if "@" in spec.name or spec.kind not in (Kind.PIXELS, Kind.GRID):  # those with a size of their own may be new
-        return
-    sizes = [str(image_size(one)) for one in source.modalities if one.name.partition("@")[0] == spec.name]
-    if sizes:
-        raise ValueError(
-            f"train.init: {spec.name} is of crops of {image_size(spec)} px here, and of {listing(sizes)} px in "
-            f"{place}; set images.size and images.patch_size as the model has them"
-        )
-
-
-def _same_architecture(source: FourMConfig, target: FourMConfig, place: str) -> None:
-    # Every field, since weights may fit by their shapes and compute something else (another activation).
-    for name in _ARCHITECTURE:
-        if (here := getattr(target, name)) != (there := getattr(source, name)):
-            raise ValueError(
-                f"train.init: {name} is {here} here, and {there} in {place}; the models must have the same train.model"
-            )
-
-
-def _pairs(source: FourMConfig, target: FourMConfig, init: Init) -> dict[str, str]:
-    """Modalities of the target that the source has too, and their names in the source.
-
-    ValueError if `train.init.names` names what one of them does not have.
-    """
-    known = {spec.name for spec in source.modalities}
-    for here, there in init.names.items():
-        lacking = (here, "the recipe") if target.find(here) is None else (there, init.weights)
-        if target.find(here) is None or there not in known:
-            have = target.modalities if lacking[1] == "the recipe" else source.modalities
-            raise ValueError(
-                f"train.init.names: {lacking[1]} has no modality {lacking[0]}; it has {', '.join(s.name for s in have)}"
-            )
-    # By the name, or else by the published name: `rgb` at 112 pixels is `rgb@112` there.
-    by_published = {there: name for name, there in published_names(source.modalities).items()}
-    names = {
-        name: name if name in known else by_published.get(there)
-        for name, there in published_names(target.modalities).items()
-    } | init.names
-    return {name: source_name for name, source_name in names.items() if source_name is not None}
-
-
-def _same_tokens(source: ModalitySpec, target: ModalitySpec, place: str) -> None:
-    whats = {"kind": "is of the kind", "vocab_size": "has a vocabulary of", "input_dim": "has values of width"}
-    whats["learned_positions"] = "has learned positions:"
-    if target.kind in (Kind.GRID, Kind.PIXELS) or target.learned_positions:  # texts may be longer or shorter
-        whats["max_tokens"] = "has as many tokens:"
-    for field, what in whats.items():
-        here, there = getattr(target, field), getattr(source, field)
-        if here != there:
-            raise ValueError(f"train.init: {target.name} {what} {here} here, and {there} in {place}; the tokens differ")
+    idle = [] if asked is None else [spec.name for spec in model.config.modalities if spec.name not in asked]
+    notes += [f"{init.setting}: {listing(idle)} are kept as they are; the recipe does not name them"] if idle else []
+    return notes + matching.beginners(model.config, pairs, init)
 
 
 def _copy_body(trained: FourM, model: FourM) -> None:
@@ -388,7 +317,7 @@ def _copy_modality(trained: FourM, source_name: str, model: FourM, name: str, in
     spec = model.config.spec(name)
     if name in model.config.inputs and source_name in trained.config.inputs:
         _copy_positions(trained.encoder_embeddings.position_rows_of(source_name),
-                        model.encoder_embeddings.position_rows_of(name), spec, place)  # fmt: skip
+                        model.encoder_embeddings.position_rows_of(name), spec, init)  # fmt: skip
         if spec.is_target and not fresh:
             model.encoder_embeddings.token_table(name).copy_(trained.encoder_embeddings.token_table(source_name))
         elif not spec.is_target:
@@ -396,7 +325,7 @@ def _copy_modality(trained: FourM, source_name: str, model: FourM, name: str, in
     if name not in model.config.outputs or source_name not in trained.config.outputs:
         return []
     _copy_positions(trained.decoder_embeddings.position_rows_of(source_name),
-                    model.decoder_embeddings.position_rows_of(name), spec, place)  # fmt: skip
+                    model.decoder_embeddings.position_rows_of(name), spec, init)  # fmt: skip
     if fresh:
         return []
     # The source may have two tables: one that the decoder reads tokens by, one that it predicts with. A model with one
@@ -410,14 +339,14 @@ def _copy_modality(trained: FourM, source_name: str, model: FourM, name: str, in
     if spec.kind is Kind.GRID or torch.equal(read, predict):
         return []
     tables = "by another table than it predicts with; took the latter"
-    return [f"train.init: the decoder of {place} reads {source_name} {tables}"]
+    return [f"{init.setting}: the decoder of {place} reads {source_name} {tables}"]
 
 
 def _state(trained: FourM, name: str) -> Mapping[str, Tensor]:
     return trained.projections.layers[name].state_dict()
 
 
-def _copy_positions(source: Tensor, target: Tensor, spec: ModalitySpec, place: str) -> None:
+def _copy_positions(source: Tensor, target: Tensor, spec: ModalitySpec, init: Init) -> None:
     """Copy learned positions; fixed ones are 4M's sines and cosines, and must be the same."""
     if spec.learned_positions:
         target.copy_(source)
@@ -425,5 +354,6 @@ def _copy_positions(source: Tensor, target: Tensor, spec: ModalitySpec, place: s
     rows = min(len(target), len(source))
     if not torch.allclose(target[:rows], source[:rows], atol=_POSITION_ERROR):
         raise ValueError(
-            f"train.init: {place} has other positions of {spec.name} than 4M's sines and cosines, which are not trained"
+            f"{init.setting}: {init.weights} has other positions of {spec.name} than 4M's sines and cosines, which are "
+            "not trained"
         )

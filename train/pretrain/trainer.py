@@ -33,9 +33,11 @@ from ..metrics import Metrics
 from ..parallel import Parallel, whole
 from ..requests import Asked, Requests
 from ..schedule import cosine_lr
+from ..settings import Extend
 from ..trackers import trackers
-from . import initial, pace
+from . import initial, matching, pace
 from .job import MODEL, TrainJob, masking_config, predicted_modalities, write_origin
+from .learning import Learning
 from .parts import Parts, parts_of
 from .weights import Weights, save_model
 from .window import Entry, Window, by_modality, target_weights
@@ -69,8 +71,11 @@ class Trainer:
         self.saver = sharded.Saver(self.checkpoints, settings.keep_checkpoints)
         latest = self.saver.newest()
         self.notes = [*self.saver.notes]
-        if latest is None and settings.begins_with is not None:
-            self.notes += initial.fill(model, settings.begins_with)
+        self.new: list[str] = latest.marker()["state"].get("new", []) if latest is not None else []
+        if latest is None and (init := settings.begins_with) is not None:
+            trained = initial.load(init.weights, init.revision)
+            self.notes += initial.copy(trained, model, init, [spec.name for spec in job.specs])
+            self.new = matching.new_modalities(trained.config, model.config, init)
         self.parallel = Parallel(
             model,
             settings.parallel,
@@ -79,7 +84,10 @@ class Trainer:
             checkpointing=settings.activation_checkpointing,
             inputs=settings.batch_size // world * settings.budgets[0],
         )
-        self.weights = Weights(model, weight_decay=settings.weight_decay, betas=settings.betas, ema=settings.ema)
+        learning = self._learning() if isinstance(settings.begins_with, Extend) else None
+        self.weights = Weights(
+            model, weight_decay=settings.weight_decay, betas=settings.betas, ema=settings.ema, learning=learning
+        )
         if latest is not None:
             self._resume_newest(latest)
         self.tokenizers = job.column_tokenizers()  # of training and of validation
@@ -87,6 +95,13 @@ class Trainer:
         unpad = settings.unpads(model.device.type)
         asked = predicted_modalities(self.loader.masking, job.datasets, (0.0, 1.0))
         self.parts = parts_of(model.config, settings.accumulate, model.device, unpad, self.parallel.touched, asked)
+
+    def _learning(self) -> Learning:
+        """What of an extended model learns."""
+        init, asked = self.settings.begins_with, {spec.name for spec in self.job.specs}
+        assert isinstance(init, Extend)
+        idle = [spec.name for spec in self.model.config.modalities if spec.name not in asked]
+        return Learning(self.model, self.new, idle, init.alone, self.settings.weight_decay)
 
     def _loader(self, shards: tuple[ShardRows, ...], seed: int, repeat: int, training: bool) -> TokenLoader:
         tokens = storage.join(self.job.root, "tokens")
@@ -123,6 +138,7 @@ class Trainer:
         sharded.load(saved, self.weights.tensors(), self.saver.group)
         self.step, self.seconds, self.skipped = saved.step, state["seconds"], state.get("skipped", [])
         self.weights.ramped = state.get("ramped", False)  # not of checkpoints of 0.1.0
+        self.model.tokenizers = state.get("tokenizers", {}) | self.model.tokenizers  # of an extended one more
         # AdamW does not count skipped steps in its bias correction.
         self.weights.resumed(self.step - len(self.skipped))
         logger.info("worker %d of %d resumed from step %d: %s", self.rank, self.world, self.step, saved.url)
@@ -233,12 +249,14 @@ class Trainer:
                 (part_loss * self.world).backward()  # type: ignore[no-untyped-call]
             loss += part_loss.detach()
             sums += losses.detach() * counts[i]
+        if self.weights.learning is not None:
+            self.weights.learning.mask(self.step)
         norm = whole(self._norm(settings.clip_norm).detach())
         lr = cosine_lr(
             self.step, peak=self.peak_lr, minimum=settings.min_lr, warmup=settings.warmup_steps, steps=settings.steps
         )
         self.saver.stager.wait()
-        self.weights.step(lr, norm)
+        self.weights.step(lr, norm, self.step)
         self.step += 1
         targets = [sum(group.counts[i] for group in parts.groups) for i in places]
         window.entries.append(Entry(self.step, loss, sums, targets, norm, parts.keys, parts.lengths))
@@ -337,7 +355,7 @@ class Trainer:
         sums, totals = torch.zeros(2, len(self.outputs), dtype=torch.float64)
         with self._weights(self.averages):
             for batch in self._validation_batches(loader):
-                groups = group_targets(batch, len(self.job.specs))
+                groups = group_targets(batch, len(self.model.config.modalities))
                 counts = torch.tensor([groups.counts[self.model.config.index(name)] for name in self.outputs])
                 sums += self.parallel.losses(batch, groups).double().cpu() * counts
                 totals += counts
@@ -374,7 +392,8 @@ class Trainer:
         """Begin a checkpoint; training goes on while it is written."""
         state = {"model": self.model.config.to_dict(), "averaged": self.averages}
         state |= {"seconds": self.seconds, "skipped": self.skipped, "ramped": self.weights.ramped}
-        state |= {"tokenizers": self.job.tokenizers} if self.job.tokenizers else {}
+        state |= {"tokenizers": self.model.tokenizers} if self.model.tokenizers else {}
+        state |= {"new": self.new} if isinstance(self.settings.begins_with, Extend) else {}
         self.saver.save(self.step, self.weights.tensors(), state)
 
     def _save_models(self) -> None:

@@ -87,24 +87,28 @@ def learned(place: str) -> dict[str, str]:
     return dict(noted or side_files.read_object(storage.join(run, TOKENIZERS)) or {})
 
 
-def check(init: Init, modalities: Iterable[str], known: Mapping[str, str], published: bool, here: Here) -> list[str]:
+def check(
+    init: Init, modalities: Iterable[str], known: Mapping[str, str], published: bool, here: Here, text: bool = False
+) -> list[str]:
     """ValueError if a model has learned other tokens than a recipe makes, naming the tokenizer and what to do.
 
     Args:
         init: of the recipe. modalities: whose tables of tokens are taken over.
         known: what the model says, see `learned`. published: whether it is in apple/ml-4m's format.
+        text: whether its text tokenizer must be the recipe's, whatever modalities are taken over.
 
     Returns:
         Sentences for the user, on what nobody knows.
     """
     needed = list(dict.fromkeys(name for one in modalities for name in MODALITIES[one.partition("@")[0]].tokenizers))
+    needed += [TEXT] if text and TEXT not in needed else []
     for name in needed:
         if name in known:
             _compare(init, name, known[name], here)
     unsaid = [name for name in needed if name not in known]
     if not unsaid:
         return []
-    says = f"train.init: {init.weights} does not say which tokenizers it has learned"
+    says = f"{init.setting}: {init.weights} does not say which tokenizers it has learned"
     if published and (unnamed := [name for name in unsaid if name not in here.named]):
         settings = listing([f"{_setting(name)}.weights" for name in unnamed])
         raise ValueError(
@@ -116,11 +120,12 @@ def check(init: Init, modalities: Iterable[str], known: Mapping[str, str], publi
     return [f"{says}; {listing(unsaid)} are taken to be the recipe's"]
 
 
-def check_learned(init: Init, modalities: Iterable[str], trained: FourM, model: FourM) -> None:
+def check_learned(init: Init, modalities: Iterable[str], trained: FourM, model: FourM, text: bool = False) -> None:
     """ValueError if two models have learned the ids of different tokenizers, as far as they say so."""
     named, known = list(model.tokenizers), trained.tokenizers
     if named:
-        check(init, modalities, known, published=False, here=Here(named, model.tokenizers, lambda name, expected: None))
+        here = Here(named, model.tokenizers, lambda name, expected: None)
+        check(init, modalities, known, published=False, here=here, text=text)
 
 
 def _compare(init: Init, name: str, learned: str, here: Here) -> None:
@@ -137,7 +142,8 @@ def _compare(init: Init, name: str, learned: str, here: Here) -> None:
     folder = storage.join(root[1], "tokenizers", name) if root else f"its root's tokenizers/{name}"
     folder = folder if storage.is_local(folder) else f"a copy of {folder} on this machine"
     raise ValueError(
-        f"train.init: {why}; set {_setting(name)}.weights to {folder}, or learn new tables of tokens: {_fresh(init)}"
+        f"{init.setting}: {why}; set {_setting(name)}.weights to {folder}, or learn new tables of tokens: "
+        f"{_fresh(init)}"
     )
 
 
@@ -145,8 +151,8 @@ def _check_published_words(init: Init, here: Here) -> None:
     words = here.words()
     if words is not None and words[0] == PUBLISHED_SIZE and words[1] != PUBLISHED_WORDS:
         raise ValueError(
-            f"train.init: {init.weights} has learned the words of 4M's text tokenizer, and tokenizers.text.weights is "
-            "another one of the same size; take text_tokenizer_4m_wordpiece_30k.json of apple/ml-4m, or "
+            f"{init.setting}: {init.weights} has learned the words of 4M's text tokenizer, and tokenizers.text.weights "
+            "is another one of the same size; take text_tokenizer_4m_wordpiece_30k.json of apple/ml-4m, or "
             f"`spaces/EPFL-VILAB/4M`, or learn new tables: {_fresh(init)}"
         )
 

@@ -18,6 +18,7 @@ from .. import checkpoint
 from ..parallel import whole
 from . import vocabularies
 from .job import MODEL, MODEL_FILES
+from .learning import Learning
 
 
 class Weights:
@@ -29,14 +30,18 @@ class Weights:
     Args:
         model: as it is trained; its parameters may be shards already.
         ema: decay of the average for each step, ramped up at first; 0 keeps none.
+        learning: what of an extended model learns, and decays; all of it unless given.
     """
 
     def __init__(
-        self, model: FourM, *, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.95), ema: float = 0.0
-    ) -> None:
+        self, model: FourM, *, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.95), ema: float = 0.0,
+        learning: Learning | None = None,
+    ) -> None:  # fmt: skip
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.parameters = list(self.named.values())
-        self.optimizer = torch.optim.AdamW(model.parameter_groups(weight_decay), betas=betas, fused=True)
+        self.learning = learning
+        decay = weight_decay if learning is None else 0.0
+        self.optimizer = torch.optim.AdamW(model.parameter_groups(decay), betas=betas, fused=True)
         for p in self.parameters:
             # As AdamW would make it at the first step; made here, so that a checkpoint can be read into it before.
             step = torch.zeros((), device=p.device)
@@ -44,10 +49,11 @@ class Weights:
         self.ema, self.ramped = ema, True
         self.average = [p.detach().clone() for p in self.parameters] if ema else []
 
-    def step(self, lr: float, norm: Tensor) -> None:
+    def step(self, lr: float, norm: Tensor, step: int = 0) -> None:
         """One step of the optimizer, and of the average; neither changes anything if `norm` is not finite.
 
         Args:
+            step: of the run, by which what learns may differ.
             norm: of the whole gradient, the same scalar on all workers. It stays on the device: AdamW's kernel reads
                 `found_inf`, as from a GradScaler, and does not count the step if it is 1.
         """
@@ -55,6 +61,8 @@ class Weights:
             group["lr"] = lr
         found_inf = (~torch.isfinite(norm)).float()
         self.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+        if self.learning is not None:
+            self.learning.decay(step, lr, 1 - found_inf)
         self.optimizer.step()
         if self.ema:
             # A decay of (1 + n) / (10 + n) at first, as in fits of tokenizers (vq.py): with 0.9999 from step 0, a run

@@ -16,7 +16,8 @@ from fourmill.model.fourm import FourM
 from fourmill.recipe import Recipe
 from fourmill.tokenize.store import ColumnSpec, encode_column
 from fourmill.train.data.groups import ShardRows
-from fourmill.train.pretrain.job import TrainJob, model_config
+from fourmill.train.pretrain import initial
+from fourmill.train.pretrain.job import TrainJob
 from fourmill.train.pretrain.trainer import Trainer
 
 SPECS = (
@@ -105,7 +106,7 @@ def job_of(
 
 def trainer(job: TrainJob, rank: int = 0, world: int = 1) -> Trainer:
     torch.manual_seed(job.seed)
-    return Trainer(job, FourM(model_config(job)), rank, world)
+    return Trainer(job, FourM(initial.config_of(job)), rank, world)
 
 
 def train(job: TrainJob, rank: int = 0, world: int = 1) -> Trainer:
