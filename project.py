@@ -440,7 +440,8 @@ class Project:
         from .train.downstream.evaluation.job import of_run
 
         known = self._validation_sources(), self.shards.urls, frozenset(self.recipe.labels.keep), self.classes
-        return of_run(self.train_job, self.evaluation, self.codec_options(), *known, self.model_step())
+        key = self.recipe.samples.key
+        return of_run(self.train_job, self.evaluation, self.codec_options(), *known, self.model_step(), key)
 
 
 def columns_of(root: str) -> Columns:

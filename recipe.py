@@ -44,7 +44,7 @@ from .sensors import SENSORS, Sensor, Sensors, declare_from
 from .tokenize import class_lists, conventions
 from .tokenize import settings as tokenizer_settings
 from .tokenize.settings import Precision, TextTokenizer, Tokenizers, TokenizerSettings
-from .train.downstream.evaluation.settings import CLASSES, Evaluate
+from .train.downstream.evaluation.settings import CLASSES, Evaluate, default_inputs
 from .train.downstream.settings import Chain, Generate, check_steps
 from .train.settings import Mixture, Train, alpha_of
 from .train.tokenizers.settings import Fit
@@ -438,7 +438,7 @@ def _check_evaluation(recipe: Recipe) -> None:
         _known("evaluate.truth", name, [*LABELS, CLASSES])
     for step in asked.chain:
         _chosen("evaluate.chain", step.target, recipe.modalities)
-    given = asked.inputs or ["rgb"]
+    given = asked.inputs or default_inputs(recipe.modalities)
     check_steps("evaluate.chain", asked.chain, given, {step.target: _spec(recipe, step.target) for step in asked.chain})
 
 

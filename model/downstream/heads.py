@@ -77,17 +77,45 @@ class ConvNeXtBlock(nn.Module):
         return x + y.movedim(-1, 1)
 
 
-class Classifier(nn.Module):
-    """An encoder and a head for one answer for each image; the class token is the encoder's first token."""
+class Network(nn.Module):
+    """An encoder with a head on top."""
 
-    def __init__(self, encoder: Encoder, classes: int) -> None:
+    encoder: Encoder
+    head: nn.Module
+
+
+class Numbers(Network):
+    """An encoder and a head that says some numbers of a sample: (B, C)."""
+
+    def __init__(self, encoder: Encoder, channels: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = PooledHead(encoder.dim, classes, "mean" if encoder.class_token is None else "class")
+        self.head = PooledHead(encoder.dim, channels, "mean" if encoder.class_token is None else "class")
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Logits (B, C)."""
-        return self.head(self.encoder(inputs))
+        answer: Tensor = self.head(self.encoder(inputs))
+        return answer
+
+
+class Maps(Network):
+    """An encoder and a head that says something of each pixel: (B, C, size, size).
+
+    Args:
+        modality: whose grid the map is laid on.
+    """
+
+    def __init__(self, encoder: Encoder, channels: int, modality: str, size: int) -> None:
+        super().__init__()
+        self.encoder, self.size = encoder, size
+        self.head = ConvNeXtMap(encoder.dim, channels, modality)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        answer: Tensor = self.head(self.encoder(inputs), (self.size, self.size))
+        return answer
+
+
+class Classifier(Numbers):
+    """An encoder and a head for one answer for each image, logits (B, C); the class token is the encoder's first."""
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -93,7 +93,9 @@ class Encoder(nn.Module):
 
         Args:
             inputs: each of the encoder's modalities, or some. Pixels: uint8 (B, 3, H, W), or floats that are normalized
-                already; H and W are multiples of the patch. Grids: ids (B, rows, columns).
+                already; H and W are multiples of the patch. Or patches (B, tokens, D) as the loader cuts them, such as
+                those of a sensor's bands. Grids: ids (B, rows, columns), or (B, tokens) as columns have them: of a
+                series and of numbers they are no grid.
 
         Raises:
             ValueError: no modality, one that the encoder was not made for, or another shape or type of one.
@@ -116,26 +118,42 @@ class Encoder(nn.Module):
 
     def _embed(self, name: str, value: Tensor) -> tuple[Tensor, int, int]:
         spec, key = self.specs[name], _key(name)
-        if spec.kind is Kind.PIXELS:
+        if spec.kind is Kind.PIXELS and value.ndim == 3:
+            if value.shape[1:] != (spec.max_tokens, spec.input_dim):
+                raise ValueError(
+                    f"{name}: got {tuple(value.shape)}, expected patches (B, {spec.max_tokens}, {spec.input_dim})"
+                )
+            rows = columns = spec.side
+            x = self._projected(name, value)
+        elif spec.kind is Kind.PIXELS:
             patch = patch_size(spec)
             if value.ndim != 4 or value.shape[1] != 3 or value.shape[2] % patch or value.shape[3] % patch:
                 raise ValueError(f"{name}: got {tuple(value.shape)}, expected (B, 3, H, W), multiples of {patch} px")
             rows, columns = value.shape[2] // patch, value.shape[3] // patch
             patches = value.reshape(len(value), -1, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1)
-            layer = self.projections.layers[name]
-            assert isinstance(layer, nn.Linear)
-            x = layer(self.projections.normalize_pixels(patches.flatten(3).flatten(1, 2)).to(layer.weight.dtype))
+            x = self._projected(name, patches.flatten(3).flatten(1, 2))
         else:
+            if value.ndim == 2 and value.shape[1] == spec.max_tokens:
+                rows = 1 if spec.learned_positions else spec.side
+                value = value.reshape(len(value), rows, -1)
             if value.ndim != 3:
                 raise ValueError(f"{name}: got {tuple(value.shape)}, expected ids (B, rows, columns)")
             rows, columns = value.shape[1:]
             x = F.embedding(value.flatten(1).long(), self.tokens[key])
         return x + self._position(key, spec, rows, columns) + self.modality[key], rows, columns
 
+    def _projected(self, name: str, patches: Tensor) -> Tensor:
+        """Patches (B, L, D) as tokens (B, L, width)."""
+        layer = self.projections.layers[name]
+        assert isinstance(layer, nn.Linear)
+        return layer(self.projections.normalize_pixels(patches).to(layer.weight.dtype))
+
     def _position(self, key: str, spec: ModalitySpec, rows: int, columns: int) -> Tensor:
         """(rows * columns, D), resized if the grid has another size than the table."""
         table: Tensor = self.positions[key]
-        if (rows, columns) == (spec.side, spec.side):
+        if spec.learned_positions and rows * columns != len(table):
+            raise ValueError(f"{spec.name}: got {rows * columns} tokens, expected {len(table)}")
+        if spec.learned_positions or (rows, columns) == (spec.side, spec.side):
             return table
         # Bicubic, as apple/ml-4m does.
         grid = table.T.reshape(1, -1, spec.side, spec.side)

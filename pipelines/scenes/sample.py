@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,29 @@ class Options:
     seed: int
     size: int = 96
     clutter: str = "medium"
+
+    record = "scenes.json"
+    unit = "images"
+
+    @property
+    def sets(self) -> dict[str, tuple[str, ...]]:
+        return {}
+
+    def check(self) -> None:
+        """ValueError for clutter that there is not."""
+        draw.level_of(self.clutter)
+
+    def stated(self) -> dict[str, Any]:
+        return {**asdict(self), "version": draw.level_of(self.clutter).version}
+
+    def about(self) -> dict[str, Any]:
+        return {"classes": list(kinds.CLASSES)}
+
+    def files(self, split: str, index: int) -> tuple[str, dict[str, bytes]]:
+        return files(self, split, index)
+
+    def sums(self, samples: Sequence[dict[str, bytes]]) -> dict[str, float]:
+        return {}
 
 
 def files(options: Options, split: str, index: int) -> tuple[str, dict[str, bytes]]:

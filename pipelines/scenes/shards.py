@@ -7,6 +7,7 @@ Decisions:
   were made with; a folder of other options, or of other files, is refused, never mixed.
 - A folder may grow: with a larger count only what is missing is rendered. A last shard that was not full is then made
   again; it is deleted before the record says so, so that a kill between the two leaves no short shard behind.
+- What is made is a `Maker`'s: scenes with photos (sample.py), or places that instruments see (landscape/tile.py).
 """
 
 from __future__ import annotations
@@ -15,20 +16,57 @@ import json
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from ...infra import storage
 from ...infra.progress import Progress
 from ..archive import archive, record_of
-from . import draw, kinds
-from .sample import Options, files
 
-RECORD = "scenes.json"
 _CHUNK = 16  # samples that a worker renders at a time
 
-Members = list[tuple[str, bytes]]
+Rendered = tuple[str, dict[str, bytes]]  # the key of a sample, and its files by extension
+
+
+class Maker(Protocol):
+    """Makes the samples of a folder: each a pure function of its split and index. It is sent to processes.
+
+    record: name of the file beside the shards that says what they were made with. unit: what the samples are, for
+        people. sets: where each kind of file has tars of its own, the extensions of each set of tars, a folder each.
+    seed, size: as every maker has them.
+    """
+
+    @property
+    def record(self) -> str: ...
+
+    @property
+    def unit(self) -> str: ...
+
+    @property
+    def sets(self) -> Mapping[str, Sequence[str]]: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def check(self) -> None:
+        """ValueError for an option of its own that is out of range."""
+
+    def stated(self) -> dict[str, Any]:
+        """Its options, as JSON has them: they may not differ within a folder."""
+
+    def about(self) -> dict[str, Any]:
+        """What else the record says."""
+
+    def files(self, split: str, index: int) -> Rendered:
+        """One sample."""
+
+    def sums(self, samples: Sequence[dict[str, bytes]]) -> dict[str, float]:
+        """What is to be known of a shard's samples together, kept in the record; {} if nothing is."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +81,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Written:
-    """What is in the folder: shards of each split by name, and which of them are new."""
+    """What is in the folder: shards of each split by name, which of them are new, and the maker's sums of each."""
 
     shards: dict[str, list[str]]
     made: list[str]
+    sums: dict[str, dict[str, float]]
 
 
 def plan(counts: dict[str, int], shard_size: int) -> list[Shard]:
@@ -58,7 +97,7 @@ def plan(counts: dict[str, int], shard_size: int) -> list[Shard]:
     ]
 
 
-def write(folder: str, options: Options, counts: dict[str, int], shard_size: int, workers: int) -> Written:
+def write(folder: str, maker: Maker, counts: dict[str, int], shard_size: int, workers: int) -> Written:
     """Write the shards that are missing below a folder or any fsspec URL.
 
     Args:
@@ -69,40 +108,63 @@ def write(folder: str, options: Options, counts: dict[str, int], shard_size: int
     Raises:
         ValueError: an option is out of range, or the folder holds something else.
     """
-    _check(options, counts, shard_size, workers)
-    _claim(folder, options, counts, shard_size)
+    _check(maker, counts, shard_size, workers)
+    record = _claim(folder, maker, counts, shard_size)
     shards = plan(counts, shard_size)
-    missing = [shard for shard in shards if not storage.exists(storage.join(folder, shard.name))]
+    missing = [shard for shard in shards if not _is_there(folder, maker, shard, record)]
     total, todo = sum(counts.values()), sum(shard.last - shard.first for shard in missing)
-    with Progress("scenes", total, "images", start=total - todo) as progress:
-        rendered = _rendered(options, _chunks(missing), workers)
+    with Progress("scenes", total, maker.unit, start=total - todo) as progress:
+        rendered = _rendered(maker, _chunks(missing), workers)
         for shard in missing:
-            members: Members = []
+            samples: list[Rendered] = []
             for _, first, last in _chunks([shard]):
-                members += next(rendered)
+                samples += next(rendered)
                 progress.update(last - first)
-            storage.put(storage.join(folder, shard.name), archive(members))
-    names = {split: [shard.name for shard in shards if shard.split == split] for split in counts}
-    return Written(names, [shard.name for shard in missing])
+            # A shard without sums is made again: they are known before the last of its tars is there.
+            if sums := maker.sums([parts for _, parts in samples]):
+                record.setdefault("shards", {})[shard.name] = sums
+                _put(folder, maker, record)
+            for url, names in _tars(folder, maker, shard).items():
+                storage.put(url, archive(_members(samples, names)))
+    of_splits = {split: [shard.name for shard in shards if shard.split == split] for split in counts}
+    return Written(of_splits, [shard.name for shard in missing], record.get("shards", {}))
 
 
-def _check(options: Options, counts: dict[str, int], shard_size: int, workers: int) -> None:
-    draw.level_of(options.clutter)
-    least = {"--count": (counts["train"], 1), "--val": (counts["val"], 0), "--seed": (options.seed, 0)}
-    least |= {"--size": (options.size, 16), "--shard-size": (shard_size, 1), "--workers": (workers, 1)}
+def _tars(folder: str, maker: Maker, shard: Shard) -> dict[str, Sequence[str]]:
+    """The tars of a shard, and the extensions that each holds; () for all."""
+    if not maker.sets:
+        return {storage.join(folder, shard.name): ()}
+    return {storage.join(folder, of, shard.name): names for of, names in maker.sets.items()}
+
+
+def _members(samples: Sequence[Rendered], names: Sequence[str]) -> list[tuple[str, bytes]]:
+    return [
+        (f"{key}.{name}", data) for key, parts in samples for name, data in parts.items() if not names or name in names
+    ]
+
+
+def _is_there(folder: str, maker: Maker, shard: Shard, record: Mapping[str, Any]) -> bool:
+    known = not maker.sums([]) or shard.name in record.get("shards", {})
+    return known and all(map(storage.exists, _tars(folder, maker, shard)))
+
+
+def _check(maker: Maker, counts: dict[str, int], shard_size: int, workers: int) -> None:
+    maker.check()
+    least = {"--count": (counts["train"], 1), "--val": (counts["val"], 0), "--seed": (maker.seed, 0)}
+    least |= {"--size": (maker.size, 16), "--shard-size": (shard_size, 1), "--workers": (workers, 1)}
     for name, (value, smallest) in least.items():
         if value < smallest:
             raise ValueError(f"{name}: got {value}, expected at least {smallest}")
 
 
-def _claim(folder: str, options: Options, counts: dict[str, int], shard_size: int) -> None:
-    """Write the folder's record, or check that it is the same but for its counts, which may grow."""
-    asked = {**asdict(options), "shard_size": shard_size, "version": draw.level_of(options.clutter).version}
-    before = dict.fromkeys(counts, 0)
-    if found := record_of(folder, RECORD):
-        before, stated = found["counts"], found["options"]
+def _claim(folder: str, maker: Maker, counts: dict[str, int], shard_size: int) -> dict[str, Any]:
+    """Write the folder's record, or check that it is the same but for its counts, which may grow. Returns it."""
+    asked = {**maker.stated(), "shard_size": shard_size}
+    before, sums = dict.fromkeys(counts, 0), {}
+    if found := record_of(folder, maker.record):
+        before, stated, sums = found["counts"], found["options"], found.get("shards", {})
         differing = [f"{name} {stated.get(name)}" for name in asked if stated.get(name) != asked[name]]
-        fewer = [f"{before[split]} {split} images" for split in counts if counts[split] < before[split]]
+        fewer = [f"{before[split]} {split} {maker.unit}" for split in counts if counts[split] < before[split]]
         if differing or fewer:
             raise ValueError(
                 f"--out: {folder} holds scenes of other options ({', '.join(differing + fewer)}); give these again, or "
@@ -110,9 +172,16 @@ def _claim(folder: str, options: Options, counts: dict[str, int], shard_size: in
             )
     kept = set(plan(before, shard_size)) & set(plan(counts, shard_size))
     for short in set(plan(before, shard_size)) - kept:
-        storage.delete(storage.join(folder, short.name))
-    record = {"options": asked, "counts": counts, "classes": list(kinds.CLASSES)}
-    storage.put(storage.join(folder, RECORD), json.dumps(record, indent=1).encode())
+        for url in _tars(folder, maker, short):
+            storage.delete(url)
+        sums.pop(short.name, None)
+    record = {"options": asked, "counts": counts, **maker.about(), **({"shards": sums} if sums else {})}
+    _put(folder, maker, record)
+    return record
+
+
+def _put(folder: str, maker: Maker, record: Mapping[str, Any]) -> None:
+    storage.put(storage.join(folder, maker.record), json.dumps(record, indent=1).encode())
 
 
 def _chunks(shards: Sequence[Shard]) -> list[tuple[str, int, int]]:
@@ -120,18 +189,18 @@ def _chunks(shards: Sequence[Shard]) -> list[tuple[str, int, int]]:
     return [(s.split, i, min(s.last, i + _CHUNK)) for s in shards for i in range(s.first, s.last, _CHUNK)]
 
 
-def _rendered(options: Options, chunks: Sequence[tuple[str, int, int]], workers: int) -> Iterator[Members]:
-    """The files of every chunk, in order; at most a few chunks are made ahead."""
+def _rendered(maker: Maker, chunks: Sequence[tuple[str, int, int]], workers: int) -> Iterator[list[Rendered]]:
+    """The samples of every chunk, in order; at most a few chunks are made ahead."""
     if workers == 1 or len(chunks) < 2:
         for chunk in chunks:
-            yield _render_chunk(options, *chunk)
+            yield _render_chunk(maker, *chunk)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy whatever threads the caller has
     with ProcessPoolExecutor(min(workers, len(chunks)), context, initializer=_ignore_interrupts) as pool:
-        waiting: deque[Future[Members]] = deque()
+        waiting: deque[Future[list[Rendered]]] = deque()
         try:
             for chunk in chunks:
-                waiting.append(pool.submit(_render_chunk, options, *chunk))
+                waiting.append(pool.submit(_render_chunk, maker, *chunk))
                 if len(waiting) > 3 * workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -145,9 +214,5 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _render_chunk(options: Options, split: str, first: int, last: int) -> Members:
-    made: Members = []
-    for index in range(first, last):
-        key, parts = files(options, split, index)
-        made += [(f"{key}.{extension}", data) for extension, data in parts.items()]
-    return made
+def _render_chunk(maker: Maker, split: str, first: int, last: int) -> list[Rendered]:
+    return [maker.files(split, index) for index in range(first, last)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,20 +36,16 @@ def draw_sensor(sensor: Sensor, label: Any, like: Any = None, *, size: int = 320
         return TextPanel(f"{values.shape}, expected (H, W, {sensor.width})", quiet=True)
     bands = sensor.shown
     scale = values if like is None else np.asarray(like, np.float32)
-    limits = [_limits(sensor, scale[..., band]) for band in bands]
-    if any(limit is None for limit in limits):
+    found = [_limits(sensor, scale[..., band]) for band in bands]
+    limits = [limit for limit in found if limit is not None]
+    if len(limits) < len(bands):
         return TextPanel("no pixel has a value", quiet=True)
     height, width = scaled(values.shape[:2], size)
-    shares = [_shares(values[..., band], *limit) for band, limit in zip(bands, limits, strict=True) if limit]
-    there = np.isfinite(values[..., bands]).all(axis=2)
+    pixels = _coloured(sensor, values, limits)
     names = [sensor.kept[band] for band in bands]
     if len(bands) == 3:
-        pixels = np.rint(np.stack(shares, axis=-1) * 255).astype(np.uint8)
-        pixels[~there] = _NOTHING
         return picture(_resized(pixels, height, width), f"{', '.join(names)} as red, green, blue", size=size)
-    pixels = colored(shares[0], inferno())
-    pixels[~there] = _NOTHING
-    low, high = limits[0] or (0.0, 1.0)
+    low, high = limits[0]
     canvas = _with_bar(_resized(pixels, height, width), low, high, sensor.unit)
     what = f"{names[0]}: " if names[0] else ""
     said = f"{what}{low:.4g} (dark) to {high:.4g} {sensor.unit}".rstrip()
@@ -60,11 +57,19 @@ def false_colours(modality: str, values: np.ndarray) -> np.ndarray:
     sensor = SENSORS.get(MODALITIES[modality].label) if modality in MODALITIES else None
     if sensor is None or values.dtype == np.uint8:
         return values
-    limits = [_limits(sensor, values[..., band]) or (0.0, 1.0) for band in sensor.shown]
-    shares = [_shares(values[..., band], *limit) for band, limit in zip(sensor.shown, limits, strict=True)]
-    if len(shares) == 1:
-        return colored(shares[0], inferno())
-    return np.rint(np.stack(shares, axis=-1) * 255).astype(np.uint8)
+    return _coloured(sensor, values, [_limits(sensor, values[..., band]) or (0.0, 1.0) for band in sensor.shown])
+
+
+def _coloured(sensor: Sensor, values: np.ndarray, limits: Sequence[tuple[float, float]]) -> np.ndarray:
+    """The bands (H, W, n) that a sensor shows between what is dark and bright of each, uint8 (H, W, 3); grey where
+    there is no value."""
+    bands = sensor.shown
+    shares = [_shares(values[..., band], *limit) for band, limit in zip(bands, limits, strict=True)]
+    pixels = colored(shares[0], inferno())
+    if len(bands) == 3:
+        pixels = np.rint(np.stack(shares, axis=-1) * 255).astype(np.uint8)
+    pixels[~np.isfinite(values[..., bands]).all(axis=2)] = _NOTHING
+    return pixels
 
 
 def written(value: float, unit: str) -> str:

@@ -6,28 +6,29 @@ Settings are those of the paper's ImageNet-1K fine-tuning where it gives them, w
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ...infra import storage
-from ...infra.progress import Progress
 from ...model.config import CONFIG, WEIGHTS, FourMConfig
 from ...model.downstream.heads import Classifier
-from ...model.downstream.transfer import Encoder, add_lora, grid_spec, parameter_groups
+from ...model.downstream.transfer import Encoder, add_lora, grid_spec
 from ...model.fourm import FourM
 from ...model.published.names import image_size, patch_size
 from ...tokenize import crops
 from ..data.prefetch import prefetch
-from ..schedule import cosine_lr
 from .kept import Keeper
+from .tuning import Settings, Tuning, rounds, schedule
+
+__all__ = ["Settings", "accuracy", "build", "check", "finetune", "load", "resolved", "save", "schedule"]
 
 THREADS = 8  # that decode images
 
@@ -44,41 +45,6 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def image(self, index: int) -> np.ndarray: ...
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How an encoder is fine-tuned.
-
-    Attributes:
-        lr: of the head; the layers below it learn at lr * layer_decay^distance.
-        crop_scale: smallest and largest share of the area of an image's largest square that a training crop has.
-        lora_rank: 0 trains all weights; above, only corrections of this rank, and the head.
-        image_size: pixels along a side of what the model sees; None for those of its own training, see `resolved`.
-    """
-
-    epochs: int = 20
-    batch_size: int = 1024
-    lr: float = 1e-4
-    warmup_epochs: float = 1.0
-    weight_decay: float = 0.05
-    layer_decay: float = 0.75
-    drop_path: float = 0.1
-    smoothing: float = 0.1
-    pool: Literal["mean", "class"] = "mean"
-    lora_rank: int = 0
-    image_size: int | None = None
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    clip_norm: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        size = 1 if self.image_size is None else self.image_size
-        if min(self.epochs, self.batch_size, size) < 1 or self.lr <= 0 or self.lora_rank < 0:
-            raise ValueError(
-                f"transfer: epochs {self.epochs}, batch_size {self.batch_size}, image_size {self.image_size}, lr "
-                f"{self.lr}, lora_rank {self.lora_rank}; expected them above 0, lora_rank at least 0"
-            )
 
 
 def resolved(settings: Settings, config: FourMConfig) -> Settings:
@@ -120,7 +86,8 @@ def finetune(
     """
     settings = resolved(settings, model.config)
     check(model, train, settings)
-    return _Tuning(model, train, val, settings, device).run(keeper)
+    classifier = build(model, len(train.classes), settings).to(device)
+    return classifier, Tuning(classifier, _Classes(train, val, settings, device), settings, device).run(keeper)
 
 
 def check(model: FourM, train: Images, settings: Settings) -> None:
@@ -135,101 +102,24 @@ def check(model: FourM, train: Images, settings: Settings) -> None:
         raise ValueError(f"transfer: image_size is {size}, and the model reads patches of {patch} px; take {nearest}")
 
 
-def schedule(images: int, settings: Settings) -> dict[str, int]:
-    """Steps in all, and those of warm-up, for `cosine_lr`."""
-    steps = settings.epochs * _rounds(images, settings)
-    # The first step of a warm-up has the rate 0: of few steps some must be left to learn.
-    return {"warmup": min(round(settings.warmup_epochs * _rounds(images, settings)), steps - 1), "steps": steps}
+class _Classes:
+    """Images to tell apart, as a task."""
 
-
-def _rounds(images: int, settings: Settings) -> int:
-    """Steps of an epoch; the last samples that fill no batch are left out, other ones in each epoch."""
-    return max(images // settings.batch_size, 1)
-
-
-class _Tuning:
-    """The state of a training: after how many steps, and with which losses of the epoch."""
-
-    def __init__(self, model: FourM, train: Images, val: Images, settings: Settings, device: str) -> None:
+    def __init__(self, train: Images, val: Images, settings: Settings, device: str) -> None:
         self.train, self.val, self.settings, self.device = train, val, settings, device
-        self.classifier = build(model, len(train.classes), settings).to(device)
-        groups = parameter_groups(
-            self.classifier.encoder, self.classifier.head, settings.lr, settings.layer_decay, settings.weight_decay
-        )
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
-        self.schedule, self.rounds = schedule(len(train), settings), _rounds(len(train), settings)
-        self.losses: list[torch.Tensor] = []
-        self.history: list[dict[str, float]] = []
+        self.rounds = rounds(len(train), settings)
 
-    @property
-    def step(self) -> int:
-        return len(self.history) * self.rounds + len(self.losses)
+    def batches(self, epoch: int, done: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return _training_batches(self.train, self.settings, epoch, self.device, done)
 
-    def run(self, keeper: Keeper | None) -> tuple[Classifier, list[dict[str, float]]]:
-        if keeper is not None and (state := keeper.newest(self.device)) is not None:
-            self._load(state)
-        with Progress("transfer", self.schedule["steps"], "steps", start=self.step) as progress:
-            while len(self.history) < self.settings.epochs:
-                self.classifier.train()
-                epoch, done = len(self.history), len(self.losses)
-                for images, labels in _training_batches(self.train, self.settings, epoch, self.device, done):
-                    self._step(images, labels)
-                    progress.update(1)
-                    if keeper is not None and keeper.is_due:
-                        self._mean()  # a state that is not finite is no state to go on from
-                        keeper.save(self.step, self.schedule["steps"], self._state())
-                row = {"loss": self._mean()} | accuracy(self.classifier, self.val, self.settings, self.device)
-                self.history.append(row)
-                self.losses = []
-        return self.classifier.eval(), self.history
+    def loss(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(_logits(network, inputs), targets, label_smoothing=self.settings.smoothing)
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = cosine_lr(self.step, peak=peak, minimum=0.0, **self.schedule)
-        smoothing = self.settings.smoothing
-        loss = F.cross_entropy(_logits(self.classifier, images), labels, label_smoothing=smoothing)
-        self.optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        if self.settings.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
-        self.optimizer.step()
-        self.losses.append(loss.detach())
-
-    def _mean(self) -> float:
-        """Of the epoch's losses so far. Once an epoch: reading the loss of each step would wait for the device."""
-        mean = float(torch.stack(self.losses).mean())
-        if not math.isfinite(mean):
-            raise FloatingPointError(
-                f"transfer: the loss of epoch {len(self.history)} is {mean}; lower lr ({self.settings.lr:g}), or set "
-                "clip_norm"
-            )
-        return mean
-
-    def _state(self) -> dict[str, Any]:
-        """All that the next steps depend on, random numbers of stochastic depth among it."""
-        random = {"cpu": torch.get_rng_state()}
-        if self.device.startswith("cuda"):
-            random["cuda"] = torch.cuda.get_rng_state(self.device)
-        return {
-            "model": self.classifier.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "losses": torch.stack(self.losses) if self.losses else torch.zeros(0),
-            "history": self.history,
-            "random": random,
-        }
-
-    def _load(self, state: dict[str, Any]) -> None:
-        self.classifier.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.losses, self.history = list(state["losses"]), list(state["history"])
-        torch.set_rng_state(state["random"]["cpu"].cpu())
-        if "cuda" in state["random"]:
-            torch.cuda.set_rng_state(state["random"]["cuda"].cpu(), self.device)
+    def measure(self, network: nn.Module) -> dict[str, float]:
+        return accuracy(network, self.val, self.settings, self.device)
 
 
-def accuracy(classifier: Classifier, images: Images, settings: Settings, device: str = "cpu") -> dict[str, float]:
+def accuracy(classifier: nn.Module, images: Images, settings: Settings, device: str = "cpu") -> dict[str, float]:
     """Top-1 and top-5 accuracy on centre crops, at the size of `resolved` settings."""
     classifier.eval()
     hits, order = torch.zeros(2), np.arange(len(images))
@@ -293,7 +183,7 @@ def _side(settings: Settings) -> int:
     return settings.image_size
 
 
-def _logits(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
+def _logits(classifier: nn.Module, images: torch.Tensor) -> torch.Tensor:
     with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
         logits: torch.Tensor = classifier({"rgb": images})
     return logits.float()

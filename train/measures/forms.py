@@ -257,12 +257,18 @@ def _feature_measures(total: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _value_measures(total: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: _mean(values) for name, values in of_each(total).items()}
+
+
+def of_each(total: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`rmse`, `mae` and `r2` of each band, the last axis, from the sums of rasters, series or numbers."""
     known = np.asarray(total["known"], np.float64)
-    spread = total["power"] - np.square(total["sum"]) / known  # squares around the mean, which an answer must beat
-    return {
-        "rmse": _mean(np.sqrt(total["squares"] / known)), "mae": _mean(total["absolute"] / known),
-        "r2": _mean(1 - total["squares"] / np.where(spread > 0, spread, np.nan)),
-    }  # fmt: skip
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = total["power"] - np.square(total["sum"]) / known  # squares around the mean, which an answer must beat
+        return {
+            "rmse": np.sqrt(total["squares"] / known), "mae": total["absolute"] / known,
+            "r2": 1 - total["squares"] / np.where(spread > 0, spread, np.nan),
+        }  # fmt: skip
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
@@ -276,9 +282,7 @@ def of_bands(form: str, total: Mapping[str, np.ndarray], bands: Sequence[str]) -
     """`rmse BAND` of each band in its unit, of several with a name."""
     if form not in (Form.RASTER.value, Form.NUMBERS.value) or len(bands) < 2 or not all(bands):
         return {}
-    with np.errstate(invalid="ignore", divide="ignore"):
-        errors = np.sqrt(total["squares"] / total["known"])
-    return {f"rmse {band}": error for band, error in zip(bands, errors, strict=True)}
+    return {f"rmse {band}": error for band, error in zip(bands, of_each(total)["rmse"], strict=True)}
 
 
 _SUMMARIES: dict[str, Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]] = {

@@ -64,7 +64,7 @@ def test_only_what_is_given_is_read(model: FourM) -> None:
         ({"rgb": images(1, 7, 6)}, "multiples of 2 px"),
         ({"rgb": images().permute(0, 2, 3, 1)}, r"got \(2, 6, 6, 3\), expected \(B, 3, H, W\)"),
         ({"rgb": images().long()}, "pixels: got torch.int64, expected uint8"),
-        ({"tok_rgb": grids().flatten(1)}, r"tok_rgb: got \(2, 9\), expected ids \(B, rows, columns\)"),
+        ({"tok_rgb": grids().flatten(1)[:, :5]}, r"tok_rgb: got \(2, 5\), expected ids \(B, rows, columns\)"),
         ({"rgb": images(), model.config.published[0]: images()}, "which are the same modality"),
     ):
         with pytest.raises(ValueError, match=message):

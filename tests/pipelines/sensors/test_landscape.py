@@ -186,6 +186,76 @@ def _generates_a_map_of_a_scene(folder: Path, run: Path) -> None:
     assert status == 2 and "agb is no map" in wrong
 
 
+def test_the_model_is_evaluated_in_the_units_of_sensors(land: Land) -> None:
+    status, _, said = runs.command(
+        "evaluate", str(land.path), "--set=evaluate.draws=20", "--set=evaluate.ensemble=2", "--set=evaluate.samples=8"
+    )
+    assert status == 0, said
+    table = json.loads((land.folder / "out/reports/evaluation.json").read_text())
+    assert table["inputs"] == ["s2"] and table["classes"] == "lulc" and "tok_s2" in " ".join(table["notes"])
+    columns = {one["label"]: one for one in table["columns"]}
+    assert list(columns) == ["lulc", "dem", "ndvi", "agb"] and columns["dem"]["unit"] == "m"
+    made = {"another", "step", "chain", "ensemble", "bound", "constant"}
+    assert set(columns["dem"]["cells"]) == made | {"class_means", "labels"}
+    assert set(columns["ndvi"]["cells"]) == made and "rmse spread" in columns["ndvi"]["measures"]
+    assert columns["lulc"]["cells"]["labels"]["miou"]["value"] == 1 == columns["agb"]["cells"]["labels"]["r2"]["value"]
+    # By hand: what the classes of training say of the heights of validation.
+    known = {number: landscape.scene(number) for number in (*range(32), *range(100, 108))}
+    whole = {number: np.where(one["dem"] > -9999, one["dem"], np.nan) for number, one in known.items()}
+    there = [number for number in range(32) if number % landscape.GAP != 2]
+    means = np.array(
+        [np.nanmean(np.concatenate([whole[n][known[n]["lulc"] == of] for n in there] + [[np.nan]])) for of in range(4)]
+    )
+    errors = [means[known[n]["lulc"]] - whole[n] for n in range(100, 108) if n % landscape.GAP != 2]
+    rmse = np.sqrt(np.nanmean(np.square(errors)))
+    assert columns["dem"]["cells"]["class_means"]["rmse"]["value"] == pytest.approx(rmse, rel=1e-5)
+    # By hand: what the tokenizer makes of the true heights.
+    codec, keys = land.codec("tok_dem"), land.column("tok_dem", "val-0").keys.to_pylist()
+    bound = []
+    for row, key in enumerate(keys):
+        if int(key) % landscape.GAP != 2:
+            bound.append(codec.decode(land.column("tok_dem", "val-0").crop(row, 0))[..., 0] - whole[int(key)])
+    found = columns["dem"]["cells"]["bound"]
+    assert found["rmse"]["value"] == pytest.approx(np.sqrt(np.nanmean(np.square(bound))), rel=1e-4)
+    assert found["mae"]["value"] == pytest.approx(np.nanmean(np.abs(bound)), rel=1e-4)
+    likelihoods = json.loads((land.folder / "out/reports/likelihoods.json").read_text())
+    assert {(*cell["inputs"], cell["target"]) for cell in likelihoods["cells"]} >= {("s2", "agb"), ("agb", "tok_dem")}
+    assert runs.command("report", str(land.path))[0] == 0
+    page = (land.folder / "out/report.html").read_text()
+    assert "dem: RMSE, m (lower is better)" in page and "mean of each class of lulc" in page
+
+
+def test_numbers_and_maps_are_predicted_from_any_columns(land: Land, tmp_path: Path) -> None:
+    """`fourmill transfer` on the recipe: by hand what a constant is worth."""
+    more = ["--epochs=2", "--batch-size=8", "--lr=1e-3"]
+    biomass = ["transfer", str(land.path), "--inputs", "s2", "tok_lulc", "tok_ndvi", "--target", "agb"]
+    status, out, err = runs.command(*biomass, "--out", str(tmp_path / "agb"), *more)
+    assert status == 0, err
+    assert "agb, in Mg/ha, from s2, tok_lulc, tok_ndvi: 32 training and 8 validation samples" in out
+    said = json.loads((tmp_path / "agb/config.json").read_text())["result"]["rows"]
+    known, true = ([landscape.scene(n)["biomass"] for n in numbers] for numbers in (range(32), range(100, 108)))
+    rmse = np.sqrt(np.mean((np.mean(known) - np.array(true)) ** 2))
+    assert said["constant"]["rmse"]["value"] == pytest.approx(rmse, rel=1e-5)
+    assert set(said) == {"constant", "another", "transfer"}
+    before = (tmp_path / "agb/model.safetensors").stat().st_mtime_ns
+    assert runs.command(*biomass, "--out", str(tmp_path / "agb"), *more)[:2] == (0, out)
+    assert (tmp_path / "agb/model.safetensors").stat().st_mtime_ns == before
+    heights = ["transfer", str(land.path), "--inputs", "s2", "--target", "dem", "--scratch", "--samples=16"]
+    status, out, err = runs.command(*heights, "--out", str(tmp_path / "dem"), *more)
+    gaps = [sum(number % landscape.GAP == 2 for number in numbers) for numbers in (range(16), range(100, 108))]
+    assert status == 0 and f"{16 - gaps[0]} training and {8 - gaps[1]} validation samples" in out, err
+    assert f"({sum(gaps)} samples have no dem, and are left out)" in out
+    for arguments, sentence in (
+        (["--inputs", "tok_lulc", "--target", "lulc"], "--inputs: tok_lulc is the target, lulc, itself"),
+        (["--inputs", "s2", "--target", "agc"], "--target: there is no sensor 'agc'; did you mean 'agb'?"),
+        (["--inputs", "s3", "--target", "agb"], "evaluate.inputs: "),
+        (["--inputs", "tok_ndvi", "--target", "lulc"], "lulc is a map, and tok_ndvi have no place in it"),
+        (["--inputs", "s2"], "--target: it is needed with a recipe"),
+    ):
+        status, _, err = runs.command("transfer", str(land.path), *arguments, "--out", str(tmp_path / "x"), *more)
+        assert status == 2 and sentence in err, err
+
+
 def test_files_are_explained_where_no_recipe_was_read(land: Land) -> None:
     with landscape.forgotten():
         for name in ("s2", "tok_dem", "agb"):

@@ -16,6 +16,7 @@ from fourmill.model.config import FourMConfig
 from fourmill.model.fourm import FourM
 from fourmill.train.downstream import kept, transfer
 from fourmill.train.downstream.transfer import Settings
+from fourmill.train.schedule import cosine_lr
 
 torch.set_num_threads(1)
 
@@ -136,7 +137,7 @@ def test_a_classifier_is_that_of_its_call(model: FourM, tmp_path: Path) -> None:
 def test_some_step_has_a_rate(epochs: int, images: int, expected: int) -> None:
     plan = transfer.schedule(images, replace(SETTINGS, epochs=epochs))
     assert plan["warmup"] == expected
-    assert any(transfer.cosine_lr(step, peak=1.0, minimum=0.0, **plan) > 0 for step in range(plan["steps"]))
+    assert any(cosine_lr(step, peak=1.0, minimum=0.0, **plan) > 0 for step in range(plan["steps"]))
 
 
 def test_lora_leaves_the_encoder_as_it_was(model: FourM, images: Stripes, tmp_path: Path) -> None:

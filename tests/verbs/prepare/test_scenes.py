@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fourmill_tests import runs
+from fourmill_tests.tiny import landscape
 
 from fourmill import recipe
 
@@ -26,6 +27,23 @@ def test_its_shards_make_a_recipe_with_its_last_line(tmp_path: Path) -> None:
     assert again == 0 and "3 " in said
 
 
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_landscape_makes_a_recipe_of_sensors(tmp_path: Path, parallel: bool) -> None:
+    out = tmp_path / "s"
+    arguments = ["--sensors", "--count=5", "--val=2", "--size=32", "--workers=1", f"--out={out}"]
+    arguments += ["--parallel"] if parallel else []
+    status, said, progress = runs.command("scenes", *arguments)
+    assert status == 0 and "7/7 tiles" in progress
+    assert "rasters explain at most" in said and "5 training and 2 validation tiles of 32 px" in said
+    words = shlex.split(said.splitlines()[-1])
+    with landscape.forgotten():
+        status, text, err = runs.command(*words[1 : words.index(">")])
+        assert status == 0, err
+        made = recipe.parse(yaml.safe_load(text))
+        assert ({"s2", "dem"} <= set(made.sensors) and len(made.samples.val) == 1) or parallel
+        assert "rgb" not in made.modalities
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -35,6 +53,8 @@ def test_its_shards_make_a_recipe_with_its_last_line(tmp_path: Path) -> None:
         (["--count=1", "--size=8"], "--size: got 8, expected at least 16"),
         (["--count=1", "--workers=0"], "--workers: got 0, expected at least 1"),
         (["--count=1", "--shard-size=0"], "--shard-size: got 0, expected at least 1"),
+        (["--count=1", "--parallel"], "--parallel: it goes with --sensors"),
+        (["--count=1", "--sensors", "--clutter=plain"], "--clutter: a landscape has none"),
         (["--count=1", "--clutter=many"], "clutter: got 'many', expected plain, simple, medium, cluttered, or"),
     ],
 )

@@ -15,7 +15,7 @@ from ....tokenize.codec import Options
 from .. import generation_job
 from ..generation_job import GenerateJob
 from ..settings import Generate
-from .settings import Evaluate
+from .settings import Evaluate, default_inputs
 
 if TYPE_CHECKING:
     from ...pretrain.job import TrainJob
@@ -27,7 +27,7 @@ class EvaluateJob:
 
     generation: the run, its columns and codecs. inputs: what the model is given for the table. fingerprint: of the run
         and of the validation shards. sources: URL of each source shard. kept: labels that are stored. classes: the
-        recipe's own lists of classes, by label.
+        recipe's own lists of classes, by label. column: of source shards in Parquet, with the keys.
     """
 
     settings: Evaluate
@@ -37,6 +37,7 @@ class EvaluateJob:
     sources: dict[str, str]
     kept: frozenset[str]
     classes: dict[str, tuple[str, ...]]
+    column: str = ""
 
     @cached_property
     def device(self) -> str:
@@ -54,12 +55,14 @@ def of_run(
     kept: frozenset[str],
     classes: dict[str, tuple[str, ...]],
     step: int | None = None,
+    column: str = "",
 ) -> EvaluateJob:
     """The job of a run.
 
     Args:
         step: of the checkpoint that is its model; None for the finished one.
-        sources: the validation shards, with the SHA-256 of their bytes. urls: of all shards. kept, classes: see above.
+        sources: the validation shards, with the SHA-256 of their bytes. urls: of all shards. kept, classes, column:
+            see above.
 
     Raises:
         RecipeError: there are no validation samples, none of the shards that should stand for training samples, or the
@@ -67,15 +70,17 @@ def of_run(
     """
     if not sum(shard.rows for shard in run.val_shards):
         raise RecipeError("evaluate: the recipe has no validation samples; name their shards in samples.val")
-    inputs = tuple(settings.inputs or [spec.name for spec in run.specs if spec.name == "rgb"])
+    inputs = tuple(settings.inputs or default_inputs(spec.name for spec in run.specs))
     if not inputs:
-        raise RecipeError("evaluate.inputs: the recipe has no rgb; name the modalities that the model is given")
+        raise RecipeError(
+            "evaluate.inputs: the recipe has neither rgb nor pixels of a sensor; name what the model is given"
+        )
     asked = {name: getattr(settings, name) for name in ("samples", "seed", "batch_size", "precision")}
     generation = _with_training(
         generation_job.of_run(run, Generate(**asked), options, sources, step), settings.training
     )
     print_ = fingerprint("evaluate", run.fingerprint, sources, *(() if step is None else (step,)))
-    return EvaluateJob(settings, generation, inputs, print_, urls, kept, classes)
+    return EvaluateJob(settings, generation, inputs, print_, urls, kept, classes, column)
 
 
 def _with_training(generation: GenerateJob, patterns: Sequence[str]) -> GenerateJob:

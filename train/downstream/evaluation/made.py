@@ -25,10 +25,10 @@ from ....tokenize import store
 from ....tokenize.table_file import Damaged
 from ...settings import in_bf16
 from ..generation import MEMBER_STRIDE, model_step, special_ids
+from ..pairing import others
 from ..samples import Samples
 from ..settings import ChainStep
 from .job import EvaluateJob
-from .pairing import others
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from ....model.fourm import FourM
 from ....model.generation.known import Known, SpecialIds
 from ...measures.resample import Value, draw, measure, of_sums
 from ...settings import in_bf16
+from ..pairing import others
 from ..samples import Samples
 from .matrix_files import Cell
-from .pairing import others
 from .settings import Evaluate
 
 # Nats of the tokens of each sample, and how many tokens they are; 0 for samples that have none. (n,) each.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from ....modalities import Kind, ModalitySpec
+from ....modalities import LABELS, MODALITIES, Form, ModalitySpec
 from ....model.downstream.retrieval import finite, nearest, retrieval_step
 from ....tokenize import codecs
 from ...measures.resample import Value, measure, of_sums
@@ -25,7 +25,7 @@ TOP = (1, 5)
 
 def targets(job: EvaluateJob) -> list[ModalitySpec]:
     """The global modalities of a recipe, whose vectors are compared."""
-    return [spec for spec in job.generation.specs if spec.kind is Kind.GRID and spec.learned_positions]
+    return [spec for spec in job.generation.specs if LABELS[MODALITIES[spec.name].label].form is Form.VECTOR]
 
 
 def questions(job: EvaluateJob, samples: Samples) -> list[tuple[ModalitySpec, str]]:

@@ -18,6 +18,7 @@ from . import truth
 from .columns import Column
 from .job import EvaluateJob
 from .records import Instances
+from .sensors import ClassMap, Values, reference
 from .truth import Frame, Members
 
 _FRAMED = ("det", "sam_instance", "human_poses")  # labels whose boxes are shares of the image: its size is needed
@@ -38,13 +39,15 @@ class Reference:
     @cached_property
     def _needed(self) -> set[str]:
         """The members that are read, by their extensions."""
-        names = {column.given.member for column in self.columns if column.given is not None}
+        names = {name for column in self.columns for name in column.members}
         framed = any(column.label in _FRAMED for column in self.columns)
         return names | set(truth.IMAGES) if framed else names
 
     @cached_property
     def _members(self) -> dict[tuple[str, str], Members]:
-        return truth.members(self.job.sources, self.samples.places, self._needed) if self._needed else {}
+        return (
+            truth.members(self.job.sources, self.samples.places, self._needed, self.job.column) if self._needed else {}
+        )
 
     def unopened(self) -> list[str]:
         """The shards whose tars were needed and cannot be opened."""
@@ -74,10 +77,14 @@ class Reference:
 
     def _true(self, column: Column) -> list[Any]:
         assert column.given is not None
-        name, found = column.given.member.lower(), []
+        name, found = column.given.member, list[Any]()
         for row, (shard, key, _) in enumerate(self.samples.places):
-            data, frame = self._members.get((shard, key), {}).get(name), self.frame(column, row)
+            members = self._members.get((shard, key), {})
+            data, frame = members.get(name), self.frame(column, row)
             try:
+                if isinstance(column.judge, Values | ClassMap):
+                    found.append(reference(column.judge, members))
+                    continue
                 found.append(None if data is None or frame is None else column.judge.of_truth(data, frame))
             except ValueError as error:
                 raise ValueError(f"evaluate: shard {shard}, sample {key!r}, {error}") from None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
 from ....infra.fields import Count, Positive, Section, Share, UrlList
+from ....modalities import MODALITIES, RASTER
 from ...settings import Precision
 from ..settings import ChainStep, as_steps
 
@@ -45,7 +46,7 @@ class Evaluate(Section):
 
     samples: Positive = 256
     subset: Positive | None = None  # the first so many of them, for what takes long: chains, ensembles, the matrix
-    inputs: UrlList = []  # that the table's model is given; rgb unless given
+    inputs: UrlList = []  # that the table's model is given; `default_inputs` unless given
     truth: dict[str, Annotated[Truth, BeforeValidator(_as_truth)]] = {}  # by label; the stored label is it elsewhere
     chain: Annotated[list[ChainStep], BeforeValidator(as_steps)] = []  # all that the table shows unless given
     ensemble: Positive = 10  # generations of the chain (4M-21: 10)
@@ -56,6 +57,12 @@ class Evaluate(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Positive = 16
     precision: Precision = "auto"
+
+
+def default_inputs(modalities: Iterable[str]) -> list[str]:
+    """What a model is given unless the recipe says it: RGB, or where there is none the pixels of all sensors."""
+    names = list(modalities)
+    return [name for name in names if name == "rgb"] or [name for name in names if MODALITIES[name].codec == RASTER]
 
 
 def resolved(settings: Evaluate, linear: Mapping[str, str]) -> Evaluate:

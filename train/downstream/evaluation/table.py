@@ -11,6 +11,7 @@ import numpy as np
 
 from ....infra.explain import listing
 from ....model.fourm import FourM
+from ....sensors import SENSORS
 from ....tokenize.text.instance_sentences import MASK_TOKENS
 from ....tokenize.text_codecs import Instances as InstanceCodec
 from ...measures.resample import Value, draw, measure
@@ -24,6 +25,7 @@ from .job import EvaluateJob
 from .made import Made, Question, likeliest
 from .records import Boxes, Instances, People
 from .references import Reference
+from .sensors import ClassMeans
 from .table_files import Measured, Table
 from .vectors import Neighbours
 
@@ -55,6 +57,7 @@ def compute(job: EvaluateJob, samples: Samples, load: Callable[[], FourM], post:
         draws=job.settings.draws,
         seed=job.settings.seed,
         columns=[one for one in measured if one.cells],
+        classes=next((one.classes.label for one in of if one.classes is not None), ""),
         retrieval=recall.compute(job, samples, made[0], draws),
         notes=[*notes, *maker.notes],
     )
@@ -188,7 +191,7 @@ class _Maker:
             for row, answer in self._rows(column, asker, chained, references).items():
                 if values := self._measured(column, answer(), references):
                     cells[row] = values
-            if column.given is not None and "labels" not in cells:
+            if column.given is not None and "labels" not in cells and column.label not in SENSORS:
                 self.notes.append(f"The label {column.label} is not stored (labels.keep): its row is empty.")
             if "chain" not in cells:
                 self.notes.append(f"evaluate.chain does not generate {column.target}.")
@@ -205,6 +208,7 @@ class _Maker:
             answers=asker.folders(row for row in MADE[:2] if row in cells)
             | chained.folders(row for row in MADE[2:] if row in cells),
             cells=cells,
+            unit=column.unit,
         )
 
     def _rows(
@@ -216,6 +220,7 @@ class _Maker:
         boxes = asker.boxes
         return {
             "constant": lambda: self._constant(column, boxes),
+            "class_means": lambda: self._class_means(column),
             "another": lambda: asker.answers("another") if len(self.samples.places) > 1 else [],
             "step": lambda: asker.answers("step"),
             "chain": lambda: self._whole(chained.answers("chain")),
@@ -241,6 +246,13 @@ class _Maker:
             return []
         constant = column.judge.constant(references)
         return boxes.filled(constant) if boxes else [constant] * len(self.samples.places)
+
+    def _class_means(self, column: Column) -> Sequence[Any]:
+        """What the true class of each pixel says of it, by the training samples."""
+        if column.classes is None:
+            return []
+        means = ClassMeans(self.train.of(column), self.train.of(column.classes))
+        return means.answers(self.here.of(column.classes))
 
     def _measured(self, column: Column, given: Sequence[Any], references: Sequence[Any]) -> dict[str, Value]:
         if not any(one is not None for one in given):

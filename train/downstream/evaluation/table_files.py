@@ -13,6 +13,7 @@ from .tables import EVALUATION, as_json, comma_separated, markdown, value_of
 # The rows, from the least to the most that can be hoped for.
 ROWS: dict[str, str] = {
     "constant": "constant",
+    "class_means": "mean of each class of {classes}",
     "another": "4M, another sample's input",
     "step": "4M, one step",
     "chain": "4M, chained",
@@ -46,6 +47,8 @@ SHOWN: dict[str, Measure] = {
     "colour_f1": Measure("F1 of objects with colours, %", "higher", percent=True),
     "mpjpe_mm": Measure("MPJPE, mm", "lower"),
     "top1": Measure("kNN top 1, %", "higher", percent=True),
+    "rmse": Measure("RMSE", "lower"),
+    "r2": Measure("R2", "higher"),
 }
 
 
@@ -59,6 +62,7 @@ class Measured:
         samples, chained: how many have it, and how many of those whose answers are chained.
         answers: row -> the folder of the model's answers.
         cells: row -> measure -> value.
+        unit: of the values of a sensor, which `rmse` and `mae` are in.
     """
 
     target: str
@@ -70,6 +74,7 @@ class Measured:
     answers: dict[str, str]
     cells: dict[str, dict[str, Value]]
     chained: int | None = None  # None: all, as in tables of before
+    unit: str = ""
 
     def count(self, row: str) -> int:
         """How many samples a row was measured on."""
@@ -89,7 +94,8 @@ class Figure:
 
     @property
     def title(self) -> str:
-        return f"{self.column.label}: {self.measure.title}"
+        unit = f", {self.column.unit}" if self.column.unit and self.name == "rmse" else ""
+        return f"{self.column.label}: {self.measure.title}{unit}"
 
     def value(self, row: str) -> Value | None:
         """In the unit of the title."""
@@ -112,7 +118,8 @@ class Recall:
 
 @dataclass(frozen=True)
 class Table:
-    """The table, and what it was measured on. subset: on how many samples chains were; None for all."""
+    """The table, and what it was measured on. subset: on how many samples chains were; None for all. classes: the label
+    whose classes' means are a row."""
 
     run: str
     inputs: list[str]
@@ -124,6 +131,7 @@ class Table:
     retrieval: list[Recall]
     notes: list[str]
     subset: int | None = None
+    classes: str = ""
 
     @property
     def rows(self) -> list[str]:
@@ -135,7 +143,7 @@ class Table:
 
     def title(self, row: str) -> str:
         few = f", first {self.subset:,}" if self.subset is not None and row in CHAINED else ""
-        return ROWS[row].format(ensemble=self.ensemble) + few
+        return ROWS[row].format(ensemble=self.ensemble, classes=self.classes) + few
 
     @property
     def heading(self) -> str:

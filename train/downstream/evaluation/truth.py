@@ -11,13 +11,16 @@ import io
 import json
 import logging
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from ....infra import storage
+from ....pipelines import source
+from ....pipelines.reject import Reject
+from ....pipelines.sensors import places as tars
 from ..samples import Place
 
 logger = logging.getLogger(__name__)
@@ -46,39 +49,72 @@ class Frame(NamedTuple):
 NONE = 255  # the class of a pixel that has none
 
 
-def members(urls: Mapping[str, str], places: Iterable[Place], names: Iterable[str]) -> dict[tuple[str, str], Members]:
+def members(
+    urls: Mapping[str, str], places: Iterable[Place], names: Iterable[str], column: str = ""
+) -> dict[tuple[str, str], Members]:
     """The members of some samples, by shard and key; a member that a tar does not hold is absent, and so are samples of
     a tar that cannot be opened.
 
     Args:
-        urls: of the tars, by shard.
-        names: extensions, "depth.npy" of KEY.depth.npy; any case.
+        urls: of the tars, by shard; of several tars a shard as `pipelines.sensors.places` joins them.
+        names: extensions, "depth.npy" of KEY.depth.npy, in any case; of Parquet names of columns. "dem/tif" is that of
+            the set of tars `dem`.
+        column: of Parquet, with the keys.
+
+    Returns:
+        The members by the names that were asked for.
     """
-    wanted = {name.lower() for name in names}
+    asked = set(names)
     found: dict[tuple[str, str], Members] = {}
     by_shard: dict[str, set[str]] = {}
     for shard, key, _ in places:
         by_shard.setdefault(shard, set()).add(key)
     for shard, keys in by_shard.items():
         of_shard: dict[str, Members] = {key: {} for key in keys}
-        # A stream: of a tar in a bucket nothing is read twice.
         try:
-            opened = storage.open_binary(urls[shard])
-        except OSError as error:
+            for of, url in tars.parts(urls[shard]).items():
+                prefix = f"{of}/" if of else ""
+                of_set = {name.removeprefix(prefix): name for name in asked if name.startswith(prefix)}
+                of_set |= {name: name for name in asked if "/" not in name}
+                read = _rows(url, of_shard, of_set, column) if _is_parquet(url) else _entries(url, of_shard, of_set)
+                for key, name, data in read:
+                    of_shard[key].setdefault(of_set[name], data)
+        except (OSError, ValueError) as error:
             logger.warning("evaluate: the tar of shard %s cannot be opened: %s", shard, error)
             continue
-        with opened as file, tarfile.open(fileobj=file, mode="r|*") as tar:
-            for entry in tar:
-                key, name = _split(entry.name, of_shard, wanted)
-                if entry.isfile() and key:
-                    data = tar.extractfile(entry)
-                    assert data is not None
-                    of_shard[key][name] = data.read()
         found |= {(shard, key): one for key, one in of_shard.items()}
     return found
 
 
-def _split(path: str, keys: Mapping[str, Any], names: set[str]) -> tuple[str, str]:
+def _is_parquet(url: str) -> bool:
+    return url.partition("?")[0].lower().endswith(".parquet")
+
+
+def _rows(url: str, keys: Mapping[str, Any], names: Iterable[str], column: str) -> Iterator[tuple[str, str, bytes]]:
+    """Key, column and bytes of the rows of a Parquet file that are looked for."""
+    with source.open_shard(url, source.scratch_folder(), True, column) as shard:
+        for sample in shard.samples:
+            for name in names if sample.key in keys else ():
+                try:
+                    yield sample.key, name, shard.read(sample, name)
+                except (Reject, KeyError):  # it has none
+                    continue
+
+
+def _entries(url: str, keys: Mapping[str, Any], asked: Iterable[str]) -> Iterator[tuple[str, str, bytes]]:
+    """Key, extension as it was asked for, and bytes of the members of a tar that are looked for."""
+    names = {name.lower(): name for name in asked}
+    # A stream: of a tar in a bucket nothing is read twice.
+    with storage.open_binary(url) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+        for entry in tar:
+            key, name = _split(entry.name, keys, names.keys())
+            if entry.isfile() and key:
+                data = tar.extractfile(entry)
+                assert data is not None
+                yield key, names[name], data.read()
+
+
+def _split(path: str, keys: Mapping[str, Any], names: Set[str]) -> tuple[str, str]:
     """The key and extension of a member that is looked for; ("", "") for any other."""
     path = path.removeprefix("./")
     start = path.rfind("/") + 1

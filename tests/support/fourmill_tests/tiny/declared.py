@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from fourmill.modalities import LABELS, MODALITIES, TOKENIZERS
+from fourmill.sensors import SENSORS
 
 
 @contextmanager
 def forgotten() -> Iterator[list[str]]:
     """What is declared within is forgotten at its end, with the modules whose names were added to the list."""
-    tables: tuple[dict[str, Any], ...] = (LABELS, MODALITIES, TOKENIZERS)
+    tables: tuple[dict[str, Any], ...] = (LABELS, MODALITIES, TOKENIZERS, SENSORS)
     before, names = [dict(table) for table in tables], list[str]()
     yield names
     for name in names:

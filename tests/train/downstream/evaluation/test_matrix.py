@@ -19,8 +19,8 @@ from fourmill.model.fourm import FourM
 from fourmill.model.generation.known import SpecialIds
 from fourmill.train.downstream.evaluation import matrix, matrix_files
 from fourmill.train.downstream.evaluation.matrix_files import Cell, Matrix
-from fourmill.train.downstream.evaluation.pairing import others
 from fourmill.train.downstream.evaluation.settings import Evaluate
+from fourmill.train.downstream.pairing import others
 from fourmill.train.downstream.samples import Samples
 from fourmill.train.masking.masking import Keep, MaskingConfig, ModalityTokens, ResolvedMixture, mask_batch
 
