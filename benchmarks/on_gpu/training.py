@@ -105,7 +105,7 @@ def step(size: str, place: Place) -> dict[str, Any]:
     figures = {
         "samples": settings.batch_size, "ms a step": 1e3 * seconds, "samples/s": settings.batch_size / seconds,
         "tokens/s": settings.batch_size * settings.tokens_per_sample / seconds,
-        "TFLOP/s": flops / seconds / 1e12, "waiting": window.waited / seconds / steps,
+        "TFLOP/s": flops / seconds / 1e12, "waiting": window.pace.waited / seconds / steps,
     }  # fmt: skip
     if peak := peak_of(place.device):
         figures["useful MFU"] = flops / seconds / peak
@@ -130,7 +130,7 @@ def _run(one: Trainer, batches: Any, steps: int) -> Window:
     for _ in range(steps):
         before = time.monotonic()
         _, parts = next(batches)
-        window.waited += time.monotonic() - before
+        window.pace.waited += time.monotonic() - before
         one.train_step(parts, window)
     return window
 

@@ -128,6 +128,6 @@ def test_places_on_s3_are_those_of_paths(s3: S3, tmp_path: Path) -> None:
             wrong.append(f"{place}: {urls} {said}")
     for place in ("packed/", "nested/", "nested", ""):
         urls, said = _said_of(f"{bucket}/{place}", tmp_path)
-        if urls or ".tar in" not in said or "0 bytes" in said:
+        if urls or "parquet in" not in said or "0 bytes" in said:
             wrong.append(f"{place or 'the bucket'}: {urls} {said}")
     require(not wrong, f"cannot be named, taken for another, or wrongly said: {wrong}")

@@ -24,7 +24,7 @@ class Fixed(torch.nn.Module):
     def __init__(self, recon: torch.Tensor, ids: torch.Tensor = IDS, books: int = 1) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.config = SimpleNamespace(codebook_size=64, num_codebooks=books)
+        self.config = SimpleNamespace(codebook_size=64, num_codebooks=books, statistics=None)
         self.recon, self.ids = recon, ids
         self.eval()
 

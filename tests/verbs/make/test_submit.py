@@ -91,6 +91,11 @@ def quiet(samples: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[
     return columns(str(folder / "out"))
 
 
+def _heed_hangups() -> None:
+    """A suite that runs under nohup ignores them, and so would its children."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def test_a_job_goes_on_when_the_terminal_is_closed(
     cluster: Cluster, samples: list[str], quiet: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -98,8 +103,9 @@ def test_a_job_goes_on_when_the_terminal_is_closed(
     recipe = written(tmp_path, root, samples)
     command = cluster.command("submit", recipe, "--stage", "label")
     process = subprocess.Popen(
-        command, env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        command, env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=_heed_hangups,
+    )  # fmt: skip
     said = []
     for line in process.stdout or ():
         said.append(line)
