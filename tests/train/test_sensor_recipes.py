@@ -1,4 +1,4 @@
-"""recipes/terramesh.yaml and recipes/landscape.yaml need paths alone, and have the published sizes."""
+"""recipes/terramesh.yaml, galaxies.yaml and landscape.yaml need paths alone, and have the published sizes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,15 @@ def test_terramesh_has_terraminds_tokenizers() -> None:
         assert "rgb" not in specs
 
 
-@pytest.mark.parametrize("name", ["terramesh", "landscape"])
+def test_galaxies_have_the_codes_of_aion() -> None:
+    with landscape.forgotten():
+        made = recipe.load(str(FOLDER / "galaxies.yaml"), [])
+        specs = {spec.name: (spec.vocab_size, spec.max_tokens) for spec in made.specs()}
+        assert specs["tok_image"] == (10_000, 576) and specs["tok_spectrum"] == (1_024, 272)
+        assert {specs[name] for name in specs if not name.startswith("tok_")} == {(1_024, 1)}
+
+
+@pytest.mark.parametrize("name", ["terramesh", "galaxies", "landscape"])
 def test_recipes_of_sensors_are_short(name: str) -> None:
     lines = (FOLDER / f"{name}.yaml").read_text().splitlines()
     assert max(map(len, lines)) <= 120 and len(lines) <= 85
