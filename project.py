@@ -439,9 +439,8 @@ class Project:
         """The evaluation that the recipe asks for. RecipeError as of `train_job`, and without validation samples."""
         from .train.downstream.evaluation.job import of_run
 
-        known = self._validation_sources(), self.shards.urls, frozenset(self.recipe.labels.keep), self.classes
-        key = self.recipe.samples.key
-        return of_run(self.train_job, self.evaluation, self.codec_options(), *known, self.model_step(), key)
+        of = self.train_job, self.evaluation, self.codec_options(), self._validation_sources(), self.shards.urls
+        return of_run(*of, frozenset(self.recipe.labels.keep), self.classes, self.model_step(), self.recipe.keys[1])
 
 
 def columns_of(root: str) -> Columns:
