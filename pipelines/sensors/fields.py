@@ -15,6 +15,7 @@ _EARTH = (
 )  # fmt: skip
 _PLANE = (("x", "y"), ("easting", "northing"))
 _TIMES = ("date", "time", "datetime", "timestamp")
+_OF_PLACE = ("tile", "transform", "size", "window")  # where a tile lies, as `fourmill pack` writes it: no measurement
 _SECONDS = (1e8, 4.1e9)  # since 1970: 1973 to 2099
 
 
@@ -38,6 +39,8 @@ class Seen:
                 self.times.setdefault(name, []).append(value)
             elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
                 self.rows.setdefault(name, []).append(value)
+            elif name in _OF_PLACE:
+                continue
             elif isinstance(value, list) and value and all(isinstance(one, int | float) for one in value):
                 self.others[name] = f"a list of {len(value)} numbers; members of arrays can be read"
 

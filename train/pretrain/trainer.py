@@ -71,7 +71,9 @@ class Trainer:
         self.saver = sharded.Saver(self.checkpoints, settings.keep_checkpoints)
         latest = self.saver.newest()
         self.notes = [*self.saver.notes]
-        self.new: list[str] = latest.marker()["state"].get("new", []) if latest is not None else []
+        self.new: list[str] = []
+        if latest is not None and isinstance(settings.begins_with, Extend):
+            self.new = self._new_of(latest)
         if latest is None and (init := settings.begins_with) is not None:
             trained = initial.load(init.weights, init.revision)
             self.notes += initial.copy(trained, model, init, [spec.name for spec in job.specs])
@@ -102,6 +104,16 @@ class Trainer:
         assert isinstance(init, Extend)
         idle = [spec.name for spec in self.model.config.modalities if spec.name not in asked]
         return Learning(self.model, self.new, idle, init.alone, self.settings.weight_decay)
+
+    def _new_of(self, latest: checkpoint.Checkpoint) -> list[str]:
+        """The modalities that were new when this run began, as each of its checkpoints says."""
+        try:
+            return latest.marker()["state"].get("new", [])
+        except OSError:  # another job of this run has deleted it, see `_resume_newest`
+            newer = self.saver.newest() if self.saver.group is None else None
+            if newer is None or newer.step <= latest.step:
+                raise
+            return newer.marker()["state"].get("new", [])
 
     def _loader(self, shards: tuple[ShardRows, ...], seed: int, repeat: int, training: bool) -> TokenLoader:
         tokens = storage.join(self.job.root, "tokens")
