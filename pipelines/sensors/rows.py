@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ...infra.explain import nearest
+from ...infra.remote import Seekable
 from .. import members
 from ..grouping import IMAGE_EXTENSIONS, IMAGE_PARTS, Index, Member, SourceSample
 from ..reject import Reject
@@ -281,25 +282,12 @@ class _Window:
         self._kept.clear()
 
 
-class _Positional(io.RawIOBase):
+class _Positional(Seekable):
     """A file by its descriptor, with a position of its own: others read the same file."""
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor, self._position = descriptor, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, origin: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: os.fstat(self._descriptor).st_size}[origin]
-        self._position = start + offset
-        return self._position
+        super().__init__("", os.fstat(descriptor).st_size)
+        self._descriptor = descriptor
 
     def readinto(self, buffer: Any) -> int:
         count = os.preadv(self._descriptor, [buffer], self._position)
