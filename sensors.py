@@ -383,7 +383,7 @@ def entries(name: str, sensor: Sensor) -> Iterable[Label | Modality]:
         yield Modality(f"{PREFIX}{name}", name, Kind.GRID, "vq", *sizes, text, patch, sensor.width, spatial=False)
     elif form.is_record:
         words = {Form.COORDINATES: 4, Form.TIME: 3}.get(form, (sensor.rows or 0) * sensor.width)
-        yield Label(name, Storage.JSON, form, "sensor", f"{form.value} of {sensor.member}{unit}")
+        yield Label(name, Storage.JSON, form, "sensor", f"{form.value} of {sensor.place}{unit}")
         text = f"{form.value}, as text"
         yield Modality(
             name, name, Kind.SEQUENCE, form.value, 30_000, words + 1, text, channels=sensor.width, spatial=False

@@ -23,7 +23,7 @@ from ..pipelines.specialists.base import Specialist
 from ..pipelines.specialists.pretrained import Pretrained
 from ..recipe import Recipe
 from ..report.doctor.licences import is_known, remark
-from ..train.pretrain.job import MODEL, TrainJob
+from ..train.pretrain.job import TrainJob
 
 FILE = "licences.json"  # of a run's folder, and of that of its model
 UNKNOWN = "unknown"
@@ -171,10 +171,8 @@ def recipe_of(root: str) -> tuple[Recipe | None, str]:
         return None, "licences by the recipe, which is not there"
 
 
-def keep(job: TrainJob, recipe: Recipe, of_model: bool = False) -> list[str]:
-    """Write what a run inherits into its folder, or into that of its model; returns what has to be known, in words."""
-    said = of_run(job, recipe)
-    folder = storage.join(job.folder, MODEL) if of_model else job.folder
+def keep(said: dict[str, Any], folder: str) -> list[str]:
+    """Write what a run inherits (`of_run`) into a folder; returns what has to be known, in words."""
     storage.put(storage.join(folder, FILE), (json.dumps(said, indent=1, ensure_ascii=False) + "\n").encode())
     return [f"to be known before use, {name}: {'; '.join(why)}" for name, why in said["to_be_known"].items()]
 

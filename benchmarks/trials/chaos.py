@@ -341,13 +341,18 @@ def one_day(root: str, path: Path, verbs: Sequence[str], workers: int, day: Day,
     day.seconds = time.monotonic() - day.begin
 
 
+def differences(expected: dict[str, bytes], got: dict[str, bytes]) -> list[str]:
+    """Between files by name, in words."""
+    wrong = [f"{name} is missing" for name in sorted(expected.keys() - got.keys())]
+    wrong += [f"{name} is too many" for name in sorted(got.keys() - expected.keys())]
+    return wrong + [f"{name} differs" for name in sorted(expected.keys() & got.keys()) if got[name] != expected[name]]
+
+
 def judge(day: Day, root: str, verbs: Sequence[str], expected: dict[str, bytes]) -> None:
     """Note what is not as it must be."""
     got = contents(root, verbs)
     expected = {name: data for name, data in expected.items() if "train" in verbs or not name.startswith("runs/")}
-    day.wrong += [f"{name} is missing" for name in sorted(expected.keys() - got.keys())]
-    day.wrong += [f"{name} is too many" for name in sorted(got.keys() - expected.keys())]
-    day.wrong += [f"{name} differs" for name in sorted(expected.keys() & got.keys()) if got[name] != expected[name]]
+    day.wrong += differences(expected, got)
     status, out, err = runs.command("check", root)
     if status:
         day.wrong.append(f"check: {(out + err).strip().splitlines()[-1]}")

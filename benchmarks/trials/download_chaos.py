@@ -115,12 +115,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(one.relative_to(folder)): one.read_bytes() for one in sorted(found) if one.is_file()}
 
 
-def differences(got: dict[str, bytes], expected: dict[str, bytes]) -> list[str]:
-    wrong = [f"{name} is missing" for name in sorted(expected.keys() - got.keys())]
-    wrong += [f"{name} is too many" for name in sorted(got.keys() - expected.keys())]
-    return wrong + [f"{name} differs" for name in sorted(expected.keys() & got.keys()) if got[name] != expected[name]]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
@@ -165,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             chaos.one_day(str(folder / "out"), path, verbs, 1, day, site)
             got = contents(folder)
             expected = undisturbed.setdefault(kind, (got, day.seconds))[0]
-            day.wrong += differences(got, expected)
+            day.wrong += chaos.differences(expected, got)
             bad += bool(day.wrong)
             stats = [one for one in folder.glob("shards/[0-9]*_stats.json") if "_of_" not in one.name]
             samples = sum(json.loads(one.read_text())["successes"] for one in stats)

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from chaos import BUCKET, SUPPORT, server, state
+from chaos import BUCKET, SUPPORT, differences, server, state
 
 from fourmill.infra import storage
 
@@ -190,13 +190,6 @@ def one_stage(one: Cluster, path: Path, name: str, with_notice: bool, draw: rand
     elif status := exit_status(details):
         stage.wrong.append(f"exit status {status}")
     return stage
-
-
-def differences(expected: dict[str, bytes], got: dict[str, bytes]) -> list[str]:
-    """In words."""
-    wrong = [f"{name} is missing" for name in sorted(expected.keys() - got.keys())]
-    wrong += [f"{name} is too many" for name in sorted(got.keys() - expected.keys())]
-    return wrong + [f"{name} differs" for name in sorted(expected.keys() & got.keys()) if got[name] != expected[name]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -53,6 +53,10 @@ class Chosen:
     clauses: tuple[tuple[int, int, int], ...]
     known: dict[str, int]
 
+    def mask(self) -> np.ndarray:
+        """Which rows are selected, bool (rows,)."""
+        return np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.rows).astype(bool)
+
 
 @dataclass(frozen=True)
 class Selection:

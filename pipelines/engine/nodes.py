@@ -97,9 +97,12 @@ class Nodes:
 
     def elsewhere(self, avoid: Collection[str]) -> Any:
         """Where Ray should place an actor if it can, so that it comes on none of these nodes; None for anywhere."""
+        if not avoid:
+            return None
+        usable = self._usable()
         names = [node["NodeID"] for node in self._alive if node["Resources"].get("CPU")]
-        others = [name for name in names if name in self._usable() and name not in avoid]
-        if not avoid or not others:
+        others = [name for name in names if name in usable and name not in avoid]
+        if not others:
             return None
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def files(name: str, points: Points) -> list[str]:
                 raise ValueError(
                     f"points.{name}: {public(url)} has no column {column!r}, but {', '.join(schema.names[:12])}"
                 )
-    return sorted(found)
+    return sorted(set(found))
 
 
 def read(points: Points, urls: Sequence[str], area: Georeference, width: int, height: int) -> Rows:
@@ -111,6 +112,7 @@ def _floats(url: str, name: str, column: Any) -> np.ndarray:
     return found
 
 
+@lru_cache(maxsize=128)
 def _dataset(url: str) -> Any:
     import pyarrow as pa
     import pyarrow.dataset as datasets

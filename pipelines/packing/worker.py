@@ -174,6 +174,7 @@ class PackWorker:
             held[key] = tables.read(points, self.job.tables[name], area.georeference, width, height)
             if len(held) > _AREAS * len(pack.points):
                 held.popitem(last=False)
+        held.move_to_end(key)
         rows = held[key].inside(tile.col * pack.size, tile.row * pack.size, pack.size)
         numbers = rows.numbers(points.values)
         if not numbers:

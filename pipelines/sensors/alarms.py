@@ -32,11 +32,12 @@ class Seen:
         """A sample's label, as a specialist returns it."""
         if LABELS[label].form.is_record:  # it has no bands; what it says is measured by `stats`
             return
-        if LABELS[label].form is Form.CLASSES:
-            value = np.where(value == NO_CLASS, np.nan, value.astype(np.float32))[..., None]
-        flat = np.asarray(value, np.float32).reshape(-1, value.shape[-1] if value.ndim > 1 else value.size)
+        is_map = LABELS[label].form is Form.CLASSES
+        flat = value.reshape(-1, 1 if is_map else value.shape[-1] if value.ndim > 1 else value.size)
         step = max(1, len(flat) // _VALUES)
-        self._merge(1, numbers.moments_of(flat[self.samples % step :: step]))  # other columns of each sample
+        some = flat[self.samples % step :: step]  # other columns of each sample
+        known = np.where(some == NO_CLASS, np.nan, some.astype(np.float32)) if is_map else some
+        self._merge(1, numbers.moments_of(np.asarray(known, np.float32)))
 
     def join(self, other: Seen) -> None:
         if other.moments is not None:

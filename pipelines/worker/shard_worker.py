@@ -384,9 +384,8 @@ class ShardWorker:
             sorted({name for one in made.values() if one.takes_bytes is of_bytes for name in one.reads()})
             for of_bytes in (False, True)
         )
-        wants_image = bool(
-            {one for one in labels - {"caption"} - SENSORS.keys() if not weighs(one)}
-        )  # sensors have frames of their own
+        # Sensors have frames of their own.
+        wants_image = any(not weighs(one) for one in labels - {"caption"} - SENSORS.keys())
         batches = decoded(self.job, shard, entries, wants_image, members, ward.watch, raw)
         first = next(batches, [])  # before the lock, so that it is decoded while the other shard computes
         cells = {name: one.cells for name, one in stored.items()}

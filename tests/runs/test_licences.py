@@ -51,5 +51,5 @@ def test_a_run_names_what_is_not_free(tmp_path: Path) -> None:
     assert said["to_be_known"]["images"] == ["CC-BY-NC-2.0 is not for commercial use (CC-BY-NC-2.0)"]
     (why,) = said["to_be_known"]["tok_depth"]
     assert "someone/depth-large" in why and "not for commercial use" in why
-    assert any("tok_depth" in line for line in licences.keep(job, recipe))
+    assert any("tok_depth" in line for line in licences.keep(said, job.folder))
     assert json.loads((own / "runs/4m/print/licences.json").read_text()) == said

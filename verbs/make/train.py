@@ -44,13 +44,15 @@ def make(project: Project, checkpoint: int | None = None) -> Summary:
     if checkpoint is not None:
         summary.notes += _gone_back(job, checkpoint, record is not None)
     if record is None:
+        from ...infra import storage
         from ...runs import licences
         from ...train.pretrain import pretrain
+        from ...train.pretrain.job import MODEL
 
         project.check_training()
         stage.prepare_root(project)
         stage.keep_selection(project)
-        licences.keep(job, project.recipe)
+        licences.keep(said := licences.of_run(job, project.recipe), job.folder)
         try:
             pretrain.run(job)
         except KeyboardInterrupt as interrupt:
@@ -62,7 +64,7 @@ def make(project: Project, checkpoint: int | None = None) -> Summary:
         if record is None:
             summary.missing.setdefault(output, "the workers ended without a model")
         else:
-            inherited = licences.keep(job, project.recipe, of_model=True)
+            inherited = licences.keep(said, storage.join(job.folder, MODEL))
     else:
         summary.existed = 1
     if record is not None:

@@ -49,7 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from ...infra import storage
     from ...pipelines.scenes import shards
-    from ...pipelines.scenes.landscape import tile
     from .. import machines
 
     start = time.monotonic()
@@ -62,6 +61,8 @@ def main(args: argparse.Namespace) -> int:
     summary.existed = sum(map(len, written.shards.values())) - summary.made
     summary.notes.append(f"{args.count} training and {args.val} validation {maker.unit} of {maker.size} px in {out}")
     if args.sensors:
+        from ...pipelines.scenes.landscape import tile
+
         share = tile.explainable(list(written.sums.values()))
         summary.notes.append(
             f"biomass: rasters explain at most {share:.1%} of its variance; the rest is noise ({out}/{maker.record})"

@@ -26,7 +26,7 @@ class Selected:
     def rows(self, shard: str) -> np.ndarray | None:
         """Whether each row of a shard is selected; None of a shard of another split, which nothing selects from."""
         one = self.chosen.get(shard)
-        return None if one is None else np.unpackbits(np.frombuffer(one.bits, np.uint8), count=one.rows).astype(bool)
+        return None if one is None else one.mask()
 
     @property
     def sentence(self) -> str:

@@ -12,7 +12,8 @@ import json
 import logging
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Set
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -71,41 +72,46 @@ def members(
         by_shard.setdefault(shard, set()).add(key)
     for shard, keys in by_shard.items():
         of_shard: dict[str, Members] = {key: {} for key in keys}
-        try:
-            for of, url in tars.parts(urls[shard]).items():
+        with ExitStack() as stack:
+            try:
+                parts = tars.parts(urls[shard]).items()
+                opened = {of: stack.enter_context(_opened(url, column)) for of, url in parts}
+            except (OSError, ValueError) as error:
+                logger.warning("evaluate: the tar of shard %s cannot be opened: %s", shard, error)
+                continue
+            # An error while it is read is one of the place, and ends the evaluation: fewer samples are another result.
+            for of, contents in opened.items():
                 prefix = f"{of}/" if of else ""
                 of_set = {name.removeprefix(prefix): name for name in asked if name.startswith(prefix)}
                 of_set |= {name: name for name in asked if "/" not in name}
-                read = _rows(url, of_shard, of_set, column) if _is_parquet(url) else _entries(url, of_shard, of_set)
-                for key, name, data in read:
+                read = _rows if isinstance(contents, source.Shard) else _entries
+                for key, name, data in read(contents, of_shard, of_set):
                     of_shard[key].setdefault(of_set[name], data)
-        except (OSError, ValueError) as error:
-            logger.warning("evaluate: the tar of shard %s cannot be opened: %s", shard, error)
-            continue
         found |= {(shard, key): one for key, one in of_shard.items()}
     return found
 
 
-def _is_parquet(url: str) -> bool:
-    return url.partition("?")[0].lower().endswith(".parquet")
+def _opened(url: str, column: str) -> AbstractContextManager[Any]:
+    """A shard of Parquet, or a tar as a stream: of one in a bucket nothing is read twice."""
+    if url.partition("?")[0].lower().endswith(".parquet"):
+        return source.open_shard(url, source.scratch_folder(), True, column)
+    return storage.open_binary(url)
 
 
-def _rows(url: str, keys: Mapping[str, Any], names: Iterable[str], column: str) -> Iterator[tuple[str, str, bytes]]:
+def _rows(shard: source.Shard, keys: Mapping[str, Any], names: Iterable[str]) -> Iterator[tuple[str, str, bytes]]:
     """Key, column and bytes of the rows of a Parquet file that are looked for."""
-    with source.open_shard(url, source.scratch_folder(), True, column) as shard:
-        for sample in shard.samples:
-            for name in names if sample.key in keys else ():
-                try:
-                    yield sample.key, name, shard.read(sample, name)
-                except (Reject, KeyError):  # it has none
-                    continue
+    for sample in shard.samples:
+        for name in names if sample.key in keys else ():
+            try:
+                yield sample.key, name, shard.read(sample, name)
+            except (Reject, KeyError):  # it has none
+                continue
 
 
-def _entries(url: str, keys: Mapping[str, Any], asked: Iterable[str]) -> Iterator[tuple[str, str, bytes]]:
+def _entries(file: BinaryIO, keys: Mapping[str, Any], asked: Iterable[str]) -> Iterator[tuple[str, str, bytes]]:
     """Key, extension as it was asked for, and bytes of the members of a tar that are looked for."""
     names = {name.lower(): name for name in asked}
-    # A stream: of a tar in a bucket nothing is read twice.
-    with storage.open_binary(url) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+    with tarfile.open(fileobj=file, mode="r|*") as tar:
         for entry in tar:
             key, name = _split(entry.name, keys, names.keys())
             if entry.isfile() and key:
