@@ -11,6 +11,7 @@ import json
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from .. import recipe as recipes
@@ -22,7 +23,7 @@ from ..pipelines.specialists import names, registry
 from ..pipelines.specialists.base import Specialist
 from ..pipelines.specialists.pretrained import Pretrained
 from ..recipe import Recipe
-from ..report.doctor.licences import is_known, remark
+from ..report.doctor.licences import is_known, of_folder, remark
 from ..train.pretrain.job import TrainJob
 
 FILE = "licences.json"  # of a run's folder, and of that of its model
@@ -101,7 +102,7 @@ def _of_label(
         return Used(by)
     weights = str(specialist.weights)
     pin = pins.get(weights, {})
-    licence = str(pin.get("licence") or "")
+    licence = of_folder(Path(weights)) if specialist.is_local else str(pin.get("licence") or "")
     own = specialist.weights_licence()
     # What our class says of its default weights counts beside what the hub says: SMPL's terms stand on no card.
     both = [one for one in dict.fromkeys((own, licence)) if one and is_known(one)]

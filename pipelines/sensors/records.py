@@ -58,7 +58,8 @@ def _place(found: Any, reading: Reading) -> dict[str, float]:
 def moment(found: Any, reading: Reading) -> datetime:
     """A time in UTC: ISO 8601, NumPy's, or seconds since 1970 after scale and offset."""
     what = reading.field or reading.array or "the time"
-    value = _field(found, reading.field) if reading.field else found
+    is_column = isinstance(found, np.ndarray)  # of FITS: what the field names
+    value = _field(found, reading.field) if reading.field and not is_column else found
     if isinstance(value, np.ndarray | np.generic | list):
         array = np.asarray(value)
         if array.size != 1:

@@ -164,7 +164,7 @@ def _classes(array: np.ndarray, reading: Reading) -> np.ndarray:
 
 def _numbers(found: Any, reading: Reading) -> np.ndarray:
     names = reading.fields or ([reading.field] if reading.field else [])
-    if names:
+    if names and not isinstance(found, np.ndarray):  # a column of FITS is what its field names
         values = [_number(found, name) for name in names]
     else:
         array = _checked(found, reading)

@@ -35,8 +35,13 @@ def remark(licence: str) -> str:
 
 
 def of_folder(path: Path) -> str:
-    """The licence that the model card of a folder states, "" without one."""
-    card = (path if path.is_dir() else path.parent) / "README.md"
+    """The licence that the model card of a folder states, or that of the folder above, which may hold several models;
+    "" without one."""
+    folder = path if path.is_dir() else path.parent
+    return _of_card(folder / "README.md") or _of_card(folder.parent / "README.md")
+
+
+def _of_card(card: Path) -> str:
     try:
         _, _, rest = card.read_text(errors="replace").partition("---\n")
         said = yaml.safe_load(rest.partition("\n---")[0])

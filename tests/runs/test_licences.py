@@ -11,6 +11,7 @@ from fourmill_tests import data
 from fourmill_tests.tables import measured
 
 from fourmill import recipe as recipes
+from fourmill.infra import ledger
 from fourmill.runs import licences
 from fourmill.train.data.blend import Dataset
 from fourmill.train.data.groups import ShardRows
@@ -32,6 +33,25 @@ def root_of(folder: Path, weights: str, licence: str) -> Path:
     noted = {"weights": weights, "licence": "cc-by-nc-4.0" if "large" in weights else "apache-2.0", "commit": "abc"}
     (folder / "out/ledger/weights/one.json").write_text(json.dumps(noted))
     return folder / "out"
+
+
+def test_a_folder_of_models_states_its_licence(tmp_path: Path) -> None:
+    """On its card, or on that of the folder above, as the demo's models."""
+    folder = tmp_path / "models" / "depth"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"x")
+    recipe = recipes.load(root_of(tmp_path, str(folder), "") / "recipe.yaml")
+    record = ledger.read(str(tmp_path / "out"), "tokens/tok_depth", "00000")
+    assert record is not None
+
+    def said() -> list[str]:
+        return [one.licence for one in licences.used(recipe.root, recipe, {record.output: record})[record.output]]
+
+    assert said() == ["see its source"]
+    (folder.parent / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    assert said() == ["apache-2.0"]
+    (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    assert said() == ["cc-by-nc-4.0"]
 
 
 def test_a_run_names_what_is_not_free(tmp_path: Path) -> None:

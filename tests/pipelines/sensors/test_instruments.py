@@ -42,7 +42,8 @@ def fits() -> bytes:
     image.header["BUNIT"], image.header["BLANK"] = "Jy", 3
     flux = files.Column("flux", "6E", unit="nm", array=np.arange(12.0).reshape(2, 6)[:1])
     ragged = files.Column("lines", "PE()", array=np.array([np.arange(2.0)], object))
-    table = files.BinTableHDU.from_columns([flux, ragged], name="SPEC")
+    redshift = files.Column("z", "1E", array=np.array([0.25]))
+    table = files.BinTableHDU.from_columns([flux, ragged, redshift], name="SPEC")
     sink = io.BytesIO()
     files.HDUList([files.PrimaryHDU(), image, table]).writeto(sink)
     return sink.getvalue()
@@ -69,6 +70,9 @@ def test_images_and_tables_of_fits_are_big_endian() -> None:
         assert found.dtype == np.dtype("=f4") and np.isnan(found[0, 2, 0]) and found[0, 3, 0] == 4
     series = label(fits(), member="fits", field="flux", kind="series", length=6)
     np.testing.assert_array_equal(series[:, 0], np.arange(6))
+    assert label(fits(), member="fits", field="z", kind="scalar") == [0.25]
+    with pytest.raises(ValueError, match="expected 1 numbers"):
+        label(fits(), member="fits", field="flux", kind="scalar")
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC"])
