@@ -6,10 +6,8 @@ the evaluation reads truth, whether it is a modality of the model or not. One pr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ...infra import storage
 from ...infra.explain import nearest
 from ...modalities import NO_CLASS, Form
-from ...model.config import CONFIG, WEIGHTS, FourMConfig
+from ...model.config import FourMConfig
 from ...model.downstream.heads import Maps, Network, Numbers
 from ...model.downstream.transfer import Encoder, add_lora, grid_spec
 from ...model.fourm import FourM
@@ -29,6 +26,7 @@ from ...tokenize.sensors.statistics import Statistics, measure
 from ..measures.resample import Value, draw
 from ..measures.resample import measure as measured
 from . import samples as chosen
+from . import tuning
 from .evaluation import truth
 from .evaluation.job import EvaluateJob
 from .evaluation.sensors import FORMS, ClassMap, Values, judge_of, members_of, reference
@@ -275,14 +273,6 @@ def save(
     folder: str, call: str,
 ) -> None:  # fmt: skip
     """Write a network into a local folder, with what is needed to use it again, and what it is worth."""
-    from safetensors.torch import save_file
-
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    # The configuration is removed first and written last: a folder that has one is complete.
-    (path / CONFIG).unlink(missing_ok=True)
-    with storage.replaced(path / WEIGHTS) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, temporary)
     content: dict[str, Any] = {
         "model": model.config.to_dict(),
         "inputs": result.inputs,
@@ -293,26 +283,19 @@ def save(
         "history": result.history,
         "result": asdict(result),
     }
-    (path / CONFIG).write_text(json.dumps(content, indent=1) + "\n")
+    tuning.write(network, content, folder)
 
 
 def load(folder: str) -> tuple[Network, Target, Statistics | None]:
     """What `save` wrote: the network in evaluation mode, what it says, and the statistics that restore its answers.
     ValueError if there is none."""
-    from safetensors.torch import load_file
-
-    path = Path(folder)
-    if not (path / CONFIG).is_file():
-        raise ValueError(f"{folder}: no {CONFIG}; expected what `fourmill transfer` has written whole")
-    content: dict[str, Any] = json.loads((path / CONFIG).read_text())
+    content, settings = tuning.read(folder, "what `fourmill transfer` has written whole")
     of = content["target"]
     target = Target(of["name"], Sensor.model_validate(of["sensor"]), of["size"])
-    scale = tuple(content["settings"]["crop_scale"])  # JSON has no tuples
-    settings = Settings(**(content["settings"] | {"crop_scale": scale}))
     network = build(FourM(FourMConfig.from_dict(content["model"])), content["inputs"], target, settings)
-    network.load_state_dict(load_file(path / WEIGHTS))
+    tuning.fill(network, folder)
     found = content["statistics"]
-    return network.eval(), target, None if found is None else Statistics.model_validate(found)
+    return network, target, None if found is None else Statistics.model_validate(found)
 
 
 def result_of(content: Mapping[str, Any]) -> Result:

@@ -5,11 +5,9 @@ Settings are those of the paper's ImageNet-1K fine-tuning where it gives them, w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ...infra import storage
-from ...model.config import CONFIG, WEIGHTS, FourMConfig
+from ...model.config import FourMConfig
 from ...model.downstream.heads import Classifier
 from ...model.downstream.transfer import Encoder, add_lora, grid_spec
 from ...model.fourm import FourM
@@ -26,7 +23,7 @@ from ...model.published.names import image_size, patch_size
 from ...tokenize import crops
 from ..data.prefetch import prefetch
 from .kept import Keeper
-from .tuning import Settings, Tuning, rounds, schedule
+from .tuning import Settings, Tuning, fill, read, rounds, schedule, write
 
 __all__ = ["Settings", "accuracy", "build", "check", "finetune", "load", "resolved", "save", "schedule"]
 
@@ -145,36 +142,16 @@ def save(
     Args:
         about: what its configuration says besides: the call that made it, and what came of each epoch.
     """
-    from safetensors.torch import save_file
-
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    # The configuration is removed first and written last: a folder that has one is complete.
-    (path / CONFIG).unlink(missing_ok=True)
-    weights = {k: v.detach().cpu().contiguous() for k, v in classifier.state_dict().items()}
-    with storage.replaced(path / WEIGHTS) as temporary:
-        save_file(weights, temporary)
     content = {"model": config.to_dict(), "classes": list(classes), "settings": asdict(resolved(settings, config))}
-    content |= about or {}
-    (path / CONFIG).write_text(json.dumps(content, indent=1) + "\n")
+    write(classifier, content | dict(about or {}), folder)
 
 
 def load(folder: str) -> tuple[Classifier, tuple[str, ...], Settings]:
     """A classifier that `save` wrote, in evaluation mode, its classes and settings. ValueError if it is none."""
-    from safetensors.torch import load_file
-
-    path = Path(folder)
-    if not (path / CONFIG).is_file():
-        raise ValueError(f"{folder}: no {CONFIG}; expected a classifier that was written whole")
-    content: dict[str, Any] = json.loads((path / CONFIG).read_text())
-    scale = tuple(content["settings"]["crop_scale"])  # JSON has no tuples
-    settings = Settings(**(content["settings"] | {"crop_scale": scale}))
+    content, settings = read(folder, "a classifier that was written whole")
     classifier = build(FourM(FourMConfig.from_dict(content["model"])), len(content["classes"]), settings)
-    try:
-        classifier.load_state_dict(load_file(path / WEIGHTS))
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: the tensors do not fit {CONFIG}: {error}") from error
-    return classifier.eval(), tuple(content["classes"]), settings
+    fill(classifier, folder)
+    return classifier, tuple(content["classes"]), settings
 
 
 def _side(settings: Settings) -> int:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
 
+from ...infra import storage
 from ...infra.progress import Progress
+from ...model.config import CONFIG, WEIGHTS
 from ...model.downstream.heads import Network
 from ...model.downstream.transfer import parameter_groups
 from ..schedule import cosine_lr
@@ -165,3 +169,38 @@ class Tuning:
         torch.set_rng_state(state["random"]["cpu"].cpu())
         if "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"].cpu(), self.device)
+
+
+def write(network: nn.Module, content: Mapping[str, Any], folder: str) -> None:
+    """Write a network and its configuration, which can be said in JSON, into a local folder."""
+    from safetensors.torch import save_file
+
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    # The configuration is removed first and written last: a folder that has one is complete.
+    (path / CONFIG).unlink(missing_ok=True)
+    with storage.replaced(path / WEIGHTS) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, temporary)
+    (path / CONFIG).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read(folder: str, what: str) -> tuple[dict[str, Any], Settings]:
+    """The configuration of a network that `write` wrote, and its settings. ValueError if there is none: `what` was
+    expected."""
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise ValueError(f"{folder}: no {CONFIG}; expected {what}")
+    content: dict[str, Any] = json.loads(path.read_text())
+    scale = tuple(content["settings"]["crop_scale"])  # JSON has no tuples
+    return content, Settings(**(content["settings"] | {"crop_scale": scale}))
+
+
+def fill(network: nn.Module, folder: str) -> None:
+    """Give a network the tensors of a folder, in evaluation mode. ValueError if they do not fit."""
+    from safetensors.torch import load_file
+
+    try:
+        network.load_state_dict(load_file(Path(folder) / WEIGHTS))
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: the tensors do not fit {CONFIG}: {error}") from error
+    network.eval()
