@@ -40,7 +40,8 @@ from .pipelines.download.settings import Download
 from .pipelines.engine.settings import Engine
 from .pipelines.settings import CROP_SETTINGS, Images, Labels, Samples
 from .pipelines.specialists.names import BY_FIRST_NAME
-from .sensors import SENSORS, Sensor, Sensors, declare_from
+from .sensors.declared import SENSORS, Sensors, declare_from
+from .sensors.sensor import Sensor
 from .tokenize import class_lists, conventions
 from .tokenize import settings as tokenizer_settings
 from .tokenize.settings import Precision, TextTokenizer, Tokenizers, TokenizerSettings

@@ -190,6 +190,15 @@ TABLE = (
         soon=True,
     ),
     Fault(
+        "interpreter",
+        Of.PLACE,
+        "run it again; if it comes back, update Python",
+        "SystemError is raised for defects of CPython and of extensions, such as its issue 106905: threads that parse "
+        "Python at once",
+        types=("builtins.SystemError",),
+        soon=True,
+    ),
+    Fault(
         "ray",
         Of.PLACE,
         "look at the cluster (ray status)",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..infra import side_files, storage, sums
-from ..infra.weights import header as headers
+from ..infra.formats import header as headers
 from .config import CONFIG, TOKENIZERS, WEIGHTS, FourMConfig
 from .fourm import FourM
 

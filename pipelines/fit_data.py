@@ -14,7 +14,7 @@ import numpy as np
 
 from ..infra import removals
 from ..modalities import TOKENIZERS, Form
-from ..sensors import weight_of
+from ..sensors.declared import weight_of
 from ..tokenize import inputs
 from ..tokenize.sensors.raster import Drawing
 from . import source

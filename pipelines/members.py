@@ -12,7 +12,6 @@ Decisions:
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from ..infra import faults
+from ..infra.formats.npy import read as read_npy
 from . import intact
 from .reject import Reject
 
@@ -73,20 +73,10 @@ def suffix(name: str) -> str:
 
 def npy(data: bytes, kinds: str = _NUMBERS) -> np.ndarray:
     """An array of NumPy's .npy, of dtypes of some kinds, read-only. ValueError if it is none, or damaged."""
-    file = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(file)
-        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, fortran, dtype = header(file)
-    except (ValueError, KeyError) as error:
-        raise ValueError("not an array of NumPy's .npy") from error
-    if dtype.kind not in kinds:
-        raise ValueError(f"an array of {dtype.name}, expected numbers")
-    count, offset = int(np.prod(shape, dtype=object)), file.tell()
-    if len(data) - offset != count * dtype.itemsize:  # before any memory is taken: a header may say anything
-        raise ValueError(f"{len(data) - offset} bytes of values, expected {count * dtype.itemsize} for {shape}")
-    array = np.frombuffer(data, dtype, count, offset)
-    return array.reshape(shape, order="F" if fortran else "C")
+    array = read_npy(data)
+    if array.dtype.kind not in kinds:
+        raise ValueError(f"an array of {array.dtype.name}, expected numbers")
+    return array
 
 
 def _picture(data: bytes) -> np.ndarray:

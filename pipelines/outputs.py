@@ -17,7 +17,7 @@ from ..infra.fingerprint import fingerprint
 from ..infra.ledger import SAMPLES, Entry, Record
 from ..infra.versions import Part
 from ..modalities import MODALITIES, RASTER, Kind, ModalitySpec
-from ..sensors import SENSORS
+from ..sensors.declared import SENSORS
 from ..tokenize import codecs, store
 from ..tokenize.settings import Precision
 from . import source

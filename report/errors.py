@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..modalities import LABELS, Form
-from ..sensors import SENSORS
+from ..sensors.declared import SENSORS
 from ..tokenize import masks
 from ..tokenize.text import smpl
 from ..train.measures import forms, sentences

@@ -23,7 +23,7 @@ from ..pipelines import source
 from ..pipelines.outputs import Output
 from ..pipelines.plan import ShardTask
 from ..pipelines.sensors import parallel
-from ..sensors import SENSORS
+from ..sensors.declared import SENSORS
 from ..tokenize import codecs, store, table_file
 from ..tokenize import labels as label_files
 from ..tokenize.codec import Codec, Labelled

@@ -26,7 +26,8 @@ from ..pipelines.packing import cut, plan
 from ..pipelines.packing.files import Opened
 from ..pipelines.packing.settings import Pack
 from ..pipelines.packing.tiles import Area, Tile
-from ..sensors import SENSORS, Reading
+from ..sensors.declared import SENSORS
+from ..sensors.reading import Reading
 from .files import MADE_BY, SETTINGS, check
 from .names import input_of, label_of, target_of
 from .results import Made

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from ..infra.explain import nearest
 from ..modalities import CLASS_NAMES, COCO_CLASSES, COCO_PANOPTIC_CLASSES, LABELS, NO_CLASS, TOKENIZERS, Form
-from ..sensors import Sensor
+from ..sensors.sensor import Sensor
 from .text.sentences import folded
 from .text.wordpiece import SENTENCE_WORDS
 

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from ..modalities import BODY_POSE, LABELS, NO_CLASS, OF_NO_PLACE, SAM_MASK, TOKENIZERS, Form
-from ..sensors import SENSORS
+from ..sensors.declared import SENSORS
 from . import frames
 from .crops import Crop, Resample, apply
 from .sensors import raster

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..infra.weights import pth
+from ..infra.formats import pth
 from . import tokenizer
 from .published import terramind
 from .tokenizer import ARCH, CONFIG, WEIGHTS, Tokenizer

@@ -21,7 +21,7 @@ from ..infra.explain import explain
 from ..infra.fields import Beta, Count, Positive, Rate, Section, Share, Weight, check_heads
 from ..infra.versions import Part
 from ..modalities import BODY_POSE, LABELS, SAM_MASK, TOKENIZERS, Form
-from ..sensor_parts import VALUE_WORDS
+from ..sensors.parts import VALUE_WORDS
 from . import frames
 from .networks import quantizers
 from .networks.stages import ConvNeXtSize

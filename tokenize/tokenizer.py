@@ -21,8 +21,8 @@ from pydantic import ValidationError
 
 from ..infra import configuration, storage, sums
 from ..infra.explain import explain
-from ..infra.weights import header as headers
-from ..infra.weights import pth
+from ..infra.formats import header as headers
+from ..infra.formats import pth
 from .networks.arch import is_diffusion
 from .networks.divae import DiVAE, DiVAEConfig
 from .networks.tables import Table, TableConfig

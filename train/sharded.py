@@ -36,7 +36,7 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from ..infra import storage, sums
-from ..infra.weights import header as headers
+from ..infra.formats import header as headers
 from . import checkpoint
 from .checkpoint import Checkpoint
 from .staging import Planner, Stager

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ...infra.configuration import of_texts
-from ...infra.weights import pth
+from ...infra.formats import pth
 from ..checkpoint import CONFIG, WEIGHTS, read_config, read_shapes, read_weights
 from . import of_tensors
 

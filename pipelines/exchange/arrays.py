@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import io
-import math
 import zipfile
 import zlib
 from typing import Any
 
 import numpy as np
 
+from ...infra.formats import npy
+
 _MOST = 2**26  # bytes of an array in an archive: T5-XXL's of 256 tokens are 4 MB
 SETTINGS = ("top", "left", "height", "width", "flip")
-
-
-def read(data: bytes) -> np.ndarray:
-    """The array of a .npy file. ValueError if it is damaged, or holds Python objects."""
-    file = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = header(file)
-    except (ValueError, TypeError, SyntaxError, UnicodeError, RecursionError, MemoryError) as error:
-        raise ValueError(f"no .npy file, or a damaged one: {str(error).partition(chr(10))[0]}") from None
-    if dtype.hasobject:
-        raise ValueError("an array of Python objects, which is a pickle and is not read")
-    # Compared before anything of that size is made: a header may say anything.
-    expected = math.prod(shape) * dtype.itemsize
-    if len(data) - file.tell() != expected:
-        raise ValueError(f"cut off or damaged: {len(data) - file.tell():,} bytes of an array of {expected:,}")
-    return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
 
 
 def vectors(data: bytes) -> np.ndarray:
@@ -42,7 +25,7 @@ def vectors(data: bytes) -> np.ndarray:
             for name in ("emb.npy", "mask_valid.npy"):
                 if archive.getinfo(name).file_size > _MOST:
                     raise ValueError(f"{name} has {archive.getinfo(name).file_size:,} bytes")
-            emb, valid = (read(archive.read(name)) for name in ("emb.npy", "mask_valid.npy"))
+            emb, valid = (npy.read(archive.read(name)) for name in ("emb.npy", "mask_valid.npy"))
     except (zipfile.BadZipFile, zlib.error, KeyError, OSError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"no .npz of `emb` and `mask_valid`, or a damaged one: {error}") from None
     if emb.dtype.kind != "f" or emb.ndim != 3 or not len(emb) or valid.shape != emb.shape[:2]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...infra import ledger, removals, storage
+from ...infra.formats import npy
 from ...infra.ledger import SAMPLES, Record
 from ...modalities import Kind, Storage
 from ...tokenize import codecs, labels, store, table_file
@@ -184,7 +185,7 @@ class _Job:
         dtypes: list[str] = []
 
         def read(entry: Entry, data: bytes) -> Any:
-            array = arrays.read(data)
+            array = npy.read(data)
             value = take(array)
             dtypes.append(array.dtype.str)
             if array.dtype.str != dtypes[0]:
@@ -288,7 +289,7 @@ class _Job:
             with layout.opened(self.one.parts[layout.CROPS]) as members:
                 for entry in members.entries:
                     try:
-                        rows = arrays.settings(arrays.read(members.read(entry)), self.one.crops)
+                        rows = arrays.settings(npy.read(members.read(entry)), self.one.crops)
                     except ValueError:
                         continue  # a reject of the settings themselves
                     self._crops[entry.key] = [Crop(int(x), int(y), int(w), int(h), bool(f)) for y, x, h, w, f in rows]

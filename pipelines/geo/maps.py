@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...modalities import LABELS, NO_CLASS, Form
-from ...sensors import SENSORS
+from ...sensors.declared import SENSORS
 from ...tokenize.crops import crops
 from ...tokenize.id_colors import class_table
 from ...tokenize.labels import encode_array

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ...modalities import Form
-from ...sensors import SENSORS, Reading
+from ...sensors.declared import SENSORS
+from ...sensors.reading import Reading
 from ..geo import located
 from ..geo.georeference import Located
 from ..sensors import readers, values

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...modalities import LABELS, Form, class_names
-from ...sensors import SENSORS
+from ...sensors.declared import SENSORS
 from ..reject import Reject
 from . import instruments, maps, of_sensors, polygons, records
 from .given import Given, Mistake

@@ -20,7 +20,7 @@ from typing import Any
 
 from ...infra import storage
 from ...modalities import LABELS, Form
-from ...sensors import SENSORS
+from ...sensors.declared import SENSORS
 from .. import patterns
 from . import instruments
 from .given import TEXT_FILES, Mistake, file_text, is_path

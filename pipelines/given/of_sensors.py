@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...modalities import Form
-from ...sensors import SENSORS, Reading
+from ...sensors.declared import SENSORS
+from ...sensors.reading import Reading
 from ..sensors import records as sensor_records
 from .given import Given, Mistake, is_path
 from .records import content, is_json

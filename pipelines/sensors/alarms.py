@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...modalities import LABELS, NO_CLASS, Form
-from ...sensors import SENSORS
+from ...sensors.declared import SENSORS
 from ...tokenize.sensors import numbers
 from ...tokenize.sensors.statistics import Statistics
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...sensors import Reading
+from ...sensors.reading import Reading
 
 MAX_BYTES = 1 << 30  # of an array in memory
 ARRAY_KINDS = "biufM"  # M: a time, which `values.label` takes for nothing else

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ...sensor_parts import Grid
-from ...sensors import Reading
+from ...sensors.parts import Grid
+from ...sensors.reading import Reading
 
 _SAME = 1e-6  # of a step: what is no farther from a point lies on it
 

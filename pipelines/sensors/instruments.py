@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...sensors import Reading
+from ...sensors.reading import Reading
 from . import checks
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ...sensors import Reading
+from ...sensors.reading import Reading
 from ..grouping import TEXT_EXTENSIONS
 from ..reject import Reject
 from ..source import Shard

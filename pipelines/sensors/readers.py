@@ -18,18 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from ... import sensors
+from ...sensors.reading import FITS, SOUNDS, Reading
 from .. import members
 from . import checks, instruments, sound
 
-Reader = Callable[[bytes, sensors.Reading], Any]
+Reader = Callable[[bytes, Reading], Any]
 
 _OF_SEVERAL = ("npz", "zarr.zip", "h5", "hdf5")  # that hold arrays by name
 _NPY = b"\x93NUMPY"
 _SHOWN = 32  # bytes of a text that an error shows
 
 
-def read(data: bytes, reading: sensors.Reading, unit: str = "") -> Any:
+def read(data: bytes, reading: Reading, unit: str = "") -> Any:
     """What a member holds: an array of numbers, or of a JSON what its fields say; several arrays of a file by name,
     where the sensor asks for several.
 
@@ -46,7 +46,7 @@ def read(data: bytes, reading: sensors.Reading, unit: str = "") -> Any:
     return found.values
 
 
-def _read(data: bytes, reading: sensors.Reading) -> Any:
+def _read(data: bytes, reading: Reading) -> Any:
     if reading.reader:
         return own(reading.reader)(data)
     if reading.column and not reading.member:
@@ -86,7 +86,7 @@ def missing_package(member: str) -> str:
     return f"reading .{member} needs the package {wanted}; run `pip install fourmill[sensors]`"
 
 
-def _column(data: bytes, reading: sensors.Reading) -> Any:
+def _column(data: bytes, reading: Reading) -> Any:
     """Numbers of a column, a list of what is none, or the text of a time. ValueError if it holds something else."""
     if data.startswith(_NPY):
         return members.npy(data, checks.ARRAY_KINDS)
@@ -101,11 +101,11 @@ def _column(data: bytes, reading: sensors.Reading) -> Any:
     raise ValueError(f"the column holds {found}, expected numbers; if it holds files say which (member: png)")
 
 
-def _npy(data: bytes, reading: sensors.Reading) -> Any:
+def _npy(data: bytes, reading: Reading) -> Any:
     return members.npy(data, checks.ARRAY_KINDS)
 
 
-def _parquet(data: bytes, reading: sensors.Reading) -> dict[str, Any]:
+def _parquet(data: bytes, reading: Reading) -> dict[str, Any]:
     """Columns of numbers or times by name."""
     import pyarrow as pa
     from pyarrow import parquet
@@ -124,7 +124,7 @@ def _parquet(data: bytes, reading: sensors.Reading) -> dict[str, Any]:
     return {name: table.column(name).to_numpy() for name in named}
 
 
-def _by_kind(data: bytes, reading: sensors.Reading) -> Any:
+def _by_kind(data: bytes, reading: Reading) -> Any:
     return members.KINDS[members.suffix(reading.member)].read(data)
 
 
@@ -135,7 +135,7 @@ def _archive(data: bytes, what: str) -> zipfile.ZipFile:
         raise ValueError(f"not {what}") from error
 
 
-def _npz(data: bytes, reading: sensors.Reading) -> np.ndarray:
+def _npz(data: bytes, reading: Reading) -> np.ndarray:
     with _archive(data, "an archive of NumPy's .npz") as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         entry = entries[checks.named(entries, reading.array, "it")]
@@ -149,7 +149,7 @@ def _npz(data: bytes, reading: sensors.Reading) -> np.ndarray:
     return members.npy(content, checks.ARRAY_KINDS)
 
 
-def _tif(data: bytes, reading: sensors.Reading) -> np.ndarray:
+def _tif(data: bytes, reading: Reading) -> np.ndarray:
     import tifffile
 
     try:
@@ -163,7 +163,7 @@ def _tif(data: bytes, reading: sensors.Reading) -> np.ndarray:
         raise ValueError(f"not a TIFF file that can be read ({error})") from error
 
 
-def _zarr(data: bytes, reading: sensors.Reading) -> checks.Found:
+def _zarr(data: bytes, reading: Reading) -> checks.Found:
     import zarr
     from zarr.core.buffer import default_buffer_prototype
     from zarr.storage import MemoryStore
@@ -195,13 +195,13 @@ READERS: dict[str, Reader] = {
     **dict.fromkeys(("tif", "tiff"), _tif),
     "zarr.zip": _zarr,
     **dict.fromkeys(("h5", "hdf5"), instruments.hdf5),
-    **dict.fromkeys(sensors.FITS, instruments.fits),
-    **dict.fromkeys(sensors.SOUNDS, sound.sound),
+    **dict.fromkeys(FITS, instruments.fits),
+    **dict.fromkeys(SOUNDS, sound.sound),
 }
 _PACKAGES = {
     **dict.fromkeys(("tif", "tiff"), "tifffile"),
     "zarr.zip": "zarr",
     **dict.fromkeys(("h5", "hdf5"), "h5py"),
-    **dict.fromkeys(sensors.FITS, "astropy"),
-    **dict.fromkeys(sensors.SOUNDS, "soundfile"),
+    **dict.fromkeys(FITS, "astropy"),
+    **dict.fromkeys(SOUNDS, "soundfile"),
 }

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ...modalities import Form
-from ...sensor_parts import EARTH
-from ...sensors import Reading
+from ...sensors.parts import EARTH
+from ...sensors.reading import Reading
 from ...tokenize.text import sensor_sentences
 
 _TURN = 360.0  # degrees

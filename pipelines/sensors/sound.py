@@ -6,8 +6,8 @@ import io
 
 import numpy as np
 
-from ...sensor_parts import Mel
-from ...sensors import Reading
+from ...sensors.parts import Mel
+from ...sensors.reading import Reading
 from . import checks
 
 _LEAST = 1e-10  # power that counts as silence, -100 dB

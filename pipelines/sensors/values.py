@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...modalities import NO_CLASS, Form
-from ...sensors import Reading
+from ...sensors.reading import Reading
 from ..specialists.members import maps
 from . import grid, records
 

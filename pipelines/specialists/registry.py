@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ...infra.configuration import RecipeError
 from ...infra.explain import explain, nearest
 from ...modalities import LABELS, MODALITIES, TOKENIZERS
-from ...sensors import SENSORS, weighs, weight_of
+from ...sensors.declared import SENSORS, weighs, weight_of
 from ..settings import Labels
 from .base import Specialist
 from .names import BY_FIRST_NAME, SPECIALISTS

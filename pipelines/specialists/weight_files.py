@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 
 from ...infra import storage
-from ...infra.weights import header as headers
-from ...infra.weights.pth import DOWNLOADS, LFS
+from ...infra.formats import header as headers
+from ...infra.formats.pth import DOWNLOADS, LFS
 
 _SMALL = 2**20  # bytes: sums of larger files are kept
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...infra import ledger
 from ...modalities import LABELS, NO_CLASS, Form, Storage
-from ...sensors import SENSORS
+from ...sensors.declared import SENSORS
 from ...tokenize import labels as label_files
 from ..reject import Reject
 from ..specialists.base import Specialist

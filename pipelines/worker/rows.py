@@ -9,7 +9,7 @@ from typing import Any
 from ...infra import ledger, versions
 from ...infra.ledger import SAMPLES
 from ...modalities import LABELS
-from ...sensors import SENSORS
+from ...sensors.declared import SENSORS
 from ...tokenize import codecs, store, table_file
 from ...tokenize import labels as label_files
 from ...tokenize.sensors.raster import Drawing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...sensors import SENSORS
+from ...sensors.declared import SENSORS
 from ...tokenize.crops import Crop
 from ...tokenize.sensors import raster
 from ...tokenize.sensors.raster import Drawing

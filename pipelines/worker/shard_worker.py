@@ -23,7 +23,7 @@ from ...infra.ledger import SAMPLES
 from ...infra.remote import trouble
 from ...infra.secrets import public
 from ...modalities import import_modules
-from ...sensors import SENSORS, weighs
+from ...sensors.declared import SENSORS, weighs
 from ...tokenize import codecs
 from .. import source
 from ..borders.find import BARS

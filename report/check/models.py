@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 
 from ...infra import ledger, storage, sums
-from ...infra.weights import header as headers
+from ...infra.formats import header as headers
 from ...modalities import TEXT
 from ...model.config import CONFIG, WEIGHTS
 from ...pipelines.removal import seen

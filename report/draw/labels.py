@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ...modalities import LABELS, Form, class_names
-from ...sensors import SENSORS
+from ...sensors.declared import SENSORS
 from ...tokenize.id_colors import id_colors
 from ...tokenize.text.sentences import METADATA_TYPES
 from .dense import draw_depth, draw_features, draw_normals, draw_segments, draw_vector

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ...modalities import Form
-from ...sensors import Sensor
+from ...sensors.sensor import Sensor
 from ...tokenize.text.sensor_sentences import table_of
 from .panels import Panel, TablePanel, TextPanel, picture
 

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ...modalities import MODALITIES, Form
-from ...sensors import SENSORS, Sensor
+from ...sensors.declared import SENSORS
+from ...sensors.sensor import Sensor
 from ...tokenize.id_colors import id_colors
 from .colormaps import colored, inferno
 from .panels import Panel, TablePanel, TextPanel, picture, scaled

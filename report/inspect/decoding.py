@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ... import sensors
 from ...infra import configuration, ledger, storage
 from ...modalities import LABELS, MODALITIES, TEXT, Form, Kind, ModalitySpec
+from ...sensors import declared
 from ...tokenize import codecs
 from ...tokenize.store import ColumnSpec
 
@@ -63,7 +63,7 @@ def know_sensors(url: str, name: str) -> None:
         return
     try:
         data = configuration.parse_yaml(storage.read_bytes(storage.join(root, RECIPE)))
-        sensors.declare_from(data.get("sensors") if isinstance(data, dict) else None)
+        declared.declare_from(data.get("sensors") if isinstance(data, dict) else None)
     except (OSError, ValueError, yaml.YAMLError):  # what is wrong with it, others say
         return
 

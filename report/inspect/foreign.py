@@ -14,7 +14,7 @@ from ...pipelines import source
 from ...pipelines.grouping import SourceSample
 from ...pipelines.reject import Reject
 from ...pipelines.sensors import readers, rows
-from ...sensors import Reading
+from ...sensors.reading import Reading
 from ...tokenize import table_file
 from .view import Inspection
 

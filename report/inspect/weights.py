@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Any
 
 from ...infra import configuration, ledger, storage
-from ...infra.weights import header as headers
+from ...infra.formats import header as headers
 from ...modalities import MODALITIES
 from ...model.published.names import local_name
 from ...tokenize.codecs import WORDPIECE_FILES

@@ -20,7 +20,7 @@ from ...infra.fingerprint import fingerprint
 from ...infra.index import index
 from ...infra.ledger import SAMPLES, Entry
 from ...pipelines.sensors.alarms import ALARM
-from ...sensors import SENSORS
+from ...sensors.declared import SENSORS
 from . import collect, drift, findings, merged, outliers
 from .collect import StatsJob
 from .drift import Drift

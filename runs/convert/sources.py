@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...infra import storage
-from ...infra.weights import pth
+from ...infra.formats import pth
 from ...model import checkpoint as model_files
 from ...model.config import CONFIG, TOKENIZERS, WEIGHTS
 from ...model.published import ml4m as published_models

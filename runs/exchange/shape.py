@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...infra.explain import nearest
+from ...infra.formats import npy
 from ...modalities import LABELS, MODALITIES, Form, Kind
 from ...model.published.names import local_name
 from ...pipelines.exchange import arrays, bring, layout, texts
@@ -164,7 +165,7 @@ def _first(parts: dict[str, Part]) -> np.ndarray:
     reasons = []
     for data, where in _some(parts):
         try:
-            array = arrays.read(data)
+            array = npy.read(data)
             if array.ndim == 2 and all(array.shape):
                 return array
             reasons.append(f"{where}: got {array.dtype} {array.shape}, expected (crops, tokens)")

@@ -38,6 +38,7 @@ def of_torch(name: str) -> Exception:
 
 PLACE = {
     "memory": [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), OSError(errno.ENOMEM, "")],
+    "interpreter": [SystemError("AST constructor recursion depth mismatch (before=45, after=42)")],
     "device": [
         RuntimeError("CUDA error: device-side assert triggered"), RuntimeError("cuDNN error: CUDNN_STATUS_EXEC_FAILED"),
         RuntimeError("NCCL error in: ProcessGroupNCCL.cpp:1"), ValueError("HIP error: invalid device"),

@@ -18,7 +18,6 @@ NO_SOURCES = {"tests", "benchmarks", "docs", "build", "dist", "demo"}
 ORDER = (
     ("infra",),
     ("modalities",),
-    ("sensor_parts",),
     ("sensors",),
     ("tokenize",),
     ("pipelines", "model"),

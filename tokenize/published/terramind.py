@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...infra.weights import pth
+from ...infra.formats import pth
 from ..networks.quantizers import LEVELS
 from ..networks.vit import PRESETS
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...modalities import ModalitySpec
-from ...sensors import SENSORS
+from ...sensors.declared import SENSORS
 from ..codec import FittedTokenizer, Labelled, Options
 from ..text import sensor_sentences as sentences
 from ..text.wordpiece import WordPiece

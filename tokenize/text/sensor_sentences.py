@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from ...sensor_parts import EARTH, QUARTER, VALUE_WORDS, Records
+from ...sensors.parts import EARTH, QUARTER, VALUE_WORDS, Records
 from .sentences import NUMBER
 
 FIRST_YEAR, LAST_YEAR = 1900, 1900 + VALUE_WORDS - 1

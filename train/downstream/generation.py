@@ -24,7 +24,7 @@ from ...model.fourm import FourM
 from ...model.generation.generate import Generated, Step, generate
 from ...model.generation.known import SpecialIds
 from ...pipelines.geo import located, maps
-from ...sensors import SENSORS
+from ...sensors.declared import SENSORS
 from ...tokenize import codecs, store
 from ...tokenize.labels import encode_cell
 from ..cpu_memory import keep_freed_memory

@@ -21,7 +21,8 @@ from ...model.config import FourMConfig
 from ...model.downstream.heads import Maps, Network, Numbers
 from ...model.downstream.transfer import Encoder, add_lora, grid_spec
 from ...model.fourm import FourM
-from ...sensors import SENSORS, Sensor
+from ...sensors.declared import SENSORS
+from ...sensors.sensor import Sensor
 from ...tokenize.sensors.statistics import Statistics, measure
 from ..measures.resample import Value, draw
 from ..measures.resample import measure as measured

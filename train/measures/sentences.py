@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ...modalities import Form
-from ...sensors import Sensor
+from ...sensors.sensor import Sensor
 from ...tokenize.text.sensor_sentences import table_of
 
 RADIUS = 6_371.0088  # mean radius of the earth, km

@@ -13,7 +13,7 @@ from ...infra import scratch
 from ...infra.configuration import RecipeError
 from ...modalities import BODY_POSE, MODALITIES, TOKENIZERS, Form, Kind, Tokenizer, class_names
 from ...pipelines.specialists.weight_files import digest
-from ...sensors import SENSORS
+from ...sensors.declared import SENSORS
 from ...tokenize import class_lists
 from ...tokenize.conventions import PUBLISHED
 from ...tokenize.published import finished
@@ -152,7 +152,7 @@ def _said(name: str, settings: TokenizerSettings, lists: Mapping[str, tuple[str,
 
 def _read(settings: TokenizerSettings, said: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """A finished tokenizer's settings, and its place: a hub id, or the absolute path of a folder or file."""
-    from ...infra.weights import pth
+    from ...infra.formats import pth
     from ...tokenize import ml4m, tokenizer
 
     assert settings.weights is not None

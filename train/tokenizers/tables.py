@@ -13,7 +13,7 @@ import numpy as np
 
 from ...infra import storage
 from ...modalities import LABELS, TOKENIZERS, Form
-from ...sensors import SENSORS
+from ...sensors.declared import SENSORS
 from ...tokenize.sensors import statistics as statistics_of
 from ...tokenize.sensors.statistics import Statistics
 from .examples import Rows

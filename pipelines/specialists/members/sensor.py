@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from ....infra import faults
-from ....sensors import Reading
+from ....sensors.reading import Reading
 from ...reject import Reject
 from ...sensors import readers, values
 from ..base import Item, Specialist

@@ -18,7 +18,8 @@ from fourmill.pipelines.geo.georeference import Georeference, Located
 from fourmill.pipelines.given import labels, listing
 from fourmill.pipelines.given.given import Given, Mistake
 from fourmill.runs.files import files_of
-from fourmill.sensors import Sensor, Sensors
+from fourmill.sensors.declared import Sensors
+from fourmill.sensors.sensor import Sensor
 
 S2 = np.arange(4 * 6 * 8, dtype=np.uint16).reshape(4, 6, 8)
 

@@ -18,7 +18,8 @@ from rasterio.transform import Affine, from_origin
 from fourmill.pipelines.geo import located, maps
 from fourmill.pipelines.geo.fits import cards
 from fourmill.pipelines.geo.georeference import Georeference, Located
-from fourmill.sensors import Sensor, Sensors
+from fourmill.sensors.declared import Sensors
+from fourmill.sensors.sensor import Sensor
 
 PLACE = Affine(10.0, 0.0, 501_440.0, 0.0, -10.0, 5_297_640.0)
 

@@ -17,7 +17,7 @@ import yaml
 from fourmill import recipe
 from fourmill.pipelines.scenes import shards
 from fourmill.pipelines.scenes.landscape import ground, instruments, tile
-from fourmill.sensors import Sensor
+from fourmill.sensors.sensor import Sensor
 
 OPTIONS = tile.Options(seed=3, size=32)
 EXTENSIONS = ["s2.npy", "s1.npy", "dem.tif", "lulc.npy", "ndvi.npy", "spectrum.npy", "json"]

@@ -19,7 +19,8 @@ from fourmill.pipelines.sensors import alarms
 from fourmill.pipelines.sensors.alarms import Seen
 from fourmill.project import Project
 from fourmill.report.stats import stats
-from fourmill.sensors import Sensor, Sensors
+from fourmill.sensors.declared import Sensors
+from fourmill.sensors.sensor import Sensor
 from fourmill.tokenize.sensors import statistics
 
 RNG = np.random.default_rng(0)

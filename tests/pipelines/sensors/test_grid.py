@@ -19,8 +19,9 @@ from fourmill import recipe as recipes
 from fourmill.pipelines.fit_data import FitData
 from fourmill.pipelines.sensors import grid, readers, values
 from fourmill.project import Project
-from fourmill.sensor_parts import Grid
-from fourmill.sensors import Reading, Sensor
+from fourmill.sensors.parts import Grid
+from fourmill.sensors.reading import Reading
+from fourmill.sensors.sensor import Sensor
 from fourmill.tokenize.sensors import statistics
 from fourmill.train.tokenizers import fit
 from fourmill.train.tokenizers.examples import batches

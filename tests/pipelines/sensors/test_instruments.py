@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fourmill.pipelines.sensors import checks, readers, sound, values
-from fourmill.sensor_parts import Mel
-from fourmill.sensors import Reading
+from fourmill.sensors.parts import Mel
+from fourmill.sensors.reading import Reading
 
 CUBE = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4) + 1
 

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from pydantic import ValidationError
 
 from fourmill.pipelines.sensors import readers, values
-from fourmill.sensors import Reading
+from fourmill.sensors.reading import Reading
 
 PLACE: dict[str, Any] = {"member": "json", "fields": ["geo.lon", "geo.lat"], "kind": "coordinates"}
 WHEN: dict[str, Any] = {"member": "json", "field": "date", "kind": "time"}

@@ -27,7 +27,7 @@ from fourmill.pipelines.reject import Reject
 from fourmill.pipelines.removal import removal
 from fourmill.pipelines.sensors import parallel, places, readers, rows
 from fourmill.project import Project
-from fourmill.sensors import Reading
+from fourmill.sensors.reading import Reading
 from fourmill.tokenize import labels
 
 

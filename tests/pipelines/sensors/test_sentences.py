@@ -18,7 +18,8 @@ from fourmill import recipe as recipes
 from fourmill.pipelines.given.given import Mistake
 from fourmill.pipelines.given.labels import read
 from fourmill.project import Project
-from fourmill.sensors import Sensor, Sensors
+from fourmill.sensors.declared import Sensors
+from fourmill.sensors.sensor import Sensor
 from fourmill.tokenize import codecs, store
 from fourmill.train.downstream import generation
 from fourmill.train.pretrain.weights import load_model

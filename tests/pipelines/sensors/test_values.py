@@ -13,7 +13,8 @@ import tifffile
 from fourmill_tests.tiny.landscape import npy
 
 from fourmill.pipelines.sensors import checks, readers, values
-from fourmill.sensors import Reading, Sensor
+from fourmill.sensors.reading import Reading
+from fourmill.sensors.sensor import Sensor
 
 CUBE = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4) + 1
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fourmill.report.draw.panels import Panel, Picture, TablePanel, TextPanel
 from fourmill.report.draw.records import draw_record
-from fourmill.sensors import Sensor
+from fourmill.sensors.sensor import Sensor
 
 PLACE = Sensor(member="json", fields=["lon", "lat"], kind="coordinates")
 

@@ -16,9 +16,9 @@ from fourmill_tests.earth import terramind as tiny
 
 import fourmill
 from fourmill import recipe as recipes
-from fourmill import sensors
 from fourmill.project import Project
 from fourmill.recipe import RecipeError
+from fourmill.sensors import declared
 from fourmill.tokenize import codec, tokenizer
 from fourmill.tokenize.networks.divae import DiVAE, DiVAEConfig
 from fourmill.tokenize.networks.unet import PRESETS
@@ -103,7 +103,7 @@ def radar() -> Iterator[dict[str, Any]]:
         "samples": "a.tar", "modalities": ["tok_radar"], "images": {"size": 32, "patch_size": 16},
         "sensors": {"radar": {"member": "npy", "bands": ["a", "b", "c", "d"], "unit": "dB"}},
     }  # fmt: skip
-    sensors.forget("radar")
+    declared.forget("radar")
 
 
 def test_bands_are_standardized_as_it_has_learned_them(tmp_path: Path, radar: dict[str, Any]) -> None:

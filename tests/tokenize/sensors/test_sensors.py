@@ -10,7 +10,8 @@ import torch
 from fourmill_tests.tiny.landscape import forgotten
 
 from fourmill import modalities
-from fourmill.sensors import Sensor, Sensors
+from fourmill.sensors.declared import Sensors
+from fourmill.sensors.sensor import Sensor
 from fourmill.tokenize import inputs
 from fourmill.tokenize.crops import Crop
 from fourmill.tokenize.networks.tables import TableConfig, quantiles

@@ -12,7 +12,8 @@ import torch
 from fourmill_tests.tiny.landscape import forgotten
 
 from fourmill import modalities
-from fourmill.sensors import SENSORS, Sensor, Sensors
+from fourmill.sensors.declared import SENSORS, Sensors
+from fourmill.sensors.sensor import Sensor
 from fourmill.tokenize import inputs, settings
 from fourmill.tokenize.codec import Codec, FittedTokenizer, Labelled, Options
 from fourmill.tokenize.crops import crops

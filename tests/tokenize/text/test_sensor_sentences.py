@@ -7,7 +7,7 @@ from datetime import datetime
 import numpy as np
 import pytest
 
-from fourmill.sensors import Reading
+from fourmill.sensors.reading import Reading
 from fourmill.tokenize.text import sensor_sentences as sentences
 from fourmill.tokenize.text.sensor_sentences import Steps
 

@@ -15,7 +15,7 @@ from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model.config import FourMConfig
 from fourmill.model.downstream.transfer import Encoder
 from fourmill.model.fourm import FourM
-from fourmill.sensors import Sensor
+from fourmill.sensors.sensor import Sensor
 from fourmill.train.downstream import sensor_transfer
 from fourmill.train.downstream.sensor_transfer import Known, Target
 from fourmill.train.downstream.tuning import Settings

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fourmill.sensors import Sensor
+from fourmill.sensors.sensor import Sensor
 from fourmill.train.measures import sentences
 
 PLACE = Sensor(member="json", fields=["lon", "lat"], kind="coordinates")

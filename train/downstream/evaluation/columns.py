@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ....infra.explain import listing
 from ....modalities import LABELS, MODALITIES, Form, ModalitySpec, class_names
-from ....sensors import SENSORS
+from ....sensors.declared import SENSORS
 from ....tokenize.text_codecs import Text
 from .job import EvaluateJob
 from .judges import Captions, Judge, Maps

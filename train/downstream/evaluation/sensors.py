@@ -15,7 +15,8 @@ import numpy as np
 from ....modalities import Form
 from ....pipelines.sensors import readers
 from ....pipelines.sensors import values as labels
-from ....sensors import Reading, Sensor
+from ....sensors.reading import Reading
+from ....sensors.sensor import Sensor
 from ...measures import forms
 from ...measures.resample import Statistic
 from . import truth

@@ -11,7 +11,7 @@ import numpy as np
 
 from ....infra.explain import listing
 from ....model.fourm import FourM
-from ....sensors import SENSORS
+from ....sensors.declared import SENSORS
 from ....tokenize.text.instance_sentences import MASK_TOKENS
 from ....tokenize.text_codecs import Instances as InstanceCodec
 from ...measures.resample import Value, draw, measure

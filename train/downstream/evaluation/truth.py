@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ....infra import storage
+from ....infra.formats import npy
 from ....pipelines import source
 from ....pipelines.reject import Reject
 from ....pipelines.sensors import places as tars
@@ -134,7 +135,7 @@ def array(data: bytes, name: str) -> np.ndarray:
     """The values of a .npy, or of a picture as they are stored: ids of a palette, all 16 bits. ValueError otherwise."""
     try:
         if name.lower().endswith(".npy"):
-            return np.load(io.BytesIO(data), allow_pickle=False)
+            return npy.read(data)
         with Image.open(io.BytesIO(data)) as image:
             return np.array(image)
     except Exception as error:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fourmill.modalities import LABELS, MODALITIES, TOKENIZERS
-from fourmill.sensors import SENSORS
+from fourmill.sensors.declared import SENSORS
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fourmill import modalities, sensors
+from fourmill import modalities
+from fourmill.sensors import declared
 
 BANDS = ["B02", "B03", "B04", "B08"]
 CLASSES = ["water", "trees", "grass", "bare"]
@@ -34,10 +35,10 @@ TINY = {"dim": 32, "encoder_depth": 1, "decoder_depth": 1, "heads": 2}
 def forgotten() -> Iterator[None]:
     """No sensor is declared within at first, and what is declared there is not known afterwards: other tests look at
     all that there is."""
-    tables: list[dict[str, Any]] = [sensors.SENSORS, modalities.LABELS, modalities.MODALITIES, modalities.TOKENIZERS]
+    tables: list[dict[str, Any]] = [declared.SENSORS, modalities.LABELS, modalities.MODALITIES, modalities.TOKENIZERS]
     before = [dict(table) for table in tables]
-    for name in list(sensors.SENSORS):
-        sensors.forget(name)
+    for name in list(declared.SENSORS):
+        declared.forget(name)
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ import pytest
 from fourmill_tests import data
 
 from fourmill.pipelines.sensors import places
-from fourmill.sensors import Sensor
+from fourmill.sensors.sensor import Sensor
 from fourmill.train.downstream.evaluation import sensors, truth
 from fourmill.train.downstream.evaluation.truth import NONE, Frame
 from fourmill.train.measures.resample import draw, measure

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from .infra.fields import Section
-from .modalities import Form
+from ..infra.fields import Section
+from ..modalities import Form
 
 QUARTER = 0.25  # degrees, TerraMind's step of coordinates
 EARTH = ((-180.0, 180.0), (-90.0, 90.0))  # longitudes and latitudes

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 
-from fourmill.infra.weights import header
+from fourmill.infra.formats import header
 
 TENSORS = {"a": torch.zeros(2, 3), "b": torch.zeros(5, dtype=torch.bfloat16), "none": torch.zeros(0)}
 WHOLE = save(TENSORS, metadata={"kind": "test"})
