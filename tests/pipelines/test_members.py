@@ -52,7 +52,7 @@ def test_a_header_takes_no_memory_that_has_no_bytes() -> None:
     buffer = io.BytesIO()
     huge = {"descr": "<f4", "fortran_order": False, "shape": (8_000_000, 8_000_000)}
     np.lib.format.write_array_header_1_0(buffer, huge)
-    with pytest.raises(Reject, match=r"^depth.npy: cut off or damaged: 4 bytes of values, expected 256000000000000 for"):
+    with pytest.raises(Reject, match=r"^depth.npy: cut off or damaged: 4 bytes of values, expected 256000000000000"):
         members.decode("depth.npy", buffer.getvalue() + bytes(4))
 
 
