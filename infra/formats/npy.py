@@ -24,7 +24,7 @@ def read(data: bytes) -> np.ndarray:
     except (ValueError, TypeError, SyntaxError, UnicodeError, RecursionError) as error:
         raise ValueError("not an array of NumPy's .npy, or a damaged one") from error
     if dtype.hasobject:
-        raise ValueError("an array of object, expected numbers: it is a pickle, which is not read")
+        raise ValueError("an array of object, expected numbers: it is a pickle and is not read")
     # Compared before anything of that size is made: a header may say anything.
     found, expected = len(data) - file.tell(), math.prod(shape) * dtype.itemsize
     if found != expected:
