@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...infra import ledger, storage
+from ...infra.fingerprint import fingerprint
 from ...infra.ledger import Record
 from ...modalities import MODALITIES, Kind
 from ...tokenize import labels
@@ -45,7 +46,8 @@ class Given:
 
 @dataclass
 class Outcome:
-    """What came of a shard. samples: that were written; lacking: that lack a modality. existed: it was there before."""
+    """What came of a shard. samples: that were written; lacking: that lack a modality, of those that are asked for.
+    existed: it was there before."""
 
     samples: int = 0
     lacking: int = 0
@@ -73,16 +75,24 @@ def published(spec: ColumnSpec, side: int) -> str:
     return modality.published_name(side) if modality is not None and "@" not in spec.modality else spec.modality
 
 
-def shard(records: Mapping[str, Record], given: Sequence[Given], crops: Crops | None,
-          dest: str) -> Outcome:  # fmt: skip
+def shard(
+    records: Mapping[str, Record],
+    given: Sequence[Given],
+    crops: Crops | None,
+    dest: str,
+    chosen: np.ndarray | None = None,
+) -> Outcome:
     """Write one shard.
 
     Args:
         records: of the columns, which say whether it is written already.
         given: the folders; all of one shard. crops: settings of the sample of a row, where they are no label.
+        chosen: whether each row is asked for, bool (rows,); None for all.
     """
     name, is_tar = name_of(next(iter(records.values())))
     marks = {output: record.sha256 for output, record in records.items()}
+    if chosen is not None:
+        marks["selected"] = fingerprint(np.packbits(chosen).tobytes().hex())
     done = storage.join(dest, DONE, f"{name}.json")
     folders = [one.folder for one in given] + ([layout.CROPS] if crops else [])
     if _stands(done, dest, marks, folders):
@@ -98,6 +108,8 @@ def shard(records: Mapping[str, Record], given: Sequence[Given], crops: Crops | 
             valid = np.logical_and.reduce([column.valid for column in columns.values()])
             keys = next(iter(columns.values())).keys.to_pylist()
             for row in range(len(valid)):
+                if chosen is not None and not chosen[first + row]:
+                    continue
                 window = crops(first + row) if crops is not None else None
                 if not valid[row] or (crops is not None and window is None):
                     outcome.lacking += 1
@@ -136,13 +148,18 @@ def _size(place: str, is_tar: bool) -> int:
 
 @contextmanager
 def _writer(place: str, is_tar: bool) -> Iterator[Callable[[str, bytes], None]]:
-    """A function that adds a member to a tar, or to a folder; the tar takes its name when all are in it."""
+    """A function that adds a member to a tar, or to a folder; the tar takes its name when all are in it, and of the
+    folder goes what an earlier export put there besides them."""
     if not is_tar:
+        before = set(storage.list_sizes(place))
 
         def put(name: str, content: bytes) -> None:
             storage.put(storage.join(place, name), content)
+            before.discard(name)
 
         yield put
+        for name in before:
+            storage.delete(storage.join(place, name))
         return
     with archive.whole(place) as path, tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
         yield lambda name, content: archive.add(tar, name, content)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ... import recipe as recipes
 from ...infra import configuration, ledger, storage
+from ...infra.index import index
 from ...infra.ledger import Record
 from ...infra.progress import Progress
 from ...modalities import MODALITIES, Kind
@@ -23,6 +24,8 @@ from ...tokenize.open_store import Store, open_store
 from ...tokenize.store import ColumnReader, ColumnSpec
 from ...tokenize.text.wordpiece import WordPiece
 from . import destination, wholes
+from .tables import selected
+from .tables.selected import Selected
 from .wholes import Wholes
 
 INT16_IDS = 2**15  # ml-4m keeps ids as int16
@@ -34,7 +37,7 @@ class Plan:
 
     splits: of the root, name -> its shards. modalities: names of columns. recipe: of the root.
     crops: how many of each sample. wholes: shard -> the URL of the images that it was made of, {} if they are not used.
-    left_out: what is not exported, with the reason.
+    left_out: what is not exported, with the reason. selected: what alone is exported of training shards; None for all.
     """
 
     store: Store
@@ -45,10 +48,17 @@ class Plan:
     crops: int
     wholes: dict[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    selected: Selected | None = None
 
 
-def plan(root: str, modalities: str | None = None) -> Plan:
-    """Look at a root. ValueError if it has no recipe, or nothing that ml-4m reads."""
+def plan(root: str, modalities: str | None = None, select: str | None = None, only: bool = False) -> Plan:
+    """Look at a root. ValueError if it has no recipe, or nothing that ml-4m reads.
+
+    Args:
+        modalities: names of columns with commas between them; all that ml-4m reads if None.
+        select: an expression in place of the recipe's `train.select`.
+        only: export what it selects, and nothing else of the training shards; without it all.
+    """
     root = storage.absolute(root).rstrip("/")
     url = storage.join(root, "recipe.yaml")
     if not storage.exists(url):
@@ -78,6 +88,14 @@ def plan(root: str, modalities: str | None = None) -> Plan:
     if not splits:
         raise ValueError(f"{root}: no shard has all of {', '.join(chosen)}; choose some with --modalities")
     asked = Plan(store, root, splits, chosen, recipe, max(specs[name].crops for name in chosen), {}, left_out)
+    if only:
+        output, labels = f"tokens/{chosen[0]}", (one for one in ledger.outputs(root) if one.startswith("labels/"))
+        read = index.read_many(root, [output], splits.get("train", ())).entries
+        of_training = {name: record for (_, name), record in read.items()}
+        names = [one.removeprefix("labels/") for one in labels]
+        found = selected.asked(root, recipe, select, only, names, of_training)
+        assert isinstance(found, Selected)  # it is an error otherwise, since somebody asks
+        asked.selected = found
     if not recipe.imported:
         _place_crops(asked, {name: shards.urls[name] for of in splits.values() for name in of})
     return asked
@@ -129,7 +147,8 @@ def write(asked: Plan, dest: str) -> Iterator[tuple[str, Outcome]]:
                 crops, record = _crops(asked, name, given[0].reader, images)
                 if record is not None:
                     records[CROP_SETTINGS] = record
-                outcome = give.shard(records, given, crops, place)
+                chosen = None if asked.selected is None else asked.selected.rows(name)
+                outcome = give.shard(records, given, crops, place, chosen)
             progress.update(1)
             yield name, outcome
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ...runs.exchange.tables.selected import Selected
 
 ORDER = 160
 HELP = "write a root's tokens and labels for other programs: Lance, Hugging Face, WebDataset, apple/ml-4m"
@@ -37,10 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     if args.to == ML4M:
-        if args.columns is not None or args.licence or args.select is not None or args.selected:
-            raise ValueError(
-                "--columns, --licence, --select and --selected are of the other formats; --modalities chooses for ml-4m"
-            )
+        if args.columns is not None or args.licence:
+            raise ValueError("--columns and --licence are of the other formats; --modalities chooses for ml-4m")
         return _for_ml4m(args)
     if args.modalities is not None:
         raise ValueError("--modalities is of --to ml4m; --columns chooses columns and labels")
@@ -60,10 +62,7 @@ def _as_tables(args: argparse.Namespace) -> int:
         summary.made += not written.existed
         summary.existed += written.existed
         summary.samples += written.rows
-    if asked.selected is not None:
-        left, of = asked.selected.count
-        how = "are exported" if only else "are true in the column `selected`"
-        summary.notes.append(f"{left:,} of {of:,} training samples {how}: {asked.selected.text}")
+    summary.notes += _said(asked.selected)
     summary.notes += [f"left out: {one}" for one in asked.left_out]
     summary.notes += [f"to be known before use, {name}: {'; '.join(why)}" for name, why in asked.restrictions.items()]
     summary.notes.append(f"{summary.samples:,} samples; the card is {dest}/README.md")
@@ -75,7 +74,7 @@ def _for_ml4m(args: argparse.Namespace) -> int:
     from ..summary import Summary, show
 
     dest = args.out.rstrip("/")
-    asked = exporting.plan(args.root, args.modalities)
+    asked = exporting.plan(args.root, args.modalities, args.select, args.selected or args.select is not None)
     exporting.check_dest(dest, args.root)
     summary, lacking = Summary("export"), 0
     folders: dict[str, None] = {}
@@ -85,6 +84,7 @@ def _for_ml4m(args: argparse.Namespace) -> int:
         summary.samples += outcome.samples
         lacking += outcome.lacking
         folders |= dict.fromkeys(outcome.folders)
+    summary.notes += _said(asked.selected)
     if lacking:
         summary.notes.append(
             f"{lacking} samples lack one of the modalities and are left out, as ml-4m cannot read them"
@@ -92,3 +92,12 @@ def _for_ml4m(args: argparse.Namespace) -> int:
     summary.notes += [f"left out: {one}" for one in asked.left_out]
     summary.notes.append(f"ml-4m's data_path: {dest}/[{','.join(folders)}]/SHARDS.tar")
     return show([summary])
+
+
+def _said(selected: Selected | None) -> list[str]:
+    """How many samples are selected, for people."""
+    if selected is None:
+        return []
+    left, of = selected.count
+    how = "are selected" if selected.only else "are true in the column `selected`"
+    return [f"{left:,} of {of:,} training samples {how}: {selected.text}"]

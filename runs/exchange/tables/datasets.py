@@ -105,18 +105,12 @@ def plan(
     licence = licence or (recipe.licence if recipe is not None else "")
     asked = Plan(root, to, splits, outputs, recipe, urls, left_out, licence, entries=entries)
     of_training = {name: entries[outputs[0], name] for name in splits.get("train", ())}
-    text = recipe.train.select if recipe is not None and select is None else select
-    if text is not None:
-        labels = [one.removeprefix("labels/") for one in there if one.startswith("labels/")]
-        try:
-            asked.selected = selected.select(root, text, only, labels, of_training)
-        except ValueError as error:
-            if select is not None or only:
-                where = "train.select" if select is None else "--select"
-                raise ValueError(f"{where}: {str(error).removeprefix('train.select: ')}") from None
-            left_out.append(f"the column {COLUMN}: train.select: {str(error).removeprefix('train.select: ')}")
-    elif only:
-        raise ValueError("--selected: the root's recipe has no train.select; give an expression with --select")
+    labels = [one.removeprefix("labels/") for one in there if one.startswith("labels/")]
+    found = selected.asked(root, recipe, select, only, labels, of_training)
+    if isinstance(found, str):
+        left_out.append(f"the column {COLUMN}: {found}")
+    else:
+        asked.selected = found
     return asked
 
 

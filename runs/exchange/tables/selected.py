@@ -11,6 +11,7 @@ from ....infra.fingerprint import fingerprint
 from ....infra.index import index
 from ....infra.ledger import Entry
 from ....pipelines.curation import expression, selection
+from ....recipe import Recipe
 
 COLUMN = "selected"
 
@@ -46,15 +47,36 @@ class Selected:
         return sum(one.count for one in self.chosen.values()), sum(one.rows for one in self.chosen.values())
 
 
-def select(root: str, text: str, only: bool, labels: Sequence[str], shards: Mapping[str, Entry]) -> Selected:
-    """Work out what an expression selects.
+def asked(
+    root: str, recipe: Recipe | None, select: str | None, only: bool, labels: Sequence[str], shards: Mapping[str, Entry]
+) -> Selected | str | None:
+    """What is selected of the training shards of an export: what it is, None if nobody asks, or why it cannot be known
+    where the recipe alone asks.
 
     Args:
+        select: an expression in place of the recipe's `train.select`. only: what it selects alone is to be exported.
         labels: that the root holds. shards: training shards that are exported, each with the record of a column.
 
     Raises:
-        ValueError: it names what the root does not hold, or a shard lacks a label.
+        ValueError: somebody asks for what cannot be selected.
     """
+    text = recipe.train.select if recipe is not None and select is None else select
+    if text is None:
+        if only:
+            raise ValueError("--selected: the root's recipe has no train.select; give an expression with --select")
+        return None
+    try:
+        return _made(root, text, only, labels, shards)
+    except ValueError as error:
+        why = str(error).removeprefix("train.select: ")
+        if select is None and not only:
+            return f"train.select: {why}"
+        raise ValueError(f"{'train.select' if select is None else '--select'}: {why}") from None
+
+
+def _made(root: str, text: str, only: bool, labels: Sequence[str], shards: Mapping[str, Entry]) -> Selected:
+    """Work out what an expression selects. ValueError if it names what the root does not hold, or a shard lacks a
+    label."""
     selection.check(text, labels, {})
     parsed = expression.parse(text)
     outputs = [f"labels/{label}" for label in parsed.labels]

@@ -265,7 +265,11 @@ def test_folders_of_files_are_shards(tmp_path: Path) -> None:
     assert "tok_rgb_dvae: no modality is called so" in bring(place, tmp_path / "out", status=2)
     bring(place, tmp_path / "out", "--map", "tok_rgb_dvae=tok_rgb")
     assert fourmill.open_store(str(tmp_path / "out")).column("tok_rgb", "a").keys.to_pylist() == ["a/0", "a/1", "a/2"]
-    assert runs.command("export", str(tmp_path / "out"), "--to", "ml4m", "--out", str(tmp_path / "back"))[0] == 0
+    for _ in range(2):
+        assert runs.command("export", str(tmp_path / "out"), "--to", "ml4m", "--out", str(tmp_path / "back"))[0] == 0
+        there = {path.relative_to(tmp_path / "back") for path in (tmp_path / "back").rglob("*.npy")}
+        assert there == {path.relative_to(place) for path in place.rglob("*.npy")}
+        (tmp_path / "back/tok_rgb_dvae/a/9.npy").write_bytes(b"of a sample that is exported no more")
     for path in place.rglob("*.npy"):
         assert (tmp_path / "back" / path.relative_to(place)).read_bytes() == path.read_bytes()
 

@@ -267,3 +267,27 @@ def test_a_choice_that_cannot_be_made(root: Path, tmp_path: Path) -> None:
     status, out, _ = export(folder, "hf", tmp_path / "hf", "--columns", "tok_rgb")
     assert status == 0 and "left out: the column selected: train.select: the label aesthetic is not kept" in out
     assert export(folder, "hf", tmp_path / "y", "--columns", "tok_rgb", "--selected")[0] == 2
+
+
+def test_ml4m_gets_the_chosen_samples_alone(root: Path, tmp_path: Path) -> None:
+    def exported(*more: str) -> tuple[list[str], str]:
+        status, out, err = runs.command(
+            "export", str(root), "--to", "ml4m", "--out", str(tmp_path), "--modalities", "tok_rgb", *more
+        )
+        assert status == 0, err
+        of_split = {"train": [0, 1], "val": [2]}
+        tars = [next(tmp_path.glob(f"{split}/tok_rgb*/0000{n}.tar")) for split, of in of_split.items() for n in of]
+        return [name.split(".")[0] for tar in tars for name in tarfile.open(tar).getnames()], out
+
+    def keys(of: dict[int, list[bool]]) -> list[str]:
+        return [f"0000{n}-000{row}" for n, rows in of.items() for row, one in enumerate(rows) if one]
+
+    whole = [True] * SAMPLES
+    assert exported()[0] == keys({0: whole, 1: whole, 2: whole})
+    dark = {n: [not one for one in bright(n)] for n in (0, 1)}
+    for select, of in ((BRIGHT, {0: bright(0), 1: bright(1)}), (f"not ({BRIGHT})", dark)):  # written again
+        found, out = exported("--select", select)
+        assert found == keys(of | {2: whole})  # validation stays whole
+        assert f"{sum(map(sum, of.values()))} of {2 * SAMPLES} training samples are selected: {select}" in out
+    status, _, err = runs.command("export", str(root), "--to", "ml4m", "--out", str(tmp_path), "--selected")
+    assert status == 2 and "has no train.select; give an expression with --select" in err
