@@ -4,14 +4,14 @@
         [--made 1000000] [--steps write train load status plan tokenize run] [--keep FILE] [--draw FILE]
 
 A recipe with so many columns of short texts, whose specialists answer at once and reject a sample in eight, on shards
-of one sample each. `write` makes the columns of the first `--made` shards by fourmill's own workers (decoding, rows,
-Parquet, commits, records): some by the engine on Ray (`--ray`), the others in this process. Of all further shards it
-puts the same columns under their names, with records of their own, as a commit leaves them, so that a large root is
-made in minutes. It goes on where it was, for at most `--seconds` each time (`--folder` is kept), and at its
-end writes the indexes as a stage does. The other steps are processes of their own: the verbs `status`, `plan`,
-`tokenize` with nothing to do, `train` of one step of a tiny model (after which `run` has nothing to do), and `load`, a
-training worker's loader up to its first batch. Of each its wall seconds, the seconds of the processor in all its
-threads, the largest memory of the driver, and its requests to storage are printed.
+of one sample each; after the first `--made` the same samples come again. `write` makes the columns of those by
+fourmill's own workers (decoding, rows, Parquet, commits, records): some by the engine on Ray (`--ray`), the others in
+this process. For all further shards it puts the same columns under their names, with records of their own, as a commit
+leaves them, so that a large root is made in minutes. It goes on where it was, for at most `--seconds` each time
+(`--folder` is kept), and at its end writes the indexes as a stage does. The other steps are processes of their own:
+`train`, which is `run` with one step of a tiny model, and its report; the verbs `status`, `plan`, `tokenize` and `run`
+with nothing to do; and `load`, a training worker's loader up to its first batch. Of each its wall seconds, the seconds
+of the processor in all its threads, the largest memory of the driver, and its requests to storage are printed.
 
 With `--s3` the root is on an S3 server of this script: a process that holds objects in memory and finds the names of a
 listing by bisection, so that a whole listing takes linear time. Without it requests are not counted ("-"). `--keep`
@@ -74,14 +74,14 @@ for name in [f"text{n:02d}" for n in range(COLUMNS)]:
 '''
 
 
-def prepare(folder: Path, root: str, shards: int, columns: int) -> Path:
-    """Shards, module and recipe; those that are there stay."""
+def prepare(folder: Path, root: str, shards: int, columns: int, made: int) -> Path:
+    """Shards, module and recipe; those that are there stay. After so many shards the same samples come again."""
     (folder / "s").mkdir(parents=True, exist_ok=True)
     (folder / "scaled.py").write_text(MODULE.replace("COLUMNS", str(columns)))
     for n in range(shards):
         path = folder / "s" / f"{n:06d}.tar"
         if not path.exists():
-            path.write_bytes(tar(f"{n:06d}0000.txt", f"The words of sample {n}.".encode()))
+            path.write_bytes(tar(f"{n % made:06d}0000.txt", f"The words of sample {n % made}.".encode()))
     names = [f"text{n:02d}" for n in range(columns)]
     recipe = {
         "root": root,
@@ -237,7 +237,7 @@ def measured(step: str, path: Path, args: argparse.Namespace) -> dict[str, Any]:
     else:
         options = {"plan": ["--measure", "0", "--json"], "status": ["--json"]}.get(step, [])
         main_of = "import sys; from fourmill import cli; raise SystemExit(cli.main(sys.argv[1:]))"
-        command = [sys.executable, "-c", main_of, step, str(path), *options]
+        command = [sys.executable, "-c", main_of, "run" if step == "train" else step, str(path), *options]
     paths = [str(path.parent), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     before, start = counted(), time.perf_counter()
@@ -301,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with ExitStack() as stack:
         folder = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fourmill-scale-")))
         root = stack.enter_context(serving()) + "/out" if args.s3 else str(folder.resolve() / "out")
-        path = prepare(folder.resolve(), root, args.shards, args.columns)
+        path = prepare(folder.resolve(), root, args.shards, args.columns, args.made)
         for step in args.steps:
             row = measured(step, path, args)
             left = f" ({row['left']:,} shards left)" if row.get("left") else ""

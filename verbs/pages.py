@@ -157,14 +157,15 @@ def current_report(project: Project, extras: dict[str, Any] | None = None) -> st
     It is written if there is none yet, or if the one there shows another state of the root: the fingerprint of all that
     it shows is kept. `extras` as in `write_report`.
     """
-    from ..report.stats.stats import alarms
+    from ..report.stats import stats
     from ..train.downstream.evaluation.tables import results
 
     generation = project.generate_job.fingerprint if project.recipe.generate.chains else ""
     labels = [output.fingerprint for output in project.label_outputs.values()]
     # A root without an evaluation has the mark that it had before there were any.
     measured = [storage.sha256(one) for one in results(project.root)]
-    measured += [f"{output}: {said}" for output, said in alarms(project.root).items()]
+    records = project.inventory.records({**project.label_outputs, **project.token_outputs})  # a run has read them
+    measured += [f"{output}: {said}" for output, said in stats.alarms(project.root, stats.by_output(records)).items()]
     parts = [REPORT_VERSION, project.train_job.fingerprint, generation, labels, *([measured] if measured else [])]
     shows = fingerprint(*parts).encode()
     url, mark = storage.join(project.root, "report.html"), storage.join(project.root, "ledger", "report")

@@ -42,17 +42,18 @@ class _Place:
     entry: Entry | None
 
 
-def read_many(root: str, outputs: Sequence[str], shards: Iterable[str], *, footers: bool = False) -> Reading:
+def read_many(root: str, outputs: Sequence[str], shards: Iterable[str] | None, *, footers: bool = False) -> Reading:
     """The records of these outputs and shards: two listings and an index for each output, and then what has changed
     since, in parallel.
 
     A record whose file somebody has deleted, or that has another size, does not count.
 
     Args:
+        shards: None for all that have records.
         footers: look at the footer of each file as well that is not the one that was looked at for the index: a file
             that is not the one that was committed does not count.
     """
-    reading, shared, names = Reading(), Shared(), list(shards)
+    reading, shared, names = Reading(), Shared(), None if shards is None else list(shards)
 
     def listed(output: str) -> tuple[list[Entry], list[_Place]]:
         return _of_output(root, output, names, footers, shared)
@@ -78,11 +79,13 @@ def read_many(root: str, outputs: Sequence[str], shards: Iterable[str], *, foote
 
 
 def _of_output(
-    root: str, output: str, shards: Sequence[str], footers: bool, shared: Shared
+    root: str, output: str, shards: Sequence[str] | None, footers: bool, shared: Shared
 ) -> tuple[list[Entry], list[_Place]]:
     """Of one output the entries that its index has as they are, and the places that are to be looked at."""
     records = stats_in(storage.join(root, "ledger", output))
     files = stats_in(storage.join(root, output)) if output != SAMPLES else None
+    if shards is None:
+        shards = sorted(name.removesuffix(".json") for name in records if name.endswith(".json"))
     there = [one for one in shards if f"{one}.json" in records and (files is None or f"{one}.parquet" in files)]
     lines = file.read(root, output, shared) if there else {}
     known, left = [], []

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...infra import ledger, storage, sums
+from ...infra.index.file import Shared
+from ...infra.index.index import AT_ONCE
 from ...infra.progress import Progress
 from ...pipelines.curation import selection
 from ..stats import stats
@@ -43,11 +45,13 @@ def check(root: str) -> Checked:
     places = (outputs.place_of(path) for path in listing.below("ledger"))
     records = sorted({place for place in places if place is not None})
     result = Checked(root, {"files": len(listing.files)})
+    shared = Shared()
     with Progress("check", len(records), "records") as progress, ThreadPoolExecutor(THREADS) as pool:
-        checked = []
-        for one in pool.map(lambda place: outputs.check_output(listing, *place), records):
-            checked.append(one)
-            progress.update(1)
+        checked: list[outputs.Checked] = []
+        while left := records[len(checked) :][:AT_ONCE]:  # a call that waits takes a kilobyte
+            for one in pool.map(lambda place: outputs.check_output(listing, place, shared), left):
+                checked.append(one)
+                progress.update(1)
     result.counts |= outputs.summary(checked)
     for one in checked:
         result.findings += one.findings
@@ -55,12 +59,13 @@ def check(root: str) -> Checked:
     result.findings += outputs.orphans(listing, records)
     result.findings += models.tokenizers(listing)
     result.findings += models.runs(listing)
-    result.findings += indexes.check(listing)
+    entries = {(one.output, one.shard): one.entry for one in checked if one.entry is not None}
+    result.findings += indexes.check(listing, entries)
     result.findings += _records(listing)
     result.findings += _selections(listing)
     result.findings += _temporary(listing)
     result.findings += chunks.left(listing)
-    said = stats.alarms(root)
+    said = stats.alarms(root, stats.by_output(entries))
     result.findings += [Finding(f"{output}, to look at", why, broken=False) for output, why in said.items()]
     result.uploads = [one for one in listings.uploads(root) if one.age > listings.YOUNG]
     result.findings += [

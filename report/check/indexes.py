@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ...infra import ledger, storage
 from ...infra.index import file
 from ...infra.index.file import Line, Shared
 from ...infra.index.listing import stats_in
+from ...infra.ledger import Entry
 from .finding import Finding
 from .listing import Listing
 
 _FOLDER, _SUFFIX = f"ledger/{file.FOLDER}", ".jsonl"
 
 
-def check(listing: Listing) -> list[Finding]:
+def check(listing: Listing, entries: Mapping[tuple[str, str], Entry]) -> list[Finding]:
     """Indexes that are damaged, of no output, or say what no record says. Without one the records are read, so that
-    none is broken."""
+    none is broken.
+
+    Args:
+        entries: the records that were read, by (output, shard).
+    """
     findings = []
     for path in listing.below(_FOLDER):
         output = path.removeprefix(f"{_FOLDER}/").removesuffix(_SUFFIX)
         if not path.endswith(_SUFFIX):
             continue
-        if why := _problem(listing, path, output):
+        if why := _problem(listing, path, output, entries):
             findings.append(Finding(path, why, broken=False, remove=(path,)))
     return findings
 
 
-def _problem(listing: Listing, path: str, output: str) -> str:
+def _problem(listing: Listing, path: str, output: str, entries: Mapping[tuple[str, str], Entry]) -> str:
     try:
         lines = file.parse(storage.read_bytes(listing.url(path)), output, Shared())
     except FileNotFoundError:  # another process replaces it
@@ -35,7 +42,12 @@ def _problem(listing: Listing, path: str, output: str) -> str:
     records = stats_in(listing.url(f"ledger/{output}"))
     if lines and not records:
         return "there are no records of this output"
-    other = [shard for shard, line in lines.items() if _differs(listing, line, file.mark(records.get(f"{shard}.json")))]
+    other = [
+        shard
+        for shard, line in lines.items()
+        if line.entry != entries.get((output, shard))  # one that was written since is read again
+        and _differs(listing, line, file.mark(records.get(f"{shard}.json")))
+    ]
     return f"it says of {', '.join(other[:3])} what the record does not say" if other else ""
 
 

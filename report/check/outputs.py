@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ...infra import footers, ledger, storage
-from ...infra.ledger import SAMPLES, Record
+from ...infra.index.file import Shared
+from ...infra.ledger import SAMPLES, Entry, Record
 from ...modalities import Kind
 from ...tokenize import labels, store, table_file
 from .finding import Finding
@@ -23,6 +24,7 @@ class Checked:
     """One output of one shard.
 
     keys: sum of its keys; "" if it is not known. source: SHA-256 of the shard that it was made of.
+    entry: its record, if it can be read.
     is_null, is_constant: of all rows.
     """
 
@@ -34,6 +36,7 @@ class Checked:
     source: str = ""
     is_null: bool = False
     is_constant: bool = False
+    entry: Entry | None = None
 
 
 @dataclass
@@ -71,8 +74,13 @@ def place_of(path: str) -> tuple[str, str] | None:
     return None
 
 
-def check_output(listing: Listing, output: str, shard: str) -> Checked:
-    """A record and its file, read whole."""
+def check_output(listing: Listing, place: tuple[str, str], shared: Shared) -> Checked:
+    """A record and its file, read whole.
+
+    Args:
+        place: (output, shard). shared: what many records have in common.
+    """
+    output, shard = place
     path, file = record_path(output, shard), file_path(output, shard)
     both = (path,) if output == SAMPLES else (path, file)
     try:
@@ -81,7 +89,8 @@ def check_output(listing: Listing, output: str, shard: str) -> Checked:
         return Checked(output, shard, (Finding(path, f"damaged: {error}", remove=both),))
     except FileNotFoundError:  # another process makes it again
         return Checked(output, shard)
-    known = Checked(output, shard, keys=record.keys, rows=record.rows, source=record.source.sha256)
+    entry = shared.entry(ledger.entry(record))
+    known = Checked(output, shard, (), entry.keys, record.rows, entry.source.sha256, entry=entry)
     if (record.output, record.shard) != (output, shard):
         return _bad(known, path, f"it is the record of {record.output}/{record.shard}", both)
     if output == SAMPLES:
@@ -99,11 +108,11 @@ def check_output(listing: Listing, output: str, shard: str) -> Checked:
     if problems:
         return _bad(known, file, "; ".join(problems), both)
     is_null = bool(rows.keys) and len(rows.nulls) == len(rows.keys)
-    return Checked(output, shard, (), keys, record.rows, record.source.sha256, is_null, rows.is_constant)
+    return replace(known, keys=shared.one(keys), is_null=is_null, is_constant=rows.is_constant)
 
 
 def _bad(known: Checked, what: str, why: str, remove: tuple[str, ...]) -> Checked:
-    return Checked(known.output, known.shard, (Finding(what, why, remove=remove),))
+    return Checked(known.output, known.shard, (Finding(what, why, remove=remove),), entry=known.entry)
 
 
 def _another_file(record: Record, data: bytes) -> str:

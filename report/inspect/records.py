@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from typing import Any
 
 from ...infra import ledger, storage
 from ...infra.explain import reason_class
-from ...infra.ledger import Record
+from ...infra.index.listing import THREADS
+from ...infra.ledger import Entry, Record
 from . import foreign
 from .view import Inspection
 
@@ -105,26 +106,49 @@ def inspect_ledger(path: str, folder: str) -> Inspection | None:
     return Inspection(facts)
 
 
-def summarize(folder: str) -> tuple[list[dict[str, Any]], dict[str, int], list[str]]:
-    """(a row for each output, reason -> rejects, remarks on damaged or unread records) below a folder of the ledger."""
+def summarize(
+    folder: str, known: Mapping[tuple[str, str], Entry] | None = None
+) -> tuple[list[dict[str, Any]], dict[str, int], list[str]]:
+    """(a row for each output, reason -> rejects, remarks on damaged or unread records) below a folder of the ledger.
+
+    Args:
+        known: of the whole ledger, the records that were read, by (output, shard); the others are read here. Without
+            it evenly spread ones are, where there are many.
+    """
+    by_output: dict[str, dict[str, Entry]] = defaultdict(dict)
+    for (output, shard), entry in (known or {}).items():
+        by_output[output][shard] = entry
     rows, rejects, remarks = [], Counter[str](), []
-    for url in _folders(folder):
-        names = [name for name in storage.list_names(url) if name.endswith(".json")]
-        chosen = names[:: max(1, -(-len(names) // MAX_RECORDS))]
-        with ThreadPoolExecutor(16) as pool:
+    for url, names in _folders(folder):
+        there = by_output.get(url.removeprefix(f"{folder}/"), {})
+        left = [name for name in names if name.removesuffix(".json") not in there]
+        chosen = left[:: max(1, -(-len(left) // MAX_RECORDS))]
+        with ThreadPoolExecutor(THREADS) as pool:
             read = list(pool.map(_read, [storage.join(url, name) for name in chosen]))
-        records = [one for one in read if isinstance(one, Record)]
+        others = [ledger.entry(one) for one in read if isinstance(one, Record)]
         remarks += [one for one in read if isinstance(one, str)]
+        if there and others:
+            remarks.append(
+                f"{others[0].output}: {len(others):,} records do not count: their files are missing, or other ones, or "
+                "came a moment ago; `fourmill check` says more"
+            )
+        records = list(there.values()) or others
         if not records:
             continue
-        rejects.update(f"{r.output}: {reason_class(one['reason'])}" for r in records for one in r.rejects)
-        if len(chosen) < len(names):
-            remarks.append(f"{records[0].output}: sums are of {len(chosen):,} of {len(names):,} records")
+        for one in records:
+            rejects.update({f"{one.output}: {reason}": count for reason, count in one.reasons.items()})
+        if not there and len(chosen) < len(left):
+            remarks.append(f"{records[0].output}: sums are of {len(chosen):,} of {len(left):,} records")
         rows.append(_row(records, len(names)))
     return rows, dict(rejects), remarks
 
 
-def _row(records: Sequence[Record], count: int) -> dict[str, Any]:
+def has_records(folder: str) -> bool:
+    """Whether there is a record below a folder of the ledger."""
+    return any(isinstance(_read(storage.join(url, name)), Record) for url, names in _folders(folder) for name in names)
+
+
+def _row(records: Sequence[Entry], count: int) -> dict[str, Any]:
     """The sums of an output's records, of which there are `count`."""
     total = {n: sum(getattr(r, n) for r in records) for n in ("rows", "nulls", "bytes")}
     return {
@@ -136,15 +160,15 @@ def _row(records: Sequence[Record], count: int) -> dict[str, Any]:
     }
 
 
-def _folders(folder: str, depth: int = 3) -> list[str]:
-    """Folders with JSON files at or below `folder`, in order."""
+def _folders(folder: str, depth: int = 3) -> Iterator[tuple[str, list[str]]]:
+    """Folders with JSON files at or below `folder`, in order, and the names of these files."""
     names = storage.list_names(folder)
-    folders = [folder] if any(name.endswith(".json") for name in names) else []
+    if files := [name for name in names if name.endswith(".json")]:
+        yield folder, files
     if depth:
         for name in names:
             if not name.endswith(".json"):
-                folders += _folders(storage.join(folder, name), depth - 1)
-    return folders
+                yield from _folders(storage.join(folder, name), depth - 1)
 
 
 def _read(url: str) -> Record | str | None:

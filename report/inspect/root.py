@@ -16,7 +16,7 @@ from ..draw.sensors import false_colours
 from ..html.gallery import GallerySample, TokenView
 from .decoding import codec_beside
 from .files import Footer, footer, locate
-from .records import summarize, uncommitted
+from .records import has_records, summarize, uncommitted
 from .runs import run_rows
 from .view import Inspection
 from .weights import read_json
@@ -26,7 +26,7 @@ FAMILIES = ("tokens", "labels")
 
 def is_root(url: str) -> bool:
     """Whether a folder with ledger/, tokens/ or labels/ is a root; data sets of others have labels/ as well."""
-    return bool(summarize(storage.join(url, "ledger"))[0]) or any(_files(url, output) for output in _outputs(url))
+    return has_records(storage.join(url, "ledger")) or any(_files(url, output) for output in _outputs(url))
 
 
 def inspect_root(path: str, root: str, row: int) -> Inspection:

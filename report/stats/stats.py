@@ -72,14 +72,7 @@ class Stats:
 
 def records_of(root: str) -> dict[str, dict[str, Entry]]:
     """The records of all columns and labels of a root. ValueError if it has none."""
-    outputs = [one for one in ledger.outputs(root) if one != SAMPLES]
-    shards = {
-        name.removesuffix(".json")
-        for output in outputs
-        for name in storage.list_names(storage.join(root, "ledger", output))
-        if name.endswith(".json")
-    }
-    records = by_output(index.read_many(root, outputs, sorted(shards)).entries)
+    records = by_output(index.read_many(root, ledger.outputs(root), None).entries)
     if not records:
         raise ValueError(
             f"{root}: there are no columns and no labels; name a recipe or a root, or run `fourmill label`"
@@ -204,16 +197,16 @@ def noted(records: Records) -> dict[str, str]:
     return said
 
 
-def alarms(root: str, records: Records | None = None) -> dict[str, str]:
+def alarms(root: str, records: Records) -> dict[str, str]:
     """What a person should look at, by output: what was odd about the values of sensors when they were made, and what
     the last `fourmill stats` of the root has found, the worst first.
 
     Nothing is computed and no column is read.
 
     Args:
-        records: of the outputs as they are now, if they are known: what is of other files is marked so.
+        records: of the outputs as they are now: what is of other files is marked so.
     """
-    said = noted(records if records is not None else _records_there(root))
+    said = noted(records)
     for output, text in _found(root, records).items():
         before = said.get(output, "")
         new = [part for part in text.split("; ") if part not in before]  # both know which shards are null
@@ -221,14 +214,7 @@ def alarms(root: str, records: Records | None = None) -> dict[str, str]:
     return said
 
 
-def _records_there(root: str) -> Records:
-    try:
-        return records_of(root)
-    except ValueError:  # there are none
-        return {}
-
-
-def _found(root: str, records: Records | None) -> dict[str, str]:
+def _found(root: str, records: Records) -> dict[str, str]:
     known = side_files.read_object(storage.join(root, FILE), ("findings", "made"))
     if known is None:
         return {}
@@ -237,7 +223,7 @@ def _found(root: str, records: Records | None) -> dict[str, str]:
         if not (isinstance(one, dict) and one.get("alarm") and isinstance(one.get("said"), str)):
             continue
         output = str(one.get("output"))
-        now = _mark(one.get("shards", ()), (records or {}).get(output, {}))
+        now = _mark(one.get("shards", ()), records.get(output, {}))
         old = now not in ("", one.get("mark"))
         text = one["said"].removeprefix(output).lstrip(", ")
         before = f"{said[output]}; " if output in said else ""

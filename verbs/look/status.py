@@ -187,16 +187,20 @@ def _say_alarms(console: Any, alarms: dict[str, str]) -> None:
 
 def show_stored(root: str, as_json: bool) -> int:
     """Print what a root holds, by its ledger alone: what was asked for is known to a recipe. Returns 0."""
-    from ...infra import storage
+    from ...infra import ledger, storage
+    from ...infra.index import index
+    from ...infra.ledger import SAMPLES
     from ...report.inspect import records
     from ...report.stats import stats
 
-    outputs, rejects, remarks = records.summarize(storage.join(root, "ledger"))
+    known = index.read_many(root, [SAMPLES, *ledger.outputs(root)], None).entries
+    outputs, rejects, remarks = records.summarize(storage.join(root, "ledger"), known)
     if not outputs:
         raise ValueError(f"{root}: this is no root, there is no ledger/ with records; name a recipe or a root")
+    alarms = stats.alarms(root, stats.by_output(known))
     if as_json:
         shown = {"outputs": outputs, "rejects": rejects, "notes": remarks, "removed": removed_from(root)}
-        shown["alarms"] = stats.alarms(root)
+        shown["alarms"] = alarms
         print(json.dumps({"root": root, **shown}, indent=1))
         return 0
     from rich.table import Table
@@ -209,7 +213,7 @@ def show_stored(root: str, as_json: bool) -> int:
         table.add_row(summary.text(row["output"]), *(f"{row[n]:,}" for n in ("records", "rows", "nulls", "bytes")))
     console.print(table)
     _say_removed(console, removed_from(root))
-    _say_alarms(console, stats.alarms(root))
+    _say_alarms(console, alarms)
     for remark in remarks:
         console.print(summary.text(remark))
     return 0

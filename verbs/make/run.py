@@ -21,17 +21,15 @@ add_arguments = arguments.add_stage
 
 
 def main(args: argparse.Namespace) -> int:
-    downloaded = first(args)
+    from ...project import Project
+
+    recipe = arguments.load_recipe(args)
+    # What it makes must be there before the samples can be listed.
+    downloaded = [download.make(recipe)[0]] if recipe.download else []
     if any(not summary.complete for summary in downloaded):
         return show(downloaded)
-    project = arguments.load_project(args)
+    project = Project(recipe, args.update)
     return close(project, [*downloaded, *make(project)])
-
-
-def first(args: argparse.Namespace) -> list[Summary]:
-    """The download, if the recipe has one: what it makes must be there before the samples can be listed."""
-    recipe = arguments.load_recipe(args)
-    return [download.make(recipe)[0]] if recipe.download else []
 
 
 def close(project: Project, summaries: list[Summary]) -> int:

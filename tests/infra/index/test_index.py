@@ -17,6 +17,8 @@ from fourmill.infra import ledger, storage
 from fourmill.infra.index import file, index
 from fourmill.infra.index.index import Reading
 from fourmill.infra.ledger import SAMPLES, Record, Source
+from fourmill.report.check import check
+from fourmill.verbs.look import status
 
 OUTPUT = "tokens/tok_rgb"
 SHARDS = [f"{n:05d}" for n in range(4)] + ["a\u2028 b\n", "\udcff"]
@@ -235,3 +237,24 @@ def test_on_s3_a_finished_output_takes_four_requests(s3: S3) -> None:
     s3.requests.clear()
     newer = index.read_many(root, [OUTPUT], SHARDS, footers=True).entries
     assert newer[OUTPUT, SHARDS[0]].fingerprint == "f2" and len(s3.requests) <= 8
+
+
+def test_verbs_that_look_at_a_root_read_no_record_twice(
+    root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`status ROOT` reads none that its index has, `check` each one once."""
+    read, parse = list[str](), ledger.parse
+    monkeypatch.setattr(ledger, "parse", lambda data, where: read.append(where) or parse(data, where))
+    assert status.show_stored(root, as_json=True) == 0 and not read
+    said = json.loads(capsys.readouterr().out)
+    assert [(row["output"], row["records"], row["rows"]) for row in said["outputs"]] == [
+        (SAMPLES, 6, 18),
+        (OUTPUT, 6, 18),
+    ]
+    assert said["rejects"] == {f"{output}: image: N bytes": 12 for output in (SAMPLES, OUTPUT)} and not said["notes"]
+    check.check(root)
+    assert len(read) == len(set(read)) == 2 * len(SHARDS)
+    Path(ledger.output_url(root, OUTPUT, SHARDS[0])).unlink()
+    status.show_stored(root, as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert said["outputs"][1]["rows"] == 15 and f"{OUTPUT}: 1 records do not count" in said["notes"][0]

@@ -199,7 +199,7 @@ def test_a_column_that_is_made_again_is_read_again(tmp_path: Path) -> None:
     assert findings(root) == []
     bundles = [path for path in (root / "stats/labels/depth").iterdir()]
     marks = {shard for path in bundles for shard, _ in collect.shards_of(path.read_bytes())}
-    assert marks == {"00000", "00001", "00002"} and stats.alarms(str(root)) == {}
+    assert marks == {"00000", "00001", "00002"} and stats.alarms(str(root), {}) == {}
 
 
 def test_summaries_name_no_sample_and_pages_go_with_a_removal(tmp_path: Path) -> None:
