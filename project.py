@@ -145,7 +145,7 @@ class Project:
             prints[TEXT] = fingerprint("fit", first, adopt.identity(text) or hashed(text), *words)
         for name in recipe.tokenizers_needed:
             entry, settings = TOKENIZERS[name], recipe.tokenizer(name)
-            idle = tokenizer_settings.useless(name) if entry.is_table else frozenset()
+            idle = tokenizer_settings.useless(name) | {"weights", "revision"} if entry.is_table else frozenset()
             values = adopt.identity(settings) or hashed(settings, tokenizer_settings.NOT_OF_FITS | idle)
             own_size = entry.image_size or entry.form in (Form.VECTOR, Form.NUMBERS)
             label = labels.get(entry.label, "")  # none is made of what is imported

@@ -280,9 +280,8 @@ def useless(name: str) -> frozenset[str]:
     """Settings that a tokenizer has no use for."""
     entry = TOKENIZERS[name]
     if entry.is_table:
-        return (
-            frozenset(TokenizerSettings.model_fields) - _OF_TABLES - ({"codebook_size"} if entry.vocab_size else set())
-        )
+        of_quantiles = {"codebook_size", "weights", "revision"} if entry.vocab_size else set()
+        return frozenset(TokenizerSettings.model_fields) - _OF_TABLES - of_quantiles
     return _USELESS[entry.form] | ({"resolutions"} if entry.image_size else set())
 
 

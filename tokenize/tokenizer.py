@@ -4,7 +4,8 @@ Our config.json adds to the published settings `sizes`, for encoders and decoder
 the names of a class map's ids if they are not COCO's, `tokenizer`, its name in the recipe, and `quality`, what the fit
 measured. Published folders may lack
 config.json (the header of the weights then holds it, as strings), and may have an `arch.json` with sizes by name.
-TerraMind's are one file of PyTorch's (published/terramind.py), alone or in a folder.
+TerraMind's are one file of PyTorch's (published/terramind.py), alone or in a folder; AION-1's codecs have a config.json
+of their own (published/aion.py).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from .networks.arch import is_diffusion
 from .networks.divae import DiVAE, DiVAEConfig
 from .networks.tables import Table, TableConfig
 from .networks.vqvae import VQVAE, VQVAEConfig
-from .published import terramind
+from .published import aion, terramind
 
 Network = VQVAE | DiVAE
 Tokenizer = Network | Table  # a table has no weights that learn
@@ -77,23 +78,18 @@ def load(folder: str | Path, image_size: int | None = None, said: Mapping[str, A
         ValueError: a file is missing or not the one that was written, the config is of no tokenizer, or the weights do
             not fit it. Tensors that nothing reads are left out with a warning.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     file = pth.alone(folder, WEIGHTS)
-    settings, weights = _read_file(file, said or {}) if file else (read_settings(folder), {})
+    theirs = _published(folder, said or {})
+    settings, weights = theirs or (read_settings(folder), {})
     if image_size is not None:
         settings |= {"image_size": image_size, "image_size_enc": None, "image_size_dec": None}
     try:
         model = build(settings)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    if not file:
-        try:
-            weights = load_file(folder / WEIGHTS)
-        except SafetensorError as error:
-            raise ValueError(f"{folder / WEIGHTS}: damaged or cut off ({error}); copy or download it again") from error
+    if not theirs:
+        weights = _tensors(folder / WEIGHTS)
     # Fixed positions are no learned weights: those of the new size replace the stored ones.
     if image_size is not None:
         weights |= {name: tensor for name, tensor in model.state_dict().items() if name.endswith(".pos_emb")}
@@ -101,9 +97,32 @@ def load(folder: str | Path, image_size: int | None = None, said: Mapping[str, A
         fill(model, weights)
     except ValueError as error:
         raise ValueError(f"{file or folder / WEIGHTS}: {error}") from error
-    if not file:
+    if not theirs:
         sums.check(folder, (WEIGHTS, CONFIG))
     return model.eval()
+
+
+def _published(folder: Path, said: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
+    """Settings and tensors of a tokenizer whose files are laid out in another way; None of one as ours or ml-4m's."""
+    if file := pth.alone(folder, WEIGHTS):
+        return _read_file(file, said)
+    if not (folder / CONFIG).is_file() or not aion.is_codec(config := read_json(folder / CONFIG)):
+        return None
+    try:
+        return aion.table(config, _tensors(folder / WEIGHTS))
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+
+
+def _tensors(file: Path) -> dict[str, torch.Tensor]:
+    """ValueError if they cannot be read."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file}: damaged or cut off ({error}); copy or download it again") from error
 
 
 def _read_file(file: Path, said: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -182,12 +201,12 @@ def read_settings(folder: str | Path, said: Mapping[str, Any] | None = None) -> 
 
     ValueError if a file is missing or says nothing of a tokenizer.
     """
-    if file := pth.alone(folder, WEIGHTS):
-        return _read_file(file, said or {})[0]
     folder = Path(folder)
     weights = folder / WEIGHTS
-    if not weights.is_file():
+    if not pth.alone(folder, WEIGHTS) and not weights.is_file():
         raise ValueError(f"tokenizer: found no {weights}; run `fourmill fit`, or name another folder")
+    if theirs := _published(folder, said or {}):
+        return theirs[0]
     return _beside(folder, {} if (folder / CONFIG).is_file() else _read_header(weights))
 
 

@@ -56,7 +56,7 @@ class Options:
     def files(self, split: str, index: int) -> tuple[str, dict[str, bytes]]:
         return files(self, split, index)
 
-    def sums(self, samples: Sequence[dict[str, bytes]]) -> dict[str, float]:
+    def sums(self, samples: Sequence[dict[str, bytes]]) -> dict[str, Any]:
         return {}
 
 

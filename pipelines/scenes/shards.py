@@ -65,7 +65,7 @@ class Maker(Protocol):
     def files(self, split: str, index: int) -> Rendered:
         """One sample."""
 
-    def sums(self, samples: Sequence[dict[str, bytes]]) -> dict[str, float]:
+    def sums(self, samples: Sequence[dict[str, bytes]]) -> dict[str, Any]:
         """What is to be known of a shard's samples together, kept in the record; {} if nothing is."""
 
 
@@ -85,7 +85,7 @@ class Written:
 
     shards: dict[str, list[str]]
     made: list[str]
-    sums: dict[str, dict[str, float]]
+    sums: dict[str, dict[str, Any]]
 
 
 def plan(counts: dict[str, int], shard_size: int) -> list[Shard]:

@@ -65,7 +65,7 @@ def resolve(
         except (ValueError, OSError) as error:
             raise RecipeError(f"{where}: {error}") from None
         sizes = {"codebook_size": parsed.codebook_size}
-        if TOKENIZERS[name].form is not Form.VECTOR:
+        if TOKENIZERS[name].form not in (Form.VECTOR, Form.NUMBERS):
             sizes["patch_size"] = int(config.get("patch_size") or 16)
         for field, size in sizes.items():
             asked = each.get(name, {}).get(field)
@@ -187,13 +187,14 @@ def bring(
     place = ml4m.located(settings.weights, settings.revision)
     model = tokenizer.load(place, said=_said(name, settings, lists))
     problem = _problem(TOKENIZERS[name], settings, model.config, image_size, lists)
-    if problem or isinstance(model, Table):
+    if problem:
         raise ValueError(f"weights {settings.weights}: {problem}")
-    # What it will read are pictures in [-1, 1] already. A folder of ours says its frame itself.
-    frame = settings.frame or model.config.frame
     sensor = SENSORS.get(TOKENIZERS[name].label)
-    standard = finished.statistics(settings, tuple(sensor.kept) if sensor else (), sensor.unit if sensor else "")
-    model.config = model.config.model_copy(update={"undo_std": False, "frame": frame, **standard})
+    if not isinstance(model, Table):
+        # What it will read are pictures in [-1, 1] already. A folder of ours says its frame itself.
+        frame = settings.frame or model.config.frame
+        standard = finished.statistics(settings, tuple(sensor.kept) if sensor else (), sensor.unit if sensor else "")
+        model.config = model.config.model_copy(update={"undo_std": False, "frame": frame, **standard})
     local = Path(settings.weights)
     quality = tokenizer.read_quality(local) if (local / tokenizer.WEIGHTS).is_file() else {}
     tokenizer.save(model, folder, quality, class_lists.of_tokenizer(name, lists), name)
@@ -246,6 +247,21 @@ def _other_classes(asked: Sequence[str], there: Sequence[str]) -> str:
     return f"its classes are {first}, and not the recipe's; see classes"
 
 
+def _table_problem(entry: Tokenizer, settings: TokenizerSettings, config: VQConfig | TableConfig) -> str:
+    """Why one cannot serve where it or the label is of a table, "" if it can."""
+    from ...tokenize.networks.tables import TableConfig
+
+    if not isinstance(config, TableConfig):
+        return f"it is a network, and {entry.name} needs a table of quantiles"
+    if entry.form is not Form.NUMBERS or config.table != "quantiles":
+        return f"it is a table of {config.table}, and {entry.name} needs a network"
+    if config.num_codebooks != entry.channels:
+        return f"it is of {config.num_codebooks} numbers, {entry.name} has {entry.channels}"
+    if settings.mean is not None:
+        return "mean and std are of bands; a table of numbers needs none"
+    return ""
+
+
 def _problem(
     entry: Tokenizer,
     settings: TokenizerSettings,
@@ -257,9 +273,8 @@ def _problem(
     from ...tokenize.networks.divae import DiVAEConfig
     from ...tokenize.networks.tables import TableConfig
 
-    if isinstance(config, TableConfig):
-        return f"it is a table of {config.table}, and {entry.name} needs a network"
-
+    if entry.form is Form.NUMBERS or isinstance(config, TableConfig):
+        return _table_problem(entry, settings, config)
     books = entry.tokens if entry.form is Form.VECTOR else 1
     wanted: dict[str, Any] = {"codebook_size": settings.codebook_size, "num_codebooks": books}
     if entry.form is not Form.VECTOR:

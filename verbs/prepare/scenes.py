@@ -63,10 +63,15 @@ def main(args: argparse.Namespace) -> int:
     if args.sensors:
         from ...pipelines.scenes.landscape import tile
 
-        share = tile.explainable(list(written.sums.values()))
+        sums = list(written.sums.values())
         summary.notes.append(
-            f"biomass: rasters explain at most {share:.1%} of its variance; the rest is noise ({out}/{maker.record})"
+            f"biomass: rasters explain at most {tile.explainable(sums):.1%} of its variance; the rest is noise "
+            f"({out}/{maker.record})"
         )
+        if (heights := tile.explained_heights(sums)) is not None:
+            summary.notes.append(
+                f"heights: a linear fit on signs in bands and radar explains {heights:.1%} of the variance among places"
+            )
     status = show([summary])
     print(f"\nTry next:\n  {next_command(out, args.val, maker)}")
     return status

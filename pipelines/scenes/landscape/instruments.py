@@ -30,7 +30,7 @@ _TALL = (2.5, 6.0)
 
 
 def materials(wavelengths: np.ndarray) -> np.ndarray:
-    """Reflectance (5, n) of needles, leaves, soil, stone and water."""
+    """Reflectance (6, n) of needles, leaves, soil, stone, water and snow."""
 
     def around(centre: float, width: float) -> np.ndarray:
         return np.exp(-np.square((wavelengths - centre) / width) / 2)
@@ -50,18 +50,20 @@ def materials(wavelengths: np.ndarray) -> np.ndarray:
             0.07 + 0.24 * rise - 0.04 * around(1_940, 80),
             0.13 + 0.12 * rise,
             0.05 * np.exp(-(wavelengths - 400) / 250) + 0.004,
+            0.06 + (0.84 - 0.2 * rise) / (1 + np.exp((wavelengths - 1_250) / 90)),
         ]
     )
 
 
 def amounts(ground: Ground) -> np.ndarray:
-    """Shares (5, size, size) of the materials in each pixel."""
+    """Shares (6, size, size) of the materials in each pixel."""
     cover, green = ground.cover, ground.green
-    needles = np.where(cover == TREES, green * (0.3 + 0.7 * ground.stock), 0)
+    needles = np.where(cover == TREES, green * ground.needles, 0)
     stone = np.isin(cover, (BUILT, BARE)) * (1 - green)
     water = (cover == WATER).astype(float)
     soil = (1 - green - stone) * (1 - water)
-    return np.stack([needles, green - needles, soil, stone, water])
+    bare = np.stack([needles, green - needles, soil, stone, water])
+    return np.concatenate([bare * (1 - ground.snow), ground.snow[None]])
 
 
 def bands(rng: np.random.Generator, ground: Ground) -> np.ndarray:

@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from ....tokenize.labels import encode_array
-from . import instruments
+from . import clues, instruments
 from .ground import CLASSES, Place, ground, place
 
-VERSION = 1  # raise it when the same options give other bytes
+VERSION = 2  # raise it when the same options give other bytes
 SPLITS = ("train", "val")
 # Sets of tars beside each other, and the extensions of each.
 SETS = {
@@ -67,6 +67,7 @@ class Options:
             "sensors": SENSORS,
             "wavelengths_nm": [round(float(one), 3) for one in instruments.WAVELENGTHS],
             "biomass": " ".join((instruments.expected_biomass.__doc__ or "").split()),
+            "signs": list(clues.SIGNS),
             "noise": f"biomass_mg_ha is that times exp({instruments.NOISE} z - {instruments.NOISE**2 / 2:g}), z normal",
         }
 
@@ -74,13 +75,36 @@ class Options:
         """The key of a sample, and its files by extension."""
         return files(self, split, index)
 
-    def sums(self, samples: Sequence[dict[str, bytes]]) -> dict[str, float]:
-        """Of the places of a shard, what the share of explainable variance is computed of."""
+    def sums(self, samples: Sequence[dict[str, bytes]]) -> dict[str, Any]:
+        """Of the places of a shard, what the shares of explainable variance are computed of."""
         expected = [json.loads(one["json"])["expected_mg_ha"] for one in samples]
-        return {"places": len(expected), "expected": sum(expected), "squares": sum(one**2 for one in expected)}
+        heights = clues.added([_products(one) for one in samples])
+        return {
+            "places": len(expected), "expected": sum(expected), "squares": sum(one**2 for one in expected),
+            "heights": heights[np.triu_indices(len(heights))].tolist(),
+        }  # fmt: skip
 
 
-def explainable(sums: Sequence[dict[str, float]]) -> float:
+def _products(sample: dict[str, bytes]) -> np.ndarray | None:
+    """See `clues.products`; None of a place that no radar saw."""
+    if "s1.npy" not in sample:
+        return None
+    heights = np.asarray(Image.open(io.BytesIO(sample["dem.tif"])))
+    bands, radar = (np.load(io.BytesIO(sample[name]), allow_pickle=False) for name in ("s2.npy", "s1.npy"))
+    return clues.products(bands, radar, heights)
+
+
+def explained_heights(sums: Sequence[dict[str, Any]]) -> float | None:
+    """The share of the variance of places' mean heights that a fit on signs in bands and radar explains, so that a
+    model can know at least so much; None if there are too few places to say.
+    """
+    side = len(clues.SIGNS) + 2
+    whole = np.zeros((side, side))
+    whole[np.triu_indices(side)] = np.sum([one["heights"] for one in sums], axis=0)
+    return clues.explained(np.triu(whole) + np.triu(whole, 1).T)
+
+
+def explainable(sums: Sequence[dict[str, Any]]) -> float:
     """The share of the variance of biomass that rasters explain, over the places of some shards."""
     return instruments.explainable(
         int(sum(one["places"] for one in sums)),

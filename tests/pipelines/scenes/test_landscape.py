@@ -16,7 +16,7 @@ import yaml
 
 from fourmill import recipe
 from fourmill.pipelines.scenes import shards
-from fourmill.pipelines.scenes.landscape import ground, instruments, tile
+from fourmill.pipelines.scenes.landscape import clues, ground, instruments, tile
 from fourmill.sensors.sensor import Sensor
 
 OPTIONS = tile.Options(seed=3, size=32)
@@ -140,3 +140,59 @@ def test_the_recipe_declares_what_the_tiles_hold() -> None:
         name: Sensor.model_validate(one) for name, one in tile.SENSORS.items()
     }
     assert len(path.read_text().splitlines()) < 90
+
+
+def seen(size: int, tilt: float, height: float) -> ground.Ground:
+    """A meadow that rises to the east by `tilt`, rise over run."""
+    level = np.full((size, size), height) + tilt * ground.PIXEL * np.arange(size)
+    across = np.full((size, size), tilt)
+    flat, some = np.zeros((size, size)), np.full((size, size), 0.5)
+    return ground.Ground(
+        height=level, slope=np.abs(across), shade=ground._light(flat, across, 150, 45), facing=ground._facing(across),
+        warmth=np.full((size, size), 15.0), wet=some, cover=np.full((size, size), ground.GRASS, np.uint8), green=some,
+        stock=flat, needles=flat, snow=flat,
+    )  # fmt: skip
+
+
+def test_slopes_show_in_bands_and_radar() -> None:
+    """Darker away from the sun, which stands in the south-east; brighter to the radar, which looks from the west."""
+    found = {}
+    for tilt in (-0.4, 0.0, 0.4):
+        rng = np.random.default_rng(5)
+        there = seen(48, tilt, 500)
+        bands = instruments.bands(rng, there)
+        found[tilt] = (bands[:, bands[0] > 0].mean(), np.nanmean(instruments.radar(rng, there)[0]))
+    bands, radar = ([found[tilt][i] for tilt in (-0.4, 0.0, 0.4)] for i in range(2))
+    assert bands[0] > 1.07 * bands[1] > 1.3 * bands[2]
+    assert radar[0] + 1 < radar[1] < radar[2] - 2
+
+
+def test_trees_and_snow_have_their_line() -> None:
+    where = ground.Place(8.5, 46.5, 200)
+    mountains = [ground.ground(np.random.default_rng(seed), where, 32) for seed in range(60)]
+    height, cover, snow = (np.stack([getattr(one, of) for one in mountains]) for of in ("height", "cover", "snow"))
+    assert (height > 2_500).mean() > 0.01
+    assert not ((cover == ground.TREES) & (height > 2_000)).any()
+    assert ((cover == ground.TREES) & (height < 1_200)).mean() > 0.2
+    assert snow[height < 1_800].max() < 0.1 < 0.3 < snow[height > 2_500].mean()
+    bare = cover == ground.BARE
+    assert bare[height > 2_400].mean() > 0.8 > 0.5 > bare[height < 1_200].mean()
+
+
+def test_a_fit_on_signs_tells_heights_of_new_places(tiles: list[dict[str, Any]]) -> None:
+    """What `explained` says of the places of the fit holds, about, for others: it counts the fit's freedom."""
+    rows = []
+    for one in (one for one in tiles if "s1.npy" in one):
+        part = clues.products(one["s2.npy"], one["s1.npy"], one["dem.tif"])
+        if part is not None:
+            rows.append(part)
+            known = one["dem.tif"] > -9999
+            assert part[0, 0] == 1 and part[0, -1] * 1_000 == pytest.approx(one["dem.tif"][known].mean(), rel=1e-5)
+    assert len(rows) > 50 and clues.explained(clues.added(rows[:20])) is None
+    found = clues.explained(clues.added(rows))
+    assert found is not None and 0.3 < found < 0.98
+    noise = np.random.default_rng(0).standard_normal((400, len(clues.SIGNS) + 2))
+    noise[:, 0] = 1
+    assert abs(clues.explained(np.einsum("ni,nj->ij", noise, noise)) or 1) < 0.08
+    linear = np.concatenate([noise[:, :-1], noise[:, :-1].sum(1, keepdims=True)], 1)
+    assert clues.explained(np.einsum("ni,nj->ij", linear, linear)) == pytest.approx(1)
