@@ -143,6 +143,12 @@ class Shard:
         broken = dict(self._broken_json)
         return self._rejects + [(s.key, broken[s.key]) for s in self.samples if s.key in broken]
 
+    def _is_below(self, name: str, read: Collection[str]) -> bool:
+        """Whether a column is one of those below a path that is read as a whole."""
+        plain = name.rpartition("/")[2]
+        before = [name[:i] for i in range(len(name) - len(plain), len(name)) if name[i] == "."] if self.is_table else []
+        return any(one in read or one.rpartition("/")[2] in read for one in before)
+
     def problems(self, read: Collection[str]) -> list[tuple[str, str]]:
         """`rejects`, samples that were removed, and in one more of them the members that nobody reads.
 
@@ -153,7 +159,7 @@ class Shard:
         unread = {
             name: count
             for name, count in self.ignored.most_common()
-            if name not in read and name.partition("/")[2] not in read
+            if name not in read and name.partition("/")[2] not in read and not self._is_below(name, read)
         }
         if not unread:
             return [*self.rejects, *removed]

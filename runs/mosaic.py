@@ -56,7 +56,7 @@ class Scene:
         return [(col * step, row * step) for row in range(rows) for col in range(cols)]
 
     def tile(self, corner: tuple[float, float], opened: Opened) -> dict[str, np.ndarray]:
-        """What each raster has of a tile, NaN where it has nothing; without those that have no value at all."""
+        """What each raster has of a tile, masked where it has nothing; without those that have no value at all."""
         assert self.area.georeference is not None
         here = replace(self.area, georeference=self.area.georeference.window(*corner))
         found = {}
@@ -67,12 +67,13 @@ class Scene:
         return found
 
 
-def _with_gaps(one: cut.Cut) -> np.ndarray:
-    """Pixels of a tile, NaN where there is none: what stands for none may be another value than in the shards."""
+def _with_gaps(one: cut.Cut) -> np.ma.MaskedArray[Any, Any]:
+    """Pixels of a tile, masked where there is none: what stands for none may be another value than in the shards, and
+    the type of the file may have no NaN."""
     if one.nodata is None or not one.missing:
-        return one.pixels
+        return np.ma.MaskedArray(one.pixels)
     gaps = np.isnan(one.pixels) if math.isnan(one.nodata) else one.pixels == one.nodata
-    return np.where(gaps, np.nan, one.pixels.astype(np.float64))
+    return np.ma.MaskedArray(one.pixels, gaps)
 
 
 def scene(run: Run, inputs: Mapping[str, Any], tile: int) -> Scene:
@@ -92,6 +93,11 @@ def scene(run: Run, inputs: Mapping[str, Any], tile: int) -> Scene:
     if area.georeference is None or not georeference.has_rasterio():
         what = "the scene has no georeference" if area.georeference is None else f"it {georeference.NEEDS_RASTERIO}"
         raise ValueError(f"--tile: {what}")
+    for label in layers:
+        declared = SENSORS[label].dtype
+        for file in area.files[label]:
+            if declared is not None and np.dtype(file.dtype).newbyteorder("=") != np.dtype(declared):
+                raise ValueError(f"--tile: {label}: the file holds {file.dtype}, and the recipe says {declared}")
     info = area.files[pack.reference][0]
     return Scene(pack, area, planned.sides, (info.shape[2], info.shape[1]))
 

@@ -15,7 +15,7 @@ from ..modalities import LABELS, MODALITIES
 from ..pipelines import source
 from ..pipelines.packing import packed
 from ..pipelines.sensors import look, places
-from ..pipelines.sensors.look import Found
+from ..pipelines.sensors.described import Found
 
 LOOKED_AT = 16  # samples of the first shard of each set
 MOST = 16  # sensors that are tokenized; the others are declared all the same
@@ -35,53 +35,35 @@ samples:
 
 {sensors}
 
-images:
-  size: {image_size}                 # pixels along a side of a crop
-  patch_size: {patch_size}             # pixels along a side of a token
-  crops: 1                   # crop 0 is the centre crop, further ones are random
+# Pixels along a side of a crop and of a token; crop 0 is the centre crop, further ones are random.
+images: {{size: {image_size}, patch_size: {patch_size}, crops: 1}}
 modalities: {modalities}
 labels: {{keep: {keep}}}
 
+# TerraMind's own decoder is unet, by diffusion, which takes days.
 tokenizers:
-  common:
-    decoder: vit             # TerraMind's own: unet, by diffusion; takes days
-    codebook_size: {tokenizer.codebook_size}
-    dim: {tokenizer.dim}
-    encoder_depth: {tokenizer.encoder_depth}
-    decoder_depth: {tokenizer.decoder_depth}
-    heads: {tokenizer.heads}
-{quick}    steps: {fit_steps}
-    batch_size: {fit_batch}
-    accumulate: {fit_accumulate}
-    base_lr: {fit_base_lr}
-    warmup_steps: {fit_warmup}
-    precision: {fit_precision}
-    samples: {fit_samples}
-    checkpoint_every: {fit_checkpoint}
+  common: {{
+    decoder: vit, codebook_size: {tokenizer.codebook_size}, dim: {tokenizer.dim}, heads: {tokenizer.heads},
+    encoder_depth: {tokenizer.encoder_depth}, decoder_depth: {tokenizer.decoder_depth},{quick}
+    steps: {fit_steps}, batch_size: {fit_batch}, accumulate: {fit_accumulate}, base_lr: {fit_base_lr},
+    warmup_steps: {fit_warmup}, precision: {fit_precision}, samples: {fit_samples}, checkpoint_every: {fit_checkpoint}}}
 fit: {fit}
 
-train:
-  model: {model_sizes}
-  input_tokens: 128
-  target_tokens: 128
-  mixtures:
-    - {{input_alpha: 0.5, target_alpha: 0.5}}
-  batch_size: {batch_size}
-  accumulate: {accumulate}
-  steps: {steps}
-  warmup_steps: {warmup}
-  base_lr: {base_lr}
-  clip_norm: 1.0
-  validate_every: {validate_every}
-  validation_samples: {validation_samples}
-  checkpoint_every: {checkpoint_every}
-  workers: {train_workers}
-  gpus: {gpus}
+train: {{
+    model: {model_sizes},
+    mixtures: [{{input_alpha: 0.5, target_alpha: 0.5}}], input_tokens: 128, target_tokens: 128,
+    batch_size: {batch_size}, accumulate: {accumulate}, steps: {steps},
+    warmup_steps: {warmup}, base_lr: {base_lr}, clip_norm: 1.0, validate_every: {validate_every},
+    validation_samples: {validation_samples}, checkpoint_every: {checkpoint_every},
+    workers: {train_workers}, gpus: {gpus}}}
 
-generate:
-  samples: 8
-  chains: {chains}
-"""
+generate: {{samples: 8, chains: {chains}}}
+{evaluate}"""
+
+# What makes a tokenizer of minutes: it begins as principal components of patches, and its codebook follows quickly.
+QUICK = """
+    warm_start: true, out_conv: false, norm_latents: true, loss: mse, ema_decay: 0.95, dead_code_coefficient: 8,
+    average: 0.9,"""
 
 
 def sets_of(given: Sequence[str]) -> dict[str, list[str]]:
@@ -122,7 +104,7 @@ def looked_at(sets: Mapping[str, Sequence[str]]) -> Seen:
                 found += packed.settled(look.look(shard, LOOKED_AT, name, key), url)
                 samples = max(samples, len(shard.samples))
                 said.append(f"{name + ': ' if name else ''}{len(shard.samples):,} samples in {public(url)}")
-    return Seen(look.named(found, (*LABELS, *MODALITIES)), said, samples, shards, key)
+    return Seen(look.named(look.once(found), (*LABELS, *MODALITIES)), said, samples, shards, key)
 
 
 def text(
@@ -145,17 +127,16 @@ def text(
     maps = [one for one in good if "classes" in one.settings]
     series = [one for one in good if one.settings.get("kind") == "series"]
     numbers = [one for one in good if one not in (*rasters, *maps, *series)]
-    sides = [one.side for one in (*rasters, *maps)] or [224]
-    patch = 16 if min(sides) >= 64 else 8
-    size = max(patch, min(224, min(sides) // patch * patch))
+    size, patch = _sized(found)
     targets = [*(f"tok_{one.name}" for one in (*rasters, *maps, *series)), *(one.name for one in numbers)]
     pixels = [one.name for one in rasters[:1]]
     given = pixels or targets[:1]
     to = [name for name in targets if name not in given and name != f"tok_{given[0]}"]
     train, val = (_named(one) for one in sets)
-    said = [*findings, *(f"NOT UNDERSTOOD, and left out: {one.says}" for one in found if not one.settings)]
+    said = [*findings, *(one.remark for one in found if not one.settings and not one.is_idle)]
     return TEMPLATE.format(**{
         **sizes,
+        "quick": QUICK if sizes["quick"] else "",
         "findings": "\n".join(f"# {ascii(line)[1:-1]}" for line in said),
         "key": f"  key: {json.dumps(key)}\n" if key else "",
         "root": json.dumps(root), "train": json.dumps(train), "val": json.dumps(val),
@@ -163,7 +144,25 @@ def text(
         "image_size": size, "patch_size": patch,
         "modalities": flow([*pixels, *targets]), "keep": flow([one.name for one in good]),
         "chains": flow([{"inputs": given, "to": to}] if to else []),
+        "evaluate": f"evaluate: {flow({'inputs': given, 'samples': 256})}\n" if to and val else "",
     })  # fmt: skip
+
+
+def _sized(found: Sequence[Found]) -> tuple[int, int]:
+    """Pixels along a side of the crops, those of the sensor with the finest pixels, and of a patch. Sensors of coarser
+    pixels get a `size` of their own: none is blown up, and none is thinned out."""
+    seen = [one.side for one in found if one.settings and one.side]
+    sides = [one.side for one in found if one.settings and one.side and "mel" not in one.settings] or seen or [224]
+    patch = 16 if min(sides) >= 64 else 8
+
+    def whole(side: int) -> int:
+        return max(patch, min(224, side // patch * patch))
+
+    size = whole(max(sides))
+    for one in found:
+        if one.settings and one.side and whole(one.side) != size:
+            one.settings["size"] = whole(one.side)
+    return size, patch
 
 
 def _named(sets: Mapping[str, list[str]]) -> object:

@@ -158,7 +158,7 @@ def recipe_text(
         return _of_sensors(sensor_starter.looked_at(sets), (sets, val_sets), root, machine)
     urls = source.expand(list(train))
     first = look(urls[0])
-    if (first.is_table or not first.bars.images) and (seen := sensor_starter.looked_at(sets)).found:
+    if (seen := sensor_starter.looked_at(sets)).found:  # none beside photos
         return _of_sensors(seen, (sets, val_sets), root, machine)
     samples = _estimated_samples(urls, first.samples)
     findings = [f"{len(urls)} training shards; {first.findings[0]}", *first.findings[1:]]

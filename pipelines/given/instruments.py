@@ -42,10 +42,10 @@ def read(label: str, given: Any) -> Given:
         if is_path(given):
             name = os.fspath(given)
             data = file_bytes(given)
-            found = readers.read(data, _as_named(reading, name))
+            found = readers.read(data, _as_named(reading, name), sensor.unit)
             place = located.of_file(name, data)
         else:
-            found = np.asarray(given)
+            found = np.asanyarray(given)  # a part of a file may be masked
         value = values.label(found, reading)
     except Mistake:
         raise

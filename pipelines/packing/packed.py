@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ...infra import configuration, storage
-from ..sensors.look import Found
+from ..sensors.described import Found
 
 PART = "sensors.yaml"  # beside the shards: the part of a recipe that reads them
 

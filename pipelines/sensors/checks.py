@@ -11,11 +11,18 @@ from ...sensors.reading import Reading
 
 MAX_BYTES = 1 << 30  # of an array in memory
 ARRAY_KINDS = "biufM"  # M: a time, which `values.label` takes for nothing else
-_SAME_UNIT = {
-    "meter": "m", "meters": "m", "metre": "m", "metres": "m", "kelvin": "k", "decibel": "db", "decibels": "db",
-    "percent": "%", "unitless": "1", "dimensionless": "1", "none": "1", "angstroms": "angstrom", "degree": "deg",
-    "degrees": "deg",
+# How units are spelled, and the one spelling that stands for all of them; without case, spaces, ^ and **.
+_SPELLINGS = {
+    "m": "meter meters metre metres", "km": "kilometer kilometers kilometre kilometres", "cm": "centimeter centimetre",
+    "mm": "millimeter millimeters millimetre millimetres", "nm": "nanometer nanometers nanometre nanometres",
+    "um": "micrometer micrometers micrometre micrometres micron microns", "ft": "foot feet",
+    "angstrom": "angstroms \u00e5ngstr\u00f6m \u00e5 aa", "deg": "degree degrees degrees_north degrees_east",
+    "k": "kelvin kelvins", "degc": "celsius degreecelsius degreescelsius degree_celsius degrees_celsius deg_c",
+    "db": "decibel decibels", "%": "percent pct", "s": "second seconds sec", "h": "hour hours", "d": "day days",
+    "1": "unitless dimensionless none reflectance fraction -", "mag": "magnitude magnitudes", "hz": "hertz",
+    "nmgy": "nanomaggy nanomaggies", "mg/ha": "t/ha tonnes/ha mgha-1 tha-1 megagram/hectare",
 }  # fmt: skip
+_SAME_UNIT = {other: unit for unit, others in _SPELLINGS.items() for other in others.split()}
 
 
 class Found(NamedTuple):
@@ -59,9 +66,12 @@ def chunks(lacking: int, total: int, fill: Any, reading: Reading) -> None:
 def unit(found: str, declared: str, reading: Reading) -> None:
     """ValueError if a file says another unit than the recipe, which scales nothing."""
     if found and declared and reading.scale == 1 and not reading.offset and _plain(found) != _plain(declared):
-        raise ValueError(f"the file says its unit is {found!r:.40}, and the recipe says {declared!r}")
+        same = "if both mean the same, say the file's"
+        raise ValueError(f"the file says its unit is {found!r:.40}, and the recipe says {declared!r}; {same}")
 
 
 def _plain(unit: str) -> str:
-    text = unit.strip().casefold()
+    text = unit.casefold().replace("\u00b5", "u").replace("\u03bc", "u").replace("\u00b0", "deg")
+    for sign in (" ", "**", "^", "*", "\u00b7", "\u22c5"):
+        text = text.replace(sign, "")
     return _SAME_UNIT.get(text, text) or "1"

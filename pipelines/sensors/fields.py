@@ -12,17 +12,24 @@ MOST_ROWS = 100  # of a catalogue that is proposed, as AION-1 has them
 MOST_FIELDS = 16
 _EARTH = (
     ("lon", "lat"), ("longitude", "latitude"), ("lng", "lat"), ("center_lon", "center_lat"), ("long", "lat"),
+    ("ra", "dec"),
 )  # fmt: skip
 _PLANE = (("x", "y"), ("easting", "northing"))
 _TIMES = ("date", "time", "datetime", "timestamp")
 _OF_PLACE = ("tile", "transform", "size", "window")  # where a tile lies, as `fourmill pack` writes it: no measurement
 _SECONDS = (1e8, 4.1e9)  # since 1970: 1973 to 2099
+_UNITS = {"seconds": 1.0, "milliseconds": 1e-3, "microseconds": 1e-6, "nanoseconds": 1e-9}
 
 
 @dataclass
 class Seen:
-    """Fields of the JSON of some samples, by their dotted names."""
+    """Fields of the JSON of some samples, by their dotted names; or single numbers of other files that hold several.
 
+    where: the settings of a sensor that say the file. one: the setting that says a field of it.
+    """
+
+    where: Mapping[str, Any] = field(default_factory=lambda: {"member": "json"})
+    one: str = "field"
     numbers: dict[str, list[float]] = field(default_factory=dict)
     times: dict[str, list[str]] = field(default_factory=dict)
     rows: dict[str, list[Sequence[Mapping[str, Any]]]] = field(default_factory=dict)
@@ -49,13 +56,16 @@ class Seen:
         yield from self._places()
         for name, texts in self.times.items():
             hour = any("T" in text or ":" in text for text in texts)
-            settings = {"member": "json", "field": name, "kind": "time"} | ({"hour": True} if hour else {})
+            settings = {**self.where, self.one: name, "kind": "time"} | ({"hour": True} if hour else {})
             yield _last(name), settings, f"{len(texts)} of {samples} samples, {min(texts):.40} to {max(texts):.40}"
         for name in [name for name in self.numbers if _last(name).lower() in _TIMES]:
-            if all(_SECONDS[0] < value < _SECONDS[1] for value in self.numbers[name]):
-                count = len(self.numbers.pop(name))
-                settings = {"member": "json", "field": name, "kind": "time", "hour": True}
-                yield _last(name), settings, f"{count} of {samples} samples, seconds since 1970"
+            values = self.numbers[name]
+            if what := next((one for one, of in _UNITS.items() if all(_is_moment(value * of) for value in values)), ""):
+                del self.numbers[name]
+                settings = {**self.where, self.one: name, "kind": "time", "hour": True}
+                settings |= {"scale": _UNITS[what]} if _UNITS[what] != 1 else {}
+                span = f"{min(values):.0f} to {max(values):.0f} {what} since 1970"
+                yield _last(name), settings, f"{len(values)} of {samples} samples, {span}"
         for name, tables in self.rows.items():
             yield self._catalogue(name, tables, samples)
 
@@ -69,7 +79,7 @@ class Seen:
                 if not found:
                     continue
                 limits = [(min(self.numbers[name]), max(self.numbers[name])) for name in (east, found[0])]
-                settings: dict[str, Any] = {"member": "json", "fields": [east, found[0]], "kind": "coordinates"}
+                settings: dict[str, Any] = {**self.where, "fields": [east, found[0]], "kind": "coordinates"}
                 says = ", ".join(
                     f"{_last(n)} {a:.6g} to {b:.6g}" for n, (a, b) in zip((east, found[0]), limits, strict=True)
                 )
@@ -115,6 +125,10 @@ def _of_plane(names: Sequence[str], limits: Sequence[tuple[float, float]]) -> di
     }
     widest = max(high - low for low, high in ranges.values())
     return {"ranges": ranges, "resolution": float(f"{widest / 999:.1g}")}
+
+
+def _is_moment(seconds: float) -> bool:
+    return _SECONDS[0] < seconds < _SECONDS[1]
 
 
 def _last(name: str) -> str:

@@ -8,58 +8,32 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ...sensors.reading import Reading
 from ..grouping import TEXT_EXTENSIONS
-from ..reject import Reject
 from ..source import Shard
-from . import readers
+from . import described
+from .described import UNNAMED, Found
 from .fields import Seen as Fields
+from .seen import Seen, read
 
-MOST_BANDS = 64  # an axis of more is no axis of bands
-MOST_CLASSES = 64
-MOST_NUMBERS = 64
-_FEW = 8  # bands of a series, and how many times as long it is; a raster is not so narrow
-_MEMBERS = ("zarr.zip", "npy", "npz", "tif", "tiff", "png", "h5", "hdf5")
-_NOTHING = (-9999.0, -32768.0, 65535.0, -999.0, -1e20, 1e20)  # that stand for no value wherever they occur
 _PHOTOS = ("jpg", "jpeg", "webp", "png")
 _WEIGHTS = ("ivar", "inverse_variance", "weight", "weights")
 _AXES = ("lambda", "wavelength", "wavelengths", "wave")
-_COMPANIONS = (*_WEIGHTS, *_AXES, "mask")
-_UNNAMED = "; name the bands"
+_MASKS = ("mask", "bit_mask")
+_COMPANIONS = (*_WEIGHTS, *_AXES, *_MASKS)
+_PIXELS = ("x", "y", "lon", "lat", "longitude", "latitude", "easting", "northing")  # where pixels lie
 _KEYS = ("object_id", "key", "__key__", "id", "sample_id", "source_id", "name", "filename")  # columns of keys
+_ENDINGS = ("_id", "id", "_name")  # of other names that they have
 
+_EXPONENT = re.compile(r"\b(\d+)e")
 
-@dataclass
-class Found:
-    """A member of some samples, or a field of their JSON.
-
-    settings: of the sensor, {} if it is not understood. says: what was seen, for a comment.
-    """
-
-    name: str
-    settings: dict[str, Any]
-    says: str
-    side: int = 0  # shorter side of a raster or class map, pixels
-
-
-@dataclass
-class _Seen:
-    """Arrays of one member, of some samples."""
-
-    shapes: Counter[tuple[int, ...]] = field(default_factory=Counter)
-    dtypes: Counter[str] = field(default_factory=Counter)
-    values: list[np.ndarray] = field(default_factory=list)
-    words: tuple[str, ...] = ()  # of a list of texts
-    problems: Counter[str] = field(default_factory=Counter)
-    count: int = 0
+_Places = dict[tuple[str, str], Seen]
 
 
 def look(shard: Shard, samples: int, of: str = "", key: str = "") -> list[Found]:
@@ -71,35 +45,60 @@ def look(shard: Shard, samples: int, of: str = "", key: str = "") -> list[Found]
         key: the column that has the keys, which is no sensor.
     """
     entries = shard.samples[:samples]
-    members: dict[str, _Seen] = {}
+    places: _Places = {}
     fields = Fields()
     for entry in entries:
+        pictures = [name for name in entry.members if name in _PHOTOS and name == entry.image]
         for name in (*entry.others, *entry.members):
-            if name in ("txt", key) or (name in _PHOTOS and name == entry.image and not _is_deep(shard, entry, name)):
+            if name in ("txt", key) or (name in pictures and not _is_values(shard, entry, name)):
                 continue
+            if name in entry.members and entry.members[name] in entry.others.values():
+                continue  # a named part of the sample, which is read by its own name
             if name == "json":
                 fields.add(shard.info(entry))
                 continue
-            _read(shard, entry, name, members.setdefault(name, _Seen()))
-    where = "column" if shard.is_table else "member"
-    found = [_member(name, one, len(entries), of, where) for name, one in members.items()]
-    single = set(fields.numbers)
-    for name, settings, says in fields.records(len(entries)):
-        found.append(Found(_plain(name), {**_from(of), **settings} if settings else {}, says))
-    taken = single - set(fields.numbers)  # columns of a table that are no numbers by themselves
-    found = [one for one in found if one.settings.get("column") not in taken]
-    numbers = {} if shard.is_table else fields.numbers  # of a table they are its columns
-    found += [_scalar(name, values, len(entries), of) for name, values in numbers.items()]
-    found += [Found(_plain(name), {}, f"the field {name} of json: {says}") for name, says in fields.others.items()]
-    found = _with_companions(found, members, where)
-    return _with_names(found, {name: one.words for name, one in members.items() if one.words})
+            read(shard, entry, name, places)
+    found = _tables(places, len(entries), of) if shard.is_table else []
+    left, records = _of_files(places, len(entries), of)
+    mains = _mains(left)
+    names = {at: described.called(one, of, at in mains) for at, one in left.items()}
+    pairs = [(described.found(one, names[at], len(entries), of), one) for at, one in left.items()]
+    found += _with_names(_with_companions(pairs, of), left)
+    found += records
+    by_json = _of_json(fields, found, len(entries), of, shard.is_table)  # takes some of them out
+    return [*found, *by_json]
+
+
+def _of_json(fields: Fields, found: list[Found], samples: int, of: str, is_table: bool) -> list[Found]:
+    """What the fields of the samples' JSON are. Of a table its columns are taken out of `found` that are no values by
+    themselves, such as those of a place."""
+    single = {*fields.numbers, *fields.times}
+    more: list[Found] = []
+    for name, settings, says in fields.records(samples):
+        more.append(Found(described.plain(name), {**described.from_(of), **settings} if settings else {}, says))
+    taken = single - set(fields.numbers)
+    found[:] = [one for one in found if not taken & {one.settings.get("column"), _column_of(one)}]
+    numbers = {} if is_table else fields.numbers  # of a table they are its columns
+    more += [_scalar(name, values, samples, of) for name, values in numbers.items()]
+    if not is_table:
+        more += [
+            Found(described.plain(name), {}, f"the field {name} of json: {says}")
+            for name, says in fields.others.items()
+        ]
+    return more
+
+
+def _column_of(one: Found) -> str:
+    """The column that a sentence on what is not understood begins with."""
+    return "" if one.settings else one.says.partition(",")[0]
 
 
 def key_column(shard: Shard, reopened: Callable[[str], AbstractContextManager[Shard]]) -> str:
     """The column of an open table that names its rows, "" if none does: the first that is called so and has each value
     once. `reopened` opens the table by a column of keys."""
     columns = shard.samples[0].others if shard.is_table and shard.samples else {}
-    for name in filter(columns.__contains__, _KEYS):
+    names = [name for name in _KEYS if name in columns]
+    for name in (*names, *(one for one in columns if one.lower().endswith(_ENDINGS) and one not in names)):
         try:
             with reopened(name) as by_name:
                 if not by_name.rejects:
@@ -109,193 +108,182 @@ def key_column(shard: Shard, reopened: Callable[[str], AbstractContextManager[Sh
     return ""
 
 
-def _with_companions(found: Sequence[Found], members: Mapping[str, _Seen], where: str) -> list[Found]:
-    """The same, where inverse variances and wavelengths go with the values beside them."""
-    by_name = {str(one.settings[where]): one for one in found if one.settings.get(where) in members}
-    taken = set[str]()
-    for name, one in by_name.items():
-        shapes, parent = members[name].shapes, _parent(name)
-        beside = {_stem(other): other for other in members if other != name and _parent(other) == parent}
-        if one.settings.get("kind") in ("scalar", "vector") or "classes" in one.settings or _stem(name) in _COMPANIONS:
+def _mains(places: Mapping[tuple[str, str], Seen]) -> set[tuple[str, str]]:
+    """Of each member the place with the most values, which is called as the member is."""
+    largest: dict[str, tuple[int, tuple[str, str]]] = {}
+    for at, one in places.items():
+        size = max((values.size for values in one.values), default=0)
+        if at[0] not in largest or size > largest[at[0]][0]:
+            largest[at[0]] = (size, at)
+    return {at for _, at in largest.values()}
+
+
+def _of_files(places: _Places, samples: int, of: str) -> tuple[_Places, list[Found]]:
+    """Of files that hold several arrays: single numbers become coordinates, times and scalars, and what says where
+    pixels lie is left out. Returns the other places, and what was found."""
+    found: list[Found] = []
+    left = dict(places)
+    for member in dict.fromkeys(name for name, array in places if array):
+        of_member = {at: one for at, one in places.items() if at[0] == member and at[1]}
+        sides = {
+            size for one in of_member.values() for values in one.values if values.ndim > 1 for size in values.shape
+        }
+        fields = Fields({"member": member}, "array")
+        for at, one in of_member.items():
+            if one.stem in _PIXELS and one.lengths and set(one.lengths.values()) <= sides:
+                left.pop(at)
+                says = f"{f'{of}/' if of else ''}{one.name}: where the pixels of a tile lie"
+                found.append(Found(described.plain(at[1]), {}, says, is_idle=True))
+            elif one.values and all(values.size == 1 for values in one.values) and "field" not in one.where:
+                left.pop(at)
+                for values in one.values:
+                    single = values.reshape(-1)[0]
+                    fields.add({at[1]: str(single) if values.dtype.kind == "M" else single.item()})
+        for name, settings, says in fields.records(samples):
+            found.append(Found(described.plain(name), {**described.from_(of), **settings} if settings else {}, says))
+        for array, numbers in fields.numbers.items():
+            where = {"member": member, "array": array, "kind": "scalar"}
+            found.append(_scalar(array, numbers, samples, of, where, f"{f'{of}/' if of else ''}{member}/{array}"))
+    return left, found
+
+
+def _tables(places: _Places, samples: int, of: str) -> list[Found]:
+    """Catalogues: columns of numbers below one path, of as many values as each other, and of other samples of other
+    lengths. They are taken out of `places`."""
+    found = []
+    for folder in dict.fromkeys(one.folder for one in places.values() if one.folder):
+        below = {at: one for at, one in places.items() if one.folder == folder}
+        ragged = {at: one for at, one in below.items() if described.ragged(one)}
+        lengths = [one.lengths for one in ragged.values()]
+        if (
+            len(ragged) < 2
+            or any(one != lengths[0] for one in lengths)
+            or any(one.stem in _AXES for one in below.values())
+        ):
             continue
-        settings = dict(one.settings)
-        weight = next((beside[of] for of in _WEIGHTS if of in beside), "")
-        if weight and members[weight].shapes == shapes:
-            settings["weight"] = weight
-            taken.add(weight)
-        axis = next((of for of in _AXES if of in beside), "")
-        if axis and settings.get("kind") == "series" and members[beside[axis]].values:
-            taken.add(beside[axis])
-            places = members[beside[axis]].values
-            if len(shapes) > 1 or any(not np.array_equal(at, places[0]) for at in places[1:]):
-                low, high = min(map(np.nanmin, places)), max(map(np.nanmax, places))
-                settings |= {"axis": {"wavelength": beside[axis]}}
-                settings["grid"] = {"from": float(low), "to": float(high), "points": settings.pop("length")}
-        by_name[name] = replace(one, settings=settings)
-    names = {_plain(name.removesuffix(".npy")) for name in taken}
-    left = [by_name.get(str(one.settings.get(where)), one) for one in found]
-    return [one for one in left if str(one.settings.get(where)) not in taken and one.name not in names]
+        most = max(lengths[0].values())
+        names = [at[0].removeprefix(f"{folder}.") for at in ragged]
+        settings = {"column": folder, "fields": names, "kind": "catalogue", "rows": min(most, 100)}
+        says = f"{len(lengths[0])} of {samples} samples, lists of {min(lengths[0].values())} to {most} objects"
+        found.append(Found(described.plain(folder), {**described.from_(of), **settings}, f"{says}; see order_by"))
+        for at in ragged:
+            del places[at]
+    return found
 
 
-def _parent(name: str) -> str:
-    return name.rpartition(".")[0].rpartition(".")[0] if name.endswith(_MEMBERS) else name.rpartition(".")[0]
+def _with_companions(pairs: Sequence[tuple[Found, Seen]], of: str) -> list[Found]:
+    """The same, where inverse variances and wavelengths go with the values beside them, and masks are left out."""
+    taken, changed = set[int](), dict[int, Found]()
+    for number, (one, seen) in enumerate(pairs):
+        if not one.settings or _companion(seen)[0] or one.settings.get("kind") in ("scalar", "time"):
+            continue
+        beside: dict[str, int] = {}
+        for i, (_, other) in enumerate(pairs):
+            what, prefix = _companion(other)
+            if what and (other.folder, other.file) == (seen.folder, seen.file) and seen.stem.startswith(prefix):
+                beside.setdefault(what, i)
+        settings, says = dict(one.settings), one.says
+        is_within = bool(seen.folder or seen.file[0])  # one struct, or one file: what is a file by itself is a map
+        if "mask" in beside and is_within and pairs[beside["mask"]][1].shapes == seen.shapes:
+            taken.add(beside["mask"])
+            says += f"; {pairs[beside['mask']][1].place}, a mask of it, is left out: weights and nodata say what counts"
+        if "classes" in settings:
+            continue
+        if "axis" in beside and "classes" not in settings and (axis := _axis(seen, pairs[beside["axis"]][1], settings)):
+            taken.add(beside["axis"])
+            settings, more = axis
+            says += more
+        elif described.ragged(seen):
+            changed[number] = described.without_axis(one, seen, f"{f'{of}/' if of else ''}{seen.name}")
+            continue
+        if settings and "weight" in beside and pairs[beside["weight"]][1].shapes == seen.shapes:
+            if settings.get("kind") != "vector":
+                taken.add(beside["weight"])
+                settings["weight"] = pairs[beside["weight"]][1].place
+        changed[number] = replace(one, settings=settings, says=says)
+    return [changed.get(i, one) for i, (one, _) in enumerate(pairs) if i not in taken]
 
 
-def _stem(name: str) -> str:
-    """The last part of a name, without its kind of file: "ivar" of spectrum.ivar and of ivar.npy."""
-    return (name.rpartition(".")[0] if name.endswith(_MEMBERS) else name).rpartition(".")[2].lower()
+def _companion(seen: Seen) -> tuple[str, str]:
+    """What a place is to the values beside it, "weight", "axis", "mask" or "", and what their names begin with:
+    "spectrum" of spectrum_ivar."""
+    for what, names in (("weight", _WEIGHTS), ("axis", _AXES), ("mask", _MASKS)):
+        for name in names:
+            if seen.stem == name:
+                return what, ""
+            if seen.stem.endswith(f"_{name}"):
+                return what, seen.stem.removesuffix(f"_{name}")
+    return "", ""
 
 
-def _with_names(found: Sequence[Found], words: Mapping[str, tuple[str, ...]]) -> list[Found]:
-    """The same with names of bands, where a list of as many texts lies beside their column; without such lists."""
+def _axis(seen: Seen, axis: Seen, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None:
+    """Settings of a series whose values lie at places that another place says, and a remark; None if they are none."""
+    if not seen.lengths or len(seen.lengths) < len(seen.values) or seen.lengths != axis.lengths:
+        return None
+    low, high = min(map(np.nanmin, axis.values)), max(map(np.nanmax, axis.values))
+    says = f"; {axis.place} is {low:.6g} to {high:.6g}"
+    first = axis.values[0]
+    if len(set(seen.lengths.values())) == 1 and all(np.array_equal(one, first) for one in axis.values[1:]):
+        return dict(settings), f"{says}, the same in all samples"
+    kept = {name: value for name, value in settings.items() if name not in ("length", "kind", "shape")}
+    grid = {"from": float(low), "to": float(high), "points": seen.shapes.most_common(1)[0][0][0]}
+    return kept | {"kind": "series", "axis": {"wavelength": axis.place}, "grid": grid}, says
+
+
+def _with_names(found: Sequence[Found], places: Mapping[tuple[str, str], Seen]) -> list[Found]:
+    """The same with names of bands, where a list of as many texts lies beside their column or array; without such
+    lists."""
     changed, used = [], set()
+    words = {at: one for at, one in places.items() if one.words}
     for one in found:
-        parent = one.settings.get("column", "").rpartition(".")[0]
-        for name, bands in words.items():
-            of_it = parent and name.rpartition(".")[0] == parent
-            if of_it and len(bands) == len(one.settings.get("bands", ())) and len(set(bands)) == len(bands):
-                one = replace(one, settings=one.settings | {"bands": list(bands)}, says=one.says.replace(_UNNAMED, ""))
-                used.add(_plain(name))
+        where, bands = one.settings.get("column", one.settings.get("array", "")), one.settings.get("bands", ())
+        parent = where.replace("/", ".").rpartition(".")[0]
+        for (member, array), seen in words.items():
+            beside = seen.folder == parent and (member == one.settings.get("member") if array else bool(parent))
+            if beside and bands and len(seen.words) == len(bands) and len(set(seen.words)) == len(seen.words):
+                one = replace(
+                    one, settings=one.settings | {"bands": list(seen.words)}, says=one.says.replace(UNNAMED, "")
+                )
+                used.add(seen.name)
         changed.append(one)
-    return [one for one in changed if one.settings or one.name not in used]
+    return [
+        one for one in changed if one.settings or not any(f"{name}," in one.says.partition(" ")[0] for name in used)
+    ]
 
 
-def _is_deep(shard: Shard, entry: Any, name: str) -> bool:
-    """Whether a picture has 16 bits a channel: values, and no photo."""
+def _is_values(shard: Shard, entry: Any, name: str) -> bool:
+    """Whether a picture is values, and no photo: 16 bits a channel, or one channel beside arrays of numbers."""
     data = shard.read(entry, name) if name == "png" else b""
-    return len(data) > 24 and data[24] == 16
+    if len(data) <= 25:
+        return False
+    return data[24] == 16 or (data[25] == 0 and any(_is_array(other) for other in entry.others))
 
 
-def _read(shard: Shard, entry: Any, name: str, seen: _Seen) -> None:
-    try:
-        data = shard.member_bytes(entry, name)
-    except Reject as error:
-        if shard.is_table and error.reason.endswith("there is none"):
-            return  # null, as a member that a tar lacks
-        seen.problems[str(error)] += 1
-        data = b""
-    seen.count += 1
-    try:
-        value = _array(data, name, shard.is_table, seen) if data else None
-    except ValueError as error:
-        seen.problems[str(error)] += 1
-        return
-    if value is not None:
-        seen.shapes[value.shape] += 1
-        seen.dtypes[value.dtype.name] += 1
-        seen.values.append(value)
+def _is_array(name: str) -> bool:
+    return name.endswith(("npy", "npz", "tif", "tiff", "zarr.zip", "h5", "hdf5", "fits"))
 
 
-def _array(data: bytes, name: str, is_column: bool, seen: _Seen) -> np.ndarray | None:
-    if is_column:
-        if data.startswith(b'["'):
-            seen.words = tuple(map(str, json.loads(data)))
-        found = readers.read(data, Reading(column=name))
-        return found if isinstance(found, np.ndarray) else None
-    ending = next((one for one in _MEMBERS if name.endswith(one)), "")
-    if ending not in readers.READERS:
-        raise ValueError("nothing reads such a file; name a function that does (reader)")
-    if why := readers.missing_package(name):
-        raise ValueError(why)
-    found = readers.read(data, Reading(member=name))
-    return found if isinstance(found, np.ndarray) else None
-
-
-def _scalar(name: str, values: Sequence[float], samples: int, of: str) -> Found:
+def _scalar(
+    name: str, values: Sequence[float], samples: int, of: str, where: Mapping[str, Any] | None = None, at: str = ""
+) -> Found:
     says = f"{len(values)} of {samples} samples, {min(values):.6g} to {max(values):.6g}"
     if min(values) == max(values):
-        return Found(_plain(name), {}, f"the field {name} of json: always {values[0]:.6g}, which says nothing")
-    return Found(_plain(name), {**_from(of), "member": "json", "field": name}, says)
+        place = at or f"the field {name} of json"
+        says = f"{place}: always {values[0]:.6g}, which says nothing"
+        return Found(described.plain(name), {}, says, is_idle=True)
+    return Found(described.plain(name), {**described.from_(of), **(where or {"member": "json", "field": name})}, says)
 
 
-def _member(name: str, seen: _Seen, samples: int, of: str, key: str) -> Found:
-    """What a member is, or a column; `key` says which."""
-    short = _plain(name.removesuffix(next((f".{one}" for one in _MEMBERS if name.endswith(f".{one}")), "")))
-    called = of if of and name in _MEMBERS else short
-    where = f"{f'{of}/' if of else ''}{name}"
-    if seen.problems and not seen.values:
-        return Found(called, {}, f"{where}, {seen.count} of {samples} samples: {next(iter(seen.problems))}")
-    if not seen.values:
-        return Found(called, {}, f"{where}, {seen.count} of {samples} samples: no array of numbers")
-    settings = {**_from(of), key: name}
-    shape, dtype = seen.shapes.most_common(1)[0][0], seen.dtypes.most_common(1)[0][0]
-    says = f"{dtype} {shape} in {len(seen.values)} of {samples} samples"
-    if len(seen.shapes) > 1:
-        says += f", {len(seen.shapes)} different shapes"
-    if len(seen.dtypes) > 1:
-        says += f", also {', '.join(list(seen.dtypes)[1:])}"
-    if seen.problems:
-        says += f"; {sum(seen.problems.values())} cannot be read ({next(iter(seen.problems))})"
-    if dtype.startswith("datetime64"):
-        times = np.concatenate([one.reshape(-1) for one in seen.values])
-        hour = {} if "[D]" in dtype else {"hour": True}
-        return Found(called, settings | {"kind": "time"} | hour, f"{says}, {times.min()} to {times.max()}")
-    return _described(called, settings, says, shape, seen)
-
-
-def _described(name: str, settings: dict[str, Any], says: str, shape: tuple[int, ...], seen: _Seen) -> Found:
-    flat = np.concatenate([one.reshape(-1)[:: max(1, one.size // 65_536)] for one in seen.values]).astype(np.float64)
-    known = flat[np.isfinite(flat)]
-    plain = [size for size in shape if size != 1] or [1]
-    if not known.size:
-        return Found(name, {}, f"{says}: no value is finite")
-    nothing = [value for value in _NOTHING if (known == value).any()]
-    real = known[~np.isin(known, nothing)] if nothing else known
-    if not real.size:
-        return Found(name, {}, f"{says}: all values are {nothing[0]:g}")
-    says += f", {real.min():.6g} to {real.max():.6g}"
-    if len(seen.values) > 1 and all(np.array_equal(one, seen.values[0], equal_nan=True) for one in seen.values[1:]):
-        return Found(name, {}, f"{name}, {says}: the same in all of them, which says nothing")
-    if (gaps := 1 - real.size / flat.size) > 0:
-        says += f", {gaps:.1%} without a value"
-    if len(plain) == 1:
-        if plain[0] == 1:
-            return Found(name, settings | {"kind": "scalar"}, says)
-        if plain[0] <= MOST_NUMBERS:
-            return Found(name, settings | {"kind": "vector", "shape": list(shape)}, says)
-        return Found(name, settings | {"kind": "series", "length": plain[0]}, says)
-    if nothing:
-        settings["nodata"] = nothing[0] if len(nothing) == 1 else nothing
-    if len(plain) == 2 and min(plain) <= _FEW and max(plain) >= _FEW * min(plain):
-        series = {"kind": "series", "length": max(plain), "bands": [f"b{i + 1}" for i in range(min(plain))]}
-        return Found(name, settings | series, says + _UNNAMED)
-    if len(plain) == 2:
-        if _is_classes(seen, real):
-            count = int(real.max()) + 1
-            settings["classes"] = [f"class {i}" for i in range(count)]
-            settings.pop("nodata", None)
-            says += f"; {np.unique(real).size} ids occur: name the classes, or take classes out if these are no ids"
-        return Found(name, settings, says + _zeros(flat, settings), min(plain))
-    bands = [axis for axis in (0, 2) if len(plain) == 3 and plain[axis] <= MOST_BANDS]
-    if not bands:
-        return Found(name, {}, f"{says}: no axis of at most {MOST_BANDS} bands is the first or the last")
-    axis = min(bands, key=lambda one: plain[one])
-    settings["bands"] = [f"b{i + 1}" for i in range(plain[axis])]
-    if plain[0] == plain[2]:
-        settings["axes"] = "chw"
-    sides = plain[1:] if axis == 0 else plain[:2]
-    return Found(name, settings, says + _UNNAMED + _zeros(flat, settings), min(sides))
-
-
-def _is_classes(seen: _Seen, values: np.ndarray) -> bool:
-    whole = all(one.dtype.kind in "iu" for one in seen.values)
-    return whole and values.min() >= 0 and values.max() < MOST_CLASSES and np.unique(values).size <= MOST_CLASSES
-
-
-def _zeros(flat: np.ndarray, settings: Mapping[str, Any]) -> str:
-    """A remark on zeros, which many files have where an instrument saw nothing."""
-    share = float((flat == 0).mean())
-    return f"; {share:.1%} are 0: nodata?" if "classes" not in settings and 0.001 < share < 0.999 else ""
-
-
-def _from(of: str) -> dict[str, Any]:
-    return {"from": of} if of else {}
-
-
-def _plain(name: str) -> str:
-    """A name that a sensor may have."""
-    words = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "values"
-    return words if words[0].isalpha() else f"s_{words}"
+def once(found: Sequence[Found]) -> list[Found]:
+    """The same without places and times that another set has as well, with the same values."""
+    seen, kept = set[str](), []
+    for one in found:
+        what = json.dumps([{name: value for name, value in one.settings.items() if name != "from"}, one.says])
+        if one.settings.get("kind") in ("coordinates", "time") and "from" in one.settings and what in seen:
+            continue
+        seen.add(what)
+        kept.append(one)
+    return kept
 
 
 def named(found: Sequence[Found], taken: Sequence[str]) -> list[Found]:
@@ -307,8 +295,9 @@ def named(found: Sequence[Found], taken: Sequence[str]) -> list[Found]:
             name = f"{one.name}_sensor" if one.name in taken else one.name
         while name in seen:
             name, number = f"{one.name}_{number}", number + 1
-        seen.add(name)
-        changed.append(Found(name, one.settings, one.says, one.side))
+        if one.settings:
+            seen.add(name)
+        changed.append(replace(one, name=name))
     return changed
 
 
@@ -318,10 +307,16 @@ def lines(found: Sequence[Found]) -> list[str]:
     for one in found:
         says = ascii(one.says)[1:-1]
         if one.settings:
-            text += [f"  # {says}", f"  {one.name}: {json.dumps(one.settings)}"]
+            text += [f"  # {says}", f"  {one.name}: {_flow(one.settings)}"]
         else:
-            text.append(f"  # NOT UNDERSTOOD, and left out: {says}")
+            text.append(f"  # {ascii(one.remark)[1:-1]}")
     return text
+
+
+def _flow(settings: Mapping[str, Any]) -> str:
+    """On one line of YAML, which reads 1.0e-09 as a number, and 1e-09 as text."""
+    parts = json.dumps(settings).split('"')
+    return '"'.join(one if i % 2 else _EXPONENT.sub(r"\1.0e", one) for i, one in enumerate(parts))
 
 
 def has_sensors(shard: Shard, samples: int) -> bool:
@@ -331,5 +326,5 @@ def has_sensors(shard: Shard, samples: int) -> bool:
     if shard.is_table:  # a picture beside spectra is a preview of them
         numbers = (one for one in look(shard, samples) if one.settings.get("kind") != "scalar")
         return any(one.settings for one in numbers) or not any(one.image for one in entries)
-    photos = [one for one in entries if one.image and not _is_deep(shard, one, one.image)]
+    photos = [one for one in entries if one.image and not _is_values(shard, one, one.image)]
     return bool(others) and not photos

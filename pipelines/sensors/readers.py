@@ -20,7 +20,7 @@ import numpy as np
 
 from ...sensors.reading import FITS, SOUNDS, Reading
 from .. import members
-from . import checks, instruments, sound
+from . import checks, geotiff, instruments, sound
 
 Reader = Callable[[bytes, Reading], Any]
 
@@ -39,14 +39,15 @@ def read(data: bytes, reading: Reading, unit: str = "") -> Any:
     Raises:
         ValueError: nothing reads such a file, or it is damaged, too large, or lacks what is asked for.
     """
-    found = _read(data, reading)
-    if not isinstance(found, checks.Found):
-        return found
-    checks.unit(found.unit, unit, reading)
-    return found.values
+    what = found(data, reading)
+    if not isinstance(what, checks.Found):
+        return what
+    checks.unit(what.unit, unit, reading)
+    return what.values
 
 
-def _read(data: bytes, reading: Reading) -> Any:
+def found(data: bytes, reading: Reading) -> Any:
+    """The same, with the unit that the file says, where it is an array of a file that may say one: `checks.Found`."""
     if reading.reader:
         return own(reading.reader)(data)
     if reading.column and not reading.member:
@@ -90,7 +91,7 @@ def _column(data: bytes, reading: Reading) -> Any:
     """Numbers of a column, a list of what is none, or the text of a time. ValueError if it holds something else."""
     if data.startswith(_NPY):
         return members.npy(data, checks.ARRAY_KINDS)
-    if data.startswith(b"["):
+    if data.startswith((b"[", b"{")):
         return members.KINDS["json"].read(data)
     try:
         if reading.kind == "time":
@@ -149,7 +150,7 @@ def _npz(data: bytes, reading: Reading) -> np.ndarray:
     return members.npy(content, checks.ARRAY_KINDS)
 
 
-def _tif(data: bytes, reading: Reading) -> np.ndarray:
+def _tif(data: bytes, reading: Reading) -> checks.Found:
     import tifffile
 
     try:
@@ -158,12 +159,15 @@ def _tif(data: bytes, reading: Reading) -> np.ndarray:
             checks.size(tuple(series.shape), np.dtype(series.dtype or "V"))
             found: np.ndarray = series.asarray()
             # Bands last, as most writers of several samples a pixel have them; what they say goes before a guess.
-            return np.moveaxis(found, -1, 0) if series.axes.endswith("S") and found.ndim == 3 else found
+            first = np.moveaxis(found, -1, 0) if series.axes.endswith("S") and found.ndim == 3 else found
+            return checks.Found(first, geotiff.of_file(file).unit)
     except (tifffile.TiffFileError, IndexError, KeyError, TypeError) as error:
         raise ValueError(f"not a TIFF file that can be read ({error})") from error
 
 
-def _zarr(data: bytes, reading: Reading) -> checks.Found:
+def zarr_arrays(data: bytes) -> dict[str, Any]:
+    """The arrays of a Zarr store in a .zip, by their paths in it; the one array of a store without groups is "". They
+    are not read yet. ValueError if it is none."""
     import zarr
     from zarr.core.buffer import default_buffer_prototype
     from zarr.storage import MemoryStore
@@ -176,15 +180,25 @@ def _zarr(data: bytes, reading: Reading) -> checks.Found:
         try:
             store = MemoryStore({entry.filename: make(archive.read(entry)) for entry in entries}, read_only=True)
             found = zarr.open(store, mode="r")
+            if not isinstance(found, zarr.Group):
+                return {"": found}
+            return {name: one for name, one in found.members(max_depth=None) if isinstance(one, zarr.Array)}
         except (zipfile.BadZipFile, KeyError, ValueError, OSError, RuntimeError) as error:  # texts hold addresses
             raise ValueError("not a Zarr store that can be read") from error
-    if isinstance(found, zarr.Group):
-        arrays = dict(found.arrays())
-        found = arrays[checks.named(arrays, reading.array, "it")]
-    checks.size(tuple(found.shape), np.dtype(found.dtype))
-    checks.chunks(found.nchunks - found.nchunks_initialized, found.nchunks, found.fill_value, reading)
-    said = found.attrs.get("units", found.attrs.get("unit", ""))
-    return checks.Found(np.asarray(found[...]), said if isinstance(said, str) else "")
+
+
+def zarr_values(array: Any, reading: Reading) -> checks.Found:
+    """An array of a Zarr store. ValueError if it is none of numbers, too large, or lacks chunks."""
+    checks.size(tuple(array.shape), np.dtype(array.dtype))
+    checks.chunks(array.nchunks - array.nchunks_initialized, array.nchunks, array.fill_value, reading)
+    said = array.attrs.get("units", array.attrs.get("unit", ""))
+    return checks.Found(np.asarray(array[...]), said if isinstance(said, str) else "")
+
+
+def _zarr(data: bytes, reading: Reading) -> checks.Found:
+    arrays = zarr_arrays(data)
+    name = "" if "" in arrays else checks.named(arrays, reading.array and reading.array.strip("/"), "it")
+    return zarr_values(arrays[name], reading)
 
 
 READERS: dict[str, Reader] = {

@@ -34,7 +34,7 @@ def label(found: Any, reading: Reading) -> Any:
 
 def _place(found: Any, reading: Reading) -> dict[str, float]:
     if reading.fields:
-        values = [_number(_field(found, name), name) for name in reading.fields]
+        values = [number(field(found, name), name) for name in reading.fields]
     else:
         array = np.asarray(found)
         if array.dtype.kind not in "iuf" or array.size != len(reading.names):
@@ -59,7 +59,7 @@ def moment(found: Any, reading: Reading) -> datetime:
     """A time in UTC: ISO 8601, NumPy's, or seconds since 1970 after scale and offset."""
     what = reading.field or reading.array or "the time"
     is_column = isinstance(found, np.ndarray)  # of FITS: what the field names
-    value = _field(found, reading.field) if reading.field and not is_column else found
+    value = field(found, reading.field) if reading.field and not is_column else found
     if isinstance(value, np.ndarray | np.generic | list):
         array = np.asarray(value)
         if array.size != 1:
@@ -113,7 +113,7 @@ def _last(value: float) -> float:
 def _table(found: Any, reading: Reading) -> np.ndarray:
     """float64 (n, fields), NaN where there is no value: of a list of records, of columns by name, or of an array."""
     if reading.field and isinstance(found, Mapping):
-        found = _field(found, reading.field)
+        found = field(found, reading.field)
     width = len(reading.fields)
     if isinstance(found, Mapping):
         columns = [np.ravel(np.array(_column(found, name), np.float64)) for name in reading.fields]
@@ -130,12 +130,12 @@ def _table(found: Any, reading: Reading) -> np.ndarray:
     elif isinstance(found, Sequence) and not isinstance(found, str):
         if wrong := [row for row in found if not isinstance(row, Mapping)]:
             raise ValueError(f"a row is {wrong[0]!r:.60}, expected an object of {', '.join(reading.fields)}")
-        lacking = [name for name in reading.fields if all(_field(row, name, _LACKING) is _LACKING for row in found)]
+        lacking = [name for name in reading.fields if all(field(row, name, _LACKING) is _LACKING for row in found)]
         if found and lacking:
             raise ValueError(
                 f"no row has the field {lacking[0]}; the first has {', '.join(map(str, list(found[0])[:8]))}"
             )
-        table = np.array([[_number(_field(row, name), name) for name in reading.fields] for row in found], np.float64)
+        table = np.array([[number(field(row, name), name) for name in reading.fields] for row in found], np.float64)
     else:
         raise ValueError(f"{type(found).__name__}, expected a list of objects of {', '.join(reading.fields)}")
     table = table.reshape(-1, width)
@@ -149,7 +149,7 @@ def _column(found: Mapping[str, Any], name: str) -> Any:
     return [math.nan if value is None else value for value in np.asarray(found[name], object).reshape(-1).tolist()]
 
 
-def _field(found: Any, name: str, default: Any = None) -> Any:
+def field(found: Any, name: str, default: Any = None) -> Any:
     """A field, dotted where objects lie in each other; `default` if it is missing."""
     value = found
     if isinstance(found, Mapping) and name in found:
@@ -163,7 +163,7 @@ def _field(found: Any, name: str, default: Any = None) -> Any:
     return value
 
 
-def _number(value: Any, name: str) -> float:
+def number(value: Any, name: str) -> float:
     """NaN if it is missing or null."""
     if isinstance(value, np.ndarray | np.generic) and np.asarray(value).size == 1:
         value = np.asarray(value).reshape(-1)[0].item()

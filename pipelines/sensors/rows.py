@@ -2,7 +2,8 @@
 
 A member is named by the dotted path of its column ("spectrum.flux"; structs, and lists of structs, have paths below
 them), and comes as bytes, as those of a tar do: numbers, in lists of any depth, as NumPy's .npy; text as UTF-8; bytes
-as they are; all else as JSON. The single numbers and texts of a row are also its `json`.
+as they are; all else as JSON. The single numbers and texts of a row are also its `json`. A struct, or a list of
+structs, is a member too, where several of its columns hold numbers: their values by name.
 
 A column that nobody asks for is not decoded. Of one that is, a few batches of rows are in memory, whatever the row
 groups are.
@@ -16,7 +17,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -72,6 +73,7 @@ class Rows:
         self._columns: dict[str, _Column] = {}
         for column in _columns(fields, 0):
             self._columns.setdefault(".".join(column.names), column)
+        self._groups = _groups(self._columns)
         self._windows: dict[str, _Window] = {}
         self._singles = tuple(name for name, one in self._columns.items() if one.is_single)
         self._rows: dict[str, int] = {}
@@ -94,7 +96,7 @@ class Rows:
 
     def _indexed(self, stem: str, key: str) -> Index:
         index = Index(is_table=True)
-        others = {name: Member(name, 0, 0) for name in self._columns}
+        others = {name: Member(name, 0, 0) for name in (*self._columns, *self._groups)}
         known = {"json": Member("json", 0, 0)} if self._singles else {}
         if photo := self._photo():
             known[self._extension(photo)] = others.pop(photo)
@@ -107,7 +109,9 @@ class Rows:
                 # All rows have the same columns, so that they share the tables of them.
                 index.samples.append(SourceSample(name, known, others))
         rows = len(index.samples)
-        index.ignored = Counter({name: rows for name in others if rows and name not in self._singles})
+        index.ignored = Counter(
+            {name: rows for name in others if rows and name in self._columns and name not in self._singles}
+        )
         return index
 
     def _keys(self, name: str) -> Iterator[str]:
@@ -135,7 +139,7 @@ class Rows:
     def _bytes(self, name: str, row: int) -> bytes:
         if name == "json":
             return json.dumps(self._window("json", self._singles).row(row).to_pylist()[0], default=_plain).encode()
-        value = self._value(name, row)
+        value = self._together(name, row) if name in self._groups else self._value(name, row)
         if value is None:
             raise Reject(f"{name}: there is none")
         if (size := getattr(value, "nbytes", 0)) > members.MAX_BYTES:
@@ -151,6 +155,13 @@ class Rows:
     def _value(self, name: str, row: int) -> Any:
         return _of_row(self._window(name, (name,)).row(row).column(0), self._columns[name].names[1:])
 
+    def _together(self, name: str, row: int) -> dict[str, Any] | None:
+        """What the columns below a path hold, by the rest of their paths; None if all are null."""
+        columns = {one.removeprefix(f"{name}."): self._value(one, row) for one in self._groups[name]}
+        if all(one is None for one in columns.values()):
+            return None
+        return {rest: one.tolist() if isinstance(one, np.ndarray) else one for rest, one in columns.items()}
+
     def _window(self, name: str, columns: Sequence[str]) -> _Window:
         with self._lock:
             if name not in self._windows:
@@ -165,6 +176,16 @@ def types(schema: pa.Schema) -> dict[str, str]:
     for column in _columns(list(schema), 0):
         found.setdefault(".".join(column.names), f"lists of {column.kind}" if column.is_listed else str(column.kind))
     return found
+
+
+def _groups(columns: Mapping[str, _Column]) -> dict[str, list[str]]:
+    """The columns of numbers below each path that has several: the structs of a table."""
+    found: dict[str, list[str]] = {}
+    for name, one in columns.items():
+        for end in range(1, len(one.names)):
+            if _is_number(one.kind) and (parent := ".".join(one.names[:end])) not in columns:
+                found.setdefault(parent, []).append(name)
+    return {parent: names for parent, names in found.items() if len(names) > 1}
 
 
 @dataclass(frozen=True)
@@ -334,7 +355,11 @@ def _of_row(array: pa.Array, names: Sequence[str]) -> Any:
         if array.null_count or pa.types.is_decimal(array.type):
             array = array.cast(pa.float64(), safe=False)  # in which null is NaN
         return array.to_numpy(zero_copy_only=False).reshape([*shape[:-1], *tensor] if tensor else shape)
+    if pa.types.is_timestamp(array.type):  # a nanosecond is no time of Python's
+        array = array.cast(pa.timestamp("us", array.type.tz), safe=False)
     values = array.to_pylist()
+    if pa.types.is_temporal(array.type) and not shape:
+        return str(values[0])
     if shape:
         return np.array([*values, None], object)[:-1].reshape(shape).tolist()
     if _is_file(array.type):

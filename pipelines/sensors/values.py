@@ -81,10 +81,14 @@ def _weights(found: Any, shape: tuple[int, ...], reading: Reading) -> np.ndarray
 
 
 def _checked(found: Any, reading: Reading) -> np.ndarray:
-    """An array of numbers, of the dtype and shape that are declared."""
+    """An array of numbers, of the dtype and shape that are declared. A masked one is a part of a file that was compared
+    with them as a whole: NaN where it has none."""
     array = np.asarray(found) if not isinstance(found, np.ndarray) else found
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{array.dtype.name}, expected an array of numbers")
+    if isinstance(array, np.ma.MaskedArray):
+        gaps = np.ma.getmaskarray(array)
+        return np.where(gaps, np.nan, array.data) if gaps.any() else np.asarray(array.data)
     if reading.dtype is not None and array.dtype.newbyteorder("=") != np.dtype(reading.dtype):
         raise ValueError(f"{array.dtype.name}, and the recipe says {reading.dtype}")
     if reading.shape is not None and list(array.shape) != reading.shape:
@@ -165,7 +169,7 @@ def _classes(array: np.ndarray, reading: Reading) -> np.ndarray:
 def _numbers(found: Any, reading: Reading) -> np.ndarray:
     names = reading.fields or ([reading.field] if reading.field else [])
     if names and not isinstance(found, np.ndarray):  # a column of FITS is what its field names
-        values = [_number(found, name) for name in names]
+        values = [records.number(records.field(found, name), name) for name in names]
     else:
         array = _checked(found, reading)
         if array.size != reading.width:
@@ -176,17 +180,3 @@ def _numbers(found: Any, reading: Reading) -> np.ndarray:
         what = ", ".join(names[int(i)] for i in lacking) if names else f"number {', '.join(lacking)}"
         raise ValueError(f"{what}: there is no value (missing, nodata, NaN or infinite)")
     return np.array([value * reading.scale + reading.offset for value in values], np.float32)
-
-
-def _number(found: Any, name: str) -> float:
-    """A field of a JSON, dotted where objects lie in each other; NaN if it is missing or null."""
-    value = found
-    for part in name.split("."):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{name}: {type(value).__name__}, expected an object")
-        value = value.get(part)
-    if value is None:
-        return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name} is {value!r:.60}, expected a number")
-    return float(value)

@@ -74,7 +74,7 @@ def test_init_finds_columns_of_parquet(tmp_path: Path) -> None:
             "z": {"column": "Z", "kind": "scalar"},
         }
         assert "float32 (96,) in 6 of 8 samples" in text and "name the bands" not in text
-        for left in ("TYPE, 8 of 8 samples: the column holds text such as 'EXP'", "zwarn, bool () in 8 of 8 samples"):
+        for left in ("TYPE, 8 of 8 samples: the column holds text such as 'EXP'", "ZWARN, bool () in 8 of 8 samples"):
             assert left in text
         Project(recipes.parse(found))
 

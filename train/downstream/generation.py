@@ -172,8 +172,10 @@ def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, b
     steps = [model_step(step, specs[step.target]) for step in chain.to]
     everyone = members(job.settings, special_ids(job), model, given, steps, range(len(chosen)), range(chain.ensemble))
     first, *others = everyone
-    # Photos have no place, and are not opened again.
-    places = located.of_samples(job.places if SENSORS else {}, chosen)
+    # Only maps of sensors are written with a place: nothing else needs its shard again.
+    mapped = [MODALITIES[name].label for name in first if MODALITIES[name].label in SENSORS]
+    is_asked = any(LABELS[label].form in maps.MAPS for label in mapped)
+    places = located.of_samples(job.places if is_asked else {}, chosen)
     samples: list[dict[str, Any]] = [{"shard": shard, "key": key, "row": row} for shard, key, row in chosen]
     files = {}
     for name, tokens in first.items():

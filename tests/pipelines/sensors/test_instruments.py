@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
 from fourmill.pipelines.sensors import checks, readers, sound, values
 from fourmill.sensors.parts import Mel
@@ -127,13 +128,29 @@ def test_sizes_are_checked_before_values_are_read(monkeypatch: pytest.MonkeyPatc
             label(data, **reading)
 
 
+SPELLINGS = (
+    ("meter", "m"), ("metres", "Meter"), ("db", "dB"), ("Decibels", "db"), ("degrees_celsius", "degC"),
+    ("\u00b0C", "degC"), ("m**2", "m^2"), ("Angstrom", "\u00e5"), ("\u00b5m", "um"),
+    ("t/ha", "Mg ha-1"), ("reflectance", "1"),
+)  # fmt: skip
+
+
 def test_units_of_files_and_of_recipes() -> None:
     reading = {"member": "h5", "array": "sensors/bands", "bands": ["a", "b"]}
-    for said, declared in (("K", "kelvin"), ("m", ""), ("", "m"), ("1", "unitless")):
+    for said, declared in (("K", "kelvin"), ("m", ""), ("", "m"), ("1", "unitless"), *SPELLINGS):
         label(hdf5(units=said), declared, **reading)
     label(hdf5(units="DN"), "m", **reading, scale=0.1)  # what is scaled has another unit than its file
     with pytest.raises(ValueError, match="the file says its unit is 'feet', and the recipe says 'm'"):
         label(hdf5(units="feet"), "m", **reading)
+
+
+def test_the_unit_of_a_geotiff_counts() -> None:
+    xml = '<GDALMetadata><Item name="UNITTYPE" sample="0" role="unittype">feet</Item></GDALMetadata>'
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.ones((4, 4), np.float32), extratags=[(42112, 2, None, xml, True)])
+    label(file.getvalue(), "ft", member="tif")
+    with pytest.raises(ValueError, match="the file says its unit is 'feet', and the recipe says 'm'"):
+        label(file.getvalue(), "m", member="tif")
 
 
 def test_each_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

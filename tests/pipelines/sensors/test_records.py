@@ -177,3 +177,8 @@ def parquet_of(columns: dict[str, Any]) -> bytes:
 def test_what_does_not_fit_together_is_refused(change: dict[str, Any], what: str) -> None:
     with pytest.raises(ValidationError, match=what):
         Reading.model_validate(change)
+
+
+def test_a_key_may_have_dots_of_its_own() -> None:
+    for found in ({"site.agb": 3.5}, {"site": {"agb": 3.5}}):
+        assert label(found, {"member": "json", "field": "site.agb"}).tolist() == [3.5]

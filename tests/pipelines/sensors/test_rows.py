@@ -25,7 +25,7 @@ from fourmill.infra.configuration import RecipeError
 from fourmill.pipelines import patterns, source
 from fourmill.pipelines.reject import Reject
 from fourmill.pipelines.removal import removal
-from fourmill.pipelines.sensors import parallel, places, readers, rows
+from fourmill.pipelines.sensors import parallel, places, readers, rows, values
 from fourmill.project import Project
 from fourmill.sensors.reading import Reading
 from fourmill.tokenize import labels
@@ -266,3 +266,19 @@ def test_rows_are_removed_by_their_url(tmp_path: Path) -> None:
     root = str(tmp_path / "root")
     outcome = removal.run(root, [], urls[1:2], {"t": str(tmp_path / "t.parquet")}, str(tmp_path), (True, "id"))
     assert outcome.found == {"t": {"b"}} and not outcome.unread
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["list of structs", "struct of lists"])
+def test_catalogues_lie_in_structs(tmp_path: Path, listed: bool) -> None:
+    sky: list[Any] = [[{"x": 1.0, "mag": 20.0}, {"x": 2.0, "mag": None}], [{"x": 3.0, "mag": 22.0}], None]
+    if not listed:
+        sky = [None if one is None else {name: [row[name] for row in one] for name in ("x", "mag")} for one in sky]
+    reading = Reading(column="sky", fields=["x", "mag"], kind="catalogue", rows=5)
+    with table(tmp_path, sky=pa.array(sky), taken=pa.array([datetime.datetime(2021, 5, 3, 10), None, None])) as shard:
+        found = [shard.member_bytes(sample, "sky") for sample in shard.samples[:2]]
+        assert values.label(readers.read(found[0], reading), reading) == [{"x": 1, "mag": 20}, {"x": 2, "mag": None}]
+        assert values.label(readers.read(found[1], reading), reading) == [{"x": 3, "mag": 22}]
+        assert reason(shard, "sky", 2) == "sky: there is none"
+        assert "sky" not in shard.ignored and shard.problems({"sky", "taken"}) == []
+        when = Reading(column="taken", kind="time", hour=True)
+        assert values.label(readers.read(shard.member_bytes(shard.samples[0], "taken"), when), when)["hour"] == 10

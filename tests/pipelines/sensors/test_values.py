@@ -234,3 +234,11 @@ def test_chunks_of_zarr_that_are_lost() -> None:
         label(lost, member="zarr.zip", **TWO)
     with pytest.raises(ValueError, match="not a Zarr store"):
         label(b"nothing", member="zarr.zip")
+
+
+def test_a_part_of_a_file_has_gaps_whatever_dtype_is_declared() -> None:
+    part = np.ma.MaskedArray(np.array([[1, 2], [3, 0]], np.int16), [[False, False], [False, True]])
+    reading = Reading(member="npy", dtype="int16", shape=[9, 9])
+    np.testing.assert_array_equal(values.label(part, reading)[..., 0], [[1, 2], [3, np.nan]])
+    ids = values.label(part, Reading(member="npy", dtype="int16", classes=["a", "b", "c", "d"]))
+    assert ids.tolist() == [[1, 2], [3, 255]]

@@ -198,7 +198,7 @@ def _fields(found: Any, sensor: Sensor) -> list[float]:
     numbers = []
     for name in sensor.fields or [sensor.field or ""]:
         value = found
-        for part in name.split("."):
+        for part in [name] if isinstance(found, Mapping) and name in found else name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         numbers.append(float("nan") if value is None or isinstance(value, bool | str) else float(value))
     return numbers

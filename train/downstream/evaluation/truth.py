@@ -10,7 +10,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, BinaryIO, NamedTuple
@@ -23,6 +25,7 @@ from ....infra.formats import npy
 from ....pipelines import source
 from ....pipelines.reject import Reject
 from ....pipelines.sensors import places as tars
+from ....pipelines.sensors import rows
 from ..samples import Place
 
 logger = logging.getLogger(__name__)
@@ -93,10 +96,14 @@ def members(
 
 
 def _opened(url: str, column: str) -> AbstractContextManager[Any]:
-    """A shard of Parquet, or a tar as a stream: of one in a bucket nothing is read twice."""
-    if url.partition("?")[0].lower().endswith(".parquet"):
-        return source.open_shard(url, source.scratch_folder(), True, column)
-    return storage.open_binary(url)
+    """A shard of Parquet, or a tar as a stream: of one in a bucket nothing is read twice. Its first bytes say which."""
+    file = storage.open_binary(url)
+    is_table = file.read(len(rows.MAGIC)) == rows.MAGIC
+    file.seek(0)
+    if not is_table:
+        return file
+    file.close()
+    return source.open_shard(url, source.scratch_folder(), True, column)
 
 
 def _rows(shard: source.Shard, keys: Mapping[str, Any], names: Iterable[str]) -> Iterator[tuple[str, str, bytes]]:
@@ -112,13 +119,19 @@ def _rows(shard: source.Shard, keys: Mapping[str, Any], names: Iterable[str]) ->
 def _entries(file: BinaryIO, keys: Mapping[str, Any], asked: Iterable[str]) -> Iterator[tuple[str, str, bytes]]:
     """Key, extension as it was asked for, and bytes of the members of a tar that are looked for."""
     names = {name.lower(): name for name in asked}
-    with tarfile.open(fileobj=file, mode="r|*") as tar:
-        for entry in tar:
-            key, name = _split(entry.name, keys, names.keys())
-            if entry.isfile() and key:
-                data = tar.extractfile(entry)
-                assert data is not None
-                yield key, names[name], data.read()
+    try:
+        with tarfile.open(fileobj=file, mode="r|*") as tar:
+            for entry in tar:
+                key, name = _split(entry.name, keys, names.keys())
+                if entry.isfile() and key:
+                    data = tar.extractfile(entry)
+                    assert data is not None
+                    yield key, names[name], data.read()
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise ValueError(
+            f"evaluate: the tar {getattr(file, 'name', '') or 'of a shard'} is damaged or cut off ({error}); `fourmill "
+            "check` names such shards, and a whole copy of it is needed to measure its samples"
+        ) from error
 
 
 def _split(path: str, keys: Mapping[str, Any], names: Set[str]) -> tuple[str, str]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from fourmill_tests import data
 from PIL import Image
+from pyarrow import parquet
 
 from fourmill.tokenize import crops
 from fourmill.train.downstream.evaluation import truth
@@ -32,6 +35,17 @@ def test_members_by_shard_and_key(tmp_path: Path) -> None:
         ("s", "a"): {"depth.npy": b"1"}, ("s", "b/c.d"): {"depth.npy": b"2", "png": b"3"}, ("s", "gone"): {},
         ("t", "a"): {"depth.npy": b"5"},
     }  # fmt: skip
+
+
+def test_parquet_is_known_by_its_content_and_damage_is_a_sentence(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"agb": [1.5], "id": ["a"]}), tmp_path / "rows.bin")
+    found = truth.members({"s": str(tmp_path / "rows.bin")}, [("s", "a", 0)], ["agb"], "id")
+    assert np.load(io.BytesIO(found["s", "a"]["agb"])) == 1.5
+    whole = data.tar([("a.x.npy", b"1" * 5000)])
+    for content in (whole[:2000], gzip.compress(whole)[:60], b"no tar at all"):
+        (tmp_path / "s.tar").write_bytes(content)
+        with pytest.raises(ValueError, match=r"evaluate: the tar .*s.tar is damaged or cut off"):
+            truth.members({"s": str(tmp_path / "s.tar")}, [("s", "a", 0)], ["x.npy"])
 
 
 def test_the_crop_is_the_middle_by_nearest_pixels() -> None:
