@@ -59,7 +59,7 @@ class Scene:
         """What each raster has of a tile, masked where it has nothing; without those that have no value at all."""
         assert self.area.georeference is not None
         here = replace(self.area, georeference=self.area.georeference.window(*corner))
-        found = {}
+        found: dict[str, np.ndarray] = {}
         for name, side in self.sides.items():
             one = cut.read(self.pack, here, name, Tile("", 0, 0, 0), side, opened)
             if not isinstance(one, str):
