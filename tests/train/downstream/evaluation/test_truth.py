@@ -37,7 +37,7 @@ def test_members_by_shard_and_key(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_parquet_is_known_by_its_content_and_damage_is_a_sentence(tmp_path: Path) -> None:
+def test_parquet_is_known_by_content_and_damage_is_said(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"agb": [1.5], "id": ["a"]}), tmp_path / "rows.bin")
     found = truth.members({"s": str(tmp_path / "rows.bin")}, [("s", "a", 0)], ["agb"], "id")
     assert np.load(io.BytesIO(found["s", "a"]["agb"])) == 1.5
