@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,20 @@ class Boxes(Text):
 
     def parse(self, text: str) -> list[dict[str, Any]]:
         return sentences.text_to_boxes(text, self.wordpiece.classes)
+
+    def scored(self, tokens: Sequence[int], probability: Sequence[float]) -> list[dict[str, Any]]:
+        """The boxes of a generated sentence, each with a "score": how probable the words of its class were, where its
+        corners are given, as Pix2Seq has it (Chen et al. 2022, section 2.4).
+
+        Args:
+            tokens: without the end. probability: of each.
+        """
+        starts = [i for i, token in enumerate(tokens) if self.wordpiece.decode([token]).startswith(sentences.FIRST)]
+        boxes = []
+        for start, end in pairwise([*starts, len(tokens)]):
+            score = math.prod(probability[start + sentences.CORNERS : end])
+            boxes += [box | {"score": score} for box in self.parse(self.wordpiece.decode(tokens[start:end]))]
+        return boxes
 
 
 class PaletteSentence(Text):

@@ -27,7 +27,18 @@ from .writer import write
 
 __all__ = ["Generated", "Step", "generate"]
 
-Generated = dict[str, np.ndarray | list[list[int]]]
+
+class Generated(ByName[np.ndarray | list[list[int]]]):
+    """Target -> its tokens, see `generate`.
+
+    Attributes:
+        probability: text target -> for each id of each text the probability that it was drawn with: the softmax after
+            guidance, `ends_above`, filters and temperature; at temperature 0 that of temperature 1.
+    """
+
+    def __init__(self, config: FourMConfig) -> None:
+        super().__init__(config)
+        self.probability: dict[str, list[list[float]]] = {}
 
 
 @torch.inference_mode()
@@ -85,7 +96,7 @@ def generate(
     _check_chain(model, conditions, chain)
     begun = _check_begun(model, begun or {}, chain, len(streams))
     known = Known.of(config, conditions, model.device, sizes[0])
-    results: Generated = ByName(config)
+    results = Generated(config)
     for number, step in enumerate(chain):
         spec = config.spec(step.target)
         # A generator for each sample and step: neighbours in the batch, other steps and the device change nothing.
@@ -100,9 +111,11 @@ def generate(
                 known.add_grid(spec, grid)
         else:
             before = begun.get(step.target)
-            raw = _generate_text(model, context, step, random, special, before).tolist()
-            texts = [_text_of(row, special) for row in raw]
-            results[spec.name] = texts
+            raw, probability = _generate_text(model, context, step, random, special, before)
+            rows = zip(raw.tolist(), probability.tolist(), strict=True)
+            pairs = [_text_of(row, of_each, special) for row, of_each in rows]
+            texts = [text for text, _ in pairs]
+            results[spec.name], results.probability[spec.name] = texts, [of_each for _, of_each in pairs]
             if spec.name in model.config.inputs:
                 # A text that was cut short has an end for those that read it, as in training.
                 whole = [
@@ -245,8 +258,9 @@ def _generate_text(
     random: Sequence[np.random.Generator],
     special: SpecialIds,
     begun: Sequence[Sequence[int]] | None = None,
-) -> Tensor:
-    """Raw ids of a sequence, int64 (B, 1 + written): first sentinel, text, end; padding after a sample's end.
+) -> tuple[Tensor, Tensor]:
+    """Raw ids of a sequence, int64 (B, 1 + written): first sentinel, text, end; padding after a sample's end. And the
+    probability of each that is written, float32 (B, written).
 
     The model sees the whole sequence as one masked span: the first sentinel in the input, and in the target the first
     sentinel, the text with its end, the second sentinel.
@@ -261,9 +275,10 @@ def _generate_text(
     # Only this target shows its sentinel. (Scripts of apple/ml-4m show those of all texts of a chain from its first
     # step on, which no mask of training does; `init_empty_target_modality` just before a step is the same as here.)
     own = {step.target: masked} if step.target in model.config.inputs else {}
-    raw, finite = write(model, step, _encode(model, known, own), uniforms, start[: len(random)], special)
+    context = _encode(model, known, own)
+    raw, probability, finite = write(model, step, context, uniforms, start[: len(random)], special)
     _check_finite(finite, step)
-    return raw
+    return raw, probability
 
 
 def _after(begun: Sequence[Sequence[int]], special: SpecialIds, known: Known) -> Tokens:
@@ -278,12 +293,16 @@ def _after(begun: Sequence[Sequence[int]], special: SpecialIds, known: Known) ->
     return Tokens(tokens, places, torch.from_numpy(valid).to(known.device))
 
 
-def _text_of(raw: Sequence[int], special: SpecialIds) -> list[int]:
-    """The text in raw ids: up to its end, without markers."""
-    text = []
-    for token in raw[1:]:
+def _text_of(
+    raw: Sequence[int], probability: Sequence[float], special: SpecialIds
+) -> tuple[list[int], list[float]]:  # fmt: skip
+    """The text in raw ids, up to its end, without markers; and the probability of each id."""
+    text: list[int] = []
+    kept: list[float] = []
+    for token, of_it in zip(raw[1:], probability, strict=True):
         if token in (special.eos, special.sentinel(2)):
             break
         if not special.is_marker(token):
             text.append(token)
-    return text
+            kept.append(of_it)
+    return text, kept

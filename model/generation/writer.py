@@ -72,6 +72,7 @@ class Text:
         self.decoder, self.step, self.uniforms, self.special = decoder, decoder.step, uniforms, special
         self.raw = torch.cat([start, torch.full_like(uniforms, special.pad, dtype=torch.int64)], dim=1)
         self.ended = torch.zeros_like(start, dtype=torch.bool)
+        self.probability = torch.zeros_like(uniforms)  # that each token had
         self.finite = torch.ones((), dtype=torch.bool, device=start.device)
         ends = sorted({end for end in (special.eos, special.sentinel(2)) if end >= 0})
         self.ends = torch.tensor(ends, dtype=torch.int64, device=start.device)
@@ -84,28 +85,30 @@ class Text:
         if step.ends_above is not None:
             logits = end_or_go_on(logits, self.ends, step.ends_above)
         uniforms = self.uniforms.index_select(1, place)
-        drawn, _ = sample(logits, uniforms, step.temperature, step.top_k, step.top_p)
+        drawn, probability = sample(logits, uniforms, step.temperature, step.top_k, step.top_p)
+        self.probability.index_copy_(1, place, probability)
         drawn = torch.where(self.ended, self.special.pad, drawn)
         self.raw.index_copy_(1, place + 1, drawn)
         self.ended |= (drawn == self.special.eos) | (drawn == self.special.sentinel(2))
 
-    def write(self, look: int) -> Tensor:
-        """All tokens: raw ids (B, 1 + written); padding after a sample's end."""
+    def write(self, look: int) -> tuple[Tensor, Tensor]:
+        """All tokens: raw ids (B, 1 + written), padding after a sample's end; and their probabilities (B, written)."""
         write, length = self.next, self.uniforms.shape[1]
         for i in range(length):
             if i == LOOK:
                 write = as_graph(self.next, self.raw.device)
             write()
             if i % look == look - 1 and i + 1 < length and bool(self.ended.all()):
-                return self.raw[:, : i + 2]
-        return self.raw
+                return self.raw[:, : i + 2], self.probability[:, : i + 1]
+        return self.raw, self.probability
 
 
 def write(
     model: FourM, step: Step, context: Context, uniforms: Tensor, start: Tensor, special: SpecialIds,
     fixed: bool | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Raw ids, int64 (B, 1 + written), and whether all logits were finite, a scalar.
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Raw ids, int64 (B, 1 + written); the probability that each was drawn with, float32 (B, written), see `sample`;
+    whether all logits were finite, a scalar.
 
     Args:
         context: what the encoder read in each pass of guidance, P rows.
@@ -114,7 +117,7 @@ def write(
     """
     fixed = start.device.type != "cpu" if fixed is None else fixed
     text = Text(Decoder(model, step, context, uniforms.shape[1], fixed), uniforms, start, special)
-    return text.write(LOOK if fixed else 1), text.finite
+    return *text.write(LOOK if fixed else 1), text.finite
 
 
 def as_graph(step: Callable[[], None], device: torch.device) -> Callable[[], None]:

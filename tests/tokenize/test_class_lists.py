@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fourmill import modalities
 from fourmill import recipe as recipes
 from fourmill.modalities import COCO_CLASSES, COCO_PANOPTIC_CLASSES
 from fourmill.recipe import RecipeError
-from fourmill.tokenize import class_lists
+from fourmill.tokenize import class_lists, text_codecs
+from fourmill.tokenize.codec import Options
 from fourmill.tokenize.crops import Crop
 from fourmill.tokenize.text.sentences import boxes_to_text, folded, text_to_boxes
 from fourmill.tokenize.text.wordpiece import COORDINATES, NUM_SENTINELS, WordPiece
@@ -103,6 +105,19 @@ def test_boxes_of_own_classes_come_back(words: WordPiece, boxes: list[tuple[list
     assert back == text_to_boxes(text, OWN)
     written = [one for one in label if one["box"][0] < one["box"][2] and one["box"][1] < one["box"][3]]
     assert sorted(one["label"] for one in back) == sorted(one["label"] for one in written)
+
+
+def test_boxes_of_a_generated_sentence_have_scores(words: WordPiece) -> None:
+    """What is broken has none, and takes no other's."""
+    codec = text_codecs.Boxes(modalities.spec("det", image_size=224), Options(0, 224, 1), words)
+    parts = [f"v0=1 v1=2 v2=300 v3=400 {OWN[0]}", "v0=5 v1=6", f"v0=9 v1=2 v2=3 v3=4 {OWN[1]}"]
+    parts.append(f"v0=0 v1=0 v2=9 v3=9 {OWN[1]}")
+    ids = [int(one) for part in parts for one in words.encode(part, 99)[:-1]]
+    probability = [0.5, 0.5, 0.5, 0.5, 0.75, 0.1, 0.1, *[0.2] * 5, 0.5, 0.5, 0.5, 0.5, 0.25]
+    found = codec.scored(ids, probability)
+    assert [(one["label"], one["score"]) for one in found] == [(OWN[0], 0.75), (OWN[1], 0.25)]
+    assert [{k: v for k, v in one.items() if k != "score"} for one in found] == codec.parse(" ".join(parts))
+    assert codec.scored([], []) == []
 
 
 def test_classes_that_the_recipe_lacks_are_refused() -> None:

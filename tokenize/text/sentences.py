@@ -25,6 +25,7 @@ from ...modalities import COCO_CLASSES
 from ..crops import Crop, hashed_uniforms
 
 COORDINATE_BINS = 1000
+FIRST, CORNERS = "v0=", 4  # how a box begins, and how many words its corners are
 MAX_PALETTE = 7
 DEFAULT_SCORE = 0.6
 

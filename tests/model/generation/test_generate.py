@@ -12,6 +12,7 @@ import torch
 
 from fourmill.modalities import Kind, ModalitySpec
 from fourmill.model.config import FourMConfig
+from fourmill.model.downstream.likelihood import Reader
 from fourmill.model.fourm import Context, FourM
 from fourmill.model.generation import generate as generation
 from fourmill.model.generation.generate import Step, generate
@@ -67,7 +68,7 @@ def test_greedy_text_is_that_of_the_reference(
     step = Step(target, "autoregressive", temperature=0, guidance=float(guidance), max_tokens=expected.shape[1] - 1)
     known = step.passes(known, special)
     random = [np.random.default_rng(0)] * 2
-    raw = generation._generate_text(published, known, step, random, special).numpy()
+    raw = generation._generate_text(published, known, step, random, special)[0].numpy()
     for row, wanted in zip(raw, expected, strict=True):
         end = int(np.argmax(wanted == special.sentinel(2))) or len(wanted)
         assert row[:end].tolist() == wanted[:end].tolist()
@@ -141,7 +142,7 @@ def test_cached_text_is_the_text_of_full_passes(model: FourM) -> None:
     special = SpecialIds(eos=-1, first_sentinel=0, num_sentinels=0)
     model, step = model.double(), replace(TEXT, temperature=0, max_tokens=8)
     known = Known.of(model.config, conditions(2), torch.device("cpu"), 2)
-    raw = generation._generate_text(model, known, step, [np.random.default_rng(0)] * 2, special)
+    raw = generation._generate_text(model, known, step, [np.random.default_rng(0)] * 2, special)[0]
     index = model.config.index("caption")
     start = Tokens.everywhere(torch.ones(2, 1, dtype=torch.int64), torch.zeros(2, 1, dtype=torch.int64))
     context = model.encode(*known.inputs({"caption": start}))
@@ -269,8 +270,20 @@ def test_text_ends_and_holds_no_markers(model: FourM) -> None:
     assert len({len(text) for text in texts}) > 1
     assert not any(SPECIAL.is_marker(token) for text in texts for token in text)
     raw = [SPECIAL.sentinel(1), 20, SPECIAL.sentinel(5), 21, SPECIAL.eos, 22]
-    assert generation._text_of(raw, SPECIAL) == [20, 21]
-    assert generation._text_of([SPECIAL.sentinel(1), 20, SPECIAL.sentinel(2), 21], SPECIAL) == [20]
+    assert generation._text_of(raw, [0.1, 0.2, 0.3, 0.4, 0.5], SPECIAL) == ([20, 21], [0.1, 0.3])
+    ended = [SPECIAL.sentinel(1), 20, SPECIAL.sentinel(2), 21]
+    assert generation._text_of(ended, [0.1, 0.2, 0.3], SPECIAL) == ([20], [0.1])
+
+
+def test_probabilities_are_those_of_the_likelihood(model: FourM) -> None:
+    """Which is asked another way: all tokens at once, in one pass."""
+    made = generate(model, {}, [replace(TEXT, temperature=0.0)], seed=0, sample_ids=range(3), special=SPECIAL)
+    texts = made["caption"]
+    known = Known.of(model.config, {}, model.device, 3)
+    nats, tokens = Reader(model, known, SPECIAL).nats("caption", texts)
+    assert tokens.tolist() == [len(row) for row in made.probability["caption"]] == [len(text) for text in texts]
+    for of_text, probability in zip(nats, made.probability["caption"], strict=True):
+        assert -np.log(probability).sum() == pytest.approx(of_text, rel=1e-4)
 
 
 def test_text_ends_only_where_its_end_is_likelier_than_that(model: FourM) -> None:
@@ -319,7 +332,7 @@ def test_sampled_tokens_follow_the_model(model: FourM) -> None:
     step = replace(TEXT, top_p=1.0, max_tokens=1)
     known = Known.of(model.config, {}, torch.device("cpu"), n)
     random = [np.random.default_rng((0, i)) for i in range(n)]
-    drawn = generation._generate_text(model, known, step, random, SPECIAL)[:, 1].bincount(minlength=40) / n
+    drawn = generation._generate_text(model, known, step, random, SPECIAL)[0][:, 1].bincount(minlength=40) / n
     start = torch.full((1, 1), SPECIAL.sentinel(1))
     one = Known.of(model.config, {}, torch.device("cpu"), 1)
     context = model.encode(*one.inputs({"caption": Tokens.everywhere(start, start * 0)}))

@@ -70,7 +70,7 @@ def test_writing_stops_soon_after_all_texts_have_ended() -> None:
     one = texts.text(texts.model(), TEXT, tokens=64)
     one.ended[:] = True
     with torch.inference_mode():
-        raw = one.write(LOOK)
+        raw = one.write(LOOK)[0]
     assert raw.shape == (2, 1 + LOOK) and (raw[:, 1:] == texts.ENDLESS.pad).all()
 
 

@@ -2,7 +2,8 @@
 
 RUN/evaluation/QUESTION-FINGERPRINT/TARGET/MEMBER-CHUNK.parquet, a column of the target's tokens for each `CHUNK`
 answers, whose keys are SHARD/KEY of the sample (SHARD/KEY/NUMBER where a sample has several). The fingerprint is of
-everything that the tokens depend on. A file is put in one step: one that is there is whole.
+everything that the tokens depend on. A file is put in one step: one that is there is whole. Beside the column of a text
+lies MEMBER-CHUNK.npy, float32: the probability that each of its ids was drawn with, one answer after the other.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import torch
 
 from ....infra import storage
 from ....infra.fingerprint import fingerprint, hashed
+from ....infra.formats import npy
 from ....modalities import Kind, ModalitySpec
 from ....model.fourm import FourM
 from ....model.generation.generate import Generated, generate
 from ....tokenize import store
+from ....tokenize.labels import encode_array
 from ....tokenize.table_file import Damaged
 from ...settings import in_bf16
 from ..generation import MEMBER_STRIDE, model_step, special_ids
@@ -113,6 +116,22 @@ class Made:
             self._post(len(column) / len(asked) * len(self.samples.places))
         return found
 
+    def texts(self, question: Question, target: str, member: int = 0) -> list[tuple[list[int], list[float]]]:
+        """The answers in a text: their ids, without ends, and the probability that each was drawn with."""
+        folder, eos = self.folder(question, target), special_ids(self.job.generation).eos
+        starts = range(0, len(question.asked(len(self.samples.places))), CHUNK)
+        for start in starts:
+            if _array(storage.join(folder, _name(member, start, "npy"))) is None:
+                # Of answers that were made before probabilities were kept: both are made again.
+                storage.delete(storage.join(folder, _name(member, start)))
+        rows = [ids[ids != eos] for ids in self.tokens(question, target, member)]
+        parts = [_array(storage.join(folder, _name(member, start, "npy"))) for start in starts]
+        probability = np.concatenate([np.zeros(0, np.float32), *(part for part in parts if part is not None)])
+        ends = np.cumsum([len(ids) for ids in rows])
+        if len(ends) and ends[-1] != len(probability):
+            raise ValueError(f"{folder} is damaged; delete it, and run the same command again")
+        return [(ids.tolist(), probability[end - len(ids) : end].tolist()) for ids, end in zip(rows, ends, strict=True)]
+
     def missing(self, question: Question, member: int) -> list[int]:
         """The numbers of the first answers of chunks of which a target is not there yet."""
         folders = [set(storage.list_names(self.folder(question, step.target))) for step in question.steps]
@@ -127,9 +146,12 @@ class Made:
 
     def _make(self, question: Question, member: int, start: int, asked: Sequence[Asked], name: str) -> None:
         """A chunk of answers, of all targets of the chain: what was generated on the way is kept as well."""
-        made = self._generate(question, member, start, asked)
+        made, probability = self._generate(question, member, start, asked)
         for target, rows in made.items():
             url = storage.join(self.folder(question, target), name)
+            if target in probability:  # first: where there is a column, they are there
+                flat = np.concatenate([np.zeros(0, np.float32), *(np.float32(row) for row in probability[target])])
+                storage.put(url.removesuffix("parquet") + "npy", encode_array(flat))
             # A run that was killed between two targets makes the first again, which are the same tokens.
             if not storage.exists(url):
                 storage.put(url, self._column(question, target, asked, rows))
@@ -138,7 +160,10 @@ class Made:
     def _others(self) -> np.ndarray:
         return others(len(self.samples.places), self.job.settings.seed)
 
-    def _generate(self, question: Question, member: int, start: int, asked: Sequence[Asked]) -> dict[str, list[Any]]:
+    def _generate(
+        self, question: Question, member: int, start: int, asked: Sequence[Asked]
+    ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+        """Target -> the ids of each answer; and of texts their probabilities."""
         settings, size = self.job.settings, self.job.settings.batch_size
         steps = [model_step(step, self._specs[step.target]) for step in question.steps]
         special, device = special_ids(self.job.generation), self._model.device.type
@@ -153,7 +178,9 @@ class Made:
             more: dict[str, Any] = {"seed": settings.seed, "sample_ids": ids, "special": special, "begun": begun}
             with torch.autocast(device, torch.bfloat16, enabled=in_bf16(settings.precision, device)):
                 parts.append(generate(self._model, given, steps, **more))
-        return {step.target: [ids for part in parts for ids in part[step.target]] for step in steps}
+        ids_of = {step.target: [row for part in parts for row in part[step.target]] for step in steps}
+        texts = parts[0].probability
+        return ids_of, {target: [row for part in parts for row in part.probability[target]] for target in texts}
 
     def _column(self, question: Question, target: str, asked: Sequence[Asked], made: Sequence[Any]) -> bytes:
         spec = self._specs[target]
@@ -171,6 +198,14 @@ class Made:
         return store.encode_column(of, keys, rows)
 
 
-def _name(member: int, start: int) -> str:
+def _name(member: int, start: int, kind: str = "parquet") -> str:
     """The file of a chunk."""
-    return f"{member:02d}-{start // CHUNK:04d}.parquet"
+    return f"{member:02d}-{start // CHUNK:04d}.{kind}"
+
+
+def _array(url: str) -> np.ndarray | None:
+    """The numbers of a file; None if it is not there, or damaged."""
+    try:
+        return npy.read(storage.read_bytes(url))
+    except (FileNotFoundError, ValueError):
+        return None

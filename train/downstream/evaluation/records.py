@@ -51,8 +51,10 @@ class Boxes(_Found):
         return self.of_label(truth.boxes(truth.record(data, self.given.member), frame))
 
     def of_label(self, value: Any) -> list[Found]:
-        # Sentences have no scores: all boxes are as sure.
-        return [Found(one["label"], tuple(_SCALE * edge for edge in one["box"])) for one in value]
+        # Scores are of generated sentences; boxes without them are all as sure.
+        return [
+            Found(one["label"], tuple(_SCALE * edge for edge in one["box"]), one.get("score", 1.0)) for one in value
+        ]
 
     def as_label(self, reference: Sequence[Found]) -> Any:
         return [
@@ -68,7 +70,7 @@ class Boxes(_Found):
         return [Found(name, tuple(map(float, box))) for name, box in zip(most, means, strict=True)]
 
     def together(self, answers: Sequence[Sequence[Found]]) -> list[Found]:
-        """Boxes of one class that overlap are one, their mean; its score is the share of answers that have it."""
+        """Boxes of one class that overlap are one, their mean; its score is their mean, 0 in answers without it."""
         groups: list[list[Found]] = []
         for answer in answers:
             free = list(groups)
@@ -79,7 +81,8 @@ class Boxes(_Found):
                 else:
                     groups.append([one])
         means = [tuple(map(float, np.mean([one.where for one in group], 0))) for group in groups]
-        return [Found(g[0].name, box, len(g) / len(answers)) for g, box in zip(groups, means, strict=True)]
+        scores = [sum(one.score for one in group) / len(answers) for group in groups]
+        return [Found(g[0].name, box, score) for g, box, score in zip(groups, means, scores, strict=True)]
 
 
 def _box_overlap(group: Sequence[Found], one: Found) -> float:

@@ -13,6 +13,7 @@ from ....infra.explain import listing
 from ....model.fourm import FourM
 from ....sensors.declared import SENSORS
 from ....tokenize.text.instance_sentences import MASK_TOKENS
+from ....tokenize.text_codecs import Boxes as BoxCodec
 from ....tokenize.text_codecs import Instances as InstanceCodec
 from ...measures.resample import Value, draw, measure
 from .. import samples as chosen
@@ -299,8 +300,14 @@ class _Asker:
         question = self.question(row)
         if question is None:
             return []
-        tokens = self.made.tokens(question, self.column.target, member)
-        found = self.boxes.answers(tokens) if self.boxes else self.here.answers(self.column, tokens)
+        target, codec = self.column.target, self.here.codec(self.column)
+        if self.boxes:
+            found = self.boxes.answers(self.made.tokens(question, target, member))
+        elif isinstance(codec, BoxCodec):
+            texts = self.made.texts(question, target, member)
+            found = [self.column.judge.of_label(codec.scored(ids, probability)) for ids, probability in texts]
+        else:
+            found = self.here.answers(self.column, self.made.tokens(question, target, member))
         if row == "chain":
             self._first = found
         return found

@@ -157,6 +157,8 @@ def test_boxes_of_an_ensemble_vote() -> None:
     # Two boxes of one answer are two things, however they overlap.
     twice = judge.together([[box("cup", 0, 0, 0.4, 0.4), box("cup", 0, 0, 0.39, 0.4)]])
     assert [one.score for one in twice] == [1, 1]
+    unsure = Found("cup", (0.0, 0.0, 400.0, 400.0), 0.5)
+    assert [one.score for one in judge.together([[unsure], [box("cup", 0, 0, 0.4, 0.4)], []])] == [0.5]
 
 
 def test_stored_instances_are_cut_to_the_crop() -> None:
