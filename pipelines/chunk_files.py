@@ -13,10 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
 from ..infra import footers, storage, sums
-from ..tokenize import table_file
+from ..tokenize import arrow, table_file
 from ..tokenize.table_file import Damaged
 
 FOLDER = "chunks"
@@ -98,7 +96,7 @@ def write(root: str, shard: str, start: int, chunk: Chunk) -> Place:
     about = sums.sealed({name: getattr(chunk, name) for name in _ABOUT})
     metadata = {"format": FORMAT, "version": str(VERSION), "about": json.dumps(about)}
     data = table_file.encode_table(
-        {"key": pa.array(chunk.keys, pa.string()), **chunk.fields}, metadata, max(1, len(chunk.keys))
+        {"key": arrow.strings(chunk.keys), **chunk.fields}, metadata, max(1, len(chunk.keys))
     )
     place = Place(shard, start, start + len(chunk.keys), footers.digest(footers.of(data)))
     storage.put(storage.join(root, place.path), data)

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from ..infra.formats import npy
 from ..modalities import Storage
+from . import arrow
 from .table_file import Damaged, Origin, Source, TableFile, again, encode_table, read_footer, source_name
 
 FORMAT = "fourmill.label"
@@ -76,13 +77,13 @@ def encode_cells(
     metadata = {"format": FORMAT, "version": str(VERSION), "label": label_name, "storage": str(storage)}
     if classes:
         metadata["classes"] = json.dumps(list(classes))
-    fields = {"key": pa.array(keys, pa.string()), "value": array(storage, cells)}
+    fields = {"key": arrow.strings(keys), "value": array(storage, cells)}
     return encode_table(fields, metadata, ROW_GROUP, origin)
 
 
-def array(storage: Storage, cells: Sequence[bytes | str | None]) -> pa.Array:
+def array(storage: Storage, cells: Sequence[Any]) -> pa.Array | pa.ChunkedArray:
     """Cells as they lie in a file."""
-    return pa.array(cells, pa.string() if storage is Storage.JSON else pa.large_binary())
+    return arrow.strings(cells) if storage is Storage.JSON else arrow.binary(cells)
 
 
 def read_labels(

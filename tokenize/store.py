@@ -36,6 +36,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..modalities import Kind
+from . import arrow
 from .column_chunks import Cache
 from .table_file import Damaged, Origin, Source, TableFile, again, encode_table, read_footer, source_name
 
@@ -146,7 +147,7 @@ def encode_column(spec: ColumnSpec, keys: Sequence[str], rows: Sequence[Any], or
     Raises:
         ValueError: a row is not what `spec` says; names modality and key.
     """
-    fields = {"key": pa.array(keys, pa.string()), **arrays(spec, keys, rows)}
+    fields = {"key": arrow.strings(keys), **arrays(spec, keys, rows)}
     return encode_table(fields, _metadata(spec), ROW_GROUP, origin)
 
 
@@ -165,7 +166,7 @@ def arrays(spec: ColumnSpec, keys: Sequence[str], rows: Sequence[Any]) -> dict[s
 def samples(spec: ColumnSpec, keys: Sequence[str], fields: Mapping[str, pa.ChunkedArray]) -> list[Any]:
     """The rows that `arrays` was given, None for rejects."""
     names = [_field(c) for c in range(spec.crops)]
-    table = pa.table({"key": pa.array(keys, pa.string()), **{name: fields[name] for name in names}})
+    table = pa.table({"key": arrow.strings(keys), **{name: fields[name] for name in names}})
     column = _column(spec, table, names)
     return [column.sample(i) for i in range(len(column))]
 
@@ -306,12 +307,12 @@ def _field(crop: int) -> str:
 def _encode(spec: ColumnSpec, crops: Sequence[Any]) -> pa.Array:
     """One crop of each sample, None for those without."""
     if spec.kind is Kind.SEQUENCE:
-        return pa.array(crops, pa.list_(pa.uint16()))
+        return arrow.lists(crops)
     if spec.kind is Kind.PIXELS:
-        return pa.array(crops, pa.large_binary())  # large: a shard may hold more than 2 GiB
+        return arrow.binary(crops)  # large: a shard may hold more than 2 GiB
     if spec.kind is Kind.EMBEDDING:
         vectors = [None if crop is None else np.ascontiguousarray(crop, "<f2").tobytes() for crop in crops]
-        return pa.array(vectors, pa.large_binary())
+        return arrow.binary(vectors)
     # Fixed-length bytes from one array: no Python object for each sample. Rows of null samples stay 0, so that the same
     # tokens give the same bytes.
     values = np.zeros((len(crops), spec.length), np.dtype("<u2"))
@@ -330,7 +331,7 @@ def _one_chunk(table: pa.Table, name: str) -> pa.Array:
 def _column(spec: ColumnSpec, table: pa.Table, fields: Sequence[str]) -> Column:
     # A sample is null in all its crops or in none, so that the first field says it.
     arrays = [_one_chunk(table, name) for name in fields]
-    valid = ~arrays[0].is_null().to_numpy(zero_copy_only=False)
+    valid = arrow.is_valid(arrays[0])
     count, crops = len(valid), spec.crops
     if spec.kind is Kind.GRID:
         grids = [_grid(spec, array) for array in arrays]
@@ -357,7 +358,7 @@ def _grid(spec: ColumnSpec, array: pa.Array) -> np.ndarray:
 def _items(spec: ColumnSpec, array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Values of one crop of all samples, end to end, and where each begins and ends: int64 (samples + 1,)."""
     if spec.kind is Kind.SEQUENCE:
-        return array.values.to_numpy(), array.offsets.to_numpy().astype(np.int64)
+        return arrow.numbers(array.values), arrow.numbers(array.offsets).astype(np.int64)
     _, offsets, data = array.buffers()
     ends = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
     if not len(array):

@@ -27,6 +27,7 @@ import xxhash
 
 from ..infra import footers, ledger, storage
 from ..infra.fingerprint import fingerprint
+from . import arrow
 from .column_chunks import Cache, ColumnChunks
 
 _OF_ORIGIN = ("shard", "fingerprint")  # names of a footer's metadata
@@ -280,7 +281,7 @@ def table_sums(table: pa.Table, sizes: Sequence[int]) -> dict[str, list[str]]:
 
 def sum_of_keys(keys: Sequence[str]) -> str:
     """The sum of a shard's keys, equal in all its files, whatever their row groups."""
-    return _sum(pa.chunked_array([pa.array(keys, pa.string())]))
+    return _sum(pa.chunked_array([arrow.strings(keys)]))
 
 
 def _sum(column: pa.ChunkedArray) -> str:
@@ -288,7 +289,7 @@ def _sum(column: pa.ChunkedArray) -> str:
     chunks = [chunk for chunk in column.chunks if len(chunk)]
     digest = xxhash.xxh3_64(len(column).to_bytes(8, "little"))
     if column.null_count:
-        digest.update(np.packbits(~column.is_null().to_numpy(zero_copy_only=False)).data)
+        digest.update(np.packbits(arrow.is_valid(column)).data)
     parts = [_values(chunk) for chunk in chunks]
     for lengths, _ in parts:
         digest.update(lengths.data)
@@ -307,8 +308,8 @@ def _values(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         ]
         return np.zeros(0, np.int64), data
     if pa.types.is_list(array.type):
-        ends = array.offsets.to_numpy()
-        return np.diff(ends).astype(np.int64), array.values.to_numpy()[ends[0] : ends[-1]]
+        ends = arrow.numbers(array.offsets)
+        return np.diff(ends).astype(np.int64), arrow.numbers(array.values)[ends[0] : ends[-1]]
     _, offsets, data = array.buffers()
     kind = np.int64 if pa.types.is_large_binary(array.type) or pa.types.is_large_string(array.type) else np.int32
     ends = np.frombuffer(offsets, kind)[array.offset : array.offset + len(array) + 1]

@@ -7,8 +7,9 @@ file a block is written. It decodes, labels and encodes labels as the engine doe
 nothing, and keeps no records. The bare loop is that of engine.py. All are timed from the moment their actors are up;
 each figure is the median of its turns, which are interleaved. The cores must be idle.
 
-Labels: `edges` (one cheap specialist), `five` (edges, a palette, captions, boxes of people, metadata) and `slow` (edges
-by a specialist that keeps a core busy for 50 ms an image, as a network would).
+Labels: `edges` (one cheap specialist), `four` (edges, a palette, captions, metadata), `five` (with boxes of people,
+which take most of the time) and `slow` (edges by a specialist that keeps a core busy for 50 ms an image, as a network
+would).
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Busy(Canny):
 
 CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "edges": (["canny_edge"], {}),
+    "four": ([label for label in engine.LABELS if label != "det"], {}),
     "five": (engine.LABELS, engine.SPECIALISTS),
     "slow": (["canny_edge"], {"canny_edge": {"specialist": "beside:Busy"}}),
 }

@@ -121,6 +121,8 @@ def _bars(lines: np.ndarray) -> Bars:
     count = len(lines)
     first, last = _end(lines, 0), _end(lines[::-1], count)
     ends = [first.straight, last.straight]
+    if not any(ends):
+        return Bars(0, 0)
     # Where the photo is of the bar's colour its edge cannot be seen; padding is as thick at the other end.
     if np.abs(_colour(lines) - _colour(lines[::-1])).max() <= _TOLERANCES[-1]:
         if first.straight and not last.straight and last.uniform >= first.straight:

@@ -126,9 +126,11 @@ def run(
                 ready, _ = ray.wait(list(pool.in_flight), num_returns=1, timeout=POLL_SECONDS)
                 for ref in ready:
                     _handle_result(ray, pool, nodes, ref, outcome, progress)
-                _show(ray, pool, status, progress, start)
+                _ask(ray, pool, status)
+                far = _Far.of(status, start)
+                _show(far, progress)
                 if meters is not None:
-                    _measure(meters, pool, status, outcome, start)
+                    _measure(meters, pool, far, outcome)
                 if status and not outcome.ready_seconds:
                     outcome.ready_seconds = time.monotonic() - start
         finally:
@@ -242,8 +244,8 @@ def _say(progress: Progress, waiting: str, said: float) -> float:
     return said if waiting else 0.0
 
 
-def _show(ray: Any, pool: Pool[Task], status: dict[Any, Status], progress: Progress, start: float) -> None:
-    """Ask the actors how far they are and show it. One that does not answer at once is shown as it last was."""
+def _ask(ray: Any, pool: Pool[Task], status: dict[Any, Status]) -> None:
+    """Ask the actors how far they are. One that does not answer at once counts as it last was."""
     for gone in [actor for actor in status if actor not in pool.actors]:
         status[gone] = replace(status[gone], waiting="")
     refs = {actor.status.remote(): actor for actor in pool.actors}
@@ -256,28 +258,39 @@ def _show(ray: Any, pool: Pool[Task], status: dict[Any, Status], progress: Progr
             pool.nodes[id(refs[ref])] = status[refs[ref]].node
         except ray.exceptions.RayError:
             continue  # it died; `_handle_result` sees that
-    samples = sum(one.samples for one in status.values())
-    progress.failures = sum((one.rejects for one in status.values()), Counter())
-    notes = [f"{samples:,} samples, {samples / (time.monotonic() - start):,.0f} samples/s"]
-    notes += [
-        f"waits for {what} {share:.0%} of the time" for what, share in _waits(status).items() if share > SAID_SHARE
-    ]
+
+
+@dataclass(frozen=True)
+class _Far:
+    """How far all workers are together: samples, how many a second, rejects by reason.
+
+    waits: the mean share of their time that workers wait, by what for.
+    """
+
+    samples: int
+    rate: float
+    rejects: Counter[str]
+    waits: dict[str, float]
+
+    @classmethod
+    def of(cls, status: Mapping[Any, Status], start: float) -> _Far:
+        waits, rejects = Counter[str](), Counter[str]()
+        for one in status.values():
+            waits.update(dict(one.shares))
+            rejects.update(one.rejects)
+        samples = sum(one.samples for one in status.values())
+        shares = {what: total / len(status) for what, total in waits.items()}
+        return cls(samples, samples / (time.monotonic() - start), rejects, shares)
+
+
+def _show(far: _Far, progress: Progress) -> None:
+    progress.failures = far.rejects
+    notes = [f"{far.samples:,} samples, {far.rate:,.0f} samples/s"]
+    notes += [f"waits for {what} {share:.0%} of the time" for what, share in far.waits.items() if share > SAID_SHARE]
     progress.update(notes=", ".join(notes))
 
 
-def _waits(status: Mapping[Any, Status]) -> dict[str, float]:
-    """The mean share of their time that workers wait, by what for."""
-    sums = Counter[str]()
-    for one in status.values():
-        sums.update(dict(one.shares))
-    return {what: total / len(status) for what, total in sums.items()}
-
-
-def _measure(
-    meters: Meters, pool: Pool[Task], status: Mapping[Any, Status], outcome: Outcome[Any], start: float
-) -> None:
+def _measure(meters: Meters, pool: Pool[Task], far: _Far, outcome: Outcome[Any]) -> None:
     meters.tasks(len(pool.pending), len(pool.in_flight), len(outcome.results), len(outcome.failures))
     meters.show("workers", len(pool.actors))
-    samples = sum(one.samples for one in status.values())
-    rejects = sum((one.rejects for one in status.values()), Counter[str]())
-    meters.samples(samples, samples / (time.monotonic() - start), rejects, _waits(status))
+    meters.samples(far.samples, far.rate, far.rejects, far.waits)

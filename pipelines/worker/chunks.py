@@ -21,6 +21,7 @@ from ...infra.fingerprint import fingerprint
 from ...infra.ledger import SAMPLES
 from ...infra.secrets import hide
 from ...modalities import LABELS
+from ...sensors import SENSORS
 from ...tokenize import codecs, store
 from ...tokenize import labels as label_files
 from .. import chunk_files, source
@@ -28,6 +29,7 @@ from ..outputs import Output
 from ..plan import ShardTask
 from ..sensors.alarms import Seen
 from .rows import Rows
+from .sample import LabelledSample
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +52,23 @@ class Part:
     hosts: dict[str, None] = field(default_factory=dict)
     is_kept: bool = False
 
+    @classmethod
+    def begin(cls, start: int, outputs: Mapping[str, Output]) -> Part:
+        """Without rows yet. Outputs of one label share what is seen of its values."""
+        seen = {output.label: Seen() for output in outputs.values()}
+        return cls(start, {name: Rows(seen=seen[output.label]) for name, output in outputs.items()})
+
     @property
     def stop(self) -> int:
         return self.start + len(self.keys)
+
+    def look(self, outputs: Mapping[str, Output], samples: Sequence[LabelledSample]) -> None:
+        """Look at the values of sensors that samples have, once for each label, however many outputs come from it."""
+        seen = {output.label: self.rows[name].seen for name, output in outputs.items() if output.label in SENSORS}
+        for label, of_label in seen.items():
+            for sample in samples:
+                if label in sample.item.labels:
+                    of_label.add(label, sample.item.labels[label])
 
 
 def joined(parts: Iterable[Part], outputs: Iterable[str]) -> Part:

@@ -9,7 +9,6 @@ from typing import Any
 from ...infra import ledger, versions
 from ...infra.ledger import SAMPLES
 from ...modalities import LABELS
-from ...sensors.declared import SENSORS
 from ...tokenize import codecs, store, table_file
 from ...tokenize import labels as label_files
 from ...tokenize.sensors.raster import Drawing
@@ -38,11 +37,6 @@ class Rows:
     def reject(self, key: str, reason: str) -> None:
         self.values.append(None)
         self.rejects.append({"key": key, "reason": reason})
-
-    def look(self, label: str, samples: Sequence[LabelledSample]) -> None:
-        """Look at the values of samples that have a label, if it is a sensor's."""
-        for sample in samples if label in SENSORS else ():
-            self.seen.add(label, sample.item.labels[label])
 
 
 def encode(

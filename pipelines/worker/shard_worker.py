@@ -235,7 +235,7 @@ class ShardWorker:
         labels = {output.label for output in outputs.values() if output.label}
         # With care the next death may be near, and each attempt should begin where the last one was.
         every = self.job.engine.chunk_seconds if ward.watch is None else 0.0
-        part, began, kept = Part(span.start, {name: Rows() for name in outputs}), 0.0, 0.0
+        part, began, kept = Part.begin(span.start, outputs), 0.0, 0.0
         # Closed at once: another shard waits for it to end.
         with closing(self._labelled(shard, stored, labels, span, ward, AHEAD)) as batches:
             for batch, ends_window in batches:
@@ -244,6 +244,7 @@ class ShardWorker:
                 for name, output in outputs.items():
                     if name != SAMPLES:
                         self._collect(output, batch, part.rows[name], chunks.shard, ward)
+                part.look(outputs, batch)
                 part.keys += [sample.key for sample in batch]
                 part.barred += sum(sample.has_bars for sample in batch)
                 self.tally.samples += len(batch)
@@ -254,7 +255,7 @@ class ShardWorker:
                 keys = set(part.keys) if ward.splits else ()
                 part.splits = [said for key, said in ward.splits if key in keys]
                 parts.append(part)
-                part = Part(part.stop, {name: Rows() for name in outputs})
+                part = Part.begin(part.stop, outputs)
                 if now - kept >= every:
                     self._keep(chunks, parts, ward)
                     kept = time.monotonic()
@@ -417,7 +418,6 @@ class ShardWorker:
     ) -> None:
         """Append one row for each sample of the batch: the label or its tokens, or null with a reason."""
         ready = _having(batch, output)
-        rows.look(output.label, ready)
         start = time.monotonic()
         encoded = encode(output, self.codecs.get(output.name), ready, ward, self.job.drawing)
         self.tally.spent(output.name, time.monotonic() - start)

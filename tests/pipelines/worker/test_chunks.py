@@ -26,9 +26,11 @@ from fourmill.pipelines.outputs import Output
 from fourmill.pipelines.plan import ShardTask
 from fourmill.pipelines.specialists.base import Item
 from fourmill.pipelines.specialists.classical.canny import Canny
+from fourmill.pipelines.worker import chunks
 from fourmill.pipelines.worker.chunks import Chunks, Part
 from fourmill.pipelines.worker.job import Job
 from fourmill.pipelines.worker.reject_run import RejectRun
+from fourmill.pipelines.worker.sample import LabelledSample
 from fourmill.pipelines.worker.shard_worker import ShardWorker
 from fourmill.project import Project
 from fourmill.recipe import Recipe
@@ -36,6 +38,7 @@ from fourmill.tokenize import store
 from fourmill.verbs.make import label
 
 ROOTS = itertools.count()
+NAMES = {"labels/depth": "depth", "tokens/tok_depth": "depth", "labels/rgb": "rgb"}
 
 
 SEEN: Counter[str] = Counter()  # keys that the specialist of edges was asked for
@@ -396,3 +399,16 @@ def test_records_say_of_all_machines_and_seconds(monkeypatch: pytest.MonkeyPatch
             worker.run(shard.task)
     for record in shard.worker(job).run(shard.task):
         assert record.made["host"].startswith("another machine; ") and record.seconds > 0
+
+
+def test_values_of_sensors_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many outputs come from them."""
+    monkeypatch.setitem(chunks.SENSORS, "depth", None)
+    looked: list[str] = []
+    monkeypatch.setattr(chunks.Seen, "add", lambda seen, label, value: looked.append(value))
+    outputs = {name: Output(name, label, "print") for name, label in NAMES.items()}
+    part = Part.begin(0, outputs)
+    samples = [LabelledSample(Item(key, None, None, labels={"depth": key, "rgb": key})) for key in "ab"]
+    part.look(outputs, [*samples, LabelledSample(Item("c", None, None))])
+    assert looked == ["a", "b"]
+    assert part.rows["labels/depth"].seen is part.rows["tokens/tok_depth"].seen is not part.rows["labels/rgb"].seen
