@@ -51,6 +51,7 @@ def numbers(array: pa.Array) -> np.ndarray:
     """The numbers of an array of integers or floats without nulls; not copied, read-only."""
     kind = array.type.to_pandas_dtype()
     data = np.frombuffer(array.buffers()[1] or b"", kind)
+    data.flags.writeable = False
     return data[array.offset : array.offset + len(array)]
 
 
