@@ -6,11 +6,13 @@ import logging
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from . import stopping
+from .progress import said
 
 logger = logging.getLogger(__name__)
 
@@ -121,9 +123,11 @@ def _start(ray: Any) -> None:
     print("starting Ray on this machine", file=sys.stderr, flush=True)
     for _ in range(STARTS):
         try:
-            ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **QUIET)
+            with said("Ray is still starting"):
+                ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **QUIET)
             return
         except Exception as error:  # Ray raises a bare one
+            _end_what_started(error)
             if SLOW_START not in str(error):
                 raise
             ray.shutdown()
@@ -134,6 +138,16 @@ def _start(ray: Any) -> None:
     )
 
 
+def _end_what_started(error: Exception) -> None:
+    """End the daemons of a start that failed. They would live as long as this process, and take the cores that the next
+    attempt needs; the object that could end them is known to nobody but the frames of the error (Ray 2.60)."""
+    from ray._private.node import Node
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if isinstance(node := frame.f_locals.get("self"), Node) and frame.f_code.co_name == "__init__":
+            node.kill_all_processes(check_alive=False)
+
+
 def _connect(ray: Any, address: str, named: str) -> None:
     """Connect to a cluster. A head that asks for a token gets the one of this machine (RAY_AUTH_TOKEN, ~/.ray).
 
@@ -142,8 +156,9 @@ def _connect(ray: Any, address: str, named: str) -> None:
     """
     _check_answers(address, named)
     mode = os.environ.get(AUTH_MODE)
+    waiting = f"{named}: connecting to the Ray cluster"
     try:
-        with _few_tries() if mode is None else nullcontext():
+        with said(waiting), _few_tries() if mode is None else nullcontext():
             ray.init(address=address, **QUIET)
         return
     except (ConnectionError, RuntimeError, TimeoutError) as error:
@@ -155,7 +170,8 @@ def _connect(ray: Any, address: str, named: str) -> None:
     try:
         ray.shutdown()
         use_token()
-        ray.init(address=address, **QUIET)
+        with said(waiting):
+            ray.init(address=address, **QUIET)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         os.environ.pop(AUTH_MODE, None)
         raise ClusterError(_advice(named, error)) from error

@@ -7,9 +7,14 @@ short and nothing is lost.
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
+
+SAY_SECONDS = 20.0  # between two lines of `said`
 
 
 def duration(seconds: float) -> str:
@@ -21,6 +26,24 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}:{rest:02d}"
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+@contextmanager
+def said(what: str) -> Iterator[None]:
+    """As long as the block lasts, say every `SAY_SECONDS` what is waited for: of calls that say nothing themselves."""
+    start, ended = time.monotonic(), threading.Event()
+
+    def say() -> None:
+        while not ended.wait(SAY_SECONDS):
+            print(f"{what} ({duration(time.monotonic() - start)})", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=say, name="fourmill-said", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class Progress:

@@ -1,6 +1,7 @@
 """Bad days: a store that refuses, cuts and forgets, and processes that are killed; is all that is made as undisturbed?
 
     python benchmarks/trials/chaos.py [--seeds 50] [--first 0] [--rate 0.1] [--kills 2] [--logs DIR] [--without-ray]
+        [--undisturbed DIR]
 
 Shards and root lie on an S3 server (moto) on loopback. Label, fit, tokenize and train run once without disturbance for
 each number of workers; then a part of them for each seed, in a new root, through a proxy (servers/proxy.py) that
@@ -11,7 +12,8 @@ labels, fits and tokenizes; those between train in a root that has its tokens, w
 
 A seed passes if the labels, tokens, tokenizers and the trained model of its root are those of the undisturbed one byte
 for byte (of one thread a worker), `fourmill check` finds nothing broken, and no verb was silent for longer than 60 s.
-`--first N` goes on from seed N.
+`--first N` goes on from seed N. What is made undisturbed is kept in the folder of `--undisturbed`, and taken from there
+by the next call with the same form (with Ray or without): of two calls at the same time each may do half of the seeds.
 
 What a seed costs is mostly the start of processes: drivers are forked with all modules loaded, and one Ray serves all
 seeds until it is killed. With `--without-ray` all is done in the driver (alone.py), with one worker, and the
@@ -21,37 +23,35 @@ driver and the proxy alone are killed.
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from fourmill.infra import storage
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/, whose modules the folders share
-from circumstances import ROOT, state
+from circumstances import state
+from sites import BUCKET, SUPPORT, Cluster, Proxy, Site, endpoint, server
 
-SUPPORT = str(ROOT / "tests/support")
 sys.path.insert(0, SUPPORT)
-from fourmill_tests import data, runs  # noqa: E402
+from fourmill_tests import data, runs
 
-BUCKET = "s3://chaos"
 VERBS = ("label", "fit", "tokenize", "train")
 PARTS = ((VERBS[:3], 1), (VERBS[3:], 1), (VERBS[:3], 1), (VERBS[3:], 2))  # of a seed: verbs, and workers that train
 MADE = ("labels", "tokens", "tokenizers")  # folders of a root that are compared, and the models of its runs
 VICTIMS = ("worker", "raylet", "driver", "proxy")
 WORKERS = (1, 2)
+SECONDS = "seconds.json"  # of a folder that keeps what is made undisturbed
 SILENCE_SECONDS = 60.0
 STARTS = 12  # of a driver
 PATIENCE_SECONDS = 900.0  # for one start, until it counts as hung
@@ -63,22 +63,6 @@ PRELOADED = (
     "s3fs",
     "ray.train",
 )
-SERVER = """
-import logging
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
-logging.getLogger("werkzeug").setLevel(logging.ERROR)
-server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=True)
-print(server.server_port, flush=True)
-server.serve_forever()
-"""
-CLUSTER = """
-import sys
-from fourmill.infra.cluster import cluster
-with cluster() as ray:
-    print(ray.get_runtime_context().gcs_address, flush=True)
-    sys.stdin.read()
-"""
 
 
 @dataclass
@@ -116,125 +100,6 @@ def cpu_times() -> dict[int, float]:
     return times
 
 
-class Proxy:
-    """The proxy, always on the same port."""
-
-    def __init__(self, upstream: int) -> None:
-        self._upstream, self.port = upstream, 0
-        self.start(0, 0.0)
-
-    def start(self, seed: int, rate: float) -> None:
-        self._given = (seed, rate)
-        command = [
-            sys.executable,
-            str(ROOT / "benchmarks/servers/proxy.py"),
-            str(self._upstream),
-            "--port",
-            str(self.port),
-        ]
-        command += ["--seed", str(seed), "--rate", str(rate), "--endless", str(int(rate > 0))]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-    def again(self) -> None:
-        self.kill()
-        self.start(*self._given)
-
-
-class Cluster:
-    """A Ray of its own, which is started again when it is gone."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self._environment = os.environ | environment
-        self._process: subprocess.Popen[str] | None = None
-        self._below: set[int] = set()
-        self._is_broken = False
-
-    def address(self) -> str:
-        """Of a running one."""
-        if self._is_broken:
-            self.end()
-        if self._process is None:
-            command = [sys.executable, "-c", CLUSTER]
-            streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            self._process = subprocess.Popen(
-                command, env=self._environment, stderr=subprocess.DEVNULL, text=True, **streams
-            )
-            assert self._process.stdout is not None
-            self._address = self._process.stdout.readline().strip()
-            self._look()
-        return self._address
-
-    def _look(self) -> set[int]:
-        """The processes that belong to it; what their parents leave behind is known from before."""
-        if self._process is not None:
-            self._below.update(runs.descendants(self._process.pid))
-        return self._below
-
-    def strike(self, victim: str, draw: random.Random) -> bool:
-        """Kill its raylet, or one of the workers that are at work. False if there is none."""
-        found = []
-        for pid in sorted(self._look()):
-            with suppress(OSError):
-                name = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0", 1)[0]
-                works = name.startswith(b"ray::") and not name.endswith((b"Agent", b"IDLE"))
-                found += [pid] if (name.endswith(b"/raylet") if victim == "raylet" else works) else []
-        if found:
-            os.kill(draw.choice(found), signal.SIGKILL)
-        self._is_broken |= victim == "raylet"
-        return bool(found)
-
-    def end(self) -> None:
-        if self._process is not None:
-            below = sorted(self._look())
-            self._process.kill()
-            self._process.communicate()
-            runs.end_all(below)
-        self._process, self._below, self._is_broken = None, set(), False
-
-
-@dataclass
-class Site:
-    """What serves all seeds. proxy: None without a store. cluster: None without Ray."""
-
-    proxy: Proxy | None
-    cluster: Cluster | None
-
-    def strike(self, victim: str, driver: Any, draw: random.Random) -> str:
-        """Kill it; returns what was killed: the driver if there is no such process yet."""
-        if victim == "proxy" and self.proxy is not None:
-            self.proxy.again()
-            return victim
-        if victim in ("worker", "raylet") and self.cluster is not None and self.cluster.strike(victim, draw):
-            return victim
-        driver.kill()
-        return "driver"
-
-
-@contextmanager
-def server() -> Iterator[int]:
-    """The port of a fresh S3 server with the bucket; this process talks to it directly."""
-    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            port = int(process.stdout.readline())
-            os.environ |= endpoint(port) | {"AWS_DEFAULT_REGION": "us-east-1"}
-            os.environ |= dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "benchmark")
-            storage.filesystem(BUCKET)[0].call_s3("create_bucket", Bucket=BUCKET.removeprefix("s3://"))
-            yield port
-        finally:
-            process.kill()
-
-
-def endpoint(port: int) -> dict[str, str]:
-    return {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
-
-
 def recipe(folder: Path) -> Path:
     """Four small shards, two of them with bad samples; edges take time, so that there is a middle to be killed in."""
     shards = [Path(path) for path in data.good_shards(folder / "s", 3, 8)]
@@ -268,6 +133,43 @@ def copy(root: str, to: str) -> None:
         name = url.removeprefix(f"{root}/")
         if not name.startswith(("runs/4m", "ledger/runs/4m", "recipe.yaml")):
             storage.put(storage.join(to, name), storage.read_bytes(url))
+
+
+def quiet(path: Path, site: Site, count: int, keep: Path | None) -> tuple[dict[int, dict[str, bytes]], list[float]]:
+    """What is made undisturbed, by the number of workers (the first `count` of `WORKERS`), and the seconds of `PARTS`.
+
+    Args:
+        keep: a folder for all that is in the bucket then, see `taken`.
+    """
+    expected, took = dict[int, dict[str, bytes]](), dict[Sequence[str], float]()
+    for workers in WORKERS[:count]:
+        root, day = storage.join(BUCKET, f"undisturbed{workers}"), Day()
+        verbs = VERBS[3:] if expected else VERBS
+        if expected:
+            copy(storage.join(BUCKET, "undisturbed1"), root)
+        one_day(root, path, verbs, workers, day, site)
+        if day.wrong or day.starts > 1:
+            print(day.said)
+            sys.exit(f"undisturbed, and it did not end well: {day.wrong}")
+        expected[workers], took[verbs] = contents(root), day.seconds
+        spent = f"{day.seconds:.0f} s, {day.cpu_seconds:.0f} s of CPU time"
+        print(f"undisturbed {' '.join(verbs)}, workers: {workers}, {spent}, {len(expected[workers])} files", flush=True)
+    seconds = [took.get(verbs, took[VERBS] / 2) for verbs, _ in PARTS]
+    if keep is not None:
+        for url in storage.list_below(BUCKET):
+            storage.put(str(keep / url.removeprefix(f"{BUCKET}/")), storage.read_bytes(url))
+        storage.put(str(keep / SECONDS), json.dumps(seconds).encode())
+    return expected, seconds
+
+
+def taken(folder: Path | None, count: int) -> tuple[dict[int, dict[str, bytes]], list[float]] | None:
+    """As `quiet`, from its folder, if it is there."""
+    if folder is None or not (folder / SECONDS).exists():
+        return None
+    for path in (path for path in folder.rglob("*") if path.is_file() and path.name != SECONDS):
+        storage.put(storage.join(BUCKET, str(path.relative_to(folder))), path.read_bytes())
+    expected = {workers: contents(storage.join(BUCKET, f"undisturbed{workers}")) for workers in WORKERS[:count]}
+    return expected, json.loads((folder / SECONDS).read_text())
 
 
 def drive(verbs: Sequence[str], path: str, overrides: Sequence[str], environment: dict[str, str], said: str) -> None:
@@ -370,6 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--without-ray", action="store_true", help="all in the driver, which is killed, as the proxy is"
     )
     parser.add_argument("--logs", type=Path, help="a folder for what the verbs said")
+    parser.add_argument("--undisturbed", type=Path, help="a folder for what is made undisturbed")
     args = parser.parse_args(arguments)
     state(__file__, arguments)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH", "")]))
@@ -385,23 +288,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         site = Site(proxy, None if args.without_ray else Cluster(endpoint(proxy.port)))
         if site.cluster is not None:
             stack.callback(site.cluster.end)
-        expected, took = dict[int, dict[str, bytes]](), dict[Sequence[str], float]()
-        for workers in WORKERS[:1] if args.without_ray else WORKERS:
-            root, day = storage.join(BUCKET, f"undisturbed{workers}"), Day()
-            verbs = VERBS[3:] if expected else VERBS
-            if expected:
-                copy(storage.join(BUCKET, "undisturbed1"), root)
-            one_day(root, path, verbs, workers, day, site)
-            if day.wrong or day.starts > 1:
-                print(day.said)
-                sys.exit(f"undisturbed, and it did not end well: {day.wrong}")
-            expected[workers], took[verbs] = contents(root), day.seconds
-            spent = f"{day.seconds:.0f} s, {day.cpu_seconds:.0f} s of CPU time"
-            print(
-                f"undisturbed {' '.join(verbs)}, workers: {workers}, {spent}, {len(expected[workers])} files",
-                flush=True,
-            )
-        took = {verbs: took.get(verbs, took[VERBS] / 2) for verbs, _ in PARTS}
+        count = 1 if args.without_ray else len(WORKERS)
+        expected, took = taken(args.undisturbed, count) or quiet(path, site, count, args.undisturbed)
         print(f"\na share of {args.rate:g} of the requests disturbed\n")
         print(
             "| seed | verbs | workers | s | CPU s | starts | killed | longest silence, s | wrong |\n"
@@ -411,7 +299,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             draw = random.Random(seed)
             root, (verbs, workers) = storage.join(BUCKET, f"seed{seed}"), PARTS[seed % (2 if args.without_ray else 4)]
             count = draw.randint(min(1, args.kills), args.kills)
-            day = Day(sorted((draw.uniform(1, took[verbs]), draw.choice(VICTIMS)) for _ in range(count)), draw)
+            longest = took[seed % len(PARTS)]
+            day = Day(sorted((draw.uniform(1, longest), draw.choice(VICTIMS)) for _ in range(count)), draw)
             if "label" not in verbs:
                 copy(storage.join(BUCKET, "undisturbed1"), root)
             proxy.kill()

@@ -33,6 +33,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/, whose modules the folders share
 import chaos
+import sites
 from circumstances import ROOT, state
 
 SUPPORT = str(ROOT / "tests/support")
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         top, port = Path(stack.enter_context(tempfile.TemporaryDirectory())), stack.enter_context(server())
         write_urls(top / "urls.tsv", port, args.urls)
         write_texts(top / "texts.jsonl", args.texts)
-        site = chaos.Site(None, None if args.without_ray else chaos.Cluster({}))
+        site = sites.Site(None, None if args.without_ray else sites.Cluster({}))
         if site.cluster is not None:
             stack.callback(site.cluster.end)
         undisturbed: dict[str, tuple[dict[str, bytes], float]] = {}

@@ -29,7 +29,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from chaos import BUCKET, SUPPORT, differences, server, state
+from chaos import differences, state
+from sites import BUCKET, SUPPORT, server
 
 from fourmill.infra import storage
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...infra.cluster import draining
+from ...infra.progress import said
 from .job import NodeSetup
 from .room import may_grow
 
@@ -46,7 +47,10 @@ class Nodes:
             logger.info("%d nodes fetch what their actors need", len(ids))
             # Setups are put, so that a node with another fourmill, which cannot read them, is compared first.
             self._sent = versions(ray), [ray.put(setups)]
-            if problems := self._problems({node: self._fetch(node) for node in ids}):
+            calls = {node: self._fetch(node) for node in ids}
+            with said(f"nodes fetch what their actors need ({len(ids)} of them)"):
+                problems = self._problems(calls)
+            if problems:
                 node, why = next(iter(problems.items()))
                 more = f" ({len(problems)} of {len(ids)} nodes cannot be used)" if len(ids) > 1 else ""
                 raise ValueError(f"node {node}: {why}{more}")

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import io
+import threading
 import time
 
 import pytest
 
+from fourmill.infra import progress
 from fourmill.infra.progress import Progress, duration
 
 
@@ -72,3 +75,20 @@ def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(
             progress.update(1)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and "100/100 shards" in lines[-1]
+
+
+def test_a_call_that_blocks_is_said_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = threading.Event()
+
+    class Listener(io.StringIO):
+        def write(self, text: str) -> int:
+            heard.set()
+            return super().write(text)
+
+    monkeypatch.setattr("sys.stderr", listener := Listener())
+    monkeypatch.setattr(progress, "SAY_SECONDS", 0.001)
+    with progress.said("a cluster is connected to"):
+        assert heard.wait(30)
+    said = listener.getvalue()
+    assert said.startswith("a cluster is connected to (0 s)")
+    assert not [thread for thread in threading.enumerate() if thread.name == "fourmill-said"]

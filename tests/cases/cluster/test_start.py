@@ -78,3 +78,29 @@ def test_workers_start_without_uv_where_ray_was_imported(asked: str | None) -> N
     asks = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": asked} if asked else {}
     done = subprocess.run([sys.executable, "-c", script], env=environment | asks, capture_output=True, text=True)
     assert done.stdout.split() == [str(asked == "1")], done.stderr
+
+
+def test_a_start_that_failed_leaves_no_daemons() -> None:
+    """The next attempt would share the cores with them: on a busy machine it then fails as well."""
+    script = (
+        "import os\n"
+        "from pathlib import Path\n"
+        "from fourmill.infra import cluster\n"
+        "from ray._private.node import Node\n"
+        "def children():\n"
+        "    stats = (path.read_text().rpartition(')')[2].split() for path in Path('/proc').glob('[0-9]*/stat'))\n"
+        "    return sum(int(stat[1]) == os.getpid() and stat[0] != 'Z' for stat in stats)\n"
+        "def slow(self):\n"
+        "    print('daemons:', children() > 0)\n"
+        f"    raise Exception({SLOW_START!r})\n"
+        "Node.start_ray_processes = slow\n"  # after those of the head
+        "cluster.STARTS = 1\n"
+        "try:\n"
+        "    with cluster.cluster():\n"
+        "        pass\n"
+        "except cluster.ClusterError:\n"
+        "    print('left:', children())\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["daemons: True", "left: 0"], done.stdout + done.stderr
