@@ -46,9 +46,23 @@ def opened(content: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
+def text(content: Mapping[str, Any]) -> bytes:
+    """A file of a JSON object with a sum of itself."""
+    return (json.dumps(sealed(content), indent=1) + "\n").encode()
+
+
+def whole(data: bytes) -> dict[str, Any]:
+    """The inverse of `text`. ValueError if any byte is another one."""
+    raw = json.loads(data)
+    content = opened(raw) if isinstance(raw, dict) else {}
+    if text(content) != data:
+        raise ValueError("it is not what was written")
+    return content
+
+
 def dumps(files: Mapping[str, str]) -> bytes:
     """The content of `FILE`, of files and their sums."""
-    return (json.dumps(sealed({"files": dict(files)}), indent=1) + "\n").encode()
+    return text({"files": dict(files)})
 
 
 def read(folder: str) -> dict[str, str]:

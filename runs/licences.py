@@ -7,7 +7,7 @@ columns. What is not known is said so: nobody may take silence for a permission.
 from __future__ import annotations
 
 import importlib
-import json
+import logging
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import recipe as recipes
-from ..infra import configuration, ledger, storage
+from ..infra import configuration, ledger, storage, sums
 from ..infra.ledger import Record
 from ..infra.side_files import read_object
 from ..modalities import MODALITIES, import_modules
@@ -23,10 +23,11 @@ from ..pipelines.specialists import names, registry
 from ..pipelines.specialists.base import Specialist
 from ..pipelines.specialists.pretrained import Pretrained
 from ..recipe import Recipe
-from ..report.doctor.licences import is_known, of_folder, remark
-from ..train.pretrain.job import TrainJob
+from ..report.doctor.licences import FILE, is_known, of_folder, remark
+from ..train.pretrain.job import MODEL, TrainJob
 
-FILE = "licences.json"  # of a run's folder, and of that of its model
+logger = logging.getLogger(__name__)
+
 UNKNOWN = "unknown"
 
 
@@ -174,8 +175,19 @@ def recipe_of(root: str) -> tuple[Recipe | None, str]:
 
 def keep(said: dict[str, Any], folder: str) -> list[str]:
     """Write what a run inherits (`of_run`) into a folder; returns what has to be known, in words."""
-    storage.put(storage.join(folder, FILE), (json.dumps(said, indent=1, ensure_ascii=False) + "\n").encode())
+    storage.put(storage.join(folder, FILE), sums.text(said))
     return [f"to be known before use, {name}: {'; '.join(why)}" for name, why in said["to_be_known"].items()]
+
+
+def complete(job: TrainJob, recipe: Recipe) -> None:
+    """Write what a finished run and its model lack of what they inherit: the driver was killed before it had, they are
+    of an older release, or a damaged file was removed."""
+    try:
+        for folder in (job.folder, storage.join(job.folder, MODEL)):
+            if not storage.exists(storage.join(folder, FILE)):
+                keep(of_run(job, recipe), folder)
+    except OSError as error:  # of a root that is only read
+        logger.warning("licences of the run cannot be kept: %s", error)
 
 
 def of_run(job: TrainJob, recipe: Recipe) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ...model.config import CONFIG, WEIGHTS
 from ...pipelines.removal import seen
 from ...tokenize import codecs, store
 from ...train.checkpoint import MARKER, Checkpoint
+from ..doctor import licences
 from ..inspect.weights import read_json
 from .finding import Finding
 from .listing import Listing
@@ -73,6 +74,7 @@ def runs(listing: Listing) -> list[Finding]:
         findings += _parquet(listing, folder, files)
         if f"{folder}/{seen.FILE}" in listing.files:
             findings += _shards(listing, folder)
+        findings += _licences(listing, (f"{folder}/{licences.FILE}", f"{folder}/{MODELS[0]}/{licences.FILE}"))
         if f"{folder}/metrics.jsonl" in listing.files:
             findings += _log(listing, f"{folder}/metrics.jsonl")
     return findings
@@ -85,6 +87,17 @@ def _shards(listing: Listing, folder: str) -> list[Finding]:
     except ValueError as error:
         return [Finding(f"{folder}/{seen.FILE}", str(error), remove=(f"{folder}/{seen.FILE}",))]
     return []
+
+
+def _licences(listing: Listing, paths: Iterable[str]) -> list[Finding]:
+    """What a run and its model say of the licences that they inherit."""
+    findings = []
+    for path in (path for path in paths if path in listing.files):
+        try:
+            licences.read(storage.read_bytes(listing.url(path)))
+        except (ValueError, RecursionError) as error:
+            findings.append(Finding(path, f"damaged: {error}", remove=(path,)))
+    return findings
 
 
 def _checkpoints(listing: Listing, folder: str, files: Iterable[str]) -> list[Finding]:

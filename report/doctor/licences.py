@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from ...infra import hub
+from ...infra import hub, sums
+
+FILE = "licences.json"  # of a run's folder, and of that of its model
+NAMES = frozenset({"images", "columns", "began_with", "to_be_known"})  # of its content
 
 _NON_COMMERCIAL = re.compile(
     r"(?<![a-z])nc(?![a-z])|non-?commercial|research[- ]only|academic|(?<![a-z])amlr(?![a-z])", re.IGNORECASE
@@ -48,3 +53,14 @@ def _of_card(card: Path) -> str:
         return hub.licence_of(said.get("license"), said.get("license_name"))
     except (OSError, yaml.YAMLError, AttributeError):
         return ""
+
+
+def read(data: bytes) -> dict[str, Any]:
+    """The content of a `FILE`. ValueError if it is not what was written, as far as it has a sum of itself."""
+    raw = json.loads(data)
+    if isinstance(raw, dict) and raw.keys() == NAMES:  # as it was written at first, without
+        return raw
+    content = sums.whole(data)
+    if content.keys() != NAMES:
+        raise ValueError("it says nothing of licences")
+    return content

@@ -12,6 +12,7 @@ from fourmill_tests.tables import measured
 
 from fourmill import recipe as recipes
 from fourmill.infra import ledger
+from fourmill.report.doctor import licences as of_weights
 from fourmill.runs import licences
 from fourmill.train.data.blend import Dataset
 from fourmill.train.data.groups import ShardRows
@@ -72,4 +73,6 @@ def test_a_run_names_what_is_not_free(tmp_path: Path) -> None:
     (why,) = said["to_be_known"]["tok_depth"]
     assert "someone/depth-large" in why and "not for commercial use" in why
     assert any("tok_depth" in line for line in licences.keep(said, job.folder))
-    assert json.loads((own / "runs/4m/print/licences.json").read_text()) == said
+    assert of_weights.read((own / "runs/4m/print/licences.json").read_bytes()) == said
+    licences.complete(job, recipe)  # it was killed when it had its model
+    assert of_weights.read((own / "runs/4m/print/model/licences.json").read_bytes()) == said

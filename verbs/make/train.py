@@ -38,6 +38,8 @@ def make(project: Project, checkpoint: int | None = None) -> Summary:
     Args:
         checkpoint: the step of the one to go on from; the newest if None.
     """
+    from ...runs import licences
+
     start, job = time.monotonic(), project.train_job
     summary, output, inherited = Summary("train"), project.run_output, list[str]()
     record = project.run_record()
@@ -45,7 +47,6 @@ def make(project: Project, checkpoint: int | None = None) -> Summary:
         summary.notes += _gone_back(job, checkpoint, record is not None)
     if record is None:
         from ...infra import storage
-        from ...runs import licences
         from ...train.pretrain import pretrain
         from ...train.pretrain.job import MODEL
 
@@ -67,6 +68,7 @@ def make(project: Project, checkpoint: int | None = None) -> Summary:
             inherited = licences.keep(said, storage.join(job.folder, MODEL))
     else:
         summary.existed = 1
+        licences.complete(job, project.recipe)
     if record is not None:
         metrics = record.identity["metrics"]
         losses = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("loss", "val_loss") if name in metrics)

@@ -21,6 +21,8 @@ from fourmill.infra import ledger, storage
 from fourmill.project import Project
 from fourmill.recipe import Recipe
 from fourmill.report.check import check, listing
+from fourmill.report.doctor.licences import FILE as LICENCES
+from fourmill.runs import licences
 from fourmill.tokenize import codecs, store, table_file
 from fourmill.tokenize.table_file import Origin
 from fourmill.train import sharded
@@ -38,6 +40,9 @@ def root(small_root: SmallRoot, tmp_path_factory: pytest.TempPathFactory) -> Pat
     training.train(job)
     shutil.copytree(folder / "train" / "runs", folder / "out" / "runs", dirs_exist_ok=True)
     shutil.copytree(folder / "train" / "ledger" / "runs", folder / "out" / "ledger" / "runs")
+    (run,) = (folder / "out" / "runs").glob("4m/*")
+    for place in (run, run / "model"):
+        licences.keep({"images": {}, "columns": {}, "began_with": None, "to_be_known": {}}, str(place))
     return folder / "out"
 
 
@@ -235,3 +240,16 @@ def test_a_root_on_s3(root: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> No
     assert {"tokens/rgb/bad.parquet", "labels/det/bad.parquet", "ledger/labels/det/bad.json"} <= set(removed)
     again = check.check(url)
     assert not again.broken and not again.uploads
+
+
+def test_licences_are_those_that_were_written(copy: Path) -> None:
+    (run,) = (copy / "runs").glob("4m/*")
+    for path in (run / LICENCES, run / "model" / LICENCES):
+        whole, what = path.read_bytes(), str(path.relative_to(copy))
+        other = (run / "model" / "sums.json").read_bytes()
+        for wrong in (whole.replace(b"images", b"imagez"), whole.replace(b"null", b"true"), whole[:-1], other, b"[]"):
+            path.write_bytes(wrong)
+            assert broken(copy) == [what], wrong
+        said = json.loads(whole)
+        path.write_text(json.dumps({name: value for name, value in said.items() if name != "sum"}, indent=1))
+        assert broken(copy) == []  # as it was written at first
