@@ -23,7 +23,7 @@ from ..pipelines.specialists import names, registry
 from ..pipelines.specialists.base import Specialist
 from ..pipelines.specialists.pretrained import Pretrained
 from ..recipe import Recipe
-from ..report.doctor.licences import FILE, is_known, of_folder, remark
+from ..report.doctor.licences import FILE, is_known, of_folder, read, remark
 from ..train.pretrain.job import MODEL, TrainJob
 
 logger = logging.getLogger(__name__)
@@ -179,14 +179,16 @@ def keep(said: dict[str, Any], folder: str) -> list[str]:
     return [f"to be known before use, {name}: {'; '.join(why)}" for name, why in said["to_be_known"].items()]
 
 
-def complete(job: TrainJob, recipe: Recipe) -> None:
-    """Write what a finished run and its model lack of what they inherit: the driver was killed before it had, they are
-    of an older release, or a damaged file was removed."""
+def complete(job: TrainJob) -> None:
+    """If a finished run says what it inherits, its model does, and the other way round: the driver was killed before it
+    had written both, or a damaged file was removed. Those of older releases say nothing."""
+    urls = [storage.join(folder, FILE) for folder in (job.folder, storage.join(job.folder, MODEL))]
+    there = [url for url in urls if storage.exists(url)]
     try:
-        for folder in (job.folder, storage.join(job.folder, MODEL)):
-            if not storage.exists(storage.join(folder, FILE)):
-                keep(of_run(job, recipe), folder)
-    except OSError as error:  # of a root that is only read
+        for url in urls if len(there) == 1 else ():
+            if url not in there:
+                storage.put(url, sums.text(read(storage.read_bytes(there[0]))))
+    except (OSError, ValueError) as error:  # of a root that is only read; damage that `check` names
         logger.warning("licences of the run cannot be kept: %s", error)
 
 
@@ -202,8 +204,8 @@ def of_run(job: TrainJob, recipe: Recipe) -> dict[str, Any]:
         root = posixpath.dirname(url)
         of_root = recipe if root == job.root else _recipe_of_other(root)
         images[root] = (of_root.licence if of_root is not None else "") or UNKNOWN
-        read = (ledger.read(root, f"tokens/{name}", shards[0].name) for name in modalities)
-        found = used(root, of_root, {record.output: record for record in read if record is not None})
+        records = (ledger.read(root, f"tokens/{name}", shards[0].name) for name in modalities)
+        found = used(root, of_root, {record.output: record for record in records if record is not None})
         for output, several in found.items():
             columns.setdefault(output, []).extend(one for one in several if one not in columns.get(output, ()))
     known = {output.removeprefix("tokens/"): why for output, why in restricted(columns).items()}

@@ -1,7 +1,7 @@
 """From a table of URLs to a trained model on bad days: is the set of samples that of an undisturbed run?
 
     python benchmarks/trials/download_chaos.py [--seeds 3] [--first 0] [--urls 80] [--texts 40] [--kills 3]
-        [--download-alone] [--without-ray] [--logs DIR]
+        [--within SECONDS] [--download-alone] [--without-ray] [--logs DIR]
 
 A web server of this machine (that of the tests) answers with images, and misbehaves: slow, failing, hanging, cut,
 endless, lying about types, redirecting in circles and to 169.254.169.254, with bombs, and with robots.txt and headers
@@ -123,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--urls", type=int, default=80)
     parser.add_argument("--texts", type=int, default=40)
     parser.add_argument("--kills", type=int, default=3, help="at most, in one seed")
+    parser.add_argument("--within", type=float, help="seconds in which kills fall (default: what it took undisturbed)")
     parser.add_argument("--download-alone", action="store_true", help="train nothing")
     parser.add_argument("--without-ray", action="store_true", help="all in the driver, which is killed")
     parser.add_argument("--logs", type=Path, help="a folder for what the command said")
@@ -153,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folder.mkdir()
             if name != "undisturbed":
                 day.draw = random.Random(int(name))
-                most, count = undisturbed[kind][1], day.draw.randint(min(1, args.kills), args.kills)
+                most, count = args.within or undisturbed[kind][1], day.draw.randint(min(1, args.kills), args.kills)
                 moments = sorted((day.draw.uniform(1, most), day.draw.choice(VICTIMS)) for _ in range(count))
                 day.kills = moments
             path = recipe(folder, top / ("texts.jsonl" if kind == "texts" else "urls.tsv"), kind == "texts")

@@ -74,5 +74,5 @@ def test_a_run_names_what_is_not_free(tmp_path: Path) -> None:
     assert "someone/depth-large" in why and "not for commercial use" in why
     assert any("tok_depth" in line for line in licences.keep(said, job.folder))
     assert of_weights.read((own / "runs/4m/print/licences.json").read_bytes()) == said
-    licences.complete(job, recipe)  # it was killed when it had its model
+    licences.complete(job)  # it was killed when it had its model
     assert of_weights.read((own / "runs/4m/print/model/licences.json").read_bytes()) == said

@@ -68,7 +68,7 @@ def make(project: Project, checkpoint: int | None = None) -> Summary:
             inherited = licences.keep(said, storage.join(job.folder, MODEL))
     else:
         summary.existed = 1
-        licences.complete(job, project.recipe)
+        licences.complete(job)
     if record is not None:
         metrics = record.identity["metrics"]
         losses = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("loss", "val_loss") if name in metrics)
