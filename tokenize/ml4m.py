@@ -17,12 +17,14 @@ from typing import Any
 
 from ..infra.formats import pth
 from . import tokenizer
+from .networks.spectra import Spectra
 from .published import terramind
 from .tokenizer import ARCH, CONFIG, WEIGHTS, Tokenizer
 
 
-def load(folder_or_hub_id: str | Path, revision: str | None = None) -> Tokenizer:
-    """A tokenizer in evaluation mode: `encode(x) -> ids`, `decode(ids) -> x`, see `VQ.encode` for shapes.
+def load(folder_or_hub_id: str | Path, revision: str | None = None) -> Tokenizer | Spectra:
+    """A tokenizer in evaluation mode: `encode(x) -> ids`, `decode(ids) -> x`, see `VQ.encode` for shapes, and
+    `Spectra.encode` of AION-1's codec of spectra.
 
     Args:
         folder_or_hub_id: a folder with `model.safetensors` and, unless the weights' header holds it, `config.json`; a
@@ -38,7 +40,8 @@ def load(folder_or_hub_id: str | Path, revision: str | None = None) -> Tokenizer
         >>> ids.shape, ids.dtype, tokenizer.decode(ids).shape
         (torch.Size([2, 4]), torch.int64, torch.Size([2, 12]))
     """
-    return tokenizer.load(located(folder_or_hub_id, revision))
+    place = located(folder_or_hub_id, revision)
+    return tokenizer.load_spectra(place) or tokenizer.load(place)
 
 
 def located(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:

@@ -26,6 +26,8 @@ from ..infra.formats import header as headers
 from ..infra.formats import pth
 from .networks.arch import is_diffusion
 from .networks.divae import DiVAE, DiVAEConfig
+from .networks.spectra import Spectra
+from .networks.surveys import SurveyConfig, SurveyImages
 from .networks.tables import Table, TableConfig
 from .networks.vqvae import VQVAE, VQVAEConfig
 from .published import aion, terramind
@@ -47,6 +49,8 @@ def build(settings: Mapping[str, Any], seed: int = 0) -> Tokenizer:
     config = parse(settings)
     if isinstance(config, TableConfig):
         return Table(config)
+    if isinstance(config, SurveyConfig):
+        return SurveyImages(config, seed)
     return DiVAE(config, seed) if isinstance(config, DiVAEConfig) else VQVAE(config, seed)
 
 
@@ -59,6 +63,8 @@ def parse(settings: Mapping[str, Any]) -> DiVAEConfig | VQVAEConfig | TableConfi
     kind: type[DiVAEConfig | VQVAEConfig | TableConfig] = DiVAEConfig if is_diffusion(dec_type) else VQVAEConfig
     if "table" in settings:
         kind = TableConfig
+    if "halvings" in settings:
+        kind = SurveyConfig
     try:
         return kind.model_validate(settings)
     except ValidationError as error:
@@ -70,7 +76,7 @@ def load(folder: str | Path, image_size: int | None = None, said: Mapping[str, A
 
     Args:
         said: what a recipe knows of a .pt: `levels`, `heads`, and of one of class maps `n_labels` and the names of the
-            `classes`; see `terramind.settings`.
+            `classes`; see `terramind.settings`. Of one of AION-1's the `bands` of images.
         image_size: pixels that the ViTs' fixed positions are computed again for, as 4M does before it adapts a
             tokenizer to more resolutions; None keeps the stored ones, resized where an input needs it.
 
@@ -109,7 +115,17 @@ def _published(folder: Path, said: Mapping[str, Any]) -> tuple[dict[str, Any], d
     if not (folder / CONFIG).is_file() or not aion.is_codec(config := read_json(folder / CONFIG)):
         return None
     try:
-        return aion.table(config, _tensors(folder / WEIGHTS))
+        return aion.read(config, _tensors(folder / WEIGHTS), said)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+
+
+def load_spectra(folder: Path) -> Spectra | None:
+    """AION-1's codec of spectra, None if a folder holds another tokenizer. ValueError if it is damaged."""
+    if not (folder / CONFIG).is_file() or not aion.is_of_spectra(config := read_json(folder / CONFIG)):
+        return None
+    try:
+        return aion.read_spectra(config, _tensors(folder / WEIGHTS))
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
 
@@ -130,6 +146,7 @@ def _read_file(file: Path, said: Mapping[str, Any]) -> tuple[dict[str, Any], dic
     tensors = terramind.read(file)
     given = {name: value for name, value in said.items() if value is not None}
     n_labels, classes = given.pop("n_labels", None), given.pop("classes", ())
+    given.pop("bands", None)  # a .pt has channels without names
     try:
         settings = terramind.settings(tensors, _beside(file.parent, {}) | given)
         if n_labels:

@@ -40,7 +40,7 @@ class Block(nn.Module):
         return x + self.pwconv2(hidden).transpose(1, 2)
 
 
-class _Norm(nn.LayerNorm):
+class Norm(nn.LayerNorm):
     """LayerNorm over the channels of (B, D, n)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -55,11 +55,11 @@ class ConvNeXtEncoder(nn.Module):
         self.size, layers, width = size, list[nn.Module](), channels
         for i, (out, depth, stride) in enumerate(zip(size.widths, size.depths, size.strides, strict=True)):
             # A norm on either side of a convolution: samples themselves are not normalized, they are standardized.
-            layers += [_Norm(width, eps=_EPS)] if i else []
-            layers += [nn.Conv1d(width, out, stride, stride), *([] if i else [_Norm(out, eps=_EPS)])]
+            layers += [Norm(width, eps=_EPS)] if i else []
+            layers += [nn.Conv1d(width, out, stride, stride), *([] if i else [Norm(out, eps=_EPS)])]
             layers += [Block(out) for _ in range(depth)]
             width = out
-        self.layers = nn.Sequential(*layers, _Norm(width, eps=_EPS))
+        self.layers = nn.Sequential(*layers, Norm(width, eps=_EPS))
         _initialize(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ class ConvNeXtDecoder(nn.Module):
         self.size, layers = size, list[nn.Module]()
         outs = (channels, *size.widths[:-1])
         for width, depth, stride, out in reversed(list(zip(size.widths, size.depths, size.strides, outs, strict=True))):
-            layers += [*(Block(width) for _ in range(depth)), _Norm(width, eps=_EPS)]
+            layers += [*(Block(width) for _ in range(depth)), Norm(width, eps=_EPS)]
             layers.append(nn.ConvTranspose1d(width, out, stride, stride))
         self.layers = nn.Sequential(*layers)
         _initialize(self)

@@ -8,6 +8,7 @@ of the vocabulary follows from the digits.
 - FSQ (finite scalar quantization, arXiv 2309.15505) keeps value i at one of `levels[i]` equally spaced values, and
   needs no loss. The form is TerraMind's: sigmoid(x) for the bound (FSQ's tanh, of half the slope), codes in [0, 1], the
   first digit counts least. Even numbers of levels need no offset by it.
+  AION-1's is that of the FSQ paper: tanh, from -(n // 2) to (n - 1) // 2 for n levels, over n // 2.
 - iFSQ (arXiv 2601.17124) bounds by 2 sigmoid(1.6 x) - 1, by which latents of a normal distribution take all levels
   about equally often; codes are in [-1, 1].
 - LFQ (lookup-free quantization, arXiv 2310.05737) keeps signs, d bits, the first counts most. Its loss asks for latents
@@ -130,6 +131,38 @@ class FiniteScalar(_Digits):
     @torch.no_grad()
     def _digits(self, latents: torch.Tensor) -> torch.Tensor:
         return (self._shares(latents) * self.steps).round()
+
+    def _loss(self, latents: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        return values.new_zeros(())
+
+
+class BoundedScalar(_Digits):
+    """FSQ as its paper has it: tanh of a latent, an even number of levels moved by half a step; 0 is a code."""
+
+    def __init__(self, levels: Sequence[int], heads: int = 1, margin: float = 1e-3) -> None:
+        """`margin` keeps a latent from the end of the bound before its outermost level."""
+        super().__init__(levels, heads, -1.0, least_first=True)
+        self.margin = margin
+
+    @property
+    def _half(self) -> torch.Tensor:
+        return (self.steps + 1) // 2
+
+    def _places(self, latents: torch.Tensor) -> torch.Tensor:
+        """Bounded latents, whose levels are whole numbers around 0."""
+        reach = self.steps * (1 + self.margin) / 2
+        offset = torch.where(self.steps % 2 == 0, 0.0, 0.5)
+        return torch.tanh(latents + torch.atanh(offset / reach)) * reach - offset
+
+    def _bounded(self, latents: torch.Tensor) -> torch.Tensor:
+        return self._places(latents) / self._half
+
+    @torch.no_grad()
+    def _digits(self, latents: torch.Tensor) -> torch.Tensor:
+        return self._places(latents).round() + self._half
+
+    def _values(self, digits: torch.Tensor) -> torch.Tensor:
+        return (digits - self._half) / self._half
 
     def _loss(self, latents: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         return values.new_zeros(())

@@ -3,6 +3,8 @@
 Numbers have codecs of quantiles: an id is how many values of a list are smaller, and stands for the value at its place.
 Some take a logarithm or another curve before. Here they are tables of intervals of the numbers themselves, with bounds
 at the very float32 numbers at which their ids change: nothing is left of the curve that could round in another way.
+
+Images have a network (networks/surveys.py), whose weights get the names that they have here.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..networks import spectra, surveys
+
 # Curves by PyTorch's names: a config may name no other function.
 _CURVES: dict[str, Callable[[Tensor], Tensor]] = {
     "arcsinh": torch.arcsinh, "asinh": torch.asinh, "sinh": torch.sinh, "log": torch.log, "exp": torch.exp,
@@ -25,21 +29,130 @@ _CURVES: dict[str, Callable[[Tensor], Tensor]] = {
 _LOGARITHMS = re.compile(r"FLUX_[A-Z0-9]+|SHAPE_R|phot_\w+_mean_flux|parallax")
 _LEAST_LOGARITHM = -3.0
 _OUTERMOST = 0x7F80_0000  # infinity, as bits
+_IMAGES, _SPECTRA, _FIELDS = "quantizer_levels", "normalization_range", "encoder_output_dim"
+_USUAL_BANDS = ("DES-G", "DES-R", "DES-I", "DES-Z")  # of the Legacy Survey
+# Ends of names of weights in a layer, and what they are here; the first that fits.
+_BLOCKS = (
+    (".net.4.to_k", ".gate.where"), (".net.4.net.0", ".gate.inner"), (".net.4.net.2", ".gate.outer"),
+    (".net.0.conv", ".wide"), (".net.2", ".narrow"), (".net.0", ".spread"), (".conv", ""), (".1", ""),
+)  # fmt: skip
 
 
 def is_codec(config: Mapping[str, Any]) -> bool:
     """Whether a config.json is of one of these codecs."""
-    return "modality" in config and "codebook_size" in config and "enc_type" not in config
+    of_numbers = "modality" in config and "codebook_size" in config
+    return "enc_type" not in config and (of_numbers or any(name in config for name in (_IMAGES, _SPECTRA, _FIELDS)))
 
 
-def table(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A codec of numbers as the settings and tensors of a table of quantiles.
+def read(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], said: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A codec as the settings and tensors of a tokenizer.
 
     Args:
         config: the content of its config.json. tensors: of its model.safetensors.
+        said: what a recipe knows of it: `bands` of a raster.
 
-    ValueError if it is of another kind, or its values do not rise.
+    ValueError if it is of a kind that is not read, or its parts do not fit each other.
     """
+    if _IMAGES in config:
+        return _images(config, tensors, tuple(said.get("bands") or _USUAL_BANDS))
+    if _SPECTRA in config or _FIELDS in config:
+        what = "spectra, which fourmill.load_tokenizer reads" if _SPECTRA in config else "segmentation maps"
+        raise ValueError(f"it is AION-1's codec of {what}; a recipe takes its codecs of numbers and of images")
+    return _table(config, tensors)
+
+
+def is_of_spectra(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of the codec of spectra."""
+    return _SPECTRA in config and is_codec(config)
+
+
+def read_spectra(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> spectra.Spectra:
+    """The codec of spectra, in evaluation mode. ValueError if its parts do not fit each other."""
+    try:
+        model = spectra.Spectra(spectra.SpectraConfig.model_validate(spectra.settings(config)))
+        depths = tuple(config["encoder_depths"])
+        named = {_name_of_spectra(name, depths): value for name, value in tensors.items()}
+        named.pop("", None)
+        flat = {name: one.flatten() if name.endswith((".scale", ".shift")) else one for name, one in named.items()}
+        model.load_state_dict(flat)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"its weights do not fit its config.json: {error}") from error
+    return model.eval()
+
+
+_OF_SPECTRA = {
+    "normalization_quantizer.buckets": "levels", "latent_grid._wavelength": "wavelength", "pre_quant_norm": "norm",
+    "quant_conv": "quant_proj", "post_quant_conv": "post_quant_proj",
+}  # fmt: skip
+
+
+def _name_of_spectra(name: str, depths: tuple[int, ...]) -> str:
+    """What a weight of the codec of spectra is called here, "" of what follows from the settings.
+
+    Args:
+        depths: blocks of the encoder's stages.
+    """
+    path, _, kind = name.rpartition(".")
+    if name in _OF_SPECTRA or path in _OF_SPECTRA:
+        return _OF_SPECTRA.get(name) or f"{_OF_SPECTRA[path]}.{kind}"
+    if path == "encoder.norm":
+        return f"encoder.layers.{sum(depths) + 2 * len(depths)}.{kind}"
+    if found := re.fullmatch(r"encoder\.(downsample_layers|stages)\.(\d+)\.(\d+)(.*)", name):
+        # In one row here: of each stage two of norm and convolution, then its blocks.
+        stage, place = int(found[2]), int(found[3])
+        before = sum(depths[:stage]) + 2 * stage
+        number, rest = before + place + (2 if found[1] == "stages" else 0), found[4]
+        name = f"encoder.layers.{number}{rest}"
+    elif found := re.fullmatch(r"decoder\.(upsample_layers|stages)\.(\d+)\.(\d+)(.*)", name):
+        name = f"decoder.stages.{found[2]}.{int(found[3]) + (2 if found[1] == 'stages' else 0)}{found[4]}"
+    else:
+        return ""
+    return name.replace(".grn.gamma", ".scale").replace(".grn.beta", ".shift")
+
+
+def _images(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], bands: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    found = surveys.settings(config, bands)
+    last = 2 * found["halvings"] + 3  # of the decoder's layers
+    named = {_name_of_images(name, last): value for name, value in tensors.items() if not name.endswith("levels")}
+    most = [surveys.BANDS.get(band, 1.0) for band in bands]
+    # It standardizes by itself: values reach it as they are.
+    known = {
+        "bands": bands, "mean": [0.0] * len(bands), "std": [1.0] * len(bands), "low": [-one for one in most],
+        "median": [0.0] * len(bands), "high": most, "least": [-one for one in most], "most": most,
+        "valid": [1.0] * len(bands), "samples": 0,
+    }  # fmt: skip
+    return found | {"statistics": known}, named
+
+
+def _name_of_images(name: str, last: int) -> str:
+    """What a weight of the codec of images is called here.
+
+    Args:
+        last: number of the decoder's last layer.
+    """
+    whole = {
+        "model.conv_in.conv": "encoder.0", "model.conv_out.conv": f"decoder.{last}", "subsample_in": "projection_in",
+        "subsample_out": "projection_out", "pre_quant_proj": "quant_proj", "post_quant_proj": "post_quant_proj",
+    }  # fmt: skip
+    path, _, kind = name.rpartition(".")
+    if path in whole:
+        return f"{whole[path]}.{kind}"
+    if not (found := re.fullmatch(r"model\.(encoder|decoder)_layers\.(\d+)((?:\.\w+)*)", path)):
+        return name
+    part, number, rest = found[1], int(found[2]) + (found[1] == "encoder"), found[3]
+    for theirs, ours in _BLOCKS:
+        if rest.endswith(theirs):
+            rest = rest.removesuffix(theirs) + ours
+            break
+    return f"{part}.{number}{rest}.{kind}"
+
+
+def _table(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A codec of numbers as the settings and tensors of a table of quantiles."""
     lists = _lists(tensors)
     compress, restore = _curves(config)
     inner, centres, samples = [], [], []

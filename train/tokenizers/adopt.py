@@ -147,6 +147,8 @@ def _said(name: str, settings: TokenizerSettings, lists: Mapping[str, tuple[str,
     said: dict[str, Any] = {"levels": settings.levels, "heads": settings.heads}
     if TOKENIZERS[name].form is Form.CLASSES:  # the file has as many, and no names
         said |= {"n_labels": class_lists.n_labels(name, lists), "classes": class_lists.of_tokenizer(name, lists)}
+    if TOKENIZERS[name].form is Form.RASTER and (sensor := SENSORS.get(TOKENIZERS[name].label)):
+        said["bands"] = tuple(sensor.kept)
     return said
 
 

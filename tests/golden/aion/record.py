@@ -22,14 +22,15 @@ import torch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1] / "support"))
 
-from fourmill_tests.sky.aion import numbers, reservoir  # noqa: E402
+from fourmill_tests.sky.aion import SHOWN, SURVEYS, flux, numbers, reservoir, spectrum, weight  # noqa: E402
 
 ROOT = next(Path(place) / "aion" for place in sys.path if (Path(place) / "aion/codecs").is_dir())
 sys.modules["aion"] = types.ModuleType("aion")
 sys.modules["aion"].__path__ = [str(ROOT)]
 
 from aion import modalities  # noqa: E402
-from aion.codecs import GridScalarCodec, LogScalarCodec, MultiScalarCodec, ScalarCodec  # noqa: E402
+from aion.codecs import GridScalarCodec, ImageCodec, LogScalarCodec, MultiScalarCodec, ScalarCodec, SpectrumCodec  # noqa: E402
+from aion.codecs.preprocessing.image import RescaleToLegacySurvey  # noqa: E402
 
 CODES, SAMPLES = 24, 90
 CODECS = {
@@ -65,8 +66,56 @@ def scalars() -> tuple[dict[str, dict], dict[str, np.ndarray]]:
     return configs, found
 
 
+def images() -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+    # The package's own way back for HSC calls a method that it does not have; this is the inverse of its way there.
+    RescaleToLegacySurvey._reverse_zeropoint = RescaleToLegacySurvey.convert_zeropoint
+    codec = ImageCodec(
+        quantizer_levels=[8, 5, 6], embedding_dim=3, hidden_dims=16, num_consecutive=2, multisurvey_projection_dims=10
+    ).eval()
+    codec.load_state_dict(
+        {k: torch.from_numpy(weight(k, v.shape)) if v.is_floating_point() else v for k, v in codec.state_dict().items()}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        codec.save_pretrained(folder, modalities.LegacySurveyImage)
+        config = json.loads((Path(folder) / "codecs/image/config.json").read_text())
+    found = {}
+    with torch.no_grad():
+        for survey, bands in SURVEYS.items():
+            x = torch.from_numpy(flux(survey, len(bands)))
+            ids = codec.encode(modalities.Image(flux=x.clone(), bands=bands))
+            decoded = codec.decode(ids[:1], bands=bands).flux[..., SHOWN, SHOWN]
+            found |= {f"images/ids/{survey}": ids.numpy().astype(np.int64), f"images/decoded/{survey}": decoded.numpy()}
+    shapes = {name: list(value.shape) for name, value in codec.state_dict().items()}
+    return {"images": {"config": config, "shapes": shapes}}, found
+
+
+def spectra() -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+    codec = SpectrumCodec(
+        encoder_depths=(1, 2, 1), encoder_dims=(8, 12, 16), decoder_depths=(1, 1, 2), decoder_dims=(12, 8, 2),
+        num_pixels=320, resolution=3.2, latent_channels=16, embedding_dim=6, codebook_size=64, dim=6, clip_flux=40.0,
+    ).eval()  # fmt: skip
+    state = codec.state_dict()
+    kept = ("_quantizer", "latent_grid", "normalization_quantizer")
+    made = {k: v if k.startswith(kept) else torch.from_numpy(weight(k, v.shape)) for k, v in state.items()}
+    codec.load_state_dict(made)
+    with tempfile.TemporaryDirectory() as folder:
+        codec.save_pretrained(folder, modalities.DESISpectrum)
+        config = json.loads((Path(folder) / "codecs/spectrum/config.json").read_text())
+    x, at = (torch.from_numpy(one) for one in spectrum())
+    found = {f"spectra/{name}": state[name].numpy() for name in state if name.endswith(("buckets", "_wavelength"))}
+    with torch.no_grad():
+        given = modalities.Spectrum(flux=x[:, 0], ivar=x[:, 1], mask=x[:, 0].isnan(), wavelength=at)
+        ids = codec.encode(given)
+        found["spectra/ids"] = ids.numpy().astype(np.int64)
+        found["spectra/decoded"] = codec.decode(ids).flux.numpy()
+        found["spectra/decoded there"] = codec.decode(ids, wavelength=at).flux.numpy()
+    return {"spectra": {"config": config, "shapes": {k: list(v.shape) for k, v in state.items()}}}, found
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     configs, found = scalars()
+    for more, numbers_ in (images(), spectra()):
+        configs, found = configs | more, found | numbers_
     (HERE / "configs.json").write_text(json.dumps(configs, indent=1) + "\n")
     np.savez_compressed(HERE / "expected.npz", **found)

@@ -17,6 +17,7 @@ from fourmill.project import Project
 from fourmill.recipe import RecipeError
 from fourmill.sensors import declared
 from fourmill.tokenize import codec, tokenizer
+from fourmill.tokenize.networks.spectra import Spectra
 from fourmill.tokenize.networks.tables import Table
 from fourmill.train.tokenizers import adopt
 
@@ -111,3 +112,71 @@ def test_a_table_is_no_tokenizer_of_bands(tmp_path: Path) -> None:
             Project(recipes.parse(data))
     finally:
         declared.forget("radar")
+
+
+@pytest.mark.parametrize("survey", tiny.SURVEYS)
+def test_images_are_coded_as_its_class_does(tmp_path: Path, expected: dict[str, np.ndarray], survey: str) -> None:
+    bands = tiny.SURVEYS[survey]
+    model = tokenizer.load(tiny.save_network("images", tmp_path), said={"bands": bands})
+    x = torch.from_numpy(tiny.flux(survey, len(bands)))
+    ids = model.encode(x)
+    assert ids.shape == (2, 24, 24) and len(ids.unique()) > 50
+    assert np.array_equal(ids.flatten(1).numpy(), expected[f"images/ids/{survey}"])
+    decoded = model.decode(ids[:1])[..., tiny.SHOWN, tiny.SHOWN].numpy()
+    there = expected[f"images/decoded/{survey}"]
+    np.testing.assert_allclose(decoded, there, rtol=1e-5, atol=1e-5 * np.abs(there).max())
+
+
+def test_a_recipe_takes_one_for_its_bands(tmp_path: Path, expected: dict[str, np.ndarray]) -> None:
+    """Fluxes come to it as they are, in the order of the sensor's bands, whose names say which they are."""
+    data: dict[str, Any] = {
+        "root": str(tmp_path / "out"), "samples": "a.tar", "modalities": ["tok_sky"], "images": {"size": 96},
+        "sensors": {"sky": {"member": "npy", "bands": tiny.SURVEYS["HSC"], "unit": "nmgy"}},
+        "tokenizers": {"each": {"tok_sky": {"weights": str(tiny.save_network("images", tmp_path / "codec"))}}},
+    }  # fmt: skip
+    try:
+        recipe = Project(recipes.parse(data)).recipe
+        (spec,) = recipe.specs()
+        assert (spec.vocab_size, spec.max_tokens) == (240, 576)
+        adopt.bring("tok_sky", recipe.tokenizer("tok_sky"), 96, str(tmp_path / "kept"))
+        fitted = codec.FittedTokenizer("tok_sky", str(tmp_path / "kept"), "cpu")
+        x = tiny.flux("HSC", 5)
+        x[0, 2, 5, 7] = np.nan  # no value counts as none, 0
+        ids = fitted.encode(np.moveaxis(x, 1, -1))
+        assert np.array_equal(ids[1], expected["images/ids/HSC"][1])
+        assert np.mean(ids[0] == expected["images/ids/HSC"][0]) > 0.9
+        shown = fitted.decode(ids[1:], 24)
+        assert shown.shape == (1, 96, 96, 5) and np.isfinite(shown).all()
+        data["sensors"]["sky"]["bands"] = ["g", "r", "i", "z"]
+        with pytest.raises(RecipeError, match="got the band 'g'; it knows HSC-G, HSC-R"):
+            Project(recipes.parse(data))
+        data["sensors"]["sky"]["bands"] = ["HSC-G", "DES-R"]
+        with pytest.raises(RecipeError, match=r"got bands of two surveys \(HSC-G, DES-R\)"):
+            Project(recipes.parse(data))
+    finally:
+        declared.forget("sky")
+
+
+def test_spectra_are_coded_as_its_class_does(tmp_path: Path, expected: dict[str, np.ndarray]) -> None:
+    """On wavelengths of their own, with gaps, and a dark one."""
+    folder = tiny.save_network("spectra", tmp_path)
+    model = fourmill.load_tokenizer(folder)
+    assert isinstance(model, Spectra)
+    x, wavelength = tiny.spectrum()
+    ids = model.encode(x, wavelength)
+    assert len(ids[:, 1:].unique()) > 8 and len(ids[:, 0].unique()) == 4
+    assert np.array_equal(ids.numpy(), expected["spectra/ids"])
+    at = torch.from_numpy(wavelength)
+    for decoded, name in ((model.decode(ids), "decoded"), (model.decode(ids, at), "decoded there")):
+        there = expected[f"spectra/{name}"]
+        np.testing.assert_allclose(decoded.numpy(), there, rtol=1e-5, atol=1e-5 * np.abs(there).max())
+    with pytest.raises(ValueError, match=r"got spectra \(4, 2, 410\) at 320 wavelengths"):
+        model.encode(x)
+    with pytest.raises(ValueError, match=r"codec of spectra, which fourmill\.load_tokenizer reads; a recipe takes"):
+        tokenizer.read_settings(folder)
+
+
+def test_a_codec_that_is_not_read_says_so(tmp_path: Path) -> None:
+    folder = tiny.save("plain", tmp_path, {"encoder_output_dim": 512})
+    with pytest.raises(ValueError, match="it is AION-1's codec of segmentation maps; a recipe takes its codecs of"):
+        fourmill.load_tokenizer(folder)

@@ -7,13 +7,16 @@ where it need not be.
 from __future__ import annotations
 
 import json
+import math
+import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+_NORM = re.compile(r"(encoder_layers\.7\.1|norm|(down|up)sample_layers\.(0\.1|[1-9]\.0))\.weight$")
 GOLDEN = Path(__file__).parents[3] / "golden" / "aion"
 
 
@@ -39,9 +42,60 @@ def numbers(name: str, values: np.ndarray) -> np.ndarray:
     return np.concatenate([drawn, ends, near, *beside])
 
 
+def spectrum() -> tuple[np.ndarray, np.ndarray]:
+    """Flux and inverse variance (4, 2, 410), float32, and wavelengths (4, 410), which are not the codec's: lines over a
+    slope, of different brightness, with gaps; the last is dark."""
+    drawn = _random("spectra")
+    at = np.sort(3_450 + 1_150 * drawn.random_sample((4, 410)), axis=1)
+    line = 8 * np.exp(-(((at - 4_000) / 12) ** 2))
+    bright = np.array([0.4, 3, 60, 0])[:, None]
+    flux = bright * (1 + line + 0.001 * (at - 4_000)) + 2 * drawn.standard_normal(at.shape)
+    flux[drawn.random_sample(at.shape) < 0.05] = np.nan
+    certain = 200 * drawn.random_sample(at.shape)
+    return np.stack([flux, certain], 1).astype(np.float32), at.astype(np.float32)
+
+
+SHOWN = slice(30, 62)  # rows and columns of what is decoded that are kept
+SURVEYS = {"DES": ["DES-G", "DES-R", "DES-I", "DES-Z"], "HSC": ["HSC-G", "HSC-R", "HSC-I", "HSC-Z", "HSC-Y"]}
+
+
+def weight(name: str, shape: Sequence[int]) -> np.ndarray:
+    """A weight of this name: of a size that keeps activations; norms around 1; latents that take many levels."""
+    drawn = _random(name).standard_normal(tuple(shape)).astype(np.float32)
+    if len(shape) == 1:
+        return (0.1 * drawn + (_NORM.search(name) is not None)).astype(np.float32)
+    large = (
+        2.0 if name.startswith(("pre_quant_proj", "quant_conv")) else 0.5 if name.startswith("subsample_out") else 1.0
+    )
+    return (large * drawn / math.sqrt(math.prod(shape[1:]))).astype(np.float32)
+
+
+def flux(survey: str, bands: int) -> np.ndarray:
+    """Images (2, bands, 96, 96), float32: noise around a source that is brighter than may be."""
+    down, across = np.mgrid[0:96, 0:96] - 48
+    source = 600 * np.exp(-(down**2 + across**2) / 50)
+    drawn = _random(f"{survey} flux").standard_normal((2, bands, 96, 96))
+    return (0.05 * drawn + source * np.array([1, 0.01])[:, None, None, None]).astype(np.float32)
+
+
 def expected() -> dict[str, np.ndarray]:
     with np.load(GOLDEN / "expected.npz") as file:
         return dict(file)
+
+
+def save_network(of: str, folder: Path) -> Path:
+    """The folder of the codec of "images" or "spectra", as it is published."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    stated, known = configs()[of], expected()
+    # What follows from the arguments lies in the file as well; only two are read.
+    weights = {
+        name: known.get(f"{of}/{name}", weight(name, shape)) for name, shape in stated["shapes"].items() if shape
+    }
+    save_file(weights, str(folder / "model.safetensors"))
+    (folder / "config.json").write_text(json.dumps(stated["config"]))
+    return folder
 
 
 def configs() -> dict[str, dict[str, Any]]:
