@@ -13,18 +13,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..infra.formats import pth
 from . import tokenizer
-from .networks.spectra import Spectra
 from .published import terramind
 from .tokenizer import ARCH, CONFIG, WEIGHTS, Tokenizer
 
 
-def load(folder_or_hub_id: str | Path, revision: str | None = None) -> Tokenizer | Spectra:
-    """A tokenizer in evaluation mode: `encode(x) -> ids`, `decode(ids) -> x`, see `VQ.encode` for shapes, and
-    `Spectra.encode` of AION-1's codec of spectra.
+def load(folder_or_hub_id: str | Path, revision: str | None = None) -> Tokenizer:
+    """A tokenizer in evaluation mode: `encode(x) -> ids`, `decode(ids) -> x`, see `VQ.encode` for shapes. AION-1's
+    codec of spectra is a `Spectra`, whose `encode` takes wavelengths as well.
 
     Args:
         folder_or_hub_id: a folder with `model.safetensors` and, unless the weights' header holds it, `config.json`; a
@@ -41,7 +40,8 @@ def load(folder_or_hub_id: str | Path, revision: str | None = None) -> Tokenizer
         (torch.Size([2, 4]), torch.int64, torch.Size([2, 12]))
     """
     place = located(folder_or_hub_id, revision)
-    return tokenizer.load_spectra(place) or tokenizer.load(place)
+    # The declared type is frozen, and is that of all that a recipe can take.
+    return cast(Tokenizer, tokenizer.load_spectra(place)) or tokenizer.load(place)
 
 
 def located(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:

@@ -61,12 +61,10 @@ class _Gate(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         hidden = max(16, width // 2)
-        self.where, self.inner, self.outer = (
-            nn.Conv2d(width, 1, 1),
-            nn.Conv2d(width, hidden, 1),
-            nn.Conv2d(hidden, width, 1),
-        )
+        self.where, self.inner = nn.Conv2d(width, 1, 1), nn.Conv2d(width, hidden, 1)
+        self.outer = nn.Conv2d(hidden, width, 1)
         nn.init.zeros_(self.outer.weight)
+        assert self.outer.bias is not None
         nn.init.constant_(self.outer.bias, -10)  # at first a block changes nothing
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -80,11 +78,8 @@ class _Block(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.wide, self.narrow, self.gate = (
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.Conv2d(width, width, 1),
-            _Gate(width),
-        )
+        self.wide, self.narrow = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 1)
+        self.gate = _Gate(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.gate(F.elu(self.narrow(F.elu(self.wide(x)))))
