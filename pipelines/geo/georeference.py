@@ -112,8 +112,14 @@ def covering_window(
     source: Georeference, shape: tuple[int, int], target: Georeference, width: int, height: int, margin: int
 ) -> Window | None:
     """The window of a source (rows, columns) that a target of this size lies in; None if they do not overlap."""
-    x, y = outline(target, width, height, source.crs)
-    cols, rows = source.pixels(x, y)
+    return window_of(source, shape, outline(target, width, height, source.crs), margin)
+
+
+def window_of(
+    source: Georeference, shape: tuple[int, int], places: tuple[np.ndarray, np.ndarray], margin: int
+) -> Window | None:
+    """The same of a target by its `outline` in the source's system."""
+    cols, rows = source.pixels(*places)
     if not (np.isfinite(cols).all() and np.isfinite(rows).all()):
         return None
     left, right = max(0, math.floor(cols.min()) - margin), min(shape[1], math.ceil(cols.max()) + margin)

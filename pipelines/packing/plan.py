@@ -30,6 +30,7 @@ from ..geo import georeference
 from ..geo.georeference import Georeference
 from . import blocks, files
 from .files import Info
+from .overlaps import Listed, plain
 from .settings import AREA, Layer, Pack
 from .tiles import Area, Tile
 
@@ -61,7 +62,8 @@ def make(pack: Pack) -> Plan:
     for name, layer in pack.layers.items():
         _check_alike(name, layer, [info for _, info in infos[name]])
     areas, notes = _areas(pack, infos)
-    areas = [_with_files(pack, area, infos) for area in areas]
+    listed = {name: Listed(of) for name, of in infos.items()}
+    areas = [_with_files(pack, area, listed) for area in areas]
     _check_overlap(pack, areas)
     sides = {name: _side(pack, name, areas) for name in pack.layers}
     for area in areas:
@@ -162,7 +164,7 @@ def _areas(pack: Pack, infos: Mapping[str, Sequence[tuple[str, Info]]]) -> tuple
     names = [area or Path(info.url.rstrip("/")).stem.partition(".")[0] for area, info in listed]
     if len(set(names)) < len(names):
         names = [area or "-".join(posixpath.splitext(info.url)[0].split("/")[-2:]) for area, info in listed]
-    names = [re.sub(r"[^A-Za-z0-9_-]+", "-", name) for name in names]
+    names = [plain(name) for name in names]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"layers.{pack.reference}: two files are of the area {twice[0]}; say {AREA} in its pattern")
     areas: list[Area] = []
@@ -201,40 +203,43 @@ def _of_grid(pack: Pack, name: str, info: Info) -> Area:
     return Area(name, grid, (cols[0], rows[0]), (cols[1] - cols[0], rows[1] - rows[0]), {pack.reference: (info,)})
 
 
-def _with_files(pack: Pack, area: Area, infos: Mapping[str, Sequence[tuple[str, Info]]]) -> Area:
+def _with_files(pack: Pack, area: Area, listed: Mapping[str, Listed]) -> Area:
     """An area with the files of all layers that show it."""
     chosen: dict[str, tuple[Info, ...]] = {}
-    for name, listed in infos.items():
-        if name == pack.reference and (not pack.grid.crs or any(of for of, _ in listed)):
+    reference = listed[pack.reference]
+    for name, of in listed.items():
+        if name == pack.reference and (not pack.grid.crs or of.named):
             chosen[name] = area.files[name]
             continue
-        by_name = [info for of, info in listed if of and re.sub(r"[^A-Za-z0-9_-]+", "-", of) == area.name]
-        others = [info for of, info in listed if not of]
-        if others and others[0].georeference is None:
-            if len(others) > 1 or len(infos[pack.reference]) > 1:
+        by_name = list(of.named.get(area.name, ()))
+        if of.others and of.others[0].georeference is None:
+            if len(of.others) > 1 or len(reference.others) + sum(map(len, reference.named.values())) > 1:
                 raise ValueError(
-                    f"layers.{name}: {public(others[0].url)} has no georeference, so that nothing says which area it "
-                    f"is of; say {AREA} in the patterns of {pack.reference} and {name}"
+                    f"layers.{name}: {public(of.others[0].url)} has no georeference, so that nothing says which area "
+                    f"it is of; say {AREA} in the patterns of {pack.reference} and {name}"
                 )
-            by_name += others
-        elif others and area.georeference is None:
+            by_name += of.others
+        elif of.others and area.georeference is None:
             raise ValueError(
                 f"layers.{name} has a georeference, and {pack.reference}, whose pixels are the grid, has none; name a "
                 "layer in grid that has one, or give both the same"
             )
-        else:
-            by_name += [info for info in others if _overlaps(pack, name, area, info)]
+        elif of.others:
+            by_name += _there(pack, name, area, of)
         chosen[name] = tuple(by_name)
     return replace(area, files=chosen)
 
 
-def _overlaps(pack: Pack, name: str, area: Area, info: Info) -> bool:
-    assert area.georeference is not None and info.georeference is not None
-    if not georeference.has_rasterio() and info.georeference.crs != area.georeference.crs:
-        raise ValueError(_other_grid(pack, name, info))
-    width, height = (count * pack.size for count in area.tiles)
-    shape = info.shape[1:]
-    return georeference.covering_window(info.georeference, shape, area.georeference, width, height, 0) is not None
+def _there(pack: Pack, name: str, area: Area, of: Listed) -> list[Info]:
+    """The files of a layer that show an area."""
+    assert area.georeference is not None
+    if lacking := next((info for info in of.others if info.georeference is None), None):
+        raise ValueError(f"layers.{name}: {public(lacking.url)} has no georeference, and others have; give it one")
+    if not georeference.has_rasterio():
+        systems = (info for info in of.others if info.georeference and info.georeference.crs != area.georeference.crs)
+        if other := next(systems, None):
+            raise ValueError(_other_grid(pack, name, other))
+    return of.there(area.georeference, *(count * pack.size for count in area.tiles))
 
 
 def _check_overlap(pack: Pack, areas: Sequence[Area]) -> None:

@@ -7,10 +7,10 @@ import math
 import tarfile
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -114,17 +114,24 @@ class PackWorker:
         stats, out = Stats(), self.job.pack.out
         with scratch.folder() as folder:
             path = Path(folder, "shard.tar")
-            with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-                for name, data in self._members(task, stats):
-                    archive.add(tar, name, data)
+            with open(Path(folder, "tiles"), "w+b") as file:
+                places = self._cut(task, stats, file)
+                with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+                    for tile in task.tiles:
+                        for name, start, size in places.get(tile.key, ()):
+                            file.seek(start)
+                            archive.add(tar, name, file.read(size))
             if stats.tiles:
                 stats.bytes = path.stat().st_size
                 storage.put_file(storage.join(out, f"{task.name}.tar"), path)
         storage.put(storage.join(out, STATS, f"{task.name}.json"), json.dumps(vars(stats), indent=1).encode())
         return stats
 
-    def _members(self, task: Task, stats: Stats) -> Iterator[tuple[str, bytes]]:
-        for tile in task.tiles:
+    def _cut(self, task: Task, stats: Stats, file: BinaryIO) -> dict[str, list[tuple[str, int, int]]]:
+        """Cut the tiles into a file, one after the other on the ground: the tar mixes them, and neighbours lie in the
+        same parts of the same files. Returns the members of each tile, by key: name, first byte and size."""
+        places: dict[str, list[tuple[str, int, int]]] = {}
+        for tile in sorted(task.tiles, key=lambda one: (one.area, one.row, one.col)):
             made, absent = self._tile(task.areas[tile.area], tile)
             stats.absent.update(absent)
             lacking = next((one for one in absent if one.partition(":")[0] in self.job.pack.needed), None)
@@ -136,7 +143,10 @@ class PackWorker:
                 stats.left_out[reason] += 1
                 continue
             stats.tiles += 1
-            yield from ((f"{tile.key}.{name}", data) for name, data in made.items())
+            for name, data in made.items():
+                places.setdefault(tile.key, []).append((f"{tile.key}.{name}", file.tell(), len(data)))
+                file.write(data)
+        return places
 
     def _tile(self, area: Area, tile: Tile) -> tuple[dict[str, bytes], list[str]]:
         """The members of a tile, and what it lacks with the reason."""

@@ -41,7 +41,7 @@ def measures(sensor: Sensor, truth: Any, said: Any) -> dict[str, float]:
     if not said:
         return {}
     if sensor.form is Form.TIME:
-        return {"days": abs((_seconds(said) - _seconds(truth)) / 86_400)}
+        return {"days": abs((seconds(said) - seconds(truth)) / 86_400)}
     true, found = ([place[name] for name in sensor.names] for place in (truth, said))
     return {"km": great_circle(true, found)} if sensor.on_earth else {"distance": math.dist(true, found)}
 
@@ -53,7 +53,7 @@ def great_circle(one: Sequence[float], other: Sequence[float]) -> float:
     return float(2 * RADIUS * np.arcsin(min(1.0, np.sqrt(half))))
 
 
-def _seconds(time: Mapping[str, Any]) -> float:
+def seconds(time: Mapping[str, Any]) -> float:
     """Since 1970; a date without a time is that of its noon, which is nearest to all of the day."""
     when = datetime.fromisoformat(time["time"]).replace(tzinfo=UTC).timestamp()
     return when if "T" in time["time"] else when + 43_200
@@ -62,7 +62,7 @@ def _seconds(time: Mapping[str, Any]) -> float:
 def _rows(sensor: Sensor, truth: Any, said: Any) -> dict[str, float]:
     names = sensor.names
     true, found = (table_of(rows, names).astype(np.float64) for rows in (truth, said))
-    pairs = _matched(sensor, true, found)
+    pairs = matched(sensor, true, found)
     hits = len(pairs)
     measured = {
         "f1": 2 * hits / max(len(true) + len(found), 1),
@@ -78,7 +78,7 @@ def _rows(sensor: Sensor, truth: Any, said: Any) -> dict[str, float]:
     return measured
 
 
-def _matched(sensor: Sensor, true: np.ndarray, found: np.ndarray) -> list[tuple[int, int]]:
+def matched(sensor: Sensor, true: np.ndarray, found: np.ndarray) -> list[tuple[int, int]]:
     """Pairs of rows, the nearest ones first, each row once."""
     by = [sensor.names.index(name.removeprefix("-")) for name in sensor.order_by]
     chosen = by if len(by) == 2 else list(range(true.shape[1]))

@@ -12,6 +12,8 @@ from .job import EvaluateJob
 from .judges import Captions, Judge, Maps
 from .records import Boxes, Instances, People
 from .sensors import FORMS, ClassMap, Values, judge_of, members_of
+from .sentences.sensors import RECORDS, Catalogues, Places, Times
+from .sentences.sensors import judge_of as judge_of_records
 from .settings import CLASSES, Truth
 from .vectors import Neighbours
 
@@ -52,14 +54,15 @@ class Column:
     @property
     def unit(self) -> str:
         """Of its values, "" where they have none."""
-        unit = SENSORS[self.label].unit if isinstance(self.judge, Values) else ""
+        unit = SENSORS[self.label].unit if isinstance(self.judge, Values | Places) else ""
         return "" if unit == "1" else unit
 
     @property
     def members(self) -> set[str]:
         """The members that its truth is in."""
         of = {one.given.member for one in (self, self.classes) if one is not None and one.given is not None}
-        return of | (members_of(self.judge.sensor) if isinstance(self.judge, Values | ClassMap) else set())
+        is_of_sensor = isinstance(self.judge, Values | ClassMap | Places | Times | Catalogues)
+        return of | (members_of(self.judge.sensor) if is_of_sensor else set())
 
 
 def columns(job: EvaluateJob) -> tuple[list[Column], list[str]]:
@@ -96,7 +99,7 @@ def _place(label: str) -> int:
 def _column(job: EvaluateJob, spec: ModalitySpec) -> Column | None:
     modality = MODALITIES[spec.name]
     label, form = modality.label, LABELS[modality.label].form
-    if label in SENSORS and form in FORMS and label not in job.settings.truth:
+    if label in SENSORS and form in (*FORMS, *RECORDS) and label not in job.settings.truth:
         return _of_sensor(job, spec)
     # A modality at another resolution shows what its neighbour does.
     if modality.image_size:
@@ -115,7 +118,8 @@ def _of_sensor(job: EvaluateJob, spec: ModalitySpec) -> Column:
     if maps:
         name = MODALITIES[maps[0].name].label
         beside = Column(maps[0], name, judge_of(SENSORS[name], size), Truth(member=SENSORS[name].name))
-    return Column(spec, label, judge_of(sensor, size), Truth(member=sensor.name), beside)
+    judge = judge_of_records(sensor) if sensor.form.is_record else judge_of(sensor, size)
+    return Column(spec, label, judge, Truth(member=sensor.name), beside)
 
 
 def _is_class_map(spec: ModalitySpec) -> bool:

@@ -49,6 +49,10 @@ SHOWN: dict[str, Measure] = {
     "top1": Measure("kNN top 1, %", "higher", percent=True),
     "rmse": Measure("RMSE", "lower"),
     "r2": Measure("R2", "higher"),
+    "km": Measure("km along the great circle", "lower"),
+    "distance": Measure("distance", "lower"),
+    "days": Measure("days", "lower"),
+    "hours": Measure("hours", "lower"),
 }
 
 
@@ -62,7 +66,7 @@ class Measured:
         samples, chained: how many have it, and how many of those whose answers are chained.
         answers: row -> the folder of the model's answers.
         cells: row -> measure -> value.
-        unit: of the values of a sensor, which `rmse` and `mae` are in.
+        unit: of the values of a sensor, which `rmse`, `mae` and `distance` are in.
     """
 
     target: str
@@ -94,7 +98,7 @@ class Figure:
 
     @property
     def title(self) -> str:
-        unit = f", {self.column.unit}" if self.column.unit and self.name == "rmse" else ""
+        unit = f", {self.column.unit}" if self.column.unit and self.name in ("rmse", "distance") else ""
         return f"{self.column.label}: {self.measure.title}{unit}"
 
     def value(self, row: str) -> Value | None:
