@@ -11,7 +11,7 @@ from ...infra import faults
 from .. import source
 from ..grouping import SourceSample
 from ..reject import Reject
-from ..sensors import parallel
+from ..sensors import geotiff, parallel
 from ..source import Shard
 from . import fits, georeference, rasters
 from .georeference import Located
@@ -32,10 +32,14 @@ def of_info(info: Mapping[str, Any]) -> Located | None:
 
 
 def of_file(name: str, data: bytes) -> Located | None:
-    """What a GeoTIFF or FITS says of itself; None for any other file, and where its reader is not installed."""
+    """What a GeoTIFF or FITS says of itself; None for any other file, and where its reader is not installed,
+    which is said."""
     ending = name.rpartition(".")[2].lower()
-    if ending in _TIFF and georeference.has_rasterio():
-        return rasters.located(data)
+    if ending in _TIFF:
+        if georeference.has_rasterio():
+            return rasters.located(data)
+        if geotiff.said(data).is_placed:
+            logger.warning("%s: where it lies is not read: that %s", name, georeference.NEEDS_RASTERIO)
     if ending in _FITS:
         return fits.located(data)
     return None

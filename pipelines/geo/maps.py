@@ -6,7 +6,9 @@ and classes, the unit, and what stands for no value; and how much the members of
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -18,6 +20,8 @@ from ...tokenize.labels import encode_array
 from . import fits, georeference
 from .georeference import Georeference, Located
 from .rasters import Raster
+
+logger = logging.getLogger(__name__)
 
 MAPS = (Form.RASTER, Form.CLASSES, Form.DEPTH, Form.DISTANCE, Form.NORMALS, Form.COLORS, Form.EDGES)
 _SPREADS = {Form.CLASSES: "probability", Form.RASTER: "std", Form.NUMBERS: "std", Form.SERIES: "std"}
@@ -55,8 +59,20 @@ def files(
     if place is None or form not in MAPS:
         return made
     if place.wcs:
-        return made | (_fits(label, value, apart, place, classes) if fits.has_astropy() else {})
-    return made | (_tiffs(label, value, apart, place, classes) if georeference.has_rasterio() else {})
+        if fits.has_astropy():
+            return made | _fits(label, value, apart, place, classes)
+        _say("FITS", "needs the package astropy; run `pip install fourmill[sensors]`")
+    elif georeference.has_rasterio():
+        return made | _tiffs(label, value, apart, place, classes)
+    else:
+        _say("GeoTIFF", georeference.NEEDS_RASTERIO)
+    return made
+
+
+@lru_cache
+def _say(kind: str, why: str) -> None:
+    """Once in a process: maps whose place is known are written without it."""
+    logger.warning("maps are written without their place: %s %s", kind, why)
 
 
 def _window(place: Located) -> tuple[int, int, int, int]:

@@ -9,16 +9,17 @@ import re
 from typing import Any, NamedTuple
 
 _ITEM = re.compile(r'<Item [^>]*\bsample="(\d+)"[^>]*\brole="(description|unittype)"[^>]*>([^<]*)</Item>')
-_METADATA, _NODATA = 42112, 42113
+_METADATA, _NODATA, _GEO_KEYS = 42112, 42113, 34735
 
 
 class Said(NamedTuple):
     """names: of the bands, in order, if all have one of their own. nodata: None if the file says none. unit: "" if it
-    says none, or not one for all bands."""
+    says none, or not one for all bands. is_placed: whether it says where it lies."""
 
     names: tuple[str, ...] = ()
     nodata: float | None = None
     unit: str = ""
+    is_placed: bool = False
 
 
 def said(data: bytes) -> Said:
@@ -47,4 +48,5 @@ def of_file(file: Any) -> Said:
         tuple(names[i] for i in sorted(names)) if is_whole else (),
         None if math.isnan(nodata) else nodata,
         units.pop() if len(units) == 1 else "",
+        _GEO_KEYS in tags,
     )

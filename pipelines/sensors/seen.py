@@ -105,7 +105,8 @@ def read(shard: Shard, entry: SourceSample, name: str, seen: dict[tuple[str, str
         elif held.values is not None and held.values.dtype.kind not in "OSUV":
             one.add(entry.key, held.values)
         if kind(name) in ("tif", "tiff") and not shard.is_table:
-            one.bands, one.nodata, one.unit = geotiff.said(data)
+            said = geotiff.said(data)
+            one.bands, one.nodata, one.unit = said.names, said.nodata, said.unit
         if kind(name) in SOUNDS and not shard.is_table:
             one.rate = _rate(data)
 

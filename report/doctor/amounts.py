@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from ...infra import storage
 from ...modalities import LABELS, MODALITIES, Form, Kind
+from ...pipelines.sensors import rows
 from ...recipe import Recipe
 
 MEMBERS = 24  # of the first shard that are looked at
@@ -28,20 +29,23 @@ _NUMBER = 4  # bytes of a float32
 
 @dataclass(frozen=True)
 class FirstShard:
-    """What the first members of a shard say. bytes: of the tar, for one sample. pixels: of its first image."""
+    """What the first members of a shard say. bytes: of the file, for one sample. pixels: of its first image."""
 
     bytes: float
     pixels: int
 
 
 def look(url: str) -> FirstShard:
-    """Read the headers of the first members of a tar, and that of its first image.
+    """Read the headers of the first members of a tar, and that of its first image; or the footer of a Parquet.
 
-    ValueError or OSError if it cannot be read, or is no tar.
+    ValueError or OSError if it cannot be read, or is neither.
     """
     with storage.open_binary(url) as file:
-        if file.read(2) == b"\x1f\x8b":
+        head = file.read(len(rows.MAGIC))
+        if head[:2] == b"\x1f\x8b":
             return FirstShard(0.0, 0)  # compressed: it says nothing without being unpacked
+        if head == rows.MAGIC:
+            return FirstShard(_bytes_a_row(file), 0)
         file.seek(0)
         keys, end, pixels = set(), 0, 0
         try:
@@ -52,8 +56,18 @@ def look(url: str) -> FirstShard:
                     if not pixels and member.name.lower().endswith((".jpg", ".jpeg", ".png", ".webp")):
                         pixels = _pixels(file, member)
         except tarfile.TarError as error:
-            raise ValueError(f"it is no tar ({error})") from error
+            raise ValueError(f"it is no tar, and no Parquet ({error})") from error
     return FirstShard(end / len(keys) if keys else 0.0, pixels)
+
+
+def _bytes_a_row(file: BinaryIO) -> float:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        count = parquet.ParquetFile(file).metadata.num_rows
+    except ArrowException as error:
+        raise ValueError(f"not Parquet that can be read ({str(error).splitlines()[0]})") from error
+    return file.seek(0, io.SEEK_END) / count if count else 0.0
 
 
 def _pixels(file: BinaryIO, member: tarfile.TarInfo) -> int:

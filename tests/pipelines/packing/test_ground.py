@@ -61,7 +61,7 @@ class _Noted(PackWorker):
         return ({"json": tile.key.encode()}, []) if tile.col else ({}, [])
 
 
-def test_tiles_are_cut_as_they_lie_and_written_in_the_order_of_the_shard(tmp_path: Path) -> None:
+def test_tiles_are_cut_as_they_lie_and_written_mixed(tmp_path: Path) -> None:
     described: Any = {"out": str(tmp_path), "layers": {"dem": {"files": "*.tif"}}, "size": 8}
     worker = _Noted(PackJob(Pack.model_validate(described), {"dem": 8}, {}, ""))
     tiles = [Tile(f"{area}_{row}_{col}", area, col, row) for area in (0, 1) for row in range(4) for col in range(4)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 from pathlib import Path
@@ -113,3 +114,16 @@ def test_the_place_of_a_sample_is_read_from_its_shard(tmp_path: Path) -> None:
     found = located.of_samples(places, asked)
     assert found[0] == placed(48, 48) and found[2:] == [None] * 4
     assert found[1] == Located((8, 8), Georeference(ground.UTM, (2.0, 0.0, 5.0, 0.0, -2.0, 6.0)))
+
+
+def test_a_place_that_cannot_be_read_or_written_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = maps.files("s2", np.zeros((4, 4, 2), np.float32), None, placed(4, 4), ())["tif"]
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "rasterio" else found(name, *a))
+    assert located.of_file("mine.tif", file) is None
+    assert "mine.tif: where it lies is not read: that needs the package rasterio" in caplog.text
+    maps._say.cache_clear()
+    assert maps.files("s2", np.zeros((4, 4, 2), np.float32), None, placed(4, 4), ()) == {}
+    assert caplog.text.count("maps are written without their place: GeoTIFF needs the package rasterio") == 1

@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from fourmill_tests import data
 from fourmill_tests.s3 import S3
 from fourmill_tests.tiny import hub as hubs
 from fourmill_tests.tiny.hub import Hub, Model
+from pyarrow import parquet
 from safetensors.numpy import save_file
 
 from fourmill.pipelines.specialists import pins
 from fourmill.pipelines.specialists.base import Specialist
 from fourmill.pipelines.specialists.dense.depth import Depth
 from fourmill.recipe import Recipe
-from fourmill.report.doctor import doctor
+from fourmill.report.doctor import amounts, doctor
 from fourmill.report.doctor.doctor import Report
 from fourmill.report.doctor.finding import State
 from fourmill.report.doctor.machine import Has
@@ -421,3 +423,12 @@ def test_a_root_that_has_pinned_a_commit_is_asked_for_it(tmp_path: Path, hub: Hu
     hub.models["org/depth"] = Model(SAFE, commit="beef" + "0" * 36, revisions=("main", hubs.COMMIT))
     (found,) = examine(asked).weights
     assert found.revision == hubs.COMMIT
+
+
+def test_the_first_shard_may_be_parquet(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"x": list(range(10))}), tmp_path / "rows.parquet")
+    data = (tmp_path / "rows.parquet").read_bytes()
+    assert amounts.look(str(tmp_path / "rows.parquet")).bytes == len(data) / 10
+    (tmp_path / "cut.parquet").write_bytes(data[:-9])
+    with pytest.raises(ValueError, match="not Parquet that can be read"):
+        amounts.look(str(tmp_path / "cut.parquet"))

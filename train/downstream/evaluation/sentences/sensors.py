@@ -68,7 +68,7 @@ class _Distance(_Records):
 
     def _sums(self, answer: Any, reference: Any) -> Sums:
         error = self.error(reference, answer) if answer else 0.0
-        return {"error": np.float64(error), "said": np.float64(bool(answer)), "count": np.float64(1)}
+        return {"error": np.asarray(error), "said": np.asarray(float(bool(answer))), "count": np.asarray(1.0)}
 
     def _summary(self, total: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -141,7 +141,7 @@ class Catalogues(_Records):
         errors = said[rows[:, 1]] - true[rows[:, 0]]
         known = np.isfinite(errors)
         return {
-            "hits": np.float64(len(pairs)), "true": np.float64(len(true)), "said": np.float64(len(said)),
+            "hits": np.asarray(float(len(pairs))), "true": np.asarray(float(len(true))), "said": np.asarray(float(len(said))),
             "squares": np.square(np.where(known, errors, 0)).sum(0), "known": known.sum(0).astype(np.float64),
         }  # fmt: skip
 
