@@ -140,10 +140,9 @@ class Catalogues(_Records):
         rows = np.array(pairs, np.int64).reshape(-1, 2)
         errors = said[rows[:, 1]] - true[rows[:, 0]]
         known = np.isfinite(errors)
-        return {
-            "hits": np.asarray(float(len(pairs))), "true": np.asarray(float(len(true))), "said": np.asarray(float(len(said))),
-            "squares": np.square(np.where(known, errors, 0)).sum(0), "known": known.sum(0).astype(np.float64),
-        }  # fmt: skip
+        counts = {"hits": len(pairs), "true": len(true), "said": len(said)}
+        sums = {"squares": np.square(np.where(known, errors, 0)).sum(0), "known": known.sum(0).astype(np.float64)}
+        return sums | {name: np.asarray(float(count)) for name, count in counts.items()}
 
     def _summary(self, total: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with np.errstate(invalid="ignore", divide="ignore"):
