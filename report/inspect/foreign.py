@@ -102,6 +102,8 @@ def _cell(shard: source.Shard, sample: SourceSample, name: str) -> str:
             return data.decode()[:_SHOWN]
         except UnicodeDecodeError:
             return f"{len(data):,} bytes"
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":  # texts, times
+        return str(values.tolist() if isinstance(values, np.ndarray) else values)[:_SHOWN]
     known = values[np.isfinite(values)]
     if not known.size:
         return f"{values.dtype} {values.shape}, no value"

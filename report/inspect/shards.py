@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import posixpath
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from ...infra.secrets import hide, public
 from ...pipelines import images, source
 from ...pipelines.grouping import SourceSample
 from ...pipelines.reject import Reject
+from ...pipelines.sensors import look
 from ...pipelines.settings import Images
 from ...pipelines.source import Shard
 from ..html.gallery import GallerySample
@@ -27,6 +29,7 @@ from .files import check_row
 from .view import Inspection
 
 LOOKED_AT = 256  # samples whose image header and caption are read for statistics
+SENSED = 4  # samples whose members are read, where none has a photo
 OPENED = 4  # shards of a folder that are opened for statistics
 
 
@@ -87,8 +90,15 @@ def inspect_shards(path: str, folder: str, tars: Sequence[str], others: Sequence
     return Inspection(facts, gallery=first.gallery)
 
 
-def _open(url: str) -> Any:
-    return source.open_shard(url, source.scratch_folder())
+@contextmanager
+def _open(url: str) -> Iterator[Shard]:
+    """A shard; one without a photo, a text or a JSON is one of sensors, whose members alone make its samples."""
+    with source.open_shard(url, source.scratch_folder()) as shard:
+        if shard.samples or not shard.ignored:
+            yield shard
+            return
+    with source.open_shard(url, source.scratch_folder(), every_key=True) as shard:
+        yield shard
 
 
 def _facts(shard: Shard) -> dict[str, Any]:
@@ -110,6 +120,7 @@ def _facts(shard: Shard) -> dict[str, Any]:
         "extensions": dict(Counter(extension for sample in samples for extension in sample.members)),
         "without_image": sum(not sample.image for sample in samples),
         "ignored": dict(shard.ignored),
+        **_sensors(shard),
         "rejects": dict(Counter(reason_class(reason) for _, reason in shard.rejects)),
         "statistics": {
             "samples": len(chosen),
@@ -120,6 +131,14 @@ def _facts(shard: Shard) -> dict[str, Any]:
             "height": statistics.histogram(sizes[:, 1]),
         },
     }
+
+
+def _sensors(shard: Shard) -> dict[str, Any]:
+    """What `init` would take for sensors, of a shard without photos."""
+    if any(sample.image for sample in shard.samples):
+        return {}
+    found = look.look(shard, SENSED)
+    return {"sensors": {one.name: one.says for one in found if one.settings}} if found else {}
 
 
 def _header(shard: Shard, sample: SourceSample) -> tuple[tuple[int, int] | None, str]:
@@ -151,7 +170,7 @@ def _sample_facts(row: int, sample: SourceSample, view: GallerySample) -> dict[s
     return {
         "row": row,
         "key": sample.key,
-        "bytes": {extension: member.size for extension, member in sample.members.items()},
+        "bytes": {name: member.size for name, member in (sample.members or sample.others).items()},
         "size": None if view.image is None else [view.image.shape[1], view.image.shape[0]],
         "caption": view.caption,
         "rejects": dict(view.rejects),

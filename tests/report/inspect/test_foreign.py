@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import shutil
@@ -11,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fourmill_tests import data
 from fourmill_tests.inspected import facts_of, printed
+from fourmill_tests.tiny.landscape import npy
 from safetensors.numpy import save
 
 from fourmill.report.inspect import inspect
@@ -121,3 +124,20 @@ def test_large_json_is_not_read(tmp_path: Path) -> None:
         file.truncate((1 << 26) + 1)
     with pytest.raises(ValueError, match="bytes of JSON; expected at most"):
         inspect.look(str(tmp_path / "huge.json"))
+
+
+def test_columns_of_texts_and_times_are_shown(tmp_path: Path) -> None:
+    image = [{"band": "g", "flux": [1.0]}, {"band": "r", "flux": [2.0]}]
+    rows = [{"image": image, "when": datetime.datetime(2021, 5, 3)}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    found = {one["column"]: one["row 0"] for one in inspect.look(str(tmp_path / "t.parquet")).facts["columns"]}
+    assert found["image.band"] == "['g', 'r']" and found["image.flux"] == "float64 (2, 1), 1 to 2"
+    assert found["when"].startswith("2021-05-03")
+
+
+def test_tars_of_sensors_have_their_samples(tmp_path: Path) -> None:
+    entries = [(f"{i}.dem.npy", npy(np.random.default_rng(i).normal(size=(16, 16)))) for i in range(3)]
+    (tmp_path / "0.tar").write_bytes(data.tar(entries))
+    facts = inspect.look(str(tmp_path / "0.tar")).facts
+    assert facts["rows"] == 3 and facts["sample"]["bytes"] == {"dem.npy": len(entries[0][1])}
+    assert facts["sensors"]["dem"].startswith("float64 (16, 16) in 3 of 3 samples")
