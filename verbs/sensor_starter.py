@@ -107,6 +107,16 @@ def looked_at(sets: Mapping[str, Sequence[str]]) -> Seen:
     return Seen(look.named(look.once(found), (*LABELS, *MODALITIES)), said, samples, shards, key)
 
 
+def beside_photos(shard: source.Shard, names: Sequence[str]) -> list[str]:
+    """What members beside photos are sensors, as comments of a recipe; [] if none of these names is one."""
+    found = look.look(shard, LOOKED_AT) if names and not shard.is_table and shard.samples else []
+    sensors = [one for one in found if one.settings.get("member", "") in names]
+    if not sensors:
+        return []
+    said = look.lines(look.named(sensors, (*LABELS, *MODALITIES)))
+    return ["members that can be sensors beside the photos; their tokens are modalities, tok_NAME:", *said]
+
+
 def text(
     found: Sequence[Found], findings: Sequence[str], sets: tuple[Mapping[str, list[str]], Mapping[str, list[str]]],
     root: str, sizes: Mapping[str, object], key: str = "",

@@ -273,8 +273,11 @@ def look(url: str) -> Look:
         if seen.barred:
             findings.append(f"{seen.finding}; images.trim_borders cuts them off")
         held = known_truth.look(shard, samples)
-        findings += [*_ignored(shard, [one if isinstance(one, str) else one["member"] for one in held.truth.values()])]
+        truth = [one if isinstance(one, str) else one["member"] for one in held.truth.values()]
+        ignored = [name for name in shard.ignored if name.lstrip(".") not in truth]
+        findings += _ignored(shard, truth)
         findings += held.findings
+        findings += sensor_starter.beside_photos(shard, ignored)
         rejected.update(reason_class(reason) for _, reason in shard.rejects)
         findings += [
             f"rejected there, {count} of them: {_in_line(reason)}" for reason, count in rejected.most_common(NAMED)

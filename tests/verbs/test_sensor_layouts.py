@@ -167,3 +167,13 @@ def test_grey_pictures_beside_arrays_are_maps_and_sound_is_read(tmp_path: Path) 
         "height": {"member": "json", "field": "height"},
     }
     assert found["images"] == {"size": 96, "patch_size": 8, "crops": 1}
+
+
+def test_arrays_beside_photos_are_proposed_in_comments(tmp_path: Path) -> None:
+    photo = io.BytesIO()
+    Image.fromarray(RNG.integers(0, 255, (64, 64, 3), np.uint8)).save(photo, "JPEG")
+    heights = [landscape.npy(RNG.normal(size=(32, 32))) for _ in range(3)]
+    _tar(tmp_path / "0.tar", 3, lambda i: {"jpg": photo.getvalue(), "dem.npy": heights[i], "xyz": b"?"})
+    found, text = _init(f"{tmp_path}/0.tar", root=tmp_path / "out")
+    assert "sensors" not in found and "rgb" in found["modalities"]
+    assert '#   dem: {"member": "dem.npy"}' in text and "ignored there: dem.npy 3" in text

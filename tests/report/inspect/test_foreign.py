@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fourmill_tests import data
+from fourmill_tests import data as tars
 from fourmill_tests.inspected import facts_of, printed
 from fourmill_tests.tiny.landscape import npy
 from safetensors.numpy import save
@@ -137,7 +137,7 @@ def test_columns_of_texts_and_times_are_shown(tmp_path: Path) -> None:
 
 def test_tars_of_sensors_have_their_samples(tmp_path: Path) -> None:
     entries = [(f"{i}.dem.npy", npy(np.random.default_rng(i).normal(size=(16, 16)))) for i in range(3)]
-    (tmp_path / "0.tar").write_bytes(data.tar(entries))
+    (tmp_path / "0.tar").write_bytes(tars.tar(entries))
     facts = inspect.look(str(tmp_path / "0.tar")).facts
     assert facts["rows"] == 3 and facts["sample"]["bytes"] == {"dem.npy": len(entries[0][1])}
     assert facts["sensors"]["dem"].startswith("float64 (16, 16) in 3 of 3 samples")
