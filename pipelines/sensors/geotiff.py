@@ -6,6 +6,7 @@ import html
 import io
 import math
 import re
+import struct
 from typing import Any, NamedTuple
 
 _ITEM = re.compile(r'<Item [^>]*\bsample="(\d+)"[^>]*\brole="(description|unittype)"[^>]*>([^<]*)</Item>')
@@ -29,7 +30,7 @@ def said(data: bytes) -> Said:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             return of_file(file)
-    except (tifffile.TiffFileError, IndexError, KeyError, TypeError, ValueError):
+    except (tifffile.TiffFileError, IndexError, KeyError, TypeError, ValueError, struct.error):
         return Said()
 
 

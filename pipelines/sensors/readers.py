@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
+import struct
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -161,7 +162,7 @@ def _tif(data: bytes, reading: Reading) -> checks.Found:
             # Bands last, as most writers of several samples a pixel have them; what they say goes before a guess.
             first = np.moveaxis(found, -1, 0) if series.axes.endswith("S") and found.ndim == 3 else found
             return checks.Found(first, geotiff.of_file(file).unit)
-    except (tifffile.TiffFileError, IndexError, KeyError, TypeError) as error:
+    except (tifffile.TiffFileError, IndexError, KeyError, TypeError, struct.error) as error:
         raise ValueError(f"not a TIFF file that can be read ({error})") from error
 
 

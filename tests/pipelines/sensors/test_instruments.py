@@ -144,6 +144,12 @@ def test_units_of_files_and_of_recipes() -> None:
         label(hdf5(units="feet"), "m", **reading)
 
 
+@pytest.mark.parametrize("data", [b"II*\0", b"II*\0\x08", b"MM\0*\0\0\0\x08\0\x01", b"II*\0" + b"\xff" * 40])
+def test_a_tiff_that_is_cut_off_is_a_sentence(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not a TIFF file that can be read"):
+        label(data, member="tif")
+
+
 def test_the_unit_of_a_geotiff_counts() -> None:
     xml = '<GDALMetadata><Item name="UNITTYPE" sample="0" role="unittype">feet</Item></GDALMetadata>'
     file = io.BytesIO()

@@ -61,8 +61,9 @@ class Column:
     def members(self) -> set[str]:
         """The members that its truth is in."""
         of = {one.given.member for one in (self, self.classes) if one is not None and one.given is not None}
-        is_of_sensor = isinstance(self.judge, Values | ClassMap | Places | Times | Catalogues)
-        return of | (members_of(self.judge.sensor) if is_of_sensor else set())
+        if isinstance(self.judge, Values | ClassMap | Places | Times | Catalogues):
+            return of | members_of(self.judge.sensor)
+        return of
 
 
 def columns(job: EvaluateJob) -> tuple[list[Column], list[str]]:
