@@ -67,9 +67,9 @@ def collect(
     """
     rows = {shard: record.rows for (output, shard), record in plan.done.items() if output == SAMPLES}
     # Reconstructions of samples that no tokenizer was fitted on, where there are some.
-    shown = plan.splits["val"] if any(rows.get(shard) for shard in plan.splits["val"]) else plan.splits["train"]
+    shown = set(plan.splits["val" if any(rows.get(shard) for shard in plan.splits["val"]) else "train"])
     tasks = list(plan.tasks.values())
-    shown_tasks = [task for task in tasks if task.shard in set(shown)]
+    shown_tasks = [task for task in tasks if task.shard in shown]
     shown_samples = collector.samples(shown_tasks, spread(shown_tasks, rows, RECONSTRUCTED))
     drawn = collector.samples(tasks, spread(tasks, rows, CANDIDATES))
     pictures = collector.pictures(tasks, spread(tasks, rows, MOSAIC))
