@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 from collections.abc import Callable
@@ -41,10 +40,6 @@ class _Actor:
         if shared is not None:
             self.worker.share(partial(_call, shared))  # type: ignore[attr-defined]
         self.worker.setup(device)
-        # What is there now stays: torch and its like are a million objects, and looking through them again and again
-        # took a seventh of the time of fast labels.
-        gc.collect()
-        gc.freeze()
         logger.info("actor %d is ready on %s with %d threads", os.getpid(), device, threads)
 
     def run(self, task: Any, hints: Hints) -> Any:
