@@ -38,7 +38,6 @@ from ..train.settings import Precision
 
 if TYPE_CHECKING:
     from ..model.config import FourMConfig
-    from ..model.generation.generate import Generated
     from .coder import Encoded
     from .run import Run
 
@@ -221,7 +220,7 @@ class Trained(Specialist):
         settings = Generate(seed=self.seed, batch_size=self.batch_size, precision=self.precision)
         asked = [model_step(step, run.specs[step.target]) for step in self._steps]
         target = self._steps[-1].target
-        everyone: list[Generated] = members(
+        everyone = members(
             settings, run.coder.special_ids(), run.model, stack(run.specs, given), asked, ids, range(self.ensemble)
         )
         return run.decoded([{target: one[target]} for one in everyone])[target]

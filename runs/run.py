@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,10 +23,6 @@ from .coder import Coder, Encoded, stack
 from .names import input_of, label_of
 from .results import Generation, Made
 from .targets import Target, chain
-
-if TYPE_CHECKING:
-    from ..model.generation.generate import Generated
-
 
 # Of how many samples there are to generate, a context that gives what is called with those that are done.
 Watch = Callable[[int], AbstractContextManager[Callable[[int], None]]]
@@ -157,7 +153,7 @@ class Run:
 
     def _members(
         self, settings: Generate, given: Sequence[dict[str, Encoded]], steps: Sequence[ChainStep], count: int
-    ) -> list[Generated]:
+    ) -> list[dict[str, Any]]:
         from ..train.downstream.generation import members, model_step
 
         for step in steps:  # a tokenizer that is missing is known before a minute of generation
@@ -169,7 +165,9 @@ class Run:
         with self.watch(len(given) * count) as done:
             return members(settings, special, self.model, conditions, model_steps, range(len(given)), numbers, done)
 
-    def decoded(self, group: Sequence[Generated], spread: dict[str, np.ndarray] | None = None) -> dict[str, list[Any]]:
+    def decoded(
+        self, group: Sequence[Mapping[str, Any]], spread: dict[str, np.ndarray] | None = None
+    ) -> dict[str, list[Any]]:
         """The labels of all samples that a group of members says, averaged where they are grids; by modality.
 
         Args:

@@ -21,7 +21,7 @@ from ...infra.fingerprint import fingerprint
 from ...infra.ledger import SAMPLES
 from ...infra.secrets import hide
 from ...modalities import LABELS
-from ...sensors import SENSORS
+from ...sensors.declared import SENSORS
 from ...tokenize import codecs, store
 from ...tokenize import labels as label_files
 from .. import chunk_files, source

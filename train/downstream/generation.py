@@ -21,7 +21,7 @@ from ...infra import ledger, storage
 from ...infra.progress import Progress
 from ...modalities import LABELS, MODALITIES, Kind, ModalitySpec, Storage
 from ...model.fourm import FourM
-from ...model.generation.generate import Generated, Step, generate
+from ...model.generation.generate import Step, generate
 from ...model.generation.known import SpecialIds
 from ...pipelines.geo import located, maps
 from ...sensors.declared import SENSORS
@@ -113,7 +113,7 @@ def members(
     samples: Sequence[int],
     numbers: Sequence[int],
     done: Callable[[int], None] | None = None,
-) -> list[Generated]:
+) -> list[dict[str, Any]]:
     """Several generations from the same conditions, the members `numbers`; 0 is the one that a single one would be.
 
     Args:
