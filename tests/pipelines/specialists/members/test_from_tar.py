@@ -117,7 +117,7 @@ def test_what_is_missing_or_damaged_is_a_reject(tmp_path: Path) -> None:
     assert reasons == {
         "1": "depth: depth.npy: there is none",
         "2": f"depth: depth.npy: (64, 48), expected the image's frame, (48, 64) {turn}",
-        "3": "depth: depth.npy: an array of object, expected numbers",
+        "3": "depth: depth.npy: an array of object, expected numbers: it is a pickle and is not read",
         "4": f"depth: depth.npy: (48, 64), expected the image's frame, (64, 48) {turn}",
         "5": "image: not a JPEG, PNG, WebP, GIF or BMP file",
     }
