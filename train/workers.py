@@ -343,17 +343,17 @@ class _Screen:
             self._attempts = board.attempts
         self._measure(board)
         for message in board.last.values():
-            before = self._furthest.get(message["stage"], 0.0)
-            self._furthest[message["stage"]] = max(before, message["done"])
+            self._furthest[message["stage"]] = max(self._furthest.get(message["stage"], 0.0), message["done"])
         self._looks += 1
         busy = {rank: m for rank, m in sorted(board.last.items()) if m["done"] < m["total"]}
         shown = busy or dict(sorted(board.last.items())[-1:])
         if not shown:
             return self._wait()
         rank, message = next(iter(shown.items()))
-        if self._progress is None or self._progress.stage != message["stage"]:
+        before = (self._progress.stage, self._progress.done) if self._progress is not None else ("", 0.0)
+        if before[0] != message["stage"] or message["done"] < before[1] or self._progress is None:
             self.close()
-            # Steps of an earlier attempt must not count into the rate of this one.
+            # What was done by an earlier attempt, or in another reading of the same name, is not of this one's rate.
             self._progress = Progress(message["stage"], message["total"], message["unit"], start=message["done"])
         others = [f"{m['stage']} {m['done']:,.0f}/{m['total']:,.0f}" for other, m in busy.items() if other != rank]
         notes = "; ".join([message["notes"], *others]).strip("; ")

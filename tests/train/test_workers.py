@@ -111,6 +111,17 @@ def test_workers_that_take_long_to_start_are_waited_for_aloud(
     assert "still starting" not in capsys.readouterr().err
 
 
+def test_what_begins_again_has_a_rate_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two tokenizers read their training samples under one name, the second after the first."""
+    screen = workers._Screen()
+    for done in (500, 32, 40):
+        message = {"stage": "fit training", "done": done, "total": 3_000, "unit": "crops", "notes": ""}
+        screen.show(BoardState(last={0: message}))
+    screen.close()
+    said = capsys.readouterr().err
+    assert "500/3,000" in said and "40/3,000" in said and " -" not in said
+
+
 def test_restarts_and_the_first_failure_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     screen = workers._Screen()
     message = {"stage": "train", "done": 3, "total": 8, "unit": "steps", "notes": ""}
