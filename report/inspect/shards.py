@@ -119,7 +119,6 @@ def _facts(shard: Shard) -> dict[str, Any]:
         },
         "extensions": dict(Counter(extension for sample in samples for extension in sample.members)),
         "without_image": sum(not sample.image for sample in samples),
-        "ignored": dict(shard.ignored),
         **_sensors(shard),
         "rejects": dict(Counter(reason_class(reason) for _, reason in shard.rejects)),
         "statistics": {
@@ -134,11 +133,14 @@ def _facts(shard: Shard) -> dict[str, Any]:
 
 
 def _sensors(shard: Shard) -> dict[str, Any]:
-    """What `init` would take for sensors, of a shard without photos."""
+    """What `init` would take for sensors, of a shard without photos; and the members that nothing reads."""
+    ignored = dict(shard.ignored)
     if any(sample.image for sample in shard.samples):
-        return {}
-    found = look.look(shard, SENSED)
-    return {"sensors": {one.name: one.says for one in found if one.settings}} if found else {}
+        return {"ignored": ignored}
+    found = [one for one in look.look(shard, SENSED) if one.settings]
+    for one in found:
+        ignored.pop(str(one.settings.get("member")), None)
+    return {"ignored": ignored} | ({"sensors": {one.name: one.says for one in found}} if found else {})
 
 
 def _header(shard: Shard, sample: SourceSample) -> tuple[tuple[int, int] | None, str]:

@@ -141,3 +141,4 @@ def test_tars_of_sensors_have_their_samples(tmp_path: Path) -> None:
     facts = inspect.look(str(tmp_path / "0.tar")).facts
     assert facts["rows"] == 3 and facts["sample"]["bytes"] == {"dem.npy": len(entries[0][1])}
     assert facts["sensors"]["dem"].startswith("float64 (16, 16) in 3 of 3 samples")
+    assert facts["ignored"] == {}, "what is a sensor is not ignored"
