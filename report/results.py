@@ -17,6 +17,7 @@ from ..pipelines.outputs import Fitted
 from ..pipelines.plan import Plan
 from ..pipelines.reject import UNREAD
 from ..recipe import Recipe
+from ..sensors.declared import SENSORS
 from ..tokenize import store
 from ..train import metrics
 from ..train.downstream.evaluation.job import EvaluateJob
@@ -111,7 +112,9 @@ def _facts(recipe: Recipe, plan: Plan, rows: Mapping[str, int], record: ledger.R
     columns = [r for (output, _), r in plan.done.items() if output.startswith("tokens/")]
     if columns:
         total = sum(r.bytes for r in columns)
-        facts.append(Fact("token store", f"{total / 2**20:,.1f} MiB", f"{len(columns):,} columns, with the RGB crops"))
+        pixels = [name for name in recipe.modalities if MODALITIES[name].kind is Kind.PIXELS]
+        beside = f", with the pixels of {', '.join(pixels)}" if pixels else ""
+        facts.append(Fact("token store", f"{total / 2**20:,.1f} MiB", f"{len(columns):,} columns{beside}"))
     if record is not None:
         run = record.identity
         facts.append(Fact("parameters", f"{run['parameters'] / 1e6:,.1f} M", f"{run['steps']} steps"))
@@ -287,10 +290,11 @@ def _generations(
         generated = {step.target: _decoded(collector, folder, step.target) for step in chain.to}
         lines = []
         for i, sample in enumerate(shown_samples):
-            cells = [_short(_label(sample, name)) for name in chain.inputs]
+            cells = [_short(_label(sample, name), MODALITIES[name].label) for name in chain.inputs]
             for step in chain.to:
-                cells += [_short(generated[step.target][i]), _short(_label(sample, step.target))]
-                cells += [_short(values[i])] if (values := true.get(MODALITIES[step.target].label)) else []
+                label = MODALITIES[step.target].label
+                cells += [_short(one, label) for one in (generated[step.target][i], _label(sample, step.target))]
+                cells += [_short(values[i], label)] if (values := true.get(label)) else []
             lines.append(GenerationRow(sample.key, cells, _label(sample, "rgb")))
         title = f"from {' and '.join(chain.inputs)} to {', '.join(step.target for step in chain.to)}"
         title += "" if chain.split == "val" and job.splits["val"] else ", on training samples"
@@ -331,9 +335,9 @@ def _label(sample: GallerySample, modality: str) -> Any:
     return view.decoded if view.truth is None else view.truth
 
 
-def _short(value: Any) -> Any:
+def _short(value: Any, label: str) -> Any:
     """A label for a cell of a grid, where a table is too wide and a long text too high."""
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and label not in SENSORS:  # places and times of sensors are drawn
         titles = {name: METADATA_FIELDS[name].title.lower() if name in METADATA_FIELDS else name for name in value}
         value = "; ".join(f"{titles[name]} {_number(one)}" for name, one in value.items())
     return value[:TEXT_SHOWN] + "..." if isinstance(value, str) and len(value) > TEXT_SHOWN else value
