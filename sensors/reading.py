@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -11,8 +12,13 @@ from .parts import FORMS, Grid, Mel, Records, as_list
 
 FITS = ("fits", "fit", "fts", "fz")
 SOUNDS = ("wav", "flac", "ogg", "aiff")
-_OF_SEVERAL = ("npz", "h5", "hdf5", "zarr.zip", *FITS)  # files that hold several arrays
+OF_SEVERAL = ("npz", "h5", "hdf5", "zarr.zip", *FITS)  # files that may hold several arrays
 _FILES = ("npy", "npz", "json", "tif", "tiff", "png", "h5", "hdf5", "zarr.zip", *FITS)  # that hold a weight or an axis
+
+
+def is_of(member: str, kinds: Iterable[str]) -> bool:
+    """Whether a member is a file of one of these kinds: "tif", and any name that ends so, of the kind "tif"."""
+    return any(f".{member}".endswith(f".{kind}") for kind in kinds)
 
 
 class Reading(Records):
@@ -155,9 +161,9 @@ class Reading(Records):
     def _at(self, place: str) -> Reading:
         if self.column and not self.member:
             return Reading(from_=self.from_, column=place)
-        if any(f".{place.lower()}".endswith(f".{kind}") for kind in _FILES):
+        if is_of(place.lower(), _FILES):
             return Reading(from_=self.from_, member=place)
-        if any(f".{self.member}".endswith(f".{kind}") for kind in _OF_SEVERAL):
+        if is_of(self.member, OF_SEVERAL):
             return self.model_copy(update={"field" if self.field else "array": place, "weight": "", "axis": {}})
         raise ValueError(f"{place!r}: expected a member such as {place}.npy")
 

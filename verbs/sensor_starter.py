@@ -107,6 +107,11 @@ def looked_at(sets: Mapping[str, Sequence[str]]) -> Seen:
     return Seen(look.named(look.once(found), (*LABELS, *MODALITIES)), said, samples, shards, key)
 
 
+def has_photos(shard: source.Shard) -> bool:
+    """Whether tars have photos, so that `looked_at` would find no sensor in them."""
+    return not shard.is_table and look.has_photos(shard, LOOKED_AT)
+
+
 def beside_photos(shard: source.Shard, names: Sequence[str]) -> list[str]:
     """What members beside photos are sensors, as comments of a recipe; [] if none of these names is one."""
     found = look.look(shard, LOOKED_AT) if names and not shard.is_table and shard.samples else []

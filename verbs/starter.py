@@ -126,7 +126,7 @@ class Look:
     """What the first shard holds.
 
     samples: of the whole shard. findings: sentences. bars, truth: around and beside the images that were looked at.
-    is_table: it is Parquet.
+    has_photos: these are tars, and the first samples have some.
     """
 
     samples: int
@@ -134,7 +134,7 @@ class Look:
     has_captions: bool
     bars: BarsSeen
     truth: Held
-    is_table: bool = False
+    has_photos: bool = False
 
 
 def recipe_text(
@@ -158,7 +158,7 @@ def recipe_text(
         return _of_sensors(sensor_starter.looked_at(sets), (sets, val_sets), root, machine)
     urls = source.expand(list(train))
     first = look(urls[0])
-    if (seen := sensor_starter.looked_at(sets)).found:  # none beside photos
+    if not first.has_photos and (seen := sensor_starter.looked_at(sets)).found:
         return _of_sensors(seen, (sets, val_sets), root, machine)
     samples = _estimated_samples(urls, first.samples)
     findings = [f"{len(urls)} training shards; {first.findings[0]}", *first.findings[1:]]
@@ -283,7 +283,9 @@ def look(url: str) -> Look:
             f"rejected there, {count} of them: {_in_line(reason)}" for reason, count in rejected.most_common(NAMED)
         ]
         # An empty first shard says nothing about captions; assume the usual.
-        return Look(len(shard.samples), findings, captions > 0 or not samples, seen, held, shard.is_table)
+        return Look(
+            len(shard.samples), findings, captions > 0 or not samples, seen, held, sensor_starter.has_photos(shard)
+        )
 
 
 def _ignored(shard: source.Shard, truth: Collection[str]) -> list[str]:

@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ...sensors.reading import FITS, Reading
+from ...sensors.reading import Reading
 from . import checks, readers
-
-SEVERAL = ("zarr.zip", "npz", "h5", "hdf5", *FITS)  # that may hold several arrays
 
 
 @dataclass
@@ -26,11 +24,6 @@ class Held:
     words: tuple[str, ...] = ()
     unit: str = ""
     problem: str = ""
-
-
-def several(member: str) -> bool:
-    """Whether a member of this name may hold several arrays."""
-    return any(f".{member}".endswith(f".{kind}") for kind in SEVERAL)
 
 
 def of_file(data: bytes, member: str) -> dict[str, Held]:

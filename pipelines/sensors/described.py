@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .fields import Seen as Fields
 from .seen import Seen, short
 
 MOST_BANDS = 64  # an axis of more is no axis of bands
@@ -48,7 +49,7 @@ def found(seen: Seen, name: str, samples: int, of: str) -> Found:
     Args:
         name: of the sensor. samples: how many were looked at. of: the name of its set of tars, "" if there are no sets.
     """
-    where = f"{f'{of}/' if of else ''}{seen.name}"
+    where = of_set(of, seen.name)
     if not seen.values:
         problem = next(iter(seen.problems), "no array of numbers")
         return Found(name, {}, f"{where}, {seen.count} of {samples} samples: {problem}")
@@ -166,6 +167,19 @@ def _zeros(flat: np.ndarray, settings: Mapping[str, Any]) -> str:
     if "classes" in settings or 0.0 in np.atleast_1d(settings.get("nodata", [])):
         return ""
     return f"; {share:.1%} are 0: nodata?" if 0.001 < share < 0.999 else ""
+
+
+def records(fields: Fields, samples: int, of: str) -> list[Found]:
+    """What coordinates, times and catalogues some fields are, which are taken out of them."""
+    return [
+        Found(plain(name), {**from_(of), **settings} if settings else {}, says)
+        for name, settings, says in fields.records(samples)
+    ]
+
+
+def of_set(of: str, name: str) -> str:
+    """What a place is called for people, with its set of tars if there are some."""
+    return f"{of}/{name}" if of else name
 
 
 def from_(of: str) -> dict[str, Any]:

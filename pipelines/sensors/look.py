@@ -73,9 +73,7 @@ def _of_json(fields: Fields, found: list[Found], samples: int, of: str, is_table
     """What the fields of the samples' JSON are. Of a table its columns are taken out of `found` that are no values by
     themselves, such as those of a place."""
     single = {*fields.numbers, *fields.times}
-    more: list[Found] = []
-    for name, settings, says in fields.records(samples):
-        more.append(Found(described.plain(name), {**described.from_(of), **settings} if settings else {}, says))
+    more = described.records(fields, samples, of)
     taken = single - set(fields.numbers)
     found[:] = [one for one in found if not taken & {one.settings.get("column"), _column_of(one)}]
     numbers = {} if is_table else fields.numbers  # of a table they are its columns
@@ -132,18 +130,17 @@ def _of_files(places: _Places, samples: int, of: str) -> tuple[_Places, list[Fou
         for at, one in of_member.items():
             if one.stem in _PIXELS and one.lengths and set(one.lengths.values()) <= sides:
                 left.pop(at)
-                says = f"{f'{of}/' if of else ''}{one.name}: where the pixels of a tile lie"
+                says = f"{described.of_set(of, one.name)}: where the pixels of a tile lie"
                 found.append(Found(described.plain(at[1]), {}, says, is_idle=True))
             elif one.values and all(values.size == 1 for values in one.values) and "field" not in one.where:
                 left.pop(at)
                 for values in one.values:
                     single = values.reshape(-1)[0]
                     fields.add({at[1]: str(single) if values.dtype.kind == "M" else single.item()})
-        for name, settings, says in fields.records(samples):
-            found.append(Found(described.plain(name), {**described.from_(of), **settings} if settings else {}, says))
+        found += described.records(fields, samples, of)
         for array, numbers in fields.numbers.items():
             where = {"member": member, "array": array, "kind": "scalar"}
-            found.append(_scalar(array, numbers, samples, of, where, f"{f'{of}/' if of else ''}{member}/{array}"))
+            found.append(_scalar(array, numbers, samples, of, where, described.of_set(of, f"{member}/{array}")))
     return left, found
 
 
@@ -189,12 +186,12 @@ def _with_companions(pairs: Sequence[tuple[Found, Seen]], of: str) -> list[Found
             says += f"; {pairs[beside['mask']][1].place}, a mask of it, is left out: weights and nodata say what counts"
         if "classes" in settings:
             continue
-        if "axis" in beside and "classes" not in settings and (axis := _axis(seen, pairs[beside["axis"]][1], settings)):
+        if "axis" in beside and (axis := _axis(seen, pairs[beside["axis"]][1], settings)):
             taken.add(beside["axis"])
             settings, more = axis
             says += more
         elif described.ragged(seen):
-            changed[number] = described.without_axis(one, seen, f"{f'{of}/' if of else ''}{seen.name}")
+            changed[number] = described.without_axis(one, seen, described.of_set(of, seen.name))
             continue
         if settings and "weight" in beside and pairs[beside["weight"]][1].shapes == seen.shapes:
             if settings.get("kind") != "vector":
@@ -319,6 +316,11 @@ def _flow(settings: Mapping[str, Any]) -> str:
     return '"'.join(one if i % 2 else _EXPONENT.sub(r"\1.0e", one) for i, one in enumerate(parts))
 
 
+def has_photos(shard: Shard, samples: int) -> bool:
+    """Whether one of the first samples of tars has a photo."""
+    return any(one.image and not _is_values(shard, one, one.image) for one in shard.samples[:samples])
+
+
 def has_sensors(shard: Shard, samples: int) -> bool:
     """Whether the first samples have no photo, and members that a sensor may have."""
     entries = shard.samples[:samples]
@@ -326,5 +328,4 @@ def has_sensors(shard: Shard, samples: int) -> bool:
     if shard.is_table:  # a picture beside spectra is a preview of them
         numbers = (one for one in look(shard, samples) if one.settings.get("kind") != "scalar")
         return any(one.settings for one in numbers) or not any(one.image for one in entries)
-    photos = [one for one in entries if one.image and not _is_values(shard, one, one.image)]
-    return bool(others) and not photos
+    return bool(others) and not has_photos(shard, samples)

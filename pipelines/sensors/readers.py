@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ...sensors.reading import FITS, SOUNDS, Reading
+from ...sensors.reading import FITS, SOUNDS, Reading, is_of
 from .. import members
 from . import checks, geotiff, instruments, sound
 
@@ -82,7 +82,7 @@ def own(name: str) -> Callable[[bytes], Any]:
 
 def missing_package(member: str) -> str:
     """Why members of a name cannot be read here, "" if they can: the sentence says what to install."""
-    wanted = next((package for ending, package in _PACKAGES.items() if f".{member}".endswith(f".{ending}")), "")
+    wanted = next((package for ending, package in _PACKAGES.items() if is_of(member, (ending,))), "")
     if not wanted or importlib.util.find_spec(wanted):
         return ""
     return f"reading .{member} needs the package {wanted}; run `pip install fourmill[sensors]`"

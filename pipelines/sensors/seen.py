@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...sensors.reading import SOUNDS, Reading
+from ...sensors.reading import OF_SEVERAL, SOUNDS, Reading, is_of
 from ..grouping import SourceSample
 from ..reject import Reject
 from ..source import Shard
@@ -140,7 +140,7 @@ def _found(data: bytes, name: str, is_column: bool) -> dict[str, arrays.Held]:
         raise ValueError("nothing reads such a file; name a function that does (reader)")
     if why := readers.missing_package(name):
         raise ValueError(why)
-    if arrays.several(name):
+    if is_of(name, OF_SEVERAL):
         several = arrays.of_file(data, name)
         only = next(iter(several.values())) if len(several) == 1 else None
         if only is not None and "field" not in only.where:  # which needs no name

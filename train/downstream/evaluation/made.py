@@ -120,13 +120,13 @@ class Made:
         """The answers in a text: their ids, without ends, and the probability that each was drawn with."""
         folder, eos = self.folder(question, target), special_ids(self.job.generation).eos
         starts = range(0, len(question.asked(len(self.samples.places))), CHUNK)
-        for start in starts:
-            if _array(storage.join(folder, _name(member, start, "npy"))) is None:
-                # Of answers that were made before probabilities were kept: both are made again.
-                storage.delete(storage.join(folder, _name(member, start)))
+        kept = {start: _array(storage.join(folder, _name(member, start, "npy"))) for start in starts}
+        lacking = [start for start, part in kept.items() if part is None]
+        for start in lacking:  # made before probabilities were kept, or not at all: ids and probabilities are made
+            storage.delete(storage.join(folder, _name(member, start)))
         rows = [ids[ids != eos] for ids in self.tokens(question, target, member)]
-        parts = [_array(storage.join(folder, _name(member, start, "npy"))) for start in starts]
-        probability = np.concatenate([np.zeros(0, np.float32), *(part for part in parts if part is not None)])
+        kept |= {start: _array(storage.join(folder, _name(member, start, "npy"))) for start in lacking}
+        probability = np.concatenate([np.zeros(0, np.float32), *(part for part in kept.values() if part is not None)])
         ends = np.cumsum([len(ids) for ids in rows])
         if len(ends) and ends[-1] != len(probability):
             raise ValueError(f"{folder} is damaged; delete it, and run the same command again")
