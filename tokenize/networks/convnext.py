@@ -41,10 +41,10 @@ class Block(nn.Module):
 
 
 class Norm(nn.LayerNorm):
-    """LayerNorm over the channels of (B, D, n)."""
+    """LayerNorm over the channels of (B, D, ...)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class ConvNeXtEncoder(nn.Module):

@@ -85,7 +85,7 @@ class Spectra(nn.Module):
         self.config, width, bits = config, config.encoder_widths[-1], bits_of(config.codebook_size)
         size = ConvNeXtSize(config.encoder_widths, config.encoder_depths, config.strides())
         self.encoder, self.decoder = ConvNeXtEncoder(size, 2), _Decoder(width, config)
-        self.norm = nn.LayerNorm(width)
+        self.norm = Norm(width)
         self.quant_proj, self.post_quant_proj = nn.Conv1d(width, bits, 1), nn.Conv1d(bits, width, 1)
         self.quantize = LookupFree(bits)
         self.register_buffer("wavelength", torch.zeros(1, config.length))
@@ -120,7 +120,7 @@ class Spectra(nn.Module):
         seen = [(flux / mean - 1.0) * config.input_scale, certainty.sqrt() / mean * config.input_scale]
         both = torch.stack([_resampled(at, one, grid) for one in seen], 1).arcsinh()
         features = self.encoder(both.unsqueeze(2)).squeeze(2)
-        latents = self.quant_proj(self.norm(features.movedim(1, -1)).movedim(-1, 1))
+        latents = self.quant_proj(self.norm(features))
         ids = self.quantize.encode(latents.unsqueeze(2)).squeeze(1)
         return torch.cat([bright[:, None], ids], 1)
 

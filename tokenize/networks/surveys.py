@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import nn
 
+from .convnext import Norm
 from .finite import BoundedScalar
 from .vqvae import VQVAE, VQVAEConfig, seeded
 
@@ -97,13 +98,6 @@ class _Finer(nn.Module):
         return F.pixel_shuffle(F.silu(self.spread(x)), 2)
 
 
-class _Norm(nn.LayerNorm):
-    """LayerNorm over the channels of (B, D, h, w)."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
-
-
 def _blocks(width: int, count: int) -> nn.Sequential:
     return nn.Sequential(*(_Block(width) for _ in range(count)))
 
@@ -114,7 +108,7 @@ def _encoder(config: SurveyConfig) -> nn.Sequential:
     for _ in range(config.halvings):
         layers += [nn.Conv2d(width, 2 * width, 3, 2, 1), _blocks(2 * width, config.consecutive)]
         width *= 2
-    layers += [nn.Conv2d(width, width, 7, padding=3), _blocks(width, config.consecutive), _Norm(width)]
+    layers += [nn.Conv2d(width, width, 7, padding=3), _blocks(width, config.consecutive), Norm(width)]
     return nn.Sequential(*layers)
 
 

@@ -78,6 +78,15 @@ class _Distance(_Records):
     def error(self, reference: Any, answer: Any) -> float:
         raise NotImplementedError
 
+    def constant(self, references: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """The one answer to all samples."""
+        raise NotImplementedError
+
+    def together(self, answers: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Of an ensemble that of the answers that can be read."""
+        there = [one for one in answers if one]
+        return self.constant(there) if there else {}
+
 
 class Places(_Distance):
     """Coordinates: `km` along the great circle, or `distance` in the unit of x and y."""
@@ -89,7 +98,7 @@ class Places(_Distance):
     def error(self, reference: Mapping[str, float], answer: Mapping[str, float]) -> float:
         return sentences.measures(self.sensor, reference, answer)[self.measures[0]]
 
-    def constant(self, references: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    def constant(self, references: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """The middle of all places; on the earth that of their directions from its centre."""
         names = self.sensor.names
         places = np.array([[one[name] for name in names] for one in references])
@@ -99,10 +108,6 @@ class Places(_Distance):
         x, y, z = (np.mean(one) for one in (np.cos(north) * np.cos(east), np.cos(north) * np.sin(east), np.sin(north)))
         middle = np.degrees([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))])
         return dict(zip(names, middle.tolist(), strict=True))
-
-    def together(self, answers: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
-        there = [one for one in answers if one]
-        return self.constant(there) if there else {}
 
 
 class Times(_Distance):
@@ -120,10 +125,6 @@ class Times(_Distance):
         seconds = [sentences.seconds(one) for one in references]
         when = _EPOCH + timedelta(seconds=float(np.median(seconds)))
         return sensor_sentences.time_label(when.replace(tzinfo=None), self.sensor.hour)
-
-    def together(self, answers: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        there = [one for one in answers if one]
-        return self.constant(there) if there else {}
 
 
 class Catalogues(_Records):
