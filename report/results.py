@@ -290,11 +290,11 @@ def _generations(
         generated = {step.target: _decoded(collector, folder, step.target) for step in chain.to}
         lines = []
         for i, sample in enumerate(shown_samples):
-            cells = [_short(_label(sample, name), MODALITIES[name].label) for name in chain.inputs]
+            cells = [_cell(_label(sample, name), MODALITIES[name].label) for name in chain.inputs]
             for step in chain.to:
                 label = MODALITIES[step.target].label
-                cells += [_short(one, label) for one in (generated[step.target][i], _label(sample, step.target))]
-                cells += [_short(values[i], label)] if (values := true.get(label)) else []
+                cells += [_cell(one, label) for one in (generated[step.target][i], _label(sample, step.target))]
+                cells += [_cell(values[i], label)] if (values := true.get(label)) else []
             lines.append(GenerationRow(sample.key, cells, _label(sample, "rgb")))
         title = f"from {' and '.join(chain.inputs)} to {', '.join(step.target for step in chain.to)}"
         title += "" if chain.split == "val" and job.splits["val"] else ", on training samples"
@@ -335,9 +335,14 @@ def _label(sample: GallerySample, modality: str) -> Any:
     return view.decoded if view.truth is None else view.truth
 
 
-def _short(value: Any, label: str) -> Any:
-    """A label for a cell of a grid, where a table is too wide and a long text too high."""
-    if isinstance(value, Mapping) and label not in SENSORS:  # places and times of sensors are drawn
+def _cell(value: Any, label: str) -> Any:
+    """A value for a cell of a grid: places and times of sensors are drawn, other mappings are words."""
+    return value if isinstance(value, Mapping) and label in SENSORS else _short(value)
+
+
+def _short(value: Any) -> Any:
+    """A label in words, where a table is too wide and a long text too high."""
+    if isinstance(value, Mapping):
         titles = {name: METADATA_FIELDS[name].title.lower() if name in METADATA_FIELDS else name for name in value}
         value = "; ".join(f"{titles[name]} {_number(one)}" for name, one in value.items())
     return value[:TEXT_SHOWN] + "..." if isinstance(value, str) and len(value) > TEXT_SHOWN else value
