@@ -10,8 +10,11 @@ from . import machines, summary
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ..project import Project
     from ..recipe import Recipe
     from ..report.doctor.doctor import Report
+    from ..report.doctor.machine import Has
+    from .machines import Machine
 
 PLAN_SECONDS = 6.0  # `plan` waits no longer for a hub or a bucket
 
@@ -19,11 +22,34 @@ PLAN_SECONDS = 6.0  # `plan` waits no longer for a hub or a bucket
 def examine(recipe: Recipe, machine: str | None = None, seconds: float | None = None) -> Report:
     """Look at all that a recipe needs, on a named machine or on this one; see `report.doctor.doctor.examine`."""
     from ..report.doctor import doctor
+
+    has = _has(machines.named(machine) if machine else machines.here())
+    return doctor.examine(recipe, has, machine is not None, doctor.SECONDS if seconds is None else seconds)
+
+
+def _has(machine: Machine) -> Has:
     from ..report.doctor.machine import Has
 
-    there = machines.named(machine) if machine else machines.here()
-    has = Has(there.name, there.memory, there.gpus, there.gpu.memory if there.gpu else 0.0)
-    return doctor.examine(recipe, has, machine is not None, doctor.SECONDS if seconds is None else seconds)
+    gpu_memory = machine.gpu.memory if machine.gpu else 0.0
+    return Has(machine.name, machine.memory, machine.gpus, gpu_memory, machine.cores)
+
+
+def endless_fits(project: Project, machine: Machine | None = None) -> list[str]:
+    """Why the fits that are missing would not end on a machine, this one unless named; [] on a cluster elsewhere."""
+    from ..modalities import TEXT
+    from ..report.doctor.machine import fits_on_cpus
+
+    if project.recipe.engine.address and machine is None:
+        return []
+    names = [name for name in project.unfitted if name != TEXT]
+    found = fits_on_cpus(project.recipe, names, _has(machine or machines.here()))
+    return [f"{one.what}: {one.why}; {one.do}" for one in found]
+
+
+def check_fits(project: Project) -> None:
+    """ValueError if a fit would not end on this machine."""
+    if found := endless_fits(project):
+        raise ValueError("\n".join(found))
 
 
 def verdict(report: Report) -> str:

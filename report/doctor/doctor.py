@@ -90,6 +90,7 @@ def examine(recipe: Recipe, has: Has, is_named: bool = False, seconds: float = S
     findings += [finding for disk in disks for finding in places.room(disk)]
     if not recipe.engine.address or is_named:
         findings += machine.memory(specialists, weights, has)
+        findings += machine.fits_on_cpus(recipe, recipe.tokenizers_needed, has)
     findings += machine.gpus(recipe, has, is_named) + machine.packages(recipe, specialists)
     # Sizes that cannot be read are the recipe's own; why they cannot, the rows of their weights say.
     sized = whole if isinstance(whole := found.get("sizes"), Recipe) else recipe

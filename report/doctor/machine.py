@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...infra.secrets import public
 from ...pipelines.specialists.base import Specialist
 from ...recipe import Recipe
+from ...train.tokenizers import on_cpus
 from .finding import Finding, know, unasked, wrong
 from .weights import Weights
 
@@ -20,12 +21,13 @@ TRACKERS = {"wandb": "wandb", "mlflow": "mlflow"}
 
 @dataclass(frozen=True)
 class Has:
-    """What a machine has. memory: GiB of main memory. gpu_memory: GiB of each GPU."""
+    """What a machine has. memory: GiB of main memory. gpu_memory: GiB of each GPU. cores: 0 if it is not known."""
 
     name: str
     memory: float
     gpus: int = 0
     gpu_memory: float = 0.0
+    cores: int = 0
 
 
 def memory(specialists: Mapping[str, Specialist], weights: Sequence[Weights], has: Has) -> list[Finding]:
@@ -85,6 +87,19 @@ def gpus(recipe: Recipe, has: Has, is_named: bool) -> list[Finding]:
         return [unasked("GPUs", f"{why}; the cluster at {address} is not asked", "name its machines with --for")]
     fields = " ".join(f"--set {field}=0" for field in most)
     return [wrong("GPUs", why, f"run it where there are some (engine.address), or on CPUs: {fields}")]
+
+
+def fits_on_cpus(recipe: Recipe, names: Iterable[str], has: Has) -> list[Finding]:
+    """Which of these tokenizers would never be fitted on the CPUs of a machine, in one finding."""
+    if recipe.fit.gpus or not has.cores:
+        return []
+    settings = {name: recipe.tokenizer(name) for name in names}
+    days = {name: on_cpus.days(name, one, recipe.images.size, has.cores) for name, one in settings.items()}
+    long = {name: most for name, most in days.items() if most > on_cpus.LONGEST}
+    if not long:
+        return []
+    each = [f"{name} {most:,.0f} days ({on_cpus.size_of(name, settings[name])})" for name, most in long.items()]
+    return [know("fit", f"on {has.cores} CPU cores these take at least: {', '.join(each)}", on_cpus.ADVICE)]
 
 
 def packages(recipe: Recipe, specialists: Mapping[str, Specialist]) -> list[Finding]:

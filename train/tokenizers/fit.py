@@ -274,7 +274,7 @@ def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: s
     """Fit one tokenizer from its newest checkpoint on, measure it, and commit it."""
     import torch
 
-    from . import build, losses, tables
+    from . import build, losses, on_cpus, tables
     from .vq import VQTrainer
     from .warm_start import cannot_warm_start, warm_start
 
@@ -298,7 +298,9 @@ def fit_one(job: FitJob, name: str, rows: Rows, rank: int, world: int, device: s
         # How wide features are is known only when their first rows are here.
         logger.warning("fit %s: no warm start: %s", name, why)
         warm = False
-    trainer = VQTrainer(model.to(device), settings, job.seed, perceptual, warm_start if warm else None)
+    if (computed := on_cpus.on(device, settings)) is not settings:
+        logger.info("fit %s: computes in float32, since CPUs have no fast float16", name)
+    trainer = VQTrainer(model.to(device), computed, job.seed, perceptual, warm_start if warm else None)
     checkpoints = storage.join(folder, "checkpoints")
     if (last := checkpoint.newest(checkpoints)) is not None:
         trainer.load_state_dict(checkpoint.unpack(last.read("state.pt"), device))

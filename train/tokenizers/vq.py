@@ -271,7 +271,7 @@ class VQTrainer:
             )
         if self.averages:
             torch._foreach_copy_(self.averages, list(state["averages"]))
-        if self.scaler.is_enabled():
+        if self.scaler.is_enabled() and state["scaler"]:  # {} of steps on a CPU, where nothing is scaled
             self.scaler.load_state_dict(state["scaler"])
         if isinstance(self.model.quantize, VectorQuantizer):
             self.model.quantize.codebook.generator.set_state(state["generator"].cpu())

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ...infra import stopping
-from .. import arguments, stage
+from .. import arguments, checkup, stage
 from ..summary import Summary, show
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ def make(project: Project) -> Summary:
     summary = Summary("fit", existed=len(project.fitted))
     if missing:
         from ...train.tokenizers import fit as fitting
+
+        checkup.check_fits(project)
         from ...train.workers import Resources
 
         stage.prepare_root(project)

@@ -100,7 +100,7 @@ def describe(
         prices: see `costs.PRICES`. node: the plan of another machine, whose measurements count.
     """
     recipe, specialists = project.recipe, project.specialists
-    notes = project.check_training()
+    notes = project.check_training() + checkup.endless_fits(project, machine)
     fitted, unfitted = project.fitted, project.unfitted
     project.check_fits(unfitted)
     outputs = dict(project.label_outputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from .. import arguments
+from .. import arguments, checkup
 from ..prepare import download
 from ..summary import Summary, show
 from . import fit, generate, label, tokenize, train
@@ -51,6 +51,7 @@ def make(project: Project) -> list[Summary]:
     # What is wrong with the recipe itself is an error at once, not a row of the closing table.
     project.check_training()
     project.check_fits(project.unfitted)
+    checkup.check_fits(project)
     done: list[Summary] = []
     for stage in (label, fit, tokenize, train, generate):
         name = stage.__name__.rpartition(".")[2]
