@@ -109,7 +109,8 @@ def test_run_tells_what_training_waits_for_as_the_guide_says(
     for name, stage in (("train", train), ("generate", generate)):
         monkeypatch.setattr(stage, "make", _unreached(name))
     (tmp_path / "a.tar").touch()
-    done = run.make(Project(recipe.parse({"root": str(tmp_path), "samples": str(tmp_path / "a.tar")})))
+    settings = {"root": str(tmp_path), "samples": str(tmp_path / "a.tar"), "fit": {"gpus": 1}}
+    done = run.make(Project(recipe.parse(settings)))
     rows = {f"{s.stage}: {what}": why for s in done for what, why in s.missing.items()}
     assert set(rows) == {"label: shard 00007", "train: train", "generate: generate"}
     shown = re.sub(r" +", " ", guide("run").text)
