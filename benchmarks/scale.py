@@ -8,7 +8,7 @@ of one sample each; after the first `--made` the same samples come again. `write
 fourmill's own workers (decoding, rows, Parquet, commits, records): some by the engine on Ray (`--ray`), the others in
 this process. For all further shards it puts the same columns under their names, with records of their own, as a commit
 leaves them, so that a large root is made in minutes. It goes on where it was, for at most `--seconds` each time
-(`--folder` is kept), and at its end writes the indexes as a stage does. The other steps are processes of their own:
+(`--folder` is kept). Then `index` ends the stage as a driver does, with what it has seen committed. The other steps are processes of their own:
 `train`, which is `run` with one step of a tiny model, and its report; the verbs `status`, `plan`, `tokenize` and `run`
 with nothing to do; and `load`, a training worker's loader up to its first batch. Of each its wall seconds, the seconds
 of the processor in all its threads, the largest memory of the driver, and its requests to storage are printed.
@@ -47,6 +47,7 @@ from servers.s3 import counted, serving
 from fourmill import recipe as recipes
 from fourmill.infra import ledger, storage
 from fourmill.infra.fingerprint import fingerprint
+from fourmill.infra.index.file import Line, Shared, line_of, mark
 from fourmill.pipelines.plan import ShardTask
 from fourmill.project import Project
 from fourmill.train.pretrain.job import TrainJob
@@ -108,41 +109,47 @@ def tar(name: str, data: bytes) -> bytes:
     return info.tobuf() + data.ljust(512, b"\0") + bytes(1024)
 
 
-def copy(project: Project, task: ShardTask, made: Sequence[str], outputs: Sequence[str]) -> None:
-    """Commit the columns of one of the shards that were made as those of another one."""
+def copy(project: Project, task: ShardTask, made: Sequence[str], outputs: Sequence[str]) -> list[Line]:
+    """Commit the columns of one of the shards that were made as those of another one; returns what the index gets."""
     like, stat = made[int(task.shard) % len(made)], project.inventory.stats()[task.shard]
     is_local = storage.is_local(project.root)
 
-    def put(url: str, data: bytes) -> None:
+    def put(url: str, data: bytes) -> storage.Stat | None:
         """What a commit leaves there, without its temporary files and its looks: nobody else is at this root."""
-        if is_local:
-            with open(url, "wb", buffering=0) as file:
-                file.write(data)
-        else:
-            storage.put(url, data)
+        if not is_local:
+            return storage.put(url, data)
+        with open(url, "wb", buffering=0) as file:
+            file.write(data)
+            return storage.Stat(len(data), str(os.fstat(file.fileno()).st_mtime_ns))
 
-    def put_output(output: str) -> None:
+    def put_output(output: str) -> Line:
         one = source(project.root, output, like)
-        if one.data is not None:
-            put(ledger.output_url(project.root, output, task.shard), one.data)
-        record = one.of(task.shard, stat.version, f"{int(task.shard):08x}")
-        put(ledger.record_url(project.root, output, task.shard), record)
+        file = None if one.data is None else put(ledger.output_url(project.root, output, task.shard), one.data)
+        attempt = f"{int(task.shard):08x}"
+        record = put(ledger.record_url(project.root, output, task.shard), one.of(task.shard, stat.version, attempt))
+        made_of = one.entry.source
+        entry = one.entry._replace(
+            shard=task.shard,
+            source=replace(made_of, version=stat.version),
+            own=tuple((name, attempt if name == "attempt" else value) for name, value in one.entry.own),
+        )
+        return Line(entry, mark(record), mark(file))
 
     if is_local:
-        for output in outputs:
-            put_output(output)
-        return
+        return [put_output(output) for output in outputs]
     with ThreadPoolExecutor(ledger.THREADS) as pool:  # that wait for the server
-        list(pool.map(put_output, outputs))
+        return list(pool.map(put_output, outputs))
 
 
 @dataclass(frozen=True)
 class Made:
-    """A record that was made, as it is stored: its content without the sum, and its text. data: of its file."""
+    """A record that was made, as it is stored: its content without the sum, and its text. data: of its file. entry:
+    what a plan needs of it."""
 
     content: dict[str, Any]
     text: str
     data: bytes | None
+    entry: ledger.Entry
 
     def of(self, shard: str, version: str, attempt: str) -> bytes:
         """The record of another shard: as `ledger.dumps` writes it, at a fifth of its time."""
@@ -170,7 +177,8 @@ def source(root: str, output: str, shard: str) -> Made:
     text = ledger.dumps(record).decode()
     content = json.loads(text)
     del content["sum"]
-    made = Made(content, text, None if output == ledger.SAMPLES else ledger.read_data(root, record))
+    data = None if output == ledger.SAMPLES else ledger.read_data(root, record)
+    made = Made(content, text, data, ledger.entry(record))
     changed = replace(record.source, version="1")
     other = replace(record, shard="of another", source=changed, made=record.made | {"attempt": "2"})
     assert made.of("of another", "1", "2") == ledger.dumps(other)
@@ -192,24 +200,27 @@ def write(path: Path, seconds: float, by_ray: int, made: int) -> dict[str, Any]:
         project.refresh()
     outputs = {**project.label_outputs, **project.token_outputs}
     plan = project.plan(outputs, footers=True)
-    tasks = plan.missing
+    tasks, shared, lines = plan.missing, Shared(), list[Line]()
     if tasks:
         job = project.shard_job(project.specialists, outputs)
         done = shard_stage.run(job, tasks[:by_ray], "tokenize") if by_ray else None
         assert done is None or not done.failures, done.failures
+        lines += done.lines if done is not None else ()
         worker, tasks = ShardWorker(job), tasks[by_ray:]
         worker.setup("cpu")
         first = made - len(plan.shards) + len(tasks)  # of the tasks
         while tasks and time.monotonic() < end:
             if first > 0:
-                worker.run(tasks.pop(0))
+                lines += shared.lines(line_of(one) for one in worker.make(tasks.pop(0)))
             else:
-                copy(project, tasks.pop(0), list(plan.shards)[:made], list(outputs))
+                lines += shared.lines(copy(project, tasks.pop(0), list(plan.shards)[:made], list(outputs)))
             first -= 1
-    # As a stage ends.
-    project.refresh_all()
-    project.inventory.renew_index(outputs)
-    return {"left": len(tasks)}
+    start, before = time.perf_counter(), counted()
+    cpu = time.process_time()
+    project.refresh(line.entry for line in lines)
+    project.inventory.renew_index(outputs, lines)
+    index = {"seconds": round(time.perf_counter() - start, 1), "cpu": round(time.process_time() - cpu, 1)}
+    return {"left": len(tasks), "index": index | {"requests": None if before is None else (counted() or 0) - before}}
 
 
 class _Silent:
@@ -341,6 +352,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             left = f" ({row['left']:,} shards left)" if row.get("left") else ""
             asked = "-" if row["requests"] is None else f"{row['requests']:,}"
             print(f"| {step}{left} | {row['seconds']} | {row['cpu']} | {row['mib']:,} | {asked} |", flush=True)
+            if end := row.get("index"):
+                asked = "-" if end["requests"] is None else f"{end['requests']:,}"
+                print(f"| of it `index` | {end['seconds']} | {end['cpu']} | | {asked} |", flush=True)
             if args.keep:
                 sizes = {"shards": args.shards, "columns": args.columns, "commit": commit(), "hardware": hardware()}
                 with open(args.keep, "a") as file:

@@ -26,6 +26,7 @@ from . import faults, footers, storage, sums
 from .explain import reason_class
 from .fingerprint import fingerprint
 from .secrets import hide
+from .storage import Stat
 
 logger = logging.getLogger(__name__)
 
@@ -228,10 +229,19 @@ def footer_at(root: str, record: Record | Entry) -> str:
     return footers.digest_at(output_url(root, record.output, record.shard))
 
 
-def commit(root: str, record: Record, data: bytes | None) -> Record:
+class Committed(NamedTuple):
+    """A record, with what was written of it and of its file (None of outputs that are their record alone); None of both
+    if another job wrote the same. Who has these need not read back what was committed."""
+
+    record: Record
+    written: Stat | None = None
+    file: Stat | None = None
+
+
+def commit(root: str, record: Record, data: bytes | None) -> Committed:
     """Make an output exist: its data first (None for outputs that are their record alone), then its record.
 
-    Returns the record as committed, with `bytes`, `sha256` and `footer` of the data. Two jobs that commit the same
+    Returns the record as committed, which has `bytes`, `sha256` and `footer` of the data. Two jobs that commit the same
     output do no harm: the record is claimed by a conditional PUT that one of them wins. If the other one holds the same
     bytes that is all; if it works for another recipe, its record may stand over our data, so we commit again, and the
     last one to commit counts. OSError if that does not end.
@@ -246,13 +256,12 @@ def commit(root: str, record: Record, data: bytes | None) -> Record:
         # The stale record goes first: it must never stand over the new data.
         if storage.exists(url):
             storage.delete(url)
-        if data is not None:
-            storage.put(output_url(root, record.output, record.shard), data)
-        if storage.put(url, dumps(record), if_absent=True):
-            return record
+        file = None if data is None else storage.put(output_url(root, record.output, record.shard), data)
+        if written := storage.put(url, dumps(record), if_absent=True):
+            return Committed(record, written, file)
         other = read(root, record.output, record.shard)
         if other is not None and _content(other) == _content(record):
-            return record
+            return Committed(record)
     raise OSError(f"{url}: other jobs keep committing other contents; do not run two recipes on one root at a time")
 
 

@@ -147,6 +147,11 @@ def version_of(info: dict[str, Any]) -> str:
     return str(next((info[name] for name in _VERSIONS if info.get(name)), "")).strip('"')
 
 
+def tag_of(info: dict[str, Any]) -> str:
+    """A version that follows from the content, "" if a remote filesystem says none."""
+    return version_of({name: info.get(name) for name in ("ETag", "etag", "Content-MD5")})
+
+
 def _info(url: str) -> dict[str, Any] | None:
     """What a remote filesystem says of a name; None if there is nothing."""
     try:
@@ -224,37 +229,41 @@ def _size(entry: os.DirEntry[str]) -> int | None:
         return None
 
 
-def put(url: str, data: bytes, *, if_absent: bool = False) -> bool:
+def put(url: str, data: bytes, *, if_absent: bool = False) -> Stat | None:
     """Make `url` hold exactly `data`, in one step that cannot be seen half done.
 
     Args:
         if_absent: write only if nothing is there yet (If-None-Match on S3, link(2) locally).
 
     Returns:
-        Whether it was written; False only with `if_absent`, when somebody else was first.
+        What was written, by which a listing tells it from what others write there later; the version is "" where the
+        storage does not say it. None only with `if_absent`, when somebody else was first.
     """
     if is_local(url):
         return _put_local(local_path(url), data, if_absent)
     fs, path = filesystem(url)
     if not if_absent:
         # One PUT, or a multipart upload, which appears when it is completed.
-        remote.ask(url, fs, lambda: remote.request(fs, "pipe_file", path, data, size=len(data)))
-        return True
+        return _answered(remote.ask(url, fs, lambda: remote.request(fs, "pipe_file", path, data, size=len(data))), data)
     attempts = 0
 
-    def create() -> None:
+    def create() -> Any:
         nonlocal attempts
         attempts += 1
-        remote.request(fs, "pipe_file", path, data, mode="create", size=len(data))
+        return remote.request(fs, "pipe_file", path, data, mode="create", size=len(data))
 
     try:
-        remote.ask(url, fs, create)
+        return _answered(remote.ask(url, fs, create), data)
     except OSError as error:
         if not isinstance(error, FileExistsError) and faults.status(error) != 412:
             raise
         # An answer that was lost: it may be ours that is there.
-        return attempts > 1 and read_bytes(url) == data
-    return True
+        return Stat(len(data), "") if attempts > 1 and read_bytes(url) == data else None
+
+
+def _answered(answer: Any, data: bytes) -> Stat:
+    """What an object store says of data that it was given."""
+    return Stat(len(data), tag_of(answer) if isinstance(answer, dict) else "")
 
 
 def put_file(url: str, path: Path) -> None:
@@ -267,7 +276,7 @@ def put_file(url: str, path: Path) -> None:
     remote.ask(url, fs, lambda: remote.request(fs, "put_file", str(path), place, size=path.stat().st_size))
 
 
-def _put_local(path: Path, data: bytes, if_absent: bool) -> bool:
+def _put_local(path: Path, data: bytes, if_absent: bool) -> Stat | None:
     if path.is_dir():  # the error of the rename would name the temporary file
         raise IsADirectoryError(f"{path}: there is a folder of this name, expected a file")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -278,18 +287,20 @@ def _put_local(path: Path, data: bytes, if_absent: bool) -> bool:
             file.flush()
             # Without it a machine that loses power may keep the new name with none of the bytes.
             os.fsync(file.fileno())
+            # Of this file, and not of what has the name a moment later. Names that it gets leave the time as it is.
+            written = Stat(len(data), str(os.fstat(file.fileno()).st_mtime_ns))
         if not if_absent:
             os.replace(temporary, path)
-            return True
+            return written
         try:
             os.link(temporary, path)  # unlike a rename it fails if the name is taken
         except FileExistsError:
-            return False
+            return None
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            return _claim(temporary, path)
-        return True
+            return written if _claim(temporary, path) else None
+        return written
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -113,17 +113,19 @@ class Inventory:
         self._stats: dict[str, storage.Stat | str] | None = None
         self._digests: dict[str, str] = {}
 
-    def records(self, outputs: Iterable[str], footers: bool = False) -> dict[tuple[str, str], ledger.Entry]:
+    def records(
+        self, outputs: Iterable[str], footers: bool = False, made: Iterable[Line] = ()
+    ) -> dict[tuple[str, str], ledger.Entry]:
         """The records of these outputs, by (output, shard).
 
         Args:
-            footers: compare the footers of the files with the records; see `index.read_many`.
+            footers: compare the footers of the files with the records; see `index.read_many`, also of `made`.
         """
         wanted = list(outputs)
         seen = self._checked if footers else self._read | self._checked
         if unread := [output for output in wanted if output not in seen]:
             self._forget(unread)
-            reading = index.read_many(self.root, unread, list(self.shards.urls), footers=footers)
+            reading = index.read_many(self.root, unread, list(self.shards.urls), footers=footers, made=made)
             self._records |= reading.entries
             self._fresh |= reading.fresh
             (self._checked if footers else self._read).update(unread)
@@ -138,11 +140,15 @@ class Inventory:
             index.keep(self.root, self._fresh)
             self._fresh = {}
 
-    def renew_index(self, outputs: Iterable[str]) -> None:
-        """The same of outputs of which something was committed."""
+    def renew_index(self, outputs: Iterable[str], made: Iterable[Line] = ()) -> None:
+        """The same of outputs of which something was committed.
+
+        Args:
+            made: what of it this process has seen.
+        """
         wanted = list(outputs)
         self._forget(wanted)
-        self.records(wanted, footers=True)
+        self.records(wanted, footers=True, made=made)
         self.keep_index()
 
     def _forget(self, outputs: Iterable[str]) -> None:

@@ -70,7 +70,7 @@ def process_shards(
         else:
             project.refresh(outcome.records)
         if len(outcome.records) >= index.LEAST:
-            project.inventory.renew_index(lacking)
+            project.inventory.renew_index(lacking, outcome.lines)
     for label, stop in plan.stops.items():
         if doubted := {record.shard for record in records if stop.doubts(record)}:
             summary.missing[f"labels/{label}"] = (

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ... import __version__
-from .. import storage, sums
-from ..ledger import Entry, Source
+from .. import ledger, storage, sums
+from ..ledger import Committed, Entry, Source
 from ..storage import Stat
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,12 @@ class Line(NamedTuple):
     entry: Entry
     record: str
     file: str
+
+
+def line_of(made: Committed) -> Line:
+    """What a job knows of an output that it has committed. It counts, like a line of the file, while a listing shows
+    record and file as they were written: nothing was read, and another job may have been there since."""
+    return Line(ledger.entry(made.record), mark(made.written), mark(made.file))
 
 
 class Shared:
@@ -66,6 +72,10 @@ class Shared:
             circumstances=self.mapping(entry.circumstances),
             own=self.one(entry.own),
         )
+
+    def lines(self, lines: Iterable[Line]) -> list[Line]:
+        """Lines whose entries are made of these."""
+        return [line._replace(entry=self.entry(line.entry)) for line in lines]
 
 
 def mark(stat: Stat | None) -> str:

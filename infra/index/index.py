@@ -42,7 +42,14 @@ class _Place:
     entry: Entry | None
 
 
-def read_many(root: str, outputs: Sequence[str], shards: Iterable[str] | None, *, footers: bool = False) -> Reading:
+def read_many(
+    root: str,
+    outputs: Sequence[str],
+    shards: Iterable[str] | None,
+    *,
+    footers: bool = False,
+    made: Iterable[Line] = (),
+) -> Reading:
     """The records of these outputs and shards: two listings and an index for each output, and then what has changed
     since, in parallel.
 
@@ -52,22 +59,29 @@ def read_many(root: str, outputs: Sequence[str], shards: Iterable[str] | None, *
         shards: None for all that have records.
         footers: look at the footer of each file as well that is not the one that was looked at for the index: a file
             that is not the one that was committed does not count.
+        made: of what this process has seen committed: it is not read back while it is as it was written.
     """
     reading, shared, names = Reading(), Shared(), None if shards is None else list(shards)
 
-    def listed(output: str) -> tuple[list[Entry], list[_Place]]:
-        return _of_output(root, output, names, footers, shared)
+    committed: dict[str, dict[str, Line]] = {}
+    for own in made:
+        committed.setdefault(own.entry.output, {})[own.entry.shard] = own
+
+    def listed(output: str) -> tuple[list[Entry], list[_Place], list[Line]]:
+        return _of_output(root, output, names, shared, committed.get(output, {}))
 
     def looked_at(place: _Place) -> Line | None:
         return _look(root, place, footers, shared)
 
     with ThreadPoolExecutor(THREADS) as pool:
         # Of a folder here nothing is waited for.
-        found: Iterable[tuple[list[Entry], list[_Place]]] = (
+        found: Iterable[tuple[list[Entry], list[_Place], list[Line]]] = (
             map(listed, outputs) if storage.is_local(root) else pool.map(listed, outputs)
         )
-        for entries, left in found:
+        for output, (entries, left, fresh) in zip(outputs, found, strict=True):
             reading.entries.update(((one.output, one.shard), one) for one in entries)
+            if fresh:
+                reading.fresh[output] = fresh
             while left:  # a call that waits takes a kilobyte, and there may be half a million
                 places, left = left[:AT_ONCE], left[AT_ONCE:]
                 for place, line in zip(places, pool.map(looked_at, places), strict=True):
@@ -79,26 +93,31 @@ def read_many(root: str, outputs: Sequence[str], shards: Iterable[str] | None, *
 
 
 def _of_output(
-    root: str, output: str, shards: Sequence[str] | None, footers: bool, shared: Shared
-) -> tuple[list[Entry], list[_Place]]:
-    """Of one output the entries that its index has as they are, and the places that are to be looked at."""
+    root: str, output: str, shards: Sequence[str] | None, shared: Shared, made: Mapping[str, Line]
+) -> tuple[list[Entry], list[_Place], list[Line]]:
+    """Of one output the entries that are known as they are, the places that are to be looked at, and those lines of
+    `made` that count."""
     records = stats_in(storage.join(root, "ledger", output))
     files = stats_in(storage.join(root, output)) if output != SAMPLES else None
     if shards is None:
         shards = sorted(name.removesuffix(".json") for name in records if name.endswith(".json"))
     there = [one for one in shards if f"{one}.json" in records and (files is None or f"{one}.parquet" in files)]
     lines = file.read(root, output, shared) if there else {}
-    known, left = [], []
+    known, left, fresh = [], [], []
     for shard in there:
         stat = None if files is None else files[f"{shard}.parquet"]
         line, mark = lines.get(shard), file.mark(records[f"{shard}.json"])
-        if line is None or not mark or line.record != mark:
+        own = made.get(shard)
+        if own is not None and mark and own.record == mark and own.file == file.mark(stat) and (own.file or not stat):
+            known.append(own.entry)
+            fresh.append(own)
+        elif line is None or not mark or line.record != mark:
             left.append(_Place(output, shard, mark, stat, None))
         elif stat is None or (line.file and line.file == file.mark(stat)):
             known.append(line.entry)
         else:
             left.append(_Place(output, shard, mark, stat, line.entry))
-    return known, left
+    return known, left, fresh
 
 
 def _look(root: str, place: _Place, footers: bool, shared: Shared) -> Line | None:

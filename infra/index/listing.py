@@ -9,7 +9,6 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from .. import storage
 from ..storage import Stat
@@ -34,7 +33,7 @@ def stats_in(folder: str) -> dict[str, Stat]:
     except FileNotFoundError:
         return {}
     return {
-        name: Stat(int(one["size"] or 0), _tag(one))
+        name: Stat(int(one["size"] or 0), storage.tag_of(one))
         for one in found
         if one["type"] == "file" and not (name := posixpath.basename(one["name"])).startswith(storage.TEMPORARY_PREFIX)
     }
@@ -56,11 +55,6 @@ def _local(folder: str) -> Iterator[tuple[str, Stat]]:
                     continue
     except (FileNotFoundError, NotADirectoryError):
         return
-
-
-def _tag(info: dict[str, Any]) -> str:
-    """A version that follows from the content, "" if the storage has none."""
-    return storage.version_of({name: info.get(name) for name in ("ETag", "etag", "Content-MD5")})
 
 
 def stats_of(urls: Collection[str]) -> dict[str, Stat | Exception | None]:

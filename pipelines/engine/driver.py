@@ -67,6 +67,7 @@ def run(
     root: str = "",
     sample: str = "",
     shared: Callable[[], Any] | None = None,
+    taken: Callable[[Result], Result] | None = None,
 ) -> Outcome[Result]:
     """Do all tasks on the cluster.
 
@@ -78,6 +79,7 @@ def run(
         sample: a file that tasks read; whether every node reaches it and the root is asked first.
         shared: makes an object that all workers may call; each gets `share(call)` before `setup`, and what
             `call(method, *arguments)` returns comes from the one object.
+        taken: makes of each result what is kept of it until the end: results of all tasks are in memory then.
 
     Raises:
         StopJob: raised by a worker, or too many tasks in a row met errors of the place; results of tasks that were done
@@ -102,6 +104,7 @@ def run(
         meters = Meters(stage, root) if has_meters() else None
         status: dict[Any, Status] = {}
         said = 0.0
+        keep: Callable[[Result], Result] = taken or (lambda result: result)
         try:
             while pool.pending or pool.in_flight:
                 if room is not None:
@@ -125,7 +128,7 @@ def run(
                     continue
                 ready, _ = ray.wait(list(pool.in_flight), num_returns=1, timeout=POLL_SECONDS)
                 for ref in ready:
-                    _handle_result(ray, pool, nodes, ref, outcome, progress)
+                    _handle_result(ray, pool, nodes, ref, outcome, progress, keep)
                 _ask(ray, pool, status)
                 far = _Far.of(status, start)
                 _show(far, progress)
@@ -174,14 +177,20 @@ def _pool(
 
 
 def _handle_result(
-    ray: Any, pool: Pool[Task], nodes: Nodes, ref: Any, outcome: Outcome[Result], progress: Progress
+    ray: Any,
+    pool: Pool[Task],
+    nodes: Nodes,
+    ref: Any,
+    outcome: Outcome[Result],
+    progress: Progress,
+    keep: Callable[[Result], Result],
 ) -> None:
     """Note what became of one call: a result, a task that failed, or an actor that died."""
     if ref not in pool.in_flight:
         return  # its actor died in this round, and the task is requeued
     actor, name = pool.in_flight[ref]
     try:
-        outcome.results[name] = ray.get(ref)
+        outcome.results[name] = keep(ray.get(ref))
         pool.succeed(ref)
         progress.update(1)
     except ray.exceptions.RayTaskError as error:  # the worker raised; its actor lives on

@@ -101,7 +101,7 @@ def commit(
     rows: Rows,
     classes: Mapping[str, Sequence[str]] | None = None,
     patience: Patience | None = None,
-) -> ledger.Record:
+) -> ledger.Committed:
     """Write the file of an output, unless it is its record alone (`samples`), and then its record.
 
     Args:

@@ -105,6 +105,10 @@ class ShardWorker:
         self._leaving.set()
 
     def run(self, task: ShardTask, hints: Hints = NO_HINTS) -> list[ledger.Record]:
+        """`make`; returns the records alone."""
+        return [one.record for one in self.make(task, hints)]
+
+    def make(self, task: ShardTask, hints: Hints = NO_HINTS) -> list[ledger.Committed]:
         """Make and commit the outputs that the task's shard lacks, but those that another job has made meanwhile.
 
         Raises:
@@ -116,11 +120,11 @@ class ShardWorker:
         with logs.about(shard=task.shard):
             return self._run_or_explain(task, hints)
 
-    def _run_or_explain(self, task: ShardTask, hints: Hints) -> list[ledger.Record]:
-        """`run`, whose errors it makes."""
+    def _run_or_explain(self, task: ShardTask, hints: Hints) -> list[ledger.Committed]:
+        """`make`, whose errors it makes."""
         try:
-            there = committed_since(self.job, task)
-            left = tuple(name for name in task.outputs if name not in {record.output for record in there})
+            there = [ledger.Committed(record) for record in committed_since(self.job, task)]
+            left = tuple(name for name in task.outputs if name not in {one.record.output for one in there})
             if not left:  # a worker that died after its commits left its chunks
                 chunks.clear(self.job.root, task.shard)
                 return there
@@ -148,7 +152,7 @@ class ShardWorker:
         watch = None if hints.care is None else Watch(Calls(self.job.root), hints.care)
         return Ward(hints, False, self._probes, self._known, watch=watch)
 
-    def _run(self, task: ShardTask, ward: Ward, hash_first: bool = False) -> list[ledger.Record]:
+    def _run(self, task: ShardTask, ward: Ward, hash_first: bool = False) -> list[ledger.Committed]:
         start = time.monotonic()
         outputs = {name: self.job.outputs[name] for name in task.outputs}
         removed = removals.read(self.job.root)
@@ -185,7 +189,7 @@ class ShardWorker:
         if whole.hosts:  # of chunks
             by["host"] = "; ".join(dict.fromkeys([*whole.hosts, by["host"]]))
         made = Made(origin, before + time.monotonic() - start, by, tuple(whole.splits))
-        records = [
+        committed = [
             commit(
                 self.job.root,
                 task,
@@ -204,7 +208,7 @@ class ShardWorker:
         kept.clear()
         count = len(whole.keys)
         logger.info("shard %s: %d outputs of %d samples in %.1f s", task.shard, len(outputs), count, made.seconds)
-        return records
+        return committed
 
     def _chunks(
         self,

@@ -43,7 +43,7 @@ def check(root: str) -> Record | None:
 
 def test_commit_and_read(tmp_path: Path) -> None:
     root = str(tmp_path)
-    made = ledger.commit(root, record(), b"data")
+    made = ledger.commit(root, record(), b"data").record
     assert made.bytes == 4 and made.sha256 == hashlib.sha256(b"data").hexdigest()
     assert check(root) == made
     assert index.read_many(root, [OUTPUT, "tokens/det"], [SHARD, "00001"]).entries == {
@@ -53,7 +53,7 @@ def test_commit_and_read(tmp_path: Path) -> None:
 
 
 def test_samples_are_their_record_alone(tmp_path: Path) -> None:
-    made = ledger.commit(str(tmp_path), record(output=ledger.SAMPLES), None)
+    made = ledger.commit(str(tmp_path), record(output=ledger.SAMPLES), None).record
     there = index.read_many(str(tmp_path), [ledger.SAMPLES], [SHARD]).entries
     assert there == {(ledger.SAMPLES, SHARD): ledger.entry(made)}
     assert [p.name for p in tmp_path.iterdir()] == ["ledger"]
@@ -170,7 +170,7 @@ def test_killed_at_any_step_of_a_commit(tmp_path: Path, at: int, before: bytes |
     found = check(root)
     assert found is None or found.fingerprint in ("f0", "f1")
     assert not finished or (found is not None and found.fingerprint == "f1")
-    again = ledger.commit(root, record("f1"), b"new data")
+    again = ledger.commit(root, record("f1"), b"new data").record
     assert check(root) == again and again.fingerprint == "f1"
 
 

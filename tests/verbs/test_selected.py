@@ -115,7 +115,7 @@ def test_another_label_is_another_selection(recipe: Path) -> None:
     try:
         words = [value and "short" for value in found]
         changed = ledger.commit(one.root, record, label_files.encode_labels("caption", Storage.JSON, keys, words))
-        assert changed.sha256 != record.sha256
+        assert changed.record.sha256 != record.sha256
         assert not project(recipe).train_job.shards[0].count
     finally:
         ledger.commit(one.root, record, before)

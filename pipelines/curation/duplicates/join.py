@@ -382,4 +382,4 @@ def _commit(
         content=content,
         made=circumstances.of_worker({}, [], "cpu") | circumstances.of_attempt(),
     )
-    return ledger.commit(of.root, record, data)
+    return ledger.commit(of.root, record, data).record

@@ -14,9 +14,9 @@ import pytest
 from fourmill_tests.s3 import S3
 
 from fourmill.infra import ledger, storage
-from fourmill.infra.index import file, index
+from fourmill.infra.index import file, index, listing
 from fourmill.infra.index.index import Reading
-from fourmill.infra.ledger import SAMPLES, Record, Source
+from fourmill.infra.ledger import SAMPLES, Committed, Record, Source
 from fourmill.report.check import check
 from fourmill.verbs.look import status
 
@@ -36,6 +36,10 @@ def record(shard: str, print_: str = "f1", output: str = OUTPUT, **changes: Any)
 
 
 def commit(root: str, made: Record, data: bytes = b"data") -> Record:
+    return committed(root, made, data).record
+
+
+def committed(root: str, made: Record, data: bytes = b"data") -> Committed:
     return ledger.commit(root, made, None if made.output == SAMPLES else b"PAR1...." + data + END)
 
 
@@ -52,6 +56,15 @@ def read(root: str, **options: Any) -> Reading:
 
 def indexed(root: str) -> None:
     index.keep(root, read(root, footers=True).fresh)
+
+
+@pytest.fixture(params=["here", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty root."""
+    if request.param == "here":
+        return str(tmp_path)
+    s3: S3 = request.getfixturevalue("s3")
+    return s3.bucket("made") + "/out"
 
 
 @pytest.fixture
@@ -213,6 +226,31 @@ def test_two_writers_do_no_harm(root: str) -> None:
     index.keep(root, second.fresh)
     index.keep(root, first.fresh)
     assert read(root).entries == truth(root)
+
+
+def test_what_a_job_has_committed_is_not_read_back(
+    place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """But what another one has written since, or deleted, is as it is then: before the index is made, and after."""
+    monkeypatch.setattr(listing, "SETTLED_SECONDS", -60.0)  # a file of this moment has its time already
+    names = [f"{n:05d}" for n in range(5)]
+    lines = [file.line_of(committed(place, record(name, output=of))) for name in names[:4] for of in (OUTPUT, SAMPLES)]
+    lines += [file.line_of(Committed(commit(place, record("00004"))))]  # by another job, and the same
+    read_back, whole = list[str](), ledger.read
+    monkeypatch.setattr(ledger, "read", lambda root, output, name: read_back.append(name) or whole(root, output, name))
+    found = index.read_many(place, [OUTPUT, SAMPLES], names, footers=True, made=lines)
+    assert read_back == ["00004"]
+    commit(place, record(names[0], "f2"))
+    commit(place, record(names[1], "f2", SAMPLES, rows=2))
+    storage.put(ledger.output_url(place, OUTPUT, names[2]), b"PAR1....DATA" + b"else" + END)
+    storage.delete(ledger.record_url(place, OUTPUT, names[3]))
+    monkeypatch.setattr(ledger, "read", whole)
+    truth = index.read_many(place, [OUTPUT, SAMPLES], names, footers=True).entries
+    assert len(truth) == 7 and truth != found.entries
+    assert index.read_many(place, [OUTPUT, SAMPLES], names, footers=True, made=lines).entries == truth
+    index.keep(place, found.fresh)
+    assert index.read_many(place, [OUTPUT, SAMPLES], names, footers=True).entries == truth
+    assert index.read_many(place, [OUTPUT, SAMPLES], names, footers=True, made=lines).entries == truth
 
 
 def test_an_index_that_cannot_be_written_is_a_warning(root: str, caplog: pytest.LogCaptureFixture) -> None:

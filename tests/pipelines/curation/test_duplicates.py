@@ -157,7 +157,7 @@ def write(root: str, label: str, shard: str, keys: Sequence[str], values: Sequen
     rejects = [{"key": k, "reason": "no image"} for k, v in zip(keys, values, strict=True) if v is None]
     source = Source(1, "v", f"sha of {shard}")
     record = Record(f"labels/{label}", shard, "print", source, len(keys), len(rejects), rejects, 0, "", 0.0)
-    return ledger.commit(root, record, label_files.encode_labels(label, Storage.ARRAY, keys, values))
+    return ledger.commit(root, record, label_files.encode_labels(label, Storage.ARRAY, keys, values)).record
 
 
 SHARDS = {
