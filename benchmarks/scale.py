@@ -8,10 +8,11 @@ of one sample each; after the first `--made` the same samples come again. `write
 fourmill's own workers (decoding, rows, Parquet, commits, records): some by the engine on Ray (`--ray`), the others in
 this process. For all further shards it puts the same columns under their names, with records of their own, as a commit
 leaves them, so that a large root is made in minutes. It goes on where it was, for at most `--seconds` each time
-(`--folder` is kept). Then `index` ends the stage as a driver does, with what it has seen committed. The other steps are processes of their own:
-`train`, which is `run` with one step of a tiny model, and its report; the verbs `status`, `plan`, `tokenize` and `run`
-with nothing to do; and `load`, a training worker's loader up to its first batch. Of each its wall seconds, the seconds
-of the processor in all its threads, the largest memory of the driver, and its requests to storage are printed.
+(`--folder` is kept). Then `index` ends the stage as a driver does, with what it has seen committed. The other steps
+are processes of their own: `train`, which is `run` with one step of a tiny model, and its report; the verbs `status`,
+`plan`, `tokenize` and `run` with nothing to do; and `load`, a training worker's loader up to its first batch. Of each
+its wall seconds, the seconds of the processor in all its threads, the largest memory of the driver, and its requests to
+storage are printed.
 
 With `--s3` the root is on an S3 server of this script: a process that holds objects in memory and finds the names of a
 listing by bisection, so that a whole listing takes linear time. Without it requests are not counted ("-"). `--keep`

@@ -22,7 +22,7 @@ RUNS: list[tuple[str, str, int, bool]] = [
     ("scenes", "--images 10 --sizes 16 --processes 1", 1, False),
     ("trials/duplicates", "--images 20 --kinds textures photos", 2, False),
     ("masking", "--batch 8 --seconds 0.05", 4, False),
-    ("scale", "--shards 12 --columns 2 --made 4 --steps write load status", 3, False),
+    ("scale", "--shards 12 --columns 2 --made 4 --steps write load status", 4, False),
     ("overlap", "--batches 4 --milliseconds 1", 2, False),
     ("loader", "--rows 64 --batch 16 --seconds 0.05", 4, False),
     ("remote_loader", "--milliseconds 1 --rows 32 --shards 2 --batch 16 --seconds 0.5", 3, True),
