@@ -395,7 +395,7 @@ def check_writable(root: str) -> None:
     try:
         try:
             put(probe, data)
-            absent = put(probe, b"", if_absent=True)
+            absent = put(probe, b"", if_absent=True) is not None
             if read_bytes(probe) != data:
                 absent = True
         finally:

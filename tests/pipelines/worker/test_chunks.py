@@ -113,7 +113,7 @@ class Deaths:
         self.count, self.dies = 0, -1
         put, call = storage.put, Canny.__call__
 
-        def dying_put(url: str, content: bytes, *, if_absent: bool = False) -> bool:
+        def dying_put(url: str, content: bytes, *, if_absent: bool = False) -> storage.Stat | None:
             self._step()
             done = put(url, content, if_absent=if_absent)
             self._step()
@@ -201,7 +201,7 @@ def test_a_worker_whose_node_leaves_hands_its_shard_back(monkeypatch: pytest.Mon
 def test_quick_shards_write_nothing_but_their_outputs(monkeypatch: pytest.MonkeyPatch, shard: Shard) -> None:
     job, written, put = shard.another(120.0), list[str](), storage.put
 
-    def noted(url: str, content: bytes, *, if_absent: bool = False) -> bool:
+    def noted(url: str, content: bytes, *, if_absent: bool = False) -> storage.Stat | None:
         written.append(url)
         return put(url, content, if_absent=if_absent)
 

@@ -74,7 +74,7 @@ class Stage:
 def test_a_stage_goes_on_when_the_root_is_mended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int) -> None:
     stage, left, put = Stage(tmp_path, monkeypatch), [3], storage.put
 
-    def failing(url: str, content: bytes, **options: bool) -> bool:
+    def failing(url: str, content: bytes, **options: bool) -> storage.Stat | None:
         if "/ledger/labels/" in url and left[0]:
             left[0] -= 1
             raise OSError(number, os.strerror(number))

@@ -232,7 +232,7 @@ def test_record_matches_files_of_racing_fits(
     assert record is not None
     rival = replace(record, sha256=record.sha256 if same else "another")
 
-    def racing(url: str, content: bytes, *, if_absent: bool = False) -> bool:
+    def racing(url: str, content: bytes, *, if_absent: bool = False) -> storage.Stat | None:
         if if_absent and not lost:
             lost.append(url)
             put(url, ledger.dumps(rival))
