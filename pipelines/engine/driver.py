@@ -35,7 +35,7 @@ NO_ROOM = "no node of the cluster has room; waiting for one"
 IDLE_SECONDS = 60.0  # that an actor without a task is kept on a cluster
 ELSEWHERE = "another job is at what is left; waiting for it"
 SAID_SHARE = 0.2  # of the time that workers wait, from which it is said
-STATUS_SECONDS = 0.1  # that actors have to say how far they are
+STATUS_SECONDS = 0.1  # that actors have to say how far they are at the end
 MAX_GIVEN_UP = 10  # tasks in a row that are given up, for errors of the place or deaths, until the job stops
 GUESSES = " Some common causes include"  # of Ray, at the end of every such reason
 # Of Ray, beside a node that has died: the actor may live, or what it gave was lost on the way.
@@ -49,7 +49,7 @@ AnyJob = TypeVar("AnyJob", bound=Job)
 class Outcome(Generic[Result]):
     """Results and failures, with the reason, by the names of their tasks.
 
-    ready_seconds: of `seconds`, those until the first actor was ready.
+    ready_seconds: of `seconds`, those until actors were ready, the mean of all that were started.
     """
 
     results: dict[str, Result] = field(default_factory=dict)
@@ -103,7 +103,7 @@ def run(
         room = None if started_here() else Room(ray, demand.as_ray())
         meters = Meters(stage, root) if has_meters() else None
         status: dict[Any, Status] = {}
-        said = 0.0
+        asked, said = _Asked(status), 0.0
         keep: Callable[[Result], Result] = taken or (lambda result: result)
         try:
             while pool.pending or pool.in_flight:
@@ -125,17 +125,15 @@ def run(
                         raise ValueError(no_place(nodes.resources(), demand, job.advice_if_too_large()))
                     progress.update(notes=(ELSEWHERE if pool.pending and claims else "") if pool.size else NO_ROOM)
                     time.sleep(POLL_SECONDS)
+                    asked.look(ray, pool)  # what was waited for may be there
                     continue
-                ready, _ = ray.wait(list(pool.in_flight), num_returns=1, timeout=POLL_SECONDS)
+                ready, _ = ray.wait([*pool.in_flight, *asked.new()], num_returns=1, timeout=POLL_SECONDS)
                 for ref in ready:
                     _handle_result(ray, pool, nodes, ref, outcome, progress, keep)
-                _ask(ray, pool, status)
-                far = _Far.of(status, start)
-                _show(far, progress)
-                if meters is not None:
-                    _measure(meters, pool, far, outcome)
-                if status and not outcome.ready_seconds:
-                    outcome.ready_seconds = time.monotonic() - start
+                asked.look(ray, pool)
+                _tell(progress, meters, pool, _Far.of(status, start), outcome)
+            asked.look_last(ray, pool)
+            _tell(progress, meters, pool, _Far.of(status, start), outcome)
         finally:
             if room is not None:
                 room.close()
@@ -145,6 +143,8 @@ def run(
                 pool.calls.forget(attempt)
     outcome.failures = {name: hide(why) for name, why in outcome.failures.items()}
     outcome.seconds = time.monotonic() - start
+    if asked.ready:
+        outcome.ready_seconds = sum(asked.ready) / len(asked.ready) - start
     return outcome
 
 
@@ -253,20 +253,51 @@ def _say(progress: Progress, waiting: str, said: float) -> float:
     return said if waiting else 0.0
 
 
-def _ask(ray: Any, pool: Pool[Task], status: dict[Any, Status]) -> None:
-    """Ask the actors how far they are. One that does not answer at once counts as it last was."""
-    for gone in [actor for actor in status if actor not in pool.actors]:
-        status[gone] = replace(status[gone], waiting="")
-    refs = {actor.status.remote(): actor for actor in pool.actors}
-    ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=STATUS_SECONDS) if refs else ([], [])
-    for ref in ready:
-        try:
-            status[refs[ref]] = ray.get(ref)
-            pool.known |= status[refs[ref]].known
-            pool.works |= status[refs[ref]].works
-            pool.nodes[id(refs[ref])] = status[refs[ref]].node
-        except ray.exceptions.RayError:
-            continue  # it died; `_handle_result` sees that
+@dataclass
+class _Asked:
+    """Actors are asked how far they are, from time to time, and nothing waits for what they say: on a result the next
+    task follows at once, however many actors there are.
+
+    status: what each has said last. ready: when each answered first, by `time.monotonic`.
+    """
+
+    status: dict[Any, Status]
+    ready: list[float] = field(default_factory=list)
+    _open: dict[Any, Any] = field(default_factory=dict)  # reference of a question -> the actor
+    _next: float = 0.0
+
+    def new(self) -> list[Any]:
+        """Questions to actors that have never answered, which do once they are ready."""
+        return [ref for ref, actor in self._open.items() if actor not in self.status]
+
+    def look_last(self, ray: Any, pool: Pool[Task]) -> None:
+        """All is done: what is said at the end is of all of it."""
+        self.look(ray, pool)
+        self._next = 0.0
+        self.look(ray, pool, STATUS_SECONDS)
+
+    def look(self, ray: Any, pool: Pool[Task], seconds: float = 0.0) -> None:
+        """Note the answers that are there, or come within so many seconds, and ask those again that have answered."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + POLL_SECONDS
+            there, silent = set(map(id, pool.actors)), set(map(id, self._open.values()))
+            for gone in [actor for actor in self.status if id(actor) not in there]:
+                self.status[gone] = replace(self.status[gone], waiting="")
+            self._open |= {actor.status.remote(): actor for actor in pool.actors if id(actor) not in silent}
+        refs = list(self._open)
+        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=seconds) if refs else ([], [])
+        for ref in ready:
+            actor = self._open.pop(ref)
+            try:
+                said = ray.get(ref)
+            except ray.exceptions.RayError:
+                continue  # it died; `_handle_result` sees that
+            if actor not in self.status:
+                self.ready.append(time.monotonic())
+            self.status[actor] = said
+            pool.known |= said.known
+            pool.works |= said.works
+            pool.nodes[id(actor)] = said.node
 
 
 @dataclass(frozen=True)
@@ -292,14 +323,13 @@ class _Far:
         return cls(samples, samples / (time.monotonic() - start), rejects, shares)
 
 
-def _show(far: _Far, progress: Progress) -> None:
+def _tell(progress: Progress, meters: Meters | None, pool: Pool[Task], far: _Far, outcome: Outcome[Any]) -> None:
+    """Say how far the job is, to who looks at the terminal and to Ray's metrics."""
     progress.failures = far.rejects
     notes = [f"{far.samples:,} samples, {far.rate:,.0f} samples/s"]
     notes += [f"waits for {what} {share:.0%} of the time" for what, share in far.waits.items() if share > SAID_SHARE]
     progress.update(notes=", ".join(notes))
-
-
-def _measure(meters: Meters, pool: Pool[Task], far: _Far, outcome: Outcome[Any]) -> None:
-    meters.tasks(len(pool.pending), len(pool.in_flight), len(outcome.results), len(outcome.failures))
-    meters.show("workers", len(pool.actors))
-    meters.samples(far.samples, far.rate, far.rejects, far.waits)
+    if meters is not None:
+        meters.tasks(len(pool.pending), len(pool.in_flight), len(outcome.results), len(outcome.failures))
+        meters.show("workers", len(pool.actors))
+        meters.samples(far.samples, far.rate, far.rejects, far.waits)

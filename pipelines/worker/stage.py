@@ -19,7 +19,7 @@ class Outcome:
     """What came of the shards: records of what was committed, and shards that could not be done with the reason.
 
     lines: the records once more, as an index has them: what this job wrote itself, nobody need read back for it.
-    ready_seconds: of `seconds`, those until the first actor was ready.
+    ready_seconds: of `seconds`, those until actors were ready, the mean of all that were started.
     """
 
     records: list[Entry] = field(default_factory=list)

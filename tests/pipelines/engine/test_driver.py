@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from fourmill_tests.engine import Doubler, Doubling
 from fourmill.pipelines.engine import driver
 from fourmill.pipelines.engine.calls import Call, Spot
 from fourmill.pipelines.engine.driver import Outcome
-from fourmill.pipelines.engine.job import Hints, PlaceError, StopJob
+from fourmill.pipelines.engine.job import Hints, PlaceError, Status, StopJob
 from fourmill.pipelines.engine.pool import Pool
 from fourmill.pipelines.engine.settings import Engine
 
@@ -200,6 +200,55 @@ def test_more_actors_are_wanted_while_there_is_work_for_them() -> None:
         one.succeed(next(iter(one.in_flight)))
         one.assign()
     assert one.lacking(None) < 0
+
+
+class Answers:
+    """What stands for Ray. A question is answered once `said` has what its actor says, or the error that ends it."""
+
+    exceptions = SimpleNamespace(RayError=RuntimeError)
+
+    def __init__(self) -> None:
+        self.said: dict[str, Status | RuntimeError] = {}
+        self.asked: list[str] = []
+        self.waited: list[float] = []
+
+    def wait(self, refs: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
+        self.waited.append(timeout)
+        return [ref for ref in refs if ref[0] in self.said], [ref for ref in refs if ref[0] not in self.said]
+
+    def get(self, ref: tuple[str, int]) -> Status:
+        said = self.said[ref[0]]
+        if isinstance(said, RuntimeError):
+            raise said
+        return said
+
+
+class Asks:
+    def __init__(self, name: str, ray: Answers) -> None:
+        self.status, self.name, self.ray = SimpleNamespace(remote=self._status), name, ray
+
+    def _status(self) -> tuple[str, int]:
+        self.ray.asked.append(self.name)
+        return self.name, len(self.ray.asked)
+
+
+def test_nothing_waits_for_what_actors_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is busy, or starts, holds nobody up, and is asked once until it answers."""
+    monkeypatch.setattr(driver, "POLL_SECONDS", 0.0)
+    ray, one, asked = Answers(), pool("abc", 3), driver._Asked({})
+    quick, busy, _ = one.actors = [Asks(name, ray) for name in ("quick", "busy", "dead")]
+    ray.said = {"quick": Status(1, Counter(), works=frozenset({"det"})), "dead": RuntimeError("it died")}
+    for _ in range(3):
+        asked.look(ray, one)
+    assert Counter(ray.asked) == {"quick": 3, "busy": 1, "dead": 3} and set(ray.waited) == {0.0}
+    assert asked.status.keys() == {quick} and len(asked.ready) == 1 and one.works == {"det"}
+    assert [actor for actor, _ in asked.new()] == ["busy"]
+    ray.said["busy"] = Status(2, Counter(), waiting="the root is full")
+    asked.look(ray, one)
+    assert asked.status[busy].samples == 2 and not asked.new() and len(asked.ready) == 2
+    one.actors.remove(busy)  # what it waited for when it died holds nobody up
+    asked.look(ray, one)
+    assert asked.status[busy].waiting == "" and asked.status[busy].samples == 2
 
 
 def test_nothing_to_do_starts_nothing() -> None:
