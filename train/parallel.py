@@ -5,7 +5,7 @@ A step calls `ModalityLosses`: its output is one tensor, to which DDP and FSDP a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -73,9 +73,8 @@ class Parallel:
             dtype = torch.bfloat16 if self.bf16 and self.device.type == "cuda" else None
             shard(self._module, self.device.type, self.world, dtype)
         elif self.world > 1:
-            rows = len(model.encoder_embeddings.tokens)
-            if inputs is not None and pays(rows, inputs, self.world, self.device.type):
-                self.touched = Touched(model, inputs, self.world)
+            if inputs is not None and pays(len(model.encoder_embeddings.tokens), inputs, self.world):
+                self.touched = Touched(model, inputs, dist.get_rank(), self.world)
                 ignore = nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
                 ignore(self._module, [f"model.{TABLE}"])  # type: ignore[no-untyped-call]
             # Buffers are constant tables (positions): sending them at each step would cost time for nothing.
@@ -92,13 +91,18 @@ class Parallel:
     def train(self, mode: bool = True) -> None:
         self._module.train(mode)
 
-    @contextmanager
-    def micro_batch(self, last: bool, rows: Tensor | None = None) -> Iterator[None]:
-        """Around forward and backward of a part of a step: gradients are exchanged after the last one only.
+    def begin(self, rows: Tensor | None) -> None:
+        """Call it before the first part of a step.
 
         Args:
-            rows: that the step has touched of the encoder's table, see `touched`.
+            rows: that the step touches of the encoder's table, see `touched`.
         """
+        if self.touched is not None and rows is not None:
+            self.touched.pull(rows)
+
+    @contextmanager
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        """Around forward and backward of a part of a step: gradients are exchanged after the last one only."""
         # Without this, n micro-batches would exchange the gradients of all parameters n times in a step.
         if self._sharded:
             self._module.set_requires_gradient_sync(last)
@@ -107,8 +111,22 @@ class Parallel:
                 yield
             return
         yield
-        if last and self.touched is not None and rows is not None:
-            self.touched.exchange(rows)
+        if last and self.touched is not None:
+            self.touched.push()
+
+    def norm(self, parameters: Iterable[Tensor]) -> Tensor:
+        """The norm of the gradients of all parameters, a scalar; a DTensor of shards."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        return nn.utils.get_total_norm(gradients) if self.touched is None else self.touched.norm(gradients)
+
+    def make_whole(self, tensors: Mapping[str, Tensor]) -> None:
+        """Have all workers of DDP hold the same; all must call it before what they hold is read.
+
+        Args:
+            tensors: parameters, and what else has a value for each of theirs, by "kind.parameter".
+        """
+        if self.touched is not None:
+            self.touched.make_whole(x for name, x in tensors.items() if name.endswith(f".{TABLE}"))
 
     def discard_gathered(self) -> None:
         """Drop gathered copies of parameters. Call it when anything else than the optimizer has changed parameters."""

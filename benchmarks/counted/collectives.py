@@ -36,12 +36,14 @@ GB = 1e9
 
 
 class Sent(TorchDispatchMode):
-    """Bytes of each message: of what is gathered, and of what is reduced, both whole."""
+    """Bytes of each message: of what is gathered, and of what is reduced, both whole; of what goes from each worker to
+    each, dtype and bytes that one worker sends."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gathered: list[int] = []
         self.reduced: list[int] = []
+        self.exchanged: list[tuple[torch.dtype, int]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
@@ -49,6 +51,8 @@ class Sent(TorchDispatchMode):
             self.gathered.append(_bytes(args[0]))
         elif name == "_reduce_scatter_base_":
             self.reduced.append(_bytes(args[1]))
+        elif name == "alltoall_base_":
+            self.exchanged.append((args[1].dtype, _bytes(args[1])))
         return func(*args, **(kwargs or {}))
 
 

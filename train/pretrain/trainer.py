@@ -251,9 +251,10 @@ class Trainer:
         weights = target_weights(counts, self._reduce(counts.sum(0)), settings.loss, predicted)
         self.parallel.train()
         self.weights.optimizer.zero_grad(set_to_none=True)
+        self.parallel.begin(parts.rows)
         loss, sums = torch.zeros((), device=counts.device), torch.zeros(len(places), device=counts.device)
         for i, (part, group, unpadding) in enumerate(zip(parts.batches, parts.groups, parts.unpaddings, strict=True)):
-            with self.parallel.micro_batch(last=i == len(parts.batches) - 1, rows=parts.rows):
+            with self.parallel.micro_batch(last=i == len(parts.batches) - 1):
                 with window.pace.forward(self.model.device.type):
                     losses = self.parallel.losses(part.to(self.model.device), group, unpadding)
                 part_loss = (losses * weights[i]).sum()
@@ -276,9 +277,10 @@ class Trainer:
 
     def _norm(self, most: float | None) -> Tensor:
         """The norm of the gradient, which is scaled to at most `most`."""
+        norm = self.parallel.norm(self.weights.parameters)
         if most is not None:
-            return nn.utils.clip_grad_norm_(self.weights.parameters, most)
-        return nn.utils.get_total_norm([p.grad for p in self.weights.parameters if p.grad is not None])
+            nn.utils.clip_grads_with_norm_(self.weights.parameters, most, norm)
+        return norm
 
     def _look(self, window: Window, logged: Metrics | None, reporter: Reporter) -> None:
         """Read the losses of a window and log them. FloatingPointError says what to do if they are not finite."""
@@ -363,6 +365,7 @@ class Trainer:
         The samples and their masks are the same for any number of workers and any batch size.
         """
         self.parallel.train(False)
+        self.parallel.make_whole(self.weights.tensors())
         loader = self._loader(self.job.val_shards, VALIDATION_SEED, 1, training=False)
         sums, totals = torch.zeros(2, len(self.outputs), dtype=torch.float64)
         with self._weights(self.averages):
@@ -406,10 +409,12 @@ class Trainer:
         state |= {"seconds": self.seconds, "skipped": self.skipped, "ramped": self.weights.ramped}
         state |= {"tokenizers": self.model.tokenizers} if self.model.tokenizers else {}
         state |= {"new": self.new} if isinstance(self.settings.begins_with, Extend) else {}
-        self.saver.save(self.step, self.weights.tensors(), state)
+        self.parallel.make_whole(tensors := self.weights.tensors())
+        self.saver.save(self.step, tensors, state)
 
     def _save_models(self) -> None:
         """Write RUN/model, which generation uses; with an average also the other weights, RUN/last or RUN/ema."""
+        self.parallel.make_whole(self.weights.tensors())
         models = {MODEL: self.averages}
         if self.settings.ema:
             models |= {"last": False} if self.averages else {"ema": True}
