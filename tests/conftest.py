@@ -35,6 +35,7 @@ hypothesis.settings.load_profile("fourmill")
 
 # Models of tests are tiny: threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as Ray's workers have it, so that they can be forked
 sys.path.insert(0, SUPPORT)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH", "")]))
 
@@ -47,6 +48,16 @@ sys.dont_write_bytecode = False
 gc.disable()
 
 
+_until_the_end = contextlib.ExitStack()
+
+
+def pytest_configure() -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have that of the process that started them
+        from fourmill_tests.processes import forked
+
+        _until_the_end.enter_context(forked.spawner())
+
+
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
@@ -54,6 +65,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_unconfigure() -> None:
     gc.unfreeze()  # what is left at the end is a leak, says a library
+    _until_the_end.close()
 
 
 # Files that run in one process of `-n 2`, for what they share takes long to make; those of any other file do, too.
@@ -124,8 +136,11 @@ def s3() -> Iterator[S3]:
 @pytest.fixture(scope="session")
 def ray_cluster(s3: S3) -> Iterator[str]:
     """The address of one local Ray for all tests, whose workers know the S3 server. Stages called here run in it."""
+    from fourmill_tests.processes import forked
+
     from fourmill.infra.cluster import cluster
 
+    forked.ready()
     # Of the processes that Ray starts before any is asked for, most wait for work in vain here.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     with contextlib.ExitStack() as stack:

@@ -116,7 +116,8 @@ def measured(of: dict[str, Any]) -> Table:
     path.write_text(yaml.safe_dump(of))
     said = path.with_suffix(".log")
     with said.open("w") as log:  # no pipe: it would stay open as long as any process of Ray that has it
-        status = subprocess.run(["fourmill", "run", str(path)], stdout=log, stderr=log).returncode
+        command = [sys.executable, "-m", "fourmill.cli", "run", str(path)]
+        status = subprocess.run(command, stdout=log, stderr=log).returncode
     if status:
         raise SystemExit(f"{path}: fourmill run ended with status {status}\n{said.read_text()}")
     return Evaluation(Project(recipes.load(path)).evaluate_job).table()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import sys
 from collections.abc import Callable
 from functools import partialmethod
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from fourmill.model.fourm import FourM
 from fourmill.train import checkpoint
@@ -27,12 +30,31 @@ SHARDED: dict[str, Any] = {
 
 
 def spawn(work: Callable[..., None], world: int, folder: Path) -> None:
-    """`work(rank, world, folder)` on each rank of a gloo group, which are forked from a process that knows it."""
-    forked.prepare(work.__module__)
-    mp.start_processes(_rank, (work, world, str(folder)), nprocs=world, start_method="forkserver")
+    """`work(rank, world, folder)`, a function of a module, on each rank of a gloo group."""
+    script = f"from fourmill_tests import ranks; from {work.__module__} import {work.__name__} as work; ranks.run(work)"
+    files = [folder / f"said-{world}-{rank}" for rank in range(world)]
+    processes = []
+    for rank, file in enumerate(files):
+        with file.open("wb") as said:
+            arguments = ["-c", script, str(rank), str(world), str(folder)]
+            processes.append(forked.start(arguments, os.environ, said.fileno(), said.fileno()))
+    going = {os.pidfd_open(process.pid): rank for rank, process in enumerate(processes)}
+    failed = None
+    while going:
+        for ended in connection.wait(list(going)):  # the others would wait for one that has failed
+            assert isinstance(ended, int)
+            os.close(ended)
+            rank = going.pop(ended)
+            if processes[rank].wait() and failed is None:
+                failed = rank
+                for other in going:
+                    signal.pidfd_send_signal(other, signal.SIGKILL)
+    assert failed is None, files[failed].read_text()
 
 
-def _rank(rank: int, work: Callable[..., None], world: int, folder: str) -> None:
+def run(work: Callable[..., None]) -> None:
+    """What one rank does: see `spawn`."""
+    rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world)
     try:

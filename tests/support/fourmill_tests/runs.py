@@ -18,6 +18,7 @@ import yaml
 from fourmill import cli
 
 from . import data
+from .processes.asking import SOCKET
 from .processes.forked import Command
 
 # Edges take time, so that a stage has a middle in which it can be killed.
@@ -71,8 +72,12 @@ def whole(folder: Path) -> Run:
 
 
 def kill_when(pattern: str, root: Path, arguments: Sequence[str], address: str | None, timeout: float = 400) -> None:
-    """Start `fourmill ARGUMENTS` and kill -9 it as soon as a file matches the pattern below the root."""
+    """Start `fourmill ARGUMENTS` and kill -9 it as soon as a file matches the pattern below the root.
+
+    Without an address it starts a Ray of its own, whose workers are not forked: they import as a user's do."""
     environment = os.environ | ({"RAY_ADDRESS": address} if address else {})
+    if not address:
+        environment.pop(SOCKET, None)
     process = Command(arguments, environment)
     children: list[int] = []
     try:

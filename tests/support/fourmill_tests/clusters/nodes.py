@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from .. import runs
+from ..processes.asking import SOCKET
 
 SLOW_START = "timed out during startup"
 BIN = str(Path(sys.executable).parent)
@@ -23,8 +24,8 @@ PATIENT = {"RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms
 
 
 def environment(**more: str) -> dict[str, str]:
-    """That of a user at a shell: nothing of the tests' own Ray, and the environment's programs on PATH."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    """That of a user at a shell: nothing of the tests' own Ray, no forking, and the environment's programs on PATH."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", SOCKET))}
     return kept | PATIENT | {"PATH": os.pathsep.join([BIN, os.environ.get("PATH", "")])} | more
 
 
