@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from .infra.configuration import RecipeError
@@ -88,7 +87,7 @@ def train_job(
     settings = hashed(train, train_settings.OPERATIONS | train_settings.DERIVED)
     # Sizes count, and so does the order of modalities: it is the order of the rows in the model's tables.
     seed = recipe.seed if train.seed is None else train.seed
-    parts += [order.FORMAT, settings, [asdict(spec) for spec in columns.specs], seed, begins_with]
+    parts += [order.FORMAT, settings, [spec.plain() for spec in columns.specs], seed, begins_with]
     if selected is not None:  # the same samples are the same run, whatever words select them
         parts.append({"selected": [hashlib.sha256(bits).hexdigest() for bits in selected.values()]})
     shards, val_shards = shard_rows(columns, "train", selected), shard_rows(columns, "val")

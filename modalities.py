@@ -19,16 +19,18 @@ import hashlib
 import importlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Protocol
+
+from . import coco
 
 
 class Kind(StrEnum):
     """What the tokens of a modality are to the transformer."""
 
     PIXELS = "pixels"  # image patches, projected linearly; input only
-    GRID = "grid"  # a square grid of codebook ids; masked at random
+    GRID = "grid"  # a grid of codebook ids; masked at random
     SEQUENCE = "sequence"  # WordPiece ids; masked in spans
     EMBEDDING = "embedding"  # a sequence of float vectors, projected linearly; input only
 
@@ -68,6 +70,18 @@ class Form(StrEnum):
 
 RASTER = "raster"  # the codec of pixels of n bands
 OF_NO_PLACE = (Form.VECTOR, Form.SERIES, Form.NUMBERS)  # whose tokens are no grid
+Size = int | tuple[int, int]  # along a side of a square, or (height, width), in pixels or tokens
+
+
+def height_width(size: Size) -> tuple[int, int]:
+    """Both sides of a size."""
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def size_text(size: Size) -> str:
+    """For people: 224, or 96 x 192."""
+    height, width = height_width(size)
+    return f"{height}" if height == width else f"{height} x {width}"
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,7 @@ class Modality:
     `channels` is the number of input channels of the tokenizer of a grid.
     `hub_suffix` says whether the published name carries the resolution.
     `tokenizer` is the one that makes the tokens of a grid, if it is another modality's.
-    `image_size` is the side of its crops in pixels, 0 for the run's.
+    `image_size` is the size of its crops in pixels, 0 for the run's.
     """
 
     name: str
@@ -110,7 +124,7 @@ class Modality:
     chunked: bool = False  # spans are masked in whole chunks (metadata pairs)
     hub_suffix: bool = False
     tokenizer: str = ""
-    image_size: int = 0
+    image_size: Size = 0
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
@@ -151,6 +165,7 @@ class ModalitySpec:
     input_dim: int = 0  # pixels: channels * patch^2; embeddings: width of a vector
     chunked: bool = False
     learned_positions: bool = False  # of global tokens and series, which are no grid
+    columns: int = 0  # tokens in a row, of a grid that is no square
 
     @property
     def is_target(self) -> bool:
@@ -167,47 +182,29 @@ class ModalitySpec:
         return self.name in MODALITIES and MODALITIES[self.name].codec == RASTER
 
     @property
-    def side(self) -> int:
-        """Tokens along one side of a grid. 4M's position table is only right for square grids."""
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens. ValueError if it is no grid."""
         side = math.isqrt(self.max_tokens)
-        if side * side != self.max_tokens:
+        if not self.columns and side * side != self.max_tokens:
             raise ValueError(f"{self.name}: {self.max_tokens} tokens are no square grid")
-        return side
+        return (self.max_tokens // self.columns, self.columns) if self.columns else (side, side)
+
+    @property
+    def side(self) -> int:
+        """Rows of a square grid. ValueError if it is none."""
+        rows, columns = self.grid
+        if rows != columns:
+            raise ValueError(f"{self.name}: {rows} x {columns} tokens are no square grid")
+        return rows
+
+    def plain(self) -> dict[str, Any]:
+        """Its fields, as files and fingerprints have them: `columns` came later, and is left out where it is 0."""
+        return {name: value for name, value in asdict(self).items() if value or name != "columns"}
 
 
-# 4M's people stop at 80 classes of COCO ("things"); boxes name them by these words.
-COCO_CLASSES: tuple[str, ...] = tuple(
-    (
-        "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,"
-        "parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,"
-        "suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,"
-        "tennis racket,bottle,"
-        "wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,"
-        "chair,couch,potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,"
-        "toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
-    ).split(",")
-)
-
-# The classes of COCO panoptic segmentation, in their contiguous order: the 80 things, then 53 kinds of stuff.
-COCO_PANOPTIC_CLASSES: tuple[str, ...] = (
-    *COCO_CLASSES,
-    *(
-        "banner,blanket,bridge,cardboard,counter,curtain,door-stuff,floor-wood,flower,fruit,gravel,house,light,"
-        "mirror-stuff,net,pillow,platform,playingfield,railroad,river,road,roof,sand,sea,shelf,snow,stairs,tent,towel,"
-        "wall-brick,wall-stone,wall-tile,wall-wood,water-other,window-blind,window-other,tree-merged,fence-merged,"
-        "ceiling-merged,sky-other-merged,cabinet-merged,table-merged,floor-other-merged,pavement-merged,"
-        "mountain-merged,grass-merged,dirt-merged,paper-merged,food-other-merged,building-other-merged,rock-merged,"
-        "wall-other-merged,rug-merged"
-    ).split(","),
-)
+COCO_CLASSES, COCO_PANOPTIC_CLASSES, plain_class = coco.THINGS, coco.PANOPTIC, coco.plain_class
 NO_CLASS = 255  # of a pixel in a class map that belongs to none
 CLASS_NAMES = {"det": COCO_CLASSES, "semseg": COCO_PANOPTIC_CLASSES}  # of labels, unless the recipe says others
-
-
-def plain_class(name: str) -> str:
-    """A class's name as it is also written: COCO's without "-merged", "-other", "-stuff" and hyphens; no case."""
-    words = name.lower().replace("-", " ").replace("_", " ").split()
-    return " ".join(word for word in words if word not in ("merged", "other", "stuff"))
 
 
 def class_names(label: str, lists: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
@@ -339,7 +336,7 @@ class Tokenizer:
     channels: of its input as published; class maps have one. A fit takes them from the label.
     n_labels: classes of a class map, "none" among them as class 0; 0 for other forms.
     patch_size: pixels that a token covers along a side at 224 px; 0 for vectors, whose tokens have no place.
-    image_size: pixels along a side of its input, 0 for those of the run's crops.
+    image_size: of its input in pixels, 0 for that of the run's crops.
     vocab_size: 0 for pixels of a sensor, of which the statistics of its bands alone are fitted.
     """
 
@@ -351,7 +348,7 @@ class Tokenizer:
     tokens: int
     patch_size: int = 0
     n_labels: int = 0
-    image_size: int = 0
+    image_size: Size = 0
 
     @property
     def is_table(self) -> bool:
@@ -438,8 +435,8 @@ def spec(name: str, *, image_size: int, patch_size: int = 0, vocab_size: int = 0
         input_dim: width of an embedding modality (4096 for T5-XXL if 0).
     """
     modality = MODALITIES[name]
-    tokens = modality.max_tokens
-    patch, image_size = patch_size or modality.patch_size, modality.image_size or image_size
+    tokens, columns = modality.max_tokens, 0
+    patch, (height, width) = patch_size or modality.patch_size, height_width(modality.image_size or image_size)
     form = LABELS[modality.label].form
     no_grid = modality.kind is Kind.GRID and form in OF_NO_PLACE
     if no_grid and form is Form.SERIES:
@@ -448,12 +445,15 @@ def spec(name: str, *, image_size: int, patch_size: int = 0, vocab_size: int = 0
             raise ValueError(f"{name}: a series of {samples} samples does not divide into patches of {patch}")
         tokens = samples // patch
     elif modality.kind in (Kind.PIXELS, Kind.GRID) and not no_grid:
-        if image_size % patch:
-            raise ValueError(f"{name}: an image of {image_size} px does not divide into patches of {patch} px")
-        tokens = (image_size // patch) ** 2
+        if height % patch or width % patch:
+            raise ValueError(
+                f"{name}: an image of {size_text((height, width))} px does not divide into patches of {patch} px"
+            )
+        tokens = (height // patch) * (width // patch)
+        columns = 0 if height == width else width // patch
     if modality.kind is Kind.PIXELS:
         input_dim = pixel_channels(modality) * patch * patch
     elif modality.kind is Kind.EMBEDDING:
         input_dim = input_dim or 4096
     vocab = (vocab_size or modality.vocab_size) if modality.is_target else 0
-    return ModalitySpec(name, modality.kind, vocab, tokens, input_dim, modality.chunked, no_grid)
+    return ModalitySpec(name, modality.kind, vocab, tokens, input_dim, modality.chunked, no_grid, columns)

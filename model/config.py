@@ -183,7 +183,7 @@ class FourMConfig:
         if self.grid_temperature == TEMPERATURE:  # came later: files and checkpoints of before have no such key
             del values["grid_temperature"]
         return values | {
-            "modalities": [asdict(spec) | {"kind": spec.kind.value} for spec in self.modalities],
+            "modalities": [spec.plain() | {"kind": spec.kind.value} for spec in self.modalities],
             "inputs": list(self.inputs),
             "outputs": list(self.outputs),
         }

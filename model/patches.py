@@ -18,8 +18,8 @@ def patchify(images: np.ndarray, patch: int) -> np.ndarray:
 
 def picture_shape(spec: ModalitySpec) -> tuple[int, int, int]:
     """(C, H, W) of the pictures that a modality of pixels is cut from."""
-    side = spec.side * patch_side(spec)
-    return spec.channels, side, side
+    patch, (rows, columns) = patch_side(spec), spec.grid
+    return spec.channels, rows * patch, columns * patch
 
 
 def patch_side(spec: ModalitySpec) -> int:

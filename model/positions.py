@@ -42,7 +42,9 @@ def position_table(spec: ModalitySpec, dim: int, grid_temperature: float = TEMPE
     """The fixed table of one modality: float32 (position_rows(spec), dim)."""
     if spec.kind in (Kind.SEQUENCE, Kind.EMBEDDING):
         return sincos_1d(position_rows(spec), dim)
-    return sincos_2d(spec.side, spec.side, dim, grid_temperature)
+    # With height and width exchanged the table of a grid that is no square is in raster order, too.
+    rows, columns = spec.grid
+    return sincos_2d(columns, rows, dim, grid_temperature)
 
 
 def _waves(positions: Tensor, dim: int, temperature: float = TEMPERATURE) -> Tensor:

@@ -13,8 +13,8 @@ from typing import cast
 import numpy as np
 
 from ..infra import removals
-from ..modalities import TOKENIZERS, Form
-from ..sensors.declared import weight_of
+from ..modalities import TOKENIZERS, Form, Size
+from ..sensors.declared import weight_of, window_of
 from ..tokenize import inputs
 from ..tokenize.sensors.raster import Drawing
 from . import source
@@ -91,7 +91,7 @@ class FitData:
 
     def examples(
         self,
-        sizes: Mapping[str, int],
+        sizes: Mapping[str, Size],
         count: int,
         scale: float,
         hflip: float,
@@ -108,8 +108,8 @@ class FitData:
         A tokenizer that has its rows needs no more labels, so that one of rare things (people) goes on alone.
 
         Args:
-            sizes: along one side of what each tokenizer reads, as in `inputs.window`.
-            scale: least share of the largest square that a crop covers.
+            sizes: of what each tokenizer reads, as in `inputs.window`.
+            scale: least share of the largest window that a crop covers.
             hflip: probability of a mirrored crop.
             notes: URL of a folder where a shard that kills the process is noted, see `ReadNotes`; "" for none.
         """
@@ -134,7 +134,7 @@ class FitData:
     def _rows(
         self,
         sample: LabelledSample,
-        sizes: Mapping[str, int],
+        sizes: Mapping[str, Size],
         quota: dict[str, int],
         views: Mapping[str, int],
         scale: float,
@@ -148,7 +148,7 @@ class FitData:
                 label = TOKENIZERS[name].label
                 frame = sample.frame(label)
                 if view < views[name] and quota[name] > 0 and label in sample.item.labels and frame != (0, 0):
-                    crop = draw(sample.item.key, frame)[view + 1]  # the first is the centre crop
+                    crop = draw(sample.item.key, frame, window_of(label))[view + 1]  # the first is the centre crop
                     try:
                         rows = inputs.examples(name, sample.item.labels[label], crop, size, frame)
                     except ValueError:  # the tokenize stage rejects it, with this reason

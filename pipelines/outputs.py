@@ -8,7 +8,7 @@ not in them, see infra/versions.py.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..infra import versions
@@ -189,7 +189,7 @@ def imported_tokens(specs: Sequence[ModalitySpec], tokenizers: Mapping[str, Fitt
         identity: dict[str, Any] = {"format": store.VERSION, "tokenizers": known}
         name = f"tokens/{spec.name}"
         label = MODALITIES[spec.name].label
-        print_ = fingerprint("imported", name, asdict(spec))
+        print_ = fingerprint("imported", name, spec.plain())
         outputs[name] = Output(name, label, print_, identity, spec, known, imported=True)
     return outputs
 
@@ -235,7 +235,8 @@ def token_outputs(
             fields = {"size", "crops"} if options.images.crops == 1 else {"size", "crops", "crop_scale", "hflip"}
             identity["crops"] = options.images.model_dump(include=fields)
         if modality.label in SENSORS and modality.image_size:
-            identity["size"] = modality.image_size
+            size = modality.image_size
+            identity["size"] = list(size) if isinstance(size, tuple) else size
         asked = {name: options.precisions[name].asked for name in contents if name in options.precisions}
         if asked := {name: one for name, one in asked.items() if one != "auto"}:
             identity["encoding"] = asked

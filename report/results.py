@@ -12,7 +12,7 @@ import numpy as np
 from ..infra import ledger, side_files, storage
 from ..infra.explain import reason_class
 from ..infra.ledger import SAMPLES
-from ..modalities import MODALITIES, TEXT, Kind, ModalitySpec
+from ..modalities import MODALITIES, TEXT, Kind, ModalitySpec, size_text
 from ..pipelines.outputs import Fitted
 from ..pipelines.plan import Plan
 from ..pipelines.reject import UNREAD
@@ -171,7 +171,9 @@ def _measured(recipe: Recipe, spec: ModalitySpec, name: str, fitted: Fitted) -> 
     if spec.learned_positions:  # no grid
         facts = [Fact("tokens", str(spec.max_tokens), "of the whole image")]
     else:
-        facts = [Fact("grid", f"{spec.side} x {spec.side}", f"of a {recipe.images.size} px crop")]
+        rows, columns = spec.grid
+        crop = size_text(MODALITIES[spec.name].image_size or recipe.images.size)
+        facts = [Fact("grid", f"{rows} x {columns}", f"of a {crop} px crop")]
     facts += [Fact(text, f"{fitted.quality[n]:.3g}") for n, text in _MEASURES.items() if n in fitted.quality]
     if "codes_used" in fitted.quality:
         share, level = fitted.quality["codes_used"], fitted.quality["perplexity"]

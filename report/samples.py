@@ -23,7 +23,7 @@ from ..pipelines import source
 from ..pipelines.outputs import Output
 from ..pipelines.plan import ShardTask
 from ..pipelines.sensors import parallel
-from ..sensors.declared import SENSORS
+from ..sensors.declared import SENSORS, window_of
 from ..tokenize import codecs, store, table_file
 from ..tokenize import labels as label_files
 from ..tokenize.codec import Codec, Labelled
@@ -233,12 +233,14 @@ def token_view(
     needs_none = label in SENSORS or (sample.image is None and LABELS[label].form in OF_NO_PLACE)
     if needs_none and value is not None and drawing is not None:
         size = raster.frame_of(label, value)
-        crops_of = drawing.windows(sample.key, size)
+        crops_of = drawing.windows(sample.key, size, window_of(label))
     # Without the image nobody knows where its crops lie.
     if value is not None and label not in sample.not_kept and (crops_of or not codec.modality.spatial):
         truth = codec.truth(Labelled(sample.key, value, crops_of, size), crop)
         error = error_of(label, truth, decoded)
     ids = None if codec.spec.kind is Kind.PIXELS else np.asarray(tokens)
+    if ids is not None and codec.spec.columns:
+        ids = ids.reshape(codec.spec.grid)
     text = codec.wordpiece.decode(tokens) if isinstance(codec, Text) else ""
     return TokenView(name, ids, truth, decoded, error, text, index)
 

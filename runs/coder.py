@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from ..infra import storage
-from ..modalities import LABELS, TEXT, Form, Kind, Modality, ModalitySpec, class_names
+from ..modalities import LABELS, TEXT, Form, Kind, Modality, ModalitySpec, Size, class_names
 from ..model.generation.known import PUBLISHED_IDS, SpecialIds
 from ..pipelines.geo.georeference import Located
 from ..pipelines.given.bars import without_bars
 from ..pipelines.given.given import Given, Mistake
 from ..pipelines.given.labels import is_dense, read
 from ..pipelines.given.listing import GivenSample
+from ..sensors.declared import window_of
 from ..tokenize import codecs
 from ..tokenize.codec import Codec, Labelled
 from ..tokenize.crops import Crop, Resample, apply, crops
@@ -131,11 +132,12 @@ class Coder:
         """The labels that a sample gives: maps first, whose size is the frame of what counts in pixels."""
         labels = {name: label_of(modalities[name]) for name in sample.values}
         read_labels: dict[str, Given] = {}
-        frame: tuple[int, int] | None = None
+        frames: dict[Size, tuple[int, int]] = {}  # of what shows one place, by the shape of its crops
         order = sorted(labels, key=lambda name: (not is_dense(labels[name]), labels[name] != "rgb"))
         for name in order:
             try:
                 classes = self.classes([modalities[name]]).get(labels[name])
+                frame = frames.get(shape := window_of(labels[name]))
                 given = read(labels[name], sample.values[name].value, self.origin.max_pixels, frame, classes)
             except ValueError as error:
                 raise Mistake(_said(name, sample, error)) from None
@@ -144,7 +146,7 @@ class Coder:
                     sizes = "{} x {} px, and the sample's picture is {} x {} px".format(*given.size, *frame)
                     text = f"it is {sizes}; give both in the same frame, of one width to height"
                     raise Mistake(_said(name, sample, ValueError(text)))
-                frame = frame or given.size
+                frames.setdefault(shape, given.size)
             read_labels[name] = replace(given, notes=(*sample.values[name].notes, *given.notes))
         if self.origin.trim_borders:
             read_labels = without_bars(read_labels, labels)
@@ -154,7 +156,7 @@ class Coder:
         modality = modality_of(name)
         own = given.size if given.size is not None and LABELS[modality.label].form is not Form.FEATURES else None
         width, height = own or frame
-        windows = crops(self.options.seed, key, width, height, 1)
+        windows = crops(self.options.seed, key, width, height, 1, shape=window_of(modality.label))
         sample = Labelled(key, given.value, windows, (width, height))
         codec = self.codec(name)
         (row,) = codec.encode([sample])
@@ -167,7 +169,7 @@ class Coder:
         tokens = np.frombuffer(row[0], np.uint8) if isinstance(row[0], bytes) else np.asarray(row[0])
         known = None
         if given.known is not None and codec.spec.kind is Kind.GRID:
-            known = _known(given.known, windows[0], codec.spec.side)
+            known = _known(given.known, windows[0], codec.spec.grid)
             notes.append(f"{np.sum(~known)} of {known.size} tokens are not known, where the picture is transparent")
         elif given.known is not None:
             notes.append("what is transparent is white")
@@ -241,7 +243,8 @@ def _cut(crop: Crop, size: tuple[int, int] | None) -> list[str]:
         ("top", crop.top), ("bottom", height - crop.top - crop.height),
     ]  # fmt: skip
     cut = " and ".join(f"{pixels} px {side}" for side, pixels in sides if pixels)
-    return [f"{width} x {height} px; the model sees the centre square, without {cut}"]
+    centre = "the centre square" if crop.width == crop.height else "its centre"
+    return [f"{width} x {height} px; the model sees {centre}, without {cut}"]
 
 
 def _left_out(codec: Text, sample: Labelled) -> list[str]:
@@ -269,9 +272,9 @@ def _said(name: str, sample: GivenSample, error: ValueError) -> str:
     return f"{name}{shown}: {text}"
 
 
-def _known(opaque: np.ndarray, crop: Crop, side: int) -> np.ndarray:
-    """The tokens of a grid at least half of which is opaque, bool (side * side,)."""
-    shares = apply(crop, opaque.astype(np.float32), side, Resample.LINEAR)
+def _known(opaque: np.ndarray, crop: Crop, grid: tuple[int, int]) -> np.ndarray:
+    """The tokens of a grid at least half of which is opaque, bool (rows * columns,)."""
+    shares = apply(crop, opaque.astype(np.float32), grid, Resample.LINEAR)
     known: np.ndarray = shares.reshape(-1) >= 0.5
     if not known.any():
         raise ValueError("its centre square is transparent all over; leave it out, or paint what is known")

@@ -26,7 +26,7 @@ from ..pipelines.packing import cut, plan
 from ..pipelines.packing.files import Opened
 from ..pipelines.packing.settings import Pack
 from ..pipelines.packing.tiles import Area, Tile
-from ..sensors.declared import SENSORS
+from ..sensors.declared import SENSORS, window_of
 from ..sensors.reading import Reading
 from .files import MADE_BY, SETTINGS, check
 from .names import input_of, label_of, target_of
@@ -83,6 +83,8 @@ def scene(run: Run, inputs: Mapping[str, Any], tile: int) -> Scene:
         label = label_of(input_of(run.model.config, name))
         if label not in SENSORS or LABELS[label].form not in (Form.RASTER, Form.CLASSES) or not isinstance(given, str):
             raise ValueError(f"--tile: {name} is no raster of a sensor in one file; give one file, or leave it out")
+        if window_of(label) != 1:
+            raise ValueError(f"--tile: {label}: its size is no square, as tiles are; generate it without --tile")
         layers[label] = _layer(SENSORS[label].reading(), given)
     if not layers:
         raise ValueError("--tile: give the scene: --input s2=scene.tif")
@@ -161,6 +163,8 @@ def generate(
     for name in targets:
         if LABELS[label_of(name)].form not in maps.MAPS:
             raise ValueError(f"--tile: {name} is no map; generate it without --tile")
+        if window_of(label_of(name)) != 1:
+            raise ValueError(f"--tile: {name}: its size is no square, as tiles are; generate it without --tile")
     whole = scene(run, inputs, tile)
     classes = {name: len(run.coder.classes([name]).get(label_of(name), ())) for name in targets}
     opened, corners = Opened(), whole.corners

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..infra.explain import nearest
-from ..modalities import LABELS, MODALITIES, Modality
+from ..modalities import LABELS, MODALITIES, Modality, height_width
 from ..model.config import FourMConfig
 
 
@@ -42,7 +42,7 @@ def _choose(config: FourMConfig, name: str, allowed: tuple[str, ...], does: str)
         return name
     of_label = [one for one in allowed if label_of(one) == name]
     if of_label:  # its own resolution comes before others', tok_rgb before tok_rgb@448
-        return min(of_label, key=lambda one: (modality_of(one).image_size, allowed.index(one)))
+        return min(of_label, key=lambda one: (height_width(modality_of(one).image_size), allowed.index(one)))
     spec = config.find(name)
     if spec is not None and spec.name in allowed:
         return spec.name

@@ -31,6 +31,7 @@ from ..modalities import (
     Kind,
     Label,
     Modality,
+    Size,
     Storage,
     Tokenizer,
     declare,
@@ -99,6 +100,12 @@ def weighs(label: str) -> str:
     return name if name != label and weight_of(name) == label else ""
 
 
+def window_of(label: str) -> Size:
+    """What crops of a label are like: 1 of squares, (height, width) of a sensor whose size is no square."""
+    sensor = SENSORS.get(weighs(label) or label)
+    return sensor.window if sensor else 1
+
+
 def forget(name: str) -> None:
     """Take a sensor out of the tables, if it is there."""
     if SENSORS.pop(name, None) is None:
@@ -114,7 +121,7 @@ def entries(name: str, sensor: Sensor) -> Iterable[Label | Modality]:
     """What a sensor adds to the tables."""
     form, unit = sensor.form, f", {sensor.unit}" if sensor.unit else ""
     side = (224 // 16) ** 2
-    size = sensor.size or 0
+    size: Size = sensor.size or 0
     if sensor.weight:
         yield Label(f"{name}{_WEIGHT}", Storage.ARRAY, form, "sensor", f"weights of {name}")
     if form is Form.RASTER:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..infra.fields import Positive
-from ..modalities import Form
+from ..modalities import Form, Size
 from .reading import Reading
 
 _STRETCH = re.compile(r"p(\d+(?:\.\d+)?)-p(\d+(?:\.\d+)?)")
@@ -19,16 +19,22 @@ class Sensor(Reading):
 
     unit: of its values, after scale and offset. transform: in which values are standardized and drawn from quantiles:
         as they are, or their logarithm, or their inverse hyperbolic sine (of values over `softening`).
-    size: pixels along a side of its crops, if not the run's. show: one band, or three for red, green and blue; the
+    size: pixels along a side of its crops, if not the run's, or [height, width]: they are then the largest such part of
+        a sample, and no square. show: one band, or three for red, green and blue; the
         first ones unless given. stretch: what is black and white, percentiles ("p2-p98") or values.
     """
 
     unit: str = ""
     transform: Literal["linear", "log", "arcsinh"] = "linear"
     softening: float = Field(1.0, gt=0)
-    size: Positive | None = None
+    size: Positive | tuple[Positive, Positive] | None = None
     show: list[str] = []
     stretch: str | tuple[float, float] = "p2-p98"
+
+    @field_validator("size")
+    @classmethod
+    def _is_no_square_in_words(cls, size: Size | None) -> Size | None:
+        return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
 
     @model_validator(mode="after")
     def _can_be_shown(self) -> Self:
@@ -49,6 +55,11 @@ class Sensor(Reading):
         if self.softening != 1 and self.transform != "arcsinh":
             raise ValueError("softening: it is of arcsinh; leave it out")
         return self
+
+    @property
+    def window(self) -> Size:
+        """What its crops are like: 1 of squares, (height, width) of others."""
+        return self.size if isinstance(self.size, tuple) else 1
 
     @property
     def on_earth(self) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..infra import faults, sums
-from ..modalities import MODALITIES, Kind, ModalitySpec
+from ..modalities import MODALITIES, Kind, ModalitySpec, Size, height_width
 from .crops import Crop
 from .settings import FLOAT32, Precision
 from .store import ColumnSpec
@@ -64,8 +64,8 @@ class Codec:
         self.modality = MODALITIES[spec.name]
 
     @property
-    def image_size(self) -> int:
-        """Pixels along a side of its crops."""
+    def image_size(self) -> Size:
+        """The size of its crops in pixels."""
         return self.modality.image_size or self.options.image_size
 
     @property
@@ -77,11 +77,14 @@ class Codec:
     def column_spec(self, tokenizers: Mapping[str, str]) -> ColumnSpec:
         """The spec of the columns that `encode` makes rows for, by tokenizers with these fingerprints."""
         # Pictures are as long as their side, since a JPEG has no fixed number of bytes.
-        length = self.image_size if self.spec.kind is Kind.PIXELS else self.spec.max_tokens
+        length, width = height_width(self.image_size)
+        if self.spec.kind is not Kind.PIXELS:
+            length, width = self.spec.max_tokens, self.spec.columns
         fingerprints = "+".join(tokenizers.values())
         return ColumnSpec(
-            self.spec.name, self.spec.kind, self.crops, length, self.spec.vocab_size, tokenizer=fingerprints
-        )
+            self.spec.name, self.spec.kind, self.crops, length, self.spec.vocab_size, 0, fingerprints,
+            0 if width == length else width,
+        )  # fmt: skip
 
     def made_with(self) -> dict[str, Any]:
         """What records say of its fitted tokenizer, by name; {} if it has none."""
@@ -164,11 +167,11 @@ class FittedTokenizer:
         with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
             return self.model.encode(x)
 
-    def decode(self, tokens: np.ndarray, side: int = 0) -> np.ndarray:
+    def decode(self, tokens: np.ndarray, side: Size = 0) -> np.ndarray:
         """(n, tokens) to labels in the frame of a crop, see `inputs.to_label`.
 
         Args:
-            side: of a square grid of tokens; 0 for tokens that have no place.
+            side: of a square grid of tokens, or its rows and columns; 0 for tokens that have no place.
         """
         import torch
 
@@ -176,7 +179,7 @@ class FittedTokenizer:
 
         ids = torch.from_numpy(np.asarray(tokens, np.int64)).to(self.device)
         with torch.inference_mode():
-            recon = self.model.decode(ids.view(-1, side, side) if side else ids)
+            recon = self.model.decode(ids.view(-1, *height_width(side)) if side else ids)
             return to_label(self.name, recon, self.model.config.frame, self.model.config.statistics)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..infra import storage
 from ..infra.versions import Part
-from ..modalities import MODALITIES, RASTER, TEXT, TOKENIZERS, Form, Kind, ModalitySpec
+from ..modalities import MODALITIES, RASTER, TEXT, TOKENIZERS, Form, Kind, ModalitySpec, Size
 from .codec import Codec, FittedTokenizer, Labelled, Options, check_fingerprint
 from .sensors.pixels import RasterPatches
 from .sensors.sentences import Catalogue, Coordinates, Time
@@ -88,7 +88,7 @@ class Grid(Codec):
                 f"the recipe {spec.vocab_size}"
             )
         # Ids of a vector have no place on a grid.
-        self._side = 0 if spec.learned_positions else spec.side
+        self._side: Size = 0 if spec.learned_positions else spec.grid
 
     @property
     def _is_map(self) -> bool:
@@ -126,9 +126,9 @@ class Grid(Codec):
         return np.concatenate([examples(name, sample.value, crop, self._size, sample.size) for crop in windows])
 
     @property
-    def _size(self) -> int:
-        """Along one side of what the tokenizer reads."""
-        return self.spec.side if self._is_map else self.image_size
+    def _size(self) -> Size:
+        """The size of what the tokenizer reads."""
+        return self.spec.grid if self._is_map else self.image_size
 
     def truth(self, sample: Labelled, crop: int) -> Any:
         """A label in the frame of a crop, as `decode` gives it."""

@@ -6,8 +6,8 @@ whichever job, rank or day tokenizes it. Crop 0 is the centre crop, unflipped: t
 Decisions:
 - Randomness is a BLAKE2b digest, neither Python's `hash` (salted for each process) nor a NumPy generator (whose
   streams may change between versions): the windows of a dataset never move.
-- Windows are square, as the token grids are. `scale` is the share of the area of the largest square, uniform, the
-  convention of RandomResizedCrop.
+- Windows are square, as the token grids are; those of a sensor whose size is no square are as wide to their height as
+  it is. `scale` is the share of the area of the largest such window, uniform, the convention of RandomResizedCrop.
 - Binary edge maps stay binary and connected when they shrink: see `Resample.EDGES`.
 """
 
@@ -21,6 +21,8 @@ from enum import StrEnum
 
 import cv2
 import numpy as np
+
+from ..modalities import Size, height_width
 
 
 class Resample(StrEnum):
@@ -62,44 +64,54 @@ def crops(
     count: int,
     scale: tuple[float, float] = (0.2, 1.0),
     hflip: float = 0.5,
+    shape: Size = 1,
 ) -> list[Crop]:
-    """The `count` square crops of one sample.
+    """The `count` crops of one sample.
 
     Args:
         seed: the dataset's seed.
         key: the sample's key.
         width, height: of the source image, in pixels.
         count: how many; the first is the centre crop. Asking for more never changes those before.
-        scale: smallest and largest share of the area of the largest square, within (0, 1].
+        scale: smallest and largest share of the area of the largest window, within (0, 1].
         hflip: probability of a mirrored crop, but for the first.
+        shape: what the windows are like, (height, width) in any unit; squares unless given.
     """
     low, high = scale
     if width < 1 or height < 1:
         raise ValueError(f"{key}: got an image of {width} x {height} px; expected at least 1 x 1")
     if not 0 < low <= high <= 1:
         raise ValueError(f"crop scale: got {scale}; expected 0 < smallest <= largest <= 1")
-    short = min(width, height)
-    windows = [Crop((width - short) // 2, (height - short) // 2, short, short)]
+    tall, wide = _largest(width, height, shape)
+    windows = [Crop((width - wide) // 2, (height - tall) // 2, wide, tall)]
     # Each crop has a digest of its own, so that asking for more never moves those before.
     for index in range(1, count):
         area, across, down, mirror = hashed_uniforms(4, "crop", seed, key, index)
-        side = min(max(round(short * math.sqrt(low + (high - low) * area)), 1), short)
-        left, top = int(across * (width - side + 1)), int(down * (height - side + 1))
-        windows.append(Crop(left, top, side, side, mirror < hflip))
+        share = math.sqrt(low + (high - low) * area)
+        rows, columns = (min(max(round(side * share), 1), side) for side in (tall, wide))
+        left, top = int(across * (width - columns + 1)), int(down * (height - rows + 1))
+        windows.append(Crop(left, top, columns, rows, mirror < hflip))
     return windows[:count]
 
 
-def apply(crop: Crop, image: np.ndarray, size: int, resample: Resample | str = Resample.IMAGE) -> np.ndarray:
-    """The pixels of a crop at `size` x `size`.
+def _largest(width: int, height: int, shape: Size) -> tuple[int, int]:
+    """Height and width of the largest window of a shape in a frame."""
+    high, wide = height_width(shape)
+    scale = min(width / wide, height / high)
+    return min(max(1, round(scale * high)), height), min(max(1, round(scale * wide)), width)
+
+
+def apply(crop: Crop, image: np.ndarray, size: Size, resample: Resample | str = Resample.IMAGE) -> np.ndarray:
+    """The pixels of a crop at a size.
 
     Args:
         crop: the window; ValueError if it leaves the image.
         image: (H, W) or (H, W, C), any dtype that OpenCV resizes (uint8, uint16, float32); float16 is widened.
-        size: pixels along one side of the result.
+        size: pixels along one side of the result, or its height and width.
         resample: see `Resample`.
 
     Returns:
-        (size, size) or (size, size, C), contiguous, of the image's dtype (float32 for float16). A view never escapes.
+        (h, w) or (h, w, C) of that size, contiguous, of the image's dtype (float32 for float16). A view never escapes.
     """
     height, width = image.shape[:2]
     right, bottom = crop.left + crop.width, crop.top + crop.height
@@ -108,32 +120,33 @@ def apply(crop: Crop, image: np.ndarray, size: int, resample: Resample | str = R
     window = np.ascontiguousarray(image[crop.top : bottom, crop.left : right])
     if window.dtype == np.float16:
         window = window.astype(np.float32)
-    pixels = _resize(window, size, Resample(resample))
+    pixels = _resize(window, height_width(size), Resample(resample))
     if image.ndim == 3 and pixels.ndim == 2:  # OpenCV drops a channel axis of one
         pixels = pixels[:, :, None]
     # Copied even where nothing was resized: the caller may write into its crop.
     return np.ascontiguousarray(pixels[:, ::-1]) if crop.flip else np.array(pixels, order="C")
 
 
-def _resize(window: np.ndarray, size: int, resample: Resample) -> np.ndarray:
+def _resize(window: np.ndarray, size: tuple[int, int], resample: Resample) -> np.ndarray:
     height, width = window.shape[:2]
-    if (height, width) == (size, size):
+    if (height, width) == size:
         return window
     if resample is Resample.LABELS:
-        return cv2.resize(window, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+        return cv2.resize(window, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     if resample is Resample.EDGES:
         return _resize_edges(window, size)
     grows = cv2.INTER_LINEAR if resample is Resample.LINEAR else cv2.INTER_CUBIC
-    return cv2.resize(window, (size, size), interpolation=cv2.INTER_AREA if size <= min(height, width) else grows)
+    shrinks = size[0] <= height and size[1] <= width
+    return cv2.resize(window, size[::-1], interpolation=cv2.INTER_AREA if shrinks else grows)
 
 
-def _resize_edges(window: np.ndarray, size: int) -> np.ndarray:
+def _resize_edges(window: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Nearest would drop lines of one pixel, the average would fade them to grey: average, then a fitting threshold.
 
     A line of one source pixel that crosses a target pixel of f x f source pixels fills 1/f of it.
     """
-    factor = max(window.shape[:2]) / size
+    factor = max(have / asked for have, asked in zip(window.shape[:2], size, strict=True))
     if factor <= 1:
-        return cv2.resize(window, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
-    share = cv2.resize((window > 127).astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+        return cv2.resize(window, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    share = cv2.resize((window > 127).astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
     return np.where(share >= 0.5 / factor, 255, 0).astype(window.dtype)

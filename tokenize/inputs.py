@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..modalities import BODY_POSE, LABELS, NO_CLASS, OF_NO_PLACE, SAM_MASK, TOKENIZERS, Form
+from ..modalities import BODY_POSE, LABELS, NO_CLASS, OF_NO_PLACE, SAM_MASK, TOKENIZERS, Form, Size, height_width
 from ..sensors.declared import SENSORS
 from . import frames
 from .crops import Crop, Resample, apply
@@ -38,19 +38,19 @@ _TRUNCATED = 0.1  # share of the depth values at each end that do not count for 
 _RESAMPLE = {Form.COLORS: Resample.IMAGE, Form.EDGES: Resample.EDGES, Form.CLASSES: Resample.LABELS}
 
 
-def window(label: str, value: np.ndarray, crop: Crop, size: int, frame: tuple[int, int]) -> np.ndarray:
+def window(label: str, value: np.ndarray, crop: Crop, size: Size, frame: tuple[int, int]) -> np.ndarray:
     """A label in the frame of a crop.
 
     Args:
         label: a key of LABELS of any form but RECORD and SEQUENCE.
         value: in the frame of the whole image, as `Form` says.
-        size: along one side of the result: pixels, or cells of a feature map.
+        size: along one side of the result, or its height and width: pixels, or cells of a feature map.
         frame: width and height of the image, in pixels; of what the crop is drawn in, for a sensor.
 
     Returns:
-        uint8 (size, size[, 3]) of pictures and class maps; float32 (size, size) of depth, (size, size, 3) of normals
-        (unit vectors), (size, size, C) of features, and of rasters with NaN where there is no value; vectors, series
-        and numbers as they are, float32.
+        uint8 (h, w[, 3]) of pictures and class maps; float32 (h, w) of depth, (h, w, 3) of normals (unit vectors),
+        (h, w, C) of features, and of rasters with NaN where there is no value; vectors, series and numbers as they are,
+        float32.
     """
     form = LABELS[label].form
     if form is Form.RASTER:
@@ -76,12 +76,13 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(length, 1e-6)
 
 
-def _feature_window(features: np.ndarray, crop: Crop, size: int, frame: tuple[int, int]) -> np.ndarray:
-    """Cells of a crop, (size, size, C), of a map (H, W, C) over the whole frame."""
+def _feature_window(features: np.ndarray, crop: Crop, size: Size, frame: tuple[int, int]) -> np.ndarray:
+    """Cells of a crop, (h, w, C) of that size, of a map (H, W, C) over the whole frame."""
     height, width = features.shape[:2]
     # Bilinear weights are separable: rows and columns one after the other.
-    rows = _interpolation(crop.top, crop.height, frame[1], height, size)
-    columns = _interpolation(crop.left, crop.width, frame[0], width, size)
+    tall, wide = height_width(size)
+    rows = _interpolation(crop.top, crop.height, frame[1], height, tall)
+    columns = _interpolation(crop.left, crop.width, frame[0], width, wide)
     if crop.flip:
         columns = columns[::-1]
     across = np.einsum("cw,hwd->hcd", columns, features, optimize=True)
@@ -101,13 +102,13 @@ def _interpolation(start: int, length: int, pixels: int, cells: int, size: int) 
     return weights
 
 
-def examples(tokenizer: str, value: Any, crop: Crop, size: int, frame: tuple[int, int]) -> np.ndarray:
+def examples(tokenizer: str, value: Any, crop: Crop, size: Size, frame: tuple[int, int]) -> np.ndarray:
     """What one crop of a sample gives a tokenizer to encode, one row for each code grid.
 
     Args:
         tokenizer: a key of TOKENIZERS.
         value: the label in the frame of the image.
-        size: along one side, as in `window`; tokenizers with an `image_size` of their own do not look at it.
+        size: as in `window`; tokenizers with an `image_size` of their own do not look at it.
 
     Returns:
         (n, ...): n is 1 but for records, which give one row for each instance or person in the crop, or each row of
@@ -118,7 +119,7 @@ def examples(tokenizer: str, value: Any, crop: Crop, size: int, frame: tuple[int
         ValueError: values are not finite, or too large for float16; no pixel of a raster has a value.
     """
     if tokenizer == SAM_MASK:
-        return instance_masks(value, *frame, crop, TOKENIZERS[SAM_MASK].image_size)
+        return instance_masks(value, *frame, crop, height_width(TOKENIZERS[SAM_MASK].image_size)[0])
     if tokenizer == BODY_POSE:
         return _half(tokenizer, body_poses(humans_in_crop(value, *frame, crop)))
     if LABELS[label := TOKENIZERS[tokenizer].label].form is Form.CATALOGUE:

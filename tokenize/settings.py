@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from ..infra.explain import explain
 from ..infra.fields import Beta, Count, Positive, Rate, Section, Share, Weight, check_heads
 from ..infra.versions import Part
-from ..modalities import BODY_POSE, LABELS, SAM_MASK, TOKENIZERS, Form
+from ..modalities import BODY_POSE, LABELS, SAM_MASK, TOKENIZERS, Form, height_width
 from ..sensors.parts import VALUE_WORDS
 from . import frames
 from .networks import quantizers
@@ -450,7 +450,8 @@ def check(tokenizers: Tokenizers, name: str, settings: TokenizerSettings, image_
                 f"{where}: warm_start needs a latent_dim of 2 to {min(settings.dim, values)}, got {settings.latent_dim}"
             )
     later = settings.resolutions.sizes if settings.resolutions else ()
-    for size in (image_size, *later) if entry.form in PICTURES else later:
+    here = height_width(entry.image_size or image_size) if entry.form in PICTURES else ()
+    for size in (*here, *later):
         if size % settings.multiple:
             raise ValueError(
                 f"{where}: its {settings.decoder} decoder needs images whose sides are multiples of "

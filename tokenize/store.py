@@ -59,6 +59,7 @@ class ColumnSpec:
     vocab_size: ids are below it; 0 for pixels and embeddings.
     dim: width of an embedding; bands of pixels that are float16 and no picture; else 0.
     tokenizer: fingerprint of the tokenizer that made the tokens.
+    width: of crops that are no square: tokens in a row (grid), or pixels (pixels), whose `length` is the height then.
     """
 
     modality: str
@@ -68,6 +69,7 @@ class ColumnSpec:
     vocab_size: int = 0
     dim: int = 0
     tokenizer: str = ""
+    width: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", Kind(self.kind))
@@ -79,12 +81,23 @@ class ColumnSpec:
             raise ValueError(
                 f"column {self.modality}: vocab_size must be 1..{MAX_VOCAB} (uint16), got {self.vocab_size}"
             )
+        if self.width and (self.kind not in (Kind.GRID, Kind.PIXELS) or self.width < 0):
+            raise ValueError(f"column {self.modality}: width {self.width} is of grids and pixels alone")
         has_width = self.dim > 0 if self.kind is Kind.PIXELS else self.kind is Kind.EMBEDDING
         if has_width != (self.dim > 0):
             raise ValueError(
                 f"column {self.modality}: dim must be given for embeddings, may be for pixels, and only for these, got "
                 f"{self.dim}"
             )
+
+    @property
+    def picture(self) -> tuple[int, int]:
+        """Of pixels: the height and width of a crop."""
+        return self.length, self.width or self.length
+
+    def plain(self) -> dict[str, Any]:
+        """Its fields, as files have them: `width` came later, and is left out where it is 0."""
+        return {name: value for name, value in asdict(self).items() if value or name != "width"}
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -233,17 +246,18 @@ def read(source: Source, row_groups: Sequence[int] | None = None, footer: str = 
 
 
 def _metadata(spec: ColumnSpec) -> dict[str, str]:
+    height, width = spec.picture
+    form = "float16" if spec.dim else "JPEG or PNG"
     shape = {
         Kind.GRID: f"({spec.crops}, {spec.length})",
         Kind.SEQUENCE: f"({spec.crops}, <= {spec.length})",
-        Kind.PIXELS: f"{spec.crops} x {'float16' if spec.dim else 'JPEG or PNG'} of ({spec.length}, {spec.length}, "
-        f"{spec.dim or 3})",
+        Kind.PIXELS: f"{spec.crops} x {form} of ({height}, {width}, {spec.dim or 3})",
         Kind.EMBEDDING: f"({spec.crops}, <= {spec.length}, {spec.dim})",
     }[spec.kind]
     return {
         "format": FORMAT,
         "version": str(VERSION),
-        "spec": json.dumps(asdict(spec), sort_keys=True),
+        "spec": json.dumps(spec.plain(), sort_keys=True),
         "shape": shape,
         "dtype": spec.dtype.newbyteorder("<").str,
     }

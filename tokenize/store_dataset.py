@@ -65,7 +65,7 @@ class StoreDataset(Dataset[dict[str, Any]]):
         spec = self.specs[name]
         value = column.crop(row, min(self.crop, spec.crops - 1))
         if spec.kind is Kind.PIXELS and spec.dim:
-            return torch.from_numpy(pixels(value, spec.length, spec.dim).transpose(2, 0, 1).copy())
+            return torch.from_numpy(pixels(value, spec.picture, spec.dim).transpose(2, 0, 1).copy())
         if spec.kind is Kind.PIXELS:
             return _picture(value, spec.length, f"{name} of {column.keys[row]}")
         if spec.kind is Kind.EMBEDDING:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..modalities import TOKENIZERS, Form
+from ..modalities import TOKENIZERS, Form, height_width
 from ..model.blocks import DecoderBlock, EncoderBlock
 from ..model.config import FourMConfig
 from ..model.fourm import FourM
@@ -84,18 +84,18 @@ def of_tokenizer(name: str, settings: TokenizerSettings, image_size: int, n_labe
 def example(name: str, settings: TokenizerSettings, image_size: int) -> Tensor:
     """One input of a tokenizer, of zeros."""
     entry = TOKENIZERS[name]
-    side = entry.image_size or image_size
+    sides = height_width(entry.image_size or image_size)
     channels = entry.channels or _FEATURE_CHANNELS
     if entry.form is Form.VECTOR:
         return torch.zeros(1, channels)
     if entry.form is Form.SERIES:
         return torch.zeros(1, channels, entry.tokens * (settings.patch_size or 1))
     if entry.form is Form.CLASSES:
-        return torch.zeros(1, side, side, dtype=torch.long)
+        return torch.zeros(1, *sides, dtype=torch.long)
     if entry.form is Form.FEATURES:
         cells = image_size // (settings.patch_size or 1)
         return torch.zeros(1, channels, cells, cells)
-    return torch.zeros(1, CHANNELS.get(entry.form) or channels, side, side)
+    return torch.zeros(1, CHANNELS.get(entry.form) or channels, *sides)
 
 
 def of_transformer(config: FourMConfig, train: Train) -> tuple[Cost, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from ..pipelines.sensors import look, places
 from ..pipelines.sensors.described import Found
 
 LOOKED_AT = 16  # samples of the first shard of each set
+LARGEST = 224  # pixels along a side of a square
+LONG = 1.25  # width to height, or the reverse, of a map that is no square
 MOST = 16  # sensors that are tokenized; the others are declared all the same
 _SET = re.compile(r"([A-Za-z][\w-]*)=(.+)")
 
@@ -165,19 +168,28 @@ def text(
 
 def _sized(found: Sequence[Found]) -> tuple[int, int]:
     """Pixels along a side of the crops, those of the sensor with the finest pixels, and of a patch. Sensors of coarser
-    pixels get a `size` of their own: none is blown up, and none is thinned out."""
-    seen = [one.side for one in found if one.settings and one.side]
-    sides = [one.side for one in found if one.settings and one.side and "mel" not in one.settings] or seen or [224]
+    pixels, and those that are no squares, get a `size` of their own: none is blown up, thinned out or cut off."""
+    maps = [one for one in found if one.settings and one.side]
+    sides = [one.side for one in maps if "mel" not in one.settings] or [one.side for one in maps] or [LARGEST]
     patch = 16 if min(sides) >= 64 else 8
 
-    def whole(side: int) -> int:
-        return max(patch, min(224, side // patch * patch))
+    def whole(side: float) -> int:
+        return max(patch, min(LARGEST, int(side) // patch * patch))
 
     size = whole(max(sides))
-    for one in found:
-        if one.settings and one.side and whole(one.side) != size:
+    for one in maps:
+        if max(one.size) >= LONG * one.side:
+            one.settings["size"] = _oblong(one.size, patch)
+        elif whole(one.side) != size:
             one.settings["size"] = whole(one.side)
     return size, patch
+
+
+def _oblong(size: tuple[int, int], patch: int) -> list[int]:
+    """Height and width in whole patches, of about as many pixels as the largest square has, and never more than there
+    are."""
+    scale = min(1.0, LARGEST / math.sqrt(size[0] * size[1]))
+    return [max(patch, min(round(side * scale / patch), side // patch) * patch) for side in size]
 
 
 def _named(sets: Mapping[str, list[str]]) -> object:

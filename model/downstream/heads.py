@@ -98,19 +98,19 @@ class Numbers(Network):
 
 
 class Maps(Network):
-    """An encoder and a head that says something of each pixel: (B, C, size, size).
+    """An encoder and a head that says something of each pixel: (B, C, H, W) of a size.
 
     Args:
         modality: whose grid the map is laid on.
     """
 
-    def __init__(self, encoder: Encoder, channels: int, modality: str, size: int) -> None:
+    def __init__(self, encoder: Encoder, channels: int, modality: str, size: tuple[int, int]) -> None:
         super().__init__()
         self.encoder, self.size = encoder, size
         self.head = ConvNeXtMap(encoder.dim, channels, modality)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        answer: Tensor = self.head(self.encoder(inputs), (self.size, self.size))
+        answer: Tensor = self.head(self.encoder(inputs), self.size)
         return answer
 
 

@@ -123,7 +123,7 @@ class Encoder(nn.Module):
                 raise ValueError(
                     f"{name}: got {tuple(value.shape)}, expected patches (B, {spec.max_tokens}, {spec.input_dim})"
                 )
-            rows = columns = spec.side
+            rows, columns = spec.grid
             x = self._projected(name, value)
         elif spec.kind is Kind.PIXELS:
             patch = patch_size(spec)
@@ -134,7 +134,7 @@ class Encoder(nn.Module):
             x = self._projected(name, patches.flatten(3).flatten(1, 2))
         else:
             if value.ndim == 2 and value.shape[1] == spec.max_tokens:
-                rows = 1 if spec.learned_positions else spec.side
+                rows = 1 if spec.learned_positions else spec.grid[0]
                 value = value.reshape(len(value), rows, -1)
             if value.ndim != 3:
                 raise ValueError(f"{name}: got {tuple(value.shape)}, expected ids (B, rows, columns)")
@@ -153,10 +153,10 @@ class Encoder(nn.Module):
         table: Tensor = self.positions[key]
         if spec.learned_positions and rows * columns != len(table):
             raise ValueError(f"{spec.name}: got {rows * columns} tokens, expected {len(table)}")
-        if spec.learned_positions or (rows, columns) == (spec.side, spec.side):
+        if spec.learned_positions or (rows, columns) == spec.grid:
             return table
         # Bicubic, as apple/ml-4m does.
-        grid = table.T.reshape(1, -1, spec.side, spec.side)
+        grid = table.T.reshape(1, -1, *spec.grid)
         resized = F.interpolate(grid, (rows, columns), mode="bicubic", align_corners=False)
         return resized[0].flatten(1).T
 

@@ -127,7 +127,8 @@ def _arrays(config: FourMConfig, spec: ModalitySpec, d: Mapping[str, Array], ask
     expected: tuple[int, ...] = (samples, length)
     if spec.kind is Kind.PIXELS:
         patch = _patch(spec, tensor)
-        expected = (samples, spec.input_dim // patch**2, spec.side * patch, spec.side * patch)
+        rows, columns = spec.grid
+        expected = (samples, spec.input_dim // patch**2, rows * patch, columns * patch)
     elif spec.kind is Kind.EMBEDDING:
         expected = (samples, length, spec.input_dim)
     if spec.is_target and tensor.dtype.kind not in "iu":

@@ -328,6 +328,8 @@ def _is_tied(module: str, tensors: Mapping[str, Tensor]) -> bool:
 def configuration(config: FourMConfig) -> dict[str, Any]:
     """The config.json of apple/ml-4m for a model."""
     published = published_names(config.modalities)
+    if wide := [spec.name for spec in config.modalities if spec.columns]:
+        raise ValueError(f"{', '.join(wide)}: grids of apple/ml-4m are square; the model stays in fourmill's format")
     pixels = [spec for spec in config.modalities if spec.kind is Kind.PIXELS]
     values = {
         "domains_in": [published[name] for name in config.inputs],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...modalities import MODALITIES, Kind, ModalitySpec
+from ...modalities import MODALITIES, Kind, ModalitySpec, size_text
 from ..patches import patch_side
 
 
@@ -35,7 +35,7 @@ def published_names(specs: Sequence[ModalitySpec]) -> dict[str, str]:
     Grids do not say how many pixels a token covers; the model's pixels do, and all without a resolution in their name
     are of the same crop.
     """
-    pixels = [spec for spec in specs if spec.kind is Kind.PIXELS and "@" not in spec.name]
+    pixels = [spec for spec in specs if spec.kind is Kind.PIXELS and "@" not in spec.name and not spec.columns]
     crop = image_size(pixels[0]) if pixels else None
     return {spec.name: published_name(spec, crop) for spec in specs}
 
@@ -48,5 +48,11 @@ def patch_size(spec: ModalitySpec) -> int:
 
 
 def image_size(spec: ModalitySpec) -> int:
-    """Pixels along a side of the crop that a modality's grid covers."""
+    """Pixels along a side of the crop that a modality's grid, a square, covers."""
     return spec.side * patch_size(spec)
+
+
+def crop_text(spec: ModalitySpec) -> str:
+    """The crop that a modality's grid covers, in pixels, for people: 224, or 96 x 192."""
+    rows, columns = spec.grid
+    return size_text((rows * patch_size(spec), columns * patch_size(spec)))

@@ -163,7 +163,7 @@ class _Job:
             return store.encode_column(target.codec.column_spec({}), self.keys, rows, origin), form, rejects
         fingerprints = "+".join(output.tokenizers.values())
         column = ColumnSpec(
-            spec.name, spec.kind, self.one.crops, spec.max_tokens, spec.vocab_size, tokenizer=fingerprints
+            spec.name, spec.kind, self.one.crops, spec.max_tokens, spec.vocab_size, 0, fingerprints, spec.columns
         )
         if spec.kind is Kind.GRID:
             rows, form, rejects = self._rows(members, lambda array: _within(arrays.ids(array, *_shape(column)), column))
@@ -172,7 +172,7 @@ class _Job:
         assert codec is not None
         if spec.kind is Kind.PIXELS:
             rows, form, rejects = self._coded(members, codec, self._picture)
-            column = replace(column, length=codec.image_size)
+            column = replace(column, length=codec.column_spec({}).length)
         else:
             rows, form, rejects = self._coded(members, codec, self._label(codec))
             column = _of_crops(column, rows)

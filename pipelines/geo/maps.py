@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from ...modalities import LABELS, NO_CLASS, Form
-from ...sensors.declared import SENSORS
+from ...sensors.declared import SENSORS, window_of
 from ...tokenize.crops import crops
 from ...tokenize.id_colors import class_table
 from ...tokenize.labels import encode_array
@@ -75,9 +75,9 @@ def _say(kind: str, why: str) -> None:
     logger.warning("maps are written without their place: %s %s", kind, why)
 
 
-def _window(place: Located) -> tuple[int, int, int, int]:
-    """The centre crop of a frame."""
-    crop = crops(0, "", *place.size, 1)[0]  # the same for all seeds and keys
+def _window(place: Located, label: str) -> tuple[int, int, int, int]:
+    """The centre crop of a label in a frame."""
+    crop = crops(0, "", *place.size, 1, shape=window_of(label))[0]  # the same for all seeds and keys
     return crop.left, crop.top, crop.width, crop.height
 
 
@@ -85,7 +85,7 @@ def _tiffs(
     label: str, value: np.ndarray, apart: np.ndarray | None, place: Located, classes: Sequence[str]
 ) -> dict[str, bytes]:
     assert place.georeference is not None
-    left, top, width, height = _window(place)
+    left, top, width, height = _window(place, label)
     rows, cols = value.shape[:2]
     here = place.georeference.window(left, top).scaled(width / cols, height / rows)
     pixels = _first(value)
@@ -118,7 +118,7 @@ def _fits(
     images = {"map": _first(value)} | ({_SPREADS[form]: _first(apart)} if apart is not None else {})
     images = {name: image[0] if len(image) == 1 else image for name, image in images.items()}
     tags = {f"CLASS{i}": name for i, name in enumerate(classes)} if form is Form.CLASSES else {}
-    return {"fits": fits.encode(images, place.wcs, _window(place), _unit(label), _names(label), tags)}
+    return {"fits": fits.encode(images, place.wcs, _window(place, label), _unit(label), _names(label), tags)}
 
 
 def _first(value: np.ndarray) -> np.ndarray:

@@ -27,15 +27,20 @@ _TONES, _HIGHEST = 64, 8_000.0  # of a spectrogram that is proposed
 class Found:
     """A member of some samples, or a field of their JSON.
 
-    settings: of the sensor, {} if it is not understood. says: what was seen, for a comment. side: the shorter side of a
+    settings: of the sensor, {} if it is not understood. says: what was seen, for a comment. size: height and width of a
     raster or class map, pixels. is_idle: it is understood, and says nothing that a model could learn.
     """
 
     name: str
     settings: dict[str, Any]
     says: str
-    side: int = 0
+    size: tuple[int, int] = (0, 0)
     is_idle: bool = False
+
+    @property
+    def side(self) -> int:
+        """The shorter side, 0 of what is no map."""
+        return min(self.size)
 
     @property
     def remark(self) -> str:
@@ -73,7 +78,7 @@ def found(seen: Seen, name: str, samples: int, of: str) -> Found:
             name,
             settings | {"mel": {"bins": _TONES, "frames": _TONES, **high}},
             f"{says}, {seen.rate} Hz; sound, as tones in dB",
-            _TONES,
+            (_TONES, _TONES),
         )
     one = _described(name, settings, says, shape, seen, where)
     if one.settings and seen.unit and _is_unit(seen.unit) and "classes" not in one.settings:
@@ -137,7 +142,7 @@ def _described(name: str, settings: dict[str, Any], says: str, shape: tuple[int,
             if isinstance(classes, list) or not set(map(float, classes)).isdisjoint(nothing):
                 settings.pop("nodata", None)
             says += f"; {np.unique(real).size} ids occur: name the classes, or take classes out if these are no ids"
-        return Found(name, settings, says + _zeros(flat, settings), min(plain))
+        return Found(name, settings, says + _zeros(flat, settings), (plain[0], plain[1]))
     bands = [axis for axis in (0, 2) if len(plain) == 3 and plain[axis] <= MOST_BANDS]
     if not bands:
         return Found(name, {}, f"{where}, {says}: no axis of at most {MOST_BANDS} bands is the first or the last")
@@ -147,7 +152,7 @@ def _described(name: str, settings: dict[str, Any], says: str, shape: tuple[int,
     if plain[0] == plain[2]:
         settings["axes"] = "chw"
     sides = plain[1:] if axis == 0 else plain[:2]
-    return Found(name, settings, says + ("" if named else UNNAMED) + _zeros(flat, settings), min(sides))
+    return Found(name, settings, says + ("" if named else UNNAMED) + _zeros(flat, settings), (sides[0], sides[1]))
 
 
 def _classes(seen: Seen, values: np.ndarray) -> list[str] | dict[int, str] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...sensors.declared import SENSORS
+from ...sensors.declared import SENSORS, window_of
 from ...tokenize.crops import Crop
 from ...tokenize.sensors import raster
 from ...tokenize.sensors.raster import Drawing
@@ -45,7 +45,7 @@ class LabelledSample:
         """The crops of a label of this sample, as a dataset draws them."""
         frame = self.frame(label)
         own = label in SENSORS or (self.item.image is None and frame != (0, 0))
-        return drawing.windows(self.key, frame) if own else self.crops
+        return drawing.windows(self.key, frame, window_of(label)) if own else self.crops
 
     @property
     def size(self) -> tuple[int, int]:

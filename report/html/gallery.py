@@ -202,7 +202,7 @@ def draw_token_view(view: TokenView, sample: GallerySample | None = None) -> Tok
         tokens = np.asarray(view.tokens).reshape(-1)
         ids, size = " ".join(map(str, tokens.tolist())), f"{tokens.size} tokens"
         is_grid = modality is not None and modality.kind is Kind.GRID
-        grid = draw.draw_tokens(tokens) if is_grid and tokens.size else None
+        grid = draw.draw_tokens(np.asarray(view.tokens)) if is_grid and tokens.size else None
     truth = None if view.truth is None else draw.draw(label, view.truth, backdrop, size=224, classes=classes)
     if truth is None and view.decoded is not None and sample is not None and label in sample.not_kept:
         truth = NOT_KEPT

@@ -50,7 +50,9 @@ def codec_beside(url: str, spec: ColumnSpec) -> tuple[codecs.Codec | None, str]:
             folders = ", ".join(f"tokenizers/{name}" for name in names)
             return None, f"{folders} is another one now ({here}): tokens are not decoded"
         no_place = LABELS[MODALITIES[spec.modality].label].form in (Form.VECTOR, Form.NUMBERS, Form.SERIES)
-        sizes = ModalitySpec(spec.modality, spec.kind, spec.vocab_size, spec.length, learned_positions=no_place)
+        sizes = ModalitySpec(
+            spec.modality, spec.kind, spec.vocab_size, spec.length, learned_positions=no_place, columns=spec.width
+        )
         return codecs.load(sizes, codecs.Options(seed=0, image_size=spec.length, crops=spec.crops), root), ""
     except (ValueError, OSError) as error:
         return None, f"tokens are not decoded: {error}"

@@ -12,7 +12,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -120,7 +120,7 @@ def _columns(path: str, footers: list[Footer], row: int, pictures: bool) -> Insp
         **_size(footers),
         "shape": footers[0].metadata.get("shape"),
         "dtype": footers[0].metadata.get("dtype"),
-        **{name: value for name, value in asdict(spec).items() if name not in ("modality", "kind")},
+        **{name: value for name, value in spec.plain().items() if name not in ("modality", "kind")},
         "keys": _keys(footers),
         "notes": [note] if note else [],
     }
@@ -170,6 +170,7 @@ def _crop(
     if spec.kind is Kind.GRID:
         side = round(tokens.size**0.5)
         shape = (side, side) if side * side == tokens.size else (1, tokens.size)
+        shape = (tokens.size // spec.width, spec.width) if spec.width else shape
         if pictures:
             title = f"{shape[0]} x {shape[1]} token ids, a colour for each"
             images.append((title, draw.id_colors(tokens.reshape(shape))))

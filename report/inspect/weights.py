@@ -135,7 +135,8 @@ def inspect_tokenizer(path: str, folder: str, config: dict[str, Any]) -> Inspect
     elif "num_train_timesteps" in config:
         form = "vq-vae with a diffusion decoder"
     size, patch = config.get("image_size"), config.get("patch_size")
-    grid = [size // patch] * 2 if isinstance(size, int) and isinstance(patch, int) and patch else None
+    sides = [size] * 2 if isinstance(size, int) else size
+    grid = [side // patch for side in sides] if sides and isinstance(patch, int) and patch else None
     facts = {
         "path": path,
         "kind": "tokenizer",

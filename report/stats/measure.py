@@ -127,7 +127,7 @@ class _Tokens(_Measurer):
         crops = [column.crop(row, crop) for crop in range(self.spec.crops)]
         same = b"".join(crop.tobytes() for crop in crops)
         if self.spec.kind is Kind.PIXELS:
-            bands = pixels(crops[0], self.spec.length, self.spec.dim) if self.spec.dim else None
+            bands = pixels(crops[0], self.spec.picture, self.spec.dim) if self.spec.dim else None
             picture = (labels.decode_picture(crops[0].tobytes()) if bands is None else bands).astype(np.float32)
             flat = picture.reshape(-1, picture.shape[2] if picture.ndim == 3 else 1)
             self.note(self.add_channels(flat), zlib.crc32(same), "one picture")

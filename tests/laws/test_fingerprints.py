@@ -7,7 +7,6 @@ its lines in that file are replaced, in the same commit, and the message says wh
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ def _fingerprints(recipe: Recipe) -> dict[str, Any]:
     project.fitted = fitted
     outputs = project.label_outputs | project.token_outputs
     settings = hashed(recipe.train, train_settings.OPERATIONS | train_settings.DERIVED)
-    specs = [asdict(output.spec) for output in outputs.values() if output.spec]
+    specs = [output.spec.plain() for output in outputs.values() if output.spec]
     return {
         "modalities": list(recipe.modalities),
         "labels": project.label_prints.current,

@@ -17,6 +17,7 @@ NO_SOURCES = {"tests", "benchmarks", "docs", "build", "dist", "demo"}
 # From the lowest: a folder (or module of the root) imports only lower ones and itself.
 ORDER = (
     ("infra",),
+    ("coco",),
     ("modalities",),
     ("sensors",),
     ("tokenize",),

@@ -126,14 +126,14 @@ class _ViT(nn.Module):
     pos_emb: torch.Tensor
 
     def __init__(
-        self, size: ViTSize, patch_size: int, grid: int, patch_proj: bool, post_mlp: bool, series: bool
+        self, size: ViTSize, patch_size: int, grid: tuple[int, int], patch_proj: bool, post_mlp: bool, series: bool
     ) -> None:
         super().__init__()
         # A cell of a feature map is a token already.
         self.patch_size = patch_size if patch_proj else 1
         self.patch = (1 if series else self.patch_size, self.patch_size)
         dim = size.dim_tokens
-        self.register_buffer("pos_emb", sincos_positions(1 if series else grid, grid, dim))
+        self.register_buffer("pos_emb", sincos_positions(*grid, dim))
         self.blocks = nn.Sequential(*(Block(size) for _ in range(size.depth)))
         self.norm_mlp = nn.LayerNorm(dim, eps=_EPS) if post_mlp else None
         self.post_mlp = Mlp(dim, int(size.mlp_ratio * dim), tanh=True) if post_mlp else None
@@ -166,7 +166,7 @@ class ViTEncoder(_ViT):
         size: ViTSize,
         channels: int,
         patch_size: int,
-        grid: int,
+        grid: tuple[int, int],
         patch_proj: bool = True,
         post_mlp: bool = False,
         series: bool = False,
@@ -192,7 +192,7 @@ class ViTDecoder(_ViT):
         size: ViTSize,
         channels: int,
         patch_size: int,
-        grid: int,
+        grid: tuple[int, int],
         patch_proj: bool = True,
         post_mlp: bool = False,
         out_conv: bool = False,

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
+from ...modalities import height_width
 from ..sensors.statistics import Statistics
 from .arch import Size, sizes_of
 from .convnext import ConvNeXtDecoder, ConvNeXtEncoder
@@ -32,12 +33,17 @@ from .vit import PRESETS, ViTDecoder, ViTEncoder, ViTSize
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+_Pixels = Annotated[int, Field(gt=0)]
+Sides = _Pixels | tuple[_Pixels, _Pixels]
+
+
 class VQConfig(BaseModel):
     """Settings of what encodes and quantizes, by apple/ml-4m's names.
 
     enc_type, dec_type: a preset (`vit_b_enc`, `vit_s_dec`, ...), `BottleneckMLP/B_6-Wi_1024` for vectors, or a name in
         `sizes`.
-    image_size: pixels (of the input, for feature maps too) that the positions are made for; other sizes work.
+    image_size: pixels (of the input, for feature maps too) that the positions are made for, or [height, width]; other
+        sizes work.
     n_channels: of the input and the reconstruction; with `n_labels` the width of a class embedding.
     n_labels: the input is a map of so many class ids and the reconstruction its logits.
     patch_proj: False for feature maps, whose pixels are tokens already.
@@ -55,9 +61,9 @@ class VQConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    image_size: int = Field(224, gt=0)
-    image_size_enc: int | None = None
-    image_size_dec: int | None = None
+    image_size: Sides = 224
+    image_size_enc: Sides | None = None
+    image_size_dec: Sides | None = None
     n_channels: int = Field(3, gt=0)
     n_labels: int | None = None
     enc_type: str = "vit_b_enc"
@@ -145,19 +151,20 @@ class VQConfig(BaseModel):
             )
         return size
 
-    def grid(self, part: str) -> int:
-        """Tokens along one side, or along a series, at the size that the positions of `part` are made for."""
+    def grid(self, part: str) -> tuple[int, int]:
+        """Rows and columns of tokens, one row of a series, at the size that the positions of `part` are made for."""
         patch = self.patch(part)
         if self.length is not None:
             if self.length % patch:
                 raise ValueError(
                     f"tokenizer: a series of {self.length} samples does not divide into patches of {patch}"
                 )
-            return self.length // patch
+            return 1, self.length // patch
         pixels = (self.image_size_enc if part == "enc" else self.image_size_dec) or self.image_size
-        if pixels % patch:
+        height, width = height_width(pixels)
+        if height % patch or width % patch:
             raise ValueError(f"tokenizer: an image of {pixels} px does not divide into patches of {patch} px")
-        return pixels // patch
+        return height // patch, width // patch
 
     def patch(self, part: str) -> int:
         """Pixels along one side of a patch of `part`."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...modalities import RASTER, ModalitySpec
+from ...modalities import RASTER, ModalitySpec, Size, height_width
 from ..codec import Codec, FittedTokenizer, Labelled, Options
 from ..store import ColumnSpec
 from . import raster
@@ -36,7 +36,10 @@ class RasterPatches(Codec):
     def column_spec(self, tokenizers: Mapping[str, str]) -> ColumnSpec:
         prints = "+".join(tokenizers.values())
         bands = self.modality.channels
-        return ColumnSpec(self.spec.name, self.spec.kind, self.crops, self.image_size, 0, bands, tokenizer=prints)
+        height, width = height_width(self.image_size)
+        return ColumnSpec(
+            self.spec.name, self.spec.kind, self.crops, height, 0, bands, prints, 0 if height == width else width
+        )
 
     def encode_one(self, sample: Labelled) -> list[bytes]:
         crops = [self.truth(sample, crop) for crop in range(self.crops)]
@@ -61,9 +64,10 @@ class RasterPatches(Codec):
         return self._statistics.restored(torch.from_numpy(values.astype(np.float32))).numpy()
 
 
-def pixels(data: Any, side: int, bands: int) -> np.ndarray:
-    """The bytes of a crop, or uint8 (bytes,), as float16 (side, side, bands). ValueError for another number of them."""
+def pixels(data: Any, size: Size, bands: int) -> np.ndarray:
+    """The bytes of a crop, or uint8 (bytes,), as float16 (H, W, bands). ValueError for another number of them."""
+    height, width = height_width(size)
     raw = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else np.ascontiguousarray(data)
-    if raw.nbytes != side * side * bands * BYTES.itemsize:
-        raise ValueError(f"{raw.nbytes} bytes, expected float16 of {bands} bands and {side} x {side} px")
-    return raw.view(BYTES).reshape(side, side, bands)
+    if raw.nbytes != height * width * bands * BYTES.itemsize:
+        raise ValueError(f"{raw.nbytes} bytes, expected float16 of {bands} bands and {height} x {width} px")
+    return raw.view(BYTES).reshape(height, width, bands)

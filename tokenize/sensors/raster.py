@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...modalities import LABELS, OF_NO_PLACE, Form
+from ...modalities import LABELS, OF_NO_PLACE, Form, Size
 from ..crops import Crop, Resample, apply, crops
 
 _LEAST = 0.5  # share of a resampled pixel that must have a value, or it has none
@@ -24,9 +24,9 @@ class Drawing:
     scale: tuple[float, float]
     hflip: float
 
-    def windows(self, key: str, size: tuple[int, int]) -> list[Crop]:
-        """The crops of a sample in a frame of (width, height) pixels."""
-        return crops(self.seed, key, *size, self.count, scale=self.scale, hflip=self.hflip)
+    def windows(self, key: str, size: tuple[int, int], shape: Size = 1) -> list[Crop]:
+        """The crops of a sample in a frame of (width, height) pixels; `shape` as of `crops`."""
+        return crops(self.seed, key, *size, self.count, scale=self.scale, hflip=self.hflip, shape=shape)
 
 
 def frame_of(label: str, value: Any) -> tuple[int, int]:
@@ -42,8 +42,8 @@ def frame_of(label: str, value: Any) -> tuple[int, int]:
     return (0, 0) if form in (Form.RECORD, Form.SEQUENCE) else (value.shape[1], value.shape[0])
 
 
-def window(value: np.ndarray, crop: Crop, size: int) -> np.ndarray:
-    """A raster (H, W, n) in a crop of its own frame: float32 (size, size, n), NaN where there is no value."""
+def window(value: np.ndarray, crop: Crop, size: Size) -> np.ndarray:
+    """A raster (H, W, n) in a crop of its own frame: float32 (h, w, n) of a size, NaN where there is no value."""
     there = np.isfinite(value)
     if there.all():
         return _resampled(value, crop, size)
@@ -52,7 +52,7 @@ def window(value: np.ndarray, crop: Crop, size: int) -> np.ndarray:
     return np.where(share >= _LEAST, total / np.maximum(share, 1e-6), np.nan).astype(np.float32)
 
 
-def _resampled(value: np.ndarray, crop: Crop, size: int) -> np.ndarray:
+def _resampled(value: np.ndarray, crop: Crop, size: Size) -> np.ndarray:
     parts: Sequence[np.ndarray] = [
         apply(crop, np.ascontiguousarray(value[..., i : i + _AT_ONCE], np.float32), size, Resample.LINEAR)
         for i in range(0, value.shape[2], _AT_ONCE)

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from ...infra import storage
-from ...modalities import Kind, ModalitySpec
-from ...model.patches import patch_side
+from ...modalities import Kind, ModalitySpec, size_text
+from ...model.patches import picture_shape
 from ...tokenize.column_chunks import Cache
 from ...tokenize.store import ROW_GROUP, Column, ColumnReader, ColumnSpec
 from .order import Block, Visit
@@ -156,7 +156,7 @@ def _nulls(spec: ModalitySpec, keys: pa.StringArray) -> Column:
     dim = spec.input_dim if spec.kind is Kind.EMBEDDING else 0
     if spec.has_bands:
         dim = spec.channels
-    column = ColumnSpec(spec.name, spec.kind, 1, spec.max_tokens, spec.vocab_size, dim)
+    column = ColumnSpec(spec.name, spec.kind, 1, spec.max_tokens, spec.vocab_size, dim, width=spec.columns)
     shapes = {Kind.GRID: (len(keys), 1, spec.max_tokens), Kind.EMBEDDING: (0, spec.input_dim)}
     values = np.zeros(shapes.get(spec.kind, (0,)), column.dtype)
     nothing = np.zeros((len(keys), 1), np.int64)
@@ -178,13 +178,18 @@ def _check_column(reader: ColumnReader, shard: ShardRows, spec: ModalitySpec) ->
         raise ValueError(f"{where}: token ids go to {column.vocab_size}, the model's vocabulary has {spec.vocab_size}")
     length = column.length
     if spec.kind is Kind.PIXELS:
-        expected = spec.side * patch_side(spec)
+        expected = picture_shape(spec)[1:]
         if column.dim != (spec.channels if spec.has_bands else 0):
             raise ValueError(f"{where}: the file has {column.dim or 3} bands, the model expects {spec.channels}")
-        if length != expected:
-            raise ValueError(f"{where}: crops have {length} px, the model expects {expected} px")
-    elif spec.kind is Kind.GRID and length != spec.max_tokens:
-        raise ValueError(f"{where}: the file has {length} tokens of each crop, the model expects {spec.max_tokens}")
+        if column.picture != expected:
+            there, here = size_text(column.picture), size_text(expected)
+            raise ValueError(f"{where}: crops have {there} px, the model expects {here} px")
+    elif spec.kind is Kind.GRID and (length, column.width) != (spec.max_tokens, spec.columns):
+        there, here = (
+            f"{count} tokens of each crop{f', {columns} in a row' if columns else ''}"
+            for count, columns in ((length, column.width), (spec.max_tokens, spec.columns))
+        )
+        raise ValueError(f"{where}: the file has {there}, the model expects {here}")
     elif spec.kind is Kind.EMBEDDING and column.dim != spec.input_dim:
         raise ValueError(f"{where}: vectors have {column.dim} numbers, the model expects {spec.input_dim}")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...modalities import Kind, ModalitySpec
-from ...model.patches import patch_side
+from ...model.patches import patch_side, picture_shape
 from ...tokenize.sensors.pixels import BYTES, pixels
 from ..masking.masking import ModalityTokens
 from . import ragged
@@ -129,19 +129,19 @@ def decode_patches(data: np.ndarray, spec: ModalitySpec) -> np.ndarray:
     """
     import cv2
 
-    side, patch = spec.side, patch_side(spec)
+    _, height, width = picture_shape(spec)
     if spec.has_bands:
-        return _patches(pixels(data, side * patch, spec.channels), spec)
+        return _patches(pixels(data, (height, width), spec.channels), spec)
     image = cv2.imdecode(data, cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError(f"{len(data)} bytes are no image that can be decoded")
-    if image.shape != (side * patch, side * patch, 3):
-        raise ValueError(f"got an image of {image.shape[:2]}, expected {side * patch} x {side * patch} px")
+    if image.shape != (height, width, 3):
+        raise ValueError(f"got an image of {image.shape[:2]}, expected {height} x {width} px")
     return _patches(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), spec)
 
 
 def _patches(image: np.ndarray, spec: ModalitySpec) -> np.ndarray:
     """(H, W, C) as (max_tokens, input_dim)."""
-    side, patch = spec.side, patch_side(spec)
-    patches = image.reshape(side, patch, side, patch, spec.channels)
-    return patches.transpose(0, 2, 1, 3, 4).reshape(side * side, spec.input_dim)
+    (rows, columns), patch = spec.grid, patch_side(spec)
+    patches = image.reshape(rows, patch, columns, patch, spec.channels)
+    return patches.transpose(0, 2, 1, 3, 4).reshape(rows * columns, spec.input_dim)

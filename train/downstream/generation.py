@@ -201,7 +201,7 @@ def _generate_chain(job: GenerateJob, model: FourM, chain: Chain) -> dict[str, b
                 sample[name] = value
             # As the store has it: with the end token, unless the sequence fills the whole table.
             rows = [[np.array([*ids, special_ids(job).eos][: spec.max_tokens], np.uint16)] for ids in rows]
-        column = store.ColumnSpec(name, spec.kind, 1, spec.max_tokens, spec.vocab_size)
+        column = store.ColumnSpec(name, spec.kind, 1, spec.max_tokens, spec.vocab_size, width=spec.columns)
         files[f"{name}.parquet"] = store.encode_column(column, [key for _, key, _ in chosen], rows)
     text = {"inputs": chain.inputs, "steps": [step.model_dump(mode="json") for step in chain.to], "samples": samples}
     files["samples.json"] = (json.dumps(text, indent=1, ensure_ascii=False) + "\n").encode()

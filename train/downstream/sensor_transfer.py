@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...infra.explain import nearest
-from ...modalities import NO_CLASS, Form
+from ...modalities import NO_CLASS, Form, Size, height_width
 from ...model.config import FourMConfig
 from ...model.downstream.heads import Maps, Network, Numbers
 from ...model.downstream.transfer import Encoder, add_lora, grid_spec
@@ -60,7 +60,7 @@ class Known:
 class Target:
     """What is to be said: a sensor in the frame of a crop, and how answers are compared."""
 
-    def __init__(self, name: str, sensor: Sensor, size: int) -> None:
+    def __init__(self, name: str, sensor: Sensor, size: Size) -> None:
         self.name, self.sensor, self.size = name, sensor, size
         self.judge: Values | ClassMap = judge_of(sensor, size)
 
@@ -231,7 +231,7 @@ def build(model: FourM, inputs: Sequence[str], target: Target, settings: Setting
         raise ValueError(
             f"--inputs: {target.name} is a map, and {', '.join(inputs)} have no place in it; name a raster"
         )
-    return Maps(encoder, target.shape[0], grids[0], target.size)
+    return Maps(encoder, target.shape[0], grids[0], height_width(target.size))
 
 
 def finetune(
@@ -292,7 +292,8 @@ def load(folder: str) -> tuple[Network, Target, Statistics | None]:
     ValueError if there is none."""
     content, settings = tuning.read(folder, "what `fourmill transfer` has written whole")
     of = content["target"]
-    target = Target(of["name"], Sensor.model_validate(of["sensor"]), of["size"])
+    size = tuple(of["size"]) if isinstance(of["size"], list) else of["size"]
+    target = Target(of["name"], Sensor.model_validate(of["sensor"]), size)
     network = build(FourM(FourMConfig.from_dict(content["model"])), content["inputs"], target, settings)
     tuning.fill(network, folder)
     found = content["statistics"]

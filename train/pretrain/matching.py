@@ -8,7 +8,7 @@ from dataclasses import replace
 from ...infra.explain import listing
 from ...modalities import Kind, ModalitySpec
 from ...model.config import FourMConfig
-from ...model.published.names import image_size, published_names
+from ...model.published.names import crop_text, published_names
 from ..settings import Extend, Init
 
 # Fields of a configuration that say how the weights of the blocks are used.
@@ -48,10 +48,10 @@ def _same_crops(source: FourMConfig, spec: ModalitySpec, init: Init) -> None:
     """ValueError if the model has a modality of the run, and only at other sizes of crops."""
     if "@" in spec.name or spec.kind not in (Kind.PIXELS, Kind.GRID):  # those with a size of their own may be new
         return
-    sizes = [str(image_size(one)) for one in source.modalities if one.name.partition("@")[0] == spec.name]
+    sizes = [crop_text(one) for one in source.modalities if one.name.partition("@")[0] == spec.name]
     if sizes:
         raise ValueError(
-            f"{init.setting}: {spec.name} is of crops of {image_size(spec)} px here, and of {listing(sizes)} px in "
+            f"{init.setting}: {spec.name} is of crops of {crop_text(spec)} px here, and of {listing(sizes)} px in "
             f"{init.weights}; set images.size and images.patch_size as the model has them"
         )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...infra import scratch
 from ...infra.configuration import RecipeError
-from ...modalities import BODY_POSE, MODALITIES, TOKENIZERS, Form, Kind, Tokenizer, class_names
+from ...modalities import BODY_POSE, MODALITIES, TOKENIZERS, Form, Kind, Tokenizer, class_names, height_width
 from ...pipelines.specialists.weight_files import digest
 from ...sensors.declared import SENSORS
 from ...tokenize import class_lists
@@ -289,9 +289,9 @@ def _problem(
     for field, value in wanted.items():
         if getattr(config, field) != value:
             return f"its {field} is {getattr(config, field)}, {entry.name} needs {value}"
-    size = entry.image_size or image_size
-    if entry.form is not Form.VECTOR and size % config.patch_size:
-        return f"images of {size} px do not divide into its patches of {config.patch_size} px"
-    if isinstance(config, DiVAEConfig) and size % config.multiple:
-        return f"its decoder needs images whose sides are multiples of {config.multiple} px, got {size}"
+    for side in height_width(entry.image_size or image_size):
+        if entry.form is not Form.VECTOR and side % config.patch_size:
+            return f"images of {side} px do not divide into its patches of {config.patch_size} px"
+        if isinstance(config, DiVAEConfig) and side % config.multiple:
+            return f"its decoder needs images whose sides are multiples of {config.multiple} px, got {side}"
     return finished.problem(entry, settings, config)

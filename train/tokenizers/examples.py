@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
-from ...modalities import OF_NO_PLACE, TOKENIZERS, Form
+from ...modalities import OF_NO_PLACE, TOKENIZERS, Form, Size
 from ...tokenize import inputs
 from ...tokenize.crops import Crop
 from ...tokenize.sensors.statistics import Statistics
@@ -75,8 +75,8 @@ def collect(examples: Iterable[tuple[str, np.ndarray]], count: int, report: Repo
 _WHOLE = (Form.FEATURES, *OF_NO_PLACE)  # which are never resampled
 
 
-def side(name: str, settings: TokenizerSettings, image_size: int) -> int:
-    """Along one side of what is cached: the largest size that pictures are fitted at, cells of a feature map."""
+def side(name: str, settings: TokenizerSettings, image_size: int) -> Size:
+    """The size of what is cached: the largest one that pictures are fitted at, cells of a feature map."""
     form = TOKENIZERS[name].form
     if form in OF_NO_PLACE:
         return 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
-from ...modalities import TOKENIZERS, Form
+from ...modalities import TOKENIZERS, Form, height_width
 from ...tokenize.settings import PICTURES, TokenizerSettings
 
 CORE_FLOPS = 4e10  # FLOP/s of float32 training on one core that no CPU has sustained so far
@@ -50,18 +48,17 @@ def _forward(name: str, settings: TokenizerSettings, image_size: int) -> float:
     entry = TOKENIZERS[name]
     if entry.form is Form.VECTOR:
         return 0.0  # of a few tokens
-    side = entry.image_size or image_size
+    height, width = height_width(entry.image_size or image_size)
     patch = settings.patch_size or 1
-    tokens = entry.tokens if entry.form is Form.SERIES else (side // patch) ** 2
-    block = 2 * 12 * settings.dim**2 * tokens
-    if settings.decoder == "vit":
-        return float(block * (settings.encoder_depth + settings.decoder_depth))
-    return float(block * settings.encoder_depth) + (_unet(settings, side) if settings.decoder == "unet" else 0.0)
+    tokens = entry.tokens if entry.form is Form.SERIES else (height // patch) * (width // patch)
+    depth = settings.encoder_depth + (settings.decoder_depth if settings.decoder == "vit" else 0)
+    convolutions = _unet(settings, height * width) if settings.decoder == "unet" else 0.0
+    return 2 * 12 * settings.dim**2 * tokens * depth + convolutions
 
 
-def _unet(settings: TokenizerSettings, side: int) -> float:
+def _unet(settings: TokenizerSettings, pixels: int) -> float:
     """Of the convolutions of a patched UNet: two of each block, those on the way up of twice the width and its own."""
-    places, total = float(math.ceil(side / settings.decoder_patch_size) ** 2), 0.0
+    places, total = pixels / settings.decoder_patch_size**2, 0.0
     for multiplier in settings.unet_multipliers:
         products = 9 * (settings.unet_channels * multiplier) ** 2 * places
         total += 2 * products * (2 * settings.unet_blocks + 3 * (settings.unet_blocks + 1))

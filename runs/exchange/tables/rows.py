@@ -107,7 +107,7 @@ class Rows:
         spec = self._column.spec
         kind, one = spec.kind, spec.crops == 1
         if _has_bands(spec):
-            bands = [pixels(crop, spec.length, spec.dim) for crop in value]
+            bands = [pixels(crop, spec.picture, spec.dim) for crop in value]
             return _flat(bands[0] if one else np.stack(bands))
         crops = [list(crop.astype(np.float32)) if kind is Kind.EMBEDDING else crop for crop in value]
         return [crops[0] if one else crops]

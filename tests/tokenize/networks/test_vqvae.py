@@ -21,12 +21,12 @@ def test_published_sizes() -> None:
     """4M's tokenizers are ViT-B both ways; 86 M parameters each is what the paper's encoder has."""
     config = VQVAEConfig(post_mlp=True)
     assert (config.size("enc"), config.size("dec")) == (PRESETS["vit_b"], PRESETS["vit_b"])
-    assert config.grid("enc") == 14
+    assert config.grid("enc") == (14, 14)
     with torch.device("meta"):
         assert 85e6 < count(VQVAE(config).encoder) < 91e6
         # SAM masks: 64 px, 16 tokens, latents as wide as 1024; two class embeddings.
         mask = VQVAEConfig(image_size=64, n_labels=2, n_channels=8, codebook_size=1024, latent_dim=1024, out_conv=True)
-        assert VQVAE(mask).quantize.codebook.embed.shape == (1024, 1024) and mask.grid("enc") == 4
+        assert VQVAE(mask).quantize.codebook.embed.shape == (1024, 1024) and mask.grid("enc") == (4, 4)
         # Global features: six blocks of 1024 around eight books.
         pose = VQVAEConfig.mlp(207, 1024, 6, num_codebooks=8, codebook_size=1024, latent_dim=1024)
         assert pose.enc_type == "BottleneckMLP/B_6-Wi_1024"

@@ -146,7 +146,7 @@ def test_published_sizes_show_in_the_tensors() -> None:
     assert isinstance(config, DiVAEConfig) and config.decoder_size() == PRESETS["unet_patched"]
     for name in ("enc_type", "n_channels", "levels", "codebook_size", "patch_size", "prediction_type", "beta_schedule"):
         assert getattr(config, name) == getattr(model.config, name), name
-    assert config.grid("enc") == 16 and config.thresholding and config.zero_terminal_snr and config.clip_sample
+    assert config.grid("enc") == (16, 16) and config.thresholding and config.zero_terminal_snr and config.clip_sample
 
 
 @pytest.mark.parametrize(

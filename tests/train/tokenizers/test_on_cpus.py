@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fourmill_tests.tiny.landscape import forgotten
 
 from fourmill.recipe import Recipe
 from fourmill.report.doctor import machine
@@ -12,6 +14,12 @@ from fourmill.report.doctor.machine import Has
 from fourmill.train.tokenizers import on_cpus
 
 SMALL = {"decoder": "vit", "dim": 64, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "steps": 400, "batch_size": 8}
+
+
+@pytest.fixture(autouse=True)
+def _alone() -> Iterator[None]:
+    with forgotten():
+        yield
 
 
 def recipe(root: Path, **common: object) -> Recipe:

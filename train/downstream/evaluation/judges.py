@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ....modalities import Form
+from ....modalities import Form, Size
 from ....tokenize.inputs import unit
 from ...measures import forms, words
 from ...measures.forms import DISTANCE, Sums
@@ -66,7 +66,7 @@ def summed(parts: Sequence[Sums | None], summary: Any) -> Statistic | None:
 class Maps:
     """Depth, normals and classes. A reference is (values, valid), an answer values alone or the same."""
 
-    def __init__(self, form: Form, size: int, given: Truth | None, names: Sequence[str]) -> None:
+    def __init__(self, form: Form, size: Size, given: Truth | None, names: Sequence[str]) -> None:
         self.form, self.size, self.given = form, size, given
         # Distances that a scanner measured have a unit, relative depth has none.
         self._inverse = form is Form.DEPTH and given is not None and bool(given.inverse)

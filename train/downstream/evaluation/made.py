@@ -194,7 +194,7 @@ class Made:
         for row, number, _ in asked:
             shard, key, _ = self.samples.places[row]
             keys.append(f"{shard}/{key}" + ("" if question.begun is None else f"/{number}"))
-        of = store.ColumnSpec(target, spec.kind, 1, spec.max_tokens, spec.vocab_size)
+        of = store.ColumnSpec(target, spec.kind, 1, spec.max_tokens, spec.vocab_size, width=spec.columns)
         return store.encode_column(of, keys, rows)
 
 

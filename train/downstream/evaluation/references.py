@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from ....infra import ledger
-from ....modalities import LABELS, WINDOW
+from ....modalities import LABELS, WINDOW, height_width
+from ....sensors.declared import window_of
 from ....tokenize import codecs, labels
 from ....tokenize.codec import Codec, Labelled
-from ....tokenize.crops import crops
+from ....tokenize.crops import Crop, crops
 from ..samples import Samples
 from . import truth
 from .columns import Column
@@ -109,7 +110,7 @@ class Reference:
                 continue
             key = self.samples.places[row][1]
             found.append(
-                column.judge.of_label(codec.truth(Labelled(key, value, crops(0, key, size[0], size[1], 1), size), 0))
+                column.judge.of_label(codec.truth(Labelled(key, value, _windows(key, size, column.label), size), 0))
             )
         return found
 
@@ -162,6 +163,11 @@ def _frame(window: dict[str, int]) -> Frame | None:
     return None if whole else Frame(window["image_width"], window["image_height"], part)
 
 
+def _windows(key: str, size: tuple[int, int], label: str) -> list[Crop]:
+    """The centre crop of a label in its frame."""
+    return crops(0, key, *size, 1, shape=window_of(label))
+
+
 def decode(codec: Codec, tokens: Sequence[np.ndarray | None]) -> list[Any]:
     """Labels of tokens, in the frame of the crop."""
     if not isinstance(codec, codecs.Grid):
@@ -173,11 +179,11 @@ def encode(codec: Codec, values: Sequence[Any]) -> list[Any]:
     """Tokens of labels in the frame of the crop; None for what cannot be encoded."""
     if isinstance(codec, codecs.Grid):
         return _batched(values, lambda rows: list(codec.tokenizer.encode(np.stack(rows))))
-    side = codec.image_size
+    height, width = height_width(codec.image_size)
 
     def of_texts(rows: Sequence[Any]) -> Sequence[Any]:
-        whole = crops(0, "", side, side, 1)
-        coded = codec.encode([Labelled("", row, whole, (side, side)) for row in rows])
+        whole = crops(0, "", width, height, 1, shape=(height, width))
+        coded = codec.encode([Labelled("", row, whole, (width, height)) for row in rows])
         return [None if isinstance(one, Exception) else one[0] for one in coded]
 
     return _batched(values, of_texts)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ....modalities import Form
+from ....modalities import Form, Size
 from ....pipelines.sensors import readers
 from ....pipelines.sensors import values as labels
 from ....sensors.reading import Reading
@@ -32,7 +32,7 @@ class Values:
     """Rasters, series and numbers. A reference, and an answer, is float32 (..., n) in the sensor's unit, NaN where
     there is no value."""
 
-    def __init__(self, sensor: Sensor, size: int) -> None:
+    def __init__(self, sensor: Sensor, size: Size) -> None:
         self.sensor, self.size = sensor, size
         names = sensor.fields if sensor.form is Form.NUMBERS else sensor.kept
         self.bands = tuple(names) if len(names) > 1 else ()
@@ -88,7 +88,7 @@ class Values:
 class ClassMap(Maps):
     """A map of the user's own classes, by the label's ids."""
 
-    def __init__(self, sensor: Sensor, size: int) -> None:
+    def __init__(self, sensor: Sensor, size: Size) -> None:
         super().__init__(Form.CLASSES, size, None, sensor.class_names)
         self.sensor = sensor
 
@@ -96,8 +96,8 @@ class ClassMap(Maps):
         return truth.crop(classes(data, self.sensor), self.size), None
 
 
-def judge_of(sensor: Sensor, size: int) -> Values | ClassMap:
-    """By what answers of a sensor are compared, in crops of so many pixels along a side."""
+def judge_of(sensor: Sensor, size: Size) -> Values | ClassMap:
+    """By what answers of a sensor are compared, in crops of a size in pixels."""
     return ClassMap(sensor, size) if sensor.form is Form.CLASSES else Values(sensor, size)
 
 

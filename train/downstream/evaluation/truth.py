@@ -22,6 +22,7 @@ from PIL import Image
 
 from ....infra import storage
 from ....infra.formats import npy
+from ....modalities import Size, height_width
 from ....pipelines import source
 from ....pipelines.reject import Reject
 from ....pipelines.sensors import places as tars
@@ -194,21 +195,27 @@ def middle(height: int, width: int) -> tuple[int, int, int]:
     return (height - side) // 2, (width - side) // 2, side
 
 
-def crop(values: np.ndarray, size: int) -> np.ndarray:
-    """The largest square in the middle of a map (H, W, ...), (size, size, ...), by nearest pixels."""
-    top, left, side = middle(*values.shape[:2])
-    places = ((2 * np.arange(size) + 1) * side // (2 * size)).astype(np.int64)
-    return values[top + places[:, None], left + places[None, :]]
+def crop(values: np.ndarray, size: Size) -> np.ndarray:
+    """The largest part of a size's shape in the middle of a map (H, W, ...), at that size, by nearest pixels."""
+    rows, columns = height_width(size)
+    high, wide = values.shape[:2]
+    # As wide to its height as the size is: one of the two is whole.
+    is_low = high * columns <= wide * rows
+    tall = high if is_low else min(high, max(1, round(wide * rows / columns)))
+    across = min(wide, max(1, round(high * columns / rows))) if is_low else wide
+    down = ((2 * np.arange(rows) + 1) * tall // (2 * rows)).astype(np.int64) + (high - tall) // 2
+    right = ((2 * np.arange(columns) + 1) * across // (2 * columns)).astype(np.int64) + (wide - across) // 2
+    return values[down[:, None], right[None, :]]
 
 
-def depth(values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def depth(values: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
     """Distances (H, W) in the crop, float32 (size, size), and where they are known: finite and above 0."""
     cropped = crop(_plane(values), size).astype(np.float32)
     valid = np.isfinite(cropped) & (cropped > 0)
     return np.where(valid, cropped, 0), valid
 
 
-def normals(values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def normals(values: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
     """Unit vectors (H, W, 3) in the crop, float32 (size, size, 3), and where they are known: finite and of length 1."""
     if values.ndim != 3 or values.shape[2] != 3:
         raise ValueError(f"got {values.dtype} {values.shape}, expected normals (H, W, 3)")
@@ -218,7 +225,7 @@ def normals(values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.where(valid[..., None], cropped, 0), valid
 
 
-def classes(values: np.ndarray, size: int, table: Mapping[int, int] | None) -> np.ndarray:
+def classes(values: np.ndarray, size: Size, table: Mapping[int, int] | None) -> np.ndarray:
     """Class ids (H, W) in the crop, uint8 (size, size); `table` says what ids of the file are, none if it lacks one."""
     cropped = crop(_plane(values), size)
     if cropped.dtype.kind not in "iub":
