@@ -13,6 +13,7 @@ from pathlib import Path
 from ...infra import faults, storage
 from ...infra.secrets import hide, public
 from ...pipelines import plan, source
+from ...pipelines.sensors import places as tars
 from ...pipelines.settings import sets_of
 from ...recipe import Recipe
 from . import amounts
@@ -25,17 +26,21 @@ _ASKED = 4  # shards of a web server, and the last one
 
 @dataclass
 class Samples:
-    """The shards of a recipe: how many, their bytes, and what the first one says (None if it cannot be read)."""
+    """The shards of a recipe: how many tars, their bytes, and what the first one says (None if it cannot be read).
+
+    counted: bytes of those that samples are counted in: of sets beside each other those of the first set.
+    """
 
     shards: int = 0
     bytes: int = 0
+    counted: int = 0
     first: amounts.FirstShard | None = None
     findings: list[Finding] = field(default_factory=list)
 
     @property
     def count(self) -> float | None:
         """About how many samples there are."""
-        return self.bytes / self.first.bytes if self.first and self.first.bytes else None
+        return self.counted / self.first.bytes if self.first and self.first.bytes else None
 
     @property
     def largest(self) -> float:
@@ -51,18 +56,24 @@ def samples(recipe: Recipe) -> Samples:
             continue
         what = f"samples.{split}"
         try:
-            urls = list(dict.fromkeys(url for one in sets_of(spec).values() for url in source.expand(one)))
+            sets = {name: list(dict.fromkeys(source.expand(one))) for name, one in sets_of(spec).items()}
         except (ValueError, OSError, ImportError) as error:
             if recipe.download:
                 found.findings.append(know(what, f"{error}; `fourmill download` makes them"))
             else:
                 found.findings.append(_said(what, error, "check the pattern, and whether the shards are there"))
             continue
-        _look_at(what, urls, found)
+        for number, (name, urls) in enumerate(sets.items()):
+            _look_at(f"{what}.{name}" if name else what, urls, found, counts=not number)
+        if len(sets) > 1:
+            try:
+                tars.aligned(sets)
+            except ValueError as error:
+                found.findings.append(wrong(what, str(error), "bring them, or name the tars that all sets have"))
     return found
 
 
-def _look_at(what: str, urls: Sequence[str], found: Samples) -> None:
+def _look_at(what: str, urls: Sequence[str], found: Samples, counts: bool) -> None:
     found.shards += len(urls)
     try:
         sizes = _sizes(urls)
@@ -70,7 +81,8 @@ def _look_at(what: str, urls: Sequence[str], found: Samples) -> None:
         found.findings.append(_said(what, error, "check the address and the credentials"))
         return
     there = [url for url in urls if sizes.get(url) is not None]
-    found.bytes += sum(sizes[url] or 0 for url in there)
+    size = sum(sizes[url] or 0 for url in there)
+    found.bytes, found.counted = found.bytes + size, found.counted + size * counts
     if lost := [public(url) for url in urls if sizes.get(url) is None]:
         named = ", ".join(lost[:_NAMED]) + (", ..." if len(lost) > _NAMED else "")
         found.findings.append(

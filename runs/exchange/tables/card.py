@@ -14,6 +14,7 @@ from .... import __version__
 from ....modalities import LABELS, MODALITIES
 from ....report.doctor.licences import remark
 from ...licences import Used, restricted
+from . import placed
 from .rows import name_of
 
 README, CROISSANT = "README.md", "croissant.json"
@@ -106,6 +107,11 @@ def readme(card: Card) -> bytes:
         lines.append("")
     lines += ["## Columns", "", "| column | type | what | made with | licence |", "|---|---|---|---|---|"]
     lines.append("| `key`, `shard` | string | name of the sample, and of its shard | | |")
+    if card.types.get_field_index(placed.COLUMN) >= 0:
+        what = (
+            "where the frame of the sample lies, as JSON: crs and transform, or the WCS of a FITS, and its size in px"
+        )
+        lines.append(f"| `{placed.COLUMN}` | string | {what} | | |")
     for output in card.outputs:
         several = card.used.get(output, ())
         made = ", ".join(f"{one.by} ({one.weights})" if one.weights else one.by for one in several) or "the image"

@@ -25,7 +25,7 @@ from ....pipelines import source
 from ....recipe import Recipe
 from ... import licences
 from .. import destination
-from . import card, rows, selected, writers
+from . import card, placed, rows, selected, writers
 from .card import CROISSANT, README, Card
 from .selected import COLUMN, Selected
 from .writers import Writer
@@ -43,7 +43,8 @@ class Plan:
     splits: name -> its shards. outputs: names, "tokens/tok_rgb". recipe: of the root, None if it cannot be read.
     urls: of the source shards. left_out: what is not exported, and why. licence: of the images, as the user says.
     restrictions: what has to be known before use, by column; known when all is written. entries: of the records, by
-    (output, shard). selected: by `train.select` of the recipe, or by another expression.
+    (output, shard). selected: by `train.select` of the recipe, or by another expression. has_places: whether sources
+    say where samples lie.
     """
 
     root: str
@@ -57,11 +58,18 @@ class Plan:
     restrictions: dict[str, list[str]] = field(default_factory=dict)
     entries: Mapping[tuple[str, str], Entry] = field(default_factory=dict)
     selected: Selected | None = None
+    has_places: bool = False
 
     @property
     def columns(self) -> list[str]:
         """What an export of other columns differs in."""
-        return [*self.outputs, *([COLUMN] if self.selected is not None and not self.selected.only else [])]
+        return [*self.outputs, *self.beside]
+
+    @property
+    def beside(self) -> list[str]:
+        """Columns that are no outputs."""
+        selects = self.selected is not None and not self.selected.only
+        return [COLUMN] * selects + [placed.COLUMN] * self.has_places
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,7 @@ def plan(
         left_out.append(f"the column {COLUMN}: {found}")
     else:
         asked.selected = found
+    asked.has_places = placed.known(urls.values())
     return asked
 
 
@@ -194,7 +203,7 @@ def _record(asked: Plan, output: str, shard: str) -> Record:
 
 
 def _schema(asked: Plan, records: Mapping[str, Record | Entry]) -> pa.Schema:
-    return rows.schema([rows.Rows(asked.root, one) for one in records.values()], COLUMN in asked.columns)
+    return rows.schema([rows.Rows(asked.root, one) for one in records.values()], asked.beside)
 
 
 def _check_format(asked: Plan, dest: str) -> None:
@@ -220,20 +229,23 @@ def _shard(
     done = storage.join(dest, DONE, split, f"{shard}.json")
     out = sorted(removed.of_shard(shard))
     chosen = [asked.selected.mark(shard)] if asked.selected is not None else []
+    url = asked.urls.get(shard, "")
+    chosen += [placed.COLUMN] * asked.has_places
     mark = fingerprint(VERSION, asked.to, [[output, one.sha256] for output, one in records.items()], out, *chosen)
     before = side_files.read_object(done, ("mark", "rows", "images"))
     if before is not None and before["mark"] == mark and writer.has(split, shard, before):
         return Written(before["rows"], before["images"], True)
     storage.delete(done)
     keys: list[str] = []
+    lies = (placed.of_shard(url) or {}) if asked.has_places else None
 
     def noted() -> Iterator[pa.Table]:
-        for table in rows.tables(asked.root, shard, records, removed, asked.selected):
+        for table in rows.tables(asked.root, shard, records, removed, asked.selected, lies):
             keys.extend(table.column("key").to_pylist())
             yield table
 
     kept = writer.write(split, shard, _schema(asked, records), noted())
-    images = dict(_of_images(asked.urls.get(shard, ""), set(keys)))
+    images = dict(_of_images(url, set(keys)))
     storage.put(done, json.dumps({"mark": mark, "rows": len(keys), "images": images, **kept}, indent=1).encode())
     return Written(len(keys), images, False)
 

@@ -15,7 +15,7 @@ Samples that were removed have no row. A sample that lacks an output is null the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,7 @@ from ....modalities import Kind, Storage
 from ....tokenize import labels
 from ....tokenize.sensors.pixels import pixels
 from ....tokenize.store import ColumnReader, ColumnSpec
+from . import placed
 from .selected import COLUMN, Selected
 
 ROWS = labels.ROW_GROUP  # of a table: some hundred, since arrays are large
@@ -127,27 +128,30 @@ def _type(spec: ColumnSpec) -> pa.DataType:
     return one if spec.crops == 1 else pa.list_(one)
 
 
-def schema(readers: Sequence[Rows], with_selected: bool = False) -> pa.Schema:
-    """Of all tables of a root: key and shard, whether the sample is selected if asked for, then the outputs."""
+def schema(readers: Sequence[Rows], beside: Collection[str] = ()) -> pa.Schema:
+    """Of all tables of a root: key and shard, whether the sample is selected and where it lies if asked for, then the
+    outputs."""
     fields = [pa.field("key", pa.string()), pa.field("shard", pa.string())]
-    fields += [pa.field(COLUMN, pa.bool_())] if with_selected else []
+    fields += [pa.field(COLUMN, pa.bool_())] if COLUMN in beside else []
+    fields += [pa.field(placed.COLUMN, pa.string())] if placed.COLUMN in beside else []
     return pa.schema([*fields, *(field for one in readers for field in one.fields)])
 
 
 def tables(
-    root: str, shard: str, records: Mapping[str, Record | Entry], removed: Removals, selected: Selected | None = None
-) -> Iterator[pa.Table]:
+    root: str, shard: str, records: Mapping[str, Record | Entry], removed: Removals, selected: Selected | None = None,
+    lies: Mapping[str, str] | None = None,
+) -> Iterator[pa.Table]:  # fmt: skip
     """The rows of a shard, in its order, some hundred at a time.
 
     Args:
         records: of its outputs, by name; whole ones, where samples were taken down. removed: samples that are left out.
-        selected: as of `train.select`.
+        selected: as of `train.select`. lies: where samples lie, by key; None without the column.
 
     ValueError if a file is damaged, or keys of the outputs differ.
     """
     readers = [Rows(root, record) for record in records.values()]
     with_column = selected is not None and not selected.only
-    known = schema(readers, with_column)
+    known = schema(readers, [COLUMN] * with_column + [placed.COLUMN] * (lies is not None))
     chosen = None if selected is None else selected.rows(shard)
     out = removed.of_shard(shard) | {
         reject["key"]
@@ -173,6 +177,8 @@ def tables(
             for reader, (_, several) in zip(readers, values, strict=True):
                 for field, value in zip(reader.fields, several, strict=True):
                     columns[field.name].append(value)
+        if lies is not None:
+            columns[placed.COLUMN] = [lies.get(key) for key in columns["key"]]
         if columns["key"]:
             arrays = [pa.array(columns[field.name], field.type) for field in known]
             yield pa.Table.from_arrays(arrays, schema=known)

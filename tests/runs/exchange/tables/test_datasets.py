@@ -291,3 +291,27 @@ def test_ml4m_gets_the_chosen_samples_alone(root: Path, tmp_path: Path) -> None:
         assert f"{sum(map(sum, of.values()))} of {2 * SAMPLES} training samples are selected: {select}" in out
     status, _, err = runs.command("export", str(root), "--to", "ml4m", "--out", str(tmp_path), "--selected")
     assert status == 2 and "has no train.select; give an expression with --select" in err
+
+
+@pytest.mark.parametrize("to", ["hf", "webdataset"])
+def test_where_tiles_lie_is_exported(tmp_path: Path, to: str) -> None:
+    """As `fourmill pack` writes it beside them; null of a sample that says nothing."""
+    place = {"crs": "EPSG:32633", "transform": [10.0, 0.0, 500_000.0, 0.0, -10.0, 5_300_040.0], "size": [64, 32]}
+    measured.write(tmp_path / "out", 1, SAMPLES, {})
+    keys = open_store(tmp_path / "out").column("tok_rgb", "00000").keys.to_pylist()
+    members = [(f"{key}.json", json.dumps(place if i else {}).encode()) for i, key in enumerate(keys)]
+    (tmp_path / "00000.tar").write_bytes(data.tar(members))
+    recipe = {"root": "out", "samples": {"train": str(tmp_path / "00000.tar")}, "modalities": ["tok_rgb", "caption"]}
+    (tmp_path / "out/recipe.yaml").write_text(yaml.safe_dump(recipe))
+    status, _, err = export(tmp_path / "out", to, tmp_path / "there", "--columns", "tok_rgb")
+    assert status == 0, err
+    if to == "hf":
+        found = pq.read_table(tmp_path / "there/data/train/00000.parquet").to_pylist()
+        said = {row["key"]: row["georeference"] for row in found}
+    else:
+        with tarfile.open(tmp_path / "there/data/train/00000.tar") as tar:
+            names = [name for name in tar.getnames() if name.endswith(".georeference.txt")]
+            said = {name.partition(".")[0]: tar.extractfile(name).read().decode() for name in names}
+    assert {key: json.loads(one) for key, one in said.items() if one} == dict.fromkeys(keys[1:], place)
+    assert "`georeference` | string | where the frame" in (tmp_path / "there/README.md").read_text()
+    assert "there before" in export(tmp_path / "out", to, tmp_path / "there", "--columns", "tok_rgb")[1]
