@@ -31,10 +31,14 @@ class Sensor(Reading):
     show: list[str] = []
     stretch: str | tuple[float, float] = "p2-p98"
 
-    @field_validator("size")
+    @field_validator("size", mode="before")
     @classmethod
-    def _is_no_square_in_words(cls, size: Size | None) -> Size | None:
-        return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
+    def _is_of_pixels(cls, size: Any) -> Any:
+        """A square in words, [64, 64], is one: 64."""
+        sides = size if isinstance(size, list | tuple) else [size, size]
+        if size is not None and (len(sides) != 2 or any(type(one) is not int or one < 1 for one in sides)):
+            raise ValueError(f"got {size}; expected pixels along a side, 96, or height and width, [96, 192]")
+        return size if size is None or sides[0] != sides[1] else sides[0]
 
     @model_validator(mode="after")
     def _can_be_shown(self) -> Self:

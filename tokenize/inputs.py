@@ -116,7 +116,8 @@ def examples(tokenizer: str, value: Any, crop: Crop, size: Size, frame: tuple[in
         and class maps, float32 of rasters, series and numbers, which keep their unit; float16 otherwise.
 
     Raises:
-        ValueError: values are not finite, or too large for float16; no pixel of a raster has a value.
+        ValueError: values are not finite, or too large for float16; no pixel of a raster has a value, or it lies on its
+            side.
     """
     if tokenizer == SAM_MASK:
         return instance_masks(value, *frame, crop, height_width(TOKENIZERS[SAM_MASK].image_size)[0])
@@ -124,6 +125,8 @@ def examples(tokenizer: str, value: Any, crop: Crop, size: Size, frame: tuple[in
         return _half(tokenizer, body_poses(humans_in_crop(value, *frame, crop)))
     if LABELS[label := TOKENIZERS[tokenizer].label].form is Form.CATALOGUE:
         return sensor_sentences.table_of(value, SENSORS[label].names)
+    if label in SENSORS and TOKENIZERS[tokenizer].form in (Form.RASTER, Form.CLASSES):
+        raster.check_upright(tokenizer, value, size)
     rows = window(label, value, crop, size, frame)[None]
     if (form := TOKENIZERS[tokenizer].form) in (Form.RASTER, Form.NUMBERS, Form.SERIES):
         if form is not Form.SERIES:

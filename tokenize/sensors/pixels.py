@@ -42,6 +42,7 @@ class RasterPatches(Codec):
         )
 
     def encode_one(self, sample: Labelled) -> list[bytes]:
+        raster.check_upright(self.spec.name, sample.value, self.image_size)
         crops = [self.truth(sample, crop) for crop in range(self.crops)]
         for crop in crops:
             raster.check_some(self.spec.name, crop)

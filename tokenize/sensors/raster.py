@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...modalities import LABELS, OF_NO_PLACE, Form, Size
+from ...modalities import LABELS, OF_NO_PLACE, Form, Size, height_width
 from ..crops import Crop, Resample, apply, crops
 
 _LEAST = 0.5  # share of a resampled pixel that must have a value, or it has none
@@ -58,6 +58,16 @@ def _resampled(value: np.ndarray, crop: Crop, size: Size) -> np.ndarray:
         for i in range(0, value.shape[2], _AT_ONCE)
     ]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+
+
+def check_upright(what: str, value: np.ndarray, size: Size) -> None:
+    """ValueError if a map has the shape of a size that is no square, with height and width exchanged."""
+    high, wide = height_width(size)
+    if high != wide and value.shape[0] * high == value.shape[1] * wide:
+        raise ValueError(
+            f"{what}: {value.shape[0]} x {value.shape[1]} pixels, and its size is {high} x {wide}: height and width "
+            "are exchanged"
+        )
 
 
 def check_some(what: str, values: np.ndarray) -> None:

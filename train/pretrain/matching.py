@@ -93,7 +93,7 @@ def _same_tokens(source: ModalitySpec, target: ModalitySpec, init: Init) -> None
     whats = {"kind": "is of the kind", "vocab_size": "has a vocabulary of", "input_dim": "has values of width"}
     whats["learned_positions"] = "has learned positions:"
     if target.kind in (Kind.GRID, Kind.PIXELS) or target.learned_positions:  # texts may be longer or shorter
-        whats["max_tokens"] = "has as many tokens:"
+        whats |= {"max_tokens": "has as many tokens:", "columns": "has in a row, where it is no square, tokens:"}
     for field, what in whats.items():
         here, there = getattr(target, field), getattr(source, field)
         if here != there:

@@ -102,8 +102,8 @@ def test_a_square_in_words_is_a_square() -> None:
     square = Sensor.model_validate({**SENSOR, "size": [40, 40]})
     assert square == Sensor.model_validate({**SENSOR, "size": 40}) and square.of_fits() == {"size": 40}
     assert square.window == 1 and window_of("wx") == SIZE and window_of("rgb") == 1
-    for wrong in ([16], [16, 40, 2], [16, 0], [16, -8], "16x40"):
-        with pytest.raises(ValueError, match="size"):
+    for wrong in ([16], [16, 40, 2], [16, 0], [16, -8], "16x40", 16.5, True):
+        with pytest.raises(ValueError, match="expected pixels along a side, 96, or height and width"):
             Sensor.model_validate({**SENSOR, "size": wrong})
 
 
@@ -165,6 +165,11 @@ def test_tokens_and_pixels_there_and_back(tmp_path: Path) -> None:
     assert (spec.length, spec.width) == (10, 5)
     read = store.ColumnReader(store.encode_column(spec, ["a"], [ids])).read([0])
     assert read.spec == spec and np.array_equal(read.sample(0), ids)
+
+    turned = Labelled("b", value.transpose(1, 0, 2)[:, :16], crops(0, "b", 16, 40, 2, shape=SIZE), (16, 40))
+    for codec in (pixels, tokens):
+        (why,) = codec.encode([turned])
+        assert "40 x 16 pixels, and its size is 16 x 40: height and width are exchanged" in str(why)
 
     (files,) = pixels.encode([sample])
     assert pixels.column_spec({}).picture == SIZE

@@ -95,6 +95,7 @@ def test_another_architecture_is_refused(source: dict[str, object], problem: str
     [
         (replace(TOK_RGB, vocab_size=128), "tok_rgb has a vocabulary of 128 here, and 64 in there; the tokens differ"),
         (replace(TOK_RGB, max_tokens=9), "tok_rgb has as many tokens: 9 here, and 16 in there"),
+        (replace(GLOBAL, columns=8), "has in a row, where it is no square, tokens: 8 here, and 0 in there"),
         (replace(RGB, input_dim=12), "rgb has values of width 12 here, and 48 in there"),
         (replace(GLOBAL, learned_positions=False), "has learned positions: False here, and True in there"),
     ],
