@@ -77,14 +77,13 @@ class Codec:
     def column_spec(self, tokenizers: Mapping[str, str]) -> ColumnSpec:
         """The spec of the columns that `encode` makes rows for, by tokenizers with these fingerprints."""
         # Pictures are as long as their side, since a JPEG has no fixed number of bytes.
-        length, width = height_width(self.image_size)
-        if self.spec.kind is not Kind.PIXELS:
-            length, width = self.spec.max_tokens, self.spec.columns
+        is_picture = self.spec.kind is Kind.PIXELS
+        length = height_width(self.image_size)[0] if is_picture else self.spec.max_tokens
+        columns = 0 if is_picture else self.spec.columns  # pictures are square
         fingerprints = "+".join(tokenizers.values())
         return ColumnSpec(
-            self.spec.name, self.spec.kind, self.crops, length, self.spec.vocab_size, 0, fingerprints,
-            0 if width == length else width,
-        )  # fmt: skip
+            self.spec.name, self.spec.kind, self.crops, length, self.spec.vocab_size, 0, fingerprints, columns
+        )
 
     def made_with(self) -> dict[str, Any]:
         """What records say of its fitted tokenizer, by name; {} if it has none."""

@@ -121,6 +121,16 @@ def test_specs_and_files_of_squares_are_as_before() -> None:
         _ = ModalitySpec("tok_x", Kind.GRID, 16, 10).grid
 
 
+@pytest.mark.parametrize(("size", "grid"), [((8, 40), (1, 5)), ((40, 8), (5, 1))])
+def test_one_row_and_one_column_are_grids(tmp_path: Path, size: tuple[int, int], grid: tuple[int, int]) -> None:
+    asked = recipe(tmp_path, sensors={"wx": {**SENSOR, "size": list(size)}})
+    spec = asked.specs()[1]
+    network = build.model("tok_wx", asked.tokenizer("tok_wx"), 224, (*size, 2))
+    tokenizer.save(network, tmp_path / "tokenizers" / "tok_wx", {})
+    column = codecs.load(spec, Options(0, 224, 1), str(tmp_path)).column_spec({})
+    assert spec.grid == grid and (column.length, column.width) == (5, grid[1]) == (spec.max_tokens, spec.columns)
+
+
 def test_a_run_knows_its_rows_and_columns(tmp_path: Path) -> None:
     pixels, tokens = recipe(tmp_path).specs()
     assert pixels.grid == tokens.grid == (2, 5) and tokens.max_tokens == 10 and pixels.input_dim == 2 * 64
