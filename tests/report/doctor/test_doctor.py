@@ -13,7 +13,6 @@ import pytest
 from fourmill_tests import data
 from fourmill_tests.s3 import S3
 from fourmill_tests.tiny import hub as hubs
-from fourmill_tests.tiny import landscape
 from fourmill_tests.tiny.hub import Hub, Model
 from pyarrow import parquet
 from safetensors.numpy import save_file
@@ -106,34 +105,6 @@ def test_five_faults_are_named_at_once(tmp_path: Path, hub: Hub, s3: S3, monkeyp
         "cannot write below s3://doctor/out",
     ):
         assert part in text, text
-
-
-def test_each_set_of_tars_is_looked_at(tmp_path: Path) -> None:
-    """Not the first one alone: a set that lacks a tar, and one whose tar is damaged."""
-    with landscape.forgotten():
-        for name, members in (("optical", ("s2.npy",)), ("terrain", ("tif",)), ("rest", ("json",))):
-            for number in range(2):
-                landscape.write(tmp_path / name / f"{number}.tar", range(4 * number, 4 * number + 4), *members)
-        (tmp_path / "terrain" / "1.tar").unlink()
-        (tmp_path / "rest" / "0.tar").write_bytes(b"no tar at all" * 99)
-        sets = {name: f"{tmp_path}/{name}/*.tar" for name in ("optical", "terrain", "rest")}
-        plain = landscape.recipe(tmp_path, [], [])
-        sensors = {"s2": {**landscape.SENSORS["s2"], "from": "optical"}}
-        asked = Recipe.model_validate(
-            {
-                **plain,
-                "samples": {"train": sets},
-                "sensors": sensors,
-                "modalities": ["s2"],
-                "generate": {},
-                "tokenizers": {},
-            }
-        )
-        report = examine(asked)
-    text = said(report, State.WRONG)
-    assert "samples.train.rest: " in text and "it is no tar, and no Parquet" in text, text
-    assert "samples.train: the set terrain lacks 1 tars that optical has (1.tar)" in text, text
-    assert any("5 shards" in fact and "about 9 samples" in fact for fact in report.facts), report.facts
 
 
 def test_what_a_model_leaves_open_must_be_stated(tmp_path: Path, hub: Hub) -> None:
