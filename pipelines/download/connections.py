@@ -251,4 +251,6 @@ def parsed(url: str) -> httpx2.URL:
         raise Failure(failures.BAD_URL, f"{said}, expected http or https")
     if not host:
         raise Failure(failures.BAD_URL, "no host")
+    if parsed.port is not None and not 0 < parsed.port < 1 << 16:
+        raise Failure(failures.BAD_URL, f"port {parsed.port}, expected 1 to 65535")
     return parsed

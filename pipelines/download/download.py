@@ -28,7 +28,7 @@ from .worker import DownloadJob, DownloadWorker, Task, TextsJob, TextsWorker
 
 RECORD = "download.json"
 # What shards depend on; anything else may change between two calls.
-IN_RECORD = ("columns", "url", "caption", "hash", "text", "shard_size", "size", "min_size", "quality")
+IN_RECORD = ("columns", "delimiter", "url", "caption", "hash", "text", "shard_size", "size", "min_size", "quality")
 
 
 @dataclass

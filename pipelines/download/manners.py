@@ -90,6 +90,8 @@ def check_headers(headers: Mapping[str, tuple[str, ...]], directives: Sequence[s
     if "tdm-reservation" in directives and "1" in {one.strip() for one in headers.get("tdm-reservation", ())}:
         raise Failure(failures.NO_AI, "tdm-reservation: 1")
     said = set(_directives(headers.get("x-robots-tag", ()), agent))
+    if "none" in said:  # in short for noindex and nofollow
+        said.add("noindex")
     if against := [one for one in directives if one in said]:
         raise Failure(failures.NO_AI, f"X-Robots-Tag: {', '.join(against)}")
 

@@ -16,9 +16,12 @@ DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex", "tdm-reservation")
 class Download(Section):
     """A table of URLs or of texts, and how its rows become shards. See docs/prepare/download.md."""
 
-    table: UrlList  # TSV, CSV, JSONL (each also as .gz), Parquet; files, globs, brace patterns of any storage
+    table: (
+        UrlList  # TSV, CSV, JSONL (each also as .gz, .bz2, .zst), Parquet; files, globs, brace patterns of any storage
+    )
     out: str  # the folder of the shards, which `samples` then names
     columns: list[str] = []  # names of a table without a header; found unless given
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None  # of CSV or TSV; found unless given
     url: str | None = None  # column; url, URL, image_url, ... unless given
     caption: str | None = None
     text: str | None = None  # column of a table of texts, of which nothing is fetched; found where there are no URLs

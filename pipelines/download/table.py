@@ -1,8 +1,8 @@
 """A table of URLs or of texts, and the slices of its rows that become one shard each.
 
 Parquet files are read in place: a slice is a range of rows of one file. Tables of lines (TSV, CSV, JSONL, each also as
-.gz) have no ranges. Of URLs they are read once, front to back, and their slices are kept beside the shards, as Parquet.
-Of texts each file is one slice of several shards, see texts.py.
+.gz, .bz2 or .zst) have no ranges. Of URLs they are read once, front to back, and their slices are kept beside the
+shards, as Parquet. Of texts each file is one slice of several shards, see texts.py.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ OWN = (
     "url", "caption", "key", "status", "failure", "error_message", "width", "height", "original_width",
     "original_height", "sha256",
 )  # fmt: skip
-_TABLE = re.compile(r"\.((parquet|tsv|csv|jsonl|ndjson)(\.gz)?|json\.gz)$", re.IGNORECASE)  # of a folder
+_TABLE = re.compile(
+    r"\.(parquet|(tsv|csv|jsonl|ndjson)(\.(gz|bz2|zst))?|json\.(gz|bz2|zst))$", re.IGNORECASE
+)  # of a folder
 _BATCH = 1024
 _LOOKED_AT = 1000  # lines in which a row is looked for
 
@@ -127,7 +129,7 @@ def _first_row(settings: Download, url: str) -> lines.Row:
     """The first row of a file; {} if it has none."""
     with storage.open_binary(url) as file:
         if lines.is_one(url):
-            some = itertools.islice(lines.rows(url, file, settings.columns), _LOOKED_AT)
+            some = itertools.islice(lines.rows(url, file, settings.columns, delimiter=settings.delimiter), _LOOKED_AT)
             return next((row for row, _ in some if isinstance(row, dict)), {})
         return next((row for batch in _parquet(url, file).iter_batches(1) for row in batch.to_pylist()), {})
 
@@ -138,18 +140,22 @@ def _parquet(url: str, file: BinaryIO) -> pq.ParquetFile:
     except pa.ArrowInvalid as error:
         raise ValueError(
             f"download.table: {public(url)} is neither Parquet ({str(error).splitlines()[0]}) nor has it the name of a "
-            "table of lines (.tsv, .csv, .jsonl, each also with .gz)"
+            "table of lines (.tsv, .csv, .jsonl, each also with .gz, .bz2 or .zst)"
         ) from None
 
 
 def _slice_parquet(settings: Download, url: str, sliced: Sliced) -> None:
     with storage.open_binary(url) as file:
         parquet = _parquet(url, file)
-        names, rows = parquet.schema_arrow.names, parquet.metadata.num_rows
+        schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
+        names = schema.names
     if sliced.text:
         _find(names, sliced.text, "text", (), url)
     else:
         _note_columns(settings, names, url, sliced)
+        for name in filter(None, sliced.columns):
+            if pa.types.is_nested(kind := schema.field(name).type):
+                raise ValueError(f"download.table: {public(url)} has {kind} in the column {name}, expected text")
     for first in range(0, rows, settings.shard_size):
         sliced.slices.append(Slice(len(sliced.slices), url, first, min(settings.shard_size, rows - first)))
 
@@ -158,7 +164,7 @@ def _slice_lines(settings: Download, url: str, sliced: Sliced) -> None:
     size = getattr(storage.stat(url), "size", 0)
     with storage.open_binary(url) as file, Progress("download", size, "bytes of the table") as progress:
         part: list[lines.Row] = []
-        for row, _ in lines.rows(url, file, settings.columns):
+        for row, _ in lines.rows(url, file, settings.columns, delimiter=settings.delimiter):
             if isinstance(row, str):
                 sliced.skipped[row] = sliced.skipped.get(row, 0) + 1
                 continue

@@ -50,7 +50,9 @@ def make(one: Slice, settings: Download, text: str, there: frozenset[int], tick:
             of_slice = (row for batch in table.batches(pq.ParquetFile(file), one) for row in batch.to_pylist())
             return _shard(name, of_slice, settings, text, tick)
         stats, parts = Stats(0, 0, start_time=time.time()), 0
-        rows = _numbered(lines.rows(one.url, file, settings.columns, "surrogateescape"), settings.shard_size)
+        rows = _numbered(
+            lines.rows(one.url, file, settings.columns, "surrogateescape", settings.delimiter), settings.shard_size
+        )
         for part, of_part in itertools.groupby(rows, lambda numbered: numbered[0]):
             parts, shard = part + 1, slice_files.name_of(one.number, part)
             if part in there:

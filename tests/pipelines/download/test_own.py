@@ -50,6 +50,7 @@ def test_bytes_of_small_images_come_as_they_are(web: Web) -> None:
         ("header/X-Robots-Tag=noai", failures.NO_AI),
         ("header/X-Robots-Tag=all,_NoImageAI", failures.NO_AI),
         ("header/X-Robots-Tag=fourmill:_noindex", failures.NO_AI),
+        ("header/X-Robots-Tag=none", failures.NO_AI),
         ("header/X-Robots-Tag=otherbot:_noai", ""),
         ("header/X-Robots-Tag=max-image-preview:large,_noarchive", ""),
         ("header/tdm-reservation=1", failures.NO_AI),
@@ -76,7 +77,9 @@ def test_a_slice_has_a_time_limit(web: Web) -> None:
         assert kinds(fetch([web.url("image/1", "127.0.0.3")], one)) == [""]  # the fetcher goes on
 
 
-@pytest.mark.parametrize("url", ["", "no url", "ftp://127.0.0.1/x", "http://", "http://[::1", "//host/x"])
+@pytest.mark.parametrize(
+    "url", ["", "no url", "ftp://127.0.0.1/x", "http://", "http://[::1", "//host/x", "http://a:99999/x"]
+)
 def test_what_is_no_url_of_the_web(url: str) -> None:
     with fetcher() as one:
         assert kinds(fetch([url], one)) == [failures.BAD_URL]

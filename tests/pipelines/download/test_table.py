@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from fourmill_tests.web.fetching import settings
 
-from fourmill.pipelines.download import table
+from fourmill.pipelines.download import lines, table
 
 
 def rows_of(path: Path, out: Path, **changes: Any) -> tuple[list[dict[str, Any]], table.Sliced]:
@@ -41,6 +43,41 @@ def test_csv_has_quotes_and_other_columns(tmp_path: Path) -> None:
     rows, sliced = rows_of(path, tmp_path / "out")
     assert rows[0] == {"url": "http://a/1", "caption": "two\nlines, and a comma", "id": "1", "table_width": "64"}
     assert len(rows) == 2 and sliced.skipped == {"a line without 4 cells": 1}
+
+
+URLS = ["http://a/1,2;3.jpg", "http://a/2.jpg"]
+SEMICOLONS = 'url;Text\n"http://a/1,2;3.jpg";"one; 1"\nhttp://a/2.jpg;two, 2\n'
+BARS = '"http://a/1,2;3.jpg"|a photo, of\nhttp://a/2.jpg|a photo; of\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "captions"),
+    [
+        ("t.csv", SEMICOLONS, ["one; 1", "two, 2"]),
+        ("t.tsv", SEMICOLONS, ["one; 1", "two, 2"]),
+        ("t.csv", BARS, ["a photo, of", "a photo; of"]),
+        ("t.txt", "\n".join(URLS), [None, None]),
+        ("t.tsv", f"{URLS[0]} \n{URLS[1]}\n", [None, None]),
+        ("t.csv", SEMICOLONS.encode("utf-16"), ["one; 1", "two, 2"]),
+        ("t.csv.bz2", bz2.compress(SEMICOLONS.encode()), ["one; 1", "two, 2"]),
+        ("t.csv.zst", pa.Codec("zstd").compress(SEMICOLONS.encode(), asbytes=True), ["one; 1", "two, 2"]),
+    ],
+)
+def test_what_lines_come_as(name: str, data: str | bytes, captions: list[str | None], tmp_path: Path) -> None:
+    """The delimiter by the first line, whatever the name says; a line that is a URL may hold most of them."""
+    (tmp_path / name).write_bytes(data if isinstance(data, bytes) else data.encode())
+    rows, _ = rows_of(tmp_path / name, tmp_path / "out")
+    assert [(row["url"].strip(), row.get("caption")) for row in rows] == list(zip(URLS, captions, strict=True))
+    with open(tmp_path / name, "rb", buffering=0) as file:  # a file that is not buffered, as remote ones are
+        assert sum(1 for _ in lines.rows(name, io.BytesIO(file.read()))) == 2
+        file.seek(0)
+        assert sum(1 for _ in lines.rows(name, file)) == 2 and not file.closed
+
+
+def test_the_delimiter_may_be_given(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a:http,//a/1:x\n")
+    rows, _ = rows_of(tmp_path / "t.csv", tmp_path / "out", delimiter=":", columns=["id", "url", "text"])
+    assert rows == [{"url": "http,//a/1", "caption": "x", "id": "a"}]
 
 
 def test_jsonl_keeps_types(tmp_path: Path) -> None:
@@ -85,6 +122,8 @@ def test_parquet_is_read_in_place(tmp_path: Path) -> None:
         ("t.csv", "url,b\n", {}, "has no rows"),
         ("t.parquet", "no parquet", {}, "neither Parquet"),
         ("t.tsv.gz", "no gzip", {}, "is damaged"),
+        ("t.tsv.zst", "no zstd", {}, "is damaged"),
+        ("t.json", '[{"url": "http://a"}]', {}, "one JSON array, expected an object a line"),
     ],
 )
 def test_a_bad_table_is_a_sentence(
@@ -93,6 +132,12 @@ def test_a_bad_table_is_a_sentence(
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=expected):
         rows_of(tmp_path / name, tmp_path / "out", **changes)
+
+
+def test_a_column_of_lists_is_a_sentence(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"url": [["http://a/1"]]}), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"list<.*> in the column url, expected text"):
+        rows_of(tmp_path / "t.parquet", tmp_path / "out")
 
 
 def test_a_table_that_is_not_there(tmp_path: Path) -> None:
