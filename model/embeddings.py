@@ -5,6 +5,8 @@ Legend: B samples, N tokens, D width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -17,10 +19,26 @@ RGB_MEAN = (0.485, 0.456, 0.406)
 RGB_STD = (0.229, 0.224, 0.225)
 
 
+class Rows(nn.Module):
+    """Consecutive rows of a table, (rows, D), of which the first is row `begin`: FSDP gathers a module at a time."""
+
+    def __init__(self, rows: Tensor, begin: int) -> None:
+        super().__init__()
+        self.rows, self.begin = nn.Parameter(rows), begin
+
+    def forward(self, x: Tensor, rows: Tensor) -> Tensor:
+        """x (B, N, D), replaced where these rows of the table (B, N) are here."""
+        # x comes in, and with it a gradient: FSDP exchanges a module's when it has made those of what came in.
+        at = rows - self.begin
+        here = (at >= 0) & (at < len(self.rows))
+        return torch.where(here.unsqueeze(-1), nn.functional.embedding(torch.where(here, at, 0), self.rows), x)
+
+
 class Embeddings(nn.Module):
     """The tables of the modalities `names`; the others of the config have no rows here.
 
-    Parameters: `tokens` (sum of vocabularies, D), `learned_positions` (rows, D) of modalities that learn them.
+    Parameters: `tokens` (sum of vocabularies, D), or its `parts` (see `split`); `learned_positions` (rows, D) of
+    modalities that learn them.
     Buffers: `positions` (1 + rows, D), the fixed tables after a row of zeros that stands for "no position".
     """
 
@@ -41,6 +59,7 @@ class Embeddings(nn.Module):
         num_learned = _fill(self.learned_rows, learned, start=0)
 
         self.tokens = nn.Parameter(torch.empty(max(1, vocabulary), config.dim))  # gathers need a row, if no one's
+        self.parts = nn.ModuleList()
         self.learned_positions = nn.Parameter(torch.empty(num_learned, config.dim)) if num_learned else None
         tables = [position_table(s, config.dim, config.grid_temperature) for s in specs if not s.learned_positions]
         self.register_buffer("positions", torch.cat([torch.zeros(1, config.dim), *tables]))
@@ -53,6 +72,41 @@ class Embeddings(nn.Module):
         if spec.name in self.learned_rows:
             return num_fixed + int(self.learned_rows[spec.name].start)
         return int(self.fixed_rows.get(spec.name, slice(0, 0)).start)
+
+    def split(self, most: int) -> None:
+        """Have `tokens` as `parts` of at most so many rows, or of one modality's, if it has more than `most` rows."""
+        begins = [0]
+        for rows in self.token_rows.values():
+            if rows.stop - begins[-1] > most and rows.start > begins[-1]:
+                begins.append(rows.start)
+        if len(begins) > 1:
+            table = self.tokens.detach()
+            del self.tokens
+            ends = [*begins[1:], len(table)]
+            self.parts.extend(Rows(table[begin:end], begin) for begin, end in zip(begins, ends, strict=True))
+
+    def tables(self) -> Iterator[tuple[str, Tensor, int, dict[str, slice]]]:
+        """`tokens`, or each of its parts: name, rows, which row of `tokens` is its first, modality -> rows of it."""
+        if not self.parts:
+            yield "tokens", self.tokens, 0, self.token_rows
+        for i, part in enumerate(self.parts):
+            assert isinstance(part, Rows)
+            begin, end = part.begin, part.begin + len(part.rows)
+            mine = {
+                name: slice(rows.start - begin, rows.stop - begin)
+                for name, rows in self.token_rows.items()
+                if begin <= rows.start and rows.stop <= end
+            }
+            yield f"parts.{i}.rows", part.rows, begin, mine
+
+    def token_tables(self) -> dict[str, Tensor]:
+        """The rows of each modality, (vocabulary, D), views that are made together: the gradient of a slice on its own
+        would be as large as the whole table."""
+        found: dict[str, Tensor] = {}
+        for _, table, _, modalities in self.tables():
+            sizes = [rows.stop - rows.start for rows in modalities.values()]
+            found |= zip(modalities, torch.split(table, sizes), strict=True) if sizes else ()
+        return found
 
     def token_table(self, name: str) -> Tensor:
         """The rows of one modality, (vocabulary, D), a view."""
@@ -71,14 +125,19 @@ class Embeddings(nn.Module):
         """Of tokens (B, N): `embed_ids` and `embed_positions`, in one call, for which FSDP gathers the tables once."""
         emb = self.embed_positions(pos, mod, valid, modality_table)
         # FSDP may give tables in half precision; sums with them are not.
-        return self.embed_ids(ids, mod, has_id).to(emb.dtype), emb
+        x = emb if self.parts else self.embed_ids(ids, mod, has_id).to(emb.dtype)
+        for part in self.parts:
+            x = part(x, self._rows(ids, mod, has_id))
+        return x, emb
 
     def embed_ids(self, ids: Tensor, mod: Tensor, has_id: Tensor) -> Tensor:
         """Token embeddings (B, N, D) of integer ids (B, N); an arbitrary row where `has_id` is False."""
         # One gather for all modalities. An id past its modality's rows would silently read its neighbour's, so that
         # `check_batch` refuses it on the host.
-        rows = torch.where(has_id, self.token_offset[mod] + ids, 0)
-        return nn.functional.embedding(rows, self.tokens)
+        return nn.functional.embedding(self._rows(ids, mod, has_id), self.tokens)
+
+    def _rows(self, ids: Tensor, mod: Tensor, has_id: Tensor) -> Tensor:
+        return torch.where(has_id, self.token_offset[mod] + ids, 0)
 
     def embed_positions(self, pos: Tensor, mod: Tensor, valid: Tensor, modality_table: Tensor) -> Tensor:
         """Position plus modality embeddings (B, N, D); zero where not valid, no position where pos is -1."""

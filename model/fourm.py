@@ -219,11 +219,8 @@ class FourM(nn.Module):
 
     def head(self, modality: str) -> Tensor:
         """The output weights of a modality, (vocabulary, D), a view."""
-        return self._head_table[self.decoder_embeddings.token_rows[self.config.spec(modality).name]]
-
-    @property
-    def _head_table(self) -> Tensor:
-        return self.decoder_embeddings.tokens if self.heads is None else self.heads
+        table = self.decoder_embeddings.tokens if self.heads is None else self.heads
+        return table[self.decoder_embeddings.token_rows[self.config.spec(modality).name]]
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for an optimizer: matrices and tables decay, norms and biases do not (apple/ml-4m)."""
@@ -263,9 +260,11 @@ class FourM(nn.Module):
         place: dict[str, int] = ByName(self.config, {name: self.config.index(name) for name in outputs})
         counts: dict[str, int] = ByName(self.config, {name: groups.counts[i] for name, i in place.items()})
 
-        # One split: the gradient of each slice on its own would be as large as the whole table.
         vocabulary = {name: self.config.spec(name).vocab_size for name in outputs}
-        heads = dict(zip(outputs, torch.split(self._head_table, list(vocabulary.values())), strict=True))
+        if self.heads is None:
+            heads = self.decoder_embeddings.token_tables()
+        else:  # one split, as there
+            heads = dict(zip(outputs, torch.split(self.heads, list(vocabulary.values())), strict=True))
 
         def logits(modality: str) -> Tensor:
             return F.linear(hidden[place[modality]], heads[self.config.spec(modality).name])

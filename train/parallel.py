@@ -21,6 +21,8 @@ from ..model.unpadding import Unpadding
 from .settings import Precision, in_bf16
 from .touched import TABLE, Touched, pays
 
+UNIT_BYTES = 10**9  # that FSDP gathers at a time, at most
+
 
 class ModalityLosses(nn.Module):
     """The mean cross-entropy of each of a model's outputs, float32 (outputs,); 0 where a batch has no targets."""
@@ -65,13 +67,13 @@ class Parallel:
             model.compile_blocks()
         self._module: Any = ModalityLosses(model)
         self.touched: Touched | None = None
-        self._tables: tuple[Any, ...] = (model.encoder_embeddings, model.decoder_embeddings)
         self._sharded = mode == "fsdp" and dist.is_initialized()
         if self._sharded:
             # Blocks are gathered in the dtype they compute in; the residual stream stays as autocast leaves it. On CPU
             # autocast leaves norms to their weights' dtype, which then must be the stream's.
             dtype = torch.bfloat16 if self.bf16 and self.device.type == "cuda" else None
             shard(self._module, self.device.type, self.world, dtype)
+            self._tables: list[Any] = _tables(model)
         elif self.world > 1:
             if inputs is not None and pays(len(model.encoder_embeddings.tokens), inputs, self.world):
                 self.touched = Touched(model, inputs, dist.get_rank(), self.world)
@@ -136,7 +138,10 @@ class Parallel:
 
 
 def shard(losses: ModalityLosses, device: str, world: int, dtype: torch.dtype | None) -> None:
-    """Make the parameters of a model shards of so many workers, in place; `dtype` is what they are gathered in."""
+    """Make the parameters of a model shards of so many workers, in place; `dtype` is what they are gathered in.
+
+    Tables of more than UNIT_BYTES are split first.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -147,8 +152,16 @@ def shard(losses: ModalityLosses, device: str, world: int, dtype: torch.dtype | 
         fully_shard(block, mesh=mesh, mp_policy=policy)
     # Tables are read at both ends of a step: gathered once for both, each on its own.
     for tables in (model.encoder_embeddings, model.decoder_embeddings):
-        fully_shard(tables, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+        tables.split(UNIT_BYTES // (model.config.dim * (dtype or torch.float32).itemsize))
+    for module in _tables(model):
+        fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     fully_shard(losses, mesh=mesh)
+
+
+def _tables(model: FourM) -> list[nn.Module]:
+    """Tables of tokens and positions, the parts of one before all of it."""
+    sides = (model.encoder_embeddings, model.decoder_embeddings)
+    return [module for side in sides for module in (*side.parts, side)]
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import math
 import os
 import secrets
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future as ConcurrentFuture
 from contextlib import contextmanager
 from typing import Any
@@ -39,7 +39,7 @@ from ..infra import storage, sums
 from ..infra.formats import header as headers
 from . import checkpoint
 from .checkpoint import Checkpoint
-from .staging import Planner, Stager
+from .staging import Part, Planner, Stager
 
 # torch warns if there is no process group; one process that loads a model needs none.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
@@ -132,7 +132,9 @@ def load(saved: Checkpoint, tensors: dict[str, torch.Tensor], group: dist.Proces
         ValueError: its files are damaged.
     """
     with _readable_errors("read", saved.url, _MOVE_AWAY):
-        load_state_dict(dict(tensors), storage_reader=_Reader(saved), process_group=group, no_dist=group is None)
+        load_state_dict(
+            dict(tensors), storage_reader=_Reader(saved, tensors), process_group=group, no_dist=group is None
+        )
 
 
 @contextmanager
@@ -245,9 +247,13 @@ def _parts(items: Sequence[WriteItem]) -> Iterator[list[WriteItem]]:
 
 
 class _Reader(StorageReader):
-    def __init__(self, saved: Checkpoint) -> None:
+    def __init__(self, saved: Checkpoint, wanted: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
-        self._url, self._tensors = saved.url, saved.marker()["tensors"]
+        self._url, self._tensors = saved.url, dict(saved.marker()["tensors"])
+        for name, tensor in wanted.items():
+            part = Part.of(name)
+            if part is not None and part.name in self._tensors:
+                self._tensors[name] = _cut(self._tensors[part.name], part, tensor.shape)
         self._places: dict[tuple[str, tuple[int, ...]], dict[str, Any]] = {
             (name, tuple(chunk["offsets"])): chunk for name, entry in self._tensors.items() for chunk in entry["chunks"]
         }
@@ -277,7 +283,7 @@ class _Reader(StorageReader):
             with storage.open_binary(storage.join(self._url, name)) as file:
                 header = _header(file, name)
                 for item, place in wanted:
-                    tensor = _read_tensor(file, *header, place, name)
+                    tensor = _read_tensor(file, *header, place, name)[place.get("rows", ...)]
                     begin, size = item.storage_offsets, item.lengths
                     piece = tensor[tuple(slice(b, b + n) for b, n in zip(begin, size, strict=True))]
                     target = planner.resolve_tensor(item).detach()
@@ -296,8 +302,22 @@ def _key(index: MetadataIndex) -> tuple[str, tuple[int, ...]]:
     return index.fqn, tuple(index.offset or ())
 
 
+def _cut(entry: dict[str, Any], part: Part, shape: torch.Size) -> dict[str, Any]:
+    """The entry of a part of a tensor, of this shape, from that of the whole; "rows": those of a chunk that it has."""
+    chunks = []
+    for chunk in entry["chunks"] if entry["shape"] == [part.rows, *shape[1:]] else ():
+        (offset, *rest), (size, *sizes) = chunk["offsets"], chunk["sizes"]
+        first, last = max(offset, part.begin), min(offset + size, part.begin + shape[0])
+        if first < last:
+            at, rows = [first - part.begin, *rest], slice(first - offset, last - offset)
+            chunks.append(chunk | {"offsets": at, "cut": [last - first, *sizes], "rows": rows})
+    return entry | {"shape": list(shape), "chunks": chunks}
+
+
 def _metadata(entry: dict[str, Any]) -> TensorStorageMetadata:
-    chunks = [ChunkStorageMetadata(torch.Size(c["offsets"]), torch.Size(c["sizes"])) for c in entry["chunks"]]
+    chunks = [
+        ChunkStorageMetadata(torch.Size(c["offsets"]), torch.Size(c.get("cut", c["sizes"]))) for c in entry["chunks"]
+    ]
     return TensorStorageMetadata(TensorProperties(getattr(torch, entry["dtype"])), torch.Size(entry["shape"]), chunks)
 
 

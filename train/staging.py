@@ -6,6 +6,7 @@ into as many equal parts as there are workers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,37 @@ from torch.distributed.checkpoint.default_planner import create_default_global_s
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.staging import AsyncStager
+
+from ..model.fourm import FourM
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a tensor that a model holds on their own, from `begin`; a checkpoint has all `rows` as one, `name`."""
+
+    name: str
+    begin: int
+    rows: int
+
+    def __str__(self) -> str:
+        return f"{self.name}[{self.begin}:/{self.rows}]"
+
+    @classmethod
+    def of(cls, name: str) -> Part | None:
+        """Of the name of a tensor, None if it is whole."""
+        found = re.fullmatch(r"(.+)\[(\d+):/(\d+)\]", name)
+        return found and cls(found[1], int(found[2]), int(found[3]))
+
+
+def names_of(model: FourM) -> dict[str, str]:
+    """What checkpoints call each parameter of a model, by its name there; see `Part`."""
+    names = {name: name for name, _ in model.named_parameters()}
+    for side in ("encoder_embeddings", "decoder_embeddings"):
+        tables = list(getattr(model, side).tables())
+        rows = sum(len(table) for _, table, _, _ in tables)
+        if len(tables) > 1:
+            names |= {f"{side}.{name}": str(Part(f"{side}.tokens", begin, rows)) for name, _, begin, _ in tables}
+    return names
 
 
 @dataclass(frozen=True)
@@ -32,6 +64,14 @@ class Chunk:
     offset: tuple[int, ...]
     values: Tensor
 
+    @classmethod
+    def of(cls, name: str, size: torch.Size, offset: tuple[int, ...], values: Tensor) -> Chunk:
+        """Of a tensor that may be a `Part` of one."""
+        part = Part.of(name)
+        if part is None:
+            return cls(name, size, offset, values)
+        return cls(part.name, torch.Size((part.rows, *size[1:])), (part.begin + offset[0], *offset[1:]), values)
+
 
 def shares(tensors: Mapping[str, Tensor], rank: int, world: int) -> Iterator[Chunk]:
     """What one of `world` workers writes of tensors that are sharded (DTensor) or equal on all of them."""
@@ -44,7 +84,7 @@ def shares(tensors: Mapping[str, Tensor], rank: int, world: int) -> Iterator[Chu
             _, offset = compute_local_shape_and_global_offset(x.shape, x.device_mesh, x.placements)
             values: Tensor = x.to_local().detach()
             if values.numel():
-                yield Chunk(name, x.shape, tuple(offset), values)
+                yield Chunk.of(name, x.shape, tuple(offset), values)
     total, begin = sum(x.nbytes for x in alike.values()), 0
     first, last = total * rank // world, total * (rank + 1) // world
     for name, x in alike.items():
@@ -57,7 +97,7 @@ def shares(tensors: Mapping[str, Tensor], rank: int, world: int) -> Iterator[Chu
             start, stop = (min(max(-(-(edge - begin) // row), 0), len(x)) for edge in (first, last))
         if start < stop:
             values = x.detach() if not x.nbytes or not x.ndim else x.detach()[start:stop]
-            yield Chunk(name, x.shape, (start, *[0] * (x.ndim - 1))[: x.ndim], values)
+            yield Chunk.of(name, x.shape, (start, *[0] * (x.ndim - 1))[: x.ndim], values)
         begin += x.nbytes
 
 

@@ -21,7 +21,7 @@ def counted(name: str) -> dict[str, float]:
     """The columns of a recipe."""
     recipe = load(name)
     units = gathered_bytes(configured(job_of(recipe).specs, recipe.train.model))
-    held = sum(size for unit, size in units.items() if unit == "" or unit.endswith("_embeddings"))
+    held = sum(size for unit, size in units.items() if unit == "" or "_embeddings" in unit)
     return {"largest": max(units.values()) / 1e9, "held": held / 1e9}
 
 

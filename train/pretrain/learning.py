@@ -96,7 +96,8 @@ def _tables(model: FourM) -> Iterator[tuple[str, dict[str, slice]]]:
     yield "decoder_modality_table", modalities
     for side in ("encoder_embeddings", "decoder_embeddings"):
         embeddings = getattr(model, side)
-        yield f"{side}.tokens", embeddings.token_rows
+        for name, _, _, modalities in embeddings.tables():
+            yield f"{side}.{name}", modalities
         yield f"{side}.learned_positions", embeddings.learned_rows
     yield "heads", model.decoder_embeddings.token_rows
 

@@ -16,13 +16,14 @@ from ...model.config import FourMConfig
 from ...model.fourm import FourM
 from .. import checkpoint
 from ..parallel import whole
+from ..staging import Part, names_of
 from . import vocabularies
 from .job import MODEL, MODEL_FILES
 from .learning import Learning
 
 
 class Weights:
-    """Parameters, moments and average of a model, each by the parameter's name.
+    """Parameters, moments and average of a model, each by the parameter's name (`staging.names_of`).
 
     Attributes:
         ramped: whether the decay of the average is ramped; runs that began without go on so.
@@ -37,7 +38,8 @@ class Weights:
         self, model: FourM, *, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.95), ema: float = 0.0,
         learning: Learning | None = None,
     ) -> None:  # fmt: skip
-        self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        names = names_of(model)
+        self.named = {names[name]: p for name, p in model.named_parameters() if p.requires_grad}
         self.parameters = list(self.named.values())
         self.learning = learning
         decay = weight_decay if learning is None else 0.0
@@ -105,13 +107,15 @@ class Weights:
 def save_model(model: FourM, url: str, *, write: bool) -> None:
     """Put the model below `url`, whole. All workers must call it; the one with `write` has all of it in host memory."""
     # One tensor at a time: a GPU needs room for one gathered parameter, and only the writer keeps them.
-    state = {}
+    names, parts = names_of(model), dict[str, list[Tensor]]()
     for name, tensor in model.state_dict().items():
         gathered = whole(tensor.detach())
         if write:
-            state[name] = gathered.cpu()
+            part = Part.of(names.get(name, name))
+            parts.setdefault(part.name if part else name, []).append(gathered.cpu())
     if not write:
         return
+    state = {name: torch.cat(found) if len(found) > 1 else found[0] for name, found in parts.items()}
     with torch.device("meta"):
         copy = FourM(model.config)
     copy.load_state_dict(state, assign=True)
