@@ -69,6 +69,52 @@ class _Attempt:
         return self.value
 
 
+class Room:
+    """Room for a few parts of one specialist, also where a shard ends and the next one has begun."""
+
+    def __init__(self) -> None:
+        self._free, self._changed = PARTS, threading.Condition()
+
+    def take(self, stopped: threading.Event) -> None:
+        """Wait for the room of one part. Stopped if it is no longer wanted."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free > 0 or stopped.is_set())
+            if stopped.is_set():
+                raise Stopped
+            self._free -= 1
+
+    def give(self, count: int = 1) -> None:
+        """Give back; with 0 those who wait look whether they are stopped."""
+        with self._changed:
+            self._free += count
+            self._changed.notify_all()
+
+
+@dataclass
+class Turns:
+    """Who may call which stage of one specialist: one at a time, whichever shard it works for.
+
+    infer: the same for all that compute on the device.
+    """
+
+    infer: threading.Lock
+    prepare: threading.Lock = field(default_factory=threading.Lock)
+    finish: threading.Lock = field(default_factory=threading.Lock)
+    room: Room = field(default_factory=Room)
+
+
+class AllTurns:
+    """The turns of all specialists of a worker, kept from shard to shard."""
+
+    def __init__(self) -> None:
+        self._device = threading.Lock()
+        self._of: dict[str, Turns] = {}
+
+    def of(self, name: str, specialist: Specialist) -> Turns:
+        on_device = specialist.gpus > 0
+        return self._of.setdefault(name, Turns(self._device if on_device else threading.Lock()))
+
+
 def _thread(name: str) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, name, initializer=logs.inherited())
 
@@ -78,7 +124,7 @@ class Shared:
     """What all lanes of a shard have in common.
 
     spent: called with "labels/LABEL" and seconds. classes: the recipe's own lists of classes, by label.
-    ward: of the shard. device: the thread of whatever computes on it.
+    ward: of the shard. device: the thread of whatever computes on it. turns: with the lanes of other shards.
     """
 
     spent: Callable[[str, float], None]
@@ -86,6 +132,7 @@ class Shared:
     ward: Ward = field(default_factory=Ward)
     device: ThreadPoolExecutor = field(default_factory=lambda: _thread("fourmill-device"))
     stopped: threading.Event = field(default_factory=threading.Event)
+    turns: AllTurns = field(default_factory=AllTurns)
 
 
 class Lane:
@@ -94,8 +141,8 @@ class Lane:
     def __init__(self, name: str, specialist: Specialist, shared: Shared) -> None:
         self.name, self.specialist, self.shared = name, specialist, shared
         self._stages: Stages = specialist if specialist.is_split else _Whole(specialist)
-        self._preparing = threading.Lock()
-        self._room = threading.Semaphore(PARTS)
+        self._turns = shared.turns.of(name, specialist)
+        self._held, self._counting = 0, threading.Lock()  # parts that have room
         self._prepares, self._finishes = (_thread(f"fourmill-{name}-{n}") for n in ("prepare", "finish"))
         self._infers = shared.device if specialist.gpus > 0 else _thread(f"fourmill-{name}-infer")
 
@@ -110,13 +157,19 @@ class Lane:
 
     def stop(self) -> None:
         """Begin nothing more. What runs now ends with its stage."""
-        self._room.release()
+        self._turns.room.give(0)
         for threads in (self._prepares, self._infers, self._finishes):
             threads.shutdown(wait=False, cancel_futures=True)
 
     def join(self) -> None:
         for threads in (self._prepares, self._infers, self._finishes):
             threads.shutdown()
+        self._turns.room.give(self._held)  # of parts that came to no end
+        self._held = 0
+
+    def _hold(self, count: int) -> None:
+        with self._counting:
+            self._held += count
 
     def _enter(
         self, samples: Sequence[LabelledSample], after: Sequence[Future[None]], done: Future[None], in_one: bool
@@ -127,9 +180,8 @@ class Lane:
             ready = [s for s in samples if self.name not in s.reasons and not lacks(s, self.name, self.specialist)]
             size = max(1, len(ready)) if in_one else self.specialist.batch_size
             for start in range(0, len(ready), size):
-                self._room.acquire()
-                if self.shared.stopped.is_set():
-                    raise Stopped
+                self._turns.room.take(self.shared.stopped)
+                self._hold(1)
                 part = ready[start : start + size]
                 if self.shared.ward.watch is not None:  # one stage after the other, here
                     self._finish_part(part, None, done)
@@ -149,7 +201,8 @@ class Lane:
                 if not done.done():  # else an earlier part of the batch failed for a reason of the place
                     self._label(part, inferred)
         finally:
-            self._room.release()
+            self._hold(-1)
+            self._turns.room.give()
 
     def _label(self, part: Sequence[LabelledSample], inferred: _Attempt | None) -> None:
         first = [inferred] if inferred is not None else []
@@ -175,15 +228,15 @@ class Lane:
             raise
 
     def _prepare(self, items: Sequence[Item]) -> Any:
-        with self._preparing, self._timed():
+        with self._turns.prepare, self._timed():
             return self._stages.prepare(items)
 
     def _infer(self, prepared: Any) -> Any:
-        with self._timed():
+        with self._turns.infer, self._timed():
             return self._stages.infer(prepared)
 
     def _finish(self, items: Sequence[Item], inferred: Any) -> list[Any]:
-        with self._timed():
+        with self._turns.finish, self._timed():
             return self._stages.finish(items, inferred)
 
     @contextmanager

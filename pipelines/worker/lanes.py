@@ -8,9 +8,11 @@ together is a pure function of shard and recipe all the same, and so is the orde
 - A specialist waits for the labels of the same batch that it needs or looks at, and for one of the same weights, which
   may leave it something in `Item.shared`.
 - One thread computes on the device, for all specialists that take one (`gpus`), in the order in which parts are ready.
+- Each shard has lanes of its own. Those of the next one begin when the last batch of a shard has begun, so that the
+  device waits for no shard's end: each stage of a specialist is called by one of them at a time.
 - A part that fails in any of its stages is tried again in one go, as isolate.py says.
 
-Memory is bounded: a few batches at a time, fewer where images are large, and in each lane a few parts.
+Memory is bounded: a few batches of a shard at a time, fewer where images are large, and of each specialist a few parts.
 """
 
 from __future__ import annotations
@@ -81,10 +83,10 @@ class Lanes:
                 yield batch
 
     def windows(
-        self, batches: Iterable[list[LabelledSample]], ahead: int = AHEAD
+        self, batches: Iterable[list[LabelledSample]], ahead: int = AHEAD, all_begun: Callable[[], None] | None = None
     ) -> Generator[tuple[list[LabelledSample], bool]]:
         """`labelled`, and with each batch whether it is the last one of its window: what follows is seen together in
-        the same way if the work begins there."""
+        the same way if the work begins there. `all_begun` is called once the last one is in the lanes."""
         flying: deque[list[Batch]] = deque()
         most = ahead if self._window == 1 else min(ahead, WINDOWS_AHEAD)
         try:
@@ -93,6 +95,8 @@ class Lanes:
                 while len(flying) > most or (len(flying) > 1 and _held(flying) > MOST_BYTES):
                     yield from _awaited(flying[0])
                     flying.popleft()
+            if all_begun is not None:
+                all_begun()
             while flying:
                 yield from _awaited(flying[0])
                 flying.popleft()

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
 
@@ -39,7 +39,7 @@ from .decode import IMAGE, decode, decoded
 from .isolate import Ward
 from .job import Job
 from .label import Stored, begin, read_stored
-from .lane import Shared
+from .lane import AllTurns, Shared
 from .lanes import AHEAD, Lanes, begin_of_texts
 from .patience import Patience
 from .readings import drop_other_readings
@@ -59,8 +59,8 @@ REFUSED = ("access", "busy", "network")  # rows of `infra.faults`
 class ShardWorker:
     """Specialists and tokenizers, loaded once, and the work on a shard.
 
-    Thread-safe: two shards may overlap, so that one decodes and writes while the other one computes; one computes at a
-    time, in threads of its own.
+    Thread-safe: two shards may overlap, so that one decodes and writes while the other one computes. Each computes in
+    threads of its own; one begins with batches when the last batch of the other one has begun.
     """
 
     def __init__(self, job: Job) -> None:
@@ -72,7 +72,8 @@ class ShardWorker:
         self._known: set[Sign] = set()
         self._patience = Patience(job.engine.patience)
         self._in_a_row = InARow(job.engine.max_reject_run)  # goes on from shard to shard
-        self._computing = threading.Lock()
+        self._computing, self._collecting = threading.Lock(), threading.Lock()
+        self._turns = AllTurns()
         self._leaving = threading.Event()
         self._window = job.engine.window or 1
         self._by: dict[str, Any] = {}  # what records say of this worker
@@ -240,18 +241,19 @@ class ShardWorker:
         # With care the next death may be near, and each attempt should begin where the last one was.
         every = self.job.engine.chunk_seconds if ward.watch is None else 0.0
         part, began, kept = Part.begin(span.start, outputs), 0.0, 0.0
-        # Closed at once: another shard waits for it to end.
+        # Closed at once: another shard may wait for it to end.
         with closing(self._labelled(shard, stored, labels, span, ward, AHEAD)) as batches:
             for batch, ends_window in batches:
                 now = time.monotonic()
                 began, kept = began or now, kept or now  # not while another shard was at work
-                for name, output in outputs.items():
-                    if name != SAMPLES:
-                        self._collect(output, batch, part.rows[name], chunks.shard, ward)
+                with self._collecting:  # codecs and counts are of one shard at a time
+                    for name, output in outputs.items():
+                        if name != SAMPLES:
+                            self._collect(output, batch, part.rows[name], chunks.shard, ward)
+                    self.tally.samples += len(batch)
                 part.look(outputs, batch)
                 part.keys += [sample.key for sample in batch]
                 part.barred += sum(sample.has_bars for sample in batch)
-                self.tally.samples += len(batch)
                 if not ends_window:
                     continue
                 now = time.monotonic()
@@ -293,8 +295,9 @@ class ShardWorker:
             if part.is_kept:
                 rows = range(part.start, min(part.stop, part.start + self.job.engine.batch_size))
                 for batch, _ in self._labelled(shard, stored, labels, rows, ward):
-                    for output in outputs.values():
-                        encode(output, self.codecs.get(output.name), _having(batch, output), ward, self.job.drawing)
+                    with self._collecting:
+                        for output in outputs.values():
+                            encode(output, self.codecs.get(output.name), _having(batch, output), ward, self.job.drawing)
 
     def _stored(self, shard: source.Shard, task: ShardTask, labels: set[str]) -> dict[str, Stored]:
         """The stored labels that the task needs, as far as they were made of the bytes that are there now.
@@ -403,10 +406,11 @@ class ShardWorker:
         def texts(position: int, count: int) -> list[LabelledSample]:
             return [decode(self.job, shard, entry, False) for entry in shard.samples[position : position + count]]
 
-        with self._computing:
+        with ExitStack() as turn:  # closed when the last batch has begun: the next shard need not wait for its end
+            turn.enter_context(self._computing)
             if self._leaving.is_set():  # it waited for the other shard
                 raise HandedBack("its node is about to leave")
-            shared = Shared(self.tally.spent, self.job.classes, ward)
+            shared = Shared(self.tally.spent, self.job.classes, ward, turns=self._turns)
             # Who may have enough gets no more than a batch.
             if not ahead:
                 lanes = Lanes(made, shared)
@@ -414,8 +418,8 @@ class ShardWorker:
                 at = rows[0] if rows else 0
                 of_texts = begin_of_texts(at, self.job.engine.batch_size, len(shard.samples))
                 lanes = Lanes(made, shared, self._window, texts, at, of_texts)
-            with self.tally.working():
-                yield from lanes.windows(begun(), ahead if ward.watch is None else 0)
+            turn.enter_context(self.tally.working())
+            yield from lanes.windows(begun(), ahead if ward.watch is None else 0, turn.close)
 
     def _collect(
         self, output: Output, batch: list[LabelledSample], rows: Rows, shard: str, ward: Ward | None = None
