@@ -17,7 +17,7 @@ from ...infra import storage
 YOUNG = 3600.0  # seconds: what is younger may be of a process that is at work
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """Bytes, and seconds since the last change (infinite if the storage does not say)."""
 

@@ -19,7 +19,7 @@ from .finding import Finding
 from .listing import Listing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Checked:
     """One output of one shard.
 
