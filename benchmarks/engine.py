@@ -6,7 +6,8 @@ reasons, columns, commits, progress, Ray) should cost less than a tenth once its
 
     python benchmarks/engine.py [--samples 128] [--crops 64] [--processes 1 2] [--without det] [--turns 3]
 
-Each figure is the median of its turns, which are interleaved. Of the labels `det` takes most of the time.
+Each figure is the median of its turns, which are interleaved. Of the labels `det` takes most of the time. Ray is
+started once, before: on few cores its own processes take most of them for seconds.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 from circumstances import state
 
 from fourmill import recipe
+from fourmill.infra.cluster import cluster
 from fourmill.pipelines.demo import photos
 from fourmill.pipelines.specialists.base import Item, Specialist
 from fourmill.pipelines.worker import stage as engine
@@ -124,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--turns", type=int, default=1)
     args = parser.parse_args(arguments)
     state(__file__, arguments)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, cluster():
         sizes = {"samples_per_shard": args.samples, "crops_per_photo": args.crops}
         summary = photos.write_shards(Path(folder, "samples"), **sizes)
         paths = [str(Path(folder, "samples", name)) for names in summary.shards.values() for name in names]

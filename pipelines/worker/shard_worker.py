@@ -418,8 +418,8 @@ class ShardWorker:
                 at = rows[0] if rows else 0
                 of_texts = begin_of_texts(at, self.job.engine.batch_size, len(shard.samples))
                 lanes = Lanes(made, shared, self._window, texts, at, of_texts)
-            turn.enter_context(self.tally.working())
-            yield from lanes.windows(begun(), ahead if ward.watch is None else 0, turn.close)
+            with self.tally.working():
+                yield from lanes.windows(begun(), ahead if ward.watch is None else 0, turn.close)
 
     def _collect(
         self, output: Output, batch: list[LabelledSample], rows: Rows, shard: str, ward: Ward | None = None

@@ -30,6 +30,7 @@ class Tally:
     waited: float = 0.0
     worked: float = 0.0
     _since: float | None = None
+    _shards: int = 0  # at work
     _adding: threading.Lock = field(default_factory=threading.Lock)
 
     def spent(self, name: str, seconds: float) -> None:
@@ -39,25 +40,31 @@ class Tally:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Around the work on samples, whose time counts."""
-        self._since = time.monotonic()
+        """Around the work on samples of a shard, whose time counts; where two shards overlap, once."""
+        with self._adding:
+            self._shards += 1
+            if self._since is None:
+                self._since = time.monotonic()
         try:
             yield
         finally:
-            self.worked += time.monotonic() - self._since
-            self._since = None
+            with self._adding:
+                self._shards -= 1
+                if not self._shards and self._since is not None:
+                    self.worked += time.monotonic() - self._since
+                    self._since = None
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
-        """The same batches; what is waited for each counts."""
+        """The same batches; what is waited for each counts, unless another shard is at work meanwhile."""
         ahead = iter(batches)
         while True:
-            asked = time.monotonic()
+            asked, alone = time.monotonic(), self._shards < 2
             try:
                 batch = next(ahead)
             except StopIteration:
                 return
             finally:
-                self.waited += time.monotonic() - asked
+                self.waited += time.monotonic() - asked if alone else 0.0
             yield batch
 
     def shares(self) -> dict[str, float]:
