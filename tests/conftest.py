@@ -68,7 +68,7 @@ def pytest_unconfigure() -> None:
     _until_the_end.close()
 
 
-# Files that run in one process of `-n 2`, for what they share takes long to make; those of any other file do, too.
+# Files that run in one process of `-n 3`, for what they share takes long to make; those of any other file do, too.
 EVALUATION = "tests/train/downstream/evaluation"
 TOGETHER = {
     "whole_run": ("tests/chaos/test_kills.py", "tests/e2e/test_s3.py", "tests/e2e/test_whole_run.py"),
@@ -105,7 +105,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.browser)
-    # Two processes end at the same time if what takes long comes first.
+    # Processes end at the same time if what takes long comes first.
     shared = "PYTEST_XDIST_WORKER" in os.environ
     items.sort(key=lambda item: -_rank(item) if shared else _rank(item))  # stable: the order within a file stays
 
