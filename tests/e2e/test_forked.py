@@ -41,6 +41,20 @@ def test_a_killed_process_has_its_signal_as_code() -> None:
     assert process.wait() == -signal.SIGTERM
 
 
+@pytest.mark.parametrize("more", [{}, {"OMP_NUM_THREADS": "7"}], ids=["forked", "started"])
+def test_a_command_heeds_ctrl_c_where_the_tests_ignore_it(
+    more: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A suite in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        script = "import signal; signal.raise_signal(signal.SIGINT)"
+        process = forked.start(["-c", script], os.environ | more, session=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert process.wait() != 0 and "KeyboardInterrupt" in capfd.readouterr().err
+
+
 def test_it_ends_with_who_asked_for_it() -> None:
     """One that is killed leaves nothing behind, as Ray's workers do not."""
     script = (

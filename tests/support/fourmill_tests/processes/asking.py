@@ -54,10 +54,13 @@ def ask(
 ) -> Asked | None:
     """Have `python ARGUMENTS` forked, in this folder; None where that is not possible, and it must be started."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ignored = {number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN}
+    if session:  # as at a terminal: what a shell has in the background ignores Ctrl-C
+        ignored.discard(signal.SIGINT)
     wish = {
         "arguments": list(arguments), "environment": dict(environment), "same": _same(environment),
         "folder": os.getcwd(), "session": session, "limits": [resource.getrlimit(limit) for limit in LIMITS],
-        "ignored": [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN],
+        "ignored": sorted(ignored),
     }  # fmt: skip
     try:
         connection.connect(os.environ[SOCKET])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -43,8 +44,14 @@ def start(
     """`python ARGUMENTS` with this environment, in this folder; in a session of its own if so."""
     asked = asking.ask(arguments, environment, (0, out, err), session)
     return asked or subprocess.Popen(
-        [sys.executable, *arguments], env=environment, stdout=out, stderr=err, start_new_session=session
-    )
+        [sys.executable, *arguments], env=environment, stdout=out, stderr=err, start_new_session=session,
+        preexec_fn=_heed_ctrl_c if session else None,
+    )  # fmt: skip
+
+
+def _heed_ctrl_c() -> None:
+    """As at a terminal: what a shell has in the background ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def script(path: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
