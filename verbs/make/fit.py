@@ -31,10 +31,9 @@ def make(project: Project) -> Summary:
     summary = Summary("fit", existed=len(project.fitted))
     if missing:
         from ...train.tokenizers import fit as fitting
-
-        checkup.check_fits(project)
         from ...train.workers import Resources
 
+        checkup.refuse_endless_fits(project)
         stage.prepare_root(project)
         stage.pin_weights(project, project.specialists, project.inventory.records(project.label_outputs).values())
         resources = Resources(fit.workers, fit.cpus, fit.gpus)

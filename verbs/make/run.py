@@ -51,7 +51,7 @@ def make(project: Project) -> list[Summary]:
     # What is wrong with the recipe itself is an error at once, not a row of the closing table.
     project.check_training()
     project.check_fits(project.unfitted)
-    checkup.check_fits(project)
+    checkup.refuse_endless_fits(project)
     done: list[Summary] = []
     for stage in (label, fit, tokenize, train, generate):
         name = stage.__name__.rpartition(".")[2]

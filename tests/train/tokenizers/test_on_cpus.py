@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from fourmill_tests.tiny.landscape import forgotten
 
 from fourmill.recipe import Recipe
 from fourmill.report.doctor import machine
 from fourmill.report.doctor.machine import Has
 from fourmill.train.tokenizers import on_cpus
+from fourmill.verbs import sensor_starter, starter
 
 SMALL = {"decoder": "vit", "dim": 64, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "steps": 400, "batch_size": 8}
 
@@ -51,6 +53,14 @@ def test_a_fit_without_an_end_is_said(
     found = machine.fits_on_cpus(asked, asked.tokenizers_needed, Has("here", 24.0, cores=cores))
     said = [(one.what, "tok_wx" in one.why, "decoder: vit" in one.do) for one in found]
     assert said == [("fit", True, True)] * is_said
+
+
+def test_what_is_advised_ends_and_is_what_init_writes(tmp_path: Path) -> None:
+    advised = yaml.safe_load(on_cpus.ADVICE[on_cpus.ADVICE.index("{") :])
+    asked = recipe(tmp_path, **advised)
+    assert not machine.fits_on_cpus(asked, asked.tokenizers_needed, Has("here", 24.0, cores=2))
+    for written in (yaml.safe_load(starter.QUICK), yaml.safe_load("{" + sensor_starter.QUICK + "}")):
+        assert written.items() - {("color_jitter", 0.15)} <= advised.items()
 
 
 def test_smaller_parts_make_a_fit_shorter(tmp_path: Path) -> None:
