@@ -12,8 +12,17 @@ def _as_list(value: Any) -> Any:
 
 
 UrlList = Annotated[list[str], BeforeValidator(_as_list)]
+def _as_pixels(size: Any) -> Any:
+    """A square in words, [64, 64], is one: 64."""
+    sides = size if isinstance(size, list | tuple) else [size, size]
+    if len(sides) != 2 or any(type(one) is not int or one < 1 for one in sides):
+        raise ValueError(f"got {size}; expected pixels along a side, 96, or height and width, [96, 192]")
+    return tuple(sides) if sides[0] != sides[1] else sides[0]
+
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
+Pixels = Annotated[int | tuple[int, int], BeforeValidator(_as_pixels)]  # along a side, or (height, width)
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]

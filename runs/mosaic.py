@@ -19,7 +19,7 @@ import numpy as np
 from .. import __version__
 from ..infra import scratch, storage
 from ..infra.progress import Progress
-from ..modalities import LABELS, NO_CLASS, Form
+from ..modalities import LABELS, NO_CLASS, Form, Size, height_width, size_text
 from ..pipelines.geo import georeference, maps
 from ..pipelines.geo.rasters import Raster
 from ..pipelines.packing import cut, plan
@@ -40,20 +40,21 @@ _ROWS = 256  # of a map that are written at a time
 
 @dataclass(frozen=True)
 class Scene:
-    """Rasters of one place, by the label that each is of. sides: pixels of a tile, by label. size: (width, height) in
+    """Rasters of one place, by the label that each is of. sides: pixels of a tile, by label. size: (height, width) in
     pixels of the first one."""
 
     pack: Pack
     area: Area
-    sides: Mapping[str, int]
+    sides: Mapping[str, Size]
     size: tuple[int, int]
 
     @property
     def corners(self) -> list[tuple[float, float]]:
         """The upper left corners of tiles, as (column, row) of the first raster; the last ones reach beyond it."""
-        step = self.pack.size * (1 - 1 / OVERLAP)
-        cols, rows = (max(0, math.ceil((length - self.pack.size) / step)) + 1 for length in self.size)
-        return [(col * step, row * step) for row in range(rows) for col in range(cols)]
+        down, across = (side * (1 - 1 / OVERLAP) for side in self.pack.tile)
+        pairs = zip(self.size, self.pack.tile, (down, across), strict=True)
+        rows, cols = (max(0, math.ceil((length - side) / step)) + 1 for length, side, step in pairs)
+        return [(col * across, row * down) for row in range(rows) for col in range(cols)]
 
     def tile(self, corner: tuple[float, float], opened: Opened) -> dict[str, np.ndarray]:
         """What each raster has of a tile, masked where it has nothing; without those that have no value at all."""
@@ -76,15 +77,14 @@ def _with_gaps(one: cut.Cut) -> np.ma.MaskedArray[Any, Any]:
     return np.ma.MaskedArray(one.pixels, gaps)
 
 
-def scene(run: Run, inputs: Mapping[str, Any], tile: int) -> Scene:
+def scene(run: Run, inputs: Mapping[str, Any], tile: Size) -> Scene:
     """The rasters of a scene, looked at. ValueError if they cannot be cut."""
     layers = {}
     for name, given in inputs.items():
         label = label_of(input_of(run.model.config, name))
         if label not in SENSORS or LABELS[label].form not in (Form.RASTER, Form.CLASSES) or not isinstance(given, str):
             raise ValueError(f"--tile: {name} is no raster of a sensor in one file; give one file, or leave it out")
-        if window_of(label) != 1:
-            raise ValueError(f"--tile: {label}: its size is no square, as tiles are; generate it without --tile")
+        _check_shape(label, label, tile)
         layers[label] = _layer(SENSORS[label].reading(), given)
     if not layers:
         raise ValueError("--tile: give the scene: --input s2=scene.tif")
@@ -101,7 +101,18 @@ def scene(run: Run, inputs: Mapping[str, Any], tile: int) -> Scene:
             if declared is not None and np.dtype(file.dtype).newbyteorder("=") != np.dtype(declared):
                 raise ValueError(f"--tile: {label}: the file holds {file.dtype}, and the recipe says {declared}")
     info = area.files[pack.reference][0]
-    return Scene(pack, area, planned.sides, (info.shape[2], info.shape[1]))
+    return Scene(pack, area, planned.sides, (info.shape[1], info.shape[2]))
+
+
+def _check_shape(name: str, label: str, tile: Size) -> None:
+    """ValueError if crops of a label are of another shape than tiles: parts of each tile would have no map."""
+    (high, wide), (height, width) = height_width(window_of(label)), height_width(tile)
+    if high * width != wide * height:
+        crops = "squares" if high == wide else f"of {size_text((high, wide))} px"
+        raise ValueError(
+            f"--tile: its crops of {name} are {crops}, and a tile of {size_text(tile)} px has another shape; give one "
+            f"of theirs{'' if high == wide else f', such as {high}x{wide}'}, or generate it without --tile"
+        )
 
 
 def _layer(reading: Reading, file: str) -> dict[str, Any]:
@@ -115,22 +126,21 @@ class Canvas:
     """A map that tiles are blended into, on disk.
 
     Args:
-        folder: of its arrays. shape: rows, columns and values of a pixel. side: pixels of a tile.
+        folder: of its arrays. shape: rows, columns and values of a pixel. size: pixels of a tile.
     """
 
-    def __init__(self, folder: str, shape: tuple[int, int, int], side: int) -> None:
+    def __init__(self, folder: str, shape: tuple[int, int, int], size: Size) -> None:
         rows, cols, width = shape
+        high, wide = height_width(size)
         # Tiles at the edges reach beyond the map.
-        whole = (rows + 2 * side, cols + 2 * side)
+        whole = (rows + 2 * high, cols + 2 * wide)
         self.shape = shape
         self._sum = np.lib.format.open_memmap(Path(folder, "sum.npy"), "w+", np.float32, (*whole, width))
         self._weight = np.lib.format.open_memmap(Path(folder, "weight.npy"), "w+", np.float32, (*whole, width))
-        far = np.minimum(np.arange(side) + 0.5, side - np.arange(side) - 0.5)  # from the edge of a tile
-        ramp = np.minimum(1.0, far * OVERLAP / side)
-        self._ramp = (ramp[:, None] * ramp[None, :])[..., None].astype(np.float32)
+        self._ramp = (_ramp(high)[:, None] * _ramp(wide)[None, :])[..., None].astype(np.float32)
 
     def add(self, col: int, row: int, values: np.ndarray) -> None:
-        """A tile, (side, side, values), NaN where it has none: it weighs less toward its edges."""
+        """A tile, (height, width, values), NaN where it has none: it weighs less toward its edges."""
         there = np.isfinite(values)
         place = (slice(row, row + len(values)), slice(col, col + values.shape[1]))
         self._sum[place] += np.where(there, values, 0) * self._ramp
@@ -144,15 +154,22 @@ class Canvas:
             yield np.where(weight > 0, total / np.maximum(weight, 1e-12), np.nan).astype(np.float32)
 
 
+def _ramp(side: int) -> np.ndarray:
+    """How much each pixel of a tile's side weighs, from one edge to the other."""
+    far = np.minimum(np.arange(side) + 0.5, side - np.arange(side) - 0.5)
+    return np.minimum(1.0, far * OVERLAP / side)
+
+
 def generate(
-    run: Run, inputs: Mapping[str, Any], to: Sequence[str], tile: int, out: str, ensemble: int = 1,
+    run: Run, inputs: Mapping[str, Any], to: Sequence[str], tile: Size, out: str, ensemble: int = 1,
     seed: int | None = None, **options: Any,
 ) -> list[str]:  # fmt: skip
     """Generate maps of a scene, and write them; returns their paths.
 
     Args:
         inputs: label or modality -> a file of rasterio's kinds, or an array with a place, of the whole scene.
-        to: targets, as of `Run.generate`; all are maps. tile: pixels of the first input along a side of a tile.
+        to: targets, as of `Run.generate`; all are maps.
+        tile: pixels of the first input along a side of a tile, or (height, width).
 
     Raises:
         ValueError: something cannot be done; says what to do.
@@ -163,8 +180,7 @@ def generate(
     for name in targets:
         if LABELS[label_of(name)].form not in maps.MAPS:
             raise ValueError(f"--tile: {name} is no map; generate it without --tile")
-        if window_of(label_of(name)) != 1:
-            raise ValueError(f"--tile: {name}: its size is no square, as tiles are; generate it without --tile")
+        _check_shape(name, label_of(name), tile)
     whole = scene(run, inputs, tile)
     classes = {name: len(run.coder.classes([name]).get(label_of(name), ())) for name in targets}
     opened, corners = Opened(), whole.corners
@@ -207,13 +223,13 @@ def _blend(
             parts = {name: value if value.ndim == 3 else value[..., None]}
             parts |= {f"{name}.std": spread} if spread is not None else {}
         for part, values in parts.items():
-            side = values.shape[0]
+            down, across = (side / of for side, of in zip(values.shape[:2], whole.pack.tile, strict=True))
             if part not in canvases:
-                width, height = (round(length * side / whole.pack.size) for length in whole.size)
+                height, width = round(whole.size[0] * down), round(whole.size[1] * across)
                 below = Path(folder, part)
                 below.mkdir()
-                canvases[part] = Canvas(str(below), (height, width, values.shape[2]), side)
-            col, row = (round(start * side / whole.pack.size) for start in corner)
+                canvases[part] = Canvas(str(below), (height, width, values.shape[2]), values.shape[:2])
+            col, row = round(corner[0] * across), round(corner[1] * down)
             canvases[part].add(col, row, np.asarray(values, np.float32))
 
 
@@ -230,7 +246,7 @@ def _write(run: Run, whole: Scene, part: str, canvas: Canvas, folder: str) -> li
     label = label_of(name)
     rows, cols, width = canvas.shape
     assert whole.area.georeference is not None
-    here = whole.area.georeference.scaled(whole.size[0] / cols, whole.size[1] / rows)
+    here = whole.area.georeference.scaled(whole.size[1] / cols, whole.size[0] / rows)
     if LABELS[label].form is not Form.CLASSES:
         raster = maps.described(label, here, (width, rows, cols), "float32", spread=bool(what))
         return [_put(folder, part, raster, canvas.rows())]

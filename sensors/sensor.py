@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from ..infra.fields import Positive
+from ..infra.fields import Pixels
 from ..modalities import Form, Size
 from .reading import Reading
 
@@ -27,18 +27,9 @@ class Sensor(Reading):
     unit: str = ""
     transform: Literal["linear", "log", "arcsinh"] = "linear"
     softening: float = Field(1.0, gt=0)
-    size: Positive | tuple[Positive, Positive] | None = None
+    size: Pixels | None = None
     show: list[str] = []
     stretch: str | tuple[float, float] = "p2-p98"
-
-    @field_validator("size", mode="before")
-    @classmethod
-    def _is_of_pixels(cls, size: Any) -> Any:
-        """A square in words, [64, 64], is one: 64."""
-        sides = size if isinstance(size, list | tuple) else [size, size]
-        if size is not None and (len(sides) != 2 or any(type(one) is not int or one < 1 for one in sides)):
-            raise ValueError(f"got {size}; expected pixels along a side, 96, or height and width, [96, 192]")
-        return size if size is None or sides[0] != sides[1] else sides[0]
 
     @model_validator(mode="after")
     def _can_be_shown(self) -> Self:

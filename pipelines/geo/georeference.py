@@ -128,9 +128,9 @@ def window_of(
     return None if apart or right <= left or bottom <= top else (left, top, right - left, bottom - top)
 
 
-def pixels_covered(target: Georeference, side: int, source: Georeference) -> float:
-    """How many pixels of a source a square of pixels covers."""
-    cols, rows = np.array([0.0, side, side, 0.0]), np.array([0.0, 0.0, side, side])
+def pixels_covered(target: Georeference, size: tuple[int, int], source: Georeference) -> float:
+    """How many pixels of a source are covered by (rows, columns) of pixels."""
+    cols, rows = np.array([0.0, size[1], size[1], 0.0]), np.array([0.0, 0.0, size[0], size[0]])
     x, y = source.pixels(*transformed(*target.points(cols, rows), target.crs, source.crs))
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 

@@ -27,7 +27,7 @@ SPLITS = ("train", "val", "test")
 
 
 class Block(NamedTuple):
-    """A square of tiles; `of` is the area where areas have no place, "" where all lie in one system."""
+    """So many tiles in both directions; `of` is the area where areas have no place, "" where all lie in one system."""
 
     of: str
     col: int
@@ -123,24 +123,25 @@ def _extents(pack: Pack, areas: Sequence[Area], tiles: Sequence[Tile]) -> list[E
     """Where each tile lies: on the grid of the first area if all have its system, else on one of equal area; of areas
     without a georeference in themselves."""
     placed = [area.georeference for area in areas if area.georeference is not None]
-    side = float(pack.size * pack.split.block)
+    height, width = pack.tile
+    tall, wide = (float(side * pack.split.block) for side in pack.tile)
     common: Georeference | None = None
     if placed and len(placed) == len(areas):
         common = placed[0]
         if any(one.crs != common.crs for one in placed):
-            common = _equal_area(common, pack.size)
+            common = _equal_area(common, max(pack.tile))
     found = []
     for tile in tiles:
         area = areas[tile.area]
-        cols = (tile.col + np.array([0.0, 1.0, 1.0, 0.0])) * pack.size
-        rows = (tile.row + np.array([0.0, 0.0, 1.0, 1.0])) * pack.size
+        cols = (tile.col + np.array([0.0, 1.0, 1.0, 0.0])) * width
+        rows = (tile.row + np.array([0.0, 0.0, 1.0, 1.0])) * height
         if common is not None:
             assert area.georeference is not None
             points = area.georeference.points(cols, rows)
             cols, rows = common.pixels(*georeference.transformed(*points, area.georeference.crs, common.crs))
         of = "" if common is not None else area.name
-        ends = (cols.min(), rows.min(), cols.max(), rows.max())
-        found.append(Extent(of, *(float(one) / side for one in ends)))
+        ends = (cols.min() / wide, rows.min() / tall, cols.max() / wide, rows.max() / tall)
+        found.append(Extent(of, *map(float, ends)))
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...modalities import NO_CLASS
+from ...modalities import NO_CLASS, Size, height_width
 from ..geo import georeference
 from ..geo.georeference import Georeference, Window
 from .files import Info, Opened, Source
@@ -25,7 +25,7 @@ _SHRINKS = 1.5  # pixels of a file for one of the tile, from which they are aver
 
 @dataclass(frozen=True)
 class Cut:
-    """pixels: (bands, side, side) of the files' type. missing: share without a value. nodata: what stands for none,
+    """pixels: (bands, rows, columns) of the files' type. missing: share without a value. nodata: what stands for none,
     None if nothing does. files: that gave pixels, each with the window that was read. how: resampled by what, "" if
     pixels are as they are. georeference: of the pixels."""
 
@@ -37,24 +37,24 @@ class Cut:
     georeference: Georeference | None
 
 
-def read(pack: Pack, area: Area, name: str, tile: Tile, side: int, opened: Opened) -> Cut | str:
-    """A tile of a layer, or why there is none."""
+def read(pack: Pack, area: Area, name: str, tile: Tile, size: Size, opened: Opened) -> Cut | str:
+    """A tile of a layer, of so many pixels, or why there is none."""
     layer, infos = pack.layers[name], area.files[name]
     if not infos:
         return "there is no file"
     bands = [layer.bands.index(one) for one in layer.use] or list(range(infos[0].shape[0]))
+    rows, cols = height_width(size)
     target = None
     if area.georeference is not None:
-        target = area.georeference.window(tile.col * pack.size, tile.row * pack.size).scaled(
-            pack.size / side, pack.size / side
-        )
-    pixels = np.zeros((len(bands), side, side), infos[0].dtype)
+        height, width = pack.tile
+        target = area.georeference.window(tile.col * width, tile.row * height).scaled(width / cols, height / rows)
+    pixels = np.zeros((len(bands), rows, cols), infos[0].dtype)
     missing = np.ones(pixels.shape, bool)
     used: list[tuple[Info, Window]] = []
     how = ""
     for info in infos:
         if found := _part(
-            opened.get(info.url, layer), info, layer, bands, target, (tile.col * side, tile.row * side), side
+            opened.get(info.url, layer), info, layer, bands, target, (tile.col * cols, tile.row * rows, cols, rows)
         ):
             values, lacking, window, resampled = found
             fill = missing & ~lacking
@@ -96,21 +96,21 @@ Part = tuple[np.ndarray, np.ndarray, Window, str]  # values, where there are non
 
 def _part(
     source: Source, info: Info, layer: Layer, bands: Sequence[int], target: Georeference | None,
-    place: tuple[int, int], side: int,
+    place: Window,
 ) -> Part | None:  # fmt: skip
     """What one file has of a tile; None if it has nothing.
 
     Args:
-        place: column and row of the tile in a file without georeference.
+        place: the tile in a file without georeference, of the tile's pixels.
     """
     if target is None or info.georeference is None:
-        return _exact(source, info, layer, bands, (*place, side, side))
+        return _exact(source, info, layer, bands, place)
     window = None
     if georeference.same_crs(info.georeference.crs, target.crs):
-        window = georeference.exact_window(info.georeference.transform, target.transform, side, side)
+        window = georeference.exact_window(info.georeference.transform, target.transform, *place[2:])
     if window is not None:
         return _exact(source, info, layer, bands, window)
-    return _resampled(source, info, layer, bands, target, side)
+    return _resampled(source, info, layer, bands, target, (place[3], place[2]))
 
 
 def _exact(source: Source, info: Info, layer: Layer, bands: Sequence[int], window: Window) -> Part | None:
@@ -145,26 +145,26 @@ def _values(
 
 
 def _resampled(
-    source: Source, info: Info, layer: Layer, bands: Sequence[int], target: Georeference, side: int
+    source: Source, info: Info, layer: Layer, bands: Sequence[int], target: Georeference, size: tuple[int, int]
 ) -> Part | None:
     from affine import Affine
     from rasterio import warp
     from rasterio.enums import Resampling
 
     assert info.georeference is not None
-    shape = info.shape[1:]
-    if georeference.covering_window(info.georeference, shape, target, side, side, 0) is None:
+    shape, (rows, cols) = info.shape[1:], size
+    if georeference.covering_window(info.georeference, shape, target, cols, rows, 0) is None:
         return None
-    across = math.sqrt(georeference.pixels_covered(target, side, info.georeference)) / side
+    across = math.sqrt(georeference.pixels_covered(target, size, info.georeference)) / math.sqrt(rows * cols)
     margin = 2 * math.ceil(max(1.0, across)) + 2
-    window = georeference.covering_window(info.georeference, shape, target, side, side, margin)
+    window = georeference.covering_window(info.georeference, shape, target, cols, rows, margin)
     assert window is not None
     values, lacking = _values(source, info, layer, bands, window)
     how = layer.resampling or ("nearest" if layer.classes else "average" if across >= _SHRINKS else "bilinear")
     # Integers of up to 16 bits are exact in float32.
     wide = np.float32 if values.dtype.itemsize <= 2 or values.dtype == np.float32 else np.float64
     numbers = np.where(lacking, np.nan, values.astype(wide))
-    made = np.full((len(bands), side, side), np.nan, wide)
+    made = np.full((len(bands), rows, cols), np.nan, wide)
     # GDAL guesses how much it shrinks, and widens kernels by a few percent: slopes would move by a part of a pixel.
     kernel = {"XSCALE": 1, "YSCALE": 1} if across < _SHRINKS and how in ("bilinear", "cubic") else {}
     for band, into in zip(numbers, made, strict=True):  # one by one: what one lacks, others may have

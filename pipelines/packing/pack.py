@@ -17,6 +17,7 @@ from ...infra import configuration, storage
 from ...infra.configuration import RecipeError
 from ...infra.progress import Progress
 from ...infra.secrets import public
+from ...modalities import Size
 from .. import archive
 from ..engine import driver
 from ..engine.job import NO_HINTS
@@ -164,7 +165,7 @@ def part_of_recipe(pack: Pack, packed: Packed) -> dict[str, Any]:
         unit = {"unit": points.unit} if points.unit else {}
         if points.form == "raster":
             bands = {"bands": points.values} if len(points.values) > 1 else {}
-            sensors[name] = {"member": f"{name}.npy", **bands, **unit}
+            sensors[name] = {"member": f"{name}.npy", **bands, **unit, **_shape(points.size or pack.size)}
             continue
         for value in points.values:
             called = name if len(points.values) == 1 else f"{name}_{value.lower()}"
@@ -191,7 +192,12 @@ def _sensor(pack: Pack, plan: Plan, name: str) -> dict[str, Any]:
     nodata = cut.nodata_of(layer, info)
     if nodata is not None and nodata == nodata and not (layer.classes and nodata == 255):
         said["nodata"] = nodata
-    return said
+    return said | _shape(plan.sides[name])
+
+
+def _shape(size: Size) -> dict[str, Any]:
+    """Of tiles that are no squares: their crops are none either."""
+    return {"size": list(size)} if isinstance(size, tuple) else {}
 
 
 def _names(info: Info) -> list[str]:

@@ -25,6 +25,7 @@ from fsspec.utils import glob_translate
 from ...infra import storage
 from ...infra.progress import Progress
 from ...infra.secrets import public
+from ...modalities import Size, height_width, size_text
 from .. import patterns
 from ..geo import georeference
 from ..geo.georeference import Georeference
@@ -41,11 +42,11 @@ _NAMED = 3  # files that an error names
 
 @dataclass(frozen=True)
 class Plan:
-    """sides: pixels along a side of a tile, by layer. shards: the tiles of each, by name. left_out: tiles that are in
+    """sides: pixels of a tile, by layer. shards: the tiles of each, by name. left_out: tiles that are in
     no shard, by reason. notes: what a person should know."""
 
     areas: tuple[Area, ...]
-    sides: Mapping[str, int]
+    sides: Mapping[str, Size]
     shards: Mapping[str, tuple[Tile, ...]]
     left_out: Mapping[str, int]
     notes: tuple[str, ...]
@@ -176,14 +177,14 @@ def _areas(pack: Pack, infos: Mapping[str, Sequence[tuple[str, Info]]]) -> tuple
         _, info = listed[0]
         raise ValueError(
             f"layers.{pack.reference}: {public(info.url)} has {info.shape[2]} x {info.shape[1]} px, less than a tile "
-            f"of {pack.size}; give a smaller size"
+            f"of {size_text(pack.size)}; give a smaller size"
         )
     said = ", ".join(area.name for area in small[:_NAMED])
     return areas, [f"{len(small)} areas are smaller than a tile, and left out ({said})"] if small else []
 
 
 def _of_file(pack: Pack, name: str, info: Info) -> Area:
-    tiles = info.shape[2] // pack.size, info.shape[1] // pack.size
+    tiles = info.shape[2] // pack.tile[1], info.shape[1] // pack.tile[0]
     return Area(name, info.georeference, (0, 0), tiles, {pack.reference: (info,)})
 
 
@@ -196,10 +197,10 @@ def _of_grid(pack: Pack, name: str, info: Info) -> Area:
     x, y = georeference.outline(info.georeference, info.shape[2], info.shape[1], crs)
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError(f"grid: {public(info.url)} lies where {crs:.40} has no coordinates; choose another crs")
-    side = step * pack.size
-    cols = math.floor(x.min() / side + 1e-9), math.ceil(x.max() / side - 1e-9)
-    rows = math.floor(-y.max() / side + 1e-9), math.ceil(-y.min() / side - 1e-9)
-    grid = Georeference(crs, (step, 0.0, 0.0, 0.0, -step, 0.0)).window(cols[0] * pack.size, rows[0] * pack.size)
+    (height, width), tall, wide = pack.tile, step * pack.tile[0], step * pack.tile[1]
+    cols = math.floor(x.min() / wide + 1e-9), math.ceil(x.max() / wide - 1e-9)
+    rows = math.floor(-y.max() / tall + 1e-9), math.ceil(-y.min() / tall - 1e-9)
+    grid = Georeference(crs, (step, 0.0, 0.0, 0.0, -step, 0.0)).window(cols[0] * width, rows[0] * height)
     return Area(name, grid, (cols[0], rows[0]), (cols[1] - cols[0], rows[1] - rows[0]), {pack.reference: (info,)})
 
 
@@ -239,7 +240,7 @@ def _there(pack: Pack, name: str, area: Area, of: Listed) -> list[Info]:
         systems = (info for info in of.others if info.georeference and info.georeference.crs != area.georeference.crs)
         if other := next(systems, None):
             raise ValueError(_other_grid(pack, name, other))
-    return of.there(area.georeference, *(count * pack.size for count in area.tiles))
+    return of.there(area.georeference, area.tiles[0] * pack.tile[1], area.tiles[1] * pack.tile[0])
 
 
 def _check_overlap(pack: Pack, areas: Sequence[Area]) -> None:
@@ -251,8 +252,8 @@ def _check_overlap(pack: Pack, areas: Sequence[Area]) -> None:
             )
 
 
-def _side(pack: Pack, name: str, areas: Iterable[Area]) -> int:
-    """Pixels along a side of a layer's tiles: about its own resolution, unless the description says another."""
+def _side(pack: Pack, name: str, areas: Iterable[Area]) -> Size:
+    """Pixels of a layer's tiles: about its own resolution, unless the description says another."""
     layer = pack.layers[name]
     if layer.size or pack.pixels == "grid":
         return layer.size or pack.size
@@ -260,24 +261,31 @@ def _side(pack: Pack, name: str, areas: Iterable[Area]) -> int:
     info = area.files[name][0]
     if info.georeference is None or area.georeference is None:
         return _whole(pack, name, area, info)
-    middle = area.georeference.window(area.tiles[0] // 2 * pack.size, area.tiles[1] // 2 * pack.size)
-    return max(1, round(math.sqrt(georeference.pixels_covered(middle, pack.size, info.georeference))))
+    height, width = pack.tile
+    middle = area.georeference.window(area.tiles[0] // 2 * width, area.tiles[1] // 2 * height)
+    covered = georeference.pixels_covered(middle, pack.tile, info.georeference)
+    return _sized(*(max(1, round(math.sqrt(covered * ratio))) for ratio in (height / width, width / height)))
 
 
-def _whole(pack: Pack, name: str, area: Area, info: Info) -> int:
+def _sized(height: int, width: int) -> Size:
+    return height if height == width else (height, width)
+
+
+def _whole(pack: Pack, name: str, area: Area, info: Info) -> Size:
     """Of a file that has no georeference: its extent is that of the area's file, a whole ratio of pixels."""
     of = area.files[pack.reference][0].shape
-    side, rest = divmod(pack.size * info.shape[1], of[1])
-    if rest or not side or side * of[2] != pack.size * info.shape[2]:
+    height, rest = divmod(pack.tile[0] * info.shape[1], of[1])
+    width, more = divmod(pack.tile[1] * info.shape[2], of[2])
+    if rest or more or not height or not width or height * pack.tile[1] != width * pack.tile[0]:
         raise ValueError(
             f"layers.{name}: {public(info.url)} has {info.shape[2]} x {info.shape[1]} px, and {pack.reference} has "
             f"{of[2]} x {of[1]}; without a georeference both must show the same extent, with a whole number of pixels "
-            f"for each tile of {pack.size}"
+            f"for each tile of {size_text(pack.size)}"
         )
-    return side
+    return _sized(height, width)
 
 
-def _check_readable(pack: Pack, area: Area, sides: Mapping[str, int]) -> None:
+def _check_readable(pack: Pack, area: Area, sides: Mapping[str, Size]) -> None:
     """ValueError if a layer must be resampled, and cannot be."""
     for name, infos in area.files.items():
         for info in infos:
@@ -286,7 +294,8 @@ def _check_readable(pack: Pack, area: Area, sides: Mapping[str, int]) -> None:
                     where = f"layers.{name}: {public(info.url)}"
                     raise ValueError(f"{where} has no georeference, and is not resampled; leave out size and pixels")
             elif not georeference.has_rasterio():
-                target = area.georeference.scaled(pack.size / sides[name], pack.size / sides[name])
+                (tall, wide), (height, width) = pack.tile, height_width(sides[name])
+                target = area.georeference.scaled(wide / width, tall / height)
                 same = info.georeference.crs == target.crs
                 if not same or not georeference.exact_window(info.georeference.transform, target.transform, 1, 1):
                     raise ValueError(_other_grid(pack, name, info))

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from ...infra.fields import Count, Positive, Section, Share, UrlList
+from ...infra.fields import Count, Pixels, Positive, Section, Share, UrlList
+from ...modalities import height_width
 from ..engine.settings import Engine
 
 AREA = "{area}"  # in a pattern: what files of one area have in common
@@ -22,7 +23,7 @@ class Layer(Section):
     files: names, patterns, or a pattern with {area}. array: its name in an HDF5, NetCDF or Zarr. axes: of an array.
     bands: names of all of the file's, in its order; use: those that are kept. classes: ids of classes, by their names.
     nodata: in place of the file's own. crs, transform: in place of the file's own, or of an array, which has none.
-    size: pixels along a side of its tiles. time: a regular expression whose group in the file's path is the time.
+    size: pixels along a side of its tiles, or [height, width]. time: a regular expression whose group in the file's path is the time.
     """
 
     files: UrlList
@@ -38,7 +39,7 @@ class Layer(Section):
     crs: str | None = None
     transform: Annotated[list[float], Field(min_length=6, max_length=6)] | None = None
     resampling: Resampling | None = None
-    size: Positive | None = None
+    size: Pixels | None = None
     format: Literal["npy", "tif"] = "npy"
     time: str | None = None
 
@@ -88,12 +89,12 @@ class Points(Section):
     nodata: Annotated[list[float], BeforeValidator(lambda v: v if isinstance(v, list) else [v])] = []
     unit: str = ""
     form: Literal["numbers", "raster"] = "numbers"
-    size: Positive | None = None
+    size: Pixels | None = None
 
 
 class Grid(Section):
     """layer: whose files are the areas that are cut, and whose pixels the tiles have, unless crs and resolution are
-    given: then tiles lie on one grid, at multiples of their side."""
+    given: then tiles lie on one grid, at multiples of their sides."""
 
     layer: str | None = None
     crs: str | None = None
@@ -129,7 +130,7 @@ def _as_grid(value: Any) -> Any:
 class Pack(Section):
     """What `fourmill pack` reads.
 
-    size: pixels of the grid along a side of a tile. pixels: each layer's tiles have about its own resolution, or all
+    size: pixels of the grid along a side of a tile, or [height, width]. pixels: each layer's tiles have about its own resolution, or all
     the grid's. max_missing: the share of pixels without a value above which a layer has no tile. needs: layers and
     points without which a tile is left out; the grid's layer unless given.
     """
@@ -138,7 +139,7 @@ class Pack(Section):
     layers: Annotated[dict[str, Layer], Field(min_length=1)]
     points: dict[str, Points] = {}
     grid: Annotated[Grid, BeforeValidator(_as_grid)] = Grid()
-    size: Positive = 224
+    size: Pixels = 224
     pixels: Literal["own", "grid"] = "own"
     max_missing: Share = 0.5
     needs: list[str] | None = None
@@ -161,6 +162,11 @@ class Pack(Section):
         if unknown := [name for name in self.needs or () if name not in names]:
             raise ValueError(f"needs: there is no layer {unknown[0]!r}, but {', '.join(names)}")
         return self
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Rows and columns of a tile, in pixels of the grid."""
+        return height_width(self.size)
 
     @property
     def reference(self) -> str:

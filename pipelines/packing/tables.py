@@ -28,10 +28,10 @@ class Rows:
     rows: np.ndarray
     values: np.ndarray
 
-    def inside(self, col: int, row: int, size: int) -> Rows:
-        """Those in a square of pixels, with places from its corner on."""
+    def inside(self, col: int, row: int, size: tuple[int, int]) -> Rows:
+        """Those in a tile of (rows, columns) pixels, with places from its corner on."""
         cols, rows = self.cols - col, self.rows - row
-        there = (cols >= 0) & (cols < size) & (rows >= 0) & (rows < size)
+        there = (cols >= 0) & (cols < size[1]) & (rows >= 0) & (rows < size[0])
         return Rows(cols[there], rows[there], self.values[there])
 
     def numbers(self, names: Sequence[str]) -> dict[str, float | int]:
@@ -43,17 +43,19 @@ class Rows:
         means = {name: self.values[known[:, i], i].mean() for i, name in enumerate(names) if known[:, i].any()}
         return {name: float(mean) for name, mean in means.items()} | {"count": count}
 
-    def raster(self, size: int, side: int) -> np.ndarray:
-        """float32 (values, side, side) of a tile of `size` pixels: the mean of the rows of each pixel, NaN of none."""
-        cols, rows = ((place * (side / size)).astype(np.int64).clip(0, side - 1) for place in (self.cols, self.rows))
-        into = rows * side + cols
-        made = np.full((self.values.shape[1], side * side), np.nan, np.float32)
+    def raster(self, size: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
+        """float32 (values, *shape) of a tile of (rows, columns) pixels: the mean of the rows of each pixel, NaN of
+        none."""
+        pairs = zip((self.rows, self.cols), shape, size, strict=True)
+        rows, cols = ((place * (side / of)).astype(np.int64).clip(0, side - 1) for place, side, of in pairs)
+        into = rows * shape[1] + cols
+        made = np.full((self.values.shape[1], shape[0] * shape[1]), np.nan, np.float32)
         for values, of in zip(self.values.T, made, strict=True):
             known = np.isfinite(values)
-            count = np.bincount(into[known], minlength=side * side)
-            total = np.bincount(into[known], values[known], minlength=side * side)
+            count = np.bincount(into[known], minlength=made.shape[1])
+            total = np.bincount(into[known], values[known], minlength=made.shape[1])
             of[count > 0] = (total[count > 0] / count[count > 0]).astype(np.float32)
-        return made.reshape(-1, side, side)
+        return made.reshape(-1, *shape)
 
 
 def files(name: str, points: Points) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ...infra import cluster, faults, scratch, storage
 from ...infra.secrets import public
+from ...modalities import Size, height_width
 from ...tokenize.labels import encode_array
 from .. import archive
 from ..engine import access
@@ -45,10 +46,10 @@ class Task:
 
 @dataclass(frozen=True)
 class PackJob:
-    """sides: pixels along a side of a tile, by layer. tables: URLs of points, by name. sample: a file that is read."""
+    """sides: pixels of a tile, by layer. tables: URLs of points, by name. sample: a file that is read."""
 
     pack: Pack
-    sides: Mapping[str, int]
+    sides: Mapping[str, Size]
     tables: Mapping[str, Sequence[str]]
     sample: str
     engine: Engine = field(default_factory=Engine)
@@ -180,18 +181,18 @@ class PackWorker:
         assert area.georeference is not None
         held: OrderedDict[tuple[str, str], tables.Rows] = self._local.__dict__.setdefault("held", OrderedDict())
         if (key := (area.name, name)) not in held:
-            width, height = (count * pack.size for count in area.tiles)
+            width, height = (count * side for count, side in zip(area.tiles, pack.tile[::-1], strict=True))
             held[key] = tables.read(points, self.job.tables[name], area.georeference, width, height)
             if len(held) > _AREAS * len(pack.points):
                 held.popitem(last=False)
         held.move_to_end(key)
-        rows = held[key].inside(tile.col * pack.size, tile.row * pack.size, pack.size)
+        rows = held[key].inside(tile.col * pack.tile[1], tile.row * pack.tile[0], pack.tile)
         numbers = rows.numbers(points.values)
         if not numbers:
             return None, None
         if points.form == "numbers":
             return numbers, None
-        return None, rows.raster(pack.size, points.size or pack.size)
+        return None, rows.raster(pack.tile, height_width(points.size or pack.size))
 
 
 def _member(pack: Pack, name: str, found: Cut) -> dict[str, bytes]:
@@ -210,11 +211,12 @@ def _about(pack: Pack, area: Area, tile: Tile, cuts: Mapping[str, Cut]) -> dict[
     takes fields of numbers for these."""
     said: dict[str, Any] = {"area": area.name, "tile": [area.first[0] + tile.col, area.first[1] + tile.row]}
     if area.georeference is not None:
-        grid = area.georeference.window(tile.col * pack.size, tile.row * pack.size)
-        said |= {"crs": grid.crs, "transform": list(grid.transform), "size": [pack.size, pack.size]}
+        height, width = pack.tile
+        grid = area.georeference.window(tile.col * width, tile.row * height)
+        said |= {"crs": grid.crs, "transform": list(grid.transform), "size": [width, height]}
         if georeference.has_rasterio() or grid.crs == georeference.LONLAT:
-            middle = np.array([pack.size / 2])
-            lon, lat = georeference.transformed(*grid.points(middle, middle), grid.crs, georeference.LONLAT)
+            middle = grid.points(np.array([width / 2]), np.array([height / 2]))
+            lon, lat = georeference.transformed(*middle, grid.crs, georeference.LONLAT)
             if math.isfinite(lon[0]) and math.isfinite(lat[0]):
                 said |= {"lon": round(float(lon[0]), 7), "lat": round(float(lat[0]), 7)}
     reference = cuts.get(pack.reference)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
+import pytest
+from fourmill_tests.tiny import landscape
 
-from fourmill.runs.mosaic import Canvas, _likeliest
+from fourmill.modalities import Size
+from fourmill.runs.mosaic import Canvas, _check_shape, _likeliest
+from fourmill.sensors.declared import Sensors
+from fourmill.sensors.sensor import Sensor
+from fourmill.verbs.make.generate import _tile
 
 
-def test_what_all_tiles_agree_on_is_the_map(tmp_path: Path) -> None:
-    rows, cols, side = 50, 90, 32
+@pytest.mark.parametrize("size", [(32, 32), (32, 48), (48, 32)])
+def test_what_all_tiles_agree_on_is_the_map(tmp_path: Path, size: tuple[int, int]) -> None:
+    rows, cols, (high, wide) = 50, 90, size
     down, across = np.mgrid[0:120, 0:160]
     truth = np.stack([down * 2.0 + across, 5.0 - across], axis=-1).astype(np.float32)
-    canvas = Canvas(str(tmp_path), (rows, cols, 2), side)
-    for row in range(0, rows, 24):
-        for col in range(0, cols, 24):
-            tile = truth[row : row + side, col : col + side].copy()
+    canvas = Canvas(str(tmp_path), (rows, cols, 2), size)
+    for row in range(0, rows, high * 3 // 4):
+        for col in range(0, cols, wide * 3 // 4):
+            tile = truth[row : row + high, col : col + wide].copy()
             tile[:4, :4] = np.nan  # others may have a value there
             canvas.add(col, row, tile)
     found = np.concatenate(list(canvas.rows()))
@@ -39,3 +47,18 @@ def test_a_seam_is_a_slope_and_no_step(tmp_path: Path) -> None:
 def test_the_likeliest_class_may_be_none() -> None:
     shares = np.array([[[0.6, 0.4], [0.2, 0.3], [0.0, 0.0], [np.nan, np.nan], [0.1, 0.5]]], np.float32)
     assert _likeliest(shares)[0, :, 0].tolist() == [0, 255, 255, 255, 1]
+
+
+def test_tiles_have_the_shape_of_crops() -> None:
+    assert [_tile(text) for text in ("96", "96x192", "64X64")] == [96, (96, 192), 64]
+    for wrong in ("0", "96x", "1x2x3", "-4", "a"):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected pixels, 96, or height x width"):
+            _tile(wrong)
+    with landscape.forgotten():
+        Sensors({"strip": Sensor.model_validate({"member": "npy", "size": [32, 64]})}).declare()
+        fitting: list[tuple[str, Size]] = [("strip", (96, 192)), ("depth", 96)]
+        for label, size in fitting:
+            _check_shape(label, label, size)
+        for label, size, said in (("strip", 96, "of 32 x 64 px.*such as 32x64"), ("depth", (96, 192), "squares")):
+            with pytest.raises(ValueError, match=said):
+                _check_shape(label, label, size)

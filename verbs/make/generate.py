@@ -12,6 +12,7 @@ from .. import arguments, stage
 from ..summary import Summary, show
 
 if TYPE_CHECKING:
+    from ...modalities import Size
     from ...project import Project
     from ...runs.results import Generation
     from ...runs.run import Run
@@ -46,9 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--variations", type=int, default=1, metavar="N", help="results of each input (default: 1)")
     own.add_argument("--ensemble", type=int, default=1, metavar="N", help="average N generations (default: 1)")
     text = (
-        "cut a scene, one file for each sensor, into tiles of PX pixels that overlap, and blend the results into a map"
+        "cut a scene, one file for each sensor, into tiles of PX pixels that overlap, or of height x width (96x192), "
+        "and blend the results into a map"
     )
-    own.add_argument("--tile", type=int, metavar="PX", help=text)
+    own.add_argument("--tile", type=_tile, metavar="PX", help=text)
     own.add_argument("--root", help="the root of the model's tokenizers (default: the one that holds RUN)")
     shared = parser.add_argument_group("options of all targets (default: as the recipe's chains have them)")
     shared.add_argument("--scheme", choices=["maskgit", "roar", "autoregressive"], help="how tokens are chosen")
@@ -57,6 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_argument("--top-p", type=float, metavar="P", help="sample among the likeliest tokens of this mass")
     shared.add_argument("--top-k", type=int, metavar="K", help="sample among the K likeliest tokens")
     shared.add_argument("--guidance", type=float, metavar="S", help="classifier-free guidance by all that is known")
+
+
+def _tile(text: str) -> Size:
+    """96, or 96x192: height and width."""
+    sides = [int(one) if one.isdecimal() else 0 for one in text.lower().split("x")]
+    if len(sides) > 2 or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected pixels, 96, or height x width, 96x192")
+    return sides[0] if len(sides) == 1 or sides[0] == sides[1] else (sides[0], sides[1])
 
 
 OPTIONS = ("scheme", "steps", "temperature", "top_p", "top_k", "guidance")
@@ -95,8 +105,8 @@ def _scene(args: argparse.Namespace, run: Run, inputs: Mapping[str, Any], option
     """Generate maps of a whole scene, and name them."""
     from ...runs import mosaic
 
-    if args.variations != 1 or args.tile < 1:
-        raise ValueError(f"--tile: got {args.tile} and {args.variations} variations; expected pixels, and one result")
+    if args.variations != 1:
+        raise ValueError(f"--tile: got {args.variations} variations, expected one result")
     for path in mosaic.generate(run, inputs, args.to, args.tile, args.out, args.ensemble, args.seed, **options):
         print(path)
     return 0
