@@ -12,6 +12,8 @@ def _as_list(value: Any) -> Any:
 
 
 UrlList = Annotated[list[str], BeforeValidator(_as_list)]
+
+
 def _as_pixels(size: Any) -> Any:
     """A square in words, [64, 64], is one: 64."""
     sides = size if isinstance(size, list | tuple) else [size, size]

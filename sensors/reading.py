@@ -12,6 +12,7 @@ from .parts import FORMS, Grid, Mel, Records, as_list
 
 FITS = ("fits", "fit", "fts", "fz")
 SOUNDS = ("wav", "flac", "ogg", "aiff")
+CHUNKED = ("zarr.zip", "h5", "hdf5")
 OF_SEVERAL = ("npz", "h5", "hdf5", "zarr.zip", *FITS)  # files that may hold several arrays
 _FILES = ("npy", "npz", "json", "tif", "tiff", "png", "h5", "hdf5", "zarr.zip", *FITS)  # that hold a weight or an axis
 
@@ -39,6 +40,8 @@ class Reading(Records):
     weight: the member or column with the weights of the values, their inverse variance. A value whose weight is not
         above 0 is none.
     mel: of a sound: it is read as a log-mel spectrogram.
+    sparse: of Zarr and HDF5: chunks that are not there are of the file's fill value, as many writers leave them out;
+        else they count as lost.
     A weight or an axis that is no name of a file is an array, or a field, of the same file, if that holds several.
     classes: names by id, from 0 on, or a mapping from the file's ids to names; two ids may have one name.
     """
@@ -65,6 +68,7 @@ class Reading(Records):
     grid: Grid | None = None
     weight: str = ""
     mel: Mel | None = None
+    sparse: bool = False
     nodata: Annotated[list[float], BeforeValidator(as_list)] = []
     scale: float = 1.0
     offset: float = 0.0
@@ -119,6 +123,8 @@ class Reading(Records):
             raise ValueError(f"mel: it makes a raster of a sound ({', '.join(SOUNDS)}); leave it out")
         if self._suffix in SOUNDS and self.mel is None and self.form is Form.RASTER:
             raise ValueError("a sound is a series (kind: series, length), or a raster by mel: {}")
+        if self.sparse and not is_of(self.member, CHUNKED):
+            raise ValueError(f"sparse: it is of files with chunks ({', '.join(CHUNKED)}); leave it out")
         if self.kind == "vector" and not (self.fields or self.shape):
             raise ValueError("vector: say how many numbers it has: shape: [8], or fields of a JSON")
         _ = self.beside  # ValueError if one of them is no place

@@ -23,7 +23,8 @@ class Layer(Section):
     files: names, patterns, or a pattern with {area}. array: its name in an HDF5, NetCDF or Zarr. axes: of an array.
     bands: names of all of the file's, in its order; use: those that are kept. classes: ids of classes, by their names.
     nodata: in place of the file's own. crs, transform: in place of the file's own, or of an array, which has none.
-    size: pixels along a side of its tiles, or [height, width]. time: a regular expression whose group in the file's path is the time.
+    size: pixels along a side of its tiles, or [height, width].
+    time: a regular expression whose group in the file's path is the time.
     """
 
     files: UrlList
@@ -130,9 +131,9 @@ def _as_grid(value: Any) -> Any:
 class Pack(Section):
     """What `fourmill pack` reads.
 
-    size: pixels of the grid along a side of a tile, or [height, width]. pixels: each layer's tiles have about its own resolution, or all
-    the grid's. max_missing: the share of pixels without a value above which a layer has no tile. needs: layers and
-    points without which a tile is left out; the grid's layer unless given.
+    size: pixels of the grid along a side of a tile, or [height, width]. pixels: each layer's tiles have about its own
+    resolution, or all the grid's. max_missing: the share of pixels without a value above which a layer has no tile.
+    needs: layers and points without which a tile is left out; the grid's layer unless given.
     """
 
     out: str

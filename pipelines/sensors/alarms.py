@@ -7,7 +7,7 @@ compares shards with each other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,20 +16,23 @@ from ...modalities import LABELS, NO_CLASS, Form
 from ...sensors.declared import SENSORS
 from ...tokenize.sensors import numbers
 from ...tokenize.sensors.statistics import Statistics
+from . import checks
 
 ALARM = "alarm"  # of a record's `made`
+UNIT = "unit"  # likewise: what the files say; and what is shared of a sample, with its label's name
 HALF = 0.5  # of the values of a band: so many at one end are a limit of an instrument, or of a file
 _VALUES = 4096  # of a sample that are looked at
 
 
 class Seen:
-    """Moments of a label's bands over samples, and how many these are."""
+    """Moments of a label's bands over samples, how many these are, and the units that their files say."""
 
-    def __init__(self, samples: int = 0, moments: np.ndarray | None = None) -> None:
-        self.samples, self.moments = samples, moments
+    def __init__(self, samples: int = 0, moments: np.ndarray | None = None, units: Iterable[str] = ()) -> None:
+        self.samples, self.moments, self.units = samples, moments, set(units)
 
-    def add(self, label: str, value: np.ndarray) -> None:
-        """A sample's label, as a specialist returns it."""
+    def add(self, label: str, value: np.ndarray, unit: str = "") -> None:
+        """A sample's label, as a specialist returns it, and the unit that its file says, "" if it says none."""
+        self.units |= {unit} - {""}
         if LABELS[label].form.is_record:  # it has no bands; what it says is measured by `stats`
             return
         is_map = LABELS[label].form is Form.CLASSES
@@ -40,6 +43,7 @@ class Seen:
         self._merge(1, numbers.moments_of(np.asarray(known, np.float32)))
 
     def join(self, other: Seen) -> None:
+        self.units |= other.units
         if other.moments is not None:
             self._merge(other.samples, other.moments)
 
@@ -49,11 +53,12 @@ class Seen:
             self.samples += samples
 
     def as_json(self) -> list[Any]:
-        return [self.samples, None if self.moments is None else self.moments.tolist()]
+        return [self.samples, None if self.moments is None else self.moments.tolist(), sorted(self.units)]
 
     @classmethod
     def of_json(cls, value: Sequence[Any]) -> Seen:
-        return cls(int(value[0]), None if value[1] is None else np.array(value[1], np.float64))
+        moments = None if value[1] is None else np.array(value[1], np.float64)
+        return cls(int(value[0]), moments, *value[2:3])  # chunks of older releases have no units
 
 
 def said(label: str, seen: Seen, statistics: Statistics | None = None) -> str:
@@ -67,7 +72,8 @@ def said(label: str, seen: Seen, statistics: Statistics | None = None) -> str:
     sensor = SENSORS[label]
     is_map = sensor.form is Form.CLASSES
     names = sensor.fields if sensor.form is Form.NUMBERS else [] if is_map else sensor.kept
-    found = []
+    units = units_of(seen).values()
+    found = [f"{label} has files of several units, {' and '.join(units)}"] if len(units) > 1 else []
     for band, of_band in enumerate(seen.moments):
         name = names[band] if band < len(names) else ""
         count, low, high = of_band[numbers.FINITE], of_band[numbers.LOW], of_band[numbers.HIGH]
@@ -85,6 +91,11 @@ def said(label: str, seen: Seen, statistics: Statistics | None = None) -> str:
             continue
         found.append(f"{f'band {name}' if name else label} {why}")
     return "; ".join(found)
+
+
+def units_of(seen: Seen) -> dict[str, str]:
+    """The units that files say, one of each spelling that means the same."""
+    return {checks.plain(unit): unit for unit in sorted(seen.units)}
 
 
 def _beyond(mean: float, band: int, statistics: Statistics) -> str:

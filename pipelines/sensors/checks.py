@@ -26,9 +26,9 @@ _SAME_UNIT = {other: unit for unit, others in _SPELLINGS.items() for other in ot
 
 
 class Found(NamedTuple):
-    """An array, and the unit that its file says, "" if it says none."""
+    """An array, or whatever a reader gives, and the unit that its file says, "" if it says none."""
 
-    values: np.ndarray
+    values: Any
     unit: str = ""
 
 
@@ -54,23 +54,28 @@ def size(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
 
 
 def chunks(lacking: int, total: int, fill: Any, reading: Reading) -> None:
-    """ValueError if chunks of an array are missing, and what stands for them is a value: it would be made up. Writers
-    leave out chunks of the fill value alone."""
+    """ValueError if chunks of an array are missing, and what stands for them is a value: it would be made up, unless
+    the recipe says that the writer leaves out chunks of the fill value."""
     if not lacking:
         return
-    is_no_value = fill is not None and (np.isnan(float(fill)) or float(fill) in reading.nodata)
-    if not is_no_value:
-        raise ValueError(f"{lacking} of {total} chunks are missing, and their fill value is no nodata")
+    if fill is None:
+        raise ValueError(f"{lacking} of {total} chunks are missing, and the file says no fill value")
+    if not reading.sparse and not (np.isnan(float(fill)) or float(fill) in reading.nodata):
+        said = f"their fill value {float(fill):g} is no nodata"
+        raise ValueError(
+            f"{lacking} of {total} chunks are missing, and {said}; sparse: true if their writer leaves out such chunks"
+        )
 
 
 def unit(found: str, declared: str, reading: Reading) -> None:
     """ValueError if a file says another unit than the recipe, which scales nothing."""
-    if found and declared and reading.scale == 1 and not reading.offset and _plain(found) != _plain(declared):
+    if found and declared and reading.scale == 1 and not reading.offset and plain(found) != plain(declared):
         same = "if both mean the same, say the file's"
         raise ValueError(f"the file says its unit is {found!r:.40}, and the recipe says {declared!r}; {same}")
 
 
-def _plain(unit: str) -> str:
+def plain(unit: str) -> str:
+    """The one spelling that stands for all of a unit."""
     text = unit.casefold().replace("\u00b5", "u").replace("\u03bc", "u").replace("\u00b0", "deg")
     for sign in (" ", "**", "^", "*", "\u00b7", "\u22c5"):
         text = text.replace(sign, "")

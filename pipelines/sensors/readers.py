@@ -40,11 +40,16 @@ def read(data: bytes, reading: Reading, unit: str = "") -> Any:
     Raises:
         ValueError: nothing reads such a file, or it is damaged, too large, or lacks what is asked for.
     """
+    return with_unit(data, reading, unit).values
+
+
+def with_unit(data: bytes, reading: Reading, unit: str = "") -> checks.Found:
+    """The same, and the unit that the file says."""
     what = found(data, reading)
     if not isinstance(what, checks.Found):
-        return what
+        return checks.Found(what)
     checks.unit(what.unit, unit, reading)
-    return what.values
+    return what
 
 
 def found(data: bytes, reading: Reading) -> Any:

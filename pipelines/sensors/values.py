@@ -163,7 +163,10 @@ def _classes(array: np.ndarray, reading: Reading) -> np.ndarray:
         array = np.where(np.isin(array, negative), NO_CLASS, array.astype(np.int64))
     if NO_CLASS in ids and negative:
         raise ValueError(f"the class {NO_CLASS} and a negative nodata; give the file's id {NO_CLASS} another number")
-    return maps.classes(np.ascontiguousarray(array, array.dtype.newbyteorder("=")), table, len(reading.class_names))
+    found = maps.classes(np.ascontiguousarray(array, array.dtype.newbyteorder("=")), table, len(reading.class_names))
+    if (found == NO_CLASS).all():
+        raise ValueError("no pixel has a class: all are nodata, NaN or infinite")
+    return found
 
 
 def _numbers(found: Any, reading: Reading) -> np.ndarray:

@@ -27,7 +27,7 @@ from ...tokenize import labels as label_files
 from .. import chunk_files, source
 from ..outputs import Output
 from ..plan import ShardTask
-from ..sensors.alarms import Seen
+from ..sensors.alarms import UNIT, Seen
 from .rows import Rows
 from .sample import LabelledSample
 
@@ -68,7 +68,7 @@ class Part:
         for label, of_label in seen.items():
             for sample in samples:
                 if label in sample.item.labels:
-                    of_label.add(label, sample.item.labels[label])
+                    of_label.add(label, sample.item.labels[label], sample.item.shared.get((UNIT, label), ""))
 
 
 def joined(parts: Iterable[Part], outputs: Iterable[str]) -> Part:

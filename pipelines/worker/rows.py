@@ -116,6 +116,7 @@ def commit(
         data = label_files.encode_cells(output.label, LABELS[output.label].storage, keys, rows.values, names, origin)
     tokenizer = getattr(codec, "tokenizer", None)
     alarm = alarms.said(output.label, rows.seen, tokenizer and tokenizer.model.config.statistics)
+    unit = " and ".join(alarms.units_of(rows.seen).values())
     keys_sum, content = table_file.content(data) if data is not None else (table_file.sum_of_keys(keys), "")
     record = ledger.Record(
         output=output.name,
@@ -132,6 +133,6 @@ def commit(
         splits=list(made.splits),
         keys=keys_sum,
         content=content,
-        made=made.by | ({alarms.ALARM: alarm} if alarm else {}),
+        made=made.by | ({alarms.ALARM: alarm} if alarm else {}) | ({alarms.UNIT: unit} if unit else {}),
     )
     return (patience or Patience(0.0)).keep(lambda: ledger.commit(root, record, data))

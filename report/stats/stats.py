@@ -19,7 +19,8 @@ from ...infra.explain import reason_class
 from ...infra.fingerprint import fingerprint
 from ...infra.index import index
 from ...infra.ledger import SAMPLES, Entry
-from ...pipelines.sensors.alarms import ALARM
+from ...pipelines.sensors import checks
+from ...pipelines.sensors.alarms import ALARM, UNIT
 from ...sensors.declared import SENSORS
 from . import collect, drift, findings, merged, outliers
 from .collect import StatsJob
@@ -189,6 +190,13 @@ def noted(records: Records) -> dict[str, str]:
             f"{some[0].made[ALARM]} {findings.where([one.shard for one in some], len(of_output))}"
             for some in by_kind.values()
         ]
+        by_unit: dict[str, list[str]] = {}
+        for record in of_output.values():
+            if unit := str(record.made.get(UNIT, "")):
+                by_unit.setdefault(unit, []).append(record.shard)
+        if len({checks.plain(unit) for unit in by_unit}) > 1:
+            each = (f"{unit} {findings.where(some, len(of_output))}" for unit, some in sorted(by_unit.items()))
+            parts.append(f"has files of several units: {', '.join(each)}")
         if output.rpartition("/")[2].removeprefix("tok_") in SENSORS:
             nulls = (one.said for one in findings.of_records(output, of_output) if one.kind == "null")
             parts += [text.removeprefix(output).lstrip() for text in nulls]

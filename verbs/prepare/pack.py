@@ -59,11 +59,13 @@ def main(args: argparse.Namespace) -> int:
 
 def described(pack: Pack, plan: Plan) -> Iterator[str]:
     """What would be made, in lines."""
-    yield f"{len(plan.areas)} areas of {pack.reference}, {plan.tiles:,} tiles of {size_text(pack.size)} px, in {pack.out}"
+    tiles = f"{plan.tiles:,} tiles of {size_text(pack.size)} px"
+    yield f"{len(plan.areas)} areas of {pack.reference}, {tiles}, in {pack.out}"
     for name, side in plan.sides.items():
         files = {info.url for area in plan.areas for info in area.files[name]}
         covered = sum(bool(area.files[name]) for area in plan.areas)
-        yield f"  {name}: {' x '.join(map(str, height_width(side)))} px a tile, {len(files)} files, of {covered} of {len(plan.areas)} areas"
+        pixels = " x ".join(map(str, height_width(side)))
+        yield f"  {name}: {pixels} px a tile, {len(files)} files, of {covered} of {len(plan.areas)} areas"
     for split in ("train", "val", "test"):
         shards = [tiles for name, tiles in plan.shards.items() if name.startswith(split)]
         if shards:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from ....infra import faults
+from ....infra.versions import Part
+from ....modalities import Form
 from ....sensors.reading import Reading
 from ...reject import Reject
 from ...sensors import readers, values
+from ...sensors.alarms import UNIT
 from ..base import Item, Specialist
 
 
@@ -23,6 +27,8 @@ class FromSensor(Specialist):
 
     name: ClassVar[str] = "sensor"
     memory_gb: ClassVar[float] = 0.0
+    version: ClassVar[int] = 2
+    changes: ClassVar[dict[int, str]] = {2: "a class map without any class is a reject"}
     batch_size: ClassVar[int] = 64
     takes_bytes: ClassVar[bool] = True
     sees_image: ClassVar[bool] = False
@@ -39,6 +45,11 @@ class FromSensor(Specialist):
     def identity(self) -> dict[str, Any]:
         options = {"reading": self.reading.plain()} | ({"of_weights": True} if self.of_weights else {})
         return {**super().identity(), "options": options, "form": str(self.reading.form)}
+
+    def part(self) -> Part:
+        """Only class maps have a second version."""
+        part = super().part()
+        return part if self.reading.form is Form.CLASSES else replace(part, version=self.first_version)
 
     def why_not(self, others: Mapping[str, Specialist]) -> str:
         if self.reading.reader:
@@ -58,7 +69,9 @@ class FromSensor(Specialist):
 
     def _label(self, item: Item, files: Mapping[str, Reading]) -> np.ndarray | Reject:
         try:
-            found = readers.read(item.raw[self.reading.name], self.reading, self.unit)
+            found, item.shared[UNIT, self.label] = readers.with_unit(
+                item.raw[self.reading.name], self.reading, self.unit
+            )
             beside = {what: readers.read(item.raw[one.name], one) for what, one in files.items()}
             if not self.of_weights:
                 return values.label(found, self.reading, beside)

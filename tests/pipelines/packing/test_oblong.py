@@ -94,6 +94,8 @@ def test_one_grid_of_strips_and_arrays_without_a_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [[96], [0, 96], "96x192", 9.5, True])
 def test_a_size_is_pixels(size: Any) -> None:
-    with pytest.raises(RecipeError, match=r"size: .*expected pixels along a side, 96, or height and width, \[96, 192\]"):
+    with pytest.raises(
+        RecipeError, match=r"size: .*expected pixels along a side, 96, or height and width, \[96, 192\]"
+    ):
         packing.check({"out": "o", "layers": {"a": {"files": "a.tif"}}, "size": size}, "pack.yaml")
     assert packing.check({"out": "o", "layers": {"a": {"files": "a.tif"}}, "size": [9, 9]}, "pack.yaml").size == 9

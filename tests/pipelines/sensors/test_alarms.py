@@ -15,11 +15,14 @@ from fourmill_tests import data, runs
 from fourmill_tests.tiny import landscape
 
 from fourmill import recipe as recipes
+from fourmill.infra.ledger import Record, Source
 from fourmill.pipelines.sensors import alarms
 from fourmill.pipelines.sensors.alarms import Seen
+from fourmill.pipelines.specialists.base import Item
+from fourmill.pipelines.specialists.members.sensor import FromSensor
 from fourmill.project import Project
 from fourmill.report.stats import stats
-from fourmill.sensors.declared import Sensors
+from fourmill.sensors.declared import SENSORS, Sensors
 from fourmill.sensors.sensor import Sensor
 from fourmill.tokenize.sensors import statistics
 
@@ -76,6 +79,42 @@ def test_maps_and_numbers() -> None:
         assert alarms.said("m", seen("m", ids)) == ""  # land is rare, and no limit of an instrument
         numbers = np.array([[1], [9], [9], [9], [2], [9]], np.float32)
         assert alarms.said("n", seen("n", numbers)) == "n is saturated, 67% of its values are 9"
+
+
+def test_units_of_files_that_differ_are_said_with_their_shards() -> None:
+    """A recipe that says no unit takes metres and feet alike: who looks at the root sees it."""
+    with landscape.forgotten():
+        Sensors({"h": Sensor(member="h.h5")}).declare()
+        specialist = FromSensor(label="h", reading=SENSORS["h"].reading())
+        of_unit = {}
+        for unit in ("m", "metre", "ft"):
+            items = [Item(f"{unit}{i}", None, None, raw={"h.h5": hdf5(NOISE[i, ..., 0], unit)}) for i in range(3)]
+            whole = Seen()
+            for item, value in zip(items, specialist(items), strict=True):
+                whole.add("h", value, item.shared[alarms.UNIT, "h"])
+            of_unit[unit] = Seen.of_json(json.loads(json.dumps(whole.as_json())))
+        assert [alarms.units_of(one) for one in of_unit.values()] == [{"m": "m"}, {"m": "metre"}, {"ft": "ft"}]
+        records = {
+            ("labels/h", shard): Record(
+                "labels/h", shard, "", Source(0, "", ""), 3, 0, [], 0, "", 0, made={"unit": unit}
+            )
+            for shard, unit in zip("012", of_unit, strict=True)
+        }
+        assert stats.noted(stats.by_output(dict(list(records.items())[:2]))) == {}
+        assert stats.noted(stats.by_output(records)) == {
+            "labels/h": "has files of several units: ft in 2, m in 0, metre in 1"
+        }
+        of_unit["m"].join(of_unit["ft"])
+        assert alarms.said("h", of_unit["m"]) == "h has files of several units, ft and m"
+
+
+def hdf5(values: np.ndarray, unit: str) -> bytes:
+    import h5py
+
+    sink = io.BytesIO()
+    with h5py.File(sink, "w") as file:
+        file.create_dataset("h", data=values).attrs["units"] = unit
+    return sink.getvalue()
 
 
 def write(path: Path, numbers: range, change: Callable[[str, np.ndarray], np.ndarray | None]) -> str:

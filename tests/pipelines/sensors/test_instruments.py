@@ -100,7 +100,7 @@ def test_a_sound_is_a_series_or_its_tones(kind: str) -> None:
         (hdf5, {"member": "h5"}, "holds the arrays lacking, names, sensors/bands; say which one"),
         (hdf5, {"member": "h5", "array": "elsewhere"}, "has no array 'elsewhere'"),  # another file is never opened
         (hdf5, {"member": "h5", "array": "names"}, "expected numbers"),
-        (hdf5, {"member": "h5", "array": "lacking"}, "1 of 2 chunks are missing, and their fill value is no nodata"),
+        (hdf5, {"member": "h5", "array": "lacking"}, "1 of 2 chunks are missing, and their fill value 0 is no nodata"),
         (fits, {"member": "fits", "array": "ERR"}, "it has 0 extensions 'ERR', but 1 SCI"),
         (fits, {"member": "fits", "field": "ivar", "kind": "series", "length": 6}, "the table has no column 'ivar'"),
         (fits, {"member": "fits", "field": "lines", "kind": "series", "length": 2}, "arrays of different lengths"),

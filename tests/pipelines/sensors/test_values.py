@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from fourmill_tests.tiny.landscape import npy
+from pydantic import ValidationError
 
 from fourmill.pipelines.sensors import checks, readers, values
 from fourmill.sensors.reading import Reading
@@ -78,6 +79,8 @@ def test_classes_by_order_and_by_id() -> None:
     found = label(npy(ids), classes={10: "trees", 20: "grass", 30: "trees"}, nodata=0)
     np.testing.assert_array_equal(found, [[0, 1], [0, 255]])
     np.testing.assert_array_equal(label(npy(ids // 10), classes=["a", "b", "c", "d"]), ids // 10)
+    with pytest.raises(ValueError, match="no pixel has a class"):
+        label(npy(ids * 0), classes={10: "trees"}, nodata=0)
     floats = np.array([[1.0, np.nan]])
     np.testing.assert_array_equal(label(npy(floats), classes=["a", "b"]), [[1, 255]])
 
@@ -226,8 +229,16 @@ def test_zarr_in_a_zip(version: int) -> None:
 
 def test_chunks_of_zarr_that_are_lost() -> None:
     lost = zarred(CUBE, (1, 3, 4), lost=1)
-    with pytest.raises(ValueError, match="1 of 2 chunks are missing, and their fill value is no nodata"):
+    with pytest.raises(
+        ValueError, match="1 of 2 chunks are missing, and their fill value 0 is no nodata; sparse: true"
+    ):
         label(lost, member="zarr.zip", array="bands", **TWO)
+    found = label(lost, member="zarr.zip", array="bands", sparse=True, **TWO)
+    assert (found[..., 0] == 0).all() and (found[..., 1] == CUBE[1]).all()
+    ids = zarred(CUBE[0], (3, 2), lost=2)  # a tile of the first class alone has no chunk at all
+    assert (label(ids, member="zarr.zip", array="bands", sparse=True, classes=["sea", "land"]) == 0).all()
+    with pytest.raises(ValidationError, match="sparse: it is of files with chunks"):
+        Reading(member="npy", sparse=True)
     found = label(lost, member="zarr.zip", array="bands", nodata=0, **TWO)
     assert np.isnan(found[..., 0]).all() and not np.isnan(found[..., 1]).any()
     with pytest.raises(ValueError, match="holds the arrays bands, other; say which one"):
