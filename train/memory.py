@@ -38,6 +38,12 @@ ROOM = 0.92  # of a device's memory that tensors may take
 _SAMPLES = (64, 128)  # so many that logits are not kept, see model/cross_entropy.py
 _GATHERED = 3  # blocks of which FSDP holds all parameters at once: the one at work, and those before and after it
 
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+
+
+def _is_made_of_others(func: Any) -> bool:
+    return bool(func.namespace != "prim" and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE))
+
 
 class Live(TorchDispatchMode):
     """Bytes of the tensors that operations within have made and that are not dropped yet, and the most at once."""
@@ -48,6 +54,10 @@ class Live(TorchDispatchMode):
         self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # In inference mode operations that are made of others come whole.
+        if torch.is_inference_mode_enabled() and _is_made_of_others(func):
+            with self:
+                return func._op_dk(_COMPOSITE, *args, **(kwargs or {}))
         made = func(*args, **(kwargs or {}))
         given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         for x in tree_leaves(made):
@@ -62,7 +72,7 @@ class Live(TorchDispatchMode):
         self._sizes[at] = storage.nbytes()
         self.bytes += self._sizes[at]
         self.peak = max(self.peak, self.bytes)
-        weakref.finalize(storage, self._drop, at)
+        weakref.finalize(storage, self._drop, at).atexit = False
 
     def _drop(self, at: int) -> None:
         self.bytes -= self._sizes.pop(at)

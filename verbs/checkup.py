@@ -82,7 +82,7 @@ def fits_table(machine: str, fits: Sequence[Mapping[str, Any]]) -> Table:
     rows = [
         (fit["stage"], str(fit["samples"]), f"{fit['gib']:g}", f"{fit['most']:,}")
         if fit["samples"]
-        else (fit["stage"], "weights alone", f"{fit['gib']:g}", "")
+        else (fit["stage"], ": ".join(["weights alone", *filter(None, [fit.get("why")])]), f"{fit['gib']:g}", "")
         for fit in fits
     ]
     columns = ("stage", "samples at a time", "GiB of these", "most that fit")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from . import shapes
+
 if TYPE_CHECKING:
     import torch
 
@@ -28,7 +30,7 @@ class OnHost:
         """The copies, in order; waits for them, once for all."""
         if self._copied is not None:
             self._copied.synchronize()
-        return self._copies
+        return shapes.read(self._copies)
 
 
 def sent(tensor: torch.Tensor, to: torch.device | str, dtype: torch.dtype) -> torch.Tensor:

@@ -24,7 +24,7 @@ from weakref import WeakValueDictionary
 from pydantic import Field, PrivateAttr, field_validator
 
 from ...infra.versions import Part
-from . import kept_weights, weight_files
+from . import kept_weights, shapes, weight_files
 from .base import Specialist
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ _models: WeakValueDictionary[Any, Any] = WeakValueDictionary()
 
 def loaded(key: Any, make: Callable[[], Any]) -> Any:
     """The object that `make` makes, once for each key in this process, for as long as somebody holds it."""
+    if shapes.are_without_data():  # nobody else may get it
+        return make()
     found = _models.get(key)
     if found is None:
         found = _models[key] = make()
@@ -234,9 +236,7 @@ class Pretrained(Specialist):
         """Tensors by name of the one weight file (see `file`), on the CPU. Pickles are read with `weights_only`."""
         path = self.file(*(patterns or ("*.safetensors", *weight_files.PICKLED)))
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
+            return shapes.stored(path)
         import torch
 
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -248,7 +248,7 @@ class Pretrained(Specialist):
 
         name = self.precision
         if name == "auto":
-            name = self.gpu_precision if device.startswith("cuda") else "fp32"
+            name = self.gpu_precision if shapes.as_on_gpu(device) else "fp32"
         return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
 
     def load(self, auto: str, device: str, **settings: Any) -> Any:
@@ -264,6 +264,8 @@ class Pretrained(Specialist):
         folder, dtype = self._whole_folder(), self.dtype(device)
 
         def load() -> Any:
+            if shapes.are_without_data():
+                return shapes.of_configuration(auto, self.config(), dtype, settings)
             model = self._load(auto, folder, device, dtype, settings)
             if self.in_tf32(device):
                 from ...tokenize.networks.products import in_tf32

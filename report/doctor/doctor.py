@@ -1,7 +1,7 @@
 """`examine`: everything that a recipe needs, looked at side by side, with all that is wrong at once.
 
-Nothing is fetched but headers, nothing is loaded, and no code of a model is run. What gives no answer in time is said
-to be so, and keeps nothing else waiting.
+Nothing is fetched but headers, and no weight is loaded: what a network takes of a GPU is counted without them. What
+gives no answer in time is said to be so, and keeps nothing else waiting.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def examine(recipe: Recipe, has: Has, is_named: bool = False, seconds: float = S
     findings += machine.gpus(recipe, has, is_named) + machine.packages(recipe, specialists)
     # Sizes that cannot be read are the recipe's own; why they cannot, the rows of their weights say.
     sized = whole if isinstance(whole := found.get("sizes"), Recipe) else recipe
-    fitting, too_large = fits.look(sized, has, sum(machine.resident(specialists, weights).values()))
+    resident = sum(machine.resident(specialists, weights).values())
+    fitting, too_large = fits.look(sized, has, resident, specialists)
     return Report(
         recipe.root, merged(findings + too_large), weights, disks, fitting, _facts(samples, weights, disks, has)
     )

@@ -1,13 +1,18 @@
-"""How many samples at a time fit on a GPU, for each stage of a recipe, by counted bytes (train/memory.py)."""
+"""How many samples at a time fit on a GPU, for each stage of a recipe, by counted bytes (train/memory.py, and
+labelling.py)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...pipelines.specialists.base import Specialist
+from ...pipelines.specialists.pretrained import Pretrained
 from ...recipe import Recipe
+from . import labelling
 from .finding import Finding, wrong
-from .machine import GIB, Has
+from .machine import FEWER, GIB, Has
 
 if TYPE_CHECKING:
     from ...train.memory import Need
@@ -17,24 +22,29 @@ if TYPE_CHECKING:
 class Fit:
     """Of one stage on one GPU.
 
-    samples: at a time, by the recipe. gib: that these take. most: samples that fit. Of labels weights alone are
-    counted, and both are None.
+    samples: at a time, by the recipe. gib: that these take. most: samples that fit. Where weights alone are counted
+        both are None, as of all specialists of an actor together. why: nothing else is counted.
     """
 
     stage: str
     samples: int | None
     gib: float
     most: int | None
+    why: str = ""
 
     def as_json(self) -> dict[str, str | int | float | None]:
-        return {"stage": self.stage, "samples": self.samples, "gib": round(self.gib, 2), "most": self.most}
+        why = {"why": self.why} if self.why else {}
+        return {"stage": self.stage, "samples": self.samples, "gib": round(self.gib, 2), "most": self.most, **why}
 
 
-def look(recipe: Recipe, has: Has, weights: float) -> tuple[list[Fit], list[Finding]]:
+def look(
+    recipe: Recipe, has: Has, weights: float, specialists: Mapping[str, Specialist] | None = None
+) -> tuple[list[Fit], list[Finding]]:
     """What fits, and what of the recipe does not. Nothing where there is no GPU: counting takes seconds.
 
     Args:
         weights: GiB of an actor's specialists.
+        specialists: of its labels, by label.
     """
     if not has.gpus:
         return [], []
@@ -42,6 +52,12 @@ def look(recipe: Recipe, has: Has, weights: float) -> tuple[list[Fit], list[Find
 
     room = has.gpu_memory * memory.ROOM * GIB
     fits, findings = [Fit("label", None, weights, None)] if weights else [], []
+    for fit in _of_labels(specialists or {}, weights, room):
+        fits.append(fit)
+        if fit.samples and fit.most is not None and fit.most < fit.samples and weights * GIB < room:
+            why = f"{fit.samples} images at a time take {fit.gib:.3g} GiB with the weights of all labels, a GPU of "
+            why += f"{has.name} has room for {room / GIB:.3g} GiB, which is {fit.most} images"
+            findings.append(wrong(fit.stage, why, FEWER))
     for stage, samples, need, uses in _stages(recipe):
         gib, most = need.bytes(samples) / GIB, need.fits(room)
         fits.append(Fit(stage, samples, gib, most))
@@ -50,6 +66,20 @@ def look(recipe: Recipe, has: Has, weights: float) -> tuple[list[Fit], list[Find
             why += f"{room / GIB:.3g} GiB, which is {most} samples"
             findings.append(wrong(stage, why, _advice(recipe, stage, most)))
     return fits, findings
+
+
+def _of_labels(specialists: Mapping[str, Specialist], weights: float, room: float) -> Iterator[Fit]:
+    """Of each network what the actor takes while it runs: one at a time does, and the weights of all are there."""
+    for label, one in specialists.items():
+        if not isinstance(one, Pretrained) or not one.gpus:
+            continue
+        stage, samples = f"label {label}", max(2, one.batch_size)
+        try:
+            need = labelling.count(one, weights * GIB)
+        except labelling.NotCounted as error:
+            yield Fit(stage, None, one.resident_gb(), None, str(error))
+        else:
+            yield Fit(stage, samples, need.bytes(samples) / GIB, need.fits(room))
 
 
 def _stages(recipe: Recipe) -> list[tuple[str, int, Need, bool]]:

@@ -16,6 +16,7 @@ from .weights import Weights
 GIB = 2**30
 RAY_SHARE = 0.7  # of the memory: Ray leaves the rest to its object store
 BESIDE = 0.1  # GiB that a model takes beyond its file
+FEWER = "label in several runs: the labels of the largest ones in labels.keep first, then all others"
 TRACKERS = {"wandb": "wandb", "mlflow": "mlflow"}
 
 
@@ -44,9 +45,8 @@ def memory(specialists: Mapping[str, Specialist], weights: Sequence[Weights], ha
     if sum(sizes.values()) > room:
         first = sorted(sizes.items(), key=lambda item: -item[1])[:3]
         named = ", ".join(f"{label} {size:.1f}" for label, size in first)
-        do = "label in several runs: the labels of the largest ones in labels.keep first, then all others"
         why = f"the weights of all labels are {sum(sizes.values()):.1f} GiB ({named}, ...), {where} holds {room:.1f}"
-        return [wrong("memory", why, do)]
+        return [wrong("memory", why, FEWER)]
     return []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fourmill_tests.counted.memory import allocated
 
 from fourmill.modalities import spec
 from fourmill.model.config import FourMConfig
@@ -31,17 +31,6 @@ TOLERANCE = 0.02  # of the allocator's peak
 def config(vocabulary: int = 512, names: Sequence[str] = ("tok_rgb", "tok_depth"), **sizes: Any) -> FourMConfig:
     specs = [replace(spec(name, image_size=224), vocab_size=vocabulary) for name in names]
     return FourMConfig(tuple(specs), **({"dim": 64, "encoder_depth": 3, "decoder_depth": 3, "num_heads": 2} | sizes))
-
-
-def allocated(run: Any, folder: Path) -> int:
-    """Most bytes at once that CPU's allocator gave out while something ran, beyond those before: torch's profiler."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        run()
-    profile.export_chrome_trace(str(folder / "trace.json"))
-    events = [e for e in json.loads((folder / "trace.json").read_text())["traceEvents"] if e["name"] == "[memory]"]
-    before = events[0]["args"]["Total Allocated"] - events[0]["args"]["Bytes"]
-    return max(event["args"]["Total Allocated"] for event in events) - before
 
 
 @pytest.mark.parametrize(("precision", "checkpointing"), [("fp32", False), ("bf16", "selective")])

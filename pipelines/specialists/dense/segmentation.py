@@ -16,6 +16,7 @@ from pydantic import Field, PrivateAttr
 
 from ....modalities import COCO_CLASSES, COCO_PANOPTIC_CLASSES, NO_CLASS, plain_class
 from ...reject import Reject
+from ..host import OnHost
 from .base import DenseModel
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ def published_classes(
 
     scores, labels = torch.stack(list(logits)).softmax(-1).max(-1)
     kept = (labels != logits[0].shape[1] - 1) & (scores > min_score)
-    queries = [np.flatnonzero(row).tolist() for row in kept.cpu().numpy()]
+    queries = [np.flatnonzero(row).tolist() for row in OnHost([kept]).tensors()[0].numpy()]
     found = []
     for i, (chosen, size) in enumerate(zip(queries, sizes, strict=True)):
         classes = torch.full(size, -1, device=logits[i].device)

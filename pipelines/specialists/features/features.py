@@ -26,6 +26,7 @@ import numpy as np
 from pydantic import Field, PrivateAttr
 
 from ...reject import Reject
+from .. import shapes
 from ..base import ImageItem
 from ..host import OnHost, sent
 from ..pretrained import Pretrained, batches, loaded
@@ -359,7 +360,7 @@ class Clip(Features):
         dtype = self.dtype(device)
 
         def make() -> Any:
-            return open_clip.tower(folder).to(device, dtype).eval()
+            return shapes.on(open_clip.tower(folder), device, dtype).eval()
 
         try:
             model, processor = loaded((open_clip.CONFIG, str(folder), device, dtype), make), open_clip.processor(folder)

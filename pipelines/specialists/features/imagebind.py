@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from .. import shapes
 from ..pretrained import loaded
 from .features import Backbone, Features, usual_side
 
@@ -40,9 +41,8 @@ class ImageBind(Features):
         from transformers import CLIPImageProcessor
 
         dtype, path = self.dtype(device), self.file("*.safetensors", "*.pth", "*.pt", "*.bin")
-        trunk = loaded(
-            ("imagebind", str(path), self.num_heads, device, dtype), lambda: self._trunk().to(device, dtype).eval()
-        )
+        key = "imagebind", str(path), self.num_heads, device, dtype
+        trunk = loaded(key, lambda: shapes.on(self._trunk(), device, dtype).eval())
         # ImageBind was trained with the statistics and the bicubic resize of CLIP, which are this class's defaults.
         processor = CLIPImageProcessor()
         return Backbone(trunk, processor, usual_side(processor), trunk.patch_size, trunk)
@@ -57,15 +57,12 @@ class ImageBind(Features):
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """The vision tensors of the checkpoint; of safetensors, the other modalities' four gigabytes stay on disk."""
-        from safetensors import safe_open
-
         from .imagebind_trunk import PREFIXES
 
         path = self.file("*.safetensors", "*.pth", "*.pt", "*.bin")
         if path.suffix != ".safetensors":
             return self.state_dict("*.pth", "*.pt", "*.bin")
-        with safe_open(path, "pt") as stored:
-            return {name: stored.get_tensor(name) for name in stored.keys() if name.startswith(PREFIXES)}
+        return shapes.stored(path, lambda name: name.startswith(PREFIXES))
 
 
 class ImageBindGlobal(ImageBind):

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import shapes
+
 if TYPE_CHECKING:
     import torch
 
@@ -101,15 +103,12 @@ def tower(folder: Path) -> Any:
     """
     import torch
     import transformers
-    from safetensors import safe_open
 
     file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if file is None:
         raise ValueError(f"{folder} has OpenCLIP's configuration and none of {' or '.join(WEIGHTS)}")
-    with safe_open(file, framework="pt") as opened:
-        stored = {
-            name.removeprefix(_PREFIX): opened.get_tensor(name) for name in opened.keys() if name.startswith(_PREFIX)
-        }
+    tensors = shapes.stored(file, lambda name: name.startswith(_PREFIX))
+    stored = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
     config = vision_config(folder)
     with torch.device("meta"):
         model = transformers.CLIPVisionModelWithProjection(config)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from ...reject import Reject
+from .. import shapes
 from ..base import ImageItem
 from ..pretrained import Pretrained, loaded
 
@@ -96,7 +97,7 @@ class SamInstances(Pretrained):
         from . import sam_models
 
         try:
-            return sam_models.from_state(self.state_dict()).to(device)
+            return shapes.on(sam_models.from_state(self.state_dict()), device)
         except KeyError as error:
             raise ValueError(
                 f"{self.label}: {self.weights} holds no weights of segment-anything's SAM: {error.args[0]}"

@@ -20,6 +20,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from segment_anything.utils.transforms import ResizeLongestSide
 
+from .. import shapes
 from ..host import sent
 from .sam_grid import View
 
@@ -198,7 +199,7 @@ def transformers(model: Any, processor: Any, device: str) -> Network:
 
 
 def _together(device: str) -> int:
-    return ON_GPU if torch.device(device).type == "cuda" else 1
+    return ON_GPU if shapes.as_on_gpu(device) else 1
 
 
 def _row(features: Any, row: int) -> Any:

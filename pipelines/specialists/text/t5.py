@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
 from ...reject import Reject
+from .. import shapes
 from ..base import Item
 from ..host import OnHost, sent
 from ..pretrained import Pretrained
@@ -71,7 +72,7 @@ class T5Embeddings(Pretrained):
         """Load encoder and tokenizer. ValueError if the weights are no text encoder."""
         self._model = self.load("AutoModelForTextEncoding", device)
         self._tokenizer = self.processor("AutoTokenizer")
-        self._multiple = ON_GPU if device.startswith("cuda") else 1
+        self._multiple = ON_GPU if shapes.as_on_gpu(device) else 1
 
     def prepare(self, items: Sequence[Item]) -> list[Group]:
         import torch

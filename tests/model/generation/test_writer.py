@@ -9,15 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from fourmill_tests.counted import texts
 from fourmill_tests.counted.operations import Operations
 
 from fourmill.model.generation import generate as generation
 from fourmill.model.generation.generate import Step, generate
-from fourmill.model.generation.known import SpecialIds
-from fourmill.model.generation.writer import LOOK, as_graph
+from fourmill.model.generation.known import Known, SpecialIds
+from fourmill.model.generation.writer import LOOK, Decoder, as_graph
 
 MOST = json.loads(Path(__file__).parents[3].joinpath("benchmarks/counts.json").read_text())["generation"]
 launches_of = partial(texts.launches_of, look=LOOK)
@@ -64,6 +66,29 @@ def test_a_token_is_one_launch() -> None:
     assert kernels > 50
     waits = texts.TOKENS / LOOK  # each of which computes what is read
     assert launches * texts.TOKENS == pytest.approx(LOOK * kernels + texts.TOKENS - LOOK + 2 * waits, abs=waits)
+
+
+@torch.inference_mode()
+def test_values_are_what_kernels_of_a_gpu_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each vector in one piece: for others attention would be plain products in float32, at each layer and token. On a
+    device that is no CPU, without data."""
+    strides, attend = [], F.scaled_dot_product_attention
+
+    def attending(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **masks: Any) -> torch.Tensor:
+        strides.append(v.stride(-1))
+        return attend(q, k, v, **masks)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attending)
+    one = texts.model(2).to("meta")
+    known = Known.of(one.config, {"tok_rgb": np.zeros((3, 9), np.int64)}, torch.device("meta"), 3)
+    context = generation._encode(one, known, {})
+    decoder = Decoder(one, TEXT, context, 8, fixed=True)
+    for _ in range(2):
+        decoder.next(torch.zeros(3, 1, dtype=torch.int64, device="meta"))
+    places = torch.zeros(3, 9, dtype=torch.int64, device="meta")
+    generation._grid_logits(one, context, Step("tok_rgb", "maskgit", steps=4), places)
+    encoder, of_a_pass = 1, 2 * 2  # each layer of the decoder attends to itself and to the context
+    assert strides == [1] * (encoder + 3 * of_a_pass)
 
 
 def test_writing_stops_soon_after_all_texts_have_ended() -> None:

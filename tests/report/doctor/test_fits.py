@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 from fourmill_tests import data
+from fourmill_tests.tiny import features
 
+from fourmill.pipelines.specialists.features.features import Clip, Dino
 from fourmill.recipe import Recipe
 from fourmill.report.doctor import doctor, fits
 from fourmill.report.doctor.finding import State
 from fourmill.report.doctor.machine import Has
 from fourmill.tokenize import tokenizer
 from fourmill.tokenize.networks.vqvae import VQVAE, VQVAEConfig
+from fourmill.train.memory import ROOM
 
 CHAINS = [{"inputs": ["rgb"], "to": ["tok_rgb", "caption"]}]
 
@@ -36,6 +39,22 @@ def test_every_stage_says_what_fits(tmp_path: Path) -> None:
     assert found[0].as_json() == {"stage": "label", "samples": None, "gib": 1.5, "most": None}
     train = found[2]
     assert train.samples == 64 and train.most is not None and train.most > 1_000 and 0 < train.gib < 1
+
+
+def test_labels_say_what_fits_or_why_not(tmp_path: Path) -> None:
+    specialists = {"clip": Clip(weights=str(features.clip(tmp_path / "clip"))), "dinov2": Dino(weights="no/where")}
+    found, findings = fits.look(recipe(tmp_path), Has("l4x1", 64.0, 1, 24.0), 1.5, specialists)
+    assert not findings
+    total, clip, dinov2 = (fit.as_json() for fit in found[:3])
+    assert total["stage"] == "label" and total["samples"] is None
+    assert (clip["stage"], clip["samples"]) == ("label clip", 16)
+    assert clip["most"] > 1_000 and 1.5 < found[1].gib < 1.6
+    assert dinov2["most"] is None and dinov2["why"] == "its weights are not on this machine"
+
+    room = 1.5 + 5 * (found[1].gib - 1.5) / 16  # of five images
+    _, findings = fits.look(recipe(tmp_path), Has("tinyx1", 64.0, 1, room / ROOM), 1.5, specialists)
+    (said,) = (one for one in findings if one.what == "label clip")
+    assert "which is 5 images" in said.why and "labels.keep" in said.do
 
 
 def test_what_is_advised_fits(tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
-"""Bytes that blocks keep of a forward pass, counted on tensors without data."""
+"""Bytes that blocks keep of a forward pass, counted on tensors without data; and those that an allocator gave out."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -33,3 +37,14 @@ def _kept(config: FourMConfig, how: Checkpointing, samples: int, depth: int, inp
             for block in decoder:
                 y = block(y, x, among, shown)
         return live.bytes
+
+
+def allocated(run: Callable[[], object], folder: Path) -> int:
+    """Most bytes at once that CPU's allocator gave out while something ran, beyond those before: torch's profiler."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        run()
+    profile.export_chrome_trace(str(folder / "trace.json"))
+    events = [e for e in json.loads((folder / "trace.json").read_text())["traceEvents"] if e["name"] == "[memory]"]
+    before = events[0]["args"]["Total Allocated"] - events[0]["args"]["Bytes"]
+    return max(event["args"]["Total Allocated"] for event in events) - before
