@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 
 import torch
 from fourmill_tests.counted.digits import Digits
@@ -22,6 +22,7 @@ SIDE = 224
 WIDTHS = {"tok_clip": 512, "tok_dinov2": 768, "tok_imagebind": 1280, "tok_dinov2_global": 768, "body_pose": 207}
 
 
+@cache
 def digits_of(name: str) -> Digits:
     """The FLOPs of one label's encoding."""
     entry, width = TOKENIZERS[name], WIDTHS.get(name, 1024)

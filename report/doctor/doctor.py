@@ -95,7 +95,7 @@ def examine(recipe: Recipe, has: Has, is_named: bool = False, seconds: float = S
     # Sizes that cannot be read are the recipe's own; why they cannot, the rows of their weights say.
     sized = whole if isinstance(whole := found.get("sizes"), Recipe) else recipe
     resident = sum(machine.resident(specialists, weights).values())
-    fitting, too_large = fits.look(sized, has, resident, specialists)
+    fitting, too_large = fits.look(sized, has, resident, specialists, quick=seconds < SECONDS)
     return Report(
         recipe.root, merged(findings + too_large), weights, disks, fitting, _facts(samples, weights, disks, has)
     )

@@ -38,13 +38,13 @@ class Fit:
 
 
 def look(
-    recipe: Recipe, has: Has, weights: float, specialists: Mapping[str, Specialist] | None = None
+    recipe: Recipe, has: Has, weights: float, specialists: Mapping[str, Specialist] | None = None, quick: bool = False
 ) -> tuple[list[Fit], list[Finding]]:
     """What fits, and what of the recipe does not. Nothing where there is no GPU: counting takes seconds.
 
     Args:
         weights: GiB of an actor's specialists.
-        specialists: of its labels, by label.
+        specialists: of its labels, by label. quick: those that take longer to count are not counted.
     """
     if not has.gpus:
         return [], []
@@ -52,7 +52,7 @@ def look(
 
     room = has.gpu_memory * memory.ROOM * GIB
     fits, findings = [Fit("label", None, weights, None)] if weights else [], []
-    for fit in _of_labels(specialists or {}, weights, room):
+    for fit in _of_labels(specialists or {}, weights, room, quick):
         fits.append(fit)
         if fit.samples and fit.most is not None and fit.most < fit.samples and weights * GIB < room:
             why = f"{fit.samples} images at a time take {fit.gib:.3g} GiB with the weights of all labels, a GPU of "
@@ -68,14 +68,14 @@ def look(
     return fits, findings
 
 
-def _of_labels(specialists: Mapping[str, Specialist], weights: float, room: float) -> Iterator[Fit]:
+def _of_labels(specialists: Mapping[str, Specialist], weights: float, room: float, quick: bool) -> Iterator[Fit]:
     """Of each network what the actor takes while it runs: one at a time does, and the weights of all are there."""
     for label, one in specialists.items():
         if not isinstance(one, Pretrained) or not one.gpus:
             continue
         stage, samples = f"label {label}", max(2, one.batch_size)
         try:
-            need = labelling.count(one, weights * GIB)
+            need = labelling.count(one, weights * GIB, quick)
         except labelling.NotCounted as error:
             yield Fit(stage, None, one.resident_gb(), None, str(error))
         else:

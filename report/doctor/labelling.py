@@ -25,14 +25,15 @@ class NotCounted(Exception):
     """What a specialist takes beside its weights cannot be counted, and why."""
 
 
-def count(one: Pretrained, weights: float) -> Need:
+def count(one: Pretrained, weights: float, quick: bool = False) -> Need:
     """What a GPU takes while a specialist runs, of the architecture that the folder of its weights states.
 
     Args:
         weights: bytes of all weights that are on the GPU beside.
+        quick: not of a network that is asked many times about an image (SAM), which takes a minute.
 
     Raises:
-        NotCounted: its weights are not on this machine, or its network cannot be run without data.
+        NotCounted: its weights are not on this machine, its network cannot be run without data, or not quickly.
     """
     if not one.is_split:
         raise NotCounted("its call is not in stages (prepare, infer, finish)")
@@ -40,6 +41,8 @@ def count(one: Pretrained, weights: float) -> Need:
         raise NotCounted(f"it reads other labels: {', '.join(one.needs)}")
     if not one.is_local and one.fetched() is None:
         raise NotCounted("its weights are not on this machine")
+    if quick and not one.groups:
+        raise NotCounted("it takes a minute, `fourmill doctor` does so")
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
     log = logging.getLogger("torch._subclasses.fake_tensor")  # logs what it raises

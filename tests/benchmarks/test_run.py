@@ -45,7 +45,7 @@ INTO_A_FOLDER: list[tuple[str, str, int]] = [
     ),
 ]
 # Rows of benchmarks/counts.py that take a moment, and tables that take seconds: the others are counted by hand.
-COUNTED = ["tok_depth", "sam_mask", "text"]
+COUNTED = ["tok_depth", "sam_mask"]
 QUICK_TABLES = ["training", "reduced", "gathered", "collectives", "staging", "encode"]
 TABLES = sorted(path.stem for path in (FOLDER / "counted").glob("*.py"))
 SCRIPTS = ["counts", "gpu", *(script for script, *_ in (*RUNS, *ON_RAY, *INTO_A_FOLDER))]  # of gpu: test_gpu.py

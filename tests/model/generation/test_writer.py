@@ -66,6 +66,10 @@ def test_a_token_is_one_launch() -> None:
     assert kernels > 50
     waits = texts.TOKENS / LOOK  # each of which computes what is read
     assert launches * texts.TOKENS == pytest.approx(LOOK * kernels + texts.TOKENS - LOOK + 2 * waits, abs=waits)
+    layer = texts.kernels_of(texts.text(texts.model(2), step)) - kernels
+    of_a_token = kernels + 11 * layer  # of 12 layers
+    assert of_a_token <= MOST["kernels a token"]
+    assert (LOOK * of_a_token + texts.TOKENS) / texts.TOKENS <= MOST["launches a token"]
 
 
 @torch.inference_mode()

@@ -78,6 +78,11 @@ def test_what_is_not_here_is_not_counted() -> None:
         labelling.count(Clip(weights="nobody/nowhere"), 0.0)
 
 
+def test_a_plan_leaves_out_what_takes_long(tmp_path: Path) -> None:
+    with pytest.raises(labelling.NotCounted, match="fourmill doctor"):
+        labelling.count(grid(sam.sam(tmp_path / "weights")), 0.0, quick=True)
+
+
 def test_networks_that_read_values_are_not_counted(tmp_path: Path) -> None:
     one = Panoptic(weights=str(dense.eomt(tmp_path / "weights")))
     with pytest.raises(labelling.NotCounted, match="its network reads values of its own"):
