@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+
+from markupsafe import Markup
 
 from ..infra import side_files
 from ..train.downstream.evaluation import matrix_files, table_files
@@ -10,6 +13,7 @@ from ..train.downstream.evaluation.matrix_files import Cell, Matrix
 from ..train.downstream.evaluation.table_files import Table
 from ..train.downstream.evaluation.tables import EVALUATION, results
 from ..train.measures.resample import Value
+from .html.chart import scatter_chart
 from .html.report import ResultCell, ResultTable
 
 
@@ -32,7 +36,17 @@ def _table(table: Table) -> ResultTable:
     columns = [f"{one.title} ({one.measure.better} is better)" for one in table.figures]
     note = f"{table.heading}. {table.references.replace('**', '')} Below: intervals of 95 %, {table.draws:,} draws."
     note = " ".join([note, *table.notes])
-    return ResultTable("What answers are worth", note, columns, rows)
+    return ResultTable("What answers are worth", note, columns, rows, list(_scatter(table)))
+
+
+def _scatter(table: Table) -> Iterator[tuple[str, Markup]]:
+    """Numbers of sensors, true against answered, each with its title."""
+    for column in table.columns:
+        for name, pairs in column.pairs.items():
+            what = f"{column.label}{f', {name}' if name else ''}{f', {column.unit}' if column.unit else ''}"
+            title = f"{what}: true across, {table.title(column.paired)} upright"
+            if pairs:
+                yield title, scatter_chart([(true, answered) for true, answered in pairs], label=title)
 
 
 def _value(value: Value | None) -> ResultCell:

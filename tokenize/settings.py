@@ -456,4 +456,5 @@ def check(tokenizers: Tokenizers, name: str, settings: TokenizerSettings, image_
             raise ValueError(
                 f"{where}: its {settings.decoder} decoder needs images whose sides are multiples of "
                 f"{settings.multiple} px, got {size}; see patch_size, unet_multipliers and decoder_patch_size"
+                f"{', or take decoder: vit' if settings.decoder == 'unet' else ''}"
             )

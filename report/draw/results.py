@@ -66,7 +66,7 @@ def chart(table: Table) -> bytes:
                 color = "tab:blue" if row in ("step", "chain", "ensemble") else "0.35"
                 axes.plot([value.low, value.high], [place, place], color=color, linewidth=1.5)
                 axes.plot([value.value], [place], "o", color=color, markersize=5)
-        axes.set_title(f"{one.column.label}\n{one.measure.title}", fontsize=8)
+        axes.set_title(one.title.replace(": ", "\n", 1), fontsize=8)
         axes.set_xlabel(f"{one.measure.better} is better", fontsize=7)
         axes.set_yticks(list(places), [table.title(row) for row in rows] if number % across == 0 else [], fontsize=8)
         axes.set_ylim(0.4, len(rows) + 0.6)

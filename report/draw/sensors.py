@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ...modalities import MODALITIES, Form
 from ...sensors.declared import SENSORS
 from ...sensors.sensor import Sensor
-from ...tokenize.id_colors import id_colors
+from . import lines
 from .colormaps import colored, inferno
 from .panels import Panel, TablePanel, TextPanel, picture, scaled
 
@@ -95,33 +95,11 @@ def _lines(sensor: Sensor, values: np.ndarray, like: Any, size: int) -> Panel:
     if not known.size:
         return TextPanel("no value is there", quiet=True)
     low, high = float(known.min()), float(known.max())
-    height = size // 2
-    lines = 2 if sensor.grid is not None else 1
-    canvas = Image.new("RGB", (size, height + lines * (_LETTERS + 2 * _MARGIN)), (255, 255, 255))
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=_LETTERS)
-    across = np.linspace(_MARGIN, size - 1 - _MARGIN, len(values))
-    for band in sensor.shown:
-        down = _MARGIN + (height - 2 * _MARGIN) * (1 - _shares(values[:, band], low, high))
-        colour = tuple(int(part) for part in id_colors(np.array(band)))
-        there = np.isfinite(values[:, band])
-        for part in np.split(np.arange(len(values)), np.flatnonzero(~there)):
-            points = [(float(across[i]), float(down[i])) for i in part if there[i]]
-            if len(points) > 1:
-                draw.line(points, fill=colour, width=1)
-            elif points:
-                draw.point(points, fill=colour)
-    names = ", ".join(filter(None, (sensor.kept[band] for band in sensor.shown)))
-    draw.text((_MARGIN, height + _MARGIN), f"{low:.4g} to {written(high, sensor.unit)}", fill=(0, 0, 0), font=font)
-    draw.text((size - _MARGIN, height + _MARGIN), names, fill=(0, 0, 0), font=font, anchor="ra")
     said = f"{len(values)} values, {low:.4g} to {written(high, sensor.unit)}"
     if sensor.grid is not None:
         first, last = _ends(sensor)
-        foot = height + _LETTERS + 2 * _MARGIN
-        draw.text((_MARGIN, foot), first, fill=(0, 0, 0), font=font)
-        draw.text((size // 2, foot), sensor.axis_name, fill=(0, 0, 0), font=font, anchor="ma")
-        draw.text((size - _MARGIN, foot), last, fill=(0, 0, 0), font=font, anchor="ra")
         said += f"; {sensor.axis_name} {first} to {last}"
-    return picture(np.asarray(canvas), said, size=size, lossless=True)
+    return picture(lines.plot(sensor, values, (low, high), size), said, size=size, lossless=True)
 
 
 def _ends(sensor: Sensor) -> tuple[str, str]:

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
+from ..draw.ticks import tick_label, ticks
+
 WIDTH, HEIGHT = 320, 190
 LEFT, RIGHT, TOP, BOTTOM = 40, 8, 8, 24  # margins around the plot
+MAX_DOTS = 1_000  # of a scatter plot
 MAX_POINTS = 240  # more are averaged: a line needs no more points than it has pixels
 
 
@@ -28,25 +31,6 @@ class Series:
         finite = np.asarray(self.values, np.float64)
         finite = finite[np.isfinite(finite)]
         return float(finite[-1]) if finite.size else None
-
-
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """About `count` round numbers (1, 2 or 5 times a power of ten apart) within [low, high]."""
-    if not high > low:
-        return [low]
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [i * step for i in range(first, last + 1)]
-
-
-def tick_label(value: float) -> str:
-    """A tick in few characters: 2500 -> "2.5k"."""
-    for factor, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.3g}{suffix}"
-    return f"{value:.3g}" if abs(value) > 1e-12 else "0"
 
 
 def thin(steps: np.ndarray, values: np.ndarray, points: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
@@ -83,6 +67,22 @@ def line_chart(series: Sequence[Series], *, label: str, chance: float | None = N
         parts.append(_level(axes.y(chance), "chance"))
     for i, (steps, values) in enumerate(lines):
         parts.extend(_line(axes, steps, values, i))
+    return _svg(parts, label)
+
+
+def scatter_chart(points: Sequence[tuple[float, float]], *, label: str) -> Markup:
+    """Points (true, answered) in equal axes, with the line on which answers are true; `label` says it all in words."""
+    found = np.asarray(points, np.float64).reshape(-1, 2)
+    found = found[np.isfinite(found).all(axis=1)]
+    if not found.size:
+        return _svg([_text(WIDTH / 2, HEIGHT / 2, "no finite points", "middle")], label)
+    margin = max(float(np.ptp(found)) * 0.05, 1e-9)
+    low, high = float(found.min()) - margin, float(found.max()) + margin
+    axes = _Axes(low, high, low, high)
+    ends = [f"{one:.1f}" for one in (axes.x(low), axes.y(low), axes.x(high), axes.y(high))]
+    parts = [*axes.draw(), Markup('<line class="chance" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(*ends)]
+    dot = Markup('<circle class="dot-1" cx="{:.1f}" cy="{:.1f}" r="2"/>')
+    parts += [dot.format(axes.x(true), axes.y(answered)) for true, answered in found[:MAX_DOTS]]
     return _svg(parts, label)
 
 

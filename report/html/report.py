@@ -138,12 +138,16 @@ class ResultCell:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Results of an evaluation: a title, what was measured, the names of columns, and rows with a name each."""
+    """Results of an evaluation: a title, what was measured, the names of columns, and rows with a name each.
+
+    plots: pictures below it, each with its title.
+    """
 
     title: str
     note: str
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[ResultCell]]]
+    plots: Sequence[tuple[str, Markup]] = ()
 
 
 @dataclass(frozen=True)

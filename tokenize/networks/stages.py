@@ -43,8 +43,9 @@ class ConvNeXtSize:
         stages = int(math.log2(patch // first)) + 1
         if dim % 2 ** (stages - 1) or depth < stages:
             raise ValueError(
-                f"dim {dim} and {depth} blocks: convolutions with patch_size {patch} have {stages} stages; expected a "
-                f"multiple of {2 ** (stages - 1)}, and a block for each"
+                f"dim {dim} and {depth} blocks: convolutions with patch_size {patch} have {stages} stages; expected "
+                f"a dim that is a multiple of {2 ** (stages - 1)}, and a block for each: encoder_depth and "
+                f"decoder_depth of {stages} or more"
             )
         # What does not divide goes to the last stages, whose series are shortest.
         depths = tuple(depth // stages + (i >= stages - depth % stages) for i in range(stages))

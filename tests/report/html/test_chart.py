@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fourmill.report.draw.ticks import tick_label, ticks
 from fourmill.report.html import chart
 from fourmill.report.html.chart import Series
 
@@ -21,7 +22,7 @@ def points(svg: str, style: str) -> list[tuple[float, float]]:
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
 def test_ticks_are_round_within_range_and_few(low: float, span: float) -> None:
-    values = chart.ticks(low, low + span)
+    values = ticks(low, low + span)
     assert 1 <= len(values) <= 6
     assert all(low - 1e-6 * span <= value <= low + span * (1 + 1e-6) for value in values)
     if len(values) > 1:
@@ -31,7 +32,7 @@ def test_ticks_are_round_within_range_and_few(low: float, span: float) -> None:
 
 
 def test_tick_labels_are_short() -> None:
-    assert [chart.tick_label(x) for x in (0, 0.25, 7, 2_500, 3e6, -4e9, 1e-20)] == [
+    assert [tick_label(x) for x in (0, 0.25, 7, 2_500, 3e6, -4e9, 1e-20)] == [
         "0",
         "0.25",
         "7",
@@ -90,3 +91,16 @@ def test_usage_of_half_a_codebook_fills_half_of_the_width() -> None:
     middle = chart.LEFT + (chart.WIDTH - chart.LEFT - chart.RIGHT) / 2
     assert right == pytest.approx(middle, abs=0.2)
     assert "no tokens" in chart.usage_chart(np.zeros(4), label="")
+
+
+def test_a_scatter_has_true_answers_on_its_line() -> None:
+    svg = chart.scatter_chart([(1, 1), (5, 5), (2, 4), (float("nan"), 3)], label="Biomass")
+    root = ElementTree.fromstring(svg)
+    (line,) = [one for one in root.iter("line") if one.get("class") == "chance"]
+    x1, y1, x2, y2 = (float(line.get(name, "")) for name in ("x1", "y1", "x2", "y2"))
+    off = [
+        (float(one.get("cy", "")) - y1) - (float(one.get("cx", "")) - x1) * (y2 - y1) / (x2 - x1)
+        for one in root.iter("circle")
+    ]
+    assert len(off) == 3 and max(map(abs, off[:2])) < 0.2 and off[2] < -5  # above the line: too much
+    assert "no finite points" in chart.scatter_chart([], label="")

@@ -71,6 +71,19 @@ class Values:
     def together(self, answers: Sequence[np.ndarray]) -> np.ndarray:
         return np.asarray(np.stack(answers).mean(axis=0, dtype=np.float32))
 
+    def pairs(self, answers: Sequence[Any], references: Sequence[Any]) -> dict[str, list[list[float]]]:
+        """Of numbers, by their names ("" of one), the true value and the answer of each sample that has both; {} of
+        other forms, whose values are too many to be shown one by one."""
+        if self.sensor.form is not Form.NUMBERS:
+            return {}
+        found: dict[str, list[list[float]]] = {name: [] for name in self.bands or ("",)}
+        for answer, reference in zip(answers, references, strict=True):
+            if answer is not None and reference is not None:
+                both = zip(found.values(), np.ravel(reference), np.ravel(answer), strict=True)
+                for of, true, answered in both:
+                    of += [[float(true), float(answered)]] if np.isfinite([true, answered]).all() else []
+        return found
+
     def statistic(self, answers: Sequence[Any], references: Sequence[Any]) -> Statistic | None:
         form = self.sensor.form.value
         parts = [

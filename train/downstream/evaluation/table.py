@@ -26,11 +26,12 @@ from .job import EvaluateJob
 from .made import Made, Question, likeliest
 from .records import Boxes, Instances, People
 from .references import Reference
-from .sensors import ClassMeans
+from .sensors import ClassMeans, Values
 from .table_files import Measured, Table
 from .vectors import Neighbours
 
 MADE = ("another", "step", "chain", "ensemble")  # the rows that the model makes, those of chains last
+SHOWN_AS_PAIRS = MADE[1:]  # the last of these that there is
 
 Post = Callable[[float], None]
 
@@ -186,12 +187,16 @@ class _Maker:
         """A column; without cells if nothing of it can be measured, which `notes` say."""
         references = self.here.of(column)
         cells: dict[str, dict[str, Value]] = {}
+        pairs, paired = dict[str, list[list[float]]](), ""
         asker = _Asker(column, self.chain, self.made[0], self.here, references)
         chained = _Asker(column, self.chain, self.made[1], self.here, references[: self.chained])
         if any(one is not None for one in references):
             for row, answer in self._rows(column, asker, chained, references).items():
-                if values := self._measured(column, answer(), references):
+                given = answer()
+                if values := self._measured(column, given, references):
                     cells[row] = values
+                    if row in SHOWN_AS_PAIRS and isinstance(column.judge, Values):
+                        pairs, paired = column.judge.pairs(given, references), row
             if column.given is not None and "labels" not in cells and column.label not in SENSORS:
                 self.notes.append(f"The label {column.label} is not stored (labels.keep): its row is empty.")
             if "chain" not in cells:
@@ -210,6 +215,8 @@ class _Maker:
             | chained.folders(row for row in MADE[2:] if row in cells),
             cells=cells,
             unit=column.unit,
+            pairs=pairs,
+            paired=paired if pairs else "",
         )
 
     def _rows(

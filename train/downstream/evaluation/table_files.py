@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from typing import Any, Literal
 
 from ...measures.resample import Value
@@ -67,6 +67,8 @@ class Measured:
         answers: row -> the folder of the model's answers.
         cells: row -> measure -> value.
         unit: of the values of a sensor, which `rmse`, `mae` and `distance` are in.
+        pairs: of a sensor's numbers, by their names ("" of one): the true value and the answer of each sample that has
+            both, of the row `paired`.
     """
 
     target: str
@@ -79,6 +81,8 @@ class Measured:
     cells: dict[str, dict[str, Value]]
     chained: int | None = None  # None: all, as in tables of before
     unit: str = ""
+    pairs: dict[str, list[list[float]]] = field(default_factory=dict)
+    paired: str = ""
 
     def count(self, row: str) -> int:
         """How many samples a row was measured on."""
@@ -106,7 +110,7 @@ class Figure:
         value = self.column.cells.get(row, {}).get(self.name)
         if value is None or not self.measure.percent:
             return value
-        return Value(*(100 * getattr(value, field.name) for field in fields(value)))
+        return Value(*(100 * getattr(value, one.name) for one in fields(value)))
 
 
 @dataclass(frozen=True)
