@@ -125,6 +125,7 @@ class Modality:
     hub_suffix: bool = False
     tokenizer: str = ""
     image_size: Size = 0
+    length: int = 0  # samples of a series; of its tokens the last one may reach beyond them
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
@@ -336,7 +337,7 @@ class Tokenizer:
     channels: of its input as published; class maps have one. A fit takes them from the label.
     n_labels: classes of a class map, "none" among them as class 0; 0 for other forms.
     patch_size: pixels that a token covers along a side at 224 px; 0 for vectors, whose tokens have no place.
-    image_size: of its input in pixels, 0 for that of the run's crops.
+    image_size: of its input in pixels, 0 for that of the run's crops. length: of a series, in samples.
     vocab_size: 0 for pixels of a sensor, of which the statistics of its bands alone are fitted.
     """
 
@@ -349,6 +350,7 @@ class Tokenizer:
     patch_size: int = 0
     n_labels: int = 0
     image_size: Size = 0
+    length: int = 0
 
     @property
     def is_table(self) -> bool:
@@ -366,7 +368,7 @@ def _tokenizer(modality: Modality) -> Tokenizer:
     patch = 0 if form in (Form.VECTOR, Form.NUMBERS) else modality.patch_size
     n_labels = len(COCO_PANOPTIC_CLASSES) + 1 if form is Form.CLASSES else 0
     sizes = (modality.channels, modality.vocab_size, modality.max_tokens, patch, n_labels)
-    return Tokenizer(modality.name, modality.label, form, *sizes)
+    return Tokenizer(modality.name, modality.label, form, *sizes, length=modality.length)
 
 
 # The fitted tokenizers of 4M-21 (table 5) but for the text's.
@@ -440,10 +442,10 @@ def spec(name: str, *, image_size: int, patch_size: int = 0, vocab_size: int = 0
     form = LABELS[modality.label].form
     no_grid = modality.kind is Kind.GRID and form in OF_NO_PLACE
     if no_grid and form is Form.SERIES:
-        samples = modality.max_tokens * modality.patch_size
-        if samples % patch:
-            raise ValueError(f"{name}: a series of {samples} samples does not divide into patches of {patch}")
-        tokens = samples // patch
+        samples = modality.length or modality.max_tokens * modality.patch_size
+        if patch > samples:
+            raise ValueError(f"{name}: a patch of {patch} samples is longer than the series, which has {samples}")
+        tokens = -(-samples // patch)
     elif modality.kind in (Kind.PIXELS, Kind.GRID) and not no_grid:
         if height % patch or width % patch:
             raise ValueError(

@@ -43,6 +43,7 @@ NUMBER_CODES = 1_024  # of a number's vocabulary, as AION-1 has them
 RASTER_CODES, CLASS_CODES, SERIES_CODES = 16_384, 4_096, 1_024
 _WEIGHT = "_weight"
 LONGEST_PATCH = 16  # samples of a series that one token covers
+MOST_EVEN = 1_024  # tokens of a series whose patches fill it evenly; of more, the last patch reaches beyond it
 PREFIX = "tok_"
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -138,9 +139,13 @@ def entries(name: str, sensor: Sensor) -> Iterable[Label | Modality]:
     elif form is Form.SERIES:
         length = sensor.points or 0
         patch = next(one for one in range(LONGEST_PATCH, 0, -1) if length % one == 0)
+        if length > MOST_EVEN * patch:  # a prime, say: one token for each sample would be too many
+            patch = LONGEST_PATCH
         yield Label(name, Storage.ARRAY, form, "sensor", f"{length} values of {sensor.place}{unit}")
-        text, sizes = f"{name} tokens", (SERIES_CODES, length // patch)
-        yield Modality(f"{PREFIX}{name}", name, Kind.GRID, "vq", *sizes, text, patch, sensor.width, spatial=False)
+        text, sizes = f"{name} tokens", (SERIES_CODES, -(-length // patch))
+        yield Modality(
+            f"{PREFIX}{name}", name, Kind.GRID, "vq", *sizes, text, patch, sensor.width, spatial=False, length=length
+        )
     elif form.is_record:
         words = {Form.COORDINATES: 4, Form.TIME: 3}.get(form, (sensor.rows or 0) * sensor.width)
         yield Label(name, Storage.JSON, form, "sensor", f"{form.value} of {sensor.place}{unit}")

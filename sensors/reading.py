@@ -34,7 +34,7 @@ class Reading(Records):
         number does not say it. dtype, shape: what the file must hold.
     nodata: values that stand for none, as they are in the file; NaN and infinite values always do. A value of the label
         is scale * (value of the file) + offset.
-    length: of a series, how many values of each band it has.
+    length: of a series, how many values of each band it has; what has one, or an axis, is a series.
     axis, grid: of a series whose values lie at places of their own: the member or column that says where, by the name
         of the axis, and its unit, {wavelength: lambda.npy, unit: nm}; and the common grid that they are put on.
     weight: the member or column with the weights of the values, their inverse variance. A value whose weight is not
@@ -73,6 +73,18 @@ class Reading(Records):
     scale: float = 1.0
     offset: float = 0.0
     classes: list[str] | dict[int, str] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_series(cls, value: Any) -> Any:
+        """What has a length, or an axis and a grid, is a series without saying so."""
+        if (
+            isinstance(value, dict)
+            and not value.get("kind")
+            and any(value.get(one) for one in ("length", "axis", "grid"))
+        ):
+            return {**value, "kind": "series"}
+        return value
 
     @field_validator("member")
     @classmethod

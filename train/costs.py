@@ -89,7 +89,7 @@ def example(name: str, settings: TokenizerSettings, image_size: int) -> Tensor:
     if entry.form is Form.VECTOR:
         return torch.zeros(1, channels)
     if entry.form is Form.SERIES:
-        return torch.zeros(1, channels, entry.tokens * (settings.patch_size or 1))
+        return torch.zeros(1, channels, entry.length or entry.tokens * (settings.patch_size or 1))
     if entry.form is Form.CLASSES:
         return torch.zeros(1, *sides, dtype=torch.long)
     if entry.form is Form.FEATURES:

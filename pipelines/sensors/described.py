@@ -28,7 +28,8 @@ class Found:
     """A member of some samples, or a field of their JSON.
 
     settings: of the sensor, {} if it is not understood. says: what was seen, for a comment. size: height and width of a
-    raster or class map, pixels. is_idle: it is understood, and says nothing that a model could learn.
+    raster or class map, pixels. is_idle: it is understood, and says nothing that a model could learn. values: of a
+    place or a time, all that were seen.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Found:
     says: str
     size: tuple[int, int] = (0, 0)
     is_idle: bool = False
+    values: frozenset[Any] = frozenset()
 
     @property
     def side(self) -> int:
@@ -56,8 +58,10 @@ def found(seen: Seen, name: str, samples: int, of: str) -> Found:
     """
     where = of_set(of, seen.name)
     if not seen.values:
-        problem = next(iter(seen.problems), "no array of numbers")
-        return Found(name, {}, f"{where}, {seen.count} of {samples} samples: {problem}")
+        texts = f"texts, such as {seen.words[0]!r:.40}" if seen.words else "no array of numbers"
+        problem = next(iter(seen.problems), texts)
+        says = f"{where}, {seen.count} of {samples} samples: {problem}"
+        return Found(name, {}, says, is_idle=bool(seen.words) and not seen.problems)
     settings: dict[str, Any] = {**from_(of), **seen.where}
     shapes, dtypes = seen.shapes, seen.dtypes
     shape, dtype = shapes.most_common(1)[0][0], dtypes.most_common(1)[0][0]
@@ -71,7 +75,9 @@ def found(seen: Seen, name: str, samples: int, of: str) -> Found:
     if dtype.startswith("datetime64"):
         times = np.concatenate([one.reshape(-1) for one in seen.values])
         hour = {} if "[D]" in dtype else {"hour": True}
-        return Found(name, settings | {"kind": "time"} | hour, f"{says}, {times.min()} to {times.max()}")
+        values = frozenset(times.tolist())
+        says = f"{says}, {times.min()} to {times.max()}"
+        return Found(name, settings | {"kind": "time"} | hour, says, values=values)
     if seen.rate:
         high = {} if seen.rate >= 2 * _HIGHEST else {"high": seen.rate / 2}
         return Found(
@@ -176,10 +182,16 @@ def _zeros(flat: np.ndarray, settings: Mapping[str, Any]) -> str:
 
 def records(fields: Fields, samples: int, of: str) -> list[Found]:
     """What coordinates, times and catalogues some fields are, which are taken out of them."""
-    return [
-        Found(plain(name), {**from_(of), **settings} if settings else {}, says)
-        for name, settings, says in fields.records(samples)
-    ]
+    held = {name: frozenset(values) for name, values in [*fields.numbers.items(), *fields.times.items()]}
+    found = []
+    for name, settings, says in fields.records(samples):
+        of_them = frozenset(
+            (one, value)
+            for one in settings.get("fields", [settings.get(fields.one, "")])
+            for value in held.get(one, ())
+        )
+        found.append(Found(plain(name), {**from_(of), **settings} if settings else {}, says, values=of_them))
+    return found
 
 
 def of_set(of: str, name: str) -> str:

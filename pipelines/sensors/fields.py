@@ -25,7 +25,8 @@ _UNITS = {"seconds": 1.0, "milliseconds": 1e-3, "microseconds": 1e-6, "nanosecon
 class Seen:
     """Fields of the JSON of some samples, by their dotted names; or single numbers of other files that hold several.
 
-    where: the settings of a sensor that say the file. one: the setting that says a field of it.
+    where: the settings of a sensor that say the file. one: the setting that says a field of it. texts: that are no
+    times, one of each field.
     """
 
     where: Mapping[str, Any] = field(default_factory=lambda: {"member": "json"})
@@ -34,6 +35,7 @@ class Seen:
     times: dict[str, list[str]] = field(default_factory=dict)
     rows: dict[str, list[Sequence[Mapping[str, Any]]]] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
 
     def add(self, info: Mapping[str, Any], before: str = "") -> None:
         for key, value in info.items():
@@ -44,6 +46,8 @@ class Seen:
                 self.numbers.setdefault(name, []).append(float(value))
             elif isinstance(value, str) and _is_time(value):
                 self.times.setdefault(name, []).append(value)
+            elif isinstance(value, str):
+                self.texts.setdefault(name, value)
             elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
                 self.rows.setdefault(name, []).append(value)
             elif name in _OF_PLACE:

@@ -29,8 +29,22 @@ _MASKS = ("mask", "bit_mask")
 _COMPANIONS = (*_WEIGHTS, *_AXES, *_MASKS)
 _PIXELS = ("x", "y", "lon", "lat", "longitude", "latitude", "easting", "northing")  # where pixels lie
 _KEYS = ("object_id", "key", "__key__", "id", "sample_id", "source_id", "name", "filename")  # columns of keys
+_TEXTS = (
+    "__key__",
+    "key",
+    "url",
+    "caption",
+    "area",
+    "crs",
+    "wcs",
+    "licence",
+    "license",
+    "status",
+    "sha256",
+)  # of no sensor
 _ENDINGS = ("_id", "id", "_name")  # of other names that they have
 
+_MOSTLY = 0.6  # of the values of a place: so many another set has as well
 _EXPONENT = re.compile(r"\b(\d+)e")
 
 _Places = dict[tuple[str, str], Seen]
@@ -82,6 +96,11 @@ def _of_json(fields: Fields, found: list[Found], samples: int, of: str, is_table
         more += [
             Found(described.plain(name), {}, f"the field {name} of json: {says}")
             for name, says in fields.others.items()
+        ]
+        more += [
+            Found(described.plain(name), {}, f"the field {name} of json: texts, such as {text!r:.40}", is_idle=True)
+            for name, text in fields.texts.items()
+            if name not in _TEXTS
         ]
     return more
 
@@ -272,13 +291,17 @@ def _scalar(
 
 
 def once(found: Sequence[Found]) -> list[Found]:
-    """The same without places and times that another set has as well, with the same values."""
-    seen, kept = set[str](), []
+    """The same without places and times that another set has as well, with the same values of most samples: a set may
+    lack some, and the first ones of two sets are then not the same."""
+    seen: dict[str, list[frozenset[Any]]] = {}
+    kept = []
     for one in found:
-        what = json.dumps([{name: value for name, value in one.settings.items() if name != "from"}, one.says])
-        if one.settings.get("kind") in ("coordinates", "time") and "from" in one.settings and what in seen:
-            continue
-        seen.add(what)
+        of, kind = one.settings.get("from"), one.settings.get("kind")
+        where = json.dumps({name: value for name, value in one.settings.items() if name != "from"})
+        if of and any(_MOSTLY * len(one.values) < len(one.values & before) for before in seen.get(where, ())):
+            says = f"{of}: the {'place' if kind == 'coordinates' else kind} of a sample, as another set has it"
+            one = replace(one, settings={}, says=says, is_idle=True)
+        seen.setdefault(where, []).append(one.values)
         kept.append(one)
     return kept
 

@@ -69,7 +69,12 @@ def test_stores_of_several_arrays_in_parallel_tars(tmp_path: Path) -> None:
 
     def store(bands: Callable[[], np.ndarray], **more: Any) -> Callable[[int], Mapping[str, bytes]]:
         def members(i: int) -> Mapping[str, bytes]:
-            pixels = {"x": np.arange(24) * 10.0, "y": -np.arange(24) * 10.0, "crs": np.int64(32633)}
+            pixels = {
+                "x": np.arange(24) * 10.0,
+                "y": -np.arange(24) * 10.0,
+                "crs": np.int64(32633),
+                "id": np.array("T32"),
+            }
             of_tile = {name: values[i] for name, values in place.items()} | {"time": np.array([taken[i]])}
             return {"zarr.zip": _store({"bands": bands(), **pixels, **of_tile, **more})}
 
@@ -77,7 +82,8 @@ def test_stores_of_several_arrays_in_parallel_tars(tmp_path: Path) -> None:
 
     optical = store(lambda: RNG.integers(1, 9000, (1, 3, 24, 24)).astype(">i2"), band=np.array(["B02", "B03", "B04"]))
     _tar(tmp_path / "S2L2A" / "0.tar", 3, optical)
-    _tar(tmp_path / "LULC" / "0.tar", 3, store(lambda: RNG.integers(1, 5, (1, 24, 24), np.uint8)))
+    # A set that lacks a sample has the same places, whose range is another one.
+    _tar(tmp_path / "LULC" / "0.tar", 2, store(lambda: RNG.integers(1, 5, (1, 24, 24), np.uint8)))
     found, text = _init(*(f"{one}={tmp_path}/{one}" for one in ("S2L2A", "LULC")), root=tmp_path / "out")
     arrays = {"from": "S2L2A", "member": "zarr.zip"}
     assert found["sensors"] == {
@@ -89,6 +95,8 @@ def test_stores_of_several_arrays_in_parallel_tars(tmp_path: Path) -> None:
         },
     }  # fmt: skip
     assert "NOT UNDERSTOOD" not in text and "left out: S2L2A/zarr.zip/crs: always 32633" in text
+    assert "left out: S2L2A/zarr.zip/id, 3 of 3 samples: texts, such as 'T32'" in text
+    assert "left out: LULC: the place of a sample, as another set has it" in text
     assert sum(1 for line in text.splitlines() if line.strip() and not line.strip().startswith("#")) < 40
 
 

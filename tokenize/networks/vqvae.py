@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
@@ -51,7 +52,8 @@ class VQConfig(BaseModel):
         "fsq", "ifsq" or "lfq", which have none (finite.py). A latent of these three holds `num_codebooks` codes.
     codebook_size: ids of a book; TerraMind's configs say the levels of "fsq" here, "8-8-8-6-5".
     levels: of "fsq" and "ifsq"; their product is `codebook_size`. entropy_weight: of "lfq".
-    length: of series, samples that positions are made for; other lengths work. A patch is of `patch_size` samples.
+    length: of series, samples that positions are made for, which the last patch may reach beyond; other lengths work if
+        they are whole patches. A patch is of `patch_size` samples.
     norm_codes: compare by cosine, as every published tokenizer does; else by distance.
     frame: of normals, if it is not the declared one (tokenize/frames.py); a key of ours.
     statistics: of a sensor's bands, by which they were standardized in the fit; a key of ours.
@@ -155,11 +157,7 @@ class VQConfig(BaseModel):
         """Rows and columns of tokens, one row of a series, at the size that the positions of `part` are made for."""
         patch = self.patch(part)
         if self.length is not None:
-            if self.length % patch:
-                raise ValueError(
-                    f"tokenizer: a series of {self.length} samples does not divide into patches of {patch}"
-                )
-            return 1, self.length // patch
+            return 1, -(-self.length // patch)
         pixels = (self.image_size_enc if part == "enc" else self.image_size_dec) or self.image_size
         height, width = height_width(pixels)
         if height % patch or width % patch:
@@ -262,7 +260,9 @@ class VQ(nn.Module):
         elif x.ndim == 2:
             x = x[:, :, None, None]  # a vector is a map of one cell
         elif x.ndim == 3:
-            x = x[:, :, None]  # a series is a map of one row
+            # A series is a map of one row; beyond its end is the mean, 0.
+            beyond = -x.shape[-1] % self.config.patch_size if x.shape[-1] == self.config.length else 0
+            x = F.pad(x, (0, beyond))[:, :, None]
         else:
             x = self.pixels(x)
         features = self.encoder(x)
@@ -286,7 +286,8 @@ class VQ(nn.Module):
         Args:
             x: (B, C, H, W) of any floating point type, images in [-1, 1] (standardized ones with `undo_std`) and
                 feature maps as they are; (B, H, W) class ids with `n_labels`; vectors (B, D); with `length` series
-                (B, C, L). H and W, or L, are multiples of the patch size; other sizes than `image_size` are fine.
+                (B, C, L). H and W, or an L that is not `length`, are multiples of the patch size; other sizes than
+                `image_size` are fine.
 
         Raises:
             ValueError: that is not what `x` is, or something in it is not finite, or too large to be coded.
@@ -386,7 +387,9 @@ class VQVAE(VQ):
     def decode(self, ids: torch.Tensor) -> torch.Tensor:
         """Ids as from `encode` to the reconstruction (B, C, H, W), not clamped; logits (B, n_labels, H, W) with
         `n_labels`; vectors (B, D) of ids (B, n); series (B, C, L) of ids (B, n)."""
-        return self._flat(self._reconstruct(self._codes(ids)), ids)
+        recon, length = self._flat(self._reconstruct(self._codes(ids)), ids), self.config.length
+        is_whole = length is not None and 0 < recon.shape[-1] - length < self.config.patch_size
+        return recon[..., :length] if is_whole else recon
 
     def forward(
         self, x: torch.Tensor, generator: torch.Generator | None = None
@@ -397,7 +400,9 @@ class VQVAE(VQ):
         """
         quantized, commitment, ids = self.quantize(self.latents(x), generator)
         recon = self._reconstruct(quantized)
-        return self._flat(recon, x), commitment, self._flat(ids, x)
+        recon = self._flat(recon, x)
+        recon = recon[..., : x.shape[-1]] if self.config.length is not None else recon
+        return recon, commitment, self._flat(ids, x)
 
     def step(self, x: torch.Tensor, generator: torch.Generator | None = None) -> StepOutput:
         """What a training step compares: the target is `x` itself, class ids with `n_labels`.

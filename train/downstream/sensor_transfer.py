@@ -73,7 +73,7 @@ class Target:
         """Of an answer, but for the pixels of a map: the number of classes, of bands, of numbers."""
         if self.sensor.form is Form.CLASSES:
             return (len(self.sensor.class_names),)
-        return (self.sensor.length or 0, self.sensor.width) if self.sensor.form is Form.SERIES else (self.sensor.width,)
+        return (self.sensor.points or 0, self.sensor.width) if self.sensor.form is Form.SERIES else (self.sensor.width,)
 
     def statistics(self, references: Sequence[np.ndarray]) -> Statistics | None:
         """By which answers are standardized. ValueError if all references say the same."""

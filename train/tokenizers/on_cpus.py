@@ -50,7 +50,8 @@ def _forward(name: str, settings: TokenizerSettings, image_size: int) -> float:
         return 0.0  # of a few tokens
     height, width = height_width(entry.image_size or image_size)
     patch = settings.patch_size or 1
-    tokens = entry.tokens if entry.form is Form.SERIES else (height // patch) * (width // patch)
+    of_series = -(-entry.length // patch) if entry.length else entry.tokens
+    tokens = of_series if entry.form is Form.SERIES else (height // patch) * (width // patch)
     depth = settings.encoder_depth + (settings.decoder_depth if settings.decoder == "vit" else 0)
     convolutions = _unet(settings, height * width) if settings.decoder == "unet" else 0.0
     return 2 * 12 * settings.dim**2 * tokens * depth + convolutions

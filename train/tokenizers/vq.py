@@ -206,7 +206,7 @@ class VQTrainer:
         config, world = self.model.config, dist.get_world_size() if is_distributed() else 1
         # Other sizes of pictures have other numbers of tokens.
         if config.length is not None:
-            area = x.shape[-1] // config.patch_size
+            area = -(-x.shape[-1] // config.patch_size)
         else:
             area = math.prod(x.shape[-2:]) // (config.patch_size**2 if config.patch_proj else 1)
         quantizer.codebook.threshold = dead_code_threshold(

@@ -102,6 +102,12 @@ def test_series_of_one_band_and_of_several() -> None:
     np.testing.assert_array_equal(label(npy(series[0]), kind="series", length=6)[:, 0], series[0])
 
 
+def test_a_length_or_an_axis_makes_a_series() -> None:
+    alone = {"member": "f.npy", "axis": {"wavelength": "l.npy"}, "grid": {"from": 1, "to": 9, "points": 5}}
+    for said in (alone, {"member": "f.npy", "length": 6}):
+        assert Reading.model_validate(said) == Reading.model_validate(said | {"kind": "series"})
+
+
 def test_a_reader_of_ones_own() -> None:
     found = label(b"1 2;3 4", member="dat", reader=f"{__name__}:matrix")
     np.testing.assert_array_equal(found[..., 0], [[1, 2], [3, 4]])
@@ -190,7 +196,7 @@ def test_what_is_wrong_is_said(data: bytes, reading: dict[str, Any], said: str) 
         ({"member": "tif", "softening": 2}, "it is of arcsinh"),
         ({"member": "npy", "kind": "vector"}, "say how many numbers"),
         ({"member": "npy", "kind": "series"}, "it goes with kind: series"),
-        ({"member": "npy", "length": 5}, "it goes with kind: series"),
+        ({"member": "npy", "kind": "raster", "length": 5}, "it goes with kind: series"),
     ],
 )
 def test_settings_that_cannot_be(sensor: dict[str, Any], said: str) -> None:

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fourmill_tests.tiny import landscape
 
 from fourmill import Form, Kind, Label, Modality, Storage, declare
 from fourmill import recipe as recipes
-from fourmill.modalities import LABELS, MODALITIES, TOKENIZERS
+from fourmill.modalities import LABELS, MODALITIES, TOKENIZERS, spec
 from fourmill.recipe import Recipe, RecipeError
+from fourmill.sensors.declared import Sensors
+from fourmill.sensors.sensor import Sensor
 from fourmill.tokenize.inputs import to_input
 from fourmill.tokenize.networks.vqvae import VQVAE, VQVAEConfig
 from fourmill.train.tokenizers import build
@@ -136,8 +139,8 @@ def test_rows_without_unknown_values_have_no_weight() -> None:
     ("settings", "error"),
     [
         ({"network": "convnext", "patch_size": 1}, "patch_size: got 1; .* power of two"),
-        ({"patch_size": 6}, "a series of 32 samples does not divide into patches of 6"),
-        ({"network": "convnext", "patch_size": 32, "dim": 20, "heads": 1}, "have 4 stages; expected a multiple of 8"),
+        ({"patch_size": 33}, "a patch of 33 samples is longer than the series, which has 32"),
+        ({"network": "convnext", "patch_size": 32, "dim": 20, "heads": 1}, "have 4 stages; .* a multiple of 8"),
         ({"network": "convnext", "patch_size": 32, "encoder_depth": 2}, "and a block for each"),
         ({"decoder": "unet"}, "decoder has no meaning for series"),
     ],
@@ -154,5 +157,28 @@ def test_networks_of_series_fit_their_patches() -> None:
         VQVAE(VQVAEConfig(**names, length=32, patch_size=8))
     with pytest.raises(ValueError, match="expected a series"):
         VQVAE(VQVAEConfig(**names, patch_size=4))
-    with pytest.raises(ValueError, match="30 samples does not divide into patches of 4"):
-        VQVAE(VQVAEConfig.small(16, 1, 2, length=30, patch_size=4, n_channels=2))
+
+
+@pytest.mark.parametrize("network", ["vit", "convnext"])
+def test_the_last_patch_of_a_series_may_reach_beyond_it(network: str) -> None:
+    sizes = {"convnext_a": {"widths": [8], "depths": [1], "strides": [4]}}
+    names = {"enc_type": "convnext_a", "dec_type": "convnext_a", "sizes": sizes, "post_mlp": False}
+    options = {"length": 30, "patch_size": 4, "n_channels": 2, "codebook_size": 8}
+    config = VQVAEConfig(**names, **options) if network == "convnext" else VQVAEConfig.small(16, 1, 2, **options)
+    model, x = VQVAE(config), torch.randn(3, 2, 30, generator=torch.Generator().manual_seed(0))
+    step = model.train().step(x)
+    assert step.prediction.shape == step.target.shape == x.shape and step.ids.shape == (3, 8)
+    ids = model.eval().encode(x)
+    torch.testing.assert_close(ids, model.encode(torch.nn.functional.pad(x, (0, 2))))  # beyond it is the mean
+    assert ids.shape == (3, 8) and model.decode(ids).shape == x.shape
+    assert model.decode(ids[:, :4]).shape == (3, 2, 16)  # other lengths work
+
+
+def test_a_prime_number_of_values_is_not_a_token_each() -> None:
+    with landscape.forgotten():
+        lengths = {"desi": 7781, "weekly": 52, "short": 23}
+        sensors = {name: Sensor(member="f.npy", kind="series", length=one) for name, one in lengths.items()}
+        Sensors(sensors).declare()
+        sizes = {name: (TOKENIZERS[f"tok_{name}"].tokens, TOKENIZERS[f"tok_{name}"].patch_size) for name in lengths}
+        assert sizes == {"desi": (487, 16), "weekly": (4, 13), "short": (23, 1)}
+        assert spec("tok_desi", image_size=224, patch_size=32).max_tokens == 244
