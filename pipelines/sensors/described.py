@@ -182,7 +182,8 @@ def _zeros(flat: np.ndarray, settings: Mapping[str, Any]) -> str:
 
 def records(fields: Fields, samples: int, of: str) -> list[Found]:
     """What coordinates, times and catalogues some fields are, which are taken out of them."""
-    held = {name: frozenset(values) for name, values in [*fields.numbers.items(), *fields.times.items()]}
+    held: dict[str, frozenset[Any]] = {name: frozenset(values) for name, values in fields.numbers.items()}
+    held |= {name: frozenset(texts) for name, texts in fields.times.items()}
     found = []
     for name, settings, says in fields.records(samples):
         of_them = frozenset(

@@ -89,7 +89,7 @@ def _legend(draw: ImageDraw.ImageDraw, font: Font, names: Mapping[str, tuple[int
     draw.text((_MARGIN, _MARGIN), unit, fill=_INK, font=font)
     start = max(left, 3 * _MARGIN + font.getlength(unit))
     end = float(draw.im.size[0] - _MARGIN)
-    for name, colour in reversed(names.items()):
+    for name, colour in reversed(list(names.items())):
         if end - font.getlength(name) < start:
             break
         draw.text((end, _MARGIN), name, fill=colour, font=font, anchor="ra")
