@@ -48,7 +48,7 @@ CLASSES = {
     "Label": ["name", "storage", "form", "specialist", "summary"],
     "Labelled": ["key", "value", "crops", "size"],
     "Modality": ["name", "label", "kind", "codec", "vocab_size", "max_tokens", "summary", "patch_size", "channels",
-                 "spatial", "chunked", "hub_suffix", "tokenizer", "image_size"],
+                 "spatial", "chunked", "hub_suffix", "tokenizer", "image_size", "length"],
     "Specialist": [],
     "Step": ["target", "scheme", "steps", "temperature", "temperature_schedule", "schedule", "top_k", "top_p",
              "guidance", "max_tokens", "ends_above"],
