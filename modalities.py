@@ -367,8 +367,8 @@ def _tokenizer(modality: Modality) -> Tokenizer:
     form = LABELS[modality.label].form
     patch = 0 if form in (Form.VECTOR, Form.NUMBERS) else modality.patch_size
     n_labels = len(COCO_PANOPTIC_CLASSES) + 1 if form is Form.CLASSES else 0
-    sizes = (modality.channels, modality.vocab_size, modality.max_tokens, patch, n_labels)
-    return Tokenizer(modality.name, modality.label, form, *sizes, length=modality.length)
+    sizes = (modality.channels, modality.vocab_size, modality.max_tokens, patch, n_labels, 0, modality.length)
+    return Tokenizer(modality.name, modality.label, form, *sizes)
 
 
 # The fitted tokenizers of 4M-21 (table 5) but for the text's.
@@ -443,8 +443,6 @@ def spec(name: str, *, image_size: int, patch_size: int = 0, vocab_size: int = 0
     no_grid = modality.kind is Kind.GRID and form in OF_NO_PLACE
     if no_grid and form is Form.SERIES:
         samples = modality.length or modality.max_tokens * modality.patch_size
-        if patch > samples:
-            raise ValueError(f"{name}: a patch of {patch} samples is longer than the series, which has {samples}")
         tokens = -(-samples // patch)
     elif modality.kind in (Kind.PIXELS, Kind.GRID) and not no_grid:
         if height % patch or width % patch:

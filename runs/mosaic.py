@@ -27,12 +27,13 @@ from ..pipelines.packing.files import Opened
 from ..pipelines.packing.settings import Pack
 from ..pipelines.packing.tiles import Area, Tile
 from ..sensors.declared import SENSORS, window_of
-from ..sensors.reading import Reading
+from ..sensors.reading import OF_SEVERAL, Reading, is_of
 from .files import MADE_BY, SETTINGS, check
 from .names import input_of, label_of, target_of
 from .results import Made
 from .run import Run
 
+OF_ARRAYS = (*OF_SEVERAL, "zarr", "nc")  # files in which an array has a name
 OVERLAP = 4  # neighbours share one so-many-th of a tile
 _AT_ONCE = 32  # tiles
 _ROWS = 256  # of a map that are written at a time
@@ -109,9 +110,10 @@ def _check_shape(name: str, label: str, tile: Size) -> None:
     (high, wide), (height, width) = height_width(window_of(label)), height_width(tile)
     if high * width != wide * height:
         crops = "squares" if high == wide else f"of {size_text((high, wide))} px"
+        like = "one side, such as 96" if high == wide else f"one like them, such as {high}x{wide}"
         raise ValueError(
-            f"--tile: its crops of {name} are {crops}, and a tile of {size_text(tile)} px has another shape; give one "
-            f"of theirs{'' if high == wide else f', such as {high}x{wide}'}, or generate it without --tile"
+            f"--tile: crops of {name} are {crops}, and a tile of {size_text(tile)} px has another shape; give {like}, "
+            "or generate it without --tile"
         )
 
 
@@ -119,7 +121,9 @@ def _layer(reading: Reading, file: str) -> dict[str, Any]:
     """A file of a sensor as a layer: all of its bands, whose meaning is the sensor's."""
     classes = {"classes": ["-"], "resampling": "nearest"} if reading.classes else {}
     nodata = {"nodata": reading.nodata[0]} if reading.nodata else {}
-    return {"files": file, "array": reading.array, "axes": reading.axes, "bands": reading.bands, **classes, **nodata}
+    # A scene may be a file of another kind than the members, which holds one array.
+    array = reading.array if is_of(file.rstrip("/").lower(), OF_ARRAYS) else None
+    return {"files": file, "array": array, "axes": reading.axes, "bands": reading.bands, **classes, **nodata}
 
 
 class Canvas:

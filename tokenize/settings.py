@@ -455,6 +455,5 @@ def check(tokenizers: Tokenizers, name: str, settings: TokenizerSettings, image_
         if size % settings.multiple:
             raise ValueError(
                 f"{where}: its {settings.decoder} decoder needs images whose sides are multiples of "
-                f"{settings.multiple} px, got {size}; see patch_size, unet_multipliers and decoder_patch_size"
-                f"{', or take decoder: vit' if settings.decoder == 'unet' else ''}"
+                f"{settings.multiple} px, got {size}; see patch_size and decoder_patch_size, or take decoder: vit"
             )

@@ -10,8 +10,9 @@ import pytest
 from fourmill_tests.tiny import landscape
 
 from fourmill.modalities import Size
-from fourmill.runs.mosaic import Canvas, _check_shape, _likeliest
+from fourmill.runs.mosaic import Canvas, _check_shape, _layer, _likeliest
 from fourmill.sensors.declared import Sensors
+from fourmill.sensors.reading import Reading
 from fourmill.sensors.sensor import Sensor
 from fourmill.verbs.make.generate import _tile
 
@@ -62,3 +63,10 @@ def test_tiles_have_the_shape_of_crops() -> None:
         for label, size, said in (("strip", 96, "of 32 x 64 px.*such as 32x64"), ("depth", (96, 192), "squares")):
             with pytest.raises(ValueError, match=said):
                 _check_shape(label, label, size)
+
+
+def test_a_scene_may_be_of_another_kind_than_the_members() -> None:
+    """Members of a Zarr say an array; a GeoTIFF of a scene has none."""
+    reading = Reading(member="zarr.zip", array="bands", bands=["a", "b"])
+    found = [_layer(reading, name)["array"] for name in ("scene.tif", "s.jp2", "scene.zarr", "s.nc", "S.H5")]
+    assert found == [None, None, "bands", "bands", "bands"]
