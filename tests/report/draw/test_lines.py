@@ -60,7 +60,7 @@ def test_words_of_a_plot_are_within_it_and_apart(
             assert right <= box[0] or left >= box[2] or bottom <= box[1] or top >= box[3], (text, other)
 
 
-def test_a_line_is_where_its_values_are_and_breaks_where_there_are_none() -> None:
+def test_a_line_is_where_values_are_and_breaks_without() -> None:
     made = Sensor.model_validate({"member": "n.npy", "kind": "series", "length": 101})
     values = np.linspace(0, 1, 101, dtype=np.float32)[:, None]
     values[40:60] = np.nan
