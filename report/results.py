@@ -24,6 +24,7 @@ from ..train.downstream.evaluation.job import EvaluateJob
 from ..train.downstream.generation_job import GenerateJob
 from ..train.downstream.settings import Chain
 from ..train.pretrain.job import TrainJob
+from . import bands
 from .draw.labels import METADATA_FIELDS
 from .evaluation import tables
 from .html.chart import Series
@@ -158,7 +159,8 @@ def _tokenizers(
         footers = {shard: plan.done[name, shard].footer for shard in counted}
         counts = column_counts(recipe.root, name, footers, spec.vocab_size)
         where = f"in {len(counted):,} of {len(shards):,} shards" if len(counted) < len(shards) else "in all shards"
-        results.append(TokenizerResult(spec.name, facts, _pairs(shown_samples, spec.name), counts, where, note))
+        known = bands.table(recipe.root, own[0]) if own else ("", ())
+        results.append(TokenizerResult(spec.name, facts, _pairs(shown_samples, spec.name), counts, where, note, known))
     if TEXT in tokenizers:
         size = tokenizers[TEXT].vocab_size
         facts = [Fact("vocabulary", f"{size:,}", "WordPiece, with 4M's special words")]

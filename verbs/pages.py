@@ -43,6 +43,7 @@ def write_gallery(project: Project, count: int = 60, out: str | None = None) -> 
         count: samples, evenly from all shards that are labelled.
         out: a local file or any URL; ROOT/gallery.html unless given.
     """
+    from ..report import bands
     from ..report.html.gallery import Gallery, render_gallery
     from ..report.samples import spread
 
@@ -54,7 +55,8 @@ def write_gallery(project: Project, count: int = 60, out: str | None = None) -> 
     tasks = list(plan.tasks.values())
     samples = collector.samples(tasks, spread(tasks, rows, count))
     facts = [("root", project.root), ("shards", f"{len(rows):,}"), ("samples", f"{sum(rows.values()):,}")]
-    page = render_gallery(Gallery(f"fourmill: {Path(project.root).name}", samples, sum(rows.values()), facts))
+    known = list(filter(all, (bands.table(project.root, name) for name in sorted(project.fitted))))
+    page = render_gallery(Gallery(f"fourmill: {Path(project.root).name}", samples, sum(rows.values()), facts, known))
     return write(page, out or storage.join(project.root, "gallery.html"))
 
 
@@ -64,6 +66,7 @@ def write_stored(root: str, count: int = 60, out: str | None = None) -> str:
     Args:
         count: samples, evenly from all shards. out: as in `write_gallery`.
     """
+    from ..report import bands
     from ..report.html.gallery import Gallery, render_gallery
     from ..report.inspect.root import stored
 
@@ -77,7 +80,9 @@ def write_stored(root: str, count: int = 60, out: str | None = None) -> str:
         ("samples", f"{total:,}"),
         ("read", "as stored, without its code"),
     ]
-    page = render_gallery(Gallery(f"fourmill: {Path(root).name}", samples, total, facts))
+    names = sorted(storage.list_names(storage.join(root, "tokenizers")))
+    known = list(filter(all, (bands.table(root, name) for name in names)))
+    page = render_gallery(Gallery(f"fourmill: {Path(root).name}", samples, total, facts, known))
     return write(page, out or storage.join(root, "gallery.html"))
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...modalities import LABELS, MODALITIES, Kind
+from ..bands import NAMES
 from ..draw import labels as draw
 from . import page
 
@@ -69,12 +70,14 @@ class GallerySample:
 
 @dataclass(frozen=True)
 class Gallery:
-    """A page: `facts` are short (name, value) pairs for its head; `total` is the size of the dataset, if larger."""
+    """A page: `facts` are short (name, value) pairs for its head; `total` is the size of the dataset, if larger;
+    `bands` the statistics of sensors, a title and a row for each band."""
 
     title: str
     samples: Sequence[GallerySample]
     total: int | None = None
     facts: Sequence[tuple[str, str]] = ()
+    bands: Sequence[tuple[str, Sequence[Sequence[str]]]] = ()
     page_size: int = 24
 
 
@@ -159,6 +162,7 @@ def render_gallery(gallery: Gallery) -> str:
         gallery=gallery,
         cards=cards,
         rejected=rejected,
+        bands_names=list(NAMES.values()),
     )
 
 

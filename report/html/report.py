@@ -13,6 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ...modalities import MODALITIES
+from ..bands import NAMES
 from ..draw import labels as draw
 from . import chart, page
 from .chart import Series
@@ -75,6 +76,7 @@ class TokenizerResult:
         facts: measures of the samples that `note` names.
         counts: how often each code occurs in the tokens that `counted` names, (vocabulary,). These are other tokens
             than those that were measured: a code that validation samples do not use may well occur here.
+        bands: of a sensor, a title and a row for each band: the statistics that it was fitted with.
     """
 
     modality: str
@@ -83,6 +85,7 @@ class TokenizerResult:
     counts: np.ndarray | None = None
     counted: str = "in the token store"
     note: str = ""
+    bands: tuple[str, Sequence[Sequence[str]]] = ("", ())
 
 
 @dataclass(frozen=True)
@@ -270,6 +273,7 @@ def render_report(data: ReportData) -> str:
         tokenizers=[_tokenizer_card(result, data.classes) for result in data.tokenizers],
         curves=[_curve_card(curve) for curve in data.curves],
         grids=[_grid_card(grid, data.classes) for grid in data.generations],
+        bands_names=list(NAMES.values()),
     )
 
 

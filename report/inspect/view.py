@@ -24,17 +24,16 @@ from rich.table import Table
 from rich.text import Text
 
 from ..html.gallery import GallerySample
+from ..sparks import spark
 from ..terminal import bars, describe, heading, image_text, key_values, plain, sample_view
 
 # Mappings from names to how often they occur, and lists that are curves over steps.
 COUNTED = frozenset(("rejects", "labels", "extensions", "ignored", "shapes", "dtypes", "formats", "other_files"))
-CURVES = frozenset(("history", "history_val"))
+CURVES = frozenset(("history", "history_val", "histogram"))
 MAX_BARS = 12
 MAX_TABLE_ROWS = 40
 TEXT_LIMIT = 600
 SHOWN_NUMBERS = 12
-SPARKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"  # eighths of a block, from low to high
-SPARK_WIDTH = 24
 
 
 @dataclass
@@ -178,16 +177,6 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
     if len(rows) > MAX_TABLE_ROWS:
         table.add_row(f"... and {len(rows) - MAX_TABLE_ROWS} more")
     return table
-
-
-def spark(values: Sequence[float | None]) -> str:
-    """A curve in one line, the lowest value at the bottom; longer ones are thinned, the last value always stays."""
-    if len(values) > SPARK_WIDTH:
-        values = [values[round(i * (len(values) - 1) / (SPARK_WIDTH - 1))] for i in range(SPARK_WIDTH)]
-    numbers = [value for value in values if value is not None]
-    low, high = (min(numbers), max(numbers)) if numbers else (0.0, 0.0)
-    scale = (len(SPARKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(" " if value is None else SPARKS[round((value - low) * scale)] for value in values)
 
 
 def _is_known(value: Any) -> bool:

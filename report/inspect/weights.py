@@ -17,6 +17,7 @@ from ...modalities import MODALITIES
 from ...model.published.names import local_name
 from ...tokenize.codecs import WORDPIECE_FILES
 from ...tokenize.text.wordpiece import WordPiece
+from .. import bands
 from .view import Inspection
 
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "tokenizer.json"
@@ -147,6 +148,7 @@ def inspect_tokenizer(path: str, folder: str, config: dict[str, Any]) -> Inspect
         "ledger": _record(folder),
         **weights,
         "quality": config.get("quality") or {},
+        "statistics": bands.rows(config),
         "sample": None,
     }
     return Inspection(facts)

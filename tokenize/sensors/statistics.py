@@ -7,16 +7,17 @@ holds them: other statistics are another tokenizer.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 if TYPE_CHECKING:
     import torch
 
 Transform = Literal["linear", "log", "arcsinh"]
 MOST_VALUES = 1_000_000  # of a band, of which its percentiles are taken
+BINS = 24  # of a histogram
 SPREAD = 1e-6  # share of the largest value; bands that vary by less are constant
 
 
@@ -25,6 +26,7 @@ class Statistics(BaseModel):
 
     mean, std: after `transform`; with them a band has mean 0 and deviation 1. low, median, high: 2nd, 50th and 98th
         percentile, and least, most, in the sensor's unit. valid: share of pixels with a value.
+    histogram: shares of the values in equal parts from low to high; () in those of older fits.
     samples: rows that were looked at.
     """
 
@@ -42,7 +44,13 @@ class Statistics(BaseModel):
     least: tuple[float, ...]
     most: tuple[float, ...]
     valid: tuple[float, ...]
+    histogram: tuple[tuple[float, ...], ...] = ()
     samples: int
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was hashed of statistics without a histogram stays what it was."""
+        return {name: value for name, value in handler(self).items() if name != "histogram" or value}
 
     def standardized(self, values: torch.Tensor) -> torch.Tensor:
         """Values (..., n) in the sensor's unit to float32 of mean 0 and deviation 1; 0 where there are none."""
@@ -112,13 +120,15 @@ def measure(
         seen += len(part)
     for name, total in zip(names, totals, strict=True):
         _check(name, total, transform)
-    low, median, high = zip(*(_percentiles(np.concatenate(one)) for one in kept), strict=True)
+    spread = [_spread(np.concatenate(one)) for one in kept]
+    low, median, high = zip(*(percentiles for percentiles, _ in spread), strict=True)
     return Statistics(
         bands=names, unit=unit, transform=transform, softening=softening,
         mean=tuple(one.mean for one in totals), std=tuple(one.std for one in totals),
         low=low, median=median, high=high,
         least=tuple(one.least for one in totals), most=tuple(one.most for one in totals),
-        valid=tuple(one.known / max(one.all, 1) for one in totals), samples=count,
+        valid=tuple(one.known / max(one.all, 1) for one in totals),
+        histogram=tuple(shares for _, shares in spread), samples=count,
     )  # fmt: skip
 
 
@@ -174,9 +184,11 @@ def _check(name: str, total: _Sums, transform: str) -> None:
         raise ValueError(f"{what}: all values are {total.least:.6g}, which says nothing; leave it out (use)")
 
 
-def _percentiles(values: np.ndarray) -> tuple[float, float, float]:
+def _spread(values: np.ndarray) -> tuple[tuple[float, float, float], tuple[float, ...]]:
+    """The 2nd, 50th and 98th percentile, and the shares of values in equal parts between the outer two."""
     known = values[np.isfinite(values)]
     if not len(known):
-        return (float("nan"),) * 3
-    low, median, high = np.percentile(known, (2, 50, 98))
-    return float(low), float(median), float(high)
+        return (float("nan"),) * 3, (0.0,) * BINS
+    low, median, high = (float(one) for one in np.percentile(known, (2, 50, 98)))
+    counts = np.histogram(known, BINS, (low, high))[0]
+    return (low, median, high), tuple((counts / len(known)).round(6).tolist())

@@ -7,6 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
+from fourmill.report import sparks
 from fourmill.report.inspect import view
 
 LONG = "/data/" + "folder-with-a-long-name/" * 12 + "00000.parquet"
@@ -42,7 +43,7 @@ def _column(text: str, start: str) -> list[str]:
 
 
 def test_spark_keeps_the_ends() -> None:
-    assert view.spark([0.0, 7.0]) == view.SPARKS[0] + view.SPARKS[7]
-    curve = view.spark([float(i) for i in range(1000)])
-    assert len(curve) == view.SPARK_WIDTH and curve[-1] == view.SPARKS[-1]
-    assert view.spark([1.0, None, 1.0]) == view.SPARKS[0] + " " + view.SPARKS[0]
+    assert sparks.spark([0.0, 7.0]) == sparks.SPARKS[0] + sparks.SPARKS[7]
+    curve = sparks.spark([float(i) for i in range(1000)])
+    assert len(curve) == sparks.SPARK_WIDTH and curve[-1] == sparks.SPARKS[-1]
+    assert sparks.spark([1.0, None, 1.0]) == sparks.SPARKS[0] + " " + sparks.SPARKS[0]
