@@ -31,10 +31,10 @@ def _of(values: Any, band: int) -> Any:
 
 def table(root: str, tokenizer: str) -> tuple[str, list[list[str]]]:
     """A title and the cells of a fitted tokenizer of a root, without rows if it has no statistics."""
-    config = side_files.read_object(storage.join(root, "tokenizers", tokenizer, "config.json"), ("statistics",))
-    if not config or not config["statistics"]:
+    config = side_files.read_object(storage.join(root, "tokenizers", tokenizer, "config.json"))
+    known = config and config.get("statistics")
+    if not config or not known:
         return "", []
-    known = config["statistics"]
     parts = [
         known.get("unit") or "", f"{known.get('samples', 0):,} examples",
         "" if known.get("transform", "linear") == "linear" else f"mean and deviation of {known['transform']}",

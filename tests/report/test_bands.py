@@ -36,7 +36,9 @@ def test_statistics_of_before_are_hashed_as_before(known: Statistics) -> None:
     assert Statistics.model_validate(before).model_dump(mode="json") == before
 
 
-def test_a_row_for_each_band_on_pages_and_terminals(known: Statistics, tmp_path: Path) -> None:
+def test_a_row_for_each_band_on_pages_and_terminals(
+    known: Statistics, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "tokenizers" / "tok_s1"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"statistics": known.model_dump(mode="json")}))
@@ -50,4 +52,6 @@ def test_a_row_for_each_band_on_pages_and_terminals(known: Statistics, tmp_path:
     )
     for page in pages:
         assert title in page and "98 %" in page and cells[0][-1] in page
-    assert bands.table(str(tmp_path), "tok_rgb") == ("", []) and bands.rows({}) == []
+    (folder / "config.json").write_text("{}")
+    assert [bands.table(str(tmp_path), name) for name in ("tok_rgb", "tok_s1")] == [("", [])] * 2
+    assert bands.rows({}) == [] and not caplog.messages
