@@ -288,7 +288,7 @@ class Pretrained(Specialist):
         self._verify(folder)
         options = settings if self.may_unpickle else {**settings, "use_safetensors": True}
         try:
-            with _quiet():
+            with quiet():
                 model, report = getattr(transformers, auto).from_pretrained(
                     folder, local_files_only=True, dtype=dtype, output_loading_info=True, **options
                 )
@@ -420,7 +420,7 @@ class Pretrained(Specialist):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no report of tensors that nothing asked for: what is missing we say ourselves."""
     from transformers.utils import logging as untyped
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...pipelines.specialists import shapes
 from ...pipelines.specialists.base import ImageItem, Item
-from ...pipelines.specialists.pretrained import Pretrained
+from ...pipelines.specialists.pretrained import Pretrained, quiet
 
 if TYPE_CHECKING:
     from ...train.memory import Need
@@ -65,7 +65,7 @@ def _counted(one: Pretrained, weights: float) -> Need:
     from ...train.memory import Need
 
     few, many = max(1, one.batch_size // 2), max(2, one.batch_size)
-    with shapes.without_data(), warnings.catch_warnings():
+    with shapes.without_data(), quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of networks that are copied without data
         copy = one.model_copy()
         with FakeTensorMode(allow_non_fake_inputs=True):

@@ -47,6 +47,7 @@ def grid(path: Path) -> SamInstances:
 def test_a_batch_takes_what_was_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(labelling, "FRAME", (96, 128))
     one = NETWORKS[name](tmp_path / "weights")
+    monkeypatch.setattr(type(one), "batch_size", 2)
     need = labelling.count(one, 1000.0)
     assert need.state == 1000
     one.setup("cpu")
