@@ -63,7 +63,7 @@ class Lanes:
         self._shared, self._window, self._texts = shared, window, texts
         self._lanes = {name: Lane(name, one, shared) for name, one in specialists.items()}
         self._after = {name: _before(name, specialists) for name in specialists}
-        self._of_text = {name for name, one in specialists.items() if texts is not None and _reads_text_alone(one)}
+        self._of_text = {name for name, one in specialists.items() if texts is not None and reads_text_alone(one)}
         self._grouping = {name for name, one in specialists.items() if window > 1 and one.groups} - self._of_text
         self._begun, self._begin_texts = begin, begin_texts  # samples
         self._read: dict[str, _Read] = {}
@@ -167,7 +167,7 @@ def begin_of_texts(position: int, batch: int, count: int) -> int:
         start = after
 
 
-def _reads_text_alone(one: Specialist) -> bool:
+def reads_text_alone(one: Specialist) -> bool:
     return one.groups and not (one.sees_image or one.needs_image or one.needs or one.looks_at() or one.reads())
 
 

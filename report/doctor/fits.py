@@ -3,10 +3,11 @@ labelling.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...pipelines.engine.settings import Engine
 from ...pipelines.specialists.base import Specialist
 from ...pipelines.specialists.pretrained import Pretrained
 from ...recipe import Recipe
@@ -51,13 +52,7 @@ def look(
     from ...train import memory  # loads torch
 
     room = has.gpu_memory * memory.ROOM * GIB
-    fits, findings = [Fit("label", None, weights, None)] if weights else [], []
-    for fit in _of_labels(specialists or {}, weights, room, quick):
-        fits.append(fit)
-        if fit.samples and fit.most is not None and fit.most < fit.samples and weights * GIB < room:
-            why = f"{fit.samples} images at a time take {fit.gib:.3g} GiB with the weights of all labels, a GPU of "
-            why += f"{has.name} has room for {room / GIB:.3g} GiB, which is {fit.most} images"
-            findings.append(wrong(fit.stage, why, FEWER))
+    fits, findings = _of_labels(specialists or {}, weights, has, recipe.engine, quick)
     for stage, samples, need, uses in _stages(recipe):
         gib, most = need.bytes(samples) / GIB, need.fits(room)
         fits.append(Fit(stage, samples, gib, most))
@@ -68,18 +63,33 @@ def look(
     return fits, findings
 
 
-def _of_labels(specialists: Mapping[str, Specialist], weights: float, room: float, quick: bool) -> Iterator[Fit]:
-    """Of each network what the actor takes while it runs: one at a time does, and the weights of all are there."""
+def _of_labels(
+    specialists: Mapping[str, Specialist], weights: float, has: Has, engine: Engine, quick: bool
+) -> tuple[list[Fit], list[Finding]]:
+    """The weights of all, and of each network what the actor takes while it runs, beside these: one at a time does."""
+    from ...train.memory import ROOM
+
+    room = has.gpu_memory * ROOM * GIB
+    fits, findings = [Fit("label", None, weights, None)] if weights else [], []
     for label, one in specialists.items():
         if not isinstance(one, Pretrained) or not one.gpus:
             continue
-        stage, samples = f"label {label}", max(2, one.batch_size)
+        stage, samples = f"label {label}", labelling.at_a_time(one, engine)
         try:
             need = labelling.count(one, weights * GIB, quick)
         except labelling.NotCounted as error:
-            yield Fit(stage, None, one.resident_gb(), None, str(error))
-        else:
-            yield Fit(stage, samples, need.bytes(samples) / GIB, need.fits(room))
+            fits.append(Fit(stage, None, one.resident_gb(), None, str(error)))
+            continue
+        gib, most = need.bytes(samples) / GIB, need.fits(room)
+        fits.append(Fit(stage, samples, gib, most))
+        if most < samples and weights * GIB < room:  # else the weights alone are too large, which is said elsewhere
+            why = f"{samples} at a time take {gib:.3g} GiB with the weights of all labels, a GPU of {has.name} has "
+            why += f"room for {room / GIB:.3g} GiB, which is {most}"
+            may = one.groups and one.sees_image and most >= one.batch_size
+            findings.append(
+                wrong(stage, why, f"--set engine.window={max(1, most // engine.batch_size)}" if may else FEWER)
+            )
+    return fits, findings
 
 
 def _stages(recipe: Recipe) -> list[tuple[str, int, Need, bool]]:

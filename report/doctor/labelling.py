@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...pipelines.engine.settings import Engine
 from ...pipelines.specialists import shapes
 from ...pipelines.specialists.base import ImageItem, Item
 from ...pipelines.specialists.pretrained import Pretrained, quiet
@@ -18,7 +19,18 @@ if TYPE_CHECKING:
 
 FRAME = (768, 1024)  # pixels of the images that are counted, height and width
 _COLORS = 4  # channels of a picture at most
-_WORDS = "a photo of two dogs that run over wet grass beside a white house in the evening"  # of each caption
+_WORDS = "a photo of two dogs that run over wet grass beside a white house in the evening " * 6  # a caption that is cut
+
+
+def at_a_time(one: Pretrained, engine: Engine) -> int:
+    """Items that an actor gives a specialist at a time on a GPU."""
+    from ...pipelines.worker.lanes import TEXTS, reads_text_alone
+    from ...pipelines.worker.shard_worker import WINDOW_ON_GPU
+
+    window = engine.window or WINDOW_ON_GPU
+    if reads_text_alone(one):
+        return TEXTS
+    return engine.batch_size * window if one.groups and window > 1 else one.batch_size
 
 
 class NotCounted(Exception):
@@ -26,7 +38,8 @@ class NotCounted(Exception):
 
 
 def count(one: Pretrained, weights: float, quick: bool = False) -> Need:
-    """What a GPU takes while a specialist runs, of the architecture that the folder of its weights states.
+    """What a GPU takes while a specialist runs, of the architecture that the folder of its weights states; samples are
+    the items that it is given at a time, which go through its network `batch_size` at a time.
 
     Args:
         weights: bytes of all weights that are on the GPU beside.
@@ -64,18 +77,20 @@ def _counted(one: Pretrained, weights: float) -> Need:
 
     from ...train.memory import Need
 
-    few, many = max(1, one.batch_size // 2), max(2, one.batch_size)
+    count = 2 * one.batch_size if one.groups else one.batch_size  # in the second pass something of the first is there
     with shapes.without_data(), quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of networks that are copied without data
         copy = one.model_copy()
         with FakeTensorMode(allow_non_fake_inputs=True):
             copy.setup("cpu")
-        peaks = {samples: _peak(copy, items(samples)) for samples in (few, many)}
-    sample = max((peaks[many] - peaks[few]) / (many - few), 1.0)
-    return Need(weights, max(0.0, peaks[many] - many * sample), sample)
+        given, peak, kept = _taken(copy, items(count))
+    # While one pass after the other goes on, inputs of all images and what comes of them are there; and inputs of as
+    # many, which are prepared beside.
+    return Need(weights, float(peak - kept), (2 * given + kept) / count)
 
 
-def _peak(one: Pretrained, batch: list[Item]) -> int:
+def _taken(one: Pretrained, some: list[Item]) -> tuple[int, int, int]:
+    """Bytes of the inputs of some items, the most at once beside these, and of that what is kept for the host."""
     from torch import Tensor
     from torch.utils._pytree import tree_leaves
 
@@ -92,11 +107,13 @@ def _peak(one: Pretrained, batch: list[Item]) -> int:
                 self.peak = max(self.peak, self.bytes + max(read, made.nbytes))
             return made
 
-    prepared = one.prepare(batch)  # on the host, as it is
+    prepared = one.prepare(some)  # on the host, as it is
     given = sum(x.nbytes for x in tree_leaves(prepared) if isinstance(x, Tensor))
     with Taken() as live:
-        one.infer(prepared)
-    return given + live.peak
+        kept = one.infer(prepared)
+    bytes_kept = live.bytes
+    del kept
+    return given, live.peak, bytes_kept
 
 
 def items(count: int) -> list[Item]:

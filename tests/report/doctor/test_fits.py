@@ -9,10 +9,11 @@ import pytest
 from fourmill_tests import data
 from fourmill_tests.tiny import features
 
+from fourmill.pipelines.engine.settings import Engine
 from fourmill.pipelines.specialists.features.features import Clip, Dino
 from fourmill.recipe import Recipe
 from fourmill.report.doctor import doctor, fits
-from fourmill.report.doctor.finding import State
+from fourmill.report.doctor.finding import Finding, State
 from fourmill.report.doctor.machine import Has
 from fourmill.tokenize import tokenizer
 from fourmill.tokenize.networks.vqvae import VQVAE, VQVAEConfig
@@ -43,18 +44,23 @@ def test_every_stage_says_what_fits(tmp_path: Path) -> None:
 
 def test_labels_say_what_fits_or_why_not(tmp_path: Path) -> None:
     specialists = {"clip": Clip(weights=str(features.clip(tmp_path / "clip"))), "dinov2": Dino(weights="no/where")}
-    found, findings = fits.look(recipe(tmp_path), Has("l4x1", 64.0, 1, 24.0), 1.5, specialists)
-    assert not findings
-    total, clip, dinov2 = (fit.as_json() for fit in found[:3])
-    assert total["stage"] == "label" and total["samples"] is None
-    assert (clip["stage"], clip["samples"]) == ("label clip", 16)
-    assert clip["most"] > 1_000 and 1.5 < found[1].gib < 1.6
-    assert dinov2["most"] is None and dinov2["why"] == "its weights are not on this machine"
 
-    room = 1.5 + 5 * (found[1].gib - 1.5) / 16  # of five images
-    _, findings = fits.look(recipe(tmp_path), Has("tinyx1", 64.0, 1, room / ROOM), 1.5, specialists)
-    (said,) = (one for one in findings if one.what == "label clip")
-    assert "which is 5 images" in said.why and "labels.keep" in said.do
+    def look(memory: float, **engine: Any) -> tuple[list[fits.Fit], list[Finding]]:
+        return fits._of_labels(specialists, 1.5, Has("x", 64.0, 1, memory / ROOM), Engine(**engine), quick=True)
+
+    (total, clip, dinov2), findings = look(24.0)
+    assert not findings
+    assert total.as_json() == {"stage": "label", "samples": None, "gib": 1.5, "most": None}
+    assert (clip.stage, clip.samples) == ("label clip", 4 * 32) and clip.most is not None and clip.most > 1_000
+    assert dinov2.most is None and dinov2.as_json()["why"] == "its weights are not on this machine"
+
+    each = (clip.gib - look(24.0, window=2)[0][1].gib) / 64
+    room = clip.gib - 49.5 * each
+    _, (said,) = look(room)
+    assert said.what == "label clip" and "which is 78" in said.why and said.do == "--set engine.window=2"
+    assert not look(room, window=2)[1]
+    _, (said,) = look(clip.gib - 120 * each)
+    assert "labels.keep" in said.do
 
 
 def test_what_is_advised_fits(tmp_path: Path) -> None:

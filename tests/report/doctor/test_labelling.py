@@ -43,7 +43,9 @@ def grid(path: Path) -> SamInstances:
     return SamInstances(weights=str(path), precision="fp32", **options)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in ("det", "semseg") else []) for name in NETWORKS]
+)
 def test_a_batch_takes_what_was_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(labelling, "FRAME", (96, 128))
     one = NETWORKS[name](tmp_path / "weights")
@@ -52,18 +54,19 @@ def test_a_batch_takes_what_was_counted(tmp_path: Path, monkeypatch: pytest.Monk
     assert need.state == 1000
     one.setup("cpu")
     as_on_a_gpu(one)
-    items = labelling.items(one.batch_size)
+    count = 2 * one.batch_size if one.groups else one.batch_size  # SAM's are looked at one after the other
+    items = labelling.items(count)
     one.infer(one.prepare(items))  # what a library keeps is there afterwards
     prepared = one.prepare(items)
     given = sum(x.nbytes for x in tree_leaves(prepared) if isinstance(x, torch.Tensor))
-    counted = need.bytes(one.batch_size) - need.state
+    counted = need.bytes(count) - need.state - 2 * given  # of these items, and of as many beside
     if name != "sam_instance":
-        assert counted == pytest.approx(given + allocated(lambda: one.infer(prepared), tmp_path), rel=TOLERANCE)
+        assert counted == pytest.approx(allocated(lambda: one.infer(prepared), tmp_path), rel=TOLERANCE)
         return
     # To sum booleans a CPU copies them as eight bytes each, which a GPU does not: counted as the operations go.
     with Live() as live:
         one.infer(prepared)
-    assert given + live.peak <= counted <= 1.1 * (given + live.peak)  # as if every mask were good
+    assert live.peak <= counted <= 1.1 * live.peak  # as if every mask were good
 
 
 def as_on_a_gpu(one: Specialist) -> None:
