@@ -17,7 +17,7 @@ from ..pipelines.given.bars import without_bars
 from ..pipelines.given.given import Given, Mistake
 from ..pipelines.given.labels import is_dense, read
 from ..pipelines.given.listing import GivenSample
-from ..sensors.declared import window_of
+from ..sensors.declared import SENSORS, window_of
 from ..tokenize import codecs
 from ..tokenize.codec import Codec, Labelled
 from ..tokenize.crops import Crop, Resample, apply, crops
@@ -141,7 +141,7 @@ class Coder:
                 given = read(labels[name], sample.values[name].value, self.origin.max_pixels, frame, classes)
             except ValueError as error:
                 raise Mistake(_said(name, sample, error)) from None
-            if given.size is not None and LABELS[labels[name]].form is not Form.FEATURES:
+            if given.size is not None and _shows_a_place(labels[name]):
                 if frame is not None and not _same_ratio(frame, given.size):
                     sizes = "{} x {} px, and the sample's picture is {} x {} px".format(*given.size, *frame)
                     text = f"it is {sizes}; give both in the same frame, of one width to height"
@@ -225,6 +225,12 @@ def _frame(given: Mapping[str, Given], modalities: Mapping[str, str]) -> tuple[i
     forms = {name: LABELS[label_of(modalities[name])].form for name in given}
     pictures = [one.size for name, one in given.items() if one.size and forms[name] is not Form.FEATURES]
     return (pictures or sizes or [(1000, 1000)])[0]
+
+
+def _shows_a_place(label: str) -> bool:
+    """Whether it is a map in the frame that all maps of a sample have: a feature map has cells, a sound tones."""
+    sensor = SENSORS.get(label)
+    return LABELS[label].form is not Form.FEATURES and (sensor is None or sensor.mel is None)
 
 
 def _same_ratio(one: tuple[int, int], other: tuple[int, int]) -> bool:

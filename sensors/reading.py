@@ -12,6 +12,7 @@ from .parts import FORMS, Grid, Mel, Records, as_list
 
 FITS = ("fits", "fit", "fts", "fz")
 SOUNDS = ("wav", "flac", "ogg", "aiff")
+DATES = {"time", "date", "dates", "day"}  # axes whose grid is one of dates, most likely
 CHUNKED = ("zarr.zip", "h5", "hdf5")
 OF_SEVERAL = ("npz", "h5", "hdf5", "zarr.zip", *FITS)  # files that may hold several arrays
 _FILES = ("npy", "npz", "json", "tif", "tiff", "png", "h5", "hdf5", "zarr.zip", *FITS)  # that hold a weight or an axis
@@ -122,8 +123,9 @@ class Reading(Records):
         if self.form is Form.NUMBERS and (self.bands or self.axes):
             raise ValueError("bands and axes are of rasters; leave them out")
         if bool(self.axis) != (self.grid is not None):
+            example = "2020-01-01, to: 2020-12-31, step: 8" if self.axis.keys() & DATES else "3600, to: 9800, step: 2"
             raise ValueError(
-                "axis and grid go together: {from: 3600, to: 9800, step: 2} is the grid that all are put on"
+                f"axis and grid go together: say on which grid all samples are put, grid: {{from: {example}}}"
             )
         if self.axis and len(self.axis.keys() - {"unit"}) != 1:
             raise ValueError(f"axis: got {self.axis}; expected a name and where it is: {{wavelength: lambda.npy}}")

@@ -135,3 +135,9 @@ def test_patches_are_what_pixels_are() -> None:
     assert torch.equal(encoder({"rgb": patches, "tok_map": ids}).tokens, expected)
     with pytest.raises(ValueError, match=r"expected patches \(B, 16, 48\)"):
         encoder({"rgb": patches[:, :8]})
+
+
+def test_a_series_on_a_grid_has_as_many_answers() -> None:
+    axis = {"axis": {"wavelength": "l.npy"}, "grid": {"from": 1, "to": 9, "points": 5}}
+    assert Target("flux", Sensor.model_validate({"member": "f.npy", **axis}), 0).shape == (5, 1)
+    assert Target("ndvi", Sensor.model_validate({"member": "n.npy", "length": 52}), 0).shape == (52, 1)
