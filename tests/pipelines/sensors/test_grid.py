@@ -115,7 +115,7 @@ def test_arrays_of_one_file_go_together() -> None:
 @pytest.mark.parametrize(
     ("sensor", "said"),
     [
-        ({"axis": {"time": "d.json"}}, "axis and grid go together: .* from: 2020-01-01"),
+        ({"axis": {"time": "d.json"}}, "axis and grid go together: .*from: 2020-01-01"),
         ({"grid": {"from": 0, "to": 1, "step": 0.1}}, "axis and grid go together"),
         ({"axis": {"a": "x.npy", "b": "y.npy"}, "grid": {"from": 0, "to": 1, "points": 9}}, "expected a name"),
         ({"axis": {"a": "x.npy"}, "grid": {"from": 1, "to": 0, "step": 1}}, "is not below to"),
