@@ -6,13 +6,17 @@ specialists that misbehave, a local S3 server and a browser.
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import fcntl
+import functools
 import gc
 import os
+import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import hypothesis
 import pytest
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     from fourmill_tests.small import SmallRoot
 
     from fourmill.recipe import Recipe
+
+T = TypeVar("T")
 
 TESTS = Path(__file__).parent
 SUPPORT = str(TESTS / "support")
@@ -37,7 +43,9 @@ hypothesis.settings.load_profile("fourmill")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as Ray's workers have it, so that they can be forked
 sys.path.insert(0, SUPPORT)
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH", "")]))
+_paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+if SUPPORT not in _paths:  # processes of `-n 3` have it from the one that started them
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, *_paths]))
 
 
 # Many processes import the same modules: each is compiled once, also where the environment says otherwise.
@@ -68,17 +76,8 @@ def pytest_unconfigure() -> None:
     _until_the_end.close()
 
 
-# Files that run in one process of `-n 3`, for what they share takes long to make; those of any other file do, too.
-EVALUATION = "tests/train/downstream/evaluation"
-TOGETHER = {
-    "whole_run": ("tests/chaos/test_kills.py", "tests/e2e/test_s3.py", "tests/e2e/test_whole_run.py"),
-    "two_ranks": ("tests/tokenize/networks/test_quantize.py", "tests/train/tokenizers/test_vq.py"),
-    "known_root": (
-        "tests/report/test_truths.py",
-        "tests/train/downstream/test_pool.py",
-        *(f"{EVALUATION}/test_{name}.py" for name in ("datasets", "planted_bugs", "table")),
-    ),
-}
+# Tests that use one of these fixtures run in one process of `-n 3`, so that there is one Ray.
+OF_RAY = {"ray_cluster", "whole_run"}
 
 
 def _needs_ray(item: pytest.Item) -> bool:
@@ -119,9 +118,22 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return next((shared for shared, files in TOGETHER.items() if file in files), file)
+            function = nodeid.split("::")[1].partition("[")[0]
+            return "on Ray" if function in _on_ray(file) else file
 
     return ByFile(config, log)
+
+
+@functools.cache
+def _on_ray(file: str) -> set[str]:
+    """The functions of a file that name a fixture of Ray; all of them where one of these is a fixture."""
+    functions = [
+        node for node in ast.parse((TESTS.parent / file).read_text()).body if isinstance(node, ast.FunctionDef)
+    ]
+    on_ray = {one.name for one in functions if OF_RAY & {argument.arg for argument in one.args.args}}
+    if all(name.startswith("test_") for name in on_ray):
+        return on_ray
+    return {one.name for one in functions}
 
 
 @pytest.fixture(scope="session")
@@ -167,14 +179,31 @@ def browser() -> Iterator[Browser]:
     browser.close()
 
 
+def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], T]) -> T:
+    """What `make` returns for a folder of this name: made by the first process of `-n 3` that asks, read by others."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"once-{name}"
+    folder.mkdir(exist_ok=True)
+    made = folder / "made.pickle"
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            made.write_bytes(pickle.dumps(make(folder / name)))
+    result: T = pickle.loads(made.read_bytes())
+    return result
+
+
 @pytest.fixture(scope="session")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two ranks of a gloo group have learned, see `tokenizer_ranks.work`: rank{0,1}.npz and fit{0,1}.pt."""
     from fourmill_tests import ranks, tokenizer_ranks
 
-    folder = tmp_path_factory.mktemp("two_ranks")
-    ranks.spawn(tokenizer_ranks.work, 2, folder)
-    return folder
+    def make(folder: Path) -> Path:
+        folder.mkdir()
+        ranks.spawn(tokenizer_ranks.work, 2, folder)
+        return folder
+
+    return _once(tmp_path_factory, "two_ranks", make)
 
 
 @pytest.fixture(scope="session")
@@ -182,7 +211,7 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> SmallRoot:
     """Four shards, good and bad: labelled, fitted, tokenized without Ray. Read only: a test that writes copies it."""
     from fourmill_tests import small
 
-    return small.build(tmp_path_factory.mktemp("small"))
+    return _once(tmp_path_factory, "small", small.build)
 
 
 @pytest.fixture(scope="session")
@@ -190,7 +219,7 @@ def every_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of every modality with untrained tokenizers, ROOT/runs/4m/print. Read only, as `small_root`."""
     from fourmill_tests.tiny import every
 
-    return every.write(tmp_path_factory.mktemp("every") / "out")
+    return _once(tmp_path_factory, "every", lambda folder: every.write(folder / "out"))
 
 
 @pytest.fixture(scope="session")
@@ -198,8 +227,7 @@ def known_root(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:
     """A folder and recipe of a small root whose truth is known, with a trained model. Read only: see `truth.copy`."""
     from fourmill_tests.tiny import truth
 
-    folder = tmp_path_factory.mktemp("known")
-    return folder, truth.build(folder)
+    return _once(tmp_path_factory, "known", lambda folder: (folder, truth.build(folder)))
 
 
 @pytest.fixture(scope="session")

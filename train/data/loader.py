@@ -196,8 +196,8 @@ class TokenLoader:
     def _read_ahead(self, batch_size: int) -> int:
         """Batches for which row groups are read ahead."""
         # All lanes begin their next blocks at about the same time: what these need is asked for while half of the
-        # blocks before is still to come.
-        half = -(-self.options.buffer_rows // 2 // batch_size)
+        # blocks before is still to come. No block is longer than its lane's part of an epoch.
+        half = -(-min(self.options.buffer_rows, self.order.epoch_size) // 2 // batch_size)
         return max(self.options.read_ahead, half) if self._remote else self.options.read_ahead
 
     def _masked(self, positions: np.ndarray, cache: GroupCache) -> tuple[list[TokenRow], PackedBatch]:

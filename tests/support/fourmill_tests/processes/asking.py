@@ -21,6 +21,7 @@ READ_BY_IMPORTS = (
 )  # fmt: skip
 LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_CORE, resource.RLIMIT_NOFILE)
 FORKED = ("/ray/_private/workers/default_worker.py", "/bin/fourmill")
+OF_XDIST = ["-u", "-c", "import sys;exec(eval(sys.stdin.readline()))"]  # a process of `pytest -n`, as execnet starts it
 FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -96,6 +97,8 @@ def stand_in(command: Sequence[str]) -> None:
             return
         arguments, more = prepared
         environment |= more
+    elif arguments == OF_XDIST:
+        arguments = arguments[1:]
     elif not arguments[0].endswith(FORKED) and arguments[:2] != ["-m", "fourmill.cli"]:
         return
     asked = ask(arguments, environment)
@@ -106,7 +109,8 @@ def stand_in(command: Sequence[str]) -> None:
             signal.signal(number, lambda number, _: os.kill(asked.pid, number))
     ended = asked.wait()
     if ended < 0:
-        signal.signal(-ended, signal.SIG_DFL)
+        if -ended != signal.SIGKILL:
+            signal.signal(-ended, signal.SIG_DFL)
         os.kill(os.getpid(), -ended)
     os._exit(ended)
 

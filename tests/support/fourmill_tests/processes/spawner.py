@@ -22,6 +22,7 @@ import socket
 import sys
 import threading
 import traceback
+import types
 from typing import Any, NoReturn
 
 from .asking import LIMITS
@@ -162,7 +163,8 @@ def _become(wish: dict[str, Any], streams: list[int]) -> NoReturn:
 def _run(first: str, *others: str) -> None:
     if first == "-c":
         sys.argv, sys.path[0] = ["-c", *others[1:]], ""
-        exec(compile(others[0], "<string>", "exec"), {"__name__": "__main__"})
+        sys.modules["__main__"] = main = types.ModuleType("__main__")
+        exec(compile(others[0], "<string>", "exec"), main.__dict__)
     elif first == "-m":
         sys.argv, sys.path[0] = list(others), os.getcwd()
         sys.modules.pop(others[0], None)
