@@ -15,6 +15,7 @@ import pytest
 import yaml
 from fourmill_tests import data
 from fourmill_tests.clusters import nodes
+from fourmill_tests.processes.asking import SOCKET
 from fourmill_tests.s3 import S3
 
 from fourmill.infra import storage
@@ -36,8 +37,9 @@ class Cluster:
         return [sys.executable, "-m", "fourmill.cli", *arguments, "--address", self.url]
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
-        """A verb in a process of its own: exit status, stdout, stderr."""
-        done = subprocess.run(self.command(*arguments), env=self.environment, capture_output=True, text=True)
+        """A verb in a process of its own, which may be forked: exit status, stdout, stderr."""
+        forked = {name: value for name, value in os.environ.items() if name == SOCKET}
+        done = subprocess.run(self.command(*arguments), env=self.environment | forked, capture_output=True, text=True)
         return done.returncode, done.stdout, done.stderr
 
     def jobs(self) -> list[dict[str, str]]:
