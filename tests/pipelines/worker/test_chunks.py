@@ -405,7 +405,7 @@ def test_values_of_sensors_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -
     """However many outputs come from them."""
     monkeypatch.setitem(chunks.SENSORS, "depth", None)
     looked: list[str] = []
-    monkeypatch.setattr(chunks.Seen, "add", lambda seen, label, value: looked.append(value))
+    monkeypatch.setattr(chunks.Seen, "add", lambda seen, label, value, unit: looked.append(value))
     outputs = {name: Output(name, label, "print") for name, label in NAMES.items()}
     part = Part.begin(0, outputs)
     samples = [LabelledSample(Item(key, None, None, labels={"depth": key, "rgb": key})) for key in "ab"]
