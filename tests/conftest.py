@@ -211,7 +211,7 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> SmallRoot:
     """Four shards, good and bad: labelled, fitted, tokenized without Ray. Read only: a test that writes copies it."""
     from fourmill_tests import small
 
-    return _once(tmp_path_factory, "small", small.build)
+    return small.build(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="session")
