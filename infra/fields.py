@@ -14,12 +14,17 @@ def _as_list(value: Any) -> Any:
 UrlList = Annotated[list[str], BeforeValidator(_as_list)]
 
 
+def sized(height: int, width: int) -> int | tuple[int, int]:
+    """Both sides of a size as they are written: of a square one."""
+    return height if height == width else (height, width)
+
+
 def _as_pixels(size: Any) -> Any:
     """A square in words, [64, 64], is one: 64."""
     sides = size if isinstance(size, list | tuple) else [size, size]
     if len(sides) != 2 or any(type(one) is not int or one < 1 for one in sides):
         raise ValueError(f"got {size}; expected pixels along a side, 96, or height and width, [96, 192]")
-    return tuple(sides) if sides[0] != sides[1] else sides[0]
+    return sized(*sides)
 
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]

@@ -23,6 +23,7 @@ import numpy as np
 from fsspec.utils import glob_translate
 
 from ...infra import storage
+from ...infra.fields import sized
 from ...infra.progress import Progress
 from ...infra.secrets import public
 from ...modalities import Size, height_width, size_text
@@ -264,11 +265,7 @@ def _side(pack: Pack, name: str, areas: Iterable[Area]) -> Size:
     height, width = pack.tile
     middle = area.georeference.window(area.tiles[0] // 2 * width, area.tiles[1] // 2 * height)
     covered = georeference.pixels_covered(middle, pack.tile, info.georeference)
-    return _sized(*(max(1, round(math.sqrt(covered * ratio))) for ratio in (height / width, width / height)))
-
-
-def _sized(height: int, width: int) -> Size:
-    return height if height == width else (height, width)
+    return sized(*(max(1, round(math.sqrt(covered * ratio))) for ratio in (height / width, width / height)))
 
 
 def _whole(pack: Pack, name: str, area: Area, info: Info) -> Size:
@@ -282,7 +279,7 @@ def _whole(pack: Pack, name: str, area: Area, info: Info) -> Size:
             f"{of[2]} x {of[1]}; without a georeference both must show the same extent, with a whole number of pixels "
             f"for each tile of {size_text(pack.size)}"
         )
-    return _sized(height, width)
+    return sized(height, width)
 
 
 def _check_readable(pack: Pack, area: Area, sides: Mapping[str, Size]) -> None:

@@ -29,19 +29,9 @@ _MASKS = ("mask", "bit_mask")
 _COMPANIONS = (*_WEIGHTS, *_AXES, *_MASKS)
 _PIXELS = ("x", "y", "lon", "lat", "longitude", "latitude", "easting", "northing")  # where pixels lie
 _KEYS = ("object_id", "key", "__key__", "id", "sample_id", "source_id", "name", "filename")  # columns of keys
-_TEXTS = (
-    "__key__",
-    "key",
-    "url",
-    "caption",
-    "area",
-    "crs",
-    "wcs",
-    "licence",
-    "license",
-    "status",
-    "sha256",
-)  # of no sensor
+_TEXTS = (  # of no sensor
+    "__key__", "key", "url", "caption", "area", "crs", "wcs", "licence", "license", "status", "sha256",
+)  # fmt: skip
 _ENDINGS = ("_id", "id", "_name")  # of other names that they have
 
 _MOSTLY = 0.6  # of the values of a place: so many another set has as well

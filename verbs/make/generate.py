@@ -63,10 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _tile(text: str) -> Size:
     """96, or 96x192: height and width."""
+    from ...infra.fields import sized
+
     sides = [int(one) if one.isdecimal() else 0 for one in text.lower().split("x")]
     if len(sides) > 2 or min(sides) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}; expected pixels, 96, or height x width, 96x192")
-    return sides[0] if len(sides) == 1 or sides[0] == sides[1] else (sides[0], sides[1])
+    return sized(sides[0], sides[-1])
 
 
 OPTIONS = ("scheme", "steps", "temperature", "top_p", "top_k", "guidance")
